@@ -1,0 +1,40 @@
+"""tinyunet: the U-Net paper (Ronneberger, Fischer, Brox 2015) as an engine that one person can read.
+
+Images and feature maps are channels last, (N, H, W, C). See the README for a first run.
+"""
+
+from tinyunet.autograd import Tensor, no_grad
+from tinyunet.backend import active_backend, use_backend
+from tinyunet.gradcheck import gradcheck
+from tinyunet.models import UNet
+from tinyunet.ops import (
+    add,
+    conv2d,
+    conv_transpose2d,
+    crop_concat,
+    dropout,
+    max_pool2d,
+    relu,
+    softmax_cross_entropy,
+)
+from tinyunet.optim import SGD
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Tensor",
+    "UNet",
+    "active_backend",
+    "add",
+    "conv2d",
+    "conv_transpose2d",
+    "crop_concat",
+    "dropout",
+    "gradcheck",
+    "max_pool2d",
+    "no_grad",
+    "relu",
+    "softmax_cross_entropy",
+    "use_backend",
+]

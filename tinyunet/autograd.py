@@ -1,0 +1,230 @@
+"""Reverse-mode automatic differentiation: a tensor, an op, and the walk back.
+
+Every op is a `Function`: `forward` turns arrays into an array, `backward` turns the gradient of a scalar with
+respect to the op's output into the gradients with respect to its inputs. While tensors are computed,
+each output remembers the function that made it, and each function the functions that made its inputs: a
+graph, in which an op's inputs always exist before its output. Walking it from the newest op to the oldest is
+therefore a valid order for the chain rule, and no recursion is needed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tinyunet.errors import GraphError, ShapeError
+
+_serial_numbers = itertools.count()
+_recording = True
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Compute without recording a graph: nothing is saved for a backward pass. Also a decorator."""
+    global _recording
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+class Tensor:
+    """An array, and how it came to be.
+
+    Parameters
+    ----------
+    data : array_like
+        C-contiguous arrays of float32 and float64 are kept as they are, not copied; everything else is
+        copied, and other types become float32.
+    requires_grad : bool
+        Whether `backward` shall leave a gradient in `grad`.
+
+    Attributes
+    ----------
+    data : ndarray
+    grad : ndarray or None
+        d(scalar)/d(data), of data's shape and dtype: summed over all backward passes since it was None. Only
+        tensors that the user made have one, not the results of ops.
+    """
+
+    __slots__ = ("_function", "data", "grad", "requires_grad")
+
+    def __init__(self, data: ArrayLike, requires_grad: bool = False):
+        array = np.asarray(data, order="C")
+        if array.dtype not in (np.float32, np.float64):
+            array = array.astype(np.float32)
+        self.data: NDArray[Any] = array
+        self.grad: NDArray[Any] | None = None
+        self.requires_grad = requires_grad
+        self._function: Function | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self.data.dtype
+
+    def numpy(self) -> NDArray[Any]:
+        """The array itself, not a copy."""
+        return self.data
+
+    def item(self) -> float:
+        """The value of a tensor with one element."""
+        return float(self.data.item())
+
+    def __repr__(self) -> str:
+        source = f", made by {self._function.name}" if self._function else ""
+        return f"Tensor({self.data!r}, requires_grad={self.requires_grad}{source})"
+
+    def backward(self, grad: ArrayLike | None = None) -> None:
+        """Add d(scalar)/d(t) to `t.grad` for every tensor t that this one was computed from.
+
+        Saved arrays are released on the way, so that a graph can be walked once.
+
+        Parameters
+        ----------
+        grad : array_like, of this tensor's shape, optional
+            d(scalar)/d(self). May be left out when this tensor has one element: then it is the scalar.
+
+        Raises
+        ------
+        GraphError
+            No tensor behind this one requires a gradient, or the graph was walked before.
+        ShapeError
+            `grad` is missing or of another shape.
+        """
+        _walk_back(self, _output_gradient(self, grad))
+
+
+def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
+    if not tensor.requires_grad:
+        raise GraphError(
+            "backward: this tensor does not depend on any tensor with requires_grad=True",
+            remedy="make the inputs with requires_grad=True, and do not compute under no_grad()",
+        )
+    if grad is None:
+        if tensor.data.size != 1:
+            raise ShapeError(
+                "backward: a gradient is needed for a tensor of more than one element",
+                {"tensor": tensor.shape},
+                "call backward(grad) with an array of this shape",
+            )
+        return np.ones_like(tensor.data)
+    array = np.asarray(grad, dtype=tensor.dtype, order="C")
+    if array.shape != tensor.shape:
+        raise ShapeError(
+            "backward: grad must have the tensor's shape", {"grad": array.shape, "tensor": tensor.shape}
+        )
+    return array
+
+
+def _walk_back(output: Tensor, grad: NDArray[Any]) -> None:
+    """The chain rule from the newest op to the oldest.
+
+    `pending` holds what has arrived so far for the output of each op; an op is taken when all ops that are
+    newer are done, and then nothing more can arrive.
+    """
+    if output._function is None:
+        _accumulate(output, grad)
+        return
+    pending: dict[Function, NDArray[Any]] = {output._function: grad}
+    newest_first = [(-output._function.serial_number, output._function)]
+    while newest_first:
+        _, function = heapq.heappop(newest_first)
+        function.require_unreleased()
+        gradients = function.backward(pending.pop(function))
+        for source, gradient in zip(function.sources, gradients, strict=True):
+            if source is None or gradient is None:
+                continue
+            if isinstance(source, Tensor):
+                _accumulate(source, gradient)
+            elif source in pending:
+                # A sum in a new array: the first summand may be shared with another input.
+                pending[source] = pending[source] + gradient
+            else:
+                pending[source] = gradient
+                heapq.heappush(newest_first, (-source.serial_number, source))
+        function.release()
+
+
+def _accumulate(leaf: Tensor, gradient: NDArray[Any]) -> None:
+    leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+
+
+class Function:
+    """One application of an op: what backward has to know about it.
+
+    A subclass gives `forward` and `backward`. `forward` receives the arrays of the inputs (None for a missing
+    one) and the options, calls `save` with what `backward` will need, and returns the output's array.
+    `backward` receives the gradient of the output and returns one gradient for each input, a C-contiguous
+    array of the input's shape, or None for an input that has none. `needs_grad` says for each input whether
+    its gradient is asked for: all False under `no_grad`, when nothing is saved.
+    """
+
+    name = "function"
+
+    def __init__(self) -> None:
+        self.needs_grad: tuple[bool, ...] = ()
+        self.sources: tuple[Tensor | Function | None, ...] = ()
+        self.serial_number = next(_serial_numbers)
+        self._saved: tuple[Any, ...] | None = ()
+
+    @classmethod
+    def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
+        """Compute the op, and record it where a gradient is asked for."""
+        function = cls()
+        function.needs_grad = tuple(_recording and t is not None and t.requires_grad for t in inputs)
+        arrays = (None if t is None else t.data for t in inputs)
+        output = Tensor(function.forward(*arrays, **options), requires_grad=any(function.needs_grad))
+        if output.requires_grad:
+            # Not the input tensors themselves: the graph holds only the arrays that an op has saved.
+            function.sources = tuple(
+                (t._function or t) if t is not None and needed else None
+                for t, needed in zip(inputs, function.needs_grad, strict=True)
+            )
+            output._function = function
+        return output
+
+    def forward(self, *arrays: Any, **options: Any) -> NDArray[Any]:
+        """Arrays in, array out."""
+        raise NotImplementedError
+
+    def backward(self, grad_output: NDArray[Any]) -> tuple[NDArray[Any] | None, ...]:
+        """Gradient of the output in, gradients of the inputs out."""
+        raise NotImplementedError
+
+    def save(self, *values: Any) -> None:
+        """Keep values for `backward`, unless no gradient is asked for."""
+        if any(self.needs_grad):
+            self._saved = values
+
+    @property
+    def saved(self) -> tuple[Any, ...]:
+        """What `save` kept."""
+        self.require_unreleased()
+        assert self._saved is not None
+        return self._saved
+
+    def require_unreleased(self) -> None:
+        """Raise a GraphError when an earlier backward pass came through here."""
+        if self._saved is None:
+            raise GraphError(
+                f"backward: the graph through {self.name} was walked before, and what it saved is released",
+                remedy="compute the output again before a second backward()",
+            )
+
+    def release(self) -> None:
+        """Let go of saved arrays and of the ops before this one."""
+        self._saved = None
+        self.sources = ()

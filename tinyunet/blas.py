@@ -1,0 +1,130 @@
+"""Matrix products inside Numba kernels: BLAS's `gemm`, called by each of our threads on its own block.
+
+`numpy.dot` inside a Numba function keeps it from being cached on disk, so `gemm` takes the address of the
+routine, out of the table that SciPy offers to Cython code, as a plain integer argument.
+
+Our own loops are parallel, so BLAS gets one thread: two pools of threads on the same cores only fight, and
+a product that is split the same way each time has the same bits each time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+from scipy.linalg import cython_blas
+from threadpoolctl import ThreadpoolController
+
+from tinyunet.jit import kernel
+
+
+def _address(name: str) -> int:
+    capsule = cython_blas.__pyx_capi__[name]
+    api = ctypes.pythonapi
+    api.PyCapsule_GetName.restype = ctypes.c_char_p
+    api.PyCapsule_GetName.argtypes = [ctypes.py_object]
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    return api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule))
+
+
+_ADDRESSES = {np.dtype(np.float32): _address("sgemm"), np.dtype(np.float64): _address("dgemm")}
+ThreadpoolController().limit(limits=1, user_api="blas")
+
+
+def gemm_address(dtype: Any) -> int:
+    """Where `gemm` for this dtype (float32 or float64) is in memory: the products' first argument."""
+    return _ADDRESSES[np.dtype(dtype)]
+
+
+intrinsic: Any = extending.intrinsic
+
+
+@intrinsic
+def _fortran_gemm(typingctx, address, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc):
+    """Call gemm through its address. Integers and scalars go by reference, as Fortran wants them."""
+    signature = types.void(
+        address, trans_a, trans_b, m, n, k, types.uintp, lda, types.uintp, ldb, beta, types.uintp, ldc
+    )
+
+    def codegen(context, builder, sig, args):
+        char, integer = ir.IntType(8), ir.IntType(32)
+        real = context.get_value_type(sig.args[10])
+        address, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc = args
+
+        def by_reference(value, kind):
+            if isinstance(kind, ir.IntType) and value.type.width != kind.width:
+                value = builder.trunc(value, kind)
+            slot = cgutils.alloca_once(builder, kind)
+            builder.store(value, slot)
+            return slot
+
+        def pointer(value):
+            return builder.inttoptr(value, real.as_pointer())
+
+        alpha = by_reference(ir.Constant(real, 1.0), real)
+        arguments = [
+            by_reference(trans_a, char),
+            by_reference(trans_b, char),
+            *(by_reference(size, integer) for size in (m, n, k)),
+            alpha,
+            pointer(a),
+            by_reference(lda, integer),
+            pointer(b),
+            by_reference(ldb, integer),
+            by_reference(beta, real),
+            pointer(c),
+            by_reference(ldc, integer),
+        ]
+        kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+        builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+_PLAIN, _TRANSPOSED = ord("N"), ord("T")
+
+# Fortran reads a row-major matrix as its transpose, so it is given the factors in the other order:
+# (A B)^T = B^T A^T. In all three, the rows of a matrix may lie apart (a view of some columns), the elements
+# of a row may not; `address` comes from `gemm_address`.
+
+
+@kernel
+def _leading(matrix):
+    """The distance of two rows, in elements."""
+    return matrix.strides[0] // matrix.itemsize
+
+
+@kernel
+def gemm(address, a, b, beta, c):
+    """C = A B + beta C, for A (m, k), B (k, n), C (m, n)."""
+    _fortran_gemm(
+        address, _PLAIN, _PLAIN, c.shape[1], c.shape[0], a.shape[1],
+        b.ctypes.data, _leading(b), a.ctypes.data, _leading(a),
+        c.dtype.type(beta), c.ctypes.data, _leading(c),
+    )  # fmt: skip
+
+
+@kernel
+def gemm_tn(address, a, b, beta, c):
+    """C = A^T B + beta C, for A (k, m), B (k, n), C (m, n)."""
+    _fortran_gemm(
+        address, _PLAIN, _TRANSPOSED, c.shape[1], c.shape[0], a.shape[0],
+        b.ctypes.data, _leading(b), a.ctypes.data, _leading(a),
+        c.dtype.type(beta), c.ctypes.data, _leading(c),
+    )  # fmt: skip
+
+
+@kernel
+def gemm_nt(address, a, b, beta, c):
+    """C = A B^T + beta C, for A (m, k), B (n, k), C (m, n)."""
+    _fortran_gemm(
+        address, _TRANSPOSED, _PLAIN, c.shape[1], c.shape[0], a.shape[1],
+        b.ctypes.data, _leading(b), a.ctypes.data, _leading(a),
+        c.dtype.type(beta), c.ctypes.data, _leading(c),
+    )  # fmt: skip

@@ -1,0 +1,75 @@
+"""What can go wrong, and how a message is built: what, where, both values, the remedy.
+
+Every error a user can cause derives from `TinyUNetError`. The commands print it and leave with exit
+status 2; a program that imports tinyunet catches the class it can mend. An `assert` is for our own
+mistakes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class TinyUNetError(Exception):
+    """A mistake that its user can mend. Its text says how.
+
+    Parameters
+    ----------
+    what : str
+        One line: where it happened, what was expected and what was found.
+    details : mapping of str to object, optional
+        Names and values to set one under the other, such as each array's shape with its axes.
+    remedy : str, optional
+        One line: what to change.
+    """
+
+    def __init__(self, what: str, details: Mapping[str, object] | None = None, remedy: str = ""):
+        lines = [what]
+        if details:
+            width = max(map(len, details))
+            lines += [f"  {name:<{width}}  {value}" for name, value in details.items()]
+        if remedy:
+            lines.append(f"  {remedy}")
+        super().__init__("\n".join(lines))
+
+
+class ShapeError(TinyUNetError, ValueError):
+    """Shapes that do not go together, or that a network cannot take."""
+
+
+class DtypeError(TinyUNetError, TypeError):
+    """An array of a type that the operation does not take."""
+
+
+class OptionError(TinyUNetError, ValueError):
+    """An argument or an option outside its range."""
+
+
+class GraphError(TinyUNetError, RuntimeError):
+    """Backward on a graph that is not there, or no longer there."""
+
+
+class GradientError(TinyUNetError, AssertionError):
+    """A gradient check found a wrong derivative."""
+
+
+class BackendError(TinyUNetError, RuntimeError):
+    """An unknown backend, or one that this machine cannot run."""
+
+
+class DataError(TinyUNetError, ValueError):
+    """Images or labels that cannot be read, or that do not go together."""
+
+
+class CheckpointError(TinyUNetError, ValueError):
+    """A checkpoint that is damaged, foreign, or of another network."""
+
+
+class RunError(TinyUNetError, RuntimeError):
+    """A training run that cannot start or go on: its folder, or a loss that is not finite."""
+
+
+def describe(array: object, axes: str = "") -> str:
+    """An array's shape with the names of its axes, for an error: ``(1, 7, 11, 3)  N H W C``."""
+    shape = getattr(array, "shape", None)
+    return f"{shape}  {axes}".rstrip()

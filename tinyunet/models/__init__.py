@@ -1,0 +1,5 @@
+"""The networks."""
+
+from tinyunet.models.unet import UNet
+
+__all__ = ["UNet"]

@@ -1,0 +1,160 @@
+"""The U-Net (Ronneberger, Fischer, Brox 2015, section 2 and figure 1).
+
+contracting                                                    expansive
+572 conv 570 conv 568 ----------- crop 392, concatenate ------> 392 conv 390 conv 388 -> 1×1 -> classes
+             pool 284 conv conv 280 -------- crop 200 --------> 200 conv 198 conv 196 up
+                         pool 140 … 136 ---- crop 104 --------> 104 … 100 up
+                                 pool 68 … 64 crop 56 --------> 56 … 52 up
+                                         pool 32 conv 30 conv 28 up
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyunet import geometry, ops
+from tinyunet.autograd import Tensor
+from tinyunet.errors import OptionError, ShapeError, describe
+from tinyunet.nn import Conv2d, ConvTranspose2d, Module
+
+
+class DoubleConv(Module):
+    """Two 3×3 convolutions, each followed by a ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, padding: int, rng: np.random.Generator):
+        self.first = Conv2d(in_channels, out_channels, 3, padding=padding, relu=True, rng=rng)
+        self.second = Conv2d(out_channels, out_channels, 3, padding=padding, relu=True, rng=rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H - 4, W - 4, F); padded: (N, H, W, F)."""
+        return self.second(self.first(x))
+
+
+class UNet(Module):
+    """The network that gives each pixel a score for each class.
+
+    Parameters
+    ----------
+    in_channels, num_classes : int
+        Channels of the image, classes of the labels.
+    base_channels : int
+        Channels of the first level, doubled at each level: 64 in the paper.
+    depth : int
+        Number of poolings: 4 in the paper.
+    padding : {"valid", "same"}
+        "valid", as in the paper: the output has only pixels whose whole context was in the input, 572 -> 388.
+        "same", the common modern form: zeros around every map, the output as large as the input.
+    dropout : float
+        Probability at the end of the contracting path, where the paper puts it without saying how strong:
+        after the second convolution of the last two levels. In training only.
+    variant : {"paper", "release"}
+        "release", as the authors' published network: a ReLU after every up-convolution, and a last
+        up-convolution that keeps its channels. The defaults have 31,030,658 and 31,100,354 parameters.
+    seed : int
+        Decides the initial weights.
+
+    Raises
+    ------
+    OptionError
+        An option is outside its range.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyunet as tu
+    >>> model = tu.UNet(base_channels=4)
+    >>> model(tu.Tensor(np.zeros((1, 188, 188, 1), np.float32))).shape
+    (1, 4, 4, 2)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        base_channels: int = 64,
+        depth: int = 4,
+        padding: str = "valid",
+        dropout: float = 0.5,
+        variant: str = "paper",
+        seed: int = 0,
+    ):
+        _check_options(in_channels, num_classes, base_channels, depth, padding, dropout, variant)
+        self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
+        self.padding, self.dropout = padding, dropout
+        self.dropout_rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
+        margin = 1 if padding == "same" else 0
+        release = variant == "release"
+        channels = [base_channels * 2**level for level in range(depth + 1)]
+
+        self.contracting = [
+            DoubleConv(before, after, padding=margin, rng=rng)
+            for before, after in zip([in_channels, *channels], channels, strict=False)
+        ]
+        self.up, self.expansive = [], []
+        for level in reversed(range(depth)):
+            below, here = channels[level + 1], channels[level]
+            upsampled = below if release and level == 0 else here
+            self.up.append(ConvTranspose2d(below, upsampled, relu=release, rng=rng))
+            self.expansive.append(DoubleConv(upsampled + here, here, padding=margin, rng=rng))
+        self.scores = Conv2d(base_channels, num_classes, 1, rng=rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to scores (logits).
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, H, W, in_channels)
+
+        Returns
+        -------
+        Tensor, shape (N, H', W', num_classes)
+            H' and W' from `tinyunet.geometry.output_size`.
+
+        Raises
+        ------
+        ShapeError
+            Sizes that the network cannot take (the nearest that it can are named), or other channels.
+        """
+        self._check_input(x)
+        skips = []
+        for level, block in enumerate(self.contracting):
+            x = block(x if level == 0 else ops.max_pool2d(x))
+            if self.training and self.dropout and level >= self.depth - 1:
+                x = ops.dropout(x, self.dropout, self.dropout_rng)
+            skips.append(x)
+        skips.pop()
+        for up, block in zip(self.up, self.expansive, strict=True):
+            x = block(ops.crop_concat(up(x), skips.pop()))
+        return self.scores(x)
+
+    def _check_input(self, x: Tensor) -> None:
+        if len(x.shape) != 4 or x.shape[3] != self.in_channels:
+            raise ShapeError(
+                f"UNet: expected images with {self.in_channels} channels",
+                {"x": describe(x, "N H W C")},
+                "give x the axes N, H, W, C, and make the network with in_channels=C",
+            )
+        for side in x.shape[1:3]:
+            geometry.output_size(side, self.depth, self.padding)
+
+
+def _check_options(
+    in_channels: int,
+    num_classes: int,
+    base_channels: int,
+    depth: int,
+    padding: str,
+    dropout: float,
+    variant: str,
+) -> None:
+    for name, value, fits, expected in (
+        ("in_channels", in_channels, in_channels >= 1, "at least 1"),
+        ("num_classes", num_classes, num_classes >= 2, "at least 2: background counts as a class"),
+        ("base_channels", base_channels, base_channels >= 1, "at least 1"),
+        ("depth", depth, depth >= 0, "at least 0"),
+        ("padding", padding, padding in ("valid", "same"), "'valid' or 'same'"),
+        ("dropout", dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
+        ("variant", variant, variant in ("paper", "release"), "'paper' or 'release'"),
+    ):
+        if not fits:
+            raise OptionError(f"UNet: {name} is {value!r}, expected {expected}")

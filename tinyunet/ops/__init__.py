@@ -1,0 +1,24 @@
+"""The ops of the network: one file an op, with its equation, checks, NumPy reference and Numba kernels.
+
+`tinyunet.backend.KERNELS` is the table of all of them: op and direction, an implementation for each backend.
+"""
+
+from tinyunet.ops.add import add
+from tinyunet.ops.conv2d import conv2d
+from tinyunet.ops.conv_transpose2d import conv_transpose2d
+from tinyunet.ops.crop_concat import crop_concat
+from tinyunet.ops.dropout import dropout
+from tinyunet.ops.max_pool2d import max_pool2d
+from tinyunet.ops.relu import relu
+from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
+
+__all__ = [
+    "add",
+    "conv2d",
+    "conv_transpose2d",
+    "crop_concat",
+    "dropout",
+    "max_pool2d",
+    "relu",
+    "softmax_cross_entropy",
+]

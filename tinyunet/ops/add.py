@@ -1,0 +1,83 @@
+"""Sum of two tensors of one shape.
+
+y = a + b
+grad_a = grad_b = grad_y
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from tinyunet.autograd import Function, Tensor
+from tinyunet.backend import Kernel
+from tinyunet.errors import ShapeError
+from tinyunet.jit import parallel_kernel
+from tinyunet.ops.checks import require_one_dtype
+
+
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """A + b, element by element, without broadcasting.
+
+    Parameters
+    ----------
+    a, b : Tensor, of one shape and dtype
+
+    Raises
+    ------
+    ShapeError
+        The shapes differ.
+    DtypeError
+        The dtypes differ.
+    """
+    require_one_dtype("add", a=a, b=b)
+    if a.shape != b.shape:
+        raise ShapeError(
+            "add: the shapes differ; there is no broadcasting",
+            {"a": a.shape, "b": b.shape},
+            "bring both to one shape",
+        )
+    return Add.apply(a, b)
+
+
+class Add(Function):
+    """The op in the graph. Nothing needs saving: the derivative is 1."""
+
+    name = "add"
+
+    def forward(self, a, b):
+        return forward(a, b)
+
+    def backward(self, grad_output):
+        return backward(grad_output)
+
+
+# NumPy: the reference
+
+
+def forward_numpy(a, b):
+    return a + b
+
+
+def backward_numpy(grad_output):
+    # Two arrays: whoever changes one gradient in place does not change the other.
+    return grad_output.copy(), grad_output.copy()
+
+
+# Numba
+
+
+def forward_numba(a, b):
+    y = np.empty_like(a)
+    _forward(a.reshape(-1), b.reshape(-1), y.reshape(-1))
+    return y
+
+
+@parallel_kernel
+def _forward(a, b, y):
+    for i in prange(y.size):
+        y[i] = a[i] + b[i]
+
+
+forward = Kernel("add", "forward", numpy=forward_numpy, numba=forward_numba)
+backward = Kernel("add", "backward", numpy=backward_numpy, numba=backward_numpy)

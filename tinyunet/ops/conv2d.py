@@ -1,0 +1,240 @@
+"""Convolution with stride 1 (a cross-correlation, as in every network library).
+
+    y[n,i,j,f] = bias[f] + sum over p,q,c of weight[p,q,c,f] · x[n,i+p,j+q,c]
+
+    grad_x[n,i+p,j+q,c]  =  sum over p,q,f of weight[p,q,c,f] · grad_y[n,i,j,f]
+    grad_weight[p,q,c,f] =  sum over n,i,j of x[n,i+p,j+q,c] · grad_y[n,i,j,f]
+    grad_bias[f]         =  sum over n,i,j of grad_y[n,i,j,f]
+
+For each tap (p, q) of the window, all three are a plain matrix product over channels: (pixels × C)(C × F)
+forward, (pixels × F)(F × C) for the input, (C × pixels)(pixels × F) for the weight. That is how both
+implementations below compute them; a 1×1 convolution is one such product. `padding` puts zeros around x first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from tinyunet.autograd import Function, Tensor
+from tinyunet.backend import Kernel
+from tinyunet.blas import gemm, gemm_address, gemm_tn
+from tinyunet.errors import ShapeError, describe
+from tinyunet.jit import parallel_kernel
+from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
+from tinyunet.ops.relu import backward as backward_relu
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: int = 0, relu: bool = False
+) -> Tensor:
+    """Cross-correlation with stride 1, the U-Net's convolution.
+
+    y[n,i,j,f] = bias[f] + sum over p,q,c of weight[p,q,c,f] x[n,i+p,j+q,c]
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, H, W, C), float32 or float64
+    weight : Tensor, shape (K, K, C, F), K odd, dtype of x
+    bias : Tensor, shape (F,), optional
+    padding : int
+        Rows and columns of zeros on each side of x. 0: valid; (K - 1) / 2: the output is as large as x.
+    relu : bool
+        Whether max(y, 0) is returned, without another pass over y.
+
+    Returns
+    -------
+    Tensor, shape (N, H + 2 padding - K + 1, W + 2 padding - K + 1, F)
+
+    Raises
+    ------
+    ShapeError
+        Channel counts differ, K is even, or the window is larger than the padded x.
+    DtypeError
+        The dtypes differ.
+
+    References
+    ----------
+    .. [1] Ronneberger et al. 2015, section 2.
+    """
+    require_axes("conv2d", x=x, weight=weight)
+    require_one_dtype("conv2d", x=x, weight=weight, bias=bias)
+    require_channels("conv2d", x, weight, bias)
+    details = {"x": describe(x, AXES["x"]), "weight": describe(weight, AXES["weight"]), "padding": padding}
+    size = weight.shape[0]
+    if weight.shape[1] != size or size % 2 == 0:
+        raise ShapeError(
+            f"conv2d: the window is {size}×{weight.shape[1]}, expected a square of odd size",
+            details,
+            "use a window of 1×1, 3×3, 5×5, …",
+        )
+    if padding < 0 or min(x.shape[1:3]) + 2 * padding < size:
+        raise ShapeError(
+            f"conv2d: a {size}×{size} window does not fit into x with {padding} pixels of padding",
+            details,
+            "use a larger x, a smaller window, or more padding",
+        )
+    return Conv2d.apply(x, weight, bias, padding=padding, relu=relu)
+
+
+class Conv2d(Function):
+    """The op in the graph."""
+
+    name = "conv2d"
+
+    def forward(self, x, weight, bias, *, padding, relu):
+        y = forward(x, weight, bias, padding, relu)
+        self.save(x, weight, padding, y if relu else None)
+        return y
+
+    def backward(self, grad_output):
+        x, weight, padding, rectified = self.saved
+        if rectified is not None:
+            grad_output = backward_relu(grad_output, rectified)
+        needs_x, needs_weight, needs_bias = self.needs_grad
+        return (
+            backward_input(grad_output, weight, padding) if needs_x else None,
+            backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None,
+            backward_bias(grad_output) if needs_bias else None,
+        )
+
+
+def pad(x, padding):
+    """Zeros around each image, on all four sides; negative: that many rows and columns cut off."""
+    if padding <= 0:
+        return x[:, -padding : x.shape[1] + padding, -padding : x.shape[2] + padding]
+    n, height, width, channels = x.shape
+    padded = np.zeros((n, height + 2 * padding, width + 2 * padding, channels), x.dtype)
+    padded[:, padding:-padding, padding:-padding] = x
+    return padded
+
+
+# NumPy: the reference
+
+
+def forward_numpy(x, weight, bias, padding, relu):
+    x = pad(x, padding)
+    size = weight.shape[0]
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
+    y = np.zeros((x.shape[0], height, width, weight.shape[3]), x.dtype)
+    if bias is not None:
+        y += bias
+    for p in range(size):
+        for q in range(size):
+            y += x[:, p : p + height, q : q + width] @ weight[p, q]
+    return np.maximum(y, 0) if relu else y
+
+
+def backward_input_numpy(grad_output, weight, padding):
+    size = weight.shape[0]
+    n, height, width, _ = grad_output.shape
+    grad_x = np.zeros((n, height + size - 1, width + size - 1, weight.shape[2]), grad_output.dtype)
+    for p in range(size):
+        for q in range(size):
+            grad_x[:, p : p + height, q : q + width] += grad_output @ weight[p, q].T
+    return np.ascontiguousarray(pad(grad_x, -padding))
+
+
+def backward_weight_numpy(x, grad_output, padding, size):
+    x = pad(x, padding)
+    _, height, width, filters = grad_output.shape
+    grad_weight = np.empty((size, size, x.shape[3], filters), x.dtype)
+    for p in range(size):
+        for q in range(size):
+            window = x[:, p : p + height, q : q + width]
+            grad_weight[p, q] = np.tensordot(window, grad_output, axes=((0, 1, 2), (0, 1, 2)))
+    return grad_weight
+
+
+def backward_bias_numpy(grad_output):
+    return grad_output.sum(axis=(0, 1, 2))
+
+
+# Numba: the same products, a row of the output at a time, the rows spread over the cores
+
+
+def forward_numba(x, weight, bias, padding, relu):
+    if bias is None:
+        bias = np.zeros(weight.shape[3], x.dtype)
+    x = pad(x, padding)
+    size = weight.shape[0]
+    y = np.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, weight.shape[3]), x.dtype)
+    _forward(gemm_address(x.dtype), np.ascontiguousarray(x), weight, bias, relu, y)
+    return y
+
+
+@parallel_kernel
+def _forward(address, x, weight, bias, relu, y):
+    batch, height, width, filters = y.shape
+    size = weight.shape[0]
+    for row in prange(batch * height):
+        n, i = row // height, row % height
+        out = y[n, i]
+        for j in range(width):
+            for f in range(filters):
+                out[j, f] = bias[f]
+        for p in range(size):
+            for q in range(size):
+                gemm(address, x[n, i + p, q : q + width], weight[p, q], 1.0, out)
+        if relu:
+            for j in range(width):
+                for f in range(filters):
+                    value = out[j, f]
+                    out[j, f] = value if value > 0 or np.isnan(value) else 0
+
+
+def backward_input_numba(grad_output, weight, padding):
+    # Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
+    # the window turned by 180 degrees and its channels exchanged.
+    turned = np.ascontiguousarray(weight[::-1, ::-1].transpose(0, 1, 3, 2))
+    return forward_numba(grad_output, turned, None, weight.shape[0] - 1 - padding, False)
+
+
+def backward_weight_numba(x, grad_output, padding, size):
+    x = np.ascontiguousarray(pad(x, padding))
+    grad_weight = np.empty((size, size, x.shape[3], grad_output.shape[3]), x.dtype)
+    _backward_weight(gemm_address(x.dtype), x, grad_output, grad_weight)
+    return grad_weight
+
+
+_CHANNELS_A_TASK = 64  # of grad_weight, so that a thread's part stays in its cache
+
+
+@parallel_kernel
+def _backward_weight(address, x, grad_output, grad_weight):
+    batch, height, width, _ = grad_output.shape
+    size, _, channels, _ = grad_weight.shape
+    blocks = (channels + _CHANNELS_A_TASK - 1) // _CHANNELS_A_TASK
+    for task in prange(size * size * blocks):
+        tap, block = task // blocks, task % blocks
+        p, q = tap // size, tap % size
+        some = slice(block * _CHANNELS_A_TASK, min(channels, (block + 1) * _CHANNELS_A_TASK))
+        out = grad_weight[p, q, some]
+        out[:] = 0
+        for n in range(batch):
+            for i in range(height):
+                gemm_tn(address, x[n, i + p, q : q + width, some], grad_output[n, i], 1.0, out)
+
+
+def backward_bias_numba(grad_output):
+    partial = np.zeros((grad_output.shape[0] * grad_output.shape[1], grad_output.shape[3]), np.float64)
+    _backward_bias(grad_output, partial)
+    return partial.sum(axis=0).astype(grad_output.dtype)
+
+
+@parallel_kernel
+def _backward_bias(grad_output, partial):
+    batch, height, width, filters = grad_output.shape
+    for row in prange(batch * height):
+        n, i = row // height, row % height
+        for j in range(width):
+            for f in range(filters):
+                partial[row, f] += grad_output[n, i, j, f]
+
+
+forward = Kernel("conv2d", "forward", numpy=forward_numpy, numba=forward_numba)
+backward_input = Kernel("conv2d", "backward_input", numpy=backward_input_numpy, numba=backward_input_numba)
+backward_weight = Kernel(
+    "conv2d", "backward_weight", numpy=backward_weight_numpy, numba=backward_weight_numba
+)
+backward_bias = Kernel("conv2d", "backward_bias", numpy=backward_bias_numpy, numba=backward_bias_numba)

@@ -1,0 +1,199 @@
+"""Up-convolution: 2×2, stride 2. Each input pixel paints a 2×2 square of output pixels, none overlapping.
+
+    y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] · x[n,i,j,c]
+
+    grad_x[n,i,j,c]      = sum over p,q,f of weight[p,q,c,f] · grad_y[n,2i+p,2j+q,f]
+    grad_weight[p,q,c,f] = sum over n,i,j of x[n,i,j,c] · grad_y[n,2i+p,2j+q,f]
+    grad_bias[f]         = sum over n,i,j of grad_y[n,i,j,f]
+
+It is the adjoint of a 2×2 convolution of stride 2, hence the name: <up(x), y> = <x, down(y)>.
+
+Channels last, row 2i+p of the output is, as it lies in memory, a matrix of W rows and 2·F columns: q and f
+run together. With the weight in the order (p, C, q·F), each output row is then one matrix product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from tinyunet.autograd import Function, Tensor
+from tinyunet.backend import Kernel
+from tinyunet.blas import gemm, gemm_address, gemm_nt, gemm_tn
+from tinyunet.errors import ShapeError, describe
+from tinyunet.jit import parallel_kernel
+from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
+from tinyunet.ops.conv2d import backward_bias
+from tinyunet.ops.relu import backward as backward_relu
+
+
+def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """The paper's up-convolution: twice the height and width.
+
+    y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] x[n,i,j,c]
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, H, W, C), float32 or float64
+    weight : Tensor, shape (2, 2, C, F), dtype of x
+    bias : Tensor, shape (F,), optional
+    relu : bool
+        Whether max(y, 0) is returned, as in the authors' released network.
+
+    Returns
+    -------
+    Tensor, shape (N, 2H, 2W, F)
+
+    Raises
+    ------
+    ShapeError
+        Channel counts differ, or the window is not 2×2.
+    DtypeError
+        The dtypes differ.
+
+    References
+    ----------
+    .. [1] Ronneberger et al. 2015, section 2.
+    """
+    require_axes("conv_transpose2d", x=x, weight=weight)
+    require_one_dtype("conv_transpose2d", x=x, weight=weight, bias=bias)
+    require_channels("conv_transpose2d", x, weight, bias)
+    if weight.shape[:2] != (2, 2):
+        raise ShapeError(
+            "conv_transpose2d: the window must be 2×2",
+            {"weight": describe(weight, AXES["weight"])},
+            "use a weight of shape (2, 2, C, F)",
+        )
+    return ConvTranspose2d.apply(x, weight, bias, relu=relu)
+
+
+class ConvTranspose2d(Function):
+    """The op in the graph."""
+
+    name = "conv_transpose2d"
+
+    def forward(self, x, weight, bias, *, relu):
+        y = forward(x, weight, bias, relu)
+        self.save(x, weight, y if relu else None)
+        return y
+
+    def backward(self, grad_output):
+        x, weight, rectified = self.saved
+        if rectified is not None:
+            grad_output = backward_relu(grad_output, rectified)
+        needs_x, needs_weight, needs_bias = self.needs_grad
+        return (
+            backward_input(grad_output, weight) if needs_x else None,
+            backward_weight(x, grad_output) if needs_weight else None,
+            backward_bias(grad_output) if needs_bias else None,
+        )
+
+
+# NumPy: the reference
+
+
+def forward_numpy(x, weight, bias, relu):
+    n, height, width, _ = x.shape
+    y = np.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
+    for p in (0, 1):
+        for q in (0, 1):
+            y[:, p::2, q::2] = x @ weight[p, q]
+    if bias is not None:
+        y += bias
+    return np.maximum(y, 0) if relu else y
+
+
+def backward_input_numpy(grad_output, weight):
+    return sum(grad_output[:, p::2, q::2] @ weight[p, q].T for p in (0, 1) for q in (0, 1))
+
+
+def backward_weight_numpy(x, grad_output):
+    grad_weight = np.empty((2, 2, x.shape[3], grad_output.shape[3]), x.dtype)
+    for p in (0, 1):
+        for q in (0, 1):
+            grad_weight[p, q] = np.tensordot(x, grad_output[:, p::2, q::2], axes=((0, 1, 2), (0, 1, 2)))
+    return grad_weight
+
+
+# Numba: matrix products over rows
+
+
+def _pairs(rows):
+    """View (N, 2H, 2W, F) as (N, 2H, W, 2F): the two columns that one input pixel paints, side by side."""
+    n, height, width, filters = rows.shape
+    return rows.reshape(n, height, width // 2, 2 * filters)
+
+
+def _by_rows(weight):
+    """Weight (p, q, C, F) in the order (p, C, q·F) that fits `_pairs`."""
+    return np.ascontiguousarray(weight.transpose(0, 2, 1, 3)).reshape(2, weight.shape[2], -1)
+
+
+def forward_numba(x, weight, bias, relu):
+    n, height, width, _ = x.shape
+    y = np.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
+    bias = np.zeros(weight.shape[3], x.dtype) if bias is None else bias
+    _forward(gemm_address(x.dtype), x, _by_rows(weight), np.tile(bias, 2), relu, _pairs(y))
+    return y
+
+
+@parallel_kernel
+def _forward(address, x, weight, bias, relu, y):
+    batch, height, width, columns = y.shape
+    for row in prange(batch * height):
+        n, i = row // height, row % height
+        out = y[n, i]
+        gemm(address, x[n, i // 2], weight[i % 2], 0.0, out)
+        for j in range(width):
+            for f in range(columns):
+                value = out[j, f] + bias[f]
+                out[j, f] = 0 if relu and value <= 0 else value
+
+
+def backward_input_numba(grad_output, weight):
+    n, height, width, _ = grad_output.shape
+    grad_x = np.empty((n, height // 2, width // 2, weight.shape[2]), grad_output.dtype)
+    _backward_input(gemm_address(grad_x.dtype), _pairs(grad_output), _by_rows(weight), grad_x)
+    return grad_x
+
+
+@parallel_kernel
+def _backward_input(address, grad_output, weight, grad_x):
+    batch, height, _, _ = grad_x.shape
+    for row in prange(batch * height):
+        n, i = row // height, row % height
+        gemm_nt(address, grad_output[n, 2 * i], weight[0], 0.0, grad_x[n, i])
+        gemm_nt(address, grad_output[n, 2 * i + 1], weight[1], 1.0, grad_x[n, i])
+
+
+def backward_weight_numba(x, grad_output):
+    channels, filters = x.shape[3], grad_output.shape[3]
+    grad_weight = np.empty((2, channels, 2 * filters), x.dtype)
+    _backward_weight(gemm_address(x.dtype), x, _pairs(grad_output), grad_weight)
+    return np.ascontiguousarray(grad_weight.reshape(2, channels, 2, filters).transpose(0, 2, 1, 3))
+
+
+_CHANNELS_A_TASK = 64  # of grad_weight, so that a thread's part stays in its cache
+
+
+@parallel_kernel
+def _backward_weight(address, x, grad_output, grad_weight):
+    batch, height, _, channels = x.shape
+    blocks = (channels + _CHANNELS_A_TASK - 1) // _CHANNELS_A_TASK
+    for task in prange(2 * blocks):
+        p, block = task // blocks, task % blocks
+        some = slice(block * _CHANNELS_A_TASK, min(channels, (block + 1) * _CHANNELS_A_TASK))
+        out = grad_weight[p, some]
+        out[:] = 0
+        for n in range(batch):
+            for i in range(height):
+                gemm_tn(address, x[n, i, :, some], grad_output[n, 2 * i + p], 1.0, out)
+
+
+forward = Kernel("conv_transpose2d", "forward", numpy=forward_numpy, numba=forward_numba)
+backward_input = Kernel(
+    "conv_transpose2d", "backward_input", numpy=backward_input_numpy, numba=backward_input_numba
+)
+backward_weight = Kernel(
+    "conv_transpose2d", "backward_weight", numpy=backward_weight_numpy, numba=backward_weight_numba
+)

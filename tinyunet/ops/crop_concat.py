@@ -1,0 +1,143 @@
+"""The skip connection: the centre of the contracting path's map, behind the up-sampled channels.
+
+    y[n,i,j] = [upsampled[n,i,j], skip[n,i+top,j+left]],   top = (H_skip - H) // 2, left = (W_skip - W) // 2
+
+    grad_upsampled = the first channels of grad_y
+    grad_skip      = the other channels in the centre, 0 around them
+
+Valid convolutions lose pixels at the border, so the skip is larger than what has come back up: it is cropped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from tinyunet.autograd import Function, Tensor
+from tinyunet.backend import Kernel
+from tinyunet.errors import ShapeError, describe
+from tinyunet.jit import parallel_kernel
+from tinyunet.ops.checks import AXES, require_axes, require_one_dtype
+
+
+def crop_concat(upsampled: Tensor, skip: Tensor) -> Tensor:
+    """Concatenate along the channels: `upsampled`, then the centre of `skip`.
+
+    Where the sizes differ by an odd number, the crop lies half a pixel up and left of the centre.
+
+    Parameters
+    ----------
+    upsampled : Tensor, shape (N, H, W, C1)
+    skip : Tensor, shape (N, H', W', C2), H' >= H, W' >= W, dtype of upsampled
+
+    Returns
+    -------
+    Tensor, shape (N, H, W, C1 + C2)
+
+    Raises
+    ------
+    ShapeError
+        The skip is smaller, or the batch sizes differ.
+    DtypeError
+        The dtypes differ.
+
+    References
+    ----------
+    .. [1] Ronneberger et al. 2015, section 2 and figure 1.
+    """
+    require_axes("crop_concat", upsampled=upsampled, skip=skip)
+    require_one_dtype("crop_concat", upsampled=upsampled, skip=skip)
+    details = {"upsampled": describe(upsampled, AXES["x"]), "skip": describe(skip, AXES["x"])}
+    if skip.shape[0] != upsampled.shape[0]:
+        raise ShapeError("crop_concat: the batch sizes differ", details, "make shape[0] the same in both")
+    if skip.shape[1] < upsampled.shape[1] or skip.shape[2] < upsampled.shape[2]:
+        raise ShapeError(
+            "crop_concat: skip is smaller than upsampled, there is nothing to crop",
+            details,
+            "give the arguments in the order (upsampled, skip)",
+        )
+    return CropConcat.apply(upsampled, skip)
+
+
+class CropConcat(Function):
+    """The op in the graph. Only shapes need saving."""
+
+    name = "crop_concat"
+
+    def forward(self, upsampled, skip):
+        self.save(upsampled.shape, skip.shape)
+        return forward(upsampled, skip)
+
+    def backward(self, grad_output):
+        return backward(grad_output, *self.saved)
+
+
+def _corner(small, large):
+    """The row and column of the large map at which the centre crop begins."""
+    return (large[1] - small[1]) // 2, (large[2] - small[2]) // 2
+
+
+# NumPy: the reference
+
+
+def forward_numpy(upsampled, skip):
+    top, left = _corner(upsampled.shape, skip.shape)
+    _, height, width, _ = upsampled.shape
+    return np.concatenate([upsampled, skip[:, top : top + height, left : left + width]], axis=3)
+
+
+def backward_numpy(grad_output, upsampled_shape, skip_shape):
+    top, left = _corner(upsampled_shape, skip_shape)
+    _, height, width, channels = upsampled_shape
+    grad_skip = np.zeros(skip_shape, grad_output.dtype)
+    grad_skip[:, top : top + height, left : left + width] = grad_output[..., channels:]
+    return np.ascontiguousarray(grad_output[..., :channels]), grad_skip
+
+
+# Numba
+
+
+def forward_numba(upsampled, skip):
+    n, height, width, channels = upsampled.shape
+    y = np.empty((n, height, width, channels + skip.shape[3]), upsampled.dtype)
+    _forward(upsampled, skip, *_corner(upsampled.shape, skip.shape), y)
+    return y
+
+
+@parallel_kernel
+def _forward(upsampled, skip, top, left, y):
+    batch, height, width, channels = upsampled.shape
+    for row in prange(batch * height):
+        n, i = row // height, row % height
+        for j in range(width):
+            for c in range(channels):
+                y[n, i, j, c] = upsampled[n, i, j, c]
+            for c in range(skip.shape[3]):
+                y[n, i, j, channels + c] = skip[n, i + top, j + left, c]
+
+
+def backward_numba(grad_output, upsampled_shape, skip_shape):
+    grad_upsampled = np.empty(upsampled_shape, grad_output.dtype)
+    grad_skip = np.empty(skip_shape, grad_output.dtype)
+    _backward(grad_output, *_corner(upsampled_shape, skip_shape), grad_upsampled, grad_skip)
+    return grad_upsampled, grad_skip
+
+
+@parallel_kernel
+def _backward(grad_output, top, left, grad_upsampled, grad_skip):
+    _, height, width, channels = grad_upsampled.shape
+    batch, skip_height, skip_width, skip_channels = grad_skip.shape
+    for row in prange(batch * skip_height):
+        n, i = row // skip_height, row % skip_height - top
+        inside_row = 0 <= i < height
+        for j in range(-left, skip_width - left):
+            inside = inside_row and 0 <= j < width
+            for c in range(skip_channels):
+                grad_skip[n, i + top, j + left, c] = grad_output[n, i, j, channels + c] if inside else 0
+            if inside:
+                for c in range(channels):
+                    grad_upsampled[n, i, j, c] = grad_output[n, i, j, c]
+
+
+forward = Kernel("crop_concat", "forward", numpy=forward_numpy, numba=forward_numba)
+backward = Kernel("crop_concat", "backward", numpy=backward_numpy, numba=backward_numba)

@@ -1,0 +1,134 @@
+"""Maximum over 2×2 windows that do not overlap.
+
+    y[n,i,j,c] = max over p,q in {0,1} of x[n,2i+p,2j+q,c]
+    grad_x[n,2i+p,2j+q,c] = grad_y[n,i,j,c] where (p,q) was the place of the maximum, else 0
+
+The place is kept as one byte 2p+q for each output; at a tie it is the first. A NaN counts as the maximum, so
+that a training that diverges is seen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from tinyunet.autograd import Function, Tensor
+from tinyunet.backend import Kernel
+from tinyunet.errors import ShapeError, describe
+from tinyunet.jit import parallel_kernel
+from tinyunet.ops.checks import AXES, require_axes
+
+
+def max_pool2d(x: Tensor) -> Tensor:
+    """The U-Net's 2×2 max-pooling with stride 2.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, H, W, C), H and W even
+
+    Returns
+    -------
+    Tensor, shape (N, H/2, W/2, C)
+
+    Raises
+    ------
+    ShapeError
+        H or W is odd: a row or column would be dropped without a word.
+
+    References
+    ----------
+    .. [1] Ronneberger et al. 2015, section 2.
+    """
+    require_axes("max_pool2d", x=x)
+    _, height, width, _ = x.shape
+    if height % 2 or width % 2 or not height or not width:
+        raise ShapeError(
+            f"max_pool2d: height and width must be even, x has {height} and {width}",
+            {"x": describe(x, AXES["x"])},
+            "choose an input size that the network can halve: see tinyunet.geometry.nearest_valid_sizes",
+        )
+    return MaxPool2d.apply(x)
+
+
+class MaxPool2d(Function):
+    """The op in the graph. The places of the maxima are enough for backward."""
+
+    name = "max_pool2d"
+
+    def forward(self, x):
+        y, place = forward(x)
+        self.save(place)
+        return y
+
+    def backward(self, grad_output):
+        (place,) = self.saved
+        return (backward(grad_output, place),)
+
+
+# NumPy: the reference
+
+
+def forward_numpy(x):
+    candidates = np.stack([x[:, p::2, q::2] for p in (0, 1) for q in (0, 1)])
+    place = candidates.argmax(axis=0).astype(np.uint8)  # the first of equals; NaN wins
+    return candidates.max(axis=0), place
+
+
+def backward_numpy(grad_output, place):
+    n, height, width, channels = grad_output.shape
+    grad_x = np.zeros((n, 2 * height, 2 * width, channels), grad_output.dtype)
+    for p in (0, 1):
+        for q in (0, 1):
+            grad_x[:, p::2, q::2] = np.where(place == 2 * p + q, grad_output, 0)
+    return grad_x
+
+
+# Numba: one output row at a time, so that each thread writes rows of its own
+
+
+def forward_numba(x):
+    n, height, width, channels = x.shape
+    y = np.empty((n, height // 2, width // 2, channels), x.dtype)
+    place = np.empty(y.shape, np.uint8)
+    _forward(x, y, place)
+    return y, place
+
+
+@parallel_kernel
+def _forward(x, y, place):
+    batch, height, width, channels = y.shape
+    for row in prange(batch * height):
+        n, i = row // height, row % height
+        for j in range(width):
+            for c in range(channels):
+                best, at = x[n, 2 * i, 2 * j, c], np.uint8(0)
+                for k in range(1, 4):
+                    value = x[n, 2 * i + k // 2, 2 * j + k % 2, c]
+                    better = value > best or (np.isnan(value) and not np.isnan(best))
+                    best = value if better else best
+                    at = np.uint8(k) if better else at
+                y[n, i, j, c] = best
+                place[n, i, j, c] = at
+
+
+def backward_numba(grad_output, place):
+    n, height, width, channels = grad_output.shape
+    grad_x = np.empty((n, 2 * height, 2 * width, channels), grad_output.dtype)
+    _backward(grad_output, place, grad_x)
+    return grad_x
+
+
+@parallel_kernel
+def _backward(grad_output, place, grad_x):
+    batch, height, width, channels = grad_output.shape
+    for row in prange(batch * height):
+        n, i = row // height, row % height
+        for j in range(width):
+            for k in range(4):
+                for c in range(channels):
+                    here = place[n, i, j, c] == k
+                    grad_x[n, 2 * i + k // 2, 2 * j + k % 2, c] = grad_output[n, i, j, c] if here else 0
+
+
+forward = Kernel("max_pool2d", "forward", numpy=forward_numpy, numba=forward_numba)
+backward = Kernel("max_pool2d", "backward", numpy=backward_numpy, numba=backward_numba)

@@ -1,0 +1,87 @@
+"""Rectified linear unit.
+
+    y = max(x, 0)
+    grad_x = grad_y where y > 0, else 0          (0 at the kink, as in PyTorch)
+
+A NaN stays a NaN, so that a training that diverges is seen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from tinyunet.autograd import Function, Tensor
+from tinyunet.backend import Kernel
+from tinyunet.jit import parallel_kernel
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), element by element.
+
+    Parameters
+    ----------
+    x : Tensor, any shape
+
+    Returns
+    -------
+    Tensor, shape and dtype of x
+    """
+    return Relu.apply(x)
+
+
+class Relu(Function):
+    """The op in the graph. The output is enough for backward."""
+
+    name = "relu"
+
+    def forward(self, x):
+        y = forward(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad_output):
+        (y,) = self.saved
+        return (backward(grad_output, y),)
+
+
+# NumPy: the reference
+
+
+def forward_numpy(x):
+    return np.maximum(x, 0)
+
+
+def backward_numpy(grad_output, y):
+    return np.where(y > 0, grad_output, 0)
+
+
+# Numba
+
+
+def forward_numba(x):
+    y = np.empty_like(x)
+    _forward(x.reshape(-1), y.reshape(-1))
+    return y
+
+
+@parallel_kernel
+def _forward(x, y):
+    for i in prange(x.size):
+        y[i] = x[i] if x[i] > 0 or np.isnan(x[i]) else 0
+
+
+def backward_numba(grad_output, y):
+    grad_x = np.empty_like(grad_output)
+    _backward(grad_output.reshape(-1), y.reshape(-1), grad_x.reshape(-1))
+    return grad_x
+
+
+@parallel_kernel
+def _backward(grad_output, y, grad_x):
+    for i in prange(y.size):
+        grad_x[i] = grad_output[i] if y[i] > 0 else 0
+
+
+forward = Kernel("relu", "forward", numpy=forward_numpy, numba=forward_numba)
+backward = Kernel("relu", "backward", numpy=backward_numpy, numba=backward_numba)

@@ -1,0 +1,101 @@
+"""Stochastic gradient descent with momentum.
+
+    v = momentum · v + grad + weight_decay · w
+    w = w - lr · v
+
+The form of PyTorch; Caffe, which the paper used, has lr inside v: the same while lr is constant. With
+momentum μ a constant gradient adds up to a step of lr / (1 - μ) of it: at the paper's 0.99 a hundred times lr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from tinyunet.autograd import Tensor
+from tinyunet.backend import Kernel
+from tinyunet.errors import OptionError
+from tinyunet.jit import parallel_kernel
+
+
+class SGD:
+    """Changes parameters against their gradients.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor
+    lr : float
+        Learning rate, > 0. May be changed between steps.
+    momentum : float, 0 <= momentum < 1
+        0.99 in the paper: with a batch of one image, many images shall decide on a step.
+    weight_decay : float, >= 0
+
+    Attributes
+    ----------
+    velocity : list of ndarray
+        v of each parameter, 0 at the start.
+
+    References
+    ----------
+    .. [1] Ronneberger et al. 2015, section 3.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.99, weight_decay: float = 0.0
+    ):
+        for name, value, fits in (
+            ("lr", lr, lr > 0),
+            ("momentum", momentum, 0 <= momentum < 1),
+            ("weight_decay", weight_decay, weight_decay >= 0),
+        ):
+            if not fits:
+                raise OptionError(
+                    f"SGD: {name} is {value}", remedy="lr > 0, 0 <= momentum < 1, weight_decay >= 0"
+                )
+        self.parameters = list(parameters)
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.velocity: list[NDArray[Any]] = [np.zeros_like(p.data) for p in self.parameters]
+
+    def step(self) -> None:
+        """One step for every parameter that has a gradient, in place."""
+        for parameter, velocity in zip(self.parameters, self.velocity, strict=True):
+            if parameter.grad is not None:
+                real = parameter.dtype.type
+                step(
+                    parameter.data,
+                    parameter.grad,
+                    velocity,
+                    real(self.lr),
+                    real(self.momentum),
+                    real(self.weight_decay),
+                )
+
+    def zero_grad(self) -> None:
+        """Forget the gradients: without it they add up over backward passes."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def step_numpy(weight, grad, velocity, lr, momentum, weight_decay):
+    velocity *= momentum
+    velocity += grad + weight_decay * weight
+    weight -= lr * velocity
+
+
+def step_numba(weight, grad, velocity, lr, momentum, weight_decay):
+    flat = (array.reshape(-1) for array in (weight, grad, velocity))
+    _step(*flat, lr, momentum, weight_decay)
+
+
+@parallel_kernel
+def _step(weight, grad, velocity, lr, momentum, weight_decay):
+    for i in prange(weight.size):
+        velocity[i] = momentum * velocity[i] + (grad[i] + weight_decay * weight[i])
+        weight[i] -= lr * velocity[i]
+
+
+step = Kernel("sgd_momentum", "step", numpy=step_numpy, numba=step_numba)
