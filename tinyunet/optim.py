@@ -4,7 +4,7 @@
     w = w - lr · v
 
 The form of PyTorch; Caffe, which the paper used, has lr inside v: the same while lr is constant. With
-momentum μ a constant gradient adds up to a step of lr / (1 - μ) of it: at the paper's 0.99 a hundred times lr.
+momentum μ a constant gradient adds up to a step of lr / (1 - μ) of it: at the paper's 0.99 of 100 lr.
 """
 
 from __future__ import annotations

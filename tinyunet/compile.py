@@ -1,0 +1,40 @@
+"""python -m tinyunet.compile: compile all CPU kernels now, rather than during the first training.
+
+Compiled kernels are kept on disk beside the package (or, where that is not writable, in the user's cache
+folder), so this is needed once an installation. It runs what training and prediction run, on a tiny network.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tinyunet import command_line, ops
+from tinyunet.autograd import Tensor
+from tinyunet.data import split, synthetic_cells
+from tinyunet.instances import label_instances
+from tinyunet.tiling import predict_tiled
+from tinyunet.trainer import TrainConfig, Trainer
+
+
+def compile_kernels() -> None:
+    """Run every kernel once, in float32."""
+    images = synthetic_cells(n=2, size=64, seed=0)
+    for padding in ("valid", "same"):
+        config = TrainConfig(steps=1, base_channels=4, depth=1, padding=padding, tile=16)
+        trainer = Trainer(config, *split(images, "1"))
+        for _ in trainer.run():
+            pass
+    x = Tensor(images.images[0][None].astype("float32"))
+    label_instances(predict_tiled(trainer.model, x.data[0], tile=64))
+    ops.relu(ops.add(x, x))
+
+
+def main() -> None:
+    """The command."""
+    start = time.perf_counter()
+    command_line.run(compile_kernels)
+    print(f"kernels ready after {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""python -m tinyunet.predict: segment images of any size with a trained U-Net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tifffile
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from tinyunet import command_line
+from tinyunet.backend import use_backend
+from tinyunet.checkpoint import load_model
+from tinyunet.data import normalise, read_images
+from tinyunet.errors import DataError, RunError
+from tinyunet.instances import label_instances, save_labels
+from tinyunet.models import UNet
+from tinyunet.report import overlay
+from tinyunet.tiling import predict_tiled
+
+# Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.
+PALETTE = ((0, 0, 0), (255, 255, 255), (230, 57, 70), (69, 123, 157), (244, 162, 97), (42, 157, 143))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Segment images with a trained network, tile by tile, as if each were predicted whole.
+
+    For each image NAME writes, all of the image's size: NAME_probabilities.tif (float32, a page for each
+    class), NAME_classes.png (class numbers, coloured), NAME_instances.tif (16-bit object numbers) and
+    NAME_overlay.png.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """A run's folder (its best checkpoint is taken) or a checkpoint."""
+    images: tyro.conf.Positional[Path]
+    """An image, a folder of images, a TIFF stack or an .npz."""
+    out: Path
+    """Folder for the results; one that holds files is refused."""
+    tile: int = 388
+    """Side of the output tile, in pixels; only speed and memory depend on it."""
+    symmetries: Literal[1, 8] = 1
+    """8: average over rotations and mirror images, which takes eight times as long."""
+    threshold: float = 0.5
+    """Objects are where the probability of not being background is larger."""
+    min_size: int = 10
+    """Smallest object, in pixels."""
+    split: bool = True
+    """Cut objects at narrow necks; not for cells that are not round."""
+    overwrite: bool = False
+    """Write into a folder that holds files."""
+    backend: Literal["numba", "numpy", "cuda"] | None = None
+    """Which kernels run; numba when left out."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    command_line.run(lambda: predict(tyro.cli(Options, prog="python -m tinyunet.predict", args=arguments)))
+
+
+def predict(options: Options) -> None:
+    """Predict every image, with a progress bar over tiles."""
+    if options.backend:
+        use_backend(options.backend)
+    model, checkpoint = load_model(options.run)
+    images = read_images(options.images, labels=False)
+    _require_channels(model, images.images[0], options)
+    if options.out.exists() and any(options.out.iterdir()) and not options.overwrite:
+        raise RunError(
+            f"{options.out}: the folder holds files, nothing was overwritten",
+            remedy="choose another --out, or give --overwrite",
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(f"{options.images}: {images.summary()}; network of step {checkpoint.step}")
+    for name, image in zip(tqdm(images.names, unit="image", disable=None), images.images, strict=True):
+        with tqdm(unit="tile", leave=False, disable=None, desc=name) as bar:
+
+            def show(done: int, total: int, bar: tqdm = bar) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            probabilities = predict_tiled(
+                model, normalise(image), tile=options.tile, symmetries=options.symmetries, on_tile=show
+            )
+        _write(options, name, image, probabilities)
+    print(f"wrote {4 * len(images)} files to {options.out}")
+
+
+def _require_channels(model: UNet, image: NDArray[np.generic], options: Options) -> None:
+    if image.shape[2] != model.in_channels:
+        raise DataError(
+            f"{options.images}: the images do not have the channels that the network was trained on",
+            {"network": f"{model.in_channels} channels", "images": f"{image.shape[2]} channels"},
+            "convert the images to grey or to colour, as the training images were",
+        )
+
+
+def _write(
+    options: Options, name: str, image: NDArray[np.generic], probabilities: NDArray[np.float32]
+) -> None:
+    instances = label_instances(
+        probabilities,
+        threshold=options.threshold,
+        min_size=options.min_size,
+        split_depth=1.0 if options.split else None,
+    )
+    tifffile.imwrite(
+        options.out / f"{name}_probabilities.tif", np.moveaxis(probabilities, 2, 0), photometric="minisblack"
+    )
+    classes = Image.fromarray(probabilities.argmax(axis=2).astype(np.uint8), mode="P")
+    classes.putpalette([value for colour in PALETTE for value in colour])
+    classes.save(options.out / f"{name}_classes.png")
+    save_labels(options.out / f"{name}_instances.tif", instances)
+    Image.fromarray(overlay(image, instances)).save(options.out / f"{name}_overlay.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""From a set of labelled images to training samples: image tile, target classes and weights.
+
+What the labels mean is settled once for each whole image: which pixels belong to which cell, and the class of
+each pixel. Both travel through the augmenter in one integer image, so that one warp moves them together; the
+weight map is computed from the warped cells, because bending changes the distance between two cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet.augment import Augmentation, Augmenter
+from tinyunet.data import ImageSet, class_labels, normalise
+from tinyunet.errors import DataError
+from tinyunet.weight_map import class_weights, label_cells, separate_touching, weight_map
+
+SIGHT = 4  # in units of sigma: how far outside the tile a cell can still raise a border weight
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """How much each pixel counts in the loss (the paper's equation 2)."""
+
+    w0: float = 10.0
+    """Weight of the border between two cells at its strongest; 0 switches the border term off."""
+    sigma: float = 5.0
+    """Width of the border term, in pixels."""
+    class_balance: bool = True
+    """Whether rare classes count more, so that all classes have the same weight in sum."""
+
+
+class Sample(NamedTuple):
+    """One training step's input, as a batch of one."""
+
+    image: NDArray[np.float32]
+    """Shape (1, input_size, input_size, C)."""
+    target: NDArray[np.integer]
+    """Classes, shape (1, output_size, output_size)."""
+    weight: NDArray[np.float32]
+    """Shape (1, output_size, output_size)."""
+    name: str
+    """Name of the image that the tile is from."""
+    folded: int
+    """Pixels where the elastic deformation folds."""
+
+
+class Sampler:
+    """Samples by their step number: the same (seed, step) gives the same sample, whenever it is made.
+
+    Parameters
+    ----------
+    images : ImageSet, with labels
+    input_size, output_size : int
+        Sides of the network's input and output tile, in pixels.
+    augmentation : Augmentation
+    weights : WeightMap
+    seed : int
+
+    Raises
+    ------
+    DataError
+        The set has no labels.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        input_size: int,
+        output_size: int,
+        augmentation: Augmentation,
+        weights: WeightMap,
+        seed: int,
+    ):
+        if images.labels is None or images.kind is None:
+            raise DataError(
+                f"{images.source}: training needs labels",
+                remedy="add labels/ beside images/, one for each image",
+            )
+        self.names, self.num_classes, self.seed = images.names, images.num_classes, seed
+        self.settings = weights
+        cells_and_classes = [_cells_and_classes(labels, images.kind) for labels in images.labels]
+        balanced = class_weights((classes for _, classes in cells_and_classes), images.num_classes)
+        self.class_weights: list[float] = (
+            balanced.tolist() if weights.class_balance else [1.0] * len(balanced)
+        )
+        self.margin = min((input_size - output_size) // 2, int(SIGHT * weights.sigma))
+        self.augmenter = Augmenter(
+            [normalise(image) for image in images.images],
+            [cells * images.num_classes + classes for cells, classes in cells_and_classes],
+            input_size=input_size,
+            output_size=output_size,
+            augmentation=augmentation,
+            label_margin=self.margin,
+        )
+
+    def sample(self, step: int) -> Sample:
+        """The sample of a step, counted from 0. All images come up once before one comes up again."""
+        epoch, place = divmod(step, len(self.names))
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.names))
+        index = int(order[place])
+        tile = self.augmenter.sample(index, np.random.default_rng([self.seed, 1, step]))
+        cells, classes = np.divmod(tile.labels, self.num_classes)
+        weight = weight_map(
+            cells,
+            w0=self.settings.w0,
+            sigma=self.settings.sigma,
+            class_balance=self.class_weights,
+            classes=classes,
+        )
+        inside = slice(self.margin, tile.labels.shape[0] - self.margin)
+        return Sample(
+            tile.image[np.newaxis],
+            np.ascontiguousarray(classes[inside, inside])[np.newaxis],
+            np.ascontiguousarray(weight[inside, inside])[np.newaxis],
+            self.names[index],
+            tile.folded,
+        )
+
+    def stream(self, start: int, stop: int, ahead: int = 2) -> Iterator[Sample]:
+        """Samples of steps start … stop - 1, made in a background thread while the caller computes.
+
+        Which sample belongs to which step does not depend on timing. An error in the thread is raised here.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="tinyunet-sampler") as pool:
+            waiting: list[Future[Sample]] = []
+            try:
+                for step in range(start, stop):
+                    while len(waiting) < ahead and step + len(waiting) < stop:
+                        waiting.append(pool.submit(self.sample, step + len(waiting)))
+                    yield waiting.pop(0).result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+def _cells_and_classes(labels: NDArray[Any], kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The number of the cell and the class of each pixel; background is cell 0 and class 0.
+
+    Cells that are numbered in the labels are parted where they touch, as in the paper (section 3): a pixel of
+    background between them is what the network can learn. Where only classes are known, each connected part
+    of the foreground is a cell.
+    """
+    if kind == "instances":
+        cells = separate_touching(labels)
+        return cells.astype(np.int64), class_labels(cells, "instances").astype(np.int64)
+    return label_cells(labels > 0).astype(np.int64), labels.astype(np.int64)

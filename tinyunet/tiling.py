@@ -1,0 +1,169 @@
+"""Overlap-tile: prediction of images of any size, tile by tile, equal to the whole-image prediction.
+
+A valid network predicts a tile from the tile and a halo around it. Beyond the image's edge the halo is the
+image's mirror (section 2 and figure 2 of the paper). Two things make tiles fit together without a seam:
+
+- the halo holds all that an output pixel can see, so that nothing is made up inside the image;
+- tiles start at multiples of 2^depth. The 2×2 windows of the poolings lie on a grid of that step, and a
+  tile that starts off the grid is pooled differently: close, but not the same. For the paper's 388-pixel tile
+  the step is therefore 384, and neighbours overlap by 4 pixels.
+
+A padded ("same") network invents zeros around every map. It gets a halo too, whose prediction is cut off, so
+that inside the image no invented pixel counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet import geometry
+from tinyunet.autograd import Tensor, no_grad
+from tinyunet.errors import OptionError, ShapeError, describe
+from tinyunet.models import UNet
+
+OnTile = Callable[[int, int], None]
+
+
+def predict_tiled(
+    model: UNet,
+    image: NDArray[Any],
+    *,
+    tile: int = 388,
+    symmetries: int = 1,
+    on_tile: OnTile | None = None,
+) -> NDArray[np.float32]:
+    """Class probabilities for every pixel of an image of any size.
+
+    Dropout is off. Beside the image and the result, memory is needed for one tile.
+
+    Parameters
+    ----------
+    model : UNet
+    image : array, shape (H, W, C)
+        As the model wants it: see `tinyunet.data.normalise`.
+    tile : int
+        Side of the output tile in pixels, rounded up to what the network can give. Only speed and memory
+        depend on it.
+    symmetries : {1, 8}
+        8: the scores are averaged over the image's four rotations and their mirror images, as the authors'
+        release averages mirrored copies. Eight times the work.
+    on_tile : callable, optional
+        Called after each tile with the number of tiles done and of all tiles.
+
+    Returns
+    -------
+    array, shape (H, W, K), float32
+        Sums to 1 over the K classes.
+
+    Raises
+    ------
+    ShapeError
+        The image is empty, or does not have the model's channels.
+    OptionError
+        A tile smaller than 1, or symmetries that are neither 1 nor 8.
+    """
+    if image.ndim != 3 or image.shape[2] != model.in_channels or 0 in image.shape:
+        raise ShapeError(
+            f"predict_tiled: expected one image (H, W, C) of {model.in_channels} channels",
+            {"image": describe(image, "H W C")},
+            "give one image at a time; a grey image needs a last axis: image[..., numpy.newaxis]",
+        )
+    if tile < 1 or symmetries not in (1, 8):
+        raise OptionError(f"predict_tiled: tile {tile}, symmetries {symmetries}", remedy="tile >= 1; 1 or 8")
+    transforms = [(turns, flip) for flip in (False, True) for turns in range(4)][:symmetries]
+    per_transform = len(list(_tiles(model, image.shape, tile)))
+    scores = np.zeros((*image.shape[:2], model.num_classes), np.float32)
+    training = model.training
+    model.eval()
+    try:
+        for number, (turns, flip) in enumerate(transforms):
+
+            def count(done: int, before: int = number * per_transform) -> None:
+                if on_tile:
+                    on_tile(before + done, len(transforms) * per_transform)
+
+            turned = np.rot90(image[:, ::-1] if flip else image, turns)
+            back = np.rot90(_predict_scores(model, turned, tile, count), -turns)
+            scores += back[:, ::-1] if flip else back
+    finally:
+        model.train(training)
+    scores /= len(transforms)
+    return softmax(scores)
+
+
+def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities from scores, along the last axis."""
+    exponential: NDArray[np.float32] = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    exponential /= exponential.sum(axis=-1, keepdims=True)
+    return exponential
+
+
+def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Where pixels start … stop - 1 of an endless mirrored image are found in the `size` pixels there are.
+
+    The edge pixel is not repeated, as in ``numpy.pad(mode="reflect")``:
+
+    >>> mirror_indices(-2, 6, 4).tolist()
+    [2, 1, 0, 1, 2, 3, 2, 1]
+    """
+    if size == 1:
+        return np.zeros(stop - start, np.intp)
+    period = 2 * (size - 1)
+    folded = np.arange(start, stop) % period
+    return np.minimum(folded, period - folded)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One axis of a tiling: the tile's sides, the halo before it, and where tiles start."""
+
+    input: int
+    output: int
+    halo: int
+    starts: range
+
+
+def _plan(model: UNet, size: int, tile: int) -> _Side:
+    grid = 2**model.depth
+    wanted = max(grid, min(tile, size))
+    if model.padding == "valid":
+        side = geometry.input_size_for_output(wanted, model.depth)
+        output, halo = geometry.output_size(side, model.depth), geometry.halo(model.depth)
+    else:
+        halo = -(-geometry.halo(model.depth) // grid) * grid
+        output = -(-wanted // grid) * grid
+        side = output + 2 * halo
+    step = size if size <= output else output // grid * grid
+    return _Side(side, output, halo, range(0, max(1, size - output + step), step))
+
+
+def _tiles(
+    model: UNet, shape: tuple[int, ...], tile: int
+) -> Iterator[tuple[tuple[int, _Side], tuple[int, _Side]]]:
+    rows, columns = (_plan(model, size, tile) for size in shape[:2])
+    return (((top, rows), (left, columns)) for top in rows.starts for left in columns.starts)
+
+
+def _predict_scores(
+    model: UNet, image: NDArray[Any], tile: int, on_tile: Callable[[int], None]
+) -> NDArray[np.float32]:
+    """Scores of every pixel, (H, W, K)."""
+    height, width, _ = image.shape
+    scores = np.empty((height, width, model.num_classes), np.float32)
+    for number, ((top, rows), (left, columns)) in enumerate(_tiles(model, image.shape, tile)):
+        window = np.ix_(
+            mirror_indices(top - rows.halo, top - rows.halo + rows.input, height),
+            mirror_indices(left - columns.halo, left - columns.halo + columns.input, width),
+        )
+        with no_grad():
+            output = model(Tensor(image[window][np.newaxis].astype(np.float32))).data[0]
+        cut = rows.halo if model.padding == "same" else 0
+        here = scores[top : top + rows.output, left : left + columns.output]
+        here[...] = output[cut : cut + here.shape[0], cut : cut + here.shape[1]]
+        on_tile(number + 1)
+    return scores

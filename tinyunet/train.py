@@ -1,0 +1,215 @@
+"""python -m tinyunet.train: train a U-Net on a set of labelled images."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tqdm import tqdm
+
+from tinyunet import command_line
+from tinyunet.augment import Augmentation
+from tinyunet.backend import use_backend
+from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.data import class_labels, read_images, split
+from tinyunet.errors import CheckpointError, RunError
+from tinyunet.run_folder import RunFolder
+from tinyunet.sampling import WeightMap
+from tinyunet.trainer import Event, Stepped, TrainConfig, Trainer, Validated
+
+MAY_CHANGE = {"steps", "validate_every", "patience"}  # by --resume: the rest decides the steps made before
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a U-Net on labelled images, or on synthetic ones that need no download.
+
+    Writes into the run's folder: config.json, log.jsonl, best and last checkpoint, curves.png, examples.png.
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    out: Path | None = None
+    """The run's folder; runs/NAME-OF-THE-DATA when left out. One that exists is refused."""
+    resume: Path | None = None
+    """Go on with the run in this folder, with the options it was started with."""
+    overwrite: bool = False
+    """Replace a run's folder that exists."""
+    backend: Literal["numba", "numpy", "cuda"] | None = None
+    """Which kernels run; numba when left out."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    command_line.run(lambda: train(_parse(arguments)))
+
+
+def _parse(arguments: list[str] | None) -> Options:
+    """The options; those of a resumed run are the defaults that it was started with."""
+    options = tyro.cli(Options, prog="python -m tinyunet.train", args=arguments)
+    if options.resume is None:
+        return options
+    stored = _stored_config(options.resume)
+    options = tyro.cli(
+        Options, prog="python -m tinyunet.train", args=arguments, default=Options(config=stored)
+    )
+    for name in (f.name for f in fields(TrainConfig)):
+        before, now = getattr(stored, name), getattr(options.config, name)
+        if before != now and name not in MAY_CHANGE:
+            raise RunError(
+                f"resume: {name} cannot change during a run",
+                {"started with": before, "given": now},
+                "leave the option out, or start another run",
+            )
+    return options
+
+
+def _stored_config(run: Path) -> TrainConfig:
+    config = load_checkpoint(RunFolder(run).last).config
+    try:
+        return TrainConfig(
+            **{
+                **config,
+                "augmentation": Augmentation(**config["augmentation"]),
+                "weights": WeightMap(**config["weights"]),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{run}: the run was started by another version of tinyunet",
+            {"reason": error},
+            "resume it with that version",
+        ) from error
+
+
+def train(options: Options) -> None:
+    """Train as the options say, with a progress bar."""
+    if options.backend:
+        use_backend(options.backend)
+    config = options.config
+    folder = RunFolder(
+        options.resume or options.out or Path("runs") / Path(config.data).stem.replace(":", "-")
+    )
+    if not options.resume:
+        folder.require_free(overwrite=options.overwrite)
+    images = read_images(config.data, kind=config.kind)
+    print(f"{config.data}: {images.summary()}")
+    trainer = Trainer(config, *split(images, config.holdout))
+    if options.resume:
+        trainer.restore(load_checkpoint(folder.last))
+        folder.forget_after(trainer.step)
+    else:
+        folder.create(asdict(config))
+    _introduce(trainer)
+    with _stop_after_step() as interrupted:
+        _follow(trainer, folder, interrupted)
+
+
+def _introduce(trainer: Trainer) -> None:
+    parameters = sum(parameter.data.size for parameter in trainer.model.parameters())
+    weights = ", ".join(f"{weight:.2f}" for weight in trainer.sampler.class_weights)
+    print(
+        f"{len(trainer.train)} images to train on, {len(trainer.validation)} held out; "
+        f"tiles {trainer.input_size} -> {trainer.output_size}; {parameters:,} parameters; "
+        f"class weights {weights}",
+        flush=True,
+    )
+
+
+def _follow(trainer: Trainer, folder: RunFolder, interrupted: list[bool]) -> None:
+    """Listen to the trainer: bar, log, checkpoints, pictures."""
+    bar = tqdm(
+        total=trainer.config.steps, initial=trainer.step, unit="step", dynamic_ncols=True, disable=None
+    )
+    with bar:
+        for event in trainer.run():
+            _log(event, folder)
+            if isinstance(event, Stepped):
+                bar.set_postfix(loss=f"{event.loss:.3f}", refresh=False)
+                bar.update()
+                if interrupted[0]:
+                    save_checkpoint(folder.last, trainer.checkpoint())
+                    bar.close()
+                    print(f"stopped after step {trainer.step}; go on with --resume {folder.path}")
+                    sys.exit(130)
+            elif isinstance(event, Validated):
+                bar.write(_told(event, trainer))
+                _keep(event, trainer, folder)
+            else:
+                bar.write(f"finished at step {event.step}: {event.reason}")
+    if folder.best.exists():
+        progress = trainer.progress
+        print(f"best mean IoU {progress.best_score:.4f} at step {progress.best_step}; see")
+        for path in (folder.curves, folder.examples, folder.best):
+            print(f"  {path}")
+
+
+def _told(event: Validated, trainer: Trainer) -> str:
+    scores = event.scores
+    classes = " ".join(f"{iou:.4f}" for iou in scores.iou)
+    return (
+        f"step {event.step:>5}: pixel error {scores.pixel_error:.4f}, IoU by class {classes}, "
+        f"mean {scores.mean_iou:.4f}{' (best)' if event.is_best else ''}; "
+        f"{len(trainer.validation)} held-out images in {event.seconds:.1f} s"
+    )
+
+
+def _keep(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
+    """Checkpoints first: a picture that fails must not cost a training."""
+    checkpoint = trainer.checkpoint()
+    save_checkpoint(folder.last, checkpoint)
+    if event.is_best:
+        save_checkpoint(folder.best, replace(checkpoint, velocity={}))
+
+    from tinyunet import report  # here, because matplotlib takes long to import
+
+    held_out = trainer.validation
+    assert held_out.labels is not None
+    assert held_out.kind is not None
+    report.plot_curves(folder.read_log(), folder.curves)
+    report.plot_examples(
+        held_out.images,
+        [class_labels(labels, held_out.kind) for labels in held_out.labels],
+        event.examples,
+        folder.examples,
+        title=f"held-out images at step {event.step}",
+    )
+
+
+def _log(event: Event, folder: RunFolder) -> None:
+    record: dict[str, Any]
+    if isinstance(event, Stepped):
+        record = {"event": "step", **asdict(event)}
+    elif isinstance(event, Validated):
+        scores = asdict(event.scores)
+        record = {"event": "validation", "step": event.step, **scores, "seconds": event.seconds}
+    else:
+        record = {"event": "finished", **asdict(event)}
+    folder.append(record)
+
+
+@contextmanager
+def _stop_after_step() -> Iterator[list[bool]]:
+    """Ctrl-C sets a flag, looked at between steps: no step is left half done. Twice: stop at once."""
+    interrupted = [False]
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        if interrupted[0]:
+            raise KeyboardInterrupt
+        interrupted[0] = True
+        print("\nstopping after this step (Ctrl-C again: at once, without saving)", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""The training loop: steps in, events out. Nothing is printed or written here.
+
+A `Trainer` is a network, an optimiser and a sampler; `run` is a generator that makes steps and says what
+happened. Whoever listens draws the progress bar, writes the log, saves checkpoints, or stops listening.
+
+The configuration decides the run, to the last bit: initial weights, samples and dropout are drawn from
+(seed, step). A run that is stopped, stored as a `Checkpoint` and resumed ends with the weights of a run that
+was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet import geometry, metrics, ops
+from tinyunet.augment import Augmentation
+from tinyunet.autograd import Tensor
+from tinyunet.checkpoint import Arrays, Checkpoint
+from tinyunet.data import ImageSet, LabelKind, class_labels, normalise
+from tinyunet.errors import CheckpointError, OptionError, RunError
+from tinyunet.models import UNet
+from tinyunet.optim import SGD
+from tinyunet.sampling import Sample, Sampler, WeightMap
+from tinyunet.tiling import predict_tiled
+
+EXAMPLES = 3  # held-out images whose predictions are shown
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run."""
+
+    data: str = "synthetic-cells"
+    """A folder with images/ and labels/, a TIFF stack, an .npz, or synthetic-cells | synthetic-membranes."""
+    kind: LabelKind | None = None
+    """What the labels mean; told from their values when left out."""
+    holdout: str = "20%"
+    """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
+
+    base_channels: int = 16
+    """Channels of the first level; 64 in the paper."""
+    depth: int = 4
+    """Number of poolings; 4 in the paper."""
+    padding: Literal["valid", "same"] = "valid"
+    """valid: as in the paper. same: zeros around every map, the output as large as the input."""
+    variant: Literal["paper", "release"] = "paper"
+    """release: as the network that the authors published."""
+    dropout: float = 0.5
+    """Probability at the end of the contracting path."""
+
+    steps: int = 300
+    """Training steps, one tile each."""
+    lr: float = 0.001
+    """Learning rate at the start. With momentum 0.99 a constant gradient acts a hundredfold."""
+    momentum: float = 0.99
+    """As in the paper."""
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "poly"] = "poly"
+    """poly: lr · (1 - step / steps)^0.9."""
+    tile: int = 388
+    """Side of the output tile, in pixels, rounded up to what the network can give."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    weights: WeightMap = field(default_factory=WeightMap)
+    seed: int = 0
+    """Decides initial weights, samples and dropout."""
+
+    validate_every: int = 100
+    """Steps between two looks at the held-out images."""
+    patience: int = 0
+    """Stop after so many validations without a better score; 0: never."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("tile", 1), ("validate_every", 1), ("patience", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well the held-out images are predicted, each the mean over the images."""
+
+    pixel_error: float
+    """Share of wrong pixels."""
+    iou: tuple[float, ...]
+    """Intersection over union of each class."""
+    mean_iou: float
+    """Mean over the classes: the score that decides which checkpoint is best."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step was made."""
+
+    step: int
+    loss: float
+    lr: float
+    seconds: float
+    waited: float
+    """Of these seconds, those spent waiting for the sample."""
+    folded: int
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The held-out images were predicted."""
+
+    step: int
+    scores: Scores
+    is_best: bool
+    seconds: float
+    examples: tuple[NDArray[np.float32], ...]
+    """Probabilities (H, W, K) of the first held-out images."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run has ended by itself."""
+
+    step: int
+    reason: str
+
+
+Event = Stepped | Validated | Finished
+
+
+@dataclass
+class Progress:
+    """What is known of the run so far, beside the weights."""
+
+    best_score: float = -1.0
+    best_step: int = 0
+    since_best: int = 0
+    """Validations since the best."""
+    last_loss: float = math.nan
+
+
+class Trainer:
+    """A network in training.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    train, validation : ImageSet, with labels
+        `validation` has the classes and channels of `train`.
+
+    Attributes
+    ----------
+    model : UNet
+    step : int
+        Steps done.
+    """
+
+    def __init__(self, config: TrainConfig, train: ImageSet, validation: ImageSet):
+        self.config, self.train, self.validation = config, train, validation
+        self.network = {
+            "in_channels": train.images[0].shape[2],
+            "num_classes": train.num_classes,
+            "base_channels": config.base_channels,
+            "depth": config.depth,
+            "padding": config.padding,
+            "dropout": config.dropout,
+            "variant": config.variant,
+            "seed": config.seed,
+        }
+        self.model = UNet(**self.network)
+        self.optimiser = SGD(self.model.parameters(), config.lr, config.momentum, config.weight_decay)
+        self.input_size = geometry.input_size_for_output(config.tile, config.depth, config.padding)
+        self.output_size = geometry.output_size(self.input_size, config.depth, config.padding)
+        self.sampler = Sampler(
+            train,
+            input_size=self.input_size,
+            output_size=self.output_size,
+            augmentation=config.augmentation,
+            weights=config.weights,
+            seed=config.seed,
+        )
+        self.step = 0
+        self.progress = Progress()
+
+    def run(self) -> Iterator[Event]:
+        """Train from `step` to the configured number of steps.
+
+        Yields
+        ------
+        Stepped after each step, Validated after each validation, Finished at the end.
+
+        Raises
+        ------
+        RunError
+            The loss is not finite.
+        """
+        config = self.config
+        if self.step >= config.steps:
+            yield Finished(self.step, f"all {config.steps} steps were made before")
+            return
+        samples = self.sampler.stream(self.step, config.steps)
+        while self.step < config.steps:
+            started = time.perf_counter()
+            sample = next(samples)
+            waited = time.perf_counter() - started
+            loss = self._train_on(sample)
+            seconds = time.perf_counter() - started
+            yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
+            if self.step % config.validate_every == 0 or self.step == config.steps:
+                yield self._validate()
+                if config.patience and self.progress.since_best >= config.patience:
+                    yield Finished(self.step, f"no better score in {config.patience} validations")
+                    return
+        yield Finished(self.step, f"all {config.steps} steps")
+
+    def _train_on(self, sample: Sample) -> float:
+        """One step of gradient descent. Counts it; returns the loss before it."""
+        self.optimiser.lr = self.learning_rate(self.step)
+        self.model.train()
+        self.model.dropout_rng = np.random.default_rng([self.config.seed, 2, self.step])
+        self.optimiser.zero_grad()
+        loss = ops.softmax_cross_entropy(self.model(Tensor(sample.image)), sample.target, sample.weight)
+        if not math.isfinite(loss.item()):
+            raise RunError(
+                f"step {self.step + 1}: the loss is {loss.item()}, the training has diverged",
+                {"last finite loss": f"{self.progress.last_loss:.6g}", "learning rate": self.optimiser.lr},
+                f"start again with a smaller --lr, for instance {self.config.lr / 10:g}, or less --momentum",
+            )
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.step += 1
+        self.progress.last_loss = loss.item()
+        return loss.item()
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if self.config.schedule == "constant":
+            return self.config.lr
+        return self.config.lr * (1 - step / self.config.steps) ** 0.9
+
+    def _validate(self) -> Validated:
+        started = time.perf_counter()
+        examples: list[NDArray[np.float32]] = []
+
+        def keep(number: int, probabilities: NDArray[np.float32]) -> None:
+            if number < EXAMPLES:
+                examples.append(probabilities)
+
+        scores = evaluate(self.model, self.validation, tile=self.config.tile, on_image=keep)
+        progress = self.progress
+        is_best = scores.mean_iou > progress.best_score
+        if is_best:
+            progress.best_score, progress.best_step = scores.mean_iou, self.step
+        progress.since_best = 0 if is_best else progress.since_best + 1
+        return Validated(self.step, scores, is_best, time.perf_counter() - started, tuple(examples))
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that `restore` needs. The arrays are the trainer's own, not copies."""
+        names = [name for name, _ in self.model.named_parameters()]
+        return Checkpoint(
+            network=self.network,
+            config=asdict(self.config),
+            step=self.step,
+            progress=asdict(self.progress),
+            weights=self.model.state_dict(),
+            velocity=dict(zip(names, self.optimiser.velocity, strict=True)),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            It is of another network, or holds no velocities.
+        """
+        if checkpoint.network != self.network:
+            raise CheckpointError(
+                "resume: the checkpoint is of another network",
+                {"checkpoint": checkpoint.network, "configured": self.network},
+                "resume with the options and the data that the run was started with",
+            )
+        self.model.load_state_dict(checkpoint.weights)
+        self._load_velocity(checkpoint.velocity)
+        self.step = checkpoint.step
+        self.progress = Progress(**checkpoint.progress)
+
+    def _load_velocity(self, velocity: Arrays) -> None:
+        for (name, _), own in zip(self.model.named_parameters(), self.optimiser.velocity, strict=True):
+            if name not in velocity or velocity[name].shape != own.shape:
+                raise CheckpointError(
+                    f"resume: the checkpoint holds no velocity for {name}",
+                    remedy="resume from last, not from best",
+                )
+            own[...] = velocity[name]
+
+
+def evaluate(
+    model: UNet,
+    images: ImageSet,
+    *,
+    tile: int,
+    on_image: Callable[[int, NDArray[np.float32]], None] | None = None,
+) -> Scores:
+    """Predict labelled images by overlap-tile and compare.
+
+    Parameters
+    ----------
+    model : UNet
+    images : ImageSet, with labels
+    tile : int
+        As in `predict_tiled`.
+    on_image : callable, optional
+        Called with each image's number and probabilities.
+    """
+    assert images.labels is not None
+    assert images.kind is not None
+    errors, ious = [], []
+    for number, (image, labels) in enumerate(zip(images.images, images.labels, strict=True)):
+        probabilities = predict_tiled(model, normalise(image), tile=tile)
+        if on_image:
+            on_image(number, probabilities)
+        classes, truth = probabilities.argmax(axis=2), class_labels(labels, images.kind)
+        errors.append(metrics.pixel_error(classes, truth))
+        ious.append(metrics.iou(classes, truth, images.num_classes))
+    iou = np.mean(ious, axis=0)
+    return Scores(float(np.mean(errors)), tuple(map(float, iou)), float(iou.mean()))
