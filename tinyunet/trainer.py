@@ -55,9 +55,9 @@ class TrainConfig:
     dropout: float = 0.5
     """Probability at the end of the contracting path."""
 
-    steps: int = 300
+    steps: int = 200
     """Training steps, one tile each."""
-    lr: float = 0.001
+    lr: float = 0.003
     """Learning rate at the start. With momentum 0.99 a constant gradient acts a hundredfold."""
     momentum: float = 0.99
     """As in the paper."""
@@ -72,7 +72,7 @@ class TrainConfig:
     seed: int = 0
     """Decides initial weights, samples and dropout."""
 
-    validate_every: int = 100
+    validate_every: int = 50
     """Steps between two looks at the held-out images."""
     patience: int = 0
     """Stop after so many validations without a better score; 0: never."""
