@@ -1,0 +1,93 @@
+// The words of CUDA, for a C++ compiler. With this header in front of it an unchanged .cu file compiles with g++,
+// and its kernels run on the CPU: one block after the other, the threads of a block taking turns on one core.
+//
+// Here stands what a kernel sees: keywords, vector types, where a thread is, barriers and shuffles. How threads
+// take turns is in emulate.cpp. A word of CUDA that no kernel of ours uses is missing on purpose.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#define CUDA_EMULATED  // a kernel's helper that is one PTX instruction has a second body for us
+
+#define __global__ __attribute__((noinline))
+#define __device__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+// Thread-local: then the shared memory of a module is its block of thread-local storage, whose place and size
+// the loader of programs knows, also for variables in templates (emulate.cpp: shared_memory).
+#define __shared__ static thread_local
+
+struct uint3 {
+    unsigned x, y, z;
+};
+using dim3 = uint3;
+
+struct __attribute__((aligned(16))) float4 {
+    float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+using std::min;
+
+#define threadIdx (emulator::place.thread)
+#define blockIdx (emulator::place.block)
+#define blockDim (emulator::place.block_size)
+#define gridDim (emulator::place.grid_size)
+
+#define __syncthreads() emulator::block_barrier(__LINE__)
+#define __shfl_down_sync(mask, value, delta) emulator::shuffle_down(mask, value, delta, __LINE__)
+
+// Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps (emulate_check.cpp).
+#define UNCHECKED __attribute__((no_sanitize("thread")))
+
+namespace emulator {
+
+struct Place {
+    uint3 thread, block;
+    dim3 block_size, grid_size;
+};
+extern Place place;  // of the thread that runs now
+
+constexpr int WARP = 32;
+int lane();                                   // of the thread that runs now, 0 to 31
+void block_barrier(int line);                 // returns when all threads of the block have come to this line
+void warp_barrier(unsigned mask, int line);   // returns when all lanes of the mask have come to this line
+void* mailbox(int of_lane);                   // 64 bytes of each lane of this warp
+[[noreturn]] void fail(const char* format, ...);
+
+// All lanes write, all lanes read: between the two, and before the next write, the warp waits.
+template <class T>
+UNCHECKED T shuffle_down(unsigned mask, T value, int delta, int line) {
+    int source = lane() + delta < WARP ? lane() + delta : lane();
+    if (!(mask >> source & 1)) fail("line %d: the shuffle reads lane %d, which is not in its mask", line, source);
+    std::memcpy(mailbox(lane()), &value, sizeof(T));
+    warp_barrier(mask, line);
+    std::memcpy(&value, mailbox(source), sizeof(T));
+    warp_barrier(mask, line);
+    return value;
+}
+
+template <class... P, std::size_t... I>
+UNCHECKED void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<P*>(arguments[I])...);
+}
+
+template <class... P>
+UNCHECKED void call(void (*kernel)(P...), void** arguments) {
+    call(kernel, arguments, std::index_sequence_for<P...>());
+}
+
+// Runs the kernel for all threads of all blocks. What went wrong, or null.
+const char* launch(dim3 grid_size, dim3 block_size, void (*run)(void** arguments), void** arguments);
+
+}  // namespace emulator
+
+// The door for Python: one function for each kernel, all with the same parameters.
+#define EMULATED_KERNEL(name)                                                                               \
+    extern "C" const char* launch_##name(const unsigned* grid, const unsigned* block, void** arguments) {   \
+        auto run = [](void** given) { emulator::call(name, given); };                                       \
+        return emulator::launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, run, arguments); \
+    }

@@ -1,0 +1,180 @@
+"""Launching the kernels of `kernels/*.cu`: on a GPU through CuPy, or on the CPU by `tinyunet.cuda_emulator`.
+
+Launch code is the same for both, as is the source. A raw kernel sees addresses, not arrays: what it is given
+is checked here against the parameters in its source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinyunet import cuda_emulator
+from tinyunet.backend import active_backend
+from tinyunet.errors import KernelError
+
+C_TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "int": np.int32,
+    "unsigned char": np.uint8,
+    "unsigned long long": np.uint64,
+}
+INDEX_LIMIT = 2**31 - 2**12  # an int also counts the threads of the last block that have no element
+WIDTH = 256  # threads a block, where each does one element
+
+_KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)')
+_PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?:__restrict__ )?(?P<name>\w+)$")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel, as its source declares it."""
+
+    name: str
+    dtype: type[np.generic]
+    is_array: bool
+
+
+def kernel_folder() -> Path:
+    """Where the .cu files are: inside an installed package, or at the top of a checkout."""
+    inside = Path(__file__).parent / "kernels"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "kernels"
+
+
+@cache
+def kernels_of(stem: str) -> dict[str, tuple[Parameter, ...]]:
+    """The kernels in ``kernels/<stem>.cu``, by name, with their parameters."""
+    source = (kernel_folder() / f"{stem}.cu").read_text(encoding="utf-8")
+    return {name: tuple(map(_parameter, text.split(","))) for name, text in _KERNEL.findall(source)}
+
+
+def _parameter(text: str) -> Parameter:
+    match = _PARAMETER.match(" ".join(text.split()))
+    assert match, text
+    return Parameter(match["name"], C_TYPES[match["type"]], match["pointer"] is not None)
+
+
+def launch(
+    stem: str,
+    direction: str,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    *arguments: Any,
+    flops: int = 0,
+) -> None:
+    """Run kernel ``<stem>_<direction>`` of ``kernels/<stem>.cu``.
+
+    Parameters
+    ----------
+    stem, direction : str
+    grid, block : tuple of int
+        Blocks, and threads of a block, along x, y, z. No block: nothing is run.
+    *arguments : array, int or NumPy scalar
+        As the kernel's parameters: arrays C-contiguous, scalars of the exact type. A Python int becomes an
+        int32.
+    flops : int
+        Additions and multiplications, for the launch log.
+
+    Raises
+    ------
+    KernelError
+        An argument does not fit its parameter.
+    """
+    name = f"{stem}_{direction}"
+    parameters = kernels_of(stem)[name]
+    assert len(parameters) == len(arguments), f"{name} has {len(parameters)} parameters"
+    checked = tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
+    if 0 not in grid:
+        _function(stem, name)(_three(grid), _three(block), checked)
+
+
+def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
+    x, y, z = (*sizes, 1, 1)[:3]
+    return x, y, z
+
+
+def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
+    """The argument as the kernel takes it, or a KernelError."""
+    expected = np.dtype(parameter.dtype)
+    if not parameter.is_array:
+        if isinstance(value, int) and -(2**31) <= value < 2**31 and expected == np.int32:
+            return np.int32(value)
+        if type(value) is not parameter.dtype:
+            raise KernelError(
+                f"{kernel}: {parameter.name} is {type(value).__name__} {value}, the kernel takes {expected}",
+                remedy=f"give numpy.{expected}(...)",
+            )
+        return value
+    if not hasattr(value, "flags") or value.dtype != expected:
+        raise KernelError(
+            f"{kernel}: {parameter.name} is {getattr(value, 'dtype', type(value).__name__)}, "
+            f"the kernel takes an array of {expected}",
+            remedy="the CUDA kernels compute in float32: use float32 arrays, or the backend 'numba'",
+        )
+    if not value.flags.c_contiguous:
+        raise KernelError(
+            f"{kernel}: {parameter.name} is not C-contiguous: the kernel would read the memory, not the view",
+            {parameter.name: f"shape {value.shape}, strides {value.strides}"},
+            "give numpy.ascontiguousarray(...)",
+        )
+    if value.size > INDEX_LIMIT:
+        raise KernelError(
+            f"{kernel}: {parameter.name} has {value.size} elements, the kernel counts to {INDEX_LIMIT}",
+            {parameter.name: value.shape},
+            "use a smaller tile or batch",
+        )
+    return value
+
+
+@cache
+def _raw_module(stem: str) -> Any:
+    """The .cu file compiled by NVRTC, when its first kernel is asked for."""
+    import cupy
+
+    source = (kernel_folder() / f"{stem}.cu").read_text(encoding="utf-8")
+    return cupy.RawModule(code=source, options=("-std=c++17",))
+
+
+def _function(stem: str, name: str) -> Callable[..., None]:
+    if active_backend() == "cuda":
+        return _raw_module(stem).get_function(name)
+    return cuda_emulator.module(kernel_folder() / f"{stem}.cu", tuple(kernels_of(stem))).function(name)
+
+
+def arrays() -> ModuleType:
+    """The library whose arrays the kernels work on: CuPy, or NumPy when emulated."""
+    if active_backend() == "cuda":
+        import cupy
+
+        return cupy
+    return np
+
+
+def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
+    """A new array for a kernel to write. Emulated, it holds NaN: an element that stays unwritten is seen."""
+    if active_backend() == "cuda" or dtype is not np.float32:
+        return arrays().empty(shape, dtype)
+    return np.full(shape, np.nan, np.float32)
+
+
+def zeros(shape: tuple[int, ...]) -> Any:
+    """A new array of zeros."""
+    return arrays().zeros(shape, np.float32)
+
+
+def blocks(count: int, size: int) -> int:
+    """How many blocks of `size` cover `count`."""
+    return -(-count // size)
+
+
+def launch_elementwise(stem: str, direction: str, count: int, *arguments: Any, flops: int = 0) -> None:
+    """`launch` with a thread for each of `count` elements; `count` is the kernel's last argument."""
+    launch(stem, direction, (blocks(count, WIDTH),), (WIDTH,), *arguments, count, flops=flops)
