@@ -3,6 +3,8 @@
 Images and feature maps are channels last, (N, H, W, C). See the README for a first run.
 """
 
+from tinyunet import metrics
+from tinyunet.augment_elastic import elastic_deform
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.gradcheck import gradcheck
@@ -18,6 +20,8 @@ from tinyunet.ops import (
     softmax_cross_entropy,
 )
 from tinyunet.optim import SGD
+from tinyunet.tiling import predict_tiled
+from tinyunet.weight_map import weight_map
 
 __version__ = "0.1.0"
 
@@ -31,10 +35,14 @@ __all__ = [
     "conv_transpose2d",
     "crop_concat",
     "dropout",
+    "elastic_deform",
     "gradcheck",
     "max_pool2d",
+    "metrics",
     "no_grad",
+    "predict_tiled",
     "relu",
     "softmax_cross_entropy",
     "use_backend",
+    "weight_map",
 ]

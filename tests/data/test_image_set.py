@@ -1,0 +1,140 @@
+"""What an ImageSet refuses; holding images out; normalising."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyunet.data import ImageSet, normalise, split
+from tinyunet.errors import DataError, ShapeError
+
+
+def numbered(n: int) -> ImageSet:
+    """Images whose pixels and labels are their index."""
+    images = [np.full((2, 3, 1), i, np.uint8) for i in range(n)]
+    return ImageSet(images, list(map(str, range(n))), [i[..., 0] for i in images], "classes", n)
+
+
+def make(**changes: object) -> ImageSet:
+    image = np.zeros((4, 5, 1), np.float32)
+    fields = {"images": [image, image], "names": ["a", "b"], "source": "here"}
+    return ImageSet(**(fields | changes))  # type: ignore[arg-type]
+
+
+ZEROS = np.zeros((4, 5), np.int32)
+NOT_FINITE = np.zeros((4, 5, 1))
+NOT_FINITE[2, 3] = np.nan
+NOT_FINITE[3, 0] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [], "names": []}, "here: no images"),
+        ({"names": ["a", "a"]}, "2 images need as many different names, found 1"),
+        ({"names": ["a"]}, "2 images need as many different names"),
+        ({"images": [np.zeros((4, 5, 1)), np.zeros((0, 5, 1))]}, "image b is empty"),
+        ({"images": [np.zeros((4, 5)), np.zeros((4, 5))]}, "image a is empty or not"),
+        ({"images": [np.zeros((4, 5, 1)), np.zeros((4, 5, 3))]}, "differ in their number of channels"),
+        ({"images": [np.zeros((4, 5, 1)), NOT_FINITE]}, "b: 2 pixels are NaN or infinite\n.*row 2, column 3"),
+        ({"images": [np.zeros((4, 5, 1), complex)] * 2}, "pixels must be numbers, found complex128"),
+        ({"labels": [ZEROS], "kind": "binary", "num_classes": 2}, "every image needs a label"),
+        ({"labels": [ZEROS, ZEROS[:3]], "kind": "binary", "num_classes": 2}, "image b and its label differ"),
+        ({"labels": [ZEROS, ZEROS + 2], "kind": "binary", "num_classes": 2}, "label b is out of range"),
+        ({"labels": [ZEROS, ZEROS - 1], "kind": "instances", "num_classes": 2}, "label b is out of range"),
+    ],
+)
+def test_refuses(changes: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make(**changes)
+
+
+def test_subset_keeps_order_and_meaning() -> None:
+    chosen = numbered(5).subset([3, 0])
+    assert len(chosen) == 2
+    assert chosen.names == ["3", "0"]
+    assert [image.max() for image in chosen.images] == [3, 0]
+    assert [label.max() for label in chosen.labels or []] == [3, 0]
+    assert chosen.num_classes == 5  # the whole set's, not the part's
+
+
+@pytest.mark.parametrize(
+    ("holdout", "held"),
+    [
+        ("24-29", range(24, 30)),
+        (" 0, 3 ,5 - 7 ", [0, 3, 5, 6, 7]),
+        ("7,0", [0, 7]),
+        ("20%", range(24, 30)),
+        ("1%", [29]),
+        ("12.5 %", range(26, 30)),
+    ],
+)
+def test_split(holdout: str, held: object) -> None:
+    train, validation = split(numbered(30), holdout)
+    expected = list(held)  # type: ignore[call-overload]
+    assert validation.names == [str(i) for i in expected]
+    assert train.names == [str(i) for i in range(30) if i not in expected]
+
+
+@pytest.mark.parametrize(
+    ("holdout", "message"),
+    [
+        ("30", r"30 is out of range\n.*indices 0..29"),
+        ("5-3", "5-3 is out of range"),
+        ("0-29", "leaves nothing to train on"),
+        ("99.9%", "leaves nothing to train on"),
+        ("", "is not understood at ''"),
+        ("1,,2", "is not understood at ''"),
+        ("-3", "is not understood at '-3'"),
+        ("last", "is not understood at 'last'"),
+        ("0%", "is not understood"),
+        ("100%", "is not understood"),
+        ("5%,3", "is not understood"),
+    ],
+)
+def test_split_refuses(holdout: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split(numbered(30), holdout)
+
+
+@given(st.sets(st.integers(0, 11), min_size=1, max_size=11))
+def test_split_loses_and_doubles_nothing(held: set[int]) -> None:
+    train, validation = split(numbered(12), ",".join(map(str, held)))
+    assert sorted(int(name) for name in train.names + validation.names) == list(range(12))
+    assert {int(name) for name in validation.names} == held
+
+
+def test_normalise_makes_zero_mean_and_unit_variance_of_each_channel() -> None:
+    rng = np.random.default_rng(0)
+    image = (rng.random((50, 60, 3)) * [10, 1000, 60000]).astype(np.uint16)
+    result = normalise(image)
+    assert result.dtype == np.float32
+    # Rounding a result of about 1 to float32 changes it by 6e-8 at most; the mean of such by less.
+    np.testing.assert_allclose(result.mean(axis=(0, 1), dtype=np.float64), 0, atol=1e-7)
+    np.testing.assert_allclose(result.std(axis=(0, 1), dtype=np.float64), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.corrcoef(result[..., 2].ravel(), image[..., 2].ravel())[0, 1], 1, rtol=1e-6)
+
+
+def test_normalise_ignores_gain_and_offset() -> None:
+    image = np.random.default_rng(1).integers(0, 200, (40, 40, 1)).astype(np.uint8)
+    brighter = image.astype(np.float32) * 300 + 40000
+    # Both are exact in float32 and differ only by how float64 rounds them.
+    np.testing.assert_allclose(normalise(brighter), normalise(image), atol=1e-6)
+
+
+def test_normalise_of_a_large_16_bit_image_is_exact() -> None:
+    """Summed in float32, the mean of this image is wrong by more than its deviation."""
+    image = np.full((2048, 2048, 1), 60000, np.uint16)
+    image[::2] += 1
+    np.testing.assert_allclose(normalise(image)[:2, 0, 0], [1, -1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, 0.1, 1 / 3, 65535])
+def test_normalise_of_a_constant_image_is_zero(value: float) -> None:
+    """The mean of many 0.1 is not 0.1: dividing by the deviation that this leaves would give -1 or 1."""
+    assert not normalise(np.full((37, 41, 1), value)).any()
+
+
+def test_normalise_needs_channels() -> None:
+    with pytest.raises(ShapeError, match=r"must be \(H, W, C\)"):
+        normalise(np.zeros((4, 4)))

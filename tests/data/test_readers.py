@@ -1,0 +1,295 @@
+"""Sets as they lie on a disk: folders, stacks, archives; what is missing or does not match is named."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from tinyunet.data import ImageSet, read_images, save_image_set, synthetic_cells, synthetic_membranes
+from tinyunet.errors import DataError
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (3, 16, 12)).astype(np.uint8)
+LABELS = (RNG.random((3, 16, 12)) > 0.4).astype(np.uint8) * 255
+
+
+def png(file: Path, pixels: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels).save(file)
+
+
+def folder_set(folder: Path, labels: str = "labels", names: tuple[str, ...] = ("2", "10", "1")) -> Path:
+    for name, image, label in zip(names, IMAGES, LABELS, strict=True):
+        png(folder / "images" / f"{name}.png", image)
+        png(folder / labels / f"{name}.png", label)
+    return folder
+
+
+def assert_is_the_set(found: ImageSet, order: list[int], *, labelled: bool = True) -> None:
+    assert len(found) == len(order)
+    for image, i in zip(found.images, order, strict=True):
+        np.testing.assert_array_equal(image[..., 0], IMAGES[i])
+    if not labelled:
+        assert found.labels is None
+        assert found.kind is None
+        return
+    assert found.kind == "binary"
+    assert found.num_classes == 2
+    assert found.labels is not None
+    for label, i in zip(found.labels, order, strict=True):
+        np.testing.assert_array_equal(label, LABELS[i] // 255)
+
+
+@pytest.mark.parametrize("labels", ["labels", "masks"])
+def test_folder_in_the_order_of_numbers(tmp_path: Path, labels: str) -> None:
+    found = read_images(folder_set(tmp_path, labels))
+    assert found.names == ["1", "2", "10"]
+    assert_is_the_set(found, [2, 0, 1])
+    assert "two values, 255 is foreground" in found.summary()
+
+
+def test_folder_matches_across_types_and_ignores_hidden_files(tmp_path: Path) -> None:
+    folder_set(tmp_path)
+    (tmp_path / "labels" / "10.png").unlink()
+    tifffile.imwrite(tmp_path / "labels" / "10.TIF", LABELS[1])
+    (tmp_path / "images" / ".DS_Store").write_bytes(b"0")
+    (tmp_path / "labels" / "Thumbs.db").write_bytes(b"0")
+    assert_is_the_set(read_images(str(tmp_path)), [2, 0, 1])
+
+
+def test_folder_without_labels(tmp_path: Path) -> None:
+    folder_set(tmp_path)
+    for path in (tmp_path, tmp_path / "images"):
+        assert_is_the_set(read_images(path, labels=False), [2, 0, 1], labelled=False)
+    assert_is_the_set(read_images(tmp_path / "images" / "10.png", labels=False), [1], labelled=False)
+
+
+def test_images_and_labels_that_do_not_match(tmp_path: Path) -> None:
+    folder_set(tmp_path)
+    (tmp_path / "labels" / "2.png").rename(tmp_path / "labels" / "3.png")
+    with pytest.raises(DataError, match=r"without a label +1: 2\n  labels without an image +1: 3"):
+        read_images(tmp_path)
+    (tmp_path / "labels" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"without a label +1: 2\n  labels without an image +0: nothing"):
+        read_images(tmp_path)
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    folder_set(tmp_path)
+    tifffile.imwrite(tmp_path / "images" / "1.tif", IMAGES[0])
+    with pytest.raises(DataError, match=r"several files of one name: 1\.png, 1\.tif"):
+        read_images(tmp_path)
+
+
+def test_folders_that_are_no_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such file or folder\n  folder +images/ with labels/"):
+        read_images(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"found 0 stacks with labels(.|\n)*found +nothing"):
+        read_images(tmp_path)
+    with pytest.raises(DataError, match="no files in this folder"):
+        read_images(tmp_path, labels=False)
+    png(tmp_path / "images" / "a.png", IMAGES[0])
+    with pytest.raises(DataError, match="expected one folder of labels beside images/, found 0"):
+        read_images(tmp_path)
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(DataError, match="labels: no files in this folder"):
+        read_images(tmp_path)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(DataError, match="expected one folder of labels beside images/, found 2"):
+        read_images(tmp_path)
+    with pytest.raises(DataError, match=r"a\.png: no labels found for this file"):
+        read_images(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "notes.txt").write_text("two of the images are blurred")
+    with pytest.raises(DataError, match=r"notes\.txt: unknown type of image file '\.txt'"):
+        read_images(tmp_path, labels=False)
+
+
+def test_label_of_another_size(tmp_path: Path) -> None:
+    folder_set(tmp_path)
+    png(tmp_path / "labels" / "10.png", LABELS[1][:-1])
+    with pytest.raises(
+        DataError, match=r"image 10 and its label differ in size\n.*\(16, 12, 1\).*\n.*\(15, 12\)"
+    ):
+        read_images(tmp_path)
+
+
+def test_colour_and_grey_mixed(tmp_path: Path) -> None:
+    folder_set(tmp_path)
+    png(tmp_path / "images" / "10.png", np.dstack([IMAGES[1]] * 3))
+    with pytest.raises(DataError, match=r"differ in their number of channels\n.*1\)(.|\n)*3\)"):
+        read_images(tmp_path)
+
+
+def test_nan_names_its_file(tmp_path: Path) -> None:
+    pixels = IMAGES[0].astype(np.float32)
+    pixels[5, 6] = np.nan
+    tifffile.imwrite(tmp_path / "dark.tif", pixels)
+    with pytest.raises(
+        DataError, match=r"image dark: 1 pixels are NaN or infinite\n  first +row 5, column 6"
+    ):
+        read_images(tmp_path, labels=False)
+
+
+@pytest.mark.parametrize(("images", "labels"), [("train-volume", "train-labels"), ("images", "labels")])
+def test_stack_by_folder_and_by_file(tmp_path: Path, images: str, labels: str) -> None:
+    tifffile.imwrite(tmp_path / f"{images}.tif", IMAGES, photometric="minisblack")
+    tifffile.imwrite(tmp_path / f"{labels}.tiff", LABELS, photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "test-volume.tif", 255 - IMAGES, photometric="minisblack"
+    )  # without labels, as in ISBI 2012
+    for path in (tmp_path, tmp_path / f"{images}.tif"):
+        found = read_images(path)
+        assert_is_the_set(found, [0, 1, 2])
+        assert found.names == [f"{images}-{i}" for i in range(3)]
+    assert_is_the_set(read_images(tmp_path / f"{images}.tif", labels=False), [0, 1, 2], labelled=False)
+    assert len(read_images(tmp_path, labels=False)) == 6  # both volumes, and not the labels
+
+
+def test_stacks_that_do_not_fit(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "train-volume.tif", IMAGES, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "train-labels.tif", LABELS[:2], photometric="minisblack")
+    with pytest.raises(DataError, match=r"not as many pages(.|\n)*3 pages(.|\n)*2 pages"):
+        read_images(tmp_path)
+    tifffile.imwrite(tmp_path / "more-volume.tif", IMAGES, photometric="minisblack")
+    with pytest.raises(DataError, match=r"more-volume\.tif: no labels found"):
+        read_images(tmp_path / "more-volume.tif")
+    tifffile.imwrite(tmp_path / "more-labels.tif", LABELS, photometric="minisblack")
+    with pytest.raises(DataError, match="found 2 stacks with labels"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_npz(tmp_path: Path, channels: bool) -> None:
+    last = np.s_[..., None] if channels else np.s_[...]
+    np.savez(tmp_path / "set.npz", images=IMAGES[last], labels=LABELS[last])
+    assert_is_the_set(read_images(tmp_path / "set.npz"), [0, 1, 2])
+    assert_is_the_set(read_images(tmp_path / "set.npz", labels=False), [0, 1, 2], labelled=False)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"pictures": IMAGES}, r"no array called images\n(.|\n)*found +pictures"),
+        ({"images": IMAGES}, "no array called labels"),
+        ({"images": IMAGES[0], "labels": LABELS[0]}, r"images must be \(N, H, W\)"),
+        ({"images": IMAGES, "labels": LABELS[:2]}, "labels do not fit the images"),
+        ({"images": IMAGES, "labels": LABELS / 2}, "set-0: labels must be whole numbers"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no images"),
+        ({"images": IMAGES[:, :0], "labels": LABELS[:, :0]}, "image set-0 is empty"),
+        ({"images": np.array([None, 1]), "labels": LABELS}, "images cannot be read.*Python objects"),
+    ],
+)
+def test_npz_refuses(tmp_path: Path, arrays: dict, message: str) -> None:
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_images(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.97])
+def test_cut_off_npz(tmp_path: Path, share: float) -> None:
+    file = tmp_path / "set.npz"
+    np.savez_compressed(file, images=IMAGES, labels=LABELS)
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(DataError, match=r"set\.npz: images cannot be read"):
+        read_images(file)
+
+
+def test_told_kind_overrules(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=IMAGES, labels=LABELS // 255)
+    found = read_images(tmp_path / "set.npz", kind="instances")
+    assert found.kind == "instances"
+    assert "as told" in found.summary()
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("synthetic-cells", synthetic_cells),
+        ("synthetic-membranes:7", synthetic_membranes),
+    ],
+)
+def test_synthetic_by_name(path: str, made, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    calls = {}
+
+    def small(seed: int) -> ImageSet:
+        calls["seed"] = seed
+        return made(1, 64, seed)
+
+    monkeypatch.setitem(read_images.__globals__["SYNTHETIC"], path.partition(":")[0], small)
+    assert read_images(path).labels is not None
+    assert calls["seed"] == (7 if ":" in path else 0)
+    assert read_images(path, labels=False).labels is None
+
+
+def test_synthetic_seed_that_is_no_number() -> None:
+    with pytest.raises(DataError, match="seed must be a whole number, found 'x'"):
+        read_images("synthetic-cells:x")
+
+
+def image_set(images: np.ndarray, labels: np.ndarray | None, kind: str | None, k: int) -> ImageSet:
+    rows = None if labels is None else list(labels.astype(np.int32))
+    return ImageSet(list(images), ["a.b", "c", "d"], rows, kind, k)  # type: ignore[arg-type]
+
+
+MANY = np.arange(3 * 16 * 12).reshape(3, 16, 12) % 7
+OBJECTS = np.zeros((3, 16, 12), int)
+OBJECTS[:, 1:4, 1:4], OBJECTS[:, 6:9, 1:4], OBJECTS[1:, 6:9, 6:9] = 1, 2, 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "k", "labels"), [("binary", 2, LABELS // 255), ("classes", 7, MANY), ("instances", 2, OBJECTS)]
+)
+@pytest.mark.parametrize(
+    ("dtype", "channels"), [(np.uint8, 1), (np.uint8, 3), (np.uint16, 1), (np.uint16, 2), (np.float32, 3)]
+)
+def test_saved_set_reads_back_the_same(
+    tmp_path: Path, kind: str, k: int, labels: np.ndarray, dtype: type, channels: int
+) -> None:
+    images = RNG.integers(0, 256, (3, 16, 12, channels)).astype(dtype)
+    saved = image_set(images, labels, kind, k)
+    save_image_set(saved, tmp_path / "new" / "set")
+    found = read_images(tmp_path / "new" / "set")
+    assert (found.names, found.kind, found.num_classes) == (saved.names, kind, k)
+    for a, b in zip(saved.images, found.images, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(saved.labels or [], found.labels or [], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_saved_objects_beyond_16_bits(tmp_path: Path) -> None:
+    labels = np.arange(300 * 300).reshape(1, 300, 300).astype(np.int32)
+    saved = ImageSet([np.zeros((300, 300, 1), np.uint8)], ["a"], list(labels), "instances", 2)
+    save_image_set(saved, tmp_path)
+    np.testing.assert_array_equal((read_images(tmp_path).labels or [])[0], labels[0])
+
+
+def test_saved_colours_open_as_colours_elsewhere(tmp_path: Path) -> None:
+    save_image_set(ImageSet([np.zeros((8, 8, 3), np.uint16)], ["a"]), tmp_path)
+    with tifffile.TiffFile(tmp_path / "images" / "a.tif") as tiff:
+        assert tiff.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
+
+
+def test_saved_without_labels_and_never_over_another(tmp_path: Path) -> None:
+    unlabelled = image_set(IMAGES[..., None], None, None, 0)
+    save_image_set(unlabelled, tmp_path)
+    assert len(read_images(tmp_path, labels=False)) == 3
+    assert not (tmp_path / "labels").exists()
+    with pytest.raises(DataError, match="images: exists already"):
+        save_image_set(unlabelled, tmp_path)
+
+
+REAL = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real images in {REAL} (TINYUNET_DATA names their folder)")
+@pytest.mark.parametrize(
+    ("file", "n", "kind"),
+    [("isbi2012_em_train", 30, "binary"), ("dsb2018_fluo_360x360", 90, "instances")],
+)
+def test_real_sets(file: str, n: int, kind: str) -> None:
+    found = read_images(REAL / f"{file}.npz")
+    assert (len(found), found.kind) == (n, kind)

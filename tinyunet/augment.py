@@ -1,0 +1,250 @@
+"""What training sees: a random tile of an image and its labels, shifted, turned, bent and re-lit.
+
+A tile is made by looking up, for each of its pixels p (relative to its centre), the point
+
+    centre + L (p + u(p))
+
+of the image: u is the elastic deformation (`augment_elastic`), L a rotation after flips, centre the random
+position. The three make one map, so that each array is interpolated once, and only where the tile looks.
+The label tile is the middle of the image tile: what a network without padding predicts from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet.augment_elastic import count_folded, displacement_field
+from tinyunet.augment_spline import spline_coefficients, warp
+from tinyunet.errors import DataError, DtypeError, ShapeError, describe
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far training samples may stray from the images; 0 or False turns a part off.
+
+    Shifts need no field: a tile's position is random. The paper (section 3.1) names shift, rotation,
+    grey values and elastic deformation and gives figures for the last one only; the other defaults are ours.
+    """
+
+    rotation: float = 180.0
+    """Largest rotation, in degrees: the angle is uniform in ±rotation."""
+    flips: bool = True
+    """Flip rows and columns, each with probability 1/2."""
+    brightness: float = 0.2
+    """Largest offset, in units of the normalised image (its standard deviations)."""
+    contrast: float = 0.2
+    """Largest logarithm of the factor about the grey value 0: 0.2 is from 0.82 to 1.22."""
+    gamma: float = 0.2
+    """Largest logarithm of the exponent, which acts between the image's least and largest grey value."""
+    elastic_sigma: float = 10.0
+    """Standard deviation of the displacement vectors' components, in pixels."""
+    elastic_points: int = 3
+    """The displacement vectors stand on a grid of this many points squared, which spans the image tile."""
+
+    def __post_init__(self) -> None:
+        for name in ("rotation", "brightness", "contrast", "gamma", "elastic_sigma"):
+            value = getattr(self, name)
+            if not 0 <= value < np.inf:
+                raise DataError(f"Augmentation: {name} is a magnitude, at least 0, got {value}")
+        if self.elastic_points < 2:
+            raise DataError(f"Augmentation: elastic_points must be at least 2, got {self.elastic_points}")
+
+    @classmethod
+    def off(cls) -> Augmentation:
+        """Random tiles and nothing else: each is an exact crop of the mirrored image."""
+        return cls(rotation=0, flips=False, brightness=0, contrast=0, gamma=0, elastic_sigma=0)
+
+    @property
+    def moves_between_pixels(self) -> bool:
+        """Whether a tile's pixels can fall between those of the image, so that it is interpolated."""
+        return self.rotation > 0 or self.elastic_sigma > 0
+
+
+class Tile(NamedTuple):
+    """One training sample."""
+
+    image: NDArray[np.float32]
+    """Shape (input_size, input_size, C)."""
+    labels: NDArray[np.integer]
+    """Shape (n, n), n = output_size + 2 label_margin: the middle of the tile. Dtype of the given labels."""
+    folded: int
+    """Number of the image tile's pixels where the elastic deformation folds (`count_folded`); mostly 0."""
+
+
+class Augmenter:
+    """Random tiles of a set of images.
+
+    The same generator state gives the same tile to the last bit. From it are drawn, all of them always and in
+    this order, so that turning one part of the augmentation off leaves the others as they were:
+
+    1. first row and column of the output tile, by one `integers`: so that it lies in the image, or, along an
+       axis where the image is smaller, covers it;
+    2. angle, brightness, contrast, gamma, in units of their largest, by `uniform(-1, 1, 4)`;
+    3. flip of the rows, flip of the columns, by `integers(2, size=2)`;
+    4. the displacement vectors, in units of sigma, by `standard_normal((2, points, points))`.
+
+    Parameters
+    ----------
+    images : sequence of ndarray, each (H, W, C), float32
+        Normalised: about zero mean and unit standard deviation. Sizes may differ, channels may not.
+    labels : sequence of ndarray, each (H, W), integer
+    input_size, output_size : int
+        Sides of the tile that goes into the network and of the one that comes out, in pixels: 572 and 388.
+    augmentation : Augmentation
+    label_margin : int
+        Labels to give around the output tile, in pixels, at most (input_size − output_size) / 2. The weight
+        map of a tile depends on cells just outside it: compute it with a margin, then cut the margin off.
+
+    Raises
+    ------
+    ShapeError, DtypeError, DataError
+        Images and labels that do not go together, or sizes that are not concentric.
+
+    Notes
+    -----
+    Keeps references to the labels and, where tiles are interpolated, the spline coefficients of all images:
+    4 (H + 3) (W + 3) C bytes each; otherwise references to the images.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[NDArray[np.float32]],
+        labels: Sequence[NDArray[np.integer]],
+        *,
+        input_size: int,
+        output_size: int,
+        augmentation: Augmentation = Augmentation(),
+        label_margin: int = 0,
+    ):
+        _check_images(images, labels)
+        _check_sizes(input_size, output_size, label_margin)
+        self.input_size = input_size
+        self.output_size = output_size
+        self.augmentation = augmentation
+        self.label_margin = label_margin
+        # Between pixels the image is a spline, on them it is copied, which is exact.
+        self._order = 3 if augmentation.moves_between_pixels else 0
+        self._sources = [spline_coefficients(image) for image in images] if self._order else list(images)
+        self._grey_ranges = [(float(image.min()), float(image.max())) for image in images]
+        self._labels = list(labels)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._labels)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Tile:
+        """A random tile of image `index`; `rng` alone decides which, e.g. `default_rng([seed, step])`."""
+        a, labels = self.augmentation, self._labels[index]
+        low, high = np.sort([np.zeros(2, int), np.array(labels.shape) - self.output_size], axis=0)
+        origin = rng.integers(low, high, endpoint=True)
+        largest = (a.rotation, a.brightness, a.contrast, a.gamma)
+        angle, brightness, contrast, gamma = map(float, largest * rng.uniform(-1, 1, 4))
+        signs = 1 - 2 * rng.integers(2, size=2) * a.flips
+        grid = a.elastic_sigma * rng.standard_normal((2, a.elastic_points, a.elastic_points))
+
+        coordinates = self._coordinates(origin, angle, signs, grid)
+        image = warp(self._sources[index], coordinates, self._order)
+        _vary_grey_values(image, self._grey_ranges[index], brightness, contrast, gamma)
+        cut = (self.input_size - self.output_size) // 2 - self.label_margin
+        middle = slice(cut, self.input_size - cut)
+        label_tile = warp(labels[:, :, None], coordinates[:, middle, middle], 0)[:, :, 0]
+        return Tile(image, label_tile, count_folded(grid, self.input_size, self.input_size))
+
+    def _coordinates(
+        self, origin: NDArray, angle: float, signs: NDArray, grid: NDArray
+    ) -> NDArray[np.float64]:
+        """Where each pixel of the input tile looks in the image: (2, input_size, input_size)."""
+        y, x = displacement_field(grid, self.input_size, self.input_size)
+        from_centre = np.arange(self.input_size) - (self.input_size - 1) / 2
+        y += from_centre[:, None]
+        x += from_centre
+        cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        (a, b), (c, d) = np.array([[cos, -sin], [sin, cos]]) * signs  # flips first, then the rotation
+        centre = origin + (self.output_size - 1) / 2
+        return np.stack([a * y + b * x + centre[0], c * y + d * x + centre[1]])
+
+
+def sample_tile(
+    image: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    *,
+    input_size: int,
+    output_size: int,
+    augmentation: Augmentation = Augmentation(),
+    label_margin: int = 0,
+    rng: np.random.Generator,
+) -> Tile:
+    """A random tile of one image: `Augmenter`, which see, without keeping the spline for the next tile."""
+    augmenter = Augmenter(
+        [image],
+        [labels],
+        input_size=input_size,
+        output_size=output_size,
+        augmentation=augmentation,
+        label_margin=label_margin,
+    )
+    return augmenter.sample(0, rng)
+
+
+def _vary_grey_values(
+    tile: NDArray[np.float32],
+    grey_range: tuple[float, float],
+    brightness: float,
+    contrast: float,
+    gamma: float,
+) -> None:
+    """In place: a power between the ends of the grey range, then a factor and an offset."""
+    low, high = grey_range
+    if gamma and high > low:
+        tile -= low
+        tile /= high - low
+        np.clip(tile, 0, 1, out=tile)  # a spline overshoots at edges, and a power needs what is not negative
+        np.power(tile, np.exp(gamma, dtype=np.float32), out=tile)
+        tile *= high - low
+        tile += low
+    tile *= np.exp(contrast, dtype=np.float32)
+    tile += brightness
+
+
+def _check_images(images: Sequence[NDArray], labels: Sequence[NDArray]) -> None:
+    if len(images) != len(labels) or len(images) == 0:
+        raise DataError(
+            f"Augmenter: {len(images)} images and {len(labels)} label images",
+            remedy="give at least one image, and labels for each",
+        )
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if (
+            image.ndim != 3
+            or image.shape[:2] != label.shape
+            or image.shape[2] != images[0].shape[2]
+            or not image.size
+        ):
+            raise ShapeError(
+                f"Augmenter: image {i} and its labels do not go together",
+                {
+                    f"images[{i}]": describe(image, "H W C"),
+                    f"labels[{i}]": describe(label, "H W"),
+                    "images[0]": describe(images[0], "H W C"),
+                },
+                "give images (H, W, C) and labels (H, W) of the same H and W, and C the same for all",
+            )
+        if image.dtype != np.float32 or not np.issubdtype(label.dtype, np.integer):
+            raise DtypeError(
+                f"Augmenter: image {i} is {image.dtype}, its labels are {label.dtype}",
+                remedy="give normalised float32 images and integer labels",
+            )
+
+
+def _check_sizes(input_size: int, output_size: int, label_margin: int) -> None:
+    margin, odd = divmod(input_size - output_size, 2)
+    if odd or not 0 <= label_margin <= margin or output_size < 1:
+        raise ShapeError(
+            "Augmenter: the label tile cannot be the middle of the image tile",
+            {"input_size": input_size, "output_size": output_size, "label_margin": label_margin},
+            "input_size − output_size must be even and at least 2 label_margin",
+        )

@@ -1,0 +1,71 @@
+"""Which images are kept back from training, to judge on."""
+
+from __future__ import annotations
+
+import re
+
+from tinyunet.data.image_set import ImageSet
+from tinyunet.errors import DataError
+
+EXAMPLES = "'24-29' (both ends included, counted from 0), '0,3,5-7' or '20%' (the last images)"
+
+
+def split(image_set: ImageSet, holdout: str) -> tuple[ImageSet, ImageSet]:
+    """Split a set in two: the images to train on, and those held out for validation.
+
+    A percentage takes one block from the end, not a random choice: neighbouring sections of a stack and
+    neighbouring frames of a film look alike, so a random choice would judge on images that were all but seen.
+
+    Parameters
+    ----------
+    image_set : ImageSet
+    holdout : str
+        Indices to hold out: "24-29", "0,3,5-7", or "20%" (rounded, at least one image).
+
+    Returns
+    -------
+    train, validation : ImageSet
+
+    Raises
+    ------
+    DataError
+        The text is not understood, an index is out of range, or one of the two would be empty.
+    """
+    n = len(image_set)
+    held = _percentage(holdout, n) if "%" in holdout else _indices(holdout, n)
+    train = [i for i in range(n) if i not in held]
+    if not train:
+        raise DataError(
+            f"holdout {holdout!r} leaves nothing to train on",
+            {"images": n, "held out": len(held)},
+            "hold out fewer images, or give more",
+        )
+    return image_set.subset(train), image_set.subset(sorted(held))
+
+
+def _percentage(holdout: str, n: int) -> set[int]:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", holdout)
+    if match is None or not 0 < float(match[1]) < 100:
+        raise DataError(
+            f"holdout {holdout!r} is not understood",
+            {"examples": EXAMPLES},
+            "give more than 0 % and under 100 %",
+        )
+    return set(range(n - max(1, round(n * float(match[1]) / 100)), n))
+
+
+def _indices(holdout: str, n: int) -> set[int]:
+    held: set[int] = set()
+    for part in holdout.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise DataError(f"holdout {holdout!r} is not understood at {part!r}", {"examples": EXAMPLES})
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last or last >= n:
+            raise DataError(
+                f"holdout {holdout!r}: {part.strip()} is out of range",
+                {"images": f"{n}, indices 0..{n - 1}"},
+                "count from 0, smaller index first",
+            )
+        held.update(range(first, last + 1))
+    return held

@@ -1,0 +1,169 @@
+"""Images with their labels, checked once, so that no later step needs to ask again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet.errors import DataError, describe
+
+LabelKind = Literal["binary", "classes", "instances"]
+Image = NDArray[Any]
+Labels = NDArray[np.integer]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images, their labels, and what the labels mean.
+
+    Parameters
+    ----------
+    images : list of arrays, each (H, W, C)
+        Grey values as the files hold them. Sizes may differ, the number of channels may not.
+    names : list of str
+        One name an image, all different.
+    labels : list of integer arrays, each (H, W), or None
+        None: a set to predict. "binary": 0 and 1. "classes": 0..num_classes-1.
+        "instances": 0 is background, every other value is one object of that image.
+    kind : "binary", "classes", "instances", or None without labels
+    num_classes : int
+        What a network has to tell apart: 2 for "binary" and "instances", 0 without labels.
+    source : str
+        Where the set comes from, for messages.
+    reason : str
+        Why the labels are of this kind, for `summary`.
+
+    Raises
+    ------
+    DataError
+        An image and its label differ in size, a pixel is not finite, a label is out of range, ...
+    """
+
+    images: list[Image]
+    names: list[str]
+    labels: list[Labels] | None = None
+    kind: LabelKind | None = None
+    num_classes: int = 0
+    source: str = "array"
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        _check_images(self)
+        if self.labels is not None:
+            _check_labels(self, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: Sequence[int]) -> ImageSet:
+        """The images with these indices, in this order; classes and kind stay those of the whole set."""
+        return replace(
+            self,
+            images=[self.images[i] for i in indices],
+            names=[self.names[i] for i in indices],
+            labels=None if self.labels is None else [self.labels[i] for i in indices],
+        )
+
+    def summary(self) -> str:
+        """One line to read before training: what was found and how the labels were understood."""
+        return f"{_images_text(self.images)}; {_labels_text(self)}"
+
+
+def class_labels(labels: Labels, kind: LabelKind) -> Labels:
+    """The class of every pixel: objects become class 1, other kinds are classes already.
+
+    Parameters
+    ----------
+    labels : integer array, shape (H, W)
+    kind : "binary", "classes" or "instances"
+    """
+    return (labels > 0).astype(labels.dtype) if kind == "instances" else labels
+
+
+def _check_images(image_set: ImageSet) -> None:
+    images, names, source = image_set.images, image_set.names, image_set.source
+    if not images:
+        raise DataError(f"{source}: no images", remedy="give at least one image")
+    if len(names) != len(images) or len(set(names)) != len(names):
+        raise DataError(
+            f"{source}: {len(images)} images need as many different names, found {len(set(names))}",
+            remedy="name every image differently",
+        )
+    for image, name in zip(images, names, strict=True):
+        if image.ndim != 3 or 0 in image.shape:
+            raise DataError(
+                f"{source}: image {name} is empty or not (H, W, C)", {"found": describe(image)}, "remove it"
+            )
+        if image.shape[2] != images[0].shape[2]:
+            raise DataError(
+                f"{source}: images differ in their number of channels",
+                {names[0]: describe(images[0], "H W C"), name: describe(image, "H W C")},
+                "save all of them in grey, or all of them in colour",
+            )
+        _check_pixels(image, f"{source}: image {name}")
+
+
+def _check_pixels(image: Image, where: str) -> None:
+    if image.dtype.kind not in "buif":
+        raise DataError(f"{where}: pixels must be numbers, found {image.dtype}", remedy="save it as uint16")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        bad = np.argwhere(~np.isfinite(image))
+        row, column, channel = map(int, bad[0])
+        raise DataError(
+            f"{where}: {len(bad)} pixels are NaN or infinite",
+            {"first": f"row {row}, column {column}, channel {channel}"},
+            "replace them (numpy.nan_to_num), or crop them away",
+        )
+
+
+def _check_labels(image_set: ImageSet, labels: list[Labels]) -> None:
+    if len(labels) != len(image_set):
+        raise DataError(
+            f"{image_set.source}: every image needs a label image",
+            {"images": len(image_set), "labels": len(labels)},
+            "remove the images without a label, or leave out all the labels",
+        )
+    for image, label, name in zip(image_set.images, labels, image_set.names, strict=True):
+        if label.shape != image.shape[:2]:
+            raise DataError(
+                f"{image_set.source}: image {name} and its label differ in size",
+                {"image": describe(image, "H W C"), "label": describe(label, "H W")},
+                "give each image the label drawn on it, unscaled and uncropped",
+            )
+        highest = int(label.max())
+        if label.min() < 0 or (image_set.kind != "instances" and highest >= image_set.num_classes):
+            raise DataError(
+                f"{image_set.source}: label {name} is out of range",
+                {"expected": f"0..{image_set.num_classes - 1}", "found": f"{label.min()}..{highest}"},
+                "correct the label, or read the set with another kind",
+            )
+
+
+def _images_text(images: list[Image]) -> str:
+    sizes = sorted({image.shape[:2] for image in images})
+    (h, w), (last_h, last_w) = sizes[0], sizes[-1]
+    size = f"{h}x{w}" if len(sizes) == 1 else f"{h}x{w} to {last_h}x{last_w}"
+    dtypes = "/".join(sorted({str(image.dtype) for image in images}))
+    return f"{len(images)} image{'s'[: len(images) > 1]} {size}x{images[0].shape[2]} {dtypes}"
+
+
+def _labels_text(image_set: ImageSet) -> str:
+    labels = image_set.labels
+    if labels is None:
+        return "no labels"
+    if image_set.kind == "instances":
+        counts = [len(np.unique(label[label > 0])) for label in labels]
+        found = f"instances, {min(counts)} to {max(counts)} objects an image"
+    else:
+        pixels = np.sum(
+            [np.bincount(label.ravel(), minlength=image_set.num_classes) for label in labels], axis=0
+        )
+        shares = [f"{share:.0f}" for share in 100 * pixels / pixels.sum()]
+        found = f"binary, {shares[1]} % foreground"
+        if image_set.kind == "classes":
+            found = f"{image_set.num_classes} classes, {', '.join(shares)} %"
+    return f"labels: {found}" + (f" ({image_set.reason})" if image_set.reason else "")

@@ -1,0 +1,43 @@
+"""Grey values as a network wants them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet.data.image_set import Image
+from tinyunet.errors import ShapeError, describe
+
+
+def normalise(image: Image) -> NDArray[np.float32]:
+    """Zero mean and unit variance, for each image and channel by itself.
+
+    By itself, because exposure, stain and camera differ from image to image (the nuclei of one dim image are
+    darker than the background of the next), and because an image to predict then needs nothing but itself.
+
+    Parameters
+    ----------
+    image : array, shape (H, W, C), any numeric type
+
+    Returns
+    -------
+    float32 array, shape (H, W, C)
+        A constant channel becomes zeros. Mean and variance are computed in float64: the sum of a large
+        16-bit image does not fit in float32.
+
+    Raises
+    ------
+    ShapeError
+        Not three axes.
+    """
+    if image.ndim != 3:
+        raise ShapeError(
+            "normalise: the image must be (H, W, C)",
+            {"image": describe(image)},
+            "add a channel: image[..., None]",
+        )
+    pixels = image.astype(np.float64)
+    centred = pixels - pixels.mean(axis=(0, 1))
+    constant = (pixels == pixels[0, 0]).all(axis=(0, 1))  # its deviation may round to a little more than 0
+    deviation = np.where(constant, np.inf, centred.std(axis=(0, 1)))
+    return (centred / deviation).astype(np.float32)

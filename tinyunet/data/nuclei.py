@@ -1,0 +1,170 @@
+"""Nuclei under a fluorescence microscope, touching and of every brightness, with each one's number as label.
+
+A nucleus is a star-shaped outline (an ellipse with dents) around a centre; `rho` is 0 there and 1 on the
+outline. Where two overlap, a pixel belongs to the one with the smaller rho: they touch in a smooth line.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tinyunet.data.image_set import ImageSet
+from tinyunet.data.noise import smooth_noise
+
+Field = NDArray[np.float32]
+
+SPACE = 1500  # px² of picture for one nucleus, in a crowded picture
+IN_CLUSTER = 0.6  # the share of nuclei that lie against another one
+MOST_OVERLAP = 0.12  # of a nucleus may lie over others
+SMALLEST = 30  # px: less than this at the edge of the picture is no nucleus
+OPTICS = 1.1  # px, standard deviation of the microscope's blur
+
+
+class _Field(NamedTuple):
+    """What is in view so far, all (size, size)."""
+
+    label: NDArray[np.int32]  # which nucleus a pixel belongs to
+    rho: Field  # how far out in it
+    light: Field  # what it sends out
+
+
+def synthetic_cells(n: int = 30, size: int = 512, seed: int = 0) -> ImageSet:
+    """Made-up fluorescence micrographs of cell nuclei, every nucleus with its own number.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    size : int
+        Height and width in px.
+    seed : int
+        The same seed gives the same images; image i does not depend on n.
+
+    Returns
+    -------
+    ImageSet
+        Images (size, size, 1) uint8, kind "instances".
+    """
+    pairs = [_view(np.random.default_rng([seed, i]), size) for i in range(n)]
+    return ImageSet(
+        images=[image for image, _ in pairs],
+        names=[f"cells-{i:03d}" for i in range(n)],
+        labels=[label for _, label in pairs],
+        kind="instances",
+        num_classes=2,
+        source=f"synthetic-cells:{seed}",
+        reason="every nucleus has a number",
+    )
+
+
+def _view(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    shape = size, size
+    field = _Field(np.zeros(shape, np.int32), np.ones(shape, np.float32), np.zeros(shape, np.float32))
+    chromatin = smooth_noise(rng, size, 1.6) + 0.8 * smooth_noise(rng, size, 3.5)
+    _place_nuclei(rng, field, chromatin)
+    _draw_debris(rng, field.light)
+    return _expose(rng, field.light)[..., None], field.label
+
+
+def _place_nuclei(rng: np.random.Generator, field: _Field, chromatin: Field) -> None:
+    """Fill the field, most nuclei beside another one, as cells that divided lie."""
+    size = len(field.label)
+    radius = rng.uniform(10, 17)  # one cell line and one objective an image
+    wanted = max(3, int(rng.uniform(0.3, 1) * size**2 / (SPACE * (radius / 13) ** 2)))
+    centres: list[NDArray[np.float64]] = []
+    for _ in range(3 * wanted):
+        own = radius * rng.lognormal(0, 0.16)
+        if centres and rng.random() < IN_CLUSTER:
+            angle = rng.uniform(0, 2 * np.pi)
+            step = (own + radius) * rng.uniform(0.75, 1.1)
+            centre = centres[rng.integers(len(centres))] + step * np.array([np.sin(angle), np.cos(angle)])
+        else:
+            centre = rng.uniform(-0.5 * radius, size + 0.5 * radius, 2)
+        if _place(rng, field, chromatin, centre, own, number=len(centres) + 1):
+            centres.append(centre)
+        if len(centres) == wanted:
+            break
+
+
+def _place(
+    rng: np.random.Generator,
+    field: _Field,
+    chromatin: Field,
+    centre: NDArray[np.float64],
+    radius: float,
+    number: int,
+) -> bool:
+    """Put one nucleus there, unless it would hide others or be hidden, and say whether it was put."""
+    size = len(field.label)
+    reach = 1.8 * radius
+    low, high = (centre - reach).astype(int).clip(0, size), (centre + reach + 1).astype(int).clip(0, size)
+    window = slice(low[0], high[0]), slice(low[1], high[1])
+    y = np.arange(low[0], high[0])[:, None] - centre[0]
+    x = np.arange(low[1], high[1]) - centre[1]
+    mitotic = rng.random() < 0.04  # condensed to a short bright bar
+    rho = _outline(rng, y, x, radius * (0.6 if mitotic else 1), 2.4 if mitotic else rng.uniform(1.05, 1.75))
+    inside, others = rho < 1, field.label[window] > 0
+    ours = inside & (rho < field.rho[window])
+    if ours.sum() < SMALLEST or (inside & others).sum() > MOST_OVERLAP * inside.sum():
+        return False
+    field.label[window][ours] = number
+    field.rho[window][ours] = rho[ours]
+    brightness = rng.lognormal(0, 0.35) * (2.6 if mitotic else 1)
+    grain = rng.uniform(0.05, 0.2) * chromatin[window]
+    thickness = np.sqrt((1 - rho**2).clip(0)) ** 0.6  # a flattened body, thinner towards its rim
+    light = brightness * thickness * (1 + grain - _nucleoli(rng, y, x, radius))
+    field.light[window] += np.where(inside, light, 0)
+    return True
+
+
+def _outline(rng: np.random.Generator, y: Field, x: Field, radius: float, elongation: float) -> Field:
+    """`rho` of each pixel: an ellipse of the area of a circle of this radius, bent by four waves."""
+    turn = rng.uniform(0, 2 * np.pi)
+    u, v = np.cos(turn) * y + np.sin(turn) * x, np.cos(turn) * x - np.sin(turn) * y
+    u, v = u / np.sqrt(elongation), v * np.sqrt(elongation)
+    angle = np.arctan2(u, v)
+    waves = range(2, 6)
+    bend = sum(rng.normal(0, 0.11 / k) * np.sin(k * angle + rng.uniform(0, 2 * np.pi)) for k in waves)
+    return (np.hypot(u, v) / (radius * (1 + bend))).astype(np.float32)
+
+
+def _nucleoli(rng: np.random.Generator, y: Field, x: Field, radius: float) -> Field:
+    """Up to three dark spots, as the share of light that they take."""
+    spots = np.zeros(np.broadcast_shapes(y.shape, x.shape))
+    for _ in range(rng.integers(0, 4)):
+        spot_y, spot_x = rng.normal(0, 0.35 * radius, 2)
+        width = rng.uniform(0.1, 0.2) * radius
+        spots += rng.uniform(0.1, 0.35) * np.exp(-((y - spot_y) ** 2 + (x - spot_x) ** 2) / (2 * width**2))
+    return spots.clip(0, 0.6)
+
+
+def _draw_debris(rng: np.random.Generator, light: Field) -> None:
+    """Specks, some far brighter than any nucleus, that are nobody's nucleus."""
+    size = len(light)
+    specks = np.zeros_like(light)
+    for _ in range(rng.poisson(size**2 / 20000)):
+        y, x = rng.integers(0, size, 2)
+        specks[y : y + rng.integers(1, 4), x : x + rng.integers(1, 4)] = rng.lognormal(-0.7, 0.7)
+    light += specks
+
+
+def _expose(rng: np.random.Generator, light: Field) -> NDArray[np.uint8]:
+    """Light to grey values: blur, halo, uneven illumination, shot noise and the camera's read noise."""
+    size = len(light)
+    sharp = ndimage.gaussian_filter(light, OPTICS * rng.uniform(0.8, 1.6))
+    quarter = ndimage.gaussian_filter(light[::4, ::4], 3.5)  # smooth: a quarter of the rows will do
+    halo = quarter.repeat(4, 0).repeat(4, 1)[:size, :size]
+    halo = ndimage.uniform_filter(halo, 9)
+    y, x = np.meshgrid(*2 * [np.linspace(-1, 1, size, dtype=np.float32)], indexing="ij")
+    off_y, off_x = rng.uniform(-0.4, 0.4, 2)
+    lamp = 1 - 0.22 * ((y - off_y) ** 2 + (x - off_x) ** 2) + 0.05 * smooth_noise(rng, size, size / 6)
+    dark = rng.uniform(0.03, 0.12)  # stray light and what the medium itself sends out
+    photons = rng.uniform(60, 500)  # for a nucleus of brightness 1
+    counted = rng.poisson((photons * lamp * (sharp + 0.16 * halo + dark)).clip(0)) / photons
+    read_noise = 0.012 * rng.standard_normal((size, size), dtype=np.float32)
+    gain = rng.uniform(60, 150)
+    return (4 + gain * (counted + read_noise)).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,37 @@
+"""How good is a segmentation? The measures of the challenges that the paper reports, and today's.
+
+========================  =============================================  =====================
+by pixels                 `pixel_error`, `iou`, `dice`                   class images
+by segments               `rand_error`, `information_score`              label images
+by segments, ISBI 2012    `v_rand`, `v_info`                             probabilities, binary
+by topology, ISBI 2012    `warping_error`, `warping_mistakes`            binary images
+by objects                `seg`, `seg_per_object`, `average_precision`   label images
+========================  =============================================  =====================
+
+Every function takes the prediction first and the ground truth, always called ``labels``, second. In a label
+image 0 is the background and every other number one object.
+"""
+
+from tinyunet.metrics.objects import average_precision, seg, seg_per_object
+from tinyunet.metrics.pixels import confusion_matrix, dice, iou, pixel_error
+from tinyunet.metrics.segments import information_score, rand_error, thin_borders, v_info, v_rand
+from tinyunet.metrics.warping import Mistake, warp_labels, warping_error, warping_mistakes
+
+__all__ = [
+    "Mistake",
+    "average_precision",
+    "confusion_matrix",
+    "dice",
+    "information_score",
+    "iou",
+    "pixel_error",
+    "rand_error",
+    "seg",
+    "seg_per_object",
+    "thin_borders",
+    "v_info",
+    "v_rand",
+    "warp_labels",
+    "warping_error",
+    "warping_mistakes",
+]

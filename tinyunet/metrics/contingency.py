@@ -1,0 +1,89 @@
+"""The table that all measures of segments and objects start from: who overlaps whom, in pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from tinyunet.errors import DataError, DtypeError, ShapeError, describe
+
+
+def check_same_shape(where: str, prediction: np.ndarray, labels: np.ndarray) -> None:
+    """Raise ShapeError unless the prediction and the ground truth have the same pixels."""
+    if prediction.shape != labels.shape:
+        raise ShapeError(
+            f"{where}: the prediction and the labels differ in shape",
+            {"prediction": describe(prediction), "labels": describe(labels)},
+            "give both for the same pixels",
+        )
+
+
+def check_whole_numbers(where: str, **arrays: np.ndarray) -> None:
+    """Raise DtypeError unless every array is of an integer type or bool."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iub":
+            raise DtypeError(
+                f"{where}: {name} must hold whole numbers, it is {array.dtype}",
+                remedy="probabilities become classes with argmax(axis=-1), and objects with label_instances",
+            )
+
+
+def check_binary(where: str, **arrays: np.ndarray) -> None:
+    """Raise DataError unless every array holds 0 and at most one other value, such as 1, 255 or True."""
+    for name, array in arrays.items():
+        if array.size and np.any((array != 0) & (array != array.max())):
+            raise DataError(
+                f"{where}: {name} must be binary, it holds more than two values",
+                remedy="compare label images with rand_error, information_score, seg or average_precision",
+            )
+
+
+def contingency(where: str, segmentation: np.ndarray, labels: np.ndarray) -> sparse.csr_array:
+    """Pixels that each segment shares with each object of the ground truth.
+
+    Parameters
+    ----------
+    where : str
+        The caller's name, for its errors.
+    segmentation, labels : integer array, shape (H, W)
+        Label images; the numbers need not be consecutive.
+
+    Returns
+    -------
+    csr_array, shape (1 + segments, 1 + objects), int64
+        Entry ``[i, j]``: pixels in segment i and in object j. Row 0 and column 0 are the zeros of the label
+        images and are always there; every other row and column has at least one pixel.
+
+    Raises
+    ------
+    ShapeError
+        The shapes differ.
+    DtypeError
+        An image does not hold whole numbers.
+    DataError
+        A label is negative, or there is no pixel at all.
+    """
+    segmentation, labels = np.asarray(segmentation), np.asarray(labels)
+    check_same_shape(where, segmentation, labels)
+    check_whole_numbers(where, segmentation=segmentation, labels=labels)
+    if labels.size == 0:
+        raise DataError(f"{where}: the images have no pixels", {"labels": describe(labels)})
+    rows, row_count = _consecutive(where, segmentation)
+    columns, column_count = _consecutive(where, labels)
+    ones = np.ones(labels.size, np.int64)
+    return sparse.coo_array((ones, (rows, columns)), shape=(row_count, column_count)).tocsr()
+
+
+def _consecutive(where: str, labels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Flat labels renumbered 0 … count − 1 in their order, and count. Zero stays zero, present or not."""
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0:
+        raise DataError(f"{where}: labels start at 0 (background), found {lowest}")
+    flat = labels.ravel()
+    if highest > flat.size:  # a table over all numbers up to the highest would be larger than the image
+        values, flat = np.unique(np.append(flat, 0), return_inverse=True)
+        return flat[:-1], len(values)
+    present = np.zeros(highest + 1, bool)
+    present[0] = True
+    present[flat] = True
+    return (np.cumsum(present) - 1)[flat], int(present.sum())

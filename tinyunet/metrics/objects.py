@@ -1,0 +1,141 @@
+"""Measures that count objects: SEG of the Cell Tracking Challenge, average precision at IoU thresholds.
+
+Both rest on the intersection over union (IoU, Jaccard index) of a predicted and a true object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from tinyunet.metrics.contingency import contingency
+
+IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+def seg(segmentation: np.ndarray, labels: np.ndarray) -> float:
+    """SEG of the Cell Tracking Challenge, 0 to 1 (best): the mean of `seg_per_object`.
+
+    The challenge's mean runs over the objects of all frames; for several images join the arrays of
+    `seg_per_object` and take their mean. Predicted objects that cover no true one cost nothing.
+
+    Parameters
+    ----------
+    segmentation, labels : integer array, shape (H, W)
+        Label images.
+
+    Returns
+    -------
+    float
+        Without any object in the ground truth: 1 if the segmentation has none either, else 0.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        The shapes differ; an image does not hold whole numbers.
+    DataError
+        A label is negative.
+
+    References
+    ----------
+    .. [1] Maška et al. 2014, Bioinformatics 30:1609, section 3.2.
+    """
+    scores = seg_per_object(segmentation, labels)
+    return float(scores.mean()) if scores.size else float(not np.any(segmentation))
+
+
+def seg_per_object(segmentation: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """IoU of each true object with the predicted one that covers more than half of it.
+
+    Parameters and errors are those of `seg`.
+
+    Returns
+    -------
+    array, shape (objects,), float64
+        In the order of the labels; 0 where no segment covers more than half of the object.
+    """
+    overlaps = _overlaps("seg", segmentation, labels)
+    covers = 2 * overlaps.joint > overlaps.object_size
+    scores = np.zeros(overlaps.objects)
+    scores[overlaps.object[covers]] = overlaps.iou[covers]
+    return scores
+
+
+def average_precision(
+    segmentation: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | float = IOU_THRESHOLDS
+) -> np.ndarray:
+    """TP / (TP + FP + FN) at each IoU threshold, 0 to 1 (best).
+
+    A predicted and a true object match if their IoU is at least the threshold; matches are one to one, as
+    many as possible, and are the true positives. The mean over the thresholds is the score of the Data
+    Science Bowl 2018 for one image; the mean over images is the caller's.
+
+    Parameters
+    ----------
+    segmentation, labels : integer array, shape (H, W)
+        Label images.
+    thresholds : float or sequence of float
+        Above 0; 0.5, 0.55, … 0.95 unless given.
+
+    Returns
+    -------
+    array, shape (thresholds,), float64
+        1 where neither image has an object.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        The shapes differ; an image does not hold whole numbers.
+    DataError
+        A label is negative.
+
+    References
+    ----------
+    .. [1] Caicedo et al. 2019, Nat. Methods 16:1247.
+    """
+    overlaps = _overlaps("average_precision", segmentation, labels)
+    precision = []
+    for threshold in np.atleast_1d(thresholds):
+        hits = _most_matches(overlaps, overlaps.iou >= threshold)
+        found_or_missed = overlaps.segments + overlaps.objects - hits
+        precision.append(hits / found_or_missed if found_or_missed else 1.0)
+    return np.array(precision)
+
+
+class _Overlaps(NamedTuple):
+    """Pairs of a segment and an object that share pixels; both are numbered from 0."""
+
+    segments: int
+    objects: int
+    segment: np.ndarray
+    object: np.ndarray
+    joint: np.ndarray
+    object_size: np.ndarray
+    iou: np.ndarray
+
+
+def _overlaps(where: str, segmentation: np.ndarray, labels: np.ndarray) -> _Overlaps:
+    table = contingency(where, segmentation, labels)
+    pairs = table[1:, 1:].tocoo()
+    segment, truth = pairs.coords
+    segment_size = table.sum(axis=1)[1:][segment]
+    object_size = table.sum(axis=0)[1:][truth]
+    iou = pairs.data / (segment_size + object_size - pairs.data)
+    segments, objects = pairs.shape
+    return _Overlaps(segments, objects, segment, truth, pairs.data, object_size, iou)
+
+
+def _most_matches(overlaps: _Overlaps, allowed: np.ndarray) -> int:
+    """Size of the largest one-to-one matching over the allowed pairs.
+
+    Above IoU 0.5 an object has one partner at most and this is their count; at 0.5 two halves may tie.
+    """
+    pairs = (overlaps.segment[allowed], overlaps.object[allowed])
+    graph = sparse.csr_array(
+        (np.ones(len(pairs[0]), bool), pairs), shape=(overlaps.segments, overlaps.objects)
+    )
+    return int(np.count_nonzero(maximum_bipartite_matching(graph) >= 0))
