@@ -2,16 +2,24 @@
 //
 //   y[n,i,j,f] = bias[f] + sum over p,q,c of weight[p,q,c,f] · x[n,i+p-padding,j+q-padding,c]     (0 outside of x)
 //
-// Channels last, this is a matrix product without a matrix in memory ("implicit"): y is pixels × F, weight is K²C × F as
-// it lies, and row n,i,j of the matrix between them is the window of x at that pixel, K²C numbers:
+// Channels last, this is a product of matrices. y is pixels × F; weight, as it lies, is K²C × F; the matrix between
+// them, patches, has the window of x at pixel n,i,j as its row. It is never in memory ("implicit"):
 //
 //   y = patches · weight        grad_weight = patchesᵀ · grad_output        grad_x = forward, with the weight turned
 //
 // Rungs of forward (and so of the gradient of x) and of backward_weight:
 //
-//   naive    a thread an element of the result, everything read from memory anew
+//   naive    a thread an element of the result; every factor is read from memory anew
+//   tiled    16×16 elements a block; 16 columns of one factor and 16 rows of the other wait in shared memory, and
+//            each number of them is used 16 times
+//   blocked  128×64 elements a block, 8×8 of them in the registers of a thread: a number read from shared memory is
+//            used 8 times. 128-bit loads; the next tiles are fetched while these are multiplied. C, F multiples of 4
 //
-// The other kernels: turn_weight (for grad_x), sum_parts (the parts of a weight gradient, in order), backward_bias.
+// The other kernels: turn_weight (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and its end.
+//
+// Launch: naive and the others a thread an element, blocks of 256; tiled (rows / 16, F / 16) blocks of 16×16; blocked
+// (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares) blocks of 32×8. Weight gradients have K²C rows, and
+// their third axis of blocks goes over parts of the pixels, each with a sum of its own.
 
 extern "C" __global__ void conv2d_forward_naive(const float* x, const float* weight, const float* bias, float* y,
                                                 int height, int width, int channels, int size, int padding,
@@ -50,6 +58,220 @@ extern "C" __global__ void conv2d_backward_weight_naive(const float* x, const fl
         sum += x[((n * height + i) * width + j) * channels + c] * grad_output[row * filters + f];
     }
     parts[blockIdx.z * count + index] = sum;
+}
+
+// What the rungs above naive know of the matrices: patches is rows × columns, pixels × K²C.
+struct Shape {
+    int height, width, channels, size, padding, filters, rows;
+    int out_height, out_width, columns;
+};
+
+__device__ __forceinline__ Shape shape_of(int height, int width, int channels, int size, int padding, int filters,
+                                          int rows) {
+    int growth = 2 * padding - size + 1;
+    return {height, width, channels, size, padding, filters, rows, height + growth, width + growth,
+            size * size * channels};
+}
+
+// A row of patches: the window of one output pixel. i, j: where it begins in x, perhaps in the padding.
+struct Window {
+    int n, i, j;
+    bool exists;
+};
+
+__device__ __forceinline__ Window window_of(const Shape& s, int row) {
+    int pixel = row % (s.out_height * s.out_width);
+    return {row / (s.out_height * s.out_width), pixel / s.out_width - s.padding, pixel % s.out_width - s.padding,
+            row < s.rows};
+}
+
+// Where the number of patches in this row and column is in x. Negative: nowhere, it is 0.
+__device__ __forceinline__ int offset_in_x(const Shape& s, const Window& window, int column) {
+    int tap = column / s.channels, c = column % s.channels;
+    int i = window.i + tap / s.size, j = window.j + tap % s.size;
+    bool inside = window.exists && column < s.columns && 0 <= i && i < s.height && 0 <= j && j < s.width;
+    return inside ? ((window.n * s.height + i) * s.width + j) * s.channels + c : -1;
+}
+
+constexpr int TILE = 16;
+
+extern "C" __global__ void conv2d_forward_tiled(const float* x, const float* weight, const float* bias, float* y,
+                                                int height, int width, int channels, int size, int padding,
+                                                int filters, int relu, int rows) {
+    __shared__ float patches[TILE][TILE], weights[TILE][TILE];
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    int row = blockIdx.x * TILE + threadIdx.y, f = blockIdx.y * TILE + threadIdx.x;
+    Window window = window_of(s, row);
+    float sum = 0;
+    for (int k = 0; k < s.columns; k += TILE) {
+        int from = offset_in_x(s, window, k + threadIdx.x), w = k + threadIdx.y;
+        patches[threadIdx.y][threadIdx.x] = from >= 0 ? x[from] : 0;
+        weights[threadIdx.y][threadIdx.x] = w < s.columns && f < filters ? weight[w * filters + f] : 0;
+        __syncthreads();  // both tiles are complete
+        for (int e = 0; e < TILE; e++) sum += patches[threadIdx.y][e] * weights[e][threadIdx.x];
+        __syncthreads();  // no one needs them any more
+    }
+    if (row >= rows || f >= filters) return;
+    sum += bias[f];
+    y[row * filters + f] = relu && sum < 0 ? 0 : sum;
+}
+
+extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const float* grad_output, float* parts,
+                                                        int height, int width, int channels, int size, int padding,
+                                                        int filters, int rows, int rows_a_part) {
+    __shared__ float patches[TILE][TILE], grads[TILE][TILE];
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    int column = blockIdx.x * TILE + threadIdx.y, f = blockIdx.y * TILE + threadIdx.x;
+    int first = blockIdx.z * rows_a_part, last = min(rows, first + rows_a_part);
+    float sum = 0;
+    for (int r = first; r < last; r += TILE) {
+        int row = r + threadIdx.y;  // parts begin at multiples of TILE: none reaches into the next
+        int from = offset_in_x(s, window_of(s, row), blockIdx.x * TILE + threadIdx.x);
+        patches[threadIdx.y][threadIdx.x] = from >= 0 ? x[from] : 0;
+        grads[threadIdx.y][threadIdx.x] = row < rows && f < filters ? grad_output[row * filters + f] : 0;
+        __syncthreads();
+        for (int e = 0; e < TILE; e++) sum += patches[e][threadIdx.y] * grads[e][threadIdx.x];
+        __syncthreads();
+    }
+    if (column < s.columns && f < filters) parts[(blockIdx.z * s.columns + column) * filters + f] = sum;
+}
+
+// blocked: a block of 128 threads multiplies a 128 × DEPTH tile by a DEPTH × 64 tile, again and again.
+constexpr int TILE_ROWS = 128, TILE_COLUMNS = 64, DEPTH = 8;
+
+struct Tiles {
+    // Two of each: one is read while the other is written. Both have the depth as their first axis, so that a thread
+    // reads its rows and its columns four at a time. The four more make each depth begin at another bank.
+    float left[2][DEPTH][TILE_ROWS + 4];
+    float right[2][DEPTH][TILE_COLUMNS];
+};
+
+__device__ __forceinline__ float4& four(const float& first) {
+    return *reinterpret_cast<float4*>(const_cast<float*>(&first));
+}
+
+// Four numbers of a row × columns matrix; 0 outside of it.
+__device__ __forceinline__ float4 four_of(const float* matrix, int row, int rows, int column, int columns) {
+    return row < rows && column < columns ? four(matrix[row * columns + column]) : make_float4(0, 0, 0, 0);
+}
+
+__device__ __forceinline__ float4 four_of_patches(const float* x, const Shape& s, const Window& window, int column) {
+    int from = offset_in_x(s, window, column);
+    return from >= 0 ? four(x[from]) : make_float4(0, 0, 0, 0);
+}
+
+// A thread's 8×8: rows r..r+3 and 64+r..64+r+3, columns c..c+3 and 32+c..32+c+3, with
+__device__ __forceinline__ int first_row() { return threadIdx.x / 8 * 4; }
+__device__ __forceinline__ int first_column() { return threadIdx.x % 8 * 4; }
+
+__device__ __forceinline__ void multiply_tiles(const Tiles& tiles, int buffer, float (&sum)[8][8]) {
+#pragma unroll
+    for (int k = 0; k < DEPTH; k++) {
+        float left[8], right[8];
+        four(left[0]) = four(tiles.left[buffer][k][first_row()]);
+        four(left[4]) = four(tiles.left[buffer][k][TILE_ROWS / 2 + first_row()]);
+        four(right[0]) = four(tiles.right[buffer][k][first_column()]);
+        four(right[4]) = four(tiles.right[buffer][k][TILE_COLUMNS / 2 + first_column()]);
+#pragma unroll
+        for (int r = 0; r < 8; r++)
+#pragma unroll
+            for (int c = 0; c < 8; c++) sum[r][c] += left[r] * right[c];
+    }
+}
+
+// fetch(step) reads the tiles that begin at this depth into registers, put(buffer) writes them to shared memory.
+template <class Fetch, class Put>
+__device__ __forceinline__ void multiply(const Tiles& tiles, int first, int last, Fetch fetch, Put put,
+                                         float (&sum)[8][8]) {
+    fetch(first);
+    put(0);
+    __syncthreads();
+    int buffer = 0;
+    for (int step = first; step < last; step += DEPTH) {
+        bool more = step + DEPTH < last;
+        if (more) fetch(step + DEPTH);
+        multiply_tiles(tiles, buffer, sum);
+        if (more) put(buffer ^ 1);
+        __syncthreads();  // the new tiles are complete, and no one needs the old ones
+        buffer ^= 1;
+    }
+}
+
+// finish(number, column) before each is written.
+template <class Finish>
+__device__ __forceinline__ void write_result(float* result, int rows, int columns, const float (&sum)[8][8],
+                                             Finish finish) {
+#pragma unroll
+    for (int r = 0; r < 8; r++) {
+        int row = blockIdx.x * TILE_ROWS + first_row() + r % 4 + r / 4 * TILE_ROWS / 2;
+#pragma unroll
+        for (int c = 0; c < 8; c += 4) {
+            int column = blockIdx.y * TILE_COLUMNS + first_column() + c / 4 * TILE_COLUMNS / 2;
+            if (row < rows && column < columns)
+                four(result[row * columns + column]) =
+                    make_float4(finish(sum[r][c], column), finish(sum[r][c + 1], column + 1),
+                                finish(sum[r][c + 2], column + 2), finish(sum[r][c + 3], column + 3));
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_forward_blocked(const float* x, const float* weight, const float* bias, float* y, int height, int width,
+                           int channels, int size, int padding, int filters, int relu, int rows) {
+    __shared__ Tiles tiles;
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    // What this thread fetches: four channels each of two windows, four filters.
+    int row = threadIdx.x / 2, part = threadIdx.x % 2 * 4;
+    Window upper = window_of(s, blockIdx.x * TILE_ROWS + row);
+    Window lower = window_of(s, blockIdx.x * TILE_ROWS + TILE_ROWS / 2 + row);
+    int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
+    float4 a, b, w;
+    auto fetch = [&](int k) {
+        a = four_of_patches(x, s, upper, k + part);
+        b = four_of_patches(x, s, lower, k + part);
+        w = four_of(weight, k + depth, s.columns, blockIdx.y * TILE_COLUMNS + column, filters);
+    };
+    auto put = [&](int buffer) {
+        float upper_four[4] = {a.x, a.y, a.z, a.w}, lower_four[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            tiles.left[buffer][part + e][row] = upper_four[e];
+            tiles.left[buffer][part + e][TILE_ROWS / 2 + row] = lower_four[e];
+        }
+        four(tiles.right[buffer][depth][column]) = w;
+    };
+    float sum[8][8] = {};
+    multiply(tiles, 0, s.columns, fetch, put, sum);
+    write_result(y, rows, filters, sum, [&](float value, int f) {
+        value += bias[f];
+        return relu && value < 0 ? 0 : value;
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_backward_weight_blocked(const float* x, const float* grad_output, float* parts, int height, int width,
+                                   int channels, int size, int padding, int filters, int rows, int rows_a_part) {
+    __shared__ Tiles tiles;
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    // What this thread fetches: four channels of two pixels, four filters of one.
+    int pixel = threadIdx.x / 32, channel = threadIdx.x % 32 * 4;
+    int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
+    float4 a, b, g;
+    auto fetch = [&](int k) {
+        a = four_of_patches(x, s, window_of(s, k + pixel), blockIdx.x * TILE_ROWS + channel);
+        b = four_of_patches(x, s, window_of(s, k + 4 + pixel), blockIdx.x * TILE_ROWS + channel);
+        g = four_of(grad_output, k + depth, rows, blockIdx.y * TILE_COLUMNS + column, filters);
+    };
+    auto put = [&](int buffer) {
+        four(tiles.left[buffer][pixel][channel]) = a;
+        four(tiles.left[buffer][4 + pixel][channel]) = b;
+        four(tiles.right[buffer][depth][column]) = g;
+    };
+    float sum[8][8] = {};
+    int first = blockIdx.z * rows_a_part;
+    multiply(tiles, first, min(rows, first + rows_a_part), fetch, put, sum);
+    write_result(parts + blockIdx.z * s.columns * filters, s.columns, filters, sum,
+                 [](float value, int) { return value; });
 }
 
 // grad_x is a convolution of grad_output with the window turned by 180 degrees and its channels exchanged.

@@ -28,6 +28,7 @@ C_TYPES = {
     "unsigned long long": np.uint64,
 }
 INDEX_LIMIT = 2**31 - 2**12  # an int also counts the threads of the last block that have no element
+ALIGNMENT = 16
 WIDTH = 256  # threads a block, where each does one element
 
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)')
@@ -39,7 +40,7 @@ class Parameter:
     """One parameter of a kernel, as its source declares it."""
 
     name: str
-    dtype: type[np.generic]
+    dtype: np.dtype[Any]
     is_array: bool
 
 
@@ -59,7 +60,7 @@ def kernels_of(stem: str) -> dict[str, tuple[Parameter, ...]]:
 def _parameter(text: str) -> Parameter:
     match = _PARAMETER.match(" ".join(text.split()))
     assert match, text
-    return Parameter(match["name"], C_TYPES[match["type"]], match["pointer"] is not None)
+    return Parameter(match["name"], np.dtype(C_TYPES[match["type"]]), match["pointer"] is not None)
 
 
 def launch(
@@ -103,11 +104,11 @@ def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
 
 def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
     """The argument as the kernel takes it, or a KernelError."""
-    expected = np.dtype(parameter.dtype)
+    expected = parameter.dtype
     if not parameter.is_array:
         if isinstance(value, int) and -(2**31) <= value < 2**31 and expected == np.int32:
             return np.int32(value)
-        if type(value) is not parameter.dtype:
+        if not isinstance(value, np.generic) or value.dtype != expected:
             raise KernelError(
                 f"{kernel}: {parameter.name} is {type(value).__name__} {value}, the kernel takes {expected}",
                 remedy=f"give numpy.{expected}(...)",
@@ -125,6 +126,12 @@ def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
             {parameter.name: f"shape {value.shape}, strides {value.strides}"},
             "give numpy.ascontiguousarray(...)",
         )
+    if address(value) % ALIGNMENT:
+        raise KernelError(
+            f"{kernel}: {parameter.name} begins at an address that is no multiple of {ALIGNMENT} bytes",
+            {"why": "a thread may load four float32 at once, which is only possible from such addresses"},
+            "give a .copy() of this view",
+        )
     if value.size > INDEX_LIMIT:
         raise KernelError(
             f"{kernel}: {parameter.name} has {value.size} elements, the kernel counts to {INDEX_LIMIT}",
@@ -132,6 +139,11 @@ def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
             "use a smaller tile or batch",
         )
     return value
+
+
+def address(array: Any) -> int:
+    """Where an array begins, in the memory of the device or, emulated, of the computer."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
 @cache

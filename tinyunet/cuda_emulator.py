@@ -1,7 +1,7 @@
 """CUDA kernels on the CPU: an unchanged .cu file, compiled by g++ and launched on NumPy arrays.
 
 Slow, and no measure of speed; but the same source with the same blocks, threads, barriers and shared memory
-as on a GPU. `kernels/emulate.hpp` supplies the words of CUDA, `kernels/emulate.cpp` lets the threads take turns.
+as on a GPU. `kernels/emulate.hpp` supplies the words of CUDA; in `kernels/emulate.cpp` the threads take turns.
 """
 
 from __future__ import annotations
