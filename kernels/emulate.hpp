@@ -41,7 +41,8 @@ using std::min;
 #define __shfl_down_sync(mask, value, delta) emulator::shuffle_down(mask, value, delta, __LINE__)
 
 // Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps (emulate_check.cpp).
-#define UNCHECKED __attribute__((no_sanitize("thread")))
+// Inlined into a function that is checked, it would be.
+#define UNCHECKED __attribute__((noinline, no_sanitize("thread")))
 
 namespace emulator {
 
@@ -86,8 +87,7 @@ const char* launch(dim3 grid_size, dim3 block_size, void (*run)(void** arguments
 }  // namespace emulator
 
 // The door for Python: one function for each kernel, all with the same parameters.
-#define EMULATED_KERNEL(name)                                                                               \
-    extern "C" const char* launch_##name(const unsigned* grid, const unsigned* block, void** arguments) {   \
-        auto run = [](void** given) { emulator::call(name, given); };                                       \
-        return emulator::launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, run, arguments); \
+#define EMULATED_KERNEL(name)                                                                                 \
+    extern "C" UNCHECKED const char* launch_##name(const dim3& grid, const dim3& block, void** arguments) {   \
+        return emulator::launch(grid, block, [](void** given) { emulator::call(name, given); }, arguments);   \
     }

@@ -18,6 +18,7 @@ import numpy as np
 
 from tinyunet import cuda_emulator
 from tinyunet.backend import active_backend
+from tinyunet.cuda_emulator import KERNEL_FOLDER
 from tinyunet.errors import KernelError
 
 C_TYPES = {
@@ -44,17 +45,16 @@ class Parameter:
     is_array: bool
 
 
-def kernel_folder() -> Path:
-    """Where the .cu files are: inside an installed package, or at the top of a checkout."""
-    inside = Path(__file__).parent / "kernels"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "kernels"
+def source_of(stem: str) -> Path:
+    """The .cu file of an op."""
+    return KERNEL_FOLDER / f"{stem}.cu"
 
 
 @cache
-def kernels_of(stem: str) -> dict[str, tuple[Parameter, ...]]:
-    """The kernels in ``kernels/<stem>.cu``, by name, with their parameters."""
-    source = (kernel_folder() / f"{stem}.cu").read_text(encoding="utf-8")
-    return {name: tuple(map(_parameter, text.split(","))) for name, text in _KERNEL.findall(source)}
+def kernels_in(source: Path) -> dict[str, tuple[Parameter, ...]]:
+    """The kernels in a .cu file, by name, with their parameters."""
+    found = _KERNEL.findall(source.read_text(encoding="utf-8"))
+    return {name: tuple(map(_parameter, parameters.split(","))) for name, parameters in found}
 
 
 def _parameter(text: str) -> Parameter:
@@ -90,11 +90,12 @@ def launch(
         An argument does not fit its parameter.
     """
     name = f"{stem}_{direction}"
-    parameters = kernels_of(stem)[name]
+    source = source_of(stem)
+    parameters = kernels_in(source)[name]
     assert len(parameters) == len(arguments), f"{name} has {len(parameters)} parameters"
     checked = tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
     if 0 not in grid:
-        _function(stem, name)(_three(grid), _three(block), checked)
+        _function(source, name)(_three(grid), _three(block), checked)
 
 
 def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
@@ -146,19 +147,19 @@ def address(array: Any) -> int:
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
+def _function(source: Path, name: str) -> Callable[..., None]:
+    if active_backend() == "cuda":
+        return _raw_module(source).get_function(name)
+    kernels = kernels_in(source)
+    return cuda_emulator.function(source, name, tuple(p.name for p in kernels[name]), tuple(kernels))
+
+
 @cache
-def _raw_module(stem: str) -> Any:
-    """The .cu file compiled by NVRTC, when its first kernel is asked for."""
+def _raw_module(source: Path) -> Any:
+    """A .cu file for the GPU. NVRTC compiles it when the first of its kernels is asked for."""
     import cupy
 
-    source = (kernel_folder() / f"{stem}.cu").read_text(encoding="utf-8")
-    return cupy.RawModule(code=source, options=("-std=c++17",))
-
-
-def _function(stem: str, name: str) -> Callable[..., None]:
-    if active_backend() == "cuda":
-        return _raw_module(stem).get_function(name)
-    return cuda_emulator.module(kernel_folder() / f"{stem}.cu", tuple(kernels_of(stem))).function(name)
+    return cupy.RawModule(code=source.read_text(encoding="utf-8"), options=("-std=c++17",))
 
 
 def arrays() -> ModuleType:

@@ -1,7 +1,7 @@
 """The CUDA convolution: which rung of `kernels/conv2d.cu` runs, and how it is launched.
 
-All rungs compute the same values, up to rounding; each is meant to be faster than the one before it and may ask
-for more. Left open (`rung=None`), the last one that can take the arrays runs.
+All rungs compute the same values, up to rounding; each is meant to be faster than the one before it and may
+ask for more. Left open (`rung=None`), the last one that can take the arrays runs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,69 @@
+"""What a launcher refuses: a raw kernel would read something else, and say nothing."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import tinyunet as tu
+from tinyunet import cuda, cuda_emulator
+from tinyunet.errors import BackendError, KernelError
+
+
+def launch_relu(x, y, count=6):
+    cuda.launch("relu", "forward", (1,), (256,), x, y, count)
+
+
+def arrays(*shapes):
+    return [np.zeros(shape, np.float32) for shape in shapes]
+
+
+def test_arrays_that_a_kernel_cannot_take(emulated):
+    x, y = arrays((2, 3), (2, 3))
+    launch_relu(x, y)
+    with pytest.raises(
+        KernelError, match=r"relu_forward: x is float64, the kernel takes an array of float32"
+    ):
+        launch_relu(x.astype(np.float64), y)
+    with pytest.raises(KernelError, match="y is list"):
+        launch_relu(x, [1.0, 2.0])
+    with pytest.raises(KernelError, match=r"x is not C-contiguous(?s:.)*shape \(3, 2\), strides \(4, 12\)"):
+        launch_relu(x.T, y)
+    with pytest.raises(KernelError, match=r"x begins at an address that is no multiple of 16 bytes"):
+        launch_relu(np.zeros(7, np.float32)[1:], y)
+    with pytest.raises(KernelError, match="float64"):
+        tu.relu(tu.Tensor(np.zeros((2, 3))))
+
+
+def test_more_elements_than_the_kernel_counts(emulated, monkeypatch):
+    monkeypatch.setattr(cuda, "INDEX_LIMIT", 5)
+    with pytest.raises(KernelError, match=r"x has 6 elements, the kernel counts to 5\n +x +\(2, 3\)"):
+        launch_relu(*arrays((2, 3), (2, 3)))
+
+
+@pytest.mark.parametrize("count", [6.0, 2**31, -(2**31) - 1, np.int64(6), np.float32(6)])
+def test_scalars_of_another_type(emulated, count):
+    """Eight bytes for a kernel that takes four; with CuPy a Python float would be a double."""
+    with pytest.raises(KernelError, match=r"count is \w+ .*, the kernel takes int32"):
+        launch_relu(*arrays((2, 3), (2, 3)), count)
+
+
+def test_no_elements_need_no_launch(emulated):
+    assert tu.relu(tu.Tensor(np.zeros((0, 3), np.float32))).shape == (0, 3)
+
+
+def test_an_element_that_a_kernel_leaves_out_is_seen(emulated):
+    assert np.isnan(cuda.empty((3,))).all()
+
+
+def test_words_of_the_compiler(emulated, tmp_path):
+    source = tmp_path / "wrong.cu"
+    source.write_text('extern "C" __global__ void wrong(float* y) {\n    y[0] = undeclared;\n}\n')
+    with pytest.raises(KernelError, match=r"do not compile(?s:.)*wrong\.cu:2:(?s:.)*undeclared"):
+        cuda_emulator.function(source, "wrong", ("y",), ("wrong",))
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(BackendError, match=r"compiles the CUDA kernels with g\+\+, which is not there"):
+        tu.use_backend("cuda-emulated")
