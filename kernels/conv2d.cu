@@ -1,34 +1,36 @@
 // Convolution with stride 1, from naive to fast.
 //
-//   y[n,i,j,f] = bias[f] + sum over p,q,c of weight[p,q,c,f] · x[n,i+p-padding,j+q-padding,c]     (0 outside of x)
+//   y[n,i,j,f] = bias[f] + sum over p,q,c of weight[p,q,c,f] · x[n,i+p-padding,j+q-padding,c]  (0 outside x)
 //
-// Channels last, this is a product of matrices. y is pixels × F; weight, as it lies, is K²C × F; the matrix between
-// them, patches, has the window of x at pixel n,i,j as its row. It is never in memory ("implicit"):
+// Channels last, this is a product of matrices. y is pixels × F; weight, as it lies, is K²C × F; the matrix
+// between them, patches, has the window of x at pixel n,i,j as its row. It is never in memory ("implicit"):
 //
-//   y = patches · weight        grad_weight = patchesᵀ · grad_output        grad_x = forward, with the weight turned
+//   y = patches · weight      grad_weight = patchesᵀ · grad_output      grad_x = forward, with weight turned
 //
 // Rungs of forward (and so of the gradient of x) and of backward_weight:
 //
 //   naive    a thread an element of the result; every factor is read from memory anew
-//   tiled    16×16 elements a block; 16 columns of one factor and 16 rows of the other wait in shared memory, and
-//            each number of them is used 16 times
-//   blocked  128×64 elements a block, 8×8 of them in the registers of a thread: a number read from shared memory is
-//            used 8 times. 128-bit loads; the next tiles are fetched while these are multiplied. C, F multiples of 4
+//   tiled    16×16 elements a block; 16 columns of one factor and 16 rows of the other wait in shared memory,
+//            and each number of them is used 16 times
+//   blocked  128×64 elements a block, 8×8 of them in the registers of a thread: a number read from shared
+//            memory is used 8 times. 128-bit loads; the next tiles are fetched while these are multiplied.
+//            C and F must be multiples of 4
 //
-// The other kernels: turn_weight (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and its end.
+// The other kernels: turn_weight (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and
+// its end.
 //
-// Launch: naive and the others a thread an element, blocks of 256; tiled (rows / 16, F / 16) blocks of 16×16; blocked
-// (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares) blocks of 32×8. Weight gradients have K²C rows, and
-// their third axis of blocks goes over parts of the pixels, each with a sum of its own.
+// Launch: naive and the others a thread an element, blocks of 256; tiled (rows / 16, F / 16) blocks of 16×16;
+// blocked (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares) blocks of 32×8. Weight gradients
+// have K²C rows, and their third axis of blocks goes over parts of the pixels, each with a sum of its own.
 
-extern "C" __global__ void conv2d_forward_naive(const float* x, const float* weight, const float* bias, float* y,
-                                                int height, int width, int channels, int size, int padding,
-                                                int filters, int relu, int rows) {
+extern "C" __global__ void conv2d_forward_naive(const float* x, const float* weight, const float* bias,
+                                                float* y, int height, int width, int channels, int size,
+                                                int padding, int filters, int relu, int rows) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= rows * filters) return;
     int out_height = height + 2 * padding - size + 1, out_width = width + 2 * padding - size + 1;
-    int f = index % filters, row = index / filters;
-    int j = row % out_width - padding, i = row / out_width % out_height - padding, n = row / out_width / out_height;
+    int f = index % filters, row = index / filters, n = row / out_width / out_height;
+    int i = row / out_width % out_height - padding, j = row % out_width - padding;
     float sum = bias[f];
     for (int p = 0; p < size; p++)
         for (int q = 0; q < size; q++) {
@@ -40,10 +42,12 @@ extern "C" __global__ void conv2d_forward_naive(const float* x, const float* wei
     y[index] = relu && sum < 0 ? 0 : sum;
 }
 
-// The pixels are cut into parts, each summed by other threads: more to do at once, and shorter sums round less.
-extern "C" __global__ void conv2d_backward_weight_naive(const float* x, const float* grad_output, float* parts,
-                                                        int height, int width, int channels, int size, int padding,
-                                                        int filters, int rows, int rows_a_part) {
+// The pixels are cut into parts, each summed by other threads: more to do at once, and shorter sums round
+// less.
+extern "C" __global__ void conv2d_backward_weight_naive(const float* x, const float* grad_output,
+                                                        float* parts, int height, int width, int channels,
+                                                        int size, int padding, int filters, int rows,
+                                                        int rows_a_part) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     int count = size * size * channels * filters;
     if (index >= count) return;
@@ -53,7 +57,8 @@ extern "C" __global__ void conv2d_backward_weight_naive(const float* x, const fl
     float sum = 0;
     for (int row = first; row < last; row++) {
         int n = row / out_width / out_height;
-        int i = row / out_width % out_height - padding + tap / size, j = row % out_width - padding + tap % size;
+        int i = row / out_width % out_height - padding + tap / size;
+        int j = row % out_width - padding + tap % size;
         if (i < 0 || i >= height || j < 0 || j >= width) continue;
         sum += x[((n * height + i) * width + j) * channels + c] * grad_output[row * filters + f];
     }
@@ -66,11 +71,11 @@ struct Shape {
     int out_height, out_width, columns;
 };
 
-__device__ __forceinline__ Shape shape_of(int height, int width, int channels, int size, int padding, int filters,
-                                          int rows) {
-    int growth = 2 * padding - size + 1;
-    return {height, width, channels, size, padding, filters, rows, height + growth, width + growth,
-            size * size * channels};
+__device__ __forceinline__ Shape shape_of(int height, int width, int channels, int size, int padding,
+                                          int filters, int rows) {
+    int out_height = height + 2 * padding - size + 1, out_width = width + 2 * padding - size + 1;
+    int columns = size * size * channels;
+    return {height, width, channels, size, padding, filters, rows, out_height, out_width, columns};
 }
 
 // A row of patches: the window of one output pixel. i, j: where it begins in x, perhaps in the padding.
@@ -81,8 +86,8 @@ struct Window {
 
 __device__ __forceinline__ Window window_of(const Shape& s, int row) {
     int pixel = row % (s.out_height * s.out_width);
-    return {row / (s.out_height * s.out_width), pixel / s.out_width - s.padding, pixel % s.out_width - s.padding,
-            row < s.rows};
+    return {row / (s.out_height * s.out_width), pixel / s.out_width - s.padding,
+            pixel % s.out_width - s.padding, row < s.rows};
 }
 
 // Where the number of patches in this row and column is in x. Negative: nowhere, it is 0.
@@ -95,9 +100,9 @@ __device__ __forceinline__ int offset_in_x(const Shape& s, const Window& window,
 
 constexpr int TILE = 16;
 
-extern "C" __global__ void conv2d_forward_tiled(const float* x, const float* weight, const float* bias, float* y,
-                                                int height, int width, int channels, int size, int padding,
-                                                int filters, int relu, int rows) {
+extern "C" __global__ void conv2d_forward_tiled(const float* x, const float* weight, const float* bias,
+                                                float* y, int height, int width, int channels, int size,
+                                                int padding, int filters, int relu, int rows) {
     __shared__ float patches[TILE][TILE], weights[TILE][TILE];
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     int row = blockIdx.x * TILE + threadIdx.y, f = blockIdx.y * TILE + threadIdx.x;
@@ -116,9 +121,10 @@ extern "C" __global__ void conv2d_forward_tiled(const float* x, const float* wei
     y[row * filters + f] = relu && sum < 0 ? 0 : sum;
 }
 
-extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const float* grad_output, float* parts,
-                                                        int height, int width, int channels, int size, int padding,
-                                                        int filters, int rows, int rows_a_part) {
+extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const float* grad_output,
+                                                        float* parts, int height, int width, int channels,
+                                                        int size, int padding, int filters, int rows,
+                                                        int rows_a_part) {
     __shared__ float patches[TILE][TILE], grads[TILE][TILE];
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     int column = blockIdx.x * TILE + threadIdx.y, f = blockIdx.y * TILE + threadIdx.x;
@@ -140,8 +146,9 @@ extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const fl
 constexpr int TILE_ROWS = 128, TILE_COLUMNS = 64, DEPTH = 8;
 
 struct Tiles {
-    // Two of each: one is read while the other is written. Both have the depth as their first axis, so that a thread
-    // reads its rows and its columns four at a time. The four more make each depth begin at another bank.
+    // Two of each: one is read while the other is written. Both have the depth as their first axis, so that a
+    // thread reads its rows and its columns four at a time. The four more make each depth begin at another
+    // bank.
     float left[2][DEPTH][TILE_ROWS + 4];
     float right[2][DEPTH][TILE_COLUMNS];
 };
@@ -155,7 +162,8 @@ __device__ __forceinline__ float4 four_of(const float* matrix, int row, int rows
     return row < rows && column < columns ? four(matrix[row * columns + column]) : make_float4(0, 0, 0, 0);
 }
 
-__device__ __forceinline__ float4 four_of_patches(const float* x, const Shape& s, const Window& window, int column) {
+__device__ __forceinline__ float4 four_of_patches(const float* x, const Shape& s, const Window& window,
+                                                  int column) {
     int from = offset_in_x(s, window, column);
     return from >= 0 ? four(x[from]) : make_float4(0, 0, 0, 0);
 }
@@ -179,7 +187,8 @@ __device__ __forceinline__ void multiply_tiles(const Tiles& tiles, int buffer, f
     }
 }
 
-// fetch(step) reads the tiles that begin at this depth into registers, put(buffer) writes them to shared memory.
+// fetch(step) reads the tiles that begin at this depth into registers, put(buffer) writes them to shared
+// memory.
 template <class Fetch, class Put>
 __device__ __forceinline__ void multiply(const Tiles& tiles, int first, int last, Fetch fetch, Put put,
                                          float (&sum)[8][8]) {
@@ -216,8 +225,8 @@ __device__ __forceinline__ void write_result(float* result, int rows, int column
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-    conv2d_forward_blocked(const float* x, const float* weight, const float* bias, float* y, int height, int width,
-                           int channels, int size, int padding, int filters, int relu, int rows) {
+    conv2d_forward_blocked(const float* x, const float* weight, const float* bias, float* y, int height,
+                           int width, int channels, int size, int padding, int filters, int relu, int rows) {
     __shared__ Tiles tiles;
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     // What this thread fetches: four channels each of two windows, four filters.
@@ -249,8 +258,9 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-    conv2d_backward_weight_blocked(const float* x, const float* grad_output, float* parts, int height, int width,
-                                   int channels, int size, int padding, int filters, int rows, int rows_a_part) {
+    conv2d_backward_weight_blocked(const float* x, const float* grad_output, float* parts, int height,
+                                   int width, int channels, int size, int padding, int filters, int rows,
+                                   int rows_a_part) {
     __shared__ Tiles tiles;
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     // What this thread fetches: four channels of two pixels, four filters of one.
@@ -275,8 +285,8 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 // grad_x is a convolution of grad_output with the window turned by 180 degrees and its channels exchanged.
-extern "C" __global__ void conv2d_turn_weight(const float* weight, float* turned, int channels, int filters, int taps,
-                                              int count) {
+extern "C" __global__ void conv2d_turn_weight(const float* weight, float* turned, int channels, int filters,
+                                              int taps, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int c = index % channels, f = index / channels % filters, tap = index / channels / filters;
@@ -291,15 +301,17 @@ extern "C" __global__ void conv2d_sum_parts(const float* parts, float* sum, int 
     sum[index] = total;
 }
 
-// Column sums of a rows × F matrix. A block of 32×8 threads takes 32 columns and a share of the rows; a second launch,
-// with one share, adds the sums of the first. In double precision: there may be millions of rows.
+// Column sums of a rows × F matrix. A block of 32×8 threads takes 32 columns and a share of the rows; a
+// second launch, with one share, adds the sums of the first. In double precision: there may be millions of
+// rows.
 template <class Number, class Sum>
 __device__ void sum_columns(const Number* matrix, Sum* sums, int rows, int filters) {
     __shared__ double of_thread[8][32];
     int f = blockIdx.x * 32 + threadIdx.x;
     double sum = 0;
     if (f < filters)
-        for (int row = blockIdx.y * 8 + threadIdx.y; row < rows; row += gridDim.y * 8) sum += matrix[row * filters + f];
+        for (int row = blockIdx.y * 8 + threadIdx.y; row < rows; row += gridDim.y * 8)
+            sum += matrix[row * filters + f];
     of_thread[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y > 0 || f >= filters) return;
@@ -307,10 +319,12 @@ __device__ void sum_columns(const Number* matrix, Sum* sums, int rows, int filte
     sums[blockIdx.y * filters + f] = sum;
 }
 
-extern "C" __global__ void conv2d_backward_bias(const float* grad_output, double* parts, int rows, int filters) {
+extern "C" __global__ void conv2d_backward_bias(const float* grad_output, double* parts, int rows,
+                                                int filters) {
     sum_columns(grad_output, parts, rows, filters);
 }
 
-extern "C" __global__ void conv2d_backward_bias_end(const double* parts, float* grad_bias, int number, int filters) {
+extern "C" __global__ void conv2d_backward_bias_end(const double* parts, float* grad_bias, int number,
+                                                    int filters) {
     sum_columns(parts, grad_bias, number, filters);
 }

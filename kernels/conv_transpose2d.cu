@@ -1,14 +1,15 @@
 // Up-convolution: 2×2, stride 2. Each input pixel paints a square of four output pixels, none overlapping.
 //
-//   forward          y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] · x[n,i,j,c], ReLU if asked for
+//   forward          y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] · x[n,i,j,c], then ReLU or not
 //   backward_input   grad_x[n,i,j,c] = sum over p,q,f of weight[p,q,c,f] · grad_output[n,2i+p,2j+q,f]
-//   backward_weight  parts[part,p,q,c,f] = sum over the part's n,i,j of x[n,i,j,c] · grad_output[n,2i+p,2j+q,f]
-//                    (conv2d_sum_parts then adds the parts)
+//   backward_weight  parts[part,p,q,c,f] = sum over n,i,j of x[n,i,j,c] · grad_output[n,2i+p,2j+q,f],
+//                    the pixels of one part; conv2d_sum_parts then adds the parts
 //
 // The gradient of the bias is conv2d's. Launch: a thread an element of what is written, blocks of 256.
 
-extern "C" __global__ void conv_transpose2d_forward(const float* x, const float* weight, const float* bias, float* y,
-                                                    int width, int channels, int filters, int relu, int count) {
+extern "C" __global__ void conv_transpose2d_forward(const float* x, const float* weight, const float* bias,
+                                                    float* y, int width, int channels, int filters, int relu,
+                                                    int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int f = index % filters, column = index / filters % (2 * width), row = index / filters / (2 * width);
@@ -21,8 +22,8 @@ extern "C" __global__ void conv_transpose2d_forward(const float* x, const float*
 }
 
 extern "C" __global__ void conv_transpose2d_backward_input(const float* grad_output, const float* weight,
-                                                           float* grad_x, int width, int channels, int filters,
-                                                           int count) {
+                                                           float* grad_x, int width, int channels,
+                                                           int filters, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int c = index % channels, j = index / channels % width, row = index / channels / width;
@@ -35,9 +36,10 @@ extern "C" __global__ void conv_transpose2d_backward_input(const float* grad_out
     grad_x[index] = sum;
 }
 
-extern "C" __global__ void conv_transpose2d_backward_weight(const float* x, const float* grad_output, float* parts,
-                                                            int width, int channels, int filters, int pixels,
-                                                            int pixels_a_part, int count) {
+extern "C" __global__ void conv_transpose2d_backward_weight(const float* x, const float* grad_output,
+                                                            float* parts, int width, int channels,
+                                                            int filters, int pixels, int pixels_a_part,
+                                                            int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int f = index % filters, c = index / filters % channels, tap = index / filters / channels % 4;

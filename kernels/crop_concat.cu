@@ -5,9 +5,9 @@
 //
 // Launch: a thread an element of what is written, blocks of 256.
 
-extern "C" __global__ void crop_concat_forward(const float* upsampled, const float* skip, float* y, int height,
-                                               int width, int channels, int skip_height, int skip_width,
-                                               int skip_channels, int count) {
+extern "C" __global__ void crop_concat_forward(const float* upsampled, const float* skip, float* y,
+                                               int height, int width, int channels, int skip_height,
+                                               int skip_width, int skip_channels, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int all = channels + skip_channels;
@@ -15,13 +15,15 @@ extern "C" __global__ void crop_concat_forward(const float* upsampled, const flo
     int j = pixel % width, i = pixel / width % height, n = pixel / width / height;
     int top = (skip_height - height) / 2, left = (skip_width - width) / 2;
     int skip_pixel = (n * skip_height + i + top) * skip_width + j + left;
-    y[index] = c < channels ? upsampled[pixel * channels + c] : skip[skip_pixel * skip_channels + c - channels];
+    y[index] =
+        c < channels ? upsampled[pixel * channels + c] : skip[skip_pixel * skip_channels + c - channels];
 }
 
 // The threads go over grad_skip first, then over grad_upsampled.
-extern "C" __global__ void crop_concat_backward(const float* grad_output, float* grad_upsampled, float* grad_skip,
-                                                int height, int width, int channels, int skip_height,
-                                                int skip_width, int skip_channels, int skip_count, int count) {
+extern "C" __global__ void crop_concat_backward(const float* grad_output, float* grad_upsampled,
+                                                float* grad_skip, int height, int width, int channels,
+                                                int skip_height, int skip_width, int skip_channels,
+                                                int skip_count, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int all = channels + skip_channels;

@@ -1,5 +1,6 @@
-// Dropout with a counter-based generator: whether element i is kept is a function of (seed, i) only, the same one as
-// in tinyunet/ops/dropout.py, bit by bit. Hence no state, no mask in memory, and backward is forward on the gradient.
+// Dropout with a counter-based generator: whether element i is kept is a function of (seed, i) only, the same
+// one as in tinyunet/ops/dropout.py, bit by bit. Hence no state, no mask in memory, and backward is forward
+// on the gradient.
 //
 //   forward   y[i] = x[i] · scale if uniform(seed, i) >= p, else 0
 //
@@ -14,8 +15,8 @@ __device__ __forceinline__ double uniform(unsigned long long seed, int i) {
     return (bits >> 11) * (1.0 / 9007199254740992.0);  // 2^-53
 }
 
-extern "C" __global__ void dropout_forward(const float* x, double p, float scale, unsigned long long seed, float* y,
-                                           int count) {
+extern "C" __global__ void dropout_forward(const float* x, double p, float scale, unsigned long long seed,
+                                           float* y, int count) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) y[i] = uniform(seed, i) >= p ? x[i] * scale : 0;
 }

@@ -1,19 +1,20 @@
 // How the threads of a block take turns on one core.
 //
-// Each thread is a fiber: a function with a stack of its own, which runs until it has to wait (at a barrier, for
-// the other lanes of a shuffle) or is done. Then the scheduler, run_block, goes on with the next one that can. When
-// none can, all must wait at one __syncthreads(): they are let go. Anything else is a mistake in the kernel.
+// Each thread is a fiber: a function with a stack of its own, which runs until it has to wait (at a barrier,
+// for the other lanes of a shuffle) or is done. Then the scheduler, run_block, goes on with the next one that
+// can. When none can, all must wait at one __syncthreads(): they are let go. Anything else is a mistake in
+// the kernel.
 //
-// A fiber is begun with makecontext, which gives it its stack. From then on setjmp and longjmp switch, as they
-// ask the operating system for nothing.
+// A fiber is begun with makecontext, which gives it its stack. From then on setjmp and longjmp switch, as
+// they ask the operating system for nothing.
 #include "emulate.hpp"
 
-#include <csetjmp>
-#include <cstdarg>
-#include <cstdio>
 #include <link.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <csetjmp>
+#include <cstdarg>
+#include <cstdio>
 
 #include "emulate_state.hpp"
 
@@ -43,8 +44,8 @@ void fiber_main() {
     }
 }
 
-// The pages that no thread uses take no memory. A thread that needs more stack than it has runs into its neighbour's:
-// the checking build calls that out of bounds.
+// The pages that no thread uses take no memory. A thread that needs more stack than it has runs into its
+// neighbour's: the checking build calls that out of bounds.
 char* stacks() {
     static char* memory = nullptr;
     if (!memory) {
@@ -79,7 +80,8 @@ void open_barrier(int threads) {
     for (int t = 0; t < threads; t++) {
         const Fiber& fiber = fibers[t];
         if (fiber.state == State::at_warp_barrier)
-            fail("line %d: thread %d waits for lanes of its warp that do not come (mask %08x)", fiber.line, t, fiber.mask);
+            fail("line %d: thread %d waits for lanes of its warp that do not come (mask %08x)", fiber.line, t,
+                 fiber.mask);
         if (fiber.state != first.state || fiber.line != first.line) {
             const Fiber& waiting = first.state == State::at_block_barrier ? first : fiber;
             const Fiber& other = &waiting == &first ? fiber : first;
@@ -166,13 +168,15 @@ void block_barrier(int line) {
 }
 
 void warp_barrier(unsigned mask, int line) {
-    if (!(mask >> lane() & 1)) fail("line %d: lane %d is not in the mask %08x that it gives", line, lane(), mask);
+    if (!(mask >> lane() & 1))
+        fail("line %d: lane %d is not in the mask %08x that it gives", line, lane(), mask);
     current->state = State::at_warp_barrier;
     current->line = line;
     current->mask = mask;
     Fiber* warp = current - lane();
     for (int i = 0; i < WARP; i++)
-        if (mask >> i & 1 && (warp[i].state != State::at_warp_barrier || warp[i].mask != mask || warp[i].line != line))
+        if (mask >> i & 1 &&
+            (warp[i].state != State::at_warp_barrier || warp[i].mask != mask || warp[i].line != line))
             return yield();
     for (int i = 0; i < WARP; i++)
         if (mask >> i & 1) {

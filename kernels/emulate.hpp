@@ -1,8 +1,9 @@
-// The words of CUDA, for a C++ compiler. With this header in front of it an unchanged .cu file compiles with g++,
-// and its kernels run on the CPU: one block after the other, the threads of a block taking turns on one core.
+// The words of CUDA, for a C++ compiler. With this header in front of it an unchanged .cu file compiles with
+// g++, and its kernels run on the CPU: one block after the other, the threads of a block taking turns on one
+// core.
 //
-// Here stands what a kernel sees: keywords, vector types, where a thread is, barriers and shuffles. How threads
-// take turns is in emulate.cpp. A word of CUDA that no kernel of ours uses is missing on purpose.
+// Here stands what a kernel sees: keywords, vector types, where a thread is, barriers and shuffles. How
+// threads take turns is in emulate.cpp. A word of CUDA that no kernel of ours uses is missing on purpose.
 #pragma once
 
 #include <algorithm>
@@ -40,8 +41,8 @@ using std::min;
 #define __syncthreads() emulator::block_barrier(__LINE__)
 #define __shfl_down_sync(mask, value, delta) emulator::shuffle_down(mask, value, delta, __LINE__)
 
-// Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps (emulate_check.cpp).
-// Inlined into a function that is checked, it would be.
+// Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps
+// (emulate_check.cpp). Inlined into a function that is checked, it would be.
 #define UNCHECKED __attribute__((noinline, no_sanitize("thread")))
 
 namespace emulator {
@@ -53,17 +54,18 @@ struct Place {
 extern Place place;  // of the thread that runs now
 
 constexpr int WARP = 32;
-int lane();                                   // of the thread that runs now, 0 to 31
-void block_barrier(int line);                 // returns when all threads of the block have come to this line
-void warp_barrier(unsigned mask, int line);   // returns when all lanes of the mask have come to this line
-void* mailbox(int of_lane);                   // 64 bytes of each lane of this warp
+int lane();                                  // of the thread that runs now, 0 to 31
+void block_barrier(int line);                // returns when all threads of the block have come to this line
+void warp_barrier(unsigned mask, int line);  // returns when all lanes of the mask have come to this line
+void* mailbox(int of_lane);                  // 64 bytes of each lane of this warp
 [[noreturn]] void fail(const char* format, ...);
 
 // All lanes write, all lanes read: between the two, and before the next write, the warp waits.
 template <class T>
 UNCHECKED T shuffle_down(unsigned mask, T value, int delta, int line) {
     int source = lane() + delta < WARP ? lane() + delta : lane();
-    if (!(mask >> source & 1)) fail("line %d: the shuffle reads lane %d, which is not in its mask", line, source);
+    if (!(mask >> source & 1))
+        fail("line %d: the shuffle reads lane %d, which is not in its mask", line, source);
     std::memcpy(mailbox(lane()), &value, sizeof(T));
     warp_barrier(mask, line);
     std::memcpy(&value, mailbox(source), sizeof(T));
@@ -87,7 +89,7 @@ const char* launch(dim3 grid_size, dim3 block_size, void (*run)(void** arguments
 }  // namespace emulator
 
 // The door for Python: one function for each kernel, all with the same parameters.
-#define EMULATED_KERNEL(name)                                                                                 \
-    extern "C" UNCHECKED const char* launch_##name(const dim3& grid, const dim3& block, void** arguments) {   \
-        return emulator::launch(grid, block, [](void** given) { emulator::call(name, given); }, arguments);   \
+#define EMULATED_KERNEL(name)                                                                               \
+    extern "C" UNCHECKED const char* launch_##name(const dim3& grid, const dim3& block, void** arguments) { \
+        return emulator::launch(grid, block, [](void** given) { emulator::call(name, given); }, arguments); \
     }

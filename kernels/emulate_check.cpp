@@ -1,17 +1,17 @@
 // The checking build: every access of a kernel to memory comes by here first.
 //
-// The kernels are compiled with -fsanitize=thread, which puts a call such as __tsan_read4(address) in front of each
-// access, but they are linked to this file and not to the sanitizer's library. For each word of shared memory and each
-// element of each array we keep who wrote and who read it last. Two accesses of one word, one of them a write, are a
-// race unless something orders them: the same thread, a __syncthreads() or a warp barrier in between. That they came
-// in a good order here means nothing.
+// The kernels are compiled with -fsanitize=thread, which puts a call such as __tsan_read4(address) in front
+// of each access, but they are linked to this file and not to the sanitizer's library. For each word of
+// shared memory and each element of each array we keep who wrote and who read it last. Two accesses of one
+// word, one of them a write, are a race unless something orders them: the same thread, a __syncthreads() or a
+// warp barrier in between. That they came in a good order here means nothing.
 //
 // -fsanitize=bounds adds what addresses alone do not show: s[0][8] of s[8][8] is inside of s.
 #include "emulate.hpp"
 
+#include <dlfcn.h>
 #include <cstdint>
 #include <cstdlib>
-#include <dlfcn.h>
 #include <string>
 #include <vector>
 
@@ -52,19 +52,19 @@ int thread_number() { return current - fibers; }
 
 // Whether nothing orders an access of this block, or of another, before this one.
 bool unordered(const Stamp& before) {
-    if (before.block == 0) return false;                // there was none
-    if (before.block != block_number) return true;      // blocks run in any order
+    if (before.block == 0) return false;            // there was none
+    if (before.block != block_number) return true;  // blocks run in any order
     if (before.thread == thread_number() || before.epoch != epoch) return false;
     bool same_warp = before.thread / WARP == thread_number() / WARP;
     return !(same_warp && before.warp_epoch != current->warp_epoch);
 }
 
-[[noreturn]] void fail_race(const Memory& memory, long index, bool writes, const Stamp& before, const char* did,
-                            void* code) {
+[[noreturn]] void fail_race(const Memory& memory, long index, bool writes, const Stamp& before,
+                            const char* did, void* code) {
     const char* other = before.block == block_number ? "" : " of another block";
     fail("@%lx: race: thread %d %s %s[%ld], which thread %d%s %s at @%lx, with no barrier in between",
-         place_in_library(code), thread_number(), writes ? "writes" : "reads", memory.name.c_str(), index, before.thread, other,
-         did, place_in_library(before.code));
+         place_in_library(code), thread_number(), writes ? "writes" : "reads", memory.name.c_str(), index,
+         before.thread, other, did, place_in_library(before.code));
 }
 
 void visit(Memory& memory, long index, bool writes, void* code) {
@@ -72,8 +72,10 @@ void visit(Memory& memory, long index, bool writes, void* code) {
     Stamp now = {code, block_number, thread_number(), epoch, current->warp_epoch};
     if (&memory == &shared && cell.writer.block != block_number) {
         if (!writes)
-            fail("@%lx: thread %d reads word %ld of the shared memory, which no thread of the block has written so far",
-                 place_in_library(code), thread_number(), index);
+            fail(
+                "@%lx: thread %d reads word %ld of the shared memory, which no thread of the block has "
+                "written so far",
+                place_in_library(code), thread_number(), index);
         cell = {};  // what another block left behind
     }
     if (unordered(cell.writer)) fail_race(memory, index, writes, cell.writer, "wrote", code);
@@ -88,13 +90,16 @@ void visit(Memory& memory, long index, bool writes, void* code) {
 
 [[noreturn]] void fail_bounds(const char* at, int size, bool writes, void* code) {
     const Memory* nearest = &shared;
-    auto distance = [at](const Memory& memory) { return at < memory.begin ? memory.begin - at : at - memory.end + 1; };
+    auto distance = [at](const Memory& memory) {
+        return at < memory.begin ? memory.begin - at : at - memory.end + 1;
+    };
     for (const Memory& array : arrays)
         if (distance(array) < distance(*nearest)) nearest = &array;
     long index = (at - nearest->begin) / nearest->element, count = nearest->cells.size();
-    fail("@%lx: out of bounds: thread %d of block (%u, %u, %u) %s %d bytes at %s[%ld], which has %ld elements",
-         place_in_library(code), thread_number(), place.block.x, place.block.y, place.block.z,
-         writes ? "writes" : "reads", size, nearest->name.c_str(), index, count);
+    fail(
+        "@%lx: out of bounds: thread %d of block (%u, %u, %u) %s %d bytes at %s[%ld], which has %ld elements",
+        place_in_library(code), thread_number(), place.block.x, place.block.y, place.block.z,
+        writes ? "writes" : "reads", size, nearest->name.c_str(), index, count);
 }
 
 void access(void* address, int size, bool writes, void* code) {
@@ -110,7 +115,8 @@ void access(void* address, int size, bool writes, void* code) {
         fail("@%lx: misaligned: thread %d %s %d bytes at %s[%ld], an address that is no multiple of %d",
              place_in_library(code), thread_number(), writes ? "writes" : "reads", size, memory->name.c_str(),
              long(at - memory->begin) / memory->element, size);
-    for (long index = (at - memory->begin) / memory->element; index * memory->element < at + size - memory->begin; index++)
+    for (long index = (at - memory->begin) / memory->element;
+         index * memory->element < at + size - memory->begin; index++)
         visit(*memory, index, writes, code);
 }
 
@@ -118,7 +124,8 @@ void access(void* address, int size, bool writes, void* code) {
 }  // namespace emulator
 
 // Called before a launch: the arrays that it is given, and nothing known about them.
-extern "C" void check_arrays(int number, char** begins, const long* sizes, const int* elements, const char** names) {
+extern "C" void check_arrays(int number, char** begins, const long* sizes, const int* elements,
+                             const char** names) {
     using namespace emulator;
     Range range = shared_memory();
     std::size_t words = (range.end - range.begin + 3) / 4;
@@ -130,8 +137,8 @@ extern "C" void check_arrays(int number, char** begins, const long* sizes, const
     }
 }
 
-#define CALL_OUTS(size)                                                                                              \
-    void __tsan_read##size(void* at) { emulator::access(at, size, false, __builtin_return_address(0)); }             \
+#define CALL_OUTS(size)                                                                                  \
+    void __tsan_read##size(void* at) { emulator::access(at, size, false, __builtin_return_address(0)); } \
     void __tsan_write##size(void* at) { emulator::access(at, size, true, __builtin_return_address(0)); }
 
 extern "C" {

@@ -9,8 +9,8 @@ enum class State { ready, at_block_barrier, at_warp_barrier, done };
 
 struct Fiber {
     State state;
-    int line;       // at which it waits
-    unsigned mask;  // of the lanes for which it waits
+    int line;        // at which it waits
+    unsigned mask;   // of the lanes for which it waits
     int warp_epoch;  // how often it has met others at a warp barrier
     bool begun;
     jmp_buf context;

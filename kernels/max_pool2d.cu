@@ -1,9 +1,10 @@
 // Maximum over 2×2 windows that do not overlap; its place as one byte.
 //
-//   forward   y[n,i,j,c] = max over p,q of x[n,2i+p,2j+q,c], place = 2p+q of the first maximum; a NaN counts as one
+//   forward   y[n,i,j,c] = max over p,q of x[n,2i+p,2j+q,c], place = 2p+q of the first maximum or NaN
 //   backward  grad_x[n,2i+p,2j+q,c] = grad_output[n,i,j,c] where place[n,i,j,c] = 2p+q, else 0
 //
-// Launch: a thread an element of y, or of grad_output, blocks of 256; neighbours in a warp are neighbours in c.
+// Launch: a thread an element of y, or of grad_output, blocks of 256; neighbours in a warp are neighbours in
+// c.
 
 extern "C" __global__ void max_pool2d_forward(const float* x, float* y, unsigned char* place, int width,
                                               int channels, int count) {
@@ -25,8 +26,8 @@ extern "C" __global__ void max_pool2d_forward(const float* x, float* y, unsigned
     place[i] = at;
 }
 
-extern "C" __global__ void max_pool2d_backward(const float* grad_output, const unsigned char* place, float* grad_x,
-                                               int width, int channels, int count) {
+extern "C" __global__ void max_pool2d_backward(const float* grad_output, const unsigned char* place,
+                                               float* grad_x, int width, int channels, int count) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     int c = i % channels, j = i / channels % width, row = i / channels / width;

@@ -5,8 +5,8 @@
 //             grad_logits[k] = weight · (p[k] - [k = target])
 //   backward  grad_logits times the gradient of the energy
 //
-// Launch: forward a thread a pixel, blocks of 256; each block leaves the sum of its pixels, in double precision and
-// in an order that does not depend on which block is first. backward a thread an element.
+// Launch: forward a thread a pixel, blocks of 256; each block leaves the sum of its pixels, in double
+// precision and in an order that does not depend on which block is first. backward a thread an element.
 
 // The sum over the 256 threads of a block, in thread 0: halves of a warp, quarters, …, then the eight warps.
 __device__ double sum_of_block(double value) {
