@@ -15,6 +15,9 @@
 //   blocked  128×64 elements a block, 8×8 of them in the registers of a thread: a number read from shared
 //            memory is used 8 times. 128-bit loads; the next tiles are fetched while these are multiplied.
 //            C and F must be multiples of 4
+//   tensor   the same blocks on tensor cores: a warp multiplies 16×8 by 8×8 in one instruction. Factors rounded
+//            to TF32 (10 bits behind the point), sums in float32. Three tiles in shared memory, two of them on
+//            their way there past the registers (cp.async). C and F must be multiples of 4
 //
 // The other kernels: turn_weight (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and
 // its end.
@@ -281,6 +284,196 @@ extern "C" __global__ void __launch_bounds__(128)
     int first = blockIdx.z * rows_a_part;
     multiply(tiles, first, min(rows, first + rows_a_part), fetch, put, sum);
     write_result(parts + blockIdx.z * s.columns * filters, s.columns, filters, sum,
+                 [](float value, int) { return value; });
+}
+
+// tensor: each PTX instruction in a function of its own, with a second body for the CPU.
+__device__ __forceinline__ float to_tf32(float value) {
+#ifdef CUDA_EMULATED
+    return emulator::round_to_tf32(value);
+#else
+    unsigned rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+    return __uint_as_float(rounded);
+#endif
+}
+
+__device__ __forceinline__ void multiply_16x8x8(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+#ifdef CUDA_EMULATED
+    emulator::mma_m16n8k8(d, a, b, __LINE__);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+          "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+#endif
+}
+
+// Four numbers on their way to shared memory; zeros where `offset` is negative.
+__device__ __forceinline__ void copy_four(float& to, const float* from, int offset) {
+#ifdef CUDA_EMULATED
+    emulator::copy_async(&to, offset >= 0 ? from + offset : nullptr);
+#else
+    unsigned address = __cvta_generic_to_shared(&to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from + max(offset, 0)),
+                 "r"(offset >= 0 ? 16 : 0)
+                 : "memory");
+#endif
+}
+
+__device__ __forceinline__ void end_group_of_copies() {
+#ifdef CUDA_EMULATED
+    emulator::end_group_of_copies();
+#else
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// All but the last GROUPS groups have arrived, as far as this thread asked for them.
+template <int GROUPS>
+__device__ __forceinline__ void wait_for_copies() {
+#ifdef CUDA_EMULATED
+    emulator::wait_for_copies(GROUPS);
+#else
+    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+#endif
+}
+
+constexpr int STAGES = 3, STAGE_DEPTH = 16;
+
+// Of the block's 128×64, each of the four warps has 64×32: 4×4 pieces of 16×8, four numbers of each a lane.
+struct Pieces {
+    float sum[4][4][4];
+};
+__device__ __forceinline__ int warp_row() { return threadIdx.x / 64 * 64; }
+__device__ __forceinline__ int warp_column() { return threadIdx.x / 32 % 2 * 32; }
+
+// left(row, k) is a number of the left tile. The rows of both tiles are longer than needed: with the lengths
+// chosen, the 32 lanes read from 32 banks.
+template <class Left>
+__device__ __forceinline__ void multiply_stage(Left left, const float (&right)[STAGE_DEPTH][TILE_COLUMNS + 8],
+                                               Pieces& pieces) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int k = t; k < STAGE_DEPTH; k += 8) {
+        float a[4][4], b[4][2];
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                a[m][e] = to_tf32(left(warp_row() + 16 * m + g + e % 2 * 8, k + e / 2 * 4));
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) b[n][e] = to_tf32(right[k + e * 4][warp_column() + 8 * n + g]);
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) multiply_16x8x8(pieces.sum[m][n], a[m], b[n]);
+    }
+}
+
+// fetch(stage, step) asks for the tiles that begin at this depth; use(stage) multiplies them.
+template <class Fetch, class Use>
+__device__ __forceinline__ void run_stages(int first, int last, Fetch fetch, Use use) {
+    for (int stage = 0; stage < STAGES - 1; stage++) {
+        fetch(stage, first + stage * STAGE_DEPTH);
+        end_group_of_copies();
+    }
+    int stage = 0;
+    for (int step = first; step < last; step += STAGE_DEPTH) {
+        wait_for_copies<STAGES - 2>();
+        __syncthreads();  // these tiles are complete, and no one needs those before them: they are replaced
+        fetch((stage + STAGES - 1) % STAGES, step + (STAGES - 1) * STAGE_DEPTH);
+        end_group_of_copies();
+        use(stage);
+        stage = (stage + 1) % STAGES;
+    }
+    wait_for_copies<0>();
+}
+
+template <class Finish>
+__device__ __forceinline__ void write_pieces(float* result, int rows, int columns, const Pieces& pieces,
+                                             Finish finish) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < 4; m++)
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int row = blockIdx.x * TILE_ROWS + warp_row() + 16 * m + g + e / 2 * 8;
+                int column = blockIdx.y * TILE_COLUMNS + warp_column() + 8 * n + 2 * t + e % 2;
+                if (row < rows && column < columns)
+                    result[row * columns + column] = finish(pieces.sum[m][n][e], column);
+            }
+}
+
+// Where a number of a row × columns matrix is; negative outside of it.
+__device__ __forceinline__ int offset_in_matrix(int row, int rows, int column, int columns) {
+    return row < rows && column < columns ? row * columns + column : -1;
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_forward_tensor(const float* x, const float* weight, const float* bias, float* y, int height,
+                          int width, int channels, int size, int padding, int filters, int relu, int rows) {
+    __shared__ __align__(16) float left[STAGES][TILE_ROWS][STAGE_DEPTH + 4];
+    __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    // What this thread fetches: four channels each of four windows, four filters each of two rows of weight.
+    int row = threadIdx.x / 4, part = threadIdx.x % 4 * 4;
+    int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
+    Window windows[4];
+#pragma unroll
+    for (int e = 0; e < 4; e++) windows[e] = window_of(s, blockIdx.x * TILE_ROWS + row + 32 * e);
+    auto fetch = [&](int stage, int k) {
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            copy_four(left[stage][row + 32 * e][part], x, offset_in_x(s, windows[e], k + part));
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            copy_four(
+                right[stage][depth + 8 * e][column], weight,
+                offset_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column, filters));
+    };
+    Pieces pieces = {};
+    run_stages(0, s.columns, fetch, [&](int stage) {
+        multiply_stage([&](int r, int k) { return left[stage][r][k]; }, right[stage], pieces);
+    });
+    write_pieces(y, rows, filters, pieces, [&](float value, int f) {
+        value += bias[f];
+        return relu && value < 0 ? 0 : value;
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_backward_weight_tensor(const float* x, const float* grad_output, float* parts, int height,
+                                  int width, int channels, int size, int padding, int filters, int rows,
+                                  int rows_a_part) {
+    __shared__ __align__(16) float left[STAGES][STAGE_DEPTH][TILE_ROWS + 8];
+    __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    // What this thread fetches: four channels each of four pixels, four filters each of two.
+    int pixel = threadIdx.x / 32, channel = threadIdx.x % 32 * 4;
+    int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
+    int first = blockIdx.z * rows_a_part, last = min(rows, first + rows_a_part);
+    auto fetch = [&](int stage, int k) {
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            copy_four(left[stage][pixel + 4 * e][channel], x,
+                      offset_in_x(s, window_of(s, k + pixel + 4 * e), blockIdx.x * TILE_ROWS + channel));
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            copy_four(right[stage][depth + 8 * e][column], grad_output,
+                      offset_in_matrix(k + depth + 8 * e, rows, blockIdx.y * TILE_COLUMNS + column, filters));
+    };
+    Pieces pieces = {};
+    run_stages(first, last, fetch, [&](int stage) {
+        multiply_stage([&](int r, int k) { return left[stage][k][r]; }, right[stage], pieces);
+    });
+    write_pieces(parts + blockIdx.z * s.columns * filters, s.columns, filters, pieces,
                  [](float value, int) { return value; });
 }
 

@@ -99,7 +99,10 @@ void run_block(int threads) {
     // A NaN in every word: what a kernel reads before it has written shows in its results.
     Range shared = shared_memory();
     std::memset(shared.begin, 0xff, shared.end - shared.begin);
-    for (int t = 0; t < threads; t++) fibers[t].state = State::ready;
+    for (int t = 0; t < threads; t++) {
+        fibers[t].state = State::ready;
+        fibers[t].copies.clear();
+    }
     for (;;) {
         bool progress = false;
         int done = 0;
@@ -160,6 +163,24 @@ void fail(const char* format, ...) {
 int lane() { return (current - fibers) % WARP; }
 
 void* mailbox(int of_lane) { return fibers[(current - fibers) / WARP * WARP + of_lane].mailbox; }
+
+void remember_copy(float4* to, const float4* from) {
+    current->copies.push_back({to, from, current->copy_group});
+}
+
+// Of the build without checks.
+__attribute__((weak)) void forget_written(float4*) {}
+
+void end_group_of_copies() { current->copy_group++; }
+
+bool next_copy(int groups_left, float4** to, const float4** from) {
+    std::deque<Copy>& copies = current->copies;
+    if (copies.empty() || copies.front().group >= current->copy_group - groups_left) return false;
+    *to = copies.front().to;
+    *from = copies.front().from;
+    copies.pop_front();
+    return true;
+}
 
 void block_barrier(int line) {
     current->state = State::at_block_barrier;

@@ -17,6 +17,7 @@
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
 // Thread-local: then the shared memory of a module is its block of thread-local storage, whose place and size
 // the loader of programs knows, also for variables in templates (emulate.cpp: shared_memory).
 #define __shared__ static thread_local
@@ -71,6 +72,57 @@ UNCHECKED T shuffle_down(unsigned mask, T value, int delta, int line) {
     std::memcpy(&value, mailbox(source), sizeof(T));
     warp_barrier(mask, line);
     return value;
+}
+
+// cp.async: a copy that is made at some time before the thread has waited for it. Here that is as late as
+// possible, and until then the place holds NaN. Copies come in groups; a wait leaves the last few groups to
+// go on.
+void remember_copy(float4* to, const float4* from);  // null: zeros
+bool next_copy(int groups_left, float4** to, const float4** from);
+void end_group_of_copies();
+void forget_written(float4* place);  // for the checks: whoever reads it now is too early
+
+inline void copy_async(float* to, const float* from) {
+    float nan = std::nanf("");
+    float4* place = reinterpret_cast<float4*>(to);
+    *place = {nan, nan, nan, nan};
+    forget_written(place);
+    remember_copy(place, reinterpret_cast<const float4*>(from));
+}
+
+inline void wait_for_copies(int groups_left) {
+    float4* to;
+    const float4* from;
+    while (next_copy(groups_left, &to, &from)) *to = from ? *from : float4{0, 0, 0, 0};
+}
+
+// cvt.rna.tf32: to the nearest number with 10 bits behind the point, ties away from zero.
+inline float round_to_tf32(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    bits = (bits + 0x1000) & 0xffffe000;
+    std::memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+// mma.sync.m16n8k8: D (16×8) += A (16×8) · B (8×8), each spread over the lanes as PTX's manual says (section
+// "Matrix fragments for mma.m16n8k8"): with g = lane / 4 and t = lane % 4, a lane has
+//   A: rows g, g+8, g, g+8 of columns t, t, t+4, t+4     B: rows t, t+4 of column g
+//   D: row g of columns 2t, 2t+1; row g+8 of columns 2t, 2t+1
+UNCHECKED inline void mma_m16n8k8(float (&d)[4], const float (&a)[4], const float (&b)[2], int line) {
+    float* own = static_cast<float*>(mailbox(lane()));
+    std::memcpy(own, a, sizeof a);
+    std::memcpy(own + 4, b, sizeof b);
+    warp_barrier(0xffffffff, line);
+    for (int e = 0; e < 4; e++) {
+        int row = lane() / 4 + e / 2 * 8, column = lane() % 4 * 2 + e % 2;
+        for (int k = 0; k < 8; k++) {
+            const float* left = static_cast<float*>(mailbox(row % 8 * 4 + k % 4));
+            const float* right = static_cast<float*>(mailbox(column * 4 + k % 4));
+            d[e] += left[row / 8 + k / 4 * 2] * right[4 + k / 4];
+        }
+    }
+    warp_barrier(0xffffffff, line);
 }
 
 template <class... P, std::size_t... I>

@@ -121,6 +121,12 @@ void access(void* address, int size, bool writes, void* code) {
 }
 
 }  // namespace
+
+void forget_written(float4* place) {
+    std::size_t first = (reinterpret_cast<char*>(place) - shared.begin) / shared.element;
+    for (std::size_t index = first; index < first + 4; index++) shared.cells[index] = {};
+}
+
 }  // namespace emulator
 
 // Called before a launch: the arrays that it is given, and nothing known about them.

@@ -2,10 +2,17 @@
 #pragma once
 
 #include <csetjmp>
+#include <deque>
 
 namespace emulator {
 
 enum class State { ready, at_block_barrier, at_warp_barrier, done };
+
+struct Copy {
+    float4* to;
+    const float4* from;  // null: zeros
+    int group;
+};
 
 struct Fiber {
     State state;
@@ -15,6 +22,8 @@ struct Fiber {
     bool begun;
     jmp_buf context;
     alignas(16) char mailbox[64];
+    std::deque<Copy> copies;  // that were asked for and not waited for
+    int copy_group;           // of the next copy
 };
 
 struct Range {

@@ -157,9 +157,9 @@ def _library(source: Path, kernels: tuple[str, ...], checked: bool) -> _Library:
     return library
 
 
-# What g++ is asked for. In the checking build only the kernels are instrumented, and the last step links without
-# the sanitizer's own library. -fno-tree-sra: otherwise four numbers loaded at once become four loads, of which no
-# alignment is asked. -gdwarf-4: addr2line of 2023 mistakes the files of version 5.
+# What g++ is asked for. In the checking build only the kernels are instrumented, and the last step links
+# without the sanitizer's own library. -fno-tree-sra: otherwise four numbers loaded at once become four loads,
+# of which no alignment is asked. -gdwarf-4: addr2line of 2023 mistakes the files of version 5.
 PLAIN = ["-O2 -shared kernels.cpp emulate.cpp -o kernels.so"]
 CHECKED = [
     "-O1 -gdwarf-4 -fno-tree-sra -fsanitize=thread,bounds -c kernels.cpp -o kernels.o",

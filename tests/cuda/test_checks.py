@@ -32,6 +32,10 @@ def conv2d_blocked():
     conv2d("blocked")
 
 
+def conv2d_tensor():
+    conv2d("tensor")
+
+
 def bias():
     conv2d_cuda.backward_bias(*random_arrays([(1, 13, 14, 20)], np.float32))
 
@@ -51,8 +55,8 @@ def loss():
     tu.softmax_cross_entropy(tu.Tensor(logits), np.zeros((1, 15, 20), np.uint8))
 
 
-# A name, the program, what is replaced in its kernels by what, what is said, and the line that is named: the first
-# with this text, once the bug is in.
+# A name, the program, what is replaced in its kernels by what, what is said, and the line that is named: the
+# first with this text, once the bug is in.
 BUGS = [
     (
         "one element too many is read",
@@ -127,6 +131,30 @@ BUGS = [
         "four(left[0]) = four(tiles",
     ),
     (
+        "a copy that is not waited for",
+        conv2d_tensor,
+        "wait_for_copies<STAGES - 2>();",
+        "wait_for_copies<STAGES - 1>();",
+        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "to_tf32(left(",
+    ),
+    (
+        "no barrier between the copies of other threads and their use",
+        conv2d_tensor,
+        "__syncthreads();  // these tiles",
+        "// these tiles",
+        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "to_tf32(left(",
+    ),
+    (
+        "a copy to tiles that are in use",
+        conv2d_tensor,
+        "fetch((stage + STAGES - 1) % STAGES, step",
+        "fetch(stage, step",
+        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "to_tf32(left(",
+    ),
+    (
         "four numbers from an odd address",
         conv2d_blocked,
         "four(x[from])",
@@ -154,7 +182,7 @@ BUGS = [
         "a barrier in each branch",
         bias,
         "    __syncthreads();\n    if (threadIdx.y > 0",
-        "    if (threadIdx.x < 7) __syncthreads();\n    else\n        __syncthreads();\n    if (threadIdx.y > 0",
+        "    if (threadIdx.x < 7) __syncthreads();\n    else\n__syncthreads();\n    if (threadIdx.y > 0",
         "divergent barrier: thread 7 waits at conv2d.cu:",
         "if (threadIdx.x < 7) __sync",
     ),

@@ -1,4 +1,4 @@
-"""The kernels as nvcc compiles them, where it is: nothing spilled, and the instructions that a rung claims."""
+"""The kernels as nvcc compiles them, where it is: nothing spilled, the instructions that a rung claims."""
 
 import re
 import shutil
@@ -23,6 +23,12 @@ def nvcc(source, architecture, output, *options):
     return result.stderr
 
 
+def ptx_of_conv2d(folder):
+    """The instructions of each kernel, by name."""
+    nvcc(KERNEL_FOLDER / "conv2d.cu", "sm_80", folder / "kernels.ptx", "-ptx")
+    return dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", (folder / "kernels.ptx").read_text(), re.DOTALL))
+
+
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_no_spills_and_within_the_budget(source, architecture, tmp_path):
@@ -35,9 +41,16 @@ def test_no_spills_and_within_the_budget(source, architecture, tmp_path):
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 
+def test_the_tensor_rung_is_on_tensor_cores(tmp_path):
+    code = ptx_of_conv2d(tmp_path)
+    for direction in ("forward", "backward_weight"):
+        for instruction in ("mma.sync.aligned.m16n8k8", "cp.async.cg", "cp.async.wait_group"):
+            assert instruction in code[f"conv2d_{direction}_tensor"]
+            assert instruction not in code[f"conv2d_{direction}_blocked"]
+
+
 def test_the_blocked_rung_moves_four_numbers_at_once(tmp_path):
-    nvcc(KERNEL_FOLDER / "conv2d.cu", "sm_80", tmp_path / "kernels.ptx", "-ptx")
-    code = dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", (tmp_path / "kernels.ptx").read_text(), re.DOTALL))
+    code = ptx_of_conv2d(tmp_path)
     for direction in ("forward", "backward_weight"):
         for instruction in ("ld.global.v4.f32", "ld.shared.v4.f32", "st.shared.v4.f32", "st.global.v4.f32"):
             assert instruction in code[f"conv2d_{direction}_blocked"]

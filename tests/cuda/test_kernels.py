@@ -6,6 +6,7 @@ from oracle import assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
 from tinyunet.ops import conv2d_cuda
+from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
 from tinyunet.ops.dropout import backward as dropout_backward
 from tinyunet.ops.dropout import forward as dropout_forward
 from tinyunet.ops.dropout import forward_numpy as dropout_numpy
@@ -93,7 +94,7 @@ def conv2d_arrays(n, height, width, channels, filters, size):
     return random_arrays(shapes, np.float32)
 
 
-@pytest.fixture(params=conv2d_cuda.RUNGS)
+@pytest.fixture(params=[rung for rung in conv2d_cuda.RUNGS if rung != "tensor"])
 def rung(request, monkeypatch):
     """Launch this rung, whatever the channel counts are."""
     monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters: request.param)
@@ -120,6 +121,28 @@ def test_conv2d(build, rung, size, padding):
 )
 def test_conv2d_of_several_blocks(build, rung, sizes):
     assert_equals_torch("conv2d", conv2d_arrays(*sizes))
+
+
+def rounded_to_tf32(array):
+    """The nearest numbers with 10 bits behind the point."""
+    return ((array.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "padding"), [((2, 7, 9, 4, 8, 3), 1), ((1, 12, 13, 20, 68, 3), 0), ((1, 46, 50, 4, 4, 1), 0)]
+)
+def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding):
+    """Products of numbers of 11 bits are exact, so that only the sums differ from those of NumPy."""
+    x, weight, bias = conv2d_arrays(*sizes)
+    y = conv2d_cuda.forward(x, weight, bias, padding, True, "tensor")
+    grad_output = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    grad_x = conv2d_cuda.backward_input(grad_output, weight, padding, "tensor")
+    grad_weight = conv2d_cuda.backward_weight(x, grad_output, padding, sizes[-1], "tensor")
+
+    x, weight, grad_output = map(rounded_to_tf32, (x, weight, grad_output))
+    assert_close(y, forward_numpy(x, weight, bias, padding, True))
+    assert_close(grad_x, backward_input_numpy(grad_output, weight, padding))
+    assert_close(grad_weight, backward_weight_numpy(x, grad_output, padding, sizes[-1]))
 
 
 def test_conv2d_without_bias(build, rung):

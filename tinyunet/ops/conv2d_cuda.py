@@ -1,7 +1,8 @@
 """The CUDA convolution: which rung of `kernels/conv2d.cu` runs, and how it is launched.
 
 All rungs compute the same values, up to rounding; each is meant to be faster than the one before it and may
-ask for more. Left open (`rung=None`), the last one that can take the arrays runs.
+ask for more. Left open (`rung=None`), the last one that can take the arrays and keeps
+float32 runs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ from __future__ import annotations
 from tinyunet import cuda
 
 # Of each rung: rows and columns of the result that a block computes, and its threads.
-TILES = {"tiled": ((16, 16), (16, 16)), "blocked": ((128, 64), (128,))}
+TILES = {
+    "tiled": ((16, 16), (16, 16)),
+    "blocked": ((128, 64), (128,)),
+    "tensor": ((128, 64), (128,)),  # rounds to TF32: only where it is asked for
+}
 RUNGS = ("naive", *TILES)
 ROWS_A_PART = 2048  # pixels that one thread adds up in the gradient of a weight: a multiple of every tile
 
@@ -81,7 +86,7 @@ def sum_parts(parts):
 
 
 def fastest_rung(channels, filters):
-    """The last rung that takes these channel counts: 128-bit loads need multiples of 4."""
+    """The last float32 rung that takes these channel counts: 128-bit loads need multiples of 4."""
     return "blocked" if channels % 4 == 0 and filters % 4 == 0 else "tiled"
 
 
