@@ -96,8 +96,8 @@ _PLAIN, _TRANSPOSED = ord("N"), ord("T")
 
 @kernel
 def _leading(matrix):
-    """The distance of two rows, in elements."""
-    return matrix.strides[0] // matrix.itemsize
+    """The distance of two rows, in elements. A single row may have any stride in NumPy, not in BLAS."""
+    return max(matrix.strides[0] // matrix.itemsize, matrix.shape[1])
 
 
 @kernel

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+import tyro
+
 from tinyunet import command_line, ops
 from tinyunet.autograd import Tensor
 from tinyunet.data import split, synthetic_cells
@@ -27,12 +30,20 @@ def compile_kernels() -> None:
     x = Tensor(images.images[0][None].astype("float32"))
     label_instances(predict_tiled(trainer.model, x.data[0], tile=64))
     ops.relu(ops.add(x, x))
+    for size, channels in ((132, 8), (12, 256)):  # large and narrow, small and wide: kernels of their own
+        maps = Tensor(np.zeros((1, size, size, channels), np.float32), requires_grad=True)
+        weight = Tensor(np.zeros((3, 3, channels, channels), np.float32), requires_grad=True)
+        ops.conv2d(maps, weight, relu=True).backward(np.zeros((1, size - 2, size - 2, channels), np.float32))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command."""
     start = time.perf_counter()
-    command_line.run(compile_kernels)
+    command_line.run(
+        lambda: tyro.cli(
+            compile_kernels, prog="python -m tinyunet.compile", args=arguments, description=__doc__
+        )
+    )
     print(f"kernels ready after {time.perf_counter() - start:.0f} s")
 
 

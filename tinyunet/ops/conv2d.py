@@ -7,12 +7,13 @@
     grad_bias[f]         =  sum over n,i,j of grad_y[n,i,j,f]
 
 For each tap (p, q) of the window, all three are a plain matrix product over channels: (pixels × C)(C × F)
-forward, (pixels × F)(F × C) for the input, (C × pixels)(pixels × F) for the weight. That is how both
-implementations below compute them; a 1×1 convolution is one such product. `padding` puts zeros around x first.
+forward, (pixels × F)(F × C) for the input, (C × pixels)(pixels × F) for the weight. A 1×1 convolution is one
+such product. `padding` puts zeros around x first.
 """
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numba import prange
 
@@ -20,8 +21,8 @@ from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.blas import gemm, gemm_address, gemm_tn
 from tinyunet.errors import ShapeError, describe
-from tinyunet.jit import parallel_kernel
-from tinyunet.ops import conv2d_cuda
+from tinyunet.jit import kernel, parallel_kernel
+from tinyunet.ops import conv2d_cuda, conv2d_winograd
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.relu import backward as backward_relu
 
@@ -151,70 +152,95 @@ def backward_bias_numpy(grad_output):
     return grad_output.sum(axis=(0, 1, 2))
 
 
-# Numba: the same products, a row of the output at a time, the rows spread over the cores
+# Numba: a row of the output at a time, as one product of its windows, laid out as rows of a matrix, and the
+# weights. 3×3 windows over many channels go another way, with fewer multiplications: `conv2d_winograd`.
 
 
 def forward_numba(x, weight, bias, padding, relu):
+    size, _, channels, filters = weight.shape
     if bias is None:
-        bias = np.zeros(weight.shape[3], x.dtype)
-    x = pad(x, padding)
-    size = weight.shape[0]
-    y = np.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, weight.shape[3]), x.dtype)
-    _forward(gemm_address(x.dtype), np.ascontiguousarray(x), weight, bias, relu, y)
+        bias = np.zeros(filters, x.dtype)
+    if conv2d_winograd.suits(x.dtype, size, channels, filters):
+        return conv2d_winograd.forward(x, weight, bias, padding, relu)
+    x = np.ascontiguousarray(pad(x, padding))
+    y = np.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
+    _forward(gemm_address(x.dtype), x, weight, bias, relu, numba.get_num_threads(), y)
     return y
 
 
 @parallel_kernel
-def _forward(address, x, weight, bias, relu, y):
+def _forward(address, x, weight, bias, relu, workers, y):
     batch, height, width, filters = y.shape
-    size = weight.shape[0]
-    for row in prange(batch * height):
-        n, i = row // height, row % height
-        out = y[n, i]
-        for j in range(width):
-            for f in range(filters):
-                out[j, f] = bias[f]
-        for p in range(size):
-            for q in range(size):
-                gemm(address, x[n, i + p, q : q + width], weight[p, q], 1.0, out)
-        if relu:
+    size, _, channels, _ = weight.shape
+    columns = size * size * channels
+    for worker in prange(workers):
+        memory = np.empty((width, columns), x.dtype)
+        for row in range(worker, batch * height, workers):
+            n, i = row // height, row % height
+            out = y[n, i]
             for j in range(width):
                 for f in range(filters):
-                    value = out[j, f]
-                    out[j, f] = value if value > 0 or np.isnan(value) else 0
+                    out[j, f] = bias[f]
+            windows = _windows(x, n, i, size, memory)
+            gemm(address, windows, weight.reshape(columns, filters), 1.0, out)
+            if relu:
+                for j in range(width):
+                    for f in range(filters):
+                        value = out[j, f]
+                        out[j, f] = 0 if value < 0 else value  # a NaN stays
+
+
+@kernel
+def _windows(x, n, i, size, memory):
+    """The windows of output row i as rows of a matrix: windows[j, (p, q, c)] = x[n, i + p, j + q, c]."""
+    if size == 1:
+        return x[n, i]
+    channels = x.shape[3]
+    length = size * channels
+    for p in range(size):
+        line = x[n, i + p].reshape(x.shape[2] * channels)
+        if channels < 8:  # a loop over few elements costs more than strides
+            for e in range(length):
+                for j in range(len(memory)):
+                    memory[j, p * length + e] = line[j * channels + e]
+        else:
+            for j in range(len(memory)):
+                memory[j, p * length : (p + 1) * length] = line[j * channels : j * channels + length]
+    return memory
 
 
 def backward_input_numba(grad_output, weight, padding):
+    size, _, channels, filters = weight.shape
+    if conv2d_winograd.suits(weight.dtype, size, filters, channels):
+        return conv2d_winograd.backward_input(grad_output, weight, padding)
     # Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
     # the window turned by 180 degrees and its channels exchanged.
     turned = np.ascontiguousarray(weight[::-1, ::-1].transpose(0, 1, 3, 2))
-    return forward_numba(grad_output, turned, None, weight.shape[0] - 1 - padding, False)
+    return forward_numba(grad_output, turned, None, size - 1 - padding, False)
 
 
 def backward_weight_numba(x, grad_output, padding, size):
+    channels, filters = x.shape[3], grad_output.shape[3]
+    if conv2d_winograd.suits(x.dtype, size, channels, filters):
+        return conv2d_winograd.backward_weight(x, grad_output, padding)
     x = np.ascontiguousarray(pad(x, padding))
-    grad_weight = np.empty((size, size, x.shape[3], grad_output.shape[3]), x.dtype)
-    _backward_weight(gemm_address(x.dtype), x, grad_output, grad_weight)
-    return grad_weight
-
-
-_CHANNELS_A_TASK = 64  # of grad_weight, so that a thread's part stays in its cache
+    # The sum over rows is split into a fixed number of parts, fewer if the gradient itself is large.
+    columns = size * size * channels
+    parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), columns, filters), x.dtype)
+    _backward_weight(gemm_address(x.dtype), x, grad_output, size, numba.get_num_threads(), parts)
+    return parts.sum(axis=0).reshape(size, size, channels, filters)
 
 
 @parallel_kernel
-def _backward_weight(address, x, grad_output, grad_weight):
+def _backward_weight(address, x, grad_output, size, workers, parts):
     batch, height, width, _ = grad_output.shape
-    size, _, channels, _ = grad_weight.shape
-    blocks = (channels + _CHANNELS_A_TASK - 1) // _CHANNELS_A_TASK
-    for task in prange(size * size * blocks):
-        tap, block = task // blocks, task % blocks
-        p, q = tap // size, tap % size
-        some = slice(block * _CHANNELS_A_TASK, min(channels, (block + 1) * _CHANNELS_A_TASK))
-        out = grad_weight[p, q, some]
-        out[:] = 0
-        for n in range(batch):
-            for i in range(height):
-                gemm_tn(address, x[n, i + p, q : q + width, some], grad_output[n, i], 1.0, out)
+    rows, count = batch * height, len(parts)
+    for worker in prange(workers):
+        memory = np.empty((width, parts.shape[1]), x.dtype)
+        for part in range(worker, count, workers):
+            for row in range(rows * part // count, rows * (part + 1) // count):
+                n, i = row // height, row % height
+                gemm_tn(address, _windows(x, n, i, size, memory), grad_output[n, i], 1.0, parts[part])
 
 
 def backward_bias_numba(grad_output):

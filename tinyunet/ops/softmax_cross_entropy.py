@@ -7,7 +7,8 @@
     grad_logits[n,i,j,k] = w[n,i,j] · (p[n,i,j,k] - [k = target[n,i,j]])      ("sum"; "mean": divided)
 
 The paper prints E without the minus sign. The largest logit of a pixel is subtracted first, so that no
-exponential overflows. Pixels whose target is `ignore_label` count nothing. The loss is summed in float64, row by row.
+exponential overflows. Pixels whose target is `ignore_label` count nothing. The loss is summed in float64, row
+by row.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def softmax_cross_entropy(
     return SoftmaxCrossEntropy.apply(
         logits,
         target=_checked_target(target, logits.shape[3], ignore_label),
-        weight=np.ones(target.shape, logits.dtype) if weight is None else weight.astype(logits.dtype),
+        weight=np.ascontiguousarray(np.ones(target.shape) if weight is None else weight, logits.dtype),
         mean=reduction == "mean",
     )
 
@@ -110,7 +111,9 @@ def _checked_target(target: NDArray[Any], classes: int, ignore_label: int | None
             },
             "map the labels to class indices, or name the value as ignore_label",
         )
-    return np.where(ignored, NO_LABEL, target).astype(np.int32)
+    checked = np.array(target, np.int32, order="C")  # signed before -1 is written: masks are often uint8
+    checked[ignored] = NO_LABEL
+    return checked
 
 
 class SoftmaxCrossEntropy(Function):
