@@ -6,8 +6,12 @@ is checked here against the parameters in its source.
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -96,6 +100,8 @@ def launch(
     checked = tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
     if 0 not in grid:
         _function(source, name)(_three(grid), _three(block), checked)
+        for log in _logs:
+            log.add(name, checked, flops)
 
 
 def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
@@ -191,3 +197,56 @@ def blocks(count: int, size: int) -> int:
 def launch_elementwise(stem: str, direction: str, count: int, *arguments: Any, flops: int = 0) -> None:
     """`launch` with a thread for each of `count` elements; `count` is the kernel's last argument."""
     launch(stem, direction, (blocks(count, WIDTH),), (WIDTH,), *arguments, count, flops=flops)
+
+
+class LaunchLog:
+    """What kernels did: launches, the bytes of their arrays, their additions and multiplications.
+
+    The bytes are those that have to move at least once: each array that a launch is given, whole. A kernel
+    that reads a number again and again moves more, unless a cache has it.
+
+    Attributes
+    ----------
+    totals : dict of str to list of int
+        By kernel: launches, bytes, operations.
+    """
+
+    def __init__(self) -> None:
+        self.totals: dict[str, list[int]] = {}
+
+    def add(self, name: str, arguments: tuple[Any, ...], flops: int) -> None:
+        """Count one launch."""
+        moved = sum(a.nbytes for a in arguments if not isinstance(a, np.generic))
+        before = self.totals.get(name, [0, 0, 0])
+        self.totals[name] = [total + new for total, new in zip(before, (1, moved, flops), strict=True)]
+
+    def __str__(self) -> str:
+        lines = [f"{'kernel':<32}{'launches':>10}{'kB':>12}{'kflop':>12}{'flop/byte':>11}"]
+        for name, (launches, moved, flops) in sorted(self.totals.items()):
+            intensity = flops / moved if moved else 0
+            lines.append(
+                f"{name:<32}{launches:>10}{moved / 1e3:>12.1f}{flops / 1e3:>12.1f}{intensity:>11.2f}"
+            )
+        return "\n".join(lines)
+
+
+_logs: list[LaunchLog] = []
+
+
+@contextmanager
+def launch_log() -> Iterator[LaunchLog]:
+    """Count what is launched inside the ``with`` block; ``print`` the log to read it.
+
+    With the environment variable TINYUNET_LAUNCH_LOG=1 a program does so from start to end, on stderr.
+    """
+    log = LaunchLog()
+    _logs.append(log)
+    try:
+        yield log
+    finally:
+        _logs.remove(log)
+
+
+if os.environ.get("TINYUNET_LAUNCH_LOG") == "1":
+    _logs.append(LaunchLog())
+    atexit.register(lambda: print(_logs[0], file=sys.stderr))
