@@ -150,6 +150,17 @@ def test_conv2d_without_bias(build, rung):
     assert_equals_torch("conv2d", [x, weight, None])
 
 
+def test_conv2d_nan_reaches_the_outputs_that_it_goes_into(build):
+    """And no others: of tiles that stick out past the last of the 36 columns, nothing may be multiplied."""
+    x, weight, bias = conv2d_arrays(1, 12, 13, 4, 8, 3)
+    x[0, 6, 7, 0] = np.nan
+    expected = np.zeros((1, 10, 11, 8), bool)
+    expected[:, 4:7, 5:8] = True
+    for rung in conv2d_cuda.RUNGS:
+        y = conv2d_cuda.forward(x, weight, bias, 0, True, rung)
+        np.testing.assert_array_equal(np.isnan(y), expected, err_msg=rung)
+
+
 @pytest.mark.parametrize(
     ("channels", "filters", "expected"), [(64, 64, "blocked"), (1, 64, "tiled"), (64, 2, "tiled")]
 )
