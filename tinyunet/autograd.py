@@ -121,7 +121,8 @@ def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
                 "call backward(grad) with an array of this shape",
             )
         return np.ones_like(tensor.data)
-    array = np.asarray(grad, dtype=tensor.dtype, order="C")
+    # A copy: a leaf keeps it as its gradient, which the caller's array and other leaves must not share.
+    array = np.array(grad, dtype=tensor.dtype, order="C")
     if array.shape != tensor.shape:
         raise ShapeError(
             "backward: grad must have the tensor's shape", {"grad": array.shape, "tensor": tensor.shape}

@@ -71,7 +71,7 @@ class use_backend:  # noqa: N801  a verb, used like a function
     def __init__(self, name: str):
         global _active
         _require(name)
-        self._previous = active_backend()
+        self._previous = _active  # None: not looked up yet, and a wrong environment variable is no matter
         _active = name
 
     def __enter__(self) -> use_backend:

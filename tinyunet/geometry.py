@@ -5,7 +5,7 @@ convolution takes 2 pixels off a side, two in a row take 4. On the way down a si
 each level, so n - 4, and what it becomes, must be even d times:
 
     n = 2^d · m + 4 (2^d - 1)                 m: the side that enters the bottom level
-    output = 2^d · (m - 8) + 4                m >= 8, so that an output is left
+    output = 2^d · (m - 8) + 4                m > 8 - 4 / 2^d, so that an output is left
 
 The output is smaller than the input by 12 · 2^d - 8 whatever m is: 184 in the paper, 572 -> 388. A padded
 ("same") network keeps the size, which must be a multiple of 2^d.
@@ -26,9 +26,10 @@ def shrink(depth: int, padding: str = "valid") -> int:
 
 
 def halo(depth: int) -> int:
-    """How far beyond an output pixel, at most, an input pixel still counts: 92 in the paper.
+    """How many pixels the input of a valid network has on each side more than its output: 92 in the paper.
 
-    Half of a valid network's shrink. A padded network of the same depth sees as far.
+    The poolings' windows lie on a grid of step 2^d. A block of 2^d × 2^d output pixels on that grid sees as
+    far as this beyond its edges, each of its pixels the same input; in a padded network up to 2 further.
     """
     return (12 * 2**depth - 8) // 2
 
@@ -41,7 +42,8 @@ def smallest_input(depth: int, padding: str = "valid") -> int:
     """
     if padding == "same":
         return 2**depth
-    return 2**depth * (8 if depth else 9) + 4 * (2**depth - 1)
+    bottom = 8 - 3 // 2**depth  # m, the smallest above 8 - 4 / 2^d: 5, 7, 8, 8, …
+    return 2**depth * bottom + 4 * (2**depth - 1)
 
 
 def is_valid_input(size: int, depth: int, padding: str = "valid") -> bool:

@@ -16,9 +16,9 @@ on every platform.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numba
@@ -26,10 +26,32 @@ from numba.core import event
 
 SAFE_MATH = {"contract", "reassoc", "nsz", "arcp"}
 
-kernel: Callable[..., Any] = partial(
-    numba.njit, cache=True, nogil=True, fastmath=SAFE_MATH, error_model="numpy"
-)
-parallel_kernel: Callable[..., Any] = partial(kernel, parallel=True)
+
+def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Any:
+    """Compile a function when it is first called, and keep the machine code on disk."""
+    compiled: Any = numba.njit(
+        cache=True, nogil=True, fastmath=SAFE_MATH, error_model="numpy", parallel=parallel
+    )(function)
+    # Numba compiles anew when the function's file has changed, but not when the file of a kernel that it
+    # calls has: here both count.
+    compiled.source_files = _source_files(function)
+    compiled._cache._cache_file._source_stamp = [
+        (file, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in compiled.source_files
+    ]
+    return compiled
+
+
+def parallel_kernel(function: Callable[..., Any]) -> Any:
+    """A `kernel` whose `prange` loops are spread over the cores."""
+    return kernel(function, parallel=True)
+
+
+def _source_files(function: Callable[..., Any]) -> list[str]:
+    """The files of this module, of a function, and of all kernels that it calls."""
+    files = {__file__, function.__code__.co_filename}
+    for name in function.__code__.co_names:
+        files.update(getattr(function.__globals__.get(name), "source_files", ()))
+    return sorted(files)
 
 
 class _AnnounceCompilation(event.Listener):

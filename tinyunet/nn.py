@@ -46,7 +46,7 @@ class Module:
                 yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Names and parameters, in the order in which the modules were made."""
+        """Names and parameters, in the order of the attributes."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
                 yield name, value

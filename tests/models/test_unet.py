@@ -1,0 +1,252 @@
+"""The network: its parameters, its agreement with a U-Net in PyTorch, its initialisation, its errors."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import TOLERANCE, TORCH, as_float64, assert_close, torch_parameters, torch_unet
+
+import tinyunet as tu
+from tinyunet import geometry, ops
+from tinyunet.errors import OptionError, ShapeError
+
+
+@pytest.mark.parametrize(("variant", "count"), [("paper", 31_030_658), ("release", 31_100_354)])
+def test_parameter_counts(variant, count):
+    model = tu.UNet(variant=variant)
+    assert sum(parameter.data.size for parameter in model.parameters()) == count
+    convolutions = [name for name, _ in model.named_parameters() if name.endswith("weight")]
+    assert len(convolutions) == 23
+
+
+def test_parameter_names_and_shapes():
+    shapes = {
+        name: array.shape for name, array in tu.UNet(2, 3, base_channels=4, depth=1).state_dict().items()
+    }
+    assert shapes == {
+        "contracting.0.first.weight": (3, 3, 2, 4),
+        "contracting.0.first.bias": (4,),
+        "contracting.0.second.weight": (3, 3, 4, 4),
+        "contracting.0.second.bias": (4,),
+        "contracting.1.first.weight": (3, 3, 4, 8),
+        "contracting.1.first.bias": (8,),
+        "contracting.1.second.weight": (3, 3, 8, 8),
+        "contracting.1.second.bias": (8,),
+        "up.0.weight": (2, 2, 8, 4),
+        "up.0.bias": (4,),
+        "expansive.0.first.weight": (3, 3, 8, 4),
+        "expansive.0.first.bias": (4,),
+        "expansive.0.second.weight": (3, 3, 4, 4),
+        "expansive.0.second.bias": (4,),
+        "scores.weight": (1, 1, 4, 3),
+        "scores.bias": (3,),
+    }
+
+
+def test_release_keeps_the_channels_of_the_last_up_convolution():
+    shapes = {
+        k: v.shape for k, v in tu.UNet(base_channels=4, depth=2, variant="release").state_dict().items()
+    }
+    assert shapes["up.0.weight"] == (2, 2, 16, 8)
+    assert shapes["up.1.weight"] == (2, 2, 8, 8)
+    assert shapes["expansive.1.first.weight"] == (3, 3, 12, 4)
+
+
+def randomised(model, seed=0):
+    """Biases that are not zero, so that one that is forgotten is seen."""
+    rng = np.random.default_rng(seed)
+    for parameter in model.parameters():
+        if parameter.data.ndim == 1:
+            parameter.data[:] = 0.3 * rng.standard_normal(parameter.shape)
+    return model
+
+
+def assert_equals_torch(model, size, variant="paper", batch=2):
+    """Scores, loss and every gradient by name, and the gradient of the image."""
+    rng = np.random.default_rng(1)
+    dtype = model.scores.bias.dtype
+    image = rng.standard_normal((batch, *size, model.in_channels)).astype(dtype)
+    weights, theirs = torch_parameters(model), torch.tensor(image, requires_grad=True)
+    expected = torch_unet(weights, theirs, depth=model.depth, padding=model.padding, variant=variant)
+    target = rng.integers(0, model.num_classes, expected.shape[:3])
+
+    ours = tu.Tensor(image, requires_grad=True)
+    scores = model(ours)
+    assert_close(scores.data, expected.detach().numpy(), "scores")
+    tu.softmax_cross_entropy(scores, target).backward()
+    TORCH["softmax_cross_entropy"](expected, target).backward()
+    assert_close(ours.grad, theirs.grad.numpy(), "image", 10 * TOLERANCE[dtype])
+    for name, parameter in model.named_parameters():
+        assert_close(parameter.grad, weights[name].grad.numpy(), name, 10 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("depth", "padding", "size"),
+    [
+        (0, "valid", (9, 14)),
+        (0, "same", (7, 5)),
+        (1, "valid", (20, 26)),
+        (2, "valid", (44, 52)),
+        (3, "same", (24, 40)),
+        (4, "valid", (188, 204)),
+        (4, "same", (32, 48)),
+    ],
+)
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_equals_a_u_net_in_torch(backend, variant, depth, padding, size):
+    options = {"depth": depth, "padding": padding, "variant": variant}
+    model = tu.UNet(3, 4, base_channels=3, dropout=0, **options)
+    assert_equals_torch(as_float64(randomised(model)), size, variant, batch=1 if depth == 4 else 2)
+
+
+def test_equals_a_u_net_in_torch_in_float32(backend):
+    """The tolerance of the gradients is ten times that of one op: twelve layers lie between the ends."""
+    assert_equals_torch(randomised(tu.UNet(base_channels=8, depth=2, dropout=0)), (60, 52))
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    depth=st.integers(0, 2),
+    padding=st.sampled_from(["valid", "same"]),
+    channels=st.tuples(st.integers(1, 3), st.integers(2, 4), st.integers(1, 3)),
+)
+def test_any_size_works_or_is_refused_as_geometry_says(height, width, depth, padding, channels):
+    model = tu.UNet(*channels, depth=depth, padding=padding, dropout=0)
+    x = tu.Tensor(np.zeros((1, height, width, channels[0]), np.float32))
+    sides = [(side, depth, padding) for side in (height, width)]
+    with tu.use_backend("numpy"):
+        if all(geometry.is_valid_input(*side) for side in sides):
+            expected = tuple(geometry.output_size(*side) for side in sides)
+            assert model(x).shape == (1, *expected, channels[1])
+        else:
+            with pytest.raises(ShapeError, match="nearest larger"):
+                model(x)
+
+
+def test_gradients_equal_finite_differences():
+    """The whole network as one function of its image and one of its weights."""
+    model = as_float64(randomised(tu.UNet(base_channels=2, depth=1, dropout=0)))
+    x = tu.Tensor(np.random.default_rng(2).standard_normal((1, 20, 20, 1)), requires_grad=True)
+    weight = model.contracting[0].first.weight
+
+    def network(x, w):
+        model.contracting[0].first.weight = w
+        return model(x)
+
+    with tu.use_backend("numpy"):
+        assert tu.gradcheck(network, [x, weight])
+
+
+@pytest.mark.parametrize("variant", ["paper", "release"])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_activations_keep_their_size_at_the_start(monkeypatch, padding, variant):
+    """No signal dies out or grows out of bounds on its way through 23 layers of the initial network.
+
+    Section 3 of the paper wants unit variance in every map, and draws weights of variance 2/N for it: a
+    convolution then gives 2 E[x²], of which the ReLU leaves half. Noise of variance 1 goes in, and the mean
+    square before a ReLU is near 2 in the first level. A max-pool takes the largest of four, which about
+    doubles it: it rises to 34 (padded) and 46 (valid) at the bottom, and falls again on the way up, where
+    skips of higher levels are mixed in. With a variance half as large, 18 layers would leave 2^-18 of it.
+    """
+    squares = []
+
+    def watch(op):
+        def watched(x, weight, bias, **options):
+            relu = options.pop("relu")
+            y = op(x, weight, bias, **options)
+            squares.append(float((y.data**2).mean()))
+            return ops.relu(y) if relu else y
+
+        return watched
+
+    monkeypatch.setattr(ops, "conv2d", watch(ops.conv2d))
+    monkeypatch.setattr(ops, "conv_transpose2d", watch(ops.conv_transpose2d))
+    model = tu.UNet(base_channels=16, padding=padding, variant=variant).eval()
+    size = 188 if padding == "valid" else 96
+    noise = np.random.default_rng(0).standard_normal((1, size, size, 1)).astype(np.float32)
+    with tu.no_grad():
+        model(tu.Tensor(noise))
+    assert len(squares) == 23
+    np.testing.assert_allclose(squares[:2], 2, rtol=0.3)  # 16 channels only, each with a variance of its own
+    assert min(squares) > 1
+    assert max(squares) < 100
+
+
+def test_dropout_only_in_training():
+    x = tu.Tensor(np.random.default_rng(0).standard_normal((1, 16, 16, 1)).astype(np.float32))
+    model = tu.UNet(base_channels=4, depth=2, padding="same")
+    assert not np.array_equal(model(x).data, model(x).data)
+    model.eval()
+    still = model(x).data
+    np.testing.assert_array_equal(still, model(x).data)
+    without = tu.UNet(base_channels=4, depth=2, padding="same", dropout=0)
+    np.testing.assert_array_equal(still, without(x).data)
+    np.testing.assert_array_equal(still, without.eval()(x).data)
+
+
+def test_dropout_stands_at_the_end_of_the_contracting_path(monkeypatch):
+    """After the second convolution of the last two levels; the skip of the last but one carries it."""
+    dropped, skips = [], []
+
+    def dropout(x, p, rng):
+        dropped.append((x.shape, p))
+        return tu.Tensor(np.full(x.shape, 7.0, np.float32))
+
+    def crop_concat(upsampled, skip):
+        skips.append(bool((skip.data == 7).all()))
+        return tu.crop_concat(upsampled, skip)
+
+    monkeypatch.setattr(ops, "dropout", dropout)
+    monkeypatch.setattr(ops, "crop_concat", crop_concat)
+    tu.UNet(base_channels=2, depth=3, padding="same", dropout=0.3)(
+        tu.Tensor(np.zeros((1, 16, 24, 1), np.float32))
+    )
+    assert dropped == [((1, 4, 6, 8), 0.3), ((1, 2, 3, 16), 0.3)]
+    assert skips == [True, False, False]
+
+
+def test_the_seed_decides_the_weights_and_the_dropout():
+    x = tu.Tensor(np.ones((1, 16, 16, 1), np.float32))
+    one, same, other = (tu.UNet(base_channels=4, depth=2, padding="same", seed=s) for s in (1, 1, 2))
+    for name, array in one.state_dict().items():
+        np.testing.assert_array_equal(array, same.state_dict()[name])
+    np.testing.assert_array_equal(one(x).data, same(x).data)
+    assert not np.array_equal(one.scores.weight.data, other.scores.weight.data)
+
+
+def test_state_dict_round_trip():
+    x = tu.Tensor(np.random.default_rng(0).standard_normal((1, 20, 20, 1)).astype(np.float32))
+    source, copy = (tu.UNet(base_channels=3, depth=1, seed=seed).eval() for seed in (1, 2))
+    assert not np.array_equal(source(x).data, copy(x).data)
+    copy.load_state_dict(source.state_dict())
+    np.testing.assert_array_equal(source(x).data, copy(x).data)
+
+
+def test_inputs_that_do_not_fit():
+    model = tu.UNet(in_channels=3, base_channels=2)
+    with pytest.raises(ShapeError, match=r"side of 200 pixels(?s:.)*188(?s:.)*204"):
+        model(tu.Tensor(np.zeros((1, 188, 200, 3), np.float32)))
+    with pytest.raises(ShapeError, match=r"images with 3 channels(?s:.)*\(1, 188, 188, 1\)  N H W C"):
+        model(tu.Tensor(np.zeros((1, 188, 188, 1), np.float32)))
+    with pytest.raises(ShapeError, match=r"\(188, 188, 3\)"):
+        model(tu.Tensor(np.zeros((188, 188, 3), np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("in_channels", 0),
+        ("num_classes", 1),
+        ("base_channels", 0),
+        ("depth", -1),
+        ("padding", "reflect"),
+        ("dropout", 1),
+        ("dropout", -0.1),
+        ("variant", "modern"),
+    ],
+)
+def test_options_outside_their_range(option, value):
+    with pytest.raises(OptionError, match=f"UNet: {option} is {value!r}, expected"):
+        tu.UNet(**{option: value})

@@ -1,0 +1,32 @@
+"""add against PyTorch and finite differences."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import DTYPES, assert_equals_torch, random_arrays
+
+import tinyunet as tu
+from tinyunet.errors import DtypeError, ShapeError
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_torch(backend, dtype):
+    assert_equals_torch("add", random_arrays([(2, 7, 11, 3), (2, 7, 11, 3)], dtype))
+
+
+@given(shape=st.lists(st.integers(1, 5), max_size=5).map(tuple))
+def test_equals_torch_for_any_shape(backend, shape):
+    assert_equals_torch("add", random_arrays([shape, shape], np.float64))
+
+
+def test_gradients_equal_finite_differences(backend):
+    inputs = [tu.Tensor(a, requires_grad=True) for a in random_arrays([(3, 4), (3, 4)], np.float64)]
+    assert tu.gradcheck(tu.add, inputs)
+
+
+def test_no_broadcasting():
+    with pytest.raises(ShapeError, match=r"shapes differ(?s:.)*\(3, 4\)(?s:.)*\(4,\)"):
+        tu.add(tu.Tensor(np.zeros((3, 4))), tu.Tensor(np.zeros(4)))
+    with pytest.raises(DtypeError, match="different types"):
+        tu.add(tu.Tensor(np.zeros(4)), tu.Tensor(np.zeros(4, np.float32)))

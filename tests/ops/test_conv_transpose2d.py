@@ -1,0 +1,75 @@
+"""The up-convolution against PyTorch, finite differences and its adjoint."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import DTYPES, assert_equals_torch, random_arrays
+from torch.nn import functional as F
+
+import tinyunet as tu
+from tinyunet.errors import DtypeError, ShapeError
+
+
+def shapes(n, height, width, channels, filters, bias=True):
+    return [(n, height, width, channels), (2, 2, channels, filters), (filters,) if bias else None]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(2, 7, 11, 3, 4), (1, 5, 3, 130, 70)])
+def test_equals_torch(backend, sizes, bias, relu, dtype):
+    """Once with more than 64 channels: the gradient of the weight is computed in blocks of 64."""
+    assert_equals_torch("conv_transpose2d", random_arrays(shapes(*sizes, bias), dtype), relu=relu)
+
+
+@given(
+    n=st.integers(1, 3),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    channels=st.integers(1, 5),
+    filters=st.integers(1, 5),
+    relu=st.booleans(),
+)
+def test_equals_torch_for_any_shape(backend, n, height, width, channels, filters, relu):
+    arrays = random_arrays(shapes(n, height, width, channels, filters), np.float64)
+    assert_equals_torch("conv_transpose2d", arrays, relu=relu)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradients_equal_finite_differences(backend, relu):
+    inputs = [tu.Tensor(a, requires_grad=True) for a in random_arrays(shapes(2, 3, 4, 2, 3), np.float64)]
+    assert tu.gradcheck(lambda *t: tu.conv_transpose2d(*t, relu=relu), inputs)
+
+
+def test_adjoint_of_a_convolution_of_stride_2(backend):
+    """<up(x), y> = <x, down(y)>, with down from PyTorch."""
+    x, weight, _ = random_arrays(shapes(2, 5, 3, 4, 6, bias=False), np.float64)
+    up = tu.conv_transpose2d(tu.Tensor(x), tu.Tensor(weight)).numpy()
+    y = np.random.default_rng(2).standard_normal(up.shape)
+    down = F.conv2d(torch.tensor(y).permute(0, 3, 1, 2), torch.tensor(weight).permute(2, 3, 0, 1), stride=2)
+    np.testing.assert_allclose(np.vdot(up, y), np.vdot(x, down.permute(0, 2, 3, 1).numpy()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_nan_reaches_every_output_that_it_goes_into(backend, relu):
+    x, weight, bias = random_arrays(shapes(1, 3, 4, 2, 3), np.float32)
+    x[0, 1, 2, 0] = np.nan
+    y = tu.conv_transpose2d(tu.Tensor(x), tu.Tensor(weight), tu.Tensor(bias), relu=relu).numpy()
+    expected = np.zeros(y.shape, bool)
+    expected[0, 2:4, 4:6] = True
+    np.testing.assert_array_equal(np.isnan(y), expected)
+
+
+def test_inputs_that_do_not_fit():
+    x, weight, _ = (tu.Tensor(a) for a in random_arrays(shapes(1, 4, 4, 6, 3), np.float32))
+    with pytest.raises(ShapeError, match="weight expects 5 input channels, x has 6"):
+        tu.conv_transpose2d(x, tu.Tensor(np.zeros((2, 2, 5, 3), np.float32)))
+    with pytest.raises(ShapeError, match=r"must be 2×2(?s:.)*\(3, 3, 6, 3\)  K K C F"):
+        tu.conv_transpose2d(x, tu.Tensor(np.zeros((3, 3, 6, 3), np.float32)))
+    with pytest.raises(ShapeError, match="each of the 3 output channels"):
+        tu.conv_transpose2d(x, weight, tu.Tensor(np.zeros((1, 3), np.float32)))
+    with pytest.raises(DtypeError, match="different types"):
+        tu.conv_transpose2d(x, tu.Tensor(weight.data.astype(np.float64)))

@@ -1,0 +1,230 @@
+"""The checks checked: kernels broken on purpose, which the comparison with PyTorch and gradcheck notice.
+
+Each mutation replaces one NumPy kernel in the table for the time of a test. The checks that are held against
+it are the very functions that the other tests call.
+"""
+
+import numpy as np
+import pytest
+from oracle import assert_equals_torch, random_arrays
+
+import tinyunet as tu
+from tinyunet.backend import KERNELS
+from tinyunet.errors import GradientError
+
+# As many input as output channels, so that exchanging them gives a wrong value, not a wrong shape.
+SHAPES = {
+    "add": [(3, 4), (3, 4)],
+    "conv2d": [(2, 5, 5, 3), (3, 3, 3, 3), (3,)],
+    "conv_transpose2d": [(2, 3, 3, 3), (2, 2, 3, 3), (3,)],
+    "crop_concat": [(2, 3, 3, 2), (2, 6, 6, 2)],
+    "dropout": [(2, 4, 3)],
+    "max_pool2d": [(2, 4, 4, 3)],
+    "relu": [(2, 4, 4, 3)],
+    "softmax_cross_entropy": [(2, 4, 4, 3)],
+}
+RNG = np.random.default_rng(0)
+OPTIONS = {
+    "softmax_cross_entropy": {
+        "target": RNG.integers(0, 3, (2, 4, 4)),
+        "weight": RNG.uniform(1, 10, (2, 4, 4)),
+        "ignore_label": 2,
+    }
+}
+
+
+def call(op, *inputs):
+    if op == "dropout":
+        return tu.dropout(*inputs, 0.4, np.random.default_rng(7))
+    return getattr(tu, op)(*inputs, **OPTIONS.get(op, {}))
+
+
+def check_by_torch(op):
+    """Values in steps of 1/4, so that relu meets zeros and max-pool ties."""
+    arrays = [np.round(4 * a) / 4 for a in random_arrays(SHAPES[op], np.float64)]
+    assert_equals_torch(op, arrays, **OPTIONS.get(op, {}))
+
+
+def check_by_differences(op):
+    inputs = [tu.Tensor(a, requires_grad=True) for a in random_arrays(SHAPES[op], np.float64)]
+    tu.gradcheck(lambda *t: call(op, *t), inputs)
+
+
+CHECKS = {"torch": (check_by_torch, AssertionError), "differences": (check_by_differences, GradientError)}
+
+
+def each(change):
+    """A mutation of a kernel that returns one or two arrays: each changed."""
+
+    def mutation(kernel):
+        def mutant(*arguments):
+            result = kernel(*arguments)
+            return tuple(map(change, result)) if isinstance(result, tuple) else change(result)
+
+        return mutant
+
+    return mutation
+
+
+def arguments(change):
+    """A mutation that computes rightly, but from other arguments."""
+    return lambda kernel: lambda *original: kernel(*change(*original))
+
+
+def result(change):
+    """A mutation that sees the right result and the arguments."""
+    return lambda kernel: lambda *original: change(kernel(*original), *original)
+
+
+def without(array, *index):
+    array = array.copy()
+    array[index] = 0
+    return array
+
+
+SIGN, SCALE, ZERO = each(np.negative), each(lambda a: 1.001 * a), each(np.zeros_like)
+NEXT_PIXEL = each(lambda a: np.roll(a, 1, axis=1))
+FIRST_IMAGE = {
+    1: arguments(lambda grad: (grad[:1],)),
+    2: arguments(lambda x, grad: (x[:1], grad[:1])),
+    4: arguments(lambda x, grad, padding, size: (x[:1], grad[:1], padding, size)),
+}
+
+
+def target_not_subtracted(result, logits, target, weight, with_gradient):
+    energy, gradient = result
+    if with_gradient:
+        gradient = gradient + weight[..., None] * (target[..., None] == np.arange(3))
+    return energy, gradient
+
+
+def last_of_equals(x):
+    candidates = np.stack([x[:, p::2, q::2] for p in (1, 0) for q in (1, 0)])
+    return candidates.max(axis=0), (3 - candidates.argmax(axis=0)).astype(np.uint8)
+
+
+MUTATIONS = {
+    ("add", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "second twice": result(lambda r, g: (r[0], 2 * r[1])),
+        "second missing": result(lambda r, g: (r[0], 0 * r[1])),
+    },
+    ("conv2d", "backward_input"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "next pixel": NEXT_PIXEL,
+        "window not turned": arguments(lambda g, w, p: (g, w[::-1, ::-1], p)),
+        "window transposed": arguments(lambda g, w, p: (g, w.transpose(1, 0, 2, 3), p)),
+        "channels not exchanged": arguments(lambda g, w, p: (g, w.transpose(0, 1, 3, 2), p)),
+        "one tap dropped": arguments(lambda g, w, p: (g, without(w, 2, 0), p)),
+    },
+    ("conv2d", "backward_weight"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "window turned": each(lambda w: w[::-1, ::-1].copy()),
+        "window transposed": each(lambda w: w.transpose(1, 0, 2, 3).copy()),
+        "channels exchanged": each(lambda w: w.transpose(0, 1, 3, 2).copy()),
+        "one tap dropped": each(lambda w: without(w, 1, 2)),
+        "first image only": FIRST_IMAGE[4],
+        "last row missing": arguments(lambda x, g, p, s: (x, without(g, slice(None), -1), p, s)),
+    },
+    ("conv2d", "backward_bias"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "missing": ZERO,
+        "mean, not sum": result(lambda r, g: r / g[..., 0].size),
+        "first image only": FIRST_IMAGE[1],
+        "last row missing": arguments(lambda g: (g[:, :-1],)),
+    },
+    ("conv_transpose2d", "backward_input"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "rows and columns exchanged": arguments(lambda g, w: (g, w.transpose(1, 0, 2, 3))),
+        "channels not exchanged": arguments(lambda g, w: (g, w.transpose(0, 1, 3, 2))),
+        "one tap dropped": arguments(lambda g, w: (g, without(w, 1, 1))),
+    },
+    ("conv_transpose2d", "backward_weight"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "rows and columns exchanged": each(lambda w: w.transpose(1, 0, 2, 3).copy()),
+        "channels exchanged": each(lambda w: w.transpose(0, 1, 3, 2).copy()),
+        "one tap dropped": each(lambda w: without(w, 0, 1)),
+        "first image only": FIRST_IMAGE[2],
+    },
+    ("crop_concat", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "crop shifted by one": result(lambda r, *_: (r[0], np.roll(r[1], 1, axis=2))),
+        "skip missing": result(lambda r, *_: (r[0], 0 * r[1])),
+        "skip first": arguments(lambda g, up, skip: (np.roll(g, 2, axis=3), up, skip)),
+        "border not zero": result(lambda r, *_: (r[0], np.where(r[1] == 0, 1, r[1]))),
+    },
+    ("dropout", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "another seed": arguments(lambda g, p, seed: (g, p, seed + np.uint64(1))),
+        "not scaled up": result(lambda r, g, p, seed: r * (1 - p)),
+        "nothing dropped": result(lambda r, g, p, seed: g / (1 - p)),
+    },
+    ("max_pool2d", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "rows and columns exchanged": arguments(lambda g, place: (g, np.array([0, 2, 1, 3])[place])),
+        "always the first": arguments(lambda g, place: (g, 0 * place)),
+        "to the whole window": result(lambda r, g, place: np.repeat(np.repeat(g, 2, axis=1), 2, axis=2)),
+    },
+    ("max_pool2d", "forward"): {
+        "the last of equals": lambda _: last_of_equals,
+    },
+    ("relu", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "passes at 0": lambda _: lambda g, y: np.where(y >= 0, g, 0),
+        "does not pass above 1": lambda _: lambda g, y: np.where((y > 0) & (y < 1), g, 0),
+    },
+    ("softmax_cross_entropy", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "not divided": lambda _: lambda gradient, scale: gradient,
+        "one class missing": each(lambda g: without(g, Ellipsis, 1)),
+    },
+    ("softmax_cross_entropy", "forward"): {
+        "not weighted": arguments(lambda z, t, w, want: (z, t, np.ones_like(w), want)),
+        "target not subtracted": result(target_not_subtracted),
+        "ignored pixels count": arguments(lambda z, t, w, want: (z, np.maximum(t, 0), w, want)),
+    },
+}
+
+# What one of the checks cannot see: there are no ties in random numbers, where differences would not tell
+# anyway; a gradient that belongs to a wrong loss agrees with the differences of that loss. And PyTorch drops
+# other elements.
+UNSEEN = {
+    ("differences", "max_pool2d", "the last of equals"),
+    ("differences", "softmax_cross_entropy", "not weighted"),
+    ("differences", "softmax_cross_entropy", "ignored pixels count"),
+}
+CASES = [
+    pytest.param(check, op, direction, name, id=f"{op}.{direction}-{name}-{check}")
+    for (op, direction), mutations in MUTATIONS.items()
+    for name in mutations
+    for check in CHECKS
+    if (check, op, name) not in UNSEEN and (check, op) != ("torch", "dropout")
+]
+
+
+@pytest.mark.parametrize(("check", "op", "direction", "mutation"), CASES)
+def test_a_broken_kernel_is_noticed(monkeypatch, check, op, direction, mutation):
+    run, error = CHECKS[check]
+    implementations = KERNELS[op, direction].implementations
+    mutant = MUTATIONS[op, direction][mutation](implementations["numpy"])
+    with tu.use_backend("numpy"):
+        run(op)
+        monkeypatch.setitem(implementations, "numpy", mutant)
+        with pytest.raises(error):
+            run(op)
+
+
+def test_every_backward_kernel_has_mutations():
+    backward = {key for key in KERNELS if key[1].startswith("backward")}
+    assert backward <= set(MUTATIONS)

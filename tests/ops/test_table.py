@@ -1,0 +1,135 @@
+"""The table of kernels: complete, and each entry the same on every backend, thread count and call."""
+
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from oracle import DTYPES, TOLERANCE, assert_close, random_arrays
+
+import tinyunet as tu
+from tinyunet import ops
+from tinyunet.backend import KERNELS
+
+TABLE = [
+    ("add", "forward"),
+    ("add", "backward"),
+    ("conv2d", "forward"),
+    ("conv2d", "backward_input"),
+    ("conv2d", "backward_weight"),
+    ("conv2d", "backward_bias"),
+    ("conv_transpose2d", "forward"),
+    ("conv_transpose2d", "backward_input"),
+    ("conv_transpose2d", "backward_weight"),
+    ("crop_concat", "forward"),
+    ("crop_concat", "backward"),
+    ("dropout", "forward"),
+    ("dropout", "backward"),
+    ("max_pool2d", "forward"),
+    ("max_pool2d", "backward"),
+    ("relu", "forward"),
+    ("relu", "backward"),
+    ("sgd_momentum", "step"),
+    ("softmax_cross_entropy", "forward"),
+    ("softmax_cross_entropy", "backward"),
+]
+OPS = sorted({op for op, _ in TABLE} - {"sgd_momentum"})
+TESTS = Path(__file__).parent
+
+
+def test_the_table_is_complete():
+    assert sorted(KERNELS) == sorted(TABLE)
+    assert sorted(ops.__all__) == OPS
+
+
+@pytest.mark.parametrize("key", TABLE, ids=".".join)
+def test_every_kernel_is_there_for_the_cpu(key):
+    assert {"numpy", "numba"} <= set(KERNELS[key].implementations)
+    assert KERNELS[key].name == ".".join(key)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_its_file_its_equation_and_its_tests(op):
+    module = Path(ops.__file__).with_name(f"{op}.py")
+    docstring = module.read_text(encoding="utf-8").split('"""')[1]
+    assert "grad_" in docstring, "the equation of backward"
+    assert any(line.strip().startswith(("y", "p[")) and "=" in line for line in docstring.splitlines())
+    assert (TESTS / f"test_{op}.py").is_file()
+    assert op in tu.__all__
+
+
+def calls(dtype):
+    """Arguments for each kernel: odd sizes, N > 1, channels beyond one task of 64."""
+    x, y = random_arrays([(2, 13, 18, 70)] * 2, dtype)
+    upsampled, skip = random_arrays([(2, 5, 6, 3), (2, 10, 9, 4)], dtype)
+    weight, bias, grad = random_arrays([(3, 3, 70, 24), (24,), (2, 11, 16, 24)], dtype)
+    up, grad_up = random_arrays([(2, 2, 70, 20), (2, 26, 36, 20)], dtype)
+    (even,) = random_arrays([(3, 6, 10, 5)], dtype)
+    rng = np.random.default_rng(1)
+    place = rng.integers(0, 4, (3, 6, 10, 5)).astype(np.uint8)
+    target = rng.integers(-1, 5, (3, 6, 10)).astype(np.int32)  # -1: an ignored pixel
+    pixel_weight = rng.uniform(0, 10, target.shape).astype(dtype)
+    seed, share = np.uint64(2**63 + 12345), 0.4
+    return {
+        ("add", "forward"): (x, y),
+        ("add", "backward"): (x,),
+        ("conv2d", "forward"): (x, weight, bias, 0, True),
+        ("conv2d", "backward_input"): (grad, weight, 0),
+        ("conv2d", "backward_weight"): (x, grad, 0, 3),
+        ("conv2d", "backward_bias"): (grad,),
+        ("conv_transpose2d", "forward"): (x, up, bias[:20], True),
+        ("conv_transpose2d", "backward_input"): (grad_up, up),
+        ("conv_transpose2d", "backward_weight"): (x, grad_up),
+        ("crop_concat", "forward"): (upsampled, skip),
+        ("crop_concat", "backward"): (x[:, :5, :6, :7].copy(), upsampled.shape, skip.shape),
+        ("dropout", "forward"): (x, share, seed),
+        ("dropout", "backward"): (x, share, seed),
+        ("max_pool2d", "forward"): (even,),
+        ("max_pool2d", "backward"): (even, place),
+        ("relu", "forward"): (x,),
+        ("relu", "backward"): (x, y),
+        ("sgd_momentum", "step"): (x, y, x + y, dtype(0.01), dtype(0.9), dtype(1e-3)),
+        ("softmax_cross_entropy", "forward"): (even, target, pixel_weight, True),
+        ("softmax_cross_entropy", "backward"): (x, 0.37),
+    }
+
+
+def run(key, backend, dtype):
+    """Every array that the kernel returns or, for the step, writes into."""
+    arguments = calls(dtype)[key]
+    before = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+    with tu.use_backend(backend):
+        result = KERNELS[key](*arguments)
+    if key == ("sgd_momentum", "step"):
+        np.testing.assert_array_equal(arguments[1], before[1], err_msg="the gradient was changed")
+        return arguments[0], arguments[2]
+    for argument, copy in zip(arguments, before, strict=True):
+        np.testing.assert_array_equal(argument, copy, err_msg="an argument was changed")
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("key", TABLE, ids=".".join)
+def test_numba_equals_the_numpy_reference(key, dtype):
+    for ours, reference in zip(run(key, "numba", dtype), run(key, "numpy", dtype), strict=True):
+        if reference.dtype == np.uint8:  # the places of maxima
+            np.testing.assert_array_equal(ours, reference)
+        else:
+            assert_close(ours, reference, tolerance=TOLERANCE[np.dtype(dtype)])
+        assert ours.flags.c_contiguous
+        assert reference.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("key", TABLE, ids=".".join)
+def test_the_same_bits_for_one_and_two_threads_and_every_call(key, dtype):
+    assert numba.config.NUMBA_NUM_THREADS >= 2, "set before Numba is imported: see conftest.py"
+    results = []
+    before = numba.get_num_threads()
+    try:
+        for threads in (1, 2, 1, 2):
+            numba.set_num_threads(threads)
+            results.append([np.asarray(array).tobytes() for array in run(key, "numba", dtype)])
+    finally:
+        numba.set_num_threads(before)
+    assert all(result == results[0] for result in results)

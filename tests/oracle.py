@@ -1,0 +1,136 @@
+"""PyTorch's version of each op and of the U-Net, in our axes, and what holds ours against it.
+
+The functions of `TORCH` take and return torch tensors in tinyunet's axes (images N H W C, weights K K C F)
+and permute inside. PyTorch's own autograd then gives gradients in these axes too.
+"""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import tinyunet as tu
+
+# The largest difference allowed, in units of the largest value. Convolutions that add a thousand products in
+# another order, or by Winograd's transforms, were seen to differ by up to 1.8e-6 and 1.8e-15.
+TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
+DTYPES = [np.float32, np.float64]
+
+
+def assert_close(actual, expected, what="", tolerance=None):
+    """Same shape and dtype, no NaN, and differences within the tolerance."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, what
+    assert actual.dtype == expected.dtype, what
+    tolerance = TOLERANCE[expected.dtype] if tolerance is None else tolerance
+    allowed = tolerance * np.abs(expected).max(initial=0)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed, err_msg=what, equal_nan=False)
+
+
+def random_arrays(shapes, dtype, seed=0):
+    """Normal numbers for each shape; None stays None."""
+    rng = np.random.default_rng(seed)
+    return [None if shape is None else rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def assert_equals_torch(op, arrays, **options):
+    """Hold tu.<op> on the active backend against PyTorch: the output and the gradient of every array."""
+    ours = [None if a is None else tu.Tensor(a, requires_grad=True) for a in arrays]
+    theirs = [None if a is None else torch.tensor(a, requires_grad=True) for a in arrays]
+    before = [None if a is None else a.copy() for a in arrays]
+
+    y, expected = getattr(tu, op)(*ours, **options), TORCH[op](*theirs, **options)
+    assert_close(y.numpy(), expected.detach().numpy(), f"{op}: output")
+
+    grad_output = np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
+    y.backward(grad_output)
+    expected.backward(torch.tensor(grad_output))
+    for i, (our, their, array) in enumerate(zip(ours, theirs, before, strict=True)):
+        if array is not None:
+            assert_close(our.grad, their.grad.numpy(), f"{op}: gradient of input {i}")
+            assert our.grad.flags.c_contiguous
+            np.testing.assert_array_equal(our.data, array, err_msg=f"{op} changed its input {i}")
+
+
+def conv2d(x, weight, bias=None, *, padding=0, relu=False):
+    """N H W C through torch's N C H W."""
+    y = F.conv2d(_permuted(x, 0, 3, 1, 2), _permuted(weight, 3, 2, 0, 1), bias, padding=padding)
+    return (F.relu(y) if relu else y).permute(0, 2, 3, 1)
+
+
+def conv_transpose2d(x, weight, bias=None, *, relu=False):
+    """Weight (2, 2, C, F) is torch's (C, F, 2, 2)."""
+    y = F.conv_transpose2d(_permuted(x, 0, 3, 1, 2), _permuted(weight, 2, 3, 0, 1), bias, stride=2)
+    return (F.relu(y) if relu else y).permute(0, 2, 3, 1)
+
+
+def _permuted(tensor, *axes):
+    # Contiguous: for some shapes torch's convolutions refuse the gradient of a view.
+    return tensor.permute(*axes).contiguous()
+
+
+def max_pool2d(x):
+    """2×2, stride 2."""
+    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def crop_concat(upsampled, skip):
+    """The centre of skip, behind the channels of upsampled."""
+    _, height, width, _ = upsampled.shape
+    top, left = (skip.shape[1] - height) // 2, (skip.shape[2] - width) // 2
+    centre = skip.narrow(1, top, height).narrow(2, left, width)
+    return torch.cat([upsampled, centre], dim=3)
+
+
+def softmax_cross_entropy(logits, target, weight=None, reduction="mean", ignore_label=None):
+    """The loss of each pixel from torch; weighted and summed here."""
+    target = torch.tensor(np.asarray(target).astype(np.int64))
+    weight = torch.ones(target.shape) if weight is None else torch.tensor(weight)
+    ignored = -100 if ignore_label is None else ignore_label
+    each = F.cross_entropy(logits.permute(0, 3, 1, 2), target, reduction="none", ignore_index=ignored)
+    weight = torch.where(target == ignored, 0, weight.to(logits.dtype))
+    total = (weight * each).sum()
+    return total / weight.sum() if reduction == "mean" else total
+
+
+TORCH = {
+    "add": torch.add,
+    "conv2d": conv2d,
+    "conv_transpose2d": conv_transpose2d,
+    "crop_concat": crop_concat,
+    "max_pool2d": max_pool2d,
+    "relu": F.relu,
+    "softmax_cross_entropy": softmax_cross_entropy,
+}
+
+
+def torch_parameters(model):
+    """A U-Net's weights as torch tensors that ask for gradients, by name: copies."""
+    return {name: torch.tensor(array, requires_grad=True) for name, array in model.state_dict().items()}
+
+
+def torch_unet(parameters, x, *, depth=4, padding="valid", variant="paper"):
+    """The U-Net of the paper, section 2, written once more: parameters by name, x (N, H, W, C)."""
+    p = parameters
+    margin = 1 if padding == "same" else 0
+
+    def double_conv(name, x):
+        for part in ("first", "second"):
+            weight, bias = p[f"{name}.{part}.weight"], p[f"{name}.{part}.bias"]
+            x = conv2d(x, weight, bias, padding=margin, relu=True)
+        return x
+
+    skips = []
+    for level in range(depth + 1):
+        x = double_conv(f"contracting.{level}", x if level == 0 else max_pool2d(x))
+        skips.append(x)
+    for i in range(depth):
+        up = conv_transpose2d(x, p[f"up.{i}.weight"], p[f"up.{i}.bias"], relu=variant == "release")
+        x = double_conv(f"expansive.{i}", crop_concat(up, skips[depth - 1 - i]))
+    return conv2d(x, p["scores.weight"], p["scores.bias"])
+
+
+def as_float64(model):
+    """The model with its parameters in float64, for narrow tolerances."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.astype(np.float64)
+    return model

@@ -1,0 +1,292 @@
+"""The tape: chain rule, order, release, depth, and what its errors say."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import tinyunet as tu
+from tinyunet.autograd import Function, Tensor
+from tinyunet.errors import GraphError, ShapeError
+
+
+class Square(Function):
+    """x², saving an array of its own, whose life can be watched."""
+
+    name = "square"
+
+    def forward(self, x):
+        saved = x.copy()
+        self.watch = weakref.ref(saved)
+        self.save(saved)
+        return x * x
+
+    def backward(self, grad_output):
+        (x,) = self.saved
+        return (2 * x * grad_output,)
+
+
+def leaf(*values):
+    return Tensor(np.array(values, np.float64), requires_grad=True)
+
+
+def test_fan_out_adds_up():
+    """Of x² + x² + x at x = 3 the derivative is 4 x + 1."""
+    x = leaf(3.0)
+    square = Square.apply(x)
+    tu.add(tu.add(square, Square.apply(x)), x).backward()
+    assert x.grad.tolist() == [13]
+
+
+def test_one_tensor_in_both_places():
+    x = leaf(3.0)
+    square = Square.apply(x)
+    tu.add(square, square).backward()
+    assert x.grad.tolist() == [12]
+    y = leaf(3.0)
+    tu.add(y, y).backward()
+    assert y.grad.tolist() == [2]
+
+
+def test_diamond():
+    """Of (a²)² + a², with both paths through one tensor: an op waits until all newer ones have come."""
+    a = leaf(2.0, -3.0)
+    b = Square.apply(a)
+    tu.add(Square.apply(b), b).backward(np.ones(2))
+    np.testing.assert_array_equal(a.grad, 4 * a.data**3 + 2 * a.data)
+
+
+def test_a_ladder_of_diamonds_is_walked_once():
+    """y_{k+1} = y_k + y_k: 2^60 paths, but 60 ops."""
+    x = leaf(1.0)
+    y = x
+    for _ in range(60):
+        y = tu.add(y, y)
+    y.backward()
+    assert x.grad.tolist() == [2.0**60]
+
+
+def test_the_older_tensor_may_come_in_later():
+    """The skip connection's pattern: an early result is used again at the end."""
+    x = leaf(2.0)
+    early = Square.apply(x)
+    late = Square.apply(Square.apply(early))
+    tu.add(late, early).backward()
+    assert x.grad.tolist() == [8 * 2.0**7 + 2 * 2.0]
+
+
+@pytest.mark.parametrize("length", [10_000, 100_000])
+def test_a_long_chain_needs_no_stack(length):
+    """Forward, backward and letting go, the last also of a graph that was never walked."""
+    x, one = leaf(0.0), Tensor(np.ones(1))
+    with tu.use_backend("numpy"):
+        y = x
+        for _ in range(length):
+            y = tu.add(y, one)
+        assert y.item() == length
+        y.backward()
+        assert x.grad.tolist() == [1]
+        y = x
+        for _ in range(length):
+            y = tu.add(y, one)
+        end = weakref.ref(y._function)
+        del y
+        gc.collect()
+        assert end() is None
+
+
+def test_gradients_add_up_over_backward_calls():
+    x = leaf(3.0)
+    for _ in range(3):
+        Square.apply(x).backward()
+    assert x.grad.tolist() == [18]
+
+
+def test_saved_arrays_are_released_on_the_way():
+    """When the older op's backward runs, the newer one has let go of what it saved."""
+    alive = []
+
+    class Older(Square):
+        def backward(self, grad_output):
+            alive.append(newer.watch())
+            return super().backward(grad_output)
+
+    x = leaf(3.0)
+    y = Square.apply(Older.apply(x))
+    newer = y._function
+    assert newer.watch() is not None
+    y.backward()
+    assert alive == [None]
+    assert x.grad.tolist() == [4 * 27]
+
+
+def test_only_saved_arrays_live_as_long_as_the_graph():
+    """The sum saves nothing: what it adds is free as soon as the caller lets go."""
+    x = leaf(1.0)
+    intermediate = Square.apply(x)
+    array = weakref.ref(intermediate.data)
+    y = tu.add(intermediate, intermediate)
+    del intermediate
+    assert array() is None
+    y.backward()
+    assert x.grad.tolist() == [4]
+
+
+def test_second_backward_is_an_error():
+    y = Square.apply(leaf(3.0))
+    y.backward()
+    with pytest.raises(GraphError, match=r"through square was walked before(?s:.)*compute the output again"):
+        y.backward()
+
+
+def test_backward_into_a_released_part_is_an_error():
+    shared = Square.apply(leaf(3.0))
+    first, second = Square.apply(shared), Square.apply(shared)
+    first.backward()
+    with pytest.raises(GraphError, match="walked before"):
+        second.backward()
+
+
+def test_backward_without_a_gradient_needs_one_element():
+    for shape in [(), (1,), (1, 1, 1)]:
+        x = Tensor(np.full(shape, 3.0), requires_grad=True)
+        Square.apply(x).backward()
+        np.testing.assert_array_equal(x.grad, np.full(shape, 6.0))
+    with pytest.raises(ShapeError, match=r"more than one element(?s:.)*\(2,\)(?s:.)*backward\(grad\)"):
+        Square.apply(leaf(1.0, 2.0)).backward()
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 1), ()])
+def test_a_gradient_of_another_shape_is_refused(shape):
+    """Also one that would broadcast."""
+    with pytest.raises(ShapeError, match=r"grad must have the tensor's shape(?s:.)*\(2,\)"):
+        Square.apply(leaf(1.0, 2.0)).backward(np.ones(shape))
+
+
+def test_a_tensor_without_a_graph_has_no_backward():
+    with pytest.raises(GraphError, match="does not depend on any tensor with requires_grad=True"):
+        Square.apply(Tensor(np.ones(1))).backward()
+
+
+def test_no_grad_as_context_and_decorator():
+    x = leaf(3.0)
+
+    @tu.no_grad()
+    def square():
+        return Square.apply(x)
+
+    with tu.no_grad():
+        inside = Square.apply(x)
+    for y in (inside, square(), square()):
+        assert not y.requires_grad
+        assert y._function is None
+    assert Square.apply(x).requires_grad
+
+
+def test_no_grad_saves_nothing_and_ends_with_an_error():
+    x = leaf(3.0)
+    functions = []
+
+    class Watched(Square):
+        def __init__(self):
+            super().__init__()
+            functions.append(self)
+
+    with pytest.raises(ZeroDivisionError), tu.no_grad():
+        tu.add(Watched.apply(x), Tensor([1 / 0]))
+    assert functions[0].watch() is None
+    assert Square.apply(x).requires_grad
+
+
+def test_nested_no_grad():
+    x = leaf(3.0)
+    with tu.no_grad():
+        with tu.no_grad():
+            pass
+        assert not Square.apply(x).requires_grad
+
+
+def test_two_leaves_never_share_a_gradient():
+    """Whoever scales one in place must not scale the other, nor what was given to backward."""
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    given = np.ones(2)
+    tu.add(a, b).backward(given)
+    for other in (b.grad, given):
+        assert not np.shares_memory(a.grad, other)
+
+    c, d = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    c.backward(given)
+    d.backward(given)
+    c.grad *= 7
+    assert given.tolist() == [1, 1]
+    assert d.grad.tolist() == [1, 1]
+
+
+def test_an_array_given_to_two_inputs_is_not_added_to_in_place():
+    """A function may hand the same array back for two inputs; more arrives for only one of them."""
+
+    class Sum(Function):
+        def forward(self, a, b):
+            return a + b
+
+        def backward(self, grad_output):
+            return grad_output, grad_output
+
+    a, b = leaf(3.0), leaf(5.0)
+    square_a, square_b = Square.apply(a), Square.apply(b)
+    more = Square.apply(square_a)
+    tu.add(Sum.apply(square_a, square_b), more).backward()
+    assert a.grad.tolist() == [2 * 3 + 4 * 27]
+    assert b.grad.tolist() == [2 * 5]
+
+
+def test_an_accumulated_gradient_is_a_new_array():
+    x = leaf(3.0)
+    Square.apply(x).backward()
+    first = x.grad
+    Square.apply(x).backward()
+    assert first.tolist() == [6]
+    assert x.grad.tolist() == [12]
+
+
+def test_leaves_without_requires_grad_get_none():
+    x, constant = leaf(3.0), Tensor(np.array([2.0]))
+    tu.add(Square.apply(x), Square.apply(constant)).backward()
+    assert x.grad.tolist() == [6]
+    assert constant.grad is None
+
+
+def test_only_leaves_keep_a_gradient():
+    x = leaf(3.0)
+    middle = Square.apply(x)
+    Square.apply(middle).backward()
+    assert middle.grad is None
+    assert x.grad.tolist() == [4 * 27]
+
+
+def test_arrays_are_kept_or_made_fit_for_kernels():
+    kept = np.zeros((2, 3), np.float32)
+    assert Tensor(kept).data is kept
+    assert Tensor(kept).numpy() is kept
+    turned = Tensor(kept.T)
+    assert turned.shape == (3, 2)
+    assert turned.data.flags.c_contiguous
+    assert Tensor([1, 2]).dtype == np.float32
+    assert Tensor(np.zeros(2, np.float16)).dtype == np.float32
+    assert Tensor(np.zeros(2, np.dtype(">f4"))).data.dtype.isnative
+    assert Tensor(np.zeros(2)).dtype == np.float64
+
+
+def test_gradients_have_the_dtype_of_the_tensor():
+    x = Tensor(np.ones(2, np.float32), requires_grad=True)
+    tu.relu(x).backward(np.ones(2, np.float64))
+    assert x.grad.dtype == np.float32
+
+
+def test_item_and_repr():
+    x = leaf(3.0)
+    assert Square.apply(x).item() == 9.0
+    assert repr(Square.apply(x)) == "Tensor(array([9.]), requires_grad=True, made by square)"
+    with pytest.raises(ValueError, match="size 1"):
+        leaf(1.0, 2.0).item()

@@ -1,0 +1,141 @@
+"""Choosing a backend, what is said when one cannot run, and the word on the first compilation."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import tinyunet as tu
+from tinyunet import backend
+from tinyunet.errors import BackendError
+
+
+@pytest.fixture(autouse=True)
+def _same_backend_afterwards():
+    before = backend._active
+    yield
+    backend._active = before
+
+
+def test_as_a_context_manager():
+    before = tu.active_backend()
+    with tu.use_backend("numpy"):
+        assert tu.active_backend() == "numpy"
+        with tu.use_backend("numba"):
+            assert tu.active_backend() == "numba"
+        assert tu.active_backend() == "numpy"
+    assert tu.active_backend() == before
+
+
+def test_an_error_ends_the_context_too():
+    before = tu.active_backend()
+    with pytest.raises(ZeroDivisionError), tu.use_backend("numpy"):
+        raise ZeroDivisionError
+    assert tu.active_backend() == before
+
+
+def test_as_a_plain_call():
+    tu.use_backend("numpy")
+    assert tu.active_backend() == "numpy"
+    tu.use_backend("numba")
+    assert tu.active_backend() == "numba"
+
+
+def test_the_kernels_of_the_backend_are_called(monkeypatch):
+    called = []
+    for name in ("numpy", "numba"):
+        monkeypatch.setitem(
+            backend.KERNELS["relu", "forward"].implementations,
+            name,
+            lambda x, name=name: called.append(name) or x,
+        )
+    for name in ("numpy", "numba"):
+        with tu.use_backend(name):
+            tu.relu(tu.Tensor([1.0]))
+    assert called == ["numpy", "numba"]
+
+
+def test_an_unknown_name():
+    tu.use_backend("numpy")
+    with pytest.raises(BackendError, match=r"unknown backend 'torch'\n +expected +numpy \| numba \| cuda"):
+        tu.use_backend("torch")
+    assert tu.active_backend() == "numpy"
+
+
+def test_cuda_without_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # Python's mark for a module that cannot be imported
+    with pytest.raises(
+        BackendError, match=r"needs CuPy, which is not installed(?s:.)*pip install 'tinyunet\[cuda1"
+    ):
+        tu.use_backend("cuda")
+
+
+def fake_cupy(gpu):
+    return SimpleNamespace(__version__="14.0.1", cuda=SimpleNamespace(is_available=lambda: gpu))
+
+
+def test_cuda_without_a_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(gpu=False))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    message = r"CuPy finds none\n +cupy +14\.0\.1\n +CUDA_VISIBLE_DEVICES +-1\n(?s:.)*nvidia-smi"
+    with pytest.raises(BackendError, match=message):
+        tu.use_backend("cuda")
+
+
+def test_cuda_without_kernels(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(gpu=True))
+    relu = SimpleNamespace(name="relu.forward", implementations={"numpy": abs, "numba": abs})
+    monkeypatch.setattr(backend, "KERNELS", {("relu", "forward"): relu})
+    with pytest.raises(BackendError, match=r"no kernels in this version\n +kernels +relu\.forward"):
+        tu.use_backend("cuda")
+
+
+def test_a_kernel_that_the_backend_lacks(monkeypatch):
+    monkeypatch.delitem(backend.KERNELS["relu", "forward"].implementations, "numpy")
+    with (
+        tu.use_backend("numpy"),
+        pytest.raises(
+            BackendError, match=r"relu\.forward: no implementation for the backend 'numpy'\n +imp.* numba"
+        ),
+    ):
+        tu.relu(tu.Tensor([1.0]))
+
+
+def run(code, **environment):
+    """Run Python code in a process of its own: what it printed, and on stderr."""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return process.stdout.strip(), process.stderr
+
+
+PRINT_BACKEND = "import tinyunet as tu; print(tu.active_backend())"
+
+
+def test_the_environment_variable():
+    assert run(PRINT_BACKEND, TINYUNET_BACKEND="numpy")[0] == "numpy"
+    assert "unknown backend 'jax'" in run(PRINT_BACKEND, TINYUNET_BACKEND="jax")[1]
+    # What is chosen in the program counts more, also where the variable is wrong.
+    chosen = "import tinyunet as tu; tu.use_backend('numba'); print(tu.active_backend())"
+    assert run(chosen, TINYUNET_BACKEND="jax")[0] == "numba"
+
+
+def test_numba_is_the_default(monkeypatch):
+    monkeypatch.delenv("TINYUNET_BACKEND", raising=False)
+    assert run(PRINT_BACKEND)[0] == "numba"
+
+
+def test_the_first_compilation_is_announced_once(tmp_path):
+    """On stderr, with two kernels compiled; not again when they are on disk."""
+    code = "import tinyunet as tu; x = tu.Tensor([-1.0, 2.0]); print(tu.relu(tu.add(x, x)).numpy())"
+    for announcements in (1, 0):
+        output, errors = run(code, NUMBA_CACHE_DIR=str(tmp_path), TINYUNET_BACKEND="numba")
+        assert output == "[0. 4.]"
+        assert errors.count("compiling kernels") == announcements
+    assert "tinyunet.compile" not in errors

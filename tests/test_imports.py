@@ -1,0 +1,142 @@
+"""Who imports whom: lower modules know nothing of higher ones, and what knows arrays knows no Tensor.
+
+The imports are read from the source, also those inside functions and those for type checkers.
+"""
+
+import ast
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import tinyunet
+
+PACKAGE = Path(tinyunet.__file__).parent
+
+# From the bottom to the top. A module imports from lower layers and from its own package, nothing else.
+LAYERS = [
+    {"errors"},
+    {"geometry", "jit"},
+    {"backend", "blas"},
+    {"autograd"},
+    {"ops", "gradcheck"},
+    {"nn"},
+    {"models"},
+    {"optim", "checkpoint", "tiling"},
+    {"trainer"},
+    {"command_line", "run_folder", "diagnosis"},
+    {"train", "predict", "evaluate", "doctor", "compile"},
+    {"__main__"},
+]
+# Beside them: these know arrays only. The engine's higher layers may use them, they use nothing of it.
+ARRAYS = {
+    "data",
+    "augment",
+    "augment_elastic",
+    "augment_spline",
+    "weight_map",
+    "sampling",
+    "instances",
+    "metrics",
+    "evaluation",
+    "report",
+}
+ARRAYS_MAY_USE = {"errors", "geometry", "jit"}
+
+# Compared with in the tests and the benchmarks; the engine is written from scratch.
+FOREIGN = {"torch", "tensorflow", "jax", "keras", "cv2", "elasticdeform", "monai"}
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported_modules(path):
+    """Full names of all that is imported: `from tinyunet import ops` is tinyunet.ops."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: a relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in names if name.removeprefix("tinyunet.") in MODULES}
+            found |= modules or {node.module}
+    return found
+
+
+def own_imports(name):
+    """What the module imports of this package, without "tinyunet."."""
+    names = imported_modules(MODULES[name])
+    return {full.removeprefix("tinyunet.") for full in names if full.startswith("tinyunet.")}
+
+
+def layer(name):
+    top = name.split(".")[0]
+    return next((i for i, modules in enumerate(LAYERS) if top in modules), None)
+
+
+def allowed(importer, imported):
+    """Whether a module may import another."""
+    top, other = importer.split(".")[0], imported.split(".")[0]
+    if layer(imported) is None and other not in ARRAYS:
+        return False
+    if top == other:
+        return True
+    if top in ARRAYS:
+        return other in ARRAYS | ARRAYS_MAY_USE
+    if other in ARRAYS:
+        return layer(importer) > layer("ops")
+    return layer(imported) < layer(importer)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "__init__"])
+def test_imports_go_down_only(name):
+    top = name.split(".")[0]
+    assert top in ARRAYS or layer(name) is not None, f"{name}: give it a place in LAYERS or ARRAYS"
+    wrong = [imported for imported in own_imports(name) if not allowed(name, imported)]
+    assert not wrong, f"{name} imports {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("autograd", "ops.conv2d"),
+        ("backend", "autograd"),
+        ("ops.conv2d", "nn"),
+        ("nn", "models.unet"),
+        ("models.unet", "optim"),
+        ("tiling", "checkpoint"),
+        ("trainer", "train"),
+        ("augment", "autograd"),
+        ("data.readers", "backend"),
+        ("metrics.pixels", "ops"),
+        ("ops.conv2d", "data"),
+        ("predict", "train"),
+    ],
+)
+def test_the_rule_refuses(importer, imported):
+    assert not allowed(importer, imported)
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """Packages' __init__ files, which only pass names on, are left out."""
+    files = {name for name, path in MODULES.items() if path.name != "__init__.py"}
+    TopologicalSorter({name: own_imports(name) & files for name in files}).prepare()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_written_from_scratch(name):
+    roots = {full.split(".")[0] for full in imported_modules(MODULES[name])}
+    assert not roots & FOREIGN
+
+
+def test_importing_the_package_imports_no_plots():
+    """Matplotlib takes long to import, and a script that trains may never plot."""
+    assert "tinyunet.report" not in {f"tinyunet.{n}" for n in own_imports("__init__")}
+    assert sys.modules["tinyunet"].__version__

@@ -1,0 +1,35 @@
+"""Compiled kernels on disk: taken when nothing has changed, compiled anew when a kernel that they call has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tinyunet.ops import conv2d_winograd
+
+CALLEE = "from tinyunet.jit import kernel\n@kernel\ndef one(): return {}\n"
+CALLER = "from tinyunet.jit import kernel\nfrom callee import one\n@kernel\ndef two(): return 2 * one()\n"
+SCRIPT = "from caller import two; print(two(), sum(two.stats.cache_hits.values()))"
+
+
+def test_a_changed_callee_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "caller.py").write_text(CALLER)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+
+    def run() -> list[str]:
+        command = [sys.executable, "-B", "-c", SCRIPT]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    (tmp_path / "callee.py").write_text(CALLEE.format(1))
+    assert run() == ["2", "0"]
+    (tmp_path / "callee.py").write_text(CALLEE.format(5))
+    assert run() == ["10", "0"]  # without the callee's stamp: 2, from disk
+    assert run() == ["10", "1"]
+
+
+def test_files_of_called_kernels_count() -> None:
+    names = {Path(file).name for file in conv2d_winograd._convolve_narrow.source_files}
+    assert names == {"blas.py", "jit.py", "conv2d_winograd.py", "conv2d_winograd_transforms.py"}

@@ -1,0 +1,135 @@
+"""Modules: names, modes, loading; layers: shapes and the variance at the start."""
+
+import numpy as np
+import pytest
+
+import tinyunet as tu
+from tinyunet.errors import CheckpointError
+from tinyunet.nn import Conv2d, ConvTranspose2d, Module, Parameter
+
+
+class Network(Module):
+    """One parameter of its own, a list of modules and a module."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.layers = [Conv2d(2, 3, 3, rng=rng), Conv2d(3, 4, 1, rng=rng)]
+        self.scale = Parameter(np.ones(1, np.float32))
+        self.up = ConvTranspose2d(4, 2, rng=rng)
+        self.not_a_parameter = tu.Tensor(np.ones(1), requires_grad=True)
+
+
+NAMES = [
+    "scale",
+    "layers.0.weight",
+    "layers.0.bias",
+    "layers.1.weight",
+    "layers.1.bias",
+    "up.weight",
+    "up.bias",
+]
+
+
+def test_names():
+    network = Network()
+    assert [name for name, _ in network.named_parameters()] == NAMES
+    assert network.parameters()[1] is network.layers[0].weight
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_train_and_eval_reach_all_parts():
+    """Also the parts of parts."""
+    whole, network = Module(), Network()
+    whole.parts = [network]
+    modules = (whole, network, *network.layers, network.up)
+    assert all(module.training for module in modules)
+    assert whole.eval() is whole
+    assert not any(module.training for module in modules)
+    assert whole.train() is whole
+    assert all(module.training for module in modules)
+
+
+def test_state_dict_is_the_arrays_themselves():
+    network = Network()
+    state = network.state_dict()
+    assert list(state) == NAMES
+    assert state["layers.1.weight"] is network.layers[1].weight.data
+
+
+def test_load_state_dict_copies_and_converts():
+    network = Network()
+    state = {
+        name: np.full(array.shape, i + 0.5) for i, (name, array) in enumerate(network.state_dict().items())
+    }
+    kept = network.layers[0].weight.data
+    network.load_state_dict(state)
+    for i, (name, array) in enumerate(network.state_dict().items()):
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, i + 0.5)
+        assert not np.shares_memory(array, state[name])
+    assert network.layers[0].weight.data is kept, "in place: an optimiser may hold it"
+
+
+def changed(change):
+    state = {name: np.full_like(array, 7) for name, array in Network().state_dict().items()}
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("up.bias"), r"missing +\['up\.bias'\]\n +unknown +none"),
+        (lambda s: s.update(extra=np.zeros(1)), r"missing +none\n +unknown +\['extra'\]"),
+        (
+            lambda s: s.update({"up.weight": np.zeros((2, 2, 2, 4))}),
+            r"up\.weight has another shape\n +this network +\(2, 2, 4, 2\)\n +given +\(2, 2, 2, 4\)",
+        ),
+    ],
+    ids=["missing", "unknown", "shape"],
+)
+def test_a_state_that_does_not_fit_changes_nothing(change, message):
+    network = Network()
+    before = {name: array.copy() for name, array in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        network.load_state_dict(changed(change))
+    for name, array in network.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_conv2d_layer_is_the_op():
+    layer = Conv2d(2, 3, 3, padding=1, relu=True, rng=np.random.default_rng(0))
+    layer.bias.data[:] = [1, -2, 3]
+    x = tu.Tensor(np.random.default_rng(1).standard_normal((2, 5, 4, 2)).astype(np.float32))
+    expected = tu.conv2d(x, layer.weight, layer.bias, padding=1, relu=True)
+    np.testing.assert_array_equal(layer(x).data, expected.data)
+    assert layer(x).shape == (2, 5, 4, 3)
+
+
+def test_conv_transpose2d_layer_is_the_op():
+    layer = ConvTranspose2d(2, 3, relu=True, rng=np.random.default_rng(0))
+    layer.bias.data[:] = [1, -2, 3]
+    x = tu.Tensor(np.random.default_rng(1).standard_normal((2, 5, 4, 2)).astype(np.float32))
+    expected = tu.conv_transpose2d(x, layer.weight, layer.bias, relu=True)
+    np.testing.assert_array_equal(layer(x).data, expected.data)
+    assert layer(x).shape == (2, 10, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "variance"),
+    [
+        (lambda rng: Conv2d(64, 128, 3, rng=rng), 2 / (9 * 64)),
+        (lambda rng: Conv2d(256, 128, 1, rng=rng), 2 / 256),
+        (lambda rng: ConvTranspose2d(256, 128, rng=rng), 2 / (4 * 128)),
+    ],
+    ids=["3×3", "1×1", "up"],
+)
+def test_initial_weights(layer, variance):
+    """Normal, of variance 2/N. Bands of five standard deviations: of the mean, the variance, the kurtosis."""
+    layer = layer(np.random.default_rng(0))
+    weight = layer.weight.data.astype(np.float64).ravel() / np.sqrt(variance)
+    assert layer.weight.dtype == np.float32
+    assert abs(weight.mean()) < 5 / np.sqrt(weight.size)
+    assert abs((weight**2).mean() - 1) < 5 * np.sqrt(2 / weight.size)
+    assert abs((weight**4).mean() - 3) < 5 * np.sqrt(96 / weight.size)
+    assert not layer.bias.data.any()

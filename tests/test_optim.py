@@ -1,0 +1,118 @@
+"""SGD against PyTorch's, and its options."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import DTYPES, assert_close, random_arrays
+
+import tinyunet as tu
+from tinyunet.backend import KERNELS
+from tinyunet.errors import OptionError
+
+SHAPES = [(3, 3, 2, 5), (5,), (1,)]
+
+
+def assert_steps_like_torch(dtype=np.float64, momentum=0.99, weight_decay=0.0, steps=12):
+    """Steps with given gradients; the learning rate changes half way, as a schedule does."""
+    arrays = random_arrays(SHAPES, dtype)
+    ours = [tu.Tensor(a.copy(), requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+    optimiser = tu.SGD(ours, lr=0.01, momentum=momentum, weight_decay=weight_decay)
+    reference = torch.optim.SGD(theirs, lr=0.01, momentum=momentum, weight_decay=weight_decay)
+    for step in range(steps):
+        if step == steps // 2:
+            optimiser.lr = reference.param_groups[0]["lr"] = 0.003
+        for our, their, gradient in zip(ours, theirs, random_arrays(SHAPES, dtype, seed=step), strict=True):
+            our.grad, their.grad = gradient, torch.tensor(gradient)
+        optimiser.step()
+        reference.step()
+        for our, their in zip(ours, theirs, strict=True):
+            assert_close(our.data, their.detach().numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
+def test_equals_torch(backend, momentum, weight_decay, dtype):
+    assert_steps_like_torch(dtype, momentum, weight_decay)
+
+
+MUTANTS = {
+    "gradient 0.1 % too large": lambda w, g, v, lr, m, wd: (1.001 * g + wd * w, m, lr),
+    "weight decay forgotten": lambda w, g, v, lr, m, wd: (g, m, lr),
+    "weight decay of the wrong sign": lambda w, g, v, lr, m, wd: (g - wd * w, m, lr),
+    "momentum forgotten": lambda w, g, v, lr, m, wd: (g + wd * w, 0, lr),
+    "momentum damped": lambda w, g, v, lr, m, wd: ((1 - m) * (g + wd * w), m, lr),
+    "uphill": lambda w, g, v, lr, m, wd: (g + wd * w, m, -lr),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_broken_step_is_noticed(monkeypatch, mutant):
+    def step(weight, grad, velocity, lr, momentum, weight_decay):
+        push, momentum, lr = MUTANTS[mutant](weight, grad, velocity, lr, momentum, weight_decay)
+        velocity[...] = momentum * velocity + push
+        weight -= lr * velocity
+
+    with tu.use_backend("numpy"):
+        assert_steps_like_torch(weight_decay=0.1)
+        monkeypatch.setitem(KERNELS["sgd_momentum", "step"].implementations, "numpy", step)
+        with pytest.raises(AssertionError):
+            assert_steps_like_torch(weight_decay=0.1)
+
+
+def test_a_constant_gradient_adds_up_to_lr_over_one_minus_momentum():
+    """What the module says about the paper's 0.99: 100 lr a step, once the velocity has settled."""
+    weight = tu.Tensor(np.zeros(1), requires_grad=True)
+    optimiser = tu.SGD([weight], lr=1e-3, momentum=0.99)
+    before = 0.0
+    for _ in range(3000):
+        before = weight.data.item()
+        weight.grad = np.ones(1)
+        optimiser.step()
+    assert before - weight.data.item() == pytest.approx(100 * 1e-3, rel=1e-9)
+
+
+def test_steps_are_taken_in_place_and_leave_the_gradient(backend):
+    weight = tu.Tensor(np.ones(4), requires_grad=True)
+    array, gradient = weight.data, np.arange(4.0)
+    weight.grad = gradient
+    tu.SGD([weight], lr=0.5, momentum=0).step()
+    assert weight.data is array
+    assert array.tolist() == [1, 0.5, 0, -0.5]
+    assert gradient.tolist() == [0, 1, 2, 3]
+
+
+def test_parameters_without_a_gradient_stay():
+    """Also with weight decay: a parameter that took no part is not changed."""
+    used, unused = (tu.Tensor(np.ones(2), requires_grad=True) for _ in range(2))
+    optimiser = tu.SGD(iter([used, unused]), lr=0.1, weight_decay=0.5)
+    used.grad = np.ones(2)
+    optimiser.step()
+    assert (used.data < 1).all()
+    assert (unused.data == 1).all()
+
+
+def test_zero_grad_forgets():
+    x = tu.Tensor(np.ones(2), requires_grad=True)
+    optimiser = tu.SGD([x], lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        tu.add(x, x).backward(np.ones(2))
+        assert x.grad.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", 0),
+        ("lr", -0.1),
+        ("lr", float("nan")),
+        ("momentum", 1),
+        ("momentum", -0.1),
+        ("weight_decay", -1e-4),
+    ],
+)
+def test_options_outside_their_range(name, value):
+    with pytest.raises(OptionError, match=f"SGD: {name} is {value}\n.*lr > 0, 0 <= momentum < 1"):
+        tu.SGD([], **{"lr": 0.1, name: value})
