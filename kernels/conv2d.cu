@@ -148,7 +148,7 @@ extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const fl
 // blocked: a block of 128 threads multiplies a 128 × DEPTH tile by a DEPTH × 64 tile, again and again.
 constexpr int TILE_ROWS = 128, TILE_COLUMNS = 64, DEPTH = 8;
 
-struct Tiles {
+struct __align__(16) Tiles {
     // Two of each: one is read while the other is written. Both have the depth as their first axis, so that a
     // thread reads its rows and its columns four at a time. The four more make each depth begin at another
     // bank.
@@ -178,7 +178,7 @@ __device__ __forceinline__ int first_column() { return threadIdx.x % 8 * 4; }
 __device__ __forceinline__ void multiply_tiles(const Tiles& tiles, int buffer, float (&sum)[8][8]) {
 #pragma unroll
     for (int k = 0; k < DEPTH; k++) {
-        float left[8], right[8];
+        __align__(16) float left[8], right[8];
         four(left[0]) = four(tiles.left[buffer][k][first_row()]);
         four(left[4]) = four(tiles.left[buffer][k][TILE_ROWS / 2 + first_row()]);
         four(right[0]) = four(tiles.right[buffer][k][first_column()]);
@@ -357,17 +357,17 @@ __device__ __forceinline__ void multiply_stage(Left left, const float (&right)[S
                                                Pieces& pieces) {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int k = t; k < STAGE_DEPTH; k += 8) {
+    for (int k = 0; k < STAGE_DEPTH; k += 8) {
         float a[4][4], b[4][2];
 #pragma unroll
         for (int m = 0; m < 4; m++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                a[m][e] = to_tf32(left(warp_row() + 16 * m + g + e % 2 * 8, k + e / 2 * 4));
+                a[m][e] = to_tf32(left(warp_row() + 16 * m + g + e % 2 * 8, k + t + e / 2 * 4));
 #pragma unroll
         for (int n = 0; n < 4; n++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) b[n][e] = to_tf32(right[k + e * 4][warp_column() + 8 * n + g]);
+            for (int e = 0; e < 2; e++) b[n][e] = to_tf32(right[k + t + e * 4][warp_column() + 8 * n + g]);
 #pragma unroll
         for (int m = 0; m < 4; m++)
 #pragma unroll
@@ -394,6 +394,7 @@ __device__ __forceinline__ void run_stages(int first, int last, Fetch fetch, Use
     wait_for_copies<0>();
 }
 
+// As write_result; a lane has two numbers next to one another in each of two rows of a piece.
 template <class Finish>
 __device__ __forceinline__ void write_pieces(float* result, int rows, int columns, const Pieces& pieces,
                                              Finish finish) {

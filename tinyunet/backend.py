@@ -26,7 +26,8 @@ class Kernel:
     op, direction : str
         Its place in the table, such as ``"conv2d", "backward_weight"``.
     **implementations : callable
-        By backend. All take the same arguments and return the same values, up to rounding.
+        By backend; "cuda" serves "cuda-emulated" too. All take the same arguments and return the same
+        values, up to rounding.
     """
 
     def __init__(self, op: str, direction: str, **implementations: Callable[..., Any]):

@@ -33,6 +33,7 @@ C_TYPES = {
     "unsigned long long": np.uint64,
 }
 INDEX_LIMIT = 2**31 - 2**12  # an int also counts the threads of the last block that have no element
+MAX_BLOCKS = 65535  # along y and z; along x the limit is that of the index
 ALIGNMENT = 16
 WIDTH = 256  # threads a block, where each does one element
 
@@ -91,13 +92,17 @@ def launch(
     Raises
     ------
     KernelError
-        An argument does not fit its parameter.
+        An argument does not fit its parameter, or the grid exceeds what a GPU takes.
     """
     name = f"{stem}_{direction}"
     source = source_of(stem)
     parameters = kernels_in(source)[name]
     assert len(parameters) == len(arguments), f"{name} has {len(parameters)} parameters"
     checked = tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
+    if max(grid[1:], default=1) > MAX_BLOCKS:
+        raise KernelError(
+            f"{name}: more than {MAX_BLOCKS} blocks along y or z", {"blocks": grid}, "use a smaller batch"
+        )
     if 0 not in grid:
         _function(source, name)(_three(grid), _three(block), checked)
         for log in _logs:

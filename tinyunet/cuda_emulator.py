@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -37,8 +38,13 @@ def compiler() -> str:
     Raises
     ------
     BackendError
-        There is none.
+        There is none, or this is not Linux: how the emulator finds shared memory is particular to it.
     """
+    if platform.system() != "Linux":
+        raise BackendError(
+            f"the backend 'cuda-emulated' runs on Linux, this is {platform.system()}",
+            remedy="use the backend 'numba', or a container with Linux",
+        )
     path = shutil.which("g++")
     if path is None:
         raise BackendError(
@@ -185,5 +191,12 @@ def _version() -> str:
 def _cache_folder() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "tinyunet" / "cuda-emulated"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(
+            "the backend 'cuda-emulated' has no place for its compiled kernels",
+            {str(folder): error},
+            "set the environment variable XDG_CACHE_HOME to a folder that can be written",
+        ) from None
     return folder

@@ -49,6 +49,15 @@ def test_the_tensor_rung_is_on_tensor_cores(tmp_path):
             assert instruction not in code[f"conv2d_{direction}_blocked"]
 
 
+def test_shared_memory_of_128_bit_accesses_is_aligned(tmp_path):
+    """To 16 bytes, which an array of float is not by itself."""
+    nvcc(KERNEL_FOLDER / "conv2d.cu", "sm_80", tmp_path / "kernels.ptx", "-ptx")
+    shared = re.findall(
+        r"\.shared \.align (\d+) \.b8 \w*_(blocked|tensor)\w*", (tmp_path / "kernels.ptx").read_text()
+    )
+    assert shared == [("16", "blocked")] * 2 + [("16", "tensor")] * 4
+
+
 def test_the_blocked_rung_moves_four_numbers_at_once(tmp_path):
     code = ptx_of_conv2d(tmp_path)
     for direction in ("forward", "backward_weight"):

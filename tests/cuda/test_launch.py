@@ -1,12 +1,13 @@
 """What a launcher refuses: a raw kernel would read something else, and say nothing."""
 
+import platform
 import shutil
 
 import numpy as np
 import pytest
 
 import tinyunet as tu
-from tinyunet import cuda, cuda_emulator
+from tinyunet import backend, cuda, cuda_emulator
 from tinyunet.errors import BackendError, KernelError
 
 
@@ -41,6 +42,12 @@ def test_more_elements_than_the_kernel_counts(emulated, monkeypatch):
         launch_relu(*arrays((2, 3), (2, 3)))
 
 
+def test_more_blocks_than_a_gpu_takes(emulated):
+    x, y = arrays((2, 3), (2, 3))
+    with pytest.raises(KernelError, match=r"more than 65535 blocks along y or z\n +blocks +\(1, 65536\)"):
+        cuda.launch("relu", "forward", (1, 65536), (256,), x, y, 6)
+
+
 @pytest.mark.parametrize("count", [6.0, 2**31, -(2**31) - 1, np.int64(6), np.float32(6)])
 def test_scalars_of_another_type(emulated, count):
     """Eight bytes for a kernel that takes four; with CuPy a Python float would be a double."""
@@ -61,6 +68,29 @@ def test_words_of_the_compiler(emulated, tmp_path):
     source.write_text('extern "C" __global__ void wrong(float* y) {\n    y[0] = undeclared;\n}\n')
     with pytest.raises(KernelError, match=r"do not compile(?s:.)*wrong\.cu:2:(?s:.)*undeclared"):
         cuda_emulator.function(source, "wrong", ("y",), ("wrong",))
+
+
+def test_a_cache_folder_that_cannot_be_made(emulated, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    source = tmp_path / "nothing.cu"
+    source.write_text('extern "C" __global__ void nothing(float* y) {}\n')
+    with pytest.raises(BackendError, match=r"no place for its compiled kernels(?s:.)*XDG_CACHE_HOME"):
+        cuda_emulator.function(source, "nothing", ("y",), ("nothing",))
+
+
+def test_another_system(monkeypatch):
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    with pytest.raises(BackendError, match="runs on Linux, this is Darwin"):
+        tu.use_backend("cuda-emulated")
+
+
+def test_the_backend_calls_the_cuda_kernels(emulated, monkeypatch):
+    called = []
+    kernel = backend.KERNELS["relu", "forward"]
+    monkeypatch.setitem(kernel.implementations, "cuda", lambda x: called.append("cuda") or x)
+    tu.relu(tu.Tensor([1.0]))
+    assert called == ["cuda"]
 
 
 def test_without_a_compiler(monkeypatch):
