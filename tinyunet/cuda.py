@@ -38,7 +38,7 @@ ALIGNMENT = 16
 WIDTH = 256  # threads a block, where each does one element
 
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)')
-_PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?:__restrict__ )?(?P<name>\w+)$")
+_PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?P<name>\w+)$")
 
 
 @dataclass(frozen=True)
@@ -116,41 +116,46 @@ def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
 
 def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
     """The argument as the kernel takes it, or a KernelError."""
-    expected = parameter.dtype
-    if not parameter.is_array:
-        if isinstance(value, int) and -(2**31) <= value < 2**31 and expected == np.int32:
-            return np.int32(value)
-        if not isinstance(value, np.generic) or value.dtype != expected:
-            raise KernelError(
-                f"{kernel}: {parameter.name} is {type(value).__name__} {value}, the kernel takes {expected}",
-                remedy=f"give numpy.{expected}(...)",
-            )
+    if parameter.is_array:
+        _check_array(kernel, parameter, value)
         return value
-    if not hasattr(value, "flags") or value.dtype != expected:
+    expected = parameter.dtype
+    if isinstance(value, int) and -(2**31) <= value < 2**31 and expected == np.int32:
+        return np.int32(value)
+    if not isinstance(value, np.generic) or value.dtype != expected:
         raise KernelError(
-            f"{kernel}: {parameter.name} is {getattr(value, 'dtype', type(value).__name__)}, "
-            f"the kernel takes an array of {expected}",
+            f"{kernel}: {parameter.name} is {type(value).__name__} {value}, the kernel takes {expected}",
+            remedy=f"give numpy.{expected}(...)",
+        )
+    return value
+
+
+def _check_array(kernel: str, parameter: Parameter, value: Any) -> None:
+    name, library = parameter.name, arrays()
+    if not isinstance(value, library.ndarray) or value.dtype != parameter.dtype:
+        raise KernelError(
+            f"{kernel}: {name} is {type(value).__name__} of {getattr(value, 'dtype', 'no dtype')}, "
+            f"the kernel takes a {library.__name__} array of {parameter.dtype}",
             remedy="the CUDA kernels compute in float32: use float32 arrays, or the backend 'numba'",
         )
     if not value.flags.c_contiguous:
         raise KernelError(
-            f"{kernel}: {parameter.name} is not C-contiguous: the kernel would read the memory, not the view",
-            {parameter.name: f"shape {value.shape}, strides {value.strides}"},
+            f"{kernel}: {name} is not C-contiguous: the kernel would read the memory, not the view",
+            {name: f"shape {value.shape}, strides {value.strides}"},
             "give numpy.ascontiguousarray(...)",
         )
     if address(value) % ALIGNMENT:
         raise KernelError(
-            f"{kernel}: {parameter.name} begins at an address that is no multiple of {ALIGNMENT} bytes",
+            f"{kernel}: {name} begins at an address that is no multiple of {ALIGNMENT} bytes",
             {"why": "a thread may load four float32 at once, which is only possible from such addresses"},
             "give a .copy() of this view",
         )
     if value.size > INDEX_LIMIT:
         raise KernelError(
-            f"{kernel}: {parameter.name} has {value.size} elements, the kernel counts to {INDEX_LIMIT}",
-            {parameter.name: value.shape},
+            f"{kernel}: {name} has {value.size} elements, the kernel counts to {INDEX_LIMIT}",
+            {name: value.shape},
             "use a smaller tile or batch",
         )
-    return value
 
 
 def address(array: Any) -> int:
