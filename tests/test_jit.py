@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: taken when nothing has changed, compiled anew when a kernel that they call has."""
+"""Compiled kernels on disk: taken when nothing has changed, made anew when a kernel that they call has."""
 
 from __future__ import annotations
 

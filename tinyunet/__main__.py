@@ -1,21 +1,22 @@
-"""python -m tinyunet COMMAND, or tinyunet COMMAND: train, predict or compile."""
+"""python -m tinyunet COMMAND, or tinyunet COMMAND: doctor, train, predict, evaluate or compile."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-COMMANDS = ("train", "predict", "compile")
+COMMANDS = ("doctor", "train", "predict", "evaluate", "compile")
 
 
 def main() -> None:
     """Hand over to a command, which has its own --help."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        asked_for = sys.argv[1:] in (["-h"], ["--help"])
         print(
             f"usage: tinyunet {{{','.join(COMMANDS)}}} ...\n\ntinyunet COMMAND --help says more.",
-            file=sys.stderr,
+            file=sys.stdout if asked_for else sys.stderr,
         )
-        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
+        sys.exit(0 if asked_for else 2)
     command = sys.argv.pop(1)
     sys.argv[0] = f"tinyunet {command}"
     importlib.import_module(f"tinyunet.{command}").main()  # only one: each takes its time to import

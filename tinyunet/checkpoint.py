@@ -1,8 +1,8 @@
 """Checkpoints: everything a training needs to go on, in one safetensors file.
 
 The arrays are the weights (``weight/NAME``) and the optimiser's velocities (``velocity/NAME``); the rest
-(network, configuration, step, scores) is JSON in the file's metadata. Nothing in it can run code. What is
-random in step n is drawn from (seed, n), so that these two are the random state.
+(network, configuration, step, scores) is JSON in the file's metadata, and a checksum covers both. Nothing in
+it can run code. What is random in step n is drawn from (seed, n), so that these two are the random state.
 
 A file is written beside its place and moved there when it is complete: whoever reads finds the old one or the
 new one, never a half.
@@ -14,6 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,31 +66,35 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     CheckpointError
         The file cannot be written (a full disk, a folder without permission). The older one is untouched.
     """
-    arrays = {
+    named = {
         **{f"weight/{name}": array for name, array in checkpoint.weights.items()},
         **{f"velocity/{name}": array for name, array in checkpoint.velocity.items()},
     }
-    header = {
-        "format": FORMAT,
-        "network": checkpoint.network,
-        "config": checkpoint.config,
-        "step": checkpoint.step,
-        "progress": checkpoint.progress,
-        "checksum": _checksum(arrays),
-    }
+    arrays = {name: np.ascontiguousarray(array) for name, array in named.items()}  # save_file sees memory
+    header = json.dumps(
+        {
+            "network": checkpoint.network,
+            "config": checkpoint.config,
+            "step": checkpoint.step,
+            "progress": checkpoint.progress,
+        }
+    )
+    metadata = {"format": FORMAT, "header": header, "checksum": _checksum(header, arrays)}
     beside = path.with_name(path.name + ".part")
     try:
-        save_file(arrays, beside, metadata={"tinyunet": json.dumps(header)})
+        save_file(arrays, beside, metadata)
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path}: the checkpoint could not be written",
             {"reason": error, "older checkpoint": "kept" if path.exists() else "none"},
             "make room on the disk or choose another folder, then resume",
         ) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -101,10 +106,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         The file is missing, damaged, or not one of tinyunet's.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint", remedy="give a run's folder, or a file it wrote")
+        raise CheckpointError(
+            f"{path}: no such checkpoint",
+            remedy="give the folder of a run that has one, or a file that it wrote, such as last.safetensors",
+        )
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
+            _require_own_format(path, metadata)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
@@ -112,18 +121,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
             {"reason": error, "size": f"{path.stat().st_size} bytes"},
             "use the run's other checkpoint (best or last), or a copy",
         ) from error
-    header = _header(path, metadata)
-    if _checksum(arrays) != header["checksum"]:
+    checksum = _checksum(metadata.get("header", ""), arrays)
+    if checksum != metadata.get("checksum"):
         raise CheckpointError(
-            f"{path}: damaged, the checksum of its arrays does not fit",
-            {"expected": header["checksum"], "found": _checksum(arrays)},
+            f"{path}: damaged, the checksum of its content does not fit",
+            {"expected": metadata.get("checksum"), "found": checksum},
             "use the run's other checkpoint (best or last), or a copy",
         )
     return Checkpoint(
-        network=header["network"],
-        config=header["config"],
-        step=header["step"],
-        progress=header["progress"],
+        **json.loads(metadata["header"]),
         weights=_under("weight/", arrays),
         velocity=_under("velocity/", arrays),
     )
@@ -149,23 +155,22 @@ def load_model(run: Path) -> tuple[UNet, Checkpoint]:
     return model, checkpoint
 
 
-def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    header = json.loads(metadata.get("tinyunet", "{}"))
-    if header.get("format") != FORMAT:
+def _require_own_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: not a checkpoint of this version of tinyunet",
-            {"expected": FORMAT, "found": header.get("format", "a file that another program wrote")},
+            {"expected": FORMAT, "found": metadata.get("format", "a file that another program wrote")},
             "give a checkpoint that `python -m tinyunet.train` wrote",
         )
-    return header
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
 
 
-def _checksum(arrays: Arrays) -> int:
-    value = 0
-    for name in sorted(arrays):
-        value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), value))
-    return value
+def _checksum(header: str, arrays: Arrays) -> str:
+    value = zlib.crc32(header.encode())
+    for name, array in sorted(arrays.items()):
+        value = zlib.crc32(f"{name} {array.shape} {array.dtype}".encode(), value)
+        value = zlib.crc32(array.data, value)
+    return f"{value:08x}"

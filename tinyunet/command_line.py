@@ -1,11 +1,13 @@
-"""What the commands share: how an error ends them."""
+"""What the commands share: how an error ends them, and which file could not be written."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from tinyunet.errors import TinyUNetError
+from tinyunet.errors import RunError, TinyUNetError
 
 
 def run(command: Callable[[], None]) -> None:
@@ -20,6 +22,19 @@ def run(command: Callable[[], None]) -> None:
         )
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file when writing fails: the system's own error does so only for opening it."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path}: could not be written",
+            {"reason": error.strerror or error},
+            "make room on the disk, or choose another --out where you may write",
+        ) from error
 
 
 def _told(message: str) -> int:

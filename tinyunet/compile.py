@@ -11,7 +11,7 @@ import time
 import numpy as np
 import tyro
 
-from tinyunet import command_line, ops
+from tinyunet import command_line, metrics, ops
 from tinyunet.autograd import Tensor
 from tinyunet.data import split, synthetic_cells
 from tinyunet.instances import label_instances
@@ -28,7 +28,8 @@ def compile_kernels() -> None:
         for _ in trainer.run():
             pass
     x = Tensor(images.images[0][None].astype("float32"))
-    label_instances(predict_tiled(trainer.model, x.data[0], tile=64))
+    cells = label_instances(predict_tiled(trainer.model, x.data[0], tile=64)) > 0
+    metrics.warping_error(cells, cells)
     ops.relu(ops.add(x, x))
     for size, channels in ((132, 8), (12, 256)):  # large and narrow, small and wide: kernels of their own
         maps = Tensor(np.zeros((1, size, size, channels), np.float32), requires_grad=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tinyunet import command_line
-from tinyunet.backend import use_backend
+from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
 from tinyunet.errors import DataError, RunError
@@ -24,7 +25,8 @@ from tinyunet.report import overlay
 from tinyunet.tiling import predict_tiled
 
 # Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.
-PALETTE = ((0, 0, 0), (255, 255, 255), (230, 57, 70), (69, 123, 157), (244, 162, 97), (42, 157, 143))
+BACKGROUND = (0, 0, 0)
+COLOURS = ((255, 255, 255), (230, 57, 70), (69, 123, 157), (244, 162, 97), (42, 157, 143))  # then again
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def predict(options: Options) -> None:
     """Predict every image, with a progress bar over tiles."""
-    if options.backend:
-        use_backend(options.backend)
+    use_backend(options.backend or active_backend())  # now, before anything is read or written
     model, checkpoint = load_model(options.run)
     images = read_images(options.images, labels=False)
     _require_channels(model, images.images[0], options)
@@ -75,7 +76,8 @@ def predict(options: Options) -> None:
             f"{options.out}: the folder holds files, nothing was overwritten",
             remedy="choose another --out, or give --overwrite",
         )
-    options.out.mkdir(parents=True, exist_ok=True)
+    with command_line.writing(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
     print(f"{options.images}: {images.summary()}; network of step {checkpoint.step}")
     for name, image in zip(tqdm(images.names, unit="image", disable=None), images.images, strict=True):
         with tqdm(unit="tile", leave=False, disable=None, desc=name) as bar:
@@ -87,7 +89,8 @@ def predict(options: Options) -> None:
             probabilities = predict_tiled(
                 model, normalise(image), tile=options.tile, symmetries=options.symmetries, on_tile=show
             )
-        _write(options, name, image, probabilities)
+        with command_line.writing(options.out / f"{name}_…"):
+            _write(options, name, image, probabilities)
     print(f"wrote {4 * len(images)} files to {options.out}")
 
 
@@ -112,8 +115,9 @@ def _write(
     tifffile.imwrite(
         options.out / f"{name}_probabilities.tif", np.moveaxis(probabilities, 2, 0), photometric="minisblack"
     )
-    classes = Image.fromarray(probabilities.argmax(axis=2).astype(np.uint8), mode="P")
-    classes.putpalette([value for colour in PALETTE for value in colour])
+    classes = Image.fromarray(probabilities.argmax(axis=2).astype(np.uint8))
+    palette = [BACKGROUND, *islice(cycle(COLOURS), 255)]  # all 256: Pillow stores no more bits than colours
+    classes.putpalette([value for colour in palette for value in colour])
     classes.save(options.out / f"{name}_classes.png")
     save_labels(options.out / f"{name}_instances.tif", instances)
     Image.fromarray(overlay(image, instances)).save(options.out / f"{name}_overlay.png")

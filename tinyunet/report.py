@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
+from tinyunet.evaluation import MISTAKES, Mistakes
+from tinyunet.sampling import Sample
+
 INK, ACCENT, GOOD, FAINT = "#1a1a1a", "#c0392b", "#2471a3", "#b8b8b8"
+MISTAKE_COLOURS = {  # Okabe and Ito's, which colour-blind readers can tell apart
+    "border": (240, 228, 66),
+    "confused": (86, 180, 233),
+    "added": (204, 121, 167),
+    "split": (0, 158, 115),
+    "merged": (213, 94, 0),
+    "missed": (0, 114, 178),
+}
 
 
 def grey_or_colour(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -19,7 +31,7 @@ def grey_or_colour(image: NDArray[Any]) -> NDArray[np.uint8]:
 
     Three channels are taken as red, green and blue; of any other number the first is shown in grey.
     """
-    channels = image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
+    channels = (image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)).astype(np.float32)
     low, high = np.percentile(channels, (1, 99))
     scaled = np.clip((channels - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
     return (255 * scaled).astype(np.uint8)
@@ -88,3 +100,62 @@ def plot_examples(
         axes.set_axis_off()
     figure.suptitle(f"{title}    red: background taken for a class, blue: the other mistakes", fontsize=10)
     figure.savefig(path, dpi=100)
+
+
+def plot_mistakes(
+    image: NDArray[Any], labels: NDArray[np.integer], mistakes: Mistakes, path: Path, *, title: str
+) -> None:
+    """The image with the true outlines, and beside it with the mistakes coloured by kind and counted."""
+    grey = grey_or_colour(image).astype(np.float32)
+    coloured = grey.copy()
+    handles = []
+    for number, name in enumerate(MISTAKES, 1):
+        if name not in mistakes.counts:
+            continue
+        share = 1.0 if name == "border" else 0.7  # a line is seen when solid, an area is seen through
+        here = mistakes.kinds == number
+        coloured[here] = (1 - share) * grey[here] + share * np.array(MISTAKE_COLOURS[name], np.float32)
+        unit = " px" if name == "border" or "objects" not in mistakes.counts else ""
+        handles.append(
+            Patch(
+                color="#{:02x}{:02x}{:02x}".format(*MISTAKE_COLOURS[name]),
+                label=f"{name}: {mistakes.counts[name]:,}{unit}",
+            )
+        )
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(12, 6 * height / width + 0.8), layout="constrained")
+    panels = {"true outlines": overlay(image, labels), "mistakes": coloured.astype(np.uint8)}
+    for axes, (head, picture) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(head, fontsize=10)
+        axes.set_axis_off()
+    total = f" ({mistakes.counts['objects']:,} objects)" if "objects" in mistakes.counts else ""
+    figure.suptitle(title + total, fontsize=10)
+    figure.legend(handles=handles[::-1], loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=100)
+
+
+def plot_samples(samples: Mapping[str, Sample], path: Path) -> None:
+    """A row for each sample: the image tile, the classes in its middle, and their weights in the loss."""
+    figure = Figure(figsize=(11, 3.9 * len(samples)), layout="constrained")
+    most = max(float(sample.weight.max()) for sample in samples.values())
+    for axes, (name, sample) in zip(
+        figure.subplots(len(samples), 3, squeeze=False), samples.items(), strict=True
+    ):
+        image, target, weight = sample.image[0], sample.target[0], sample.weight[0]
+        margin, side = (image.shape[0] - target.shape[0]) / 2, target.shape[0]
+        axes[0].imshow(grey_or_colour(image))
+        axes[0].add_patch(Rectangle((margin - 0.5, margin - 0.5), side, side, fill=False, color=ACCENT))
+        axes[0].set_title(f"image tile {name}", fontsize=9)
+        axes[1].imshow(target, cmap="gray", interpolation="nearest")
+        axes[1].set_title(
+            f"labels of the square: classes {', '.join(map(str, np.unique(target)))}", fontsize=9
+        )
+        shown = axes[2].imshow(weight, cmap="magma", vmin=0, vmax=most, interpolation="nearest")
+        axes[2].set_title("weight map: loss per pixel", fontsize=9)
+        figure.colorbar(shown, ax=axes[2], shrink=0.8)
+        for panel in axes:
+            panel.set_axis_off()
+    names = " and ".join({sample.name: None for sample in samples.values()})
+    figure.suptitle(f"{names}: the network sees the tile and predicts the square", fontsize=10)
+    figure.savefig(path, dpi=110)

@@ -11,7 +11,6 @@ examples.png       held-out images, their labels, and what the network makes of 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +32,31 @@ class RunFolder:
         self.curves, self.examples = path / "curves.png", path / "examples.png"
 
     def require_free(self, *, overwrite: bool) -> None:
-        """Raise a RunError if the folder exists, unless it is a run's and may be overwritten."""
-        if self.path.exists() and not overwrite:
+        """Raise a RunError unless the folder is new or empty, or holds a run that may be overwritten."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not (self.config.is_file() and self.log.is_file()):
+            raise RunError(
+                f"{self.path}: not the folder of a run (which has config.json and log.jsonl), "
+                "nothing was overwritten",
+                remedy="choose another --out",
+            )
+        if not overwrite:
             raise RunError(
                 f"{self.path}: this run folder exists, nothing was overwritten",
                 remedy=f"choose another --out, go on with --resume {self.path}, or give --overwrite",
             )
-        if self.path.exists() and not self.config.is_file():
-            raise RunError(
-                f"{self.path}: not the folder of a run (no config.json in it), nothing was overwritten",
-                remedy="choose another --out",
-            )
 
     def create(self, config: dict[str, Any]) -> None:
-        """Make the folder, in place of an older one, and write what was asked for; for people to read."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+        """Make the folder, without what an older run wrote; files that are not a run's stay."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for file in (self.best, self.last, self.curves, self.examples):
+            file.unlink(missing_ok=True)
+        self.write_config(config)
+        self.log.write_text("")
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write what was asked for; for people to read."""
         self.config.write_text(json.dumps(config, indent=2) + "\n")
 
     def append(self, record: dict[str, Any]) -> None:
@@ -67,4 +74,6 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop the log's lines beyond a step: a run that is resumed there will write them again."""
         kept = [record for record in self.read_log() if record["step"] <= step]
-        self.log.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        beside = self.log.with_name(self.log.name + ".part")
+        beside.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        beside.replace(self.log)

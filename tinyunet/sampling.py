@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tinyunet.augment import Augmentation, Augmenter
 from tinyunet.data import ImageSet, class_labels, normalise
-from tinyunet.errors import DataError
+from tinyunet.errors import DataError, OptionError
 from tinyunet.weight_map import class_weights, label_cells, separate_touching, weight_map
 
 SIGHT = 4  # in units of sigma: how far outside the tile a cell can still raise a border weight
@@ -33,6 +33,10 @@ class WeightMap:
     """Width of the border term, in pixels."""
     class_balance: bool = True
     """Whether rare classes count more, so that all classes have the same weight in sum."""
+
+    def __post_init__(self) -> None:
+        if not (self.w0 >= 0 and self.sigma > 0):
+            raise OptionError(f"weight map: w0 is {self.w0}, sigma {self.sigma}; expected w0 >= 0, sigma > 0")
 
 
 class Sample(NamedTuple):

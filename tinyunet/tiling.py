@@ -14,6 +14,7 @@ that inside the image no invented pixel counts.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -76,31 +77,33 @@ def predict_tiled(
     if tile < 1 or symmetries not in (1, 8):
         raise OptionError(f"predict_tiled: tile {tile}, symmetries {symmetries}", remedy="tile >= 1; 1 or 8")
     transforms = [(turns, flip) for flip in (False, True) for turns in range(4)][:symmetries]
-    per_transform = len(list(_tiles(model, image.shape, tile)))
     scores = np.zeros((*image.shape[:2], model.num_classes), np.float32)
+    total = len(transforms) * len(list(_tiles(model, image.shape, tile)))
+    done = itertools.count(1)
     training = model.training
     model.eval()
     try:
-        for number, (turns, flip) in enumerate(transforms):
-
-            def count(done: int, before: int = number * per_transform) -> None:
+        for transform in transforms:
+            for _ in _add_scores(model, _turned(image, *transform), _turned(scores, *transform), tile):
                 if on_tile:
-                    on_tile(before + done, len(transforms) * per_transform)
-
-            turned = np.rot90(image[:, ::-1] if flip else image, turns)
-            back = np.rot90(_predict_scores(model, turned, tile, count), -turns)
-            scores += back[:, ::-1] if flip else back
+                    on_tile(next(done), total)
     finally:
         model.train(training)
     scores /= len(transforms)
-    return softmax(scores)
+    for row in scores:  # one at a time, so that no second array of the result's size is needed
+        _softmax_in_place(row)
+    return scores
 
 
-def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities from scores, along the last axis."""
-    exponential: NDArray[np.float32] = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    exponential /= exponential.sum(axis=-1, keepdims=True)
-    return exponential
+def _turned(array: NDArray[Any], turns: int, flip: bool) -> NDArray[Any]:
+    """A view of an array (H, W, …), mirrored or not, then turned by so many right angles."""
+    return np.rot90(array[:, ::-1] if flip else array, turns)
+
+
+def _softmax_in_place(scores: NDArray[np.float32]) -> None:
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
 
 
 def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
@@ -120,12 +123,13 @@ def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class _Side:
-    """One axis of a tiling: the tile's sides, the halo before it, and where tiles start."""
+    """One axis of a tiling, in pixels: a tile's sides, the halo before it, and whose pixels it gives."""
 
     input: int
     output: int
     halo: int
-    starts: range
+    parts: list[slice]
+    """For each tile the pixels that are taken from it: each pixel of the axis once."""
 
 
 def _plan(model: UNet, size: int, tile: int) -> _Side:
@@ -135,35 +139,33 @@ def _plan(model: UNet, size: int, tile: int) -> _Side:
         side = geometry.input_size_for_output(wanted, model.depth)
         output, halo = geometry.output_size(side, model.depth), geometry.halo(model.depth)
     else:
-        halo = -(-geometry.halo(model.depth) // grid) * grid
+        halo = 6 * grid  # an aligned block sees 6 · 2^depth - 2 pixels beyond its edge; up to the grid
         output = -(-wanted // grid) * grid
         side = output + 2 * halo
-    step = size if size <= output else output // grid * grid
-    return _Side(side, output, halo, range(0, max(1, size - output + step), step))
+    step = output // grid * grid
+    starts = range(0, max(1, size - output + step), step)
+    parts = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
+    return _Side(side, output, halo, parts)
 
 
 def _tiles(
     model: UNet, shape: tuple[int, ...], tile: int
-) -> Iterator[tuple[tuple[int, _Side], tuple[int, _Side]]]:
+) -> Iterator[tuple[tuple[slice, _Side], tuple[slice, _Side]]]:
     rows, columns = (_plan(model, size, tile) for size in shape[:2])
-    return (((top, rows), (left, columns)) for top in rows.starts for left in columns.starts)
+    return (((down, rows), (across, columns)) for down in rows.parts for across in columns.parts)
 
 
-def _predict_scores(
-    model: UNet, image: NDArray[Any], tile: int, on_tile: Callable[[int], None]
-) -> NDArray[np.float32]:
-    """Scores of every pixel, (H, W, K)."""
+def _add_scores(model: UNet, image: NDArray[Any], scores: NDArray[np.float32], tile: int) -> Iterator[None]:
+    """Add every pixel's scores to `scores` (H, W, K), a tile at each step."""
     height, width, _ = image.shape
-    scores = np.empty((height, width, model.num_classes), np.float32)
-    for number, ((top, rows), (left, columns)) in enumerate(_tiles(model, image.shape, tile)):
+    for (down, rows), (across, columns) in _tiles(model, image.shape, tile):
         window = np.ix_(
-            mirror_indices(top - rows.halo, top - rows.halo + rows.input, height),
-            mirror_indices(left - columns.halo, left - columns.halo + columns.input, width),
+            mirror_indices(down.start - rows.halo, down.start - rows.halo + rows.input, height),
+            mirror_indices(across.start - columns.halo, across.start - columns.halo + columns.input, width),
         )
         with no_grad():
             output = model(Tensor(image[window][np.newaxis].astype(np.float32))).data[0]
         cut = rows.halo if model.padding == "same" else 0
-        here = scores[top : top + rows.output, left : left + columns.output]
-        here[...] = output[cut : cut + here.shape[0], cut : cut + here.shape[1]]
-        on_tile(number + 1)
-    return scores
+        here = scores[down, across]
+        here += output[cut : cut + here.shape[0], cut : cut + here.shape[1]]
+        yield

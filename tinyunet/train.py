@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from tinyunet import command_line
+from tinyunet import command_line, diagnosis
 from tinyunet.augment import Augmentation
-from tinyunet.backend import use_backend
+from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.data import class_labels, read_images, split
-from tinyunet.errors import CheckpointError, RunError
+from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.run_folder import RunFolder
 from tinyunet.sampling import WeightMap
 from tinyunet.trainer import Event, Stepped, TrainConfig, Trainer, Validated
@@ -54,6 +54,11 @@ def _parse(arguments: list[str] | None) -> Options:
     options = tyro.cli(Options, prog="python -m tinyunet.train", args=arguments)
     if options.resume is None:
         return options
+    if options.out or options.overwrite:
+        raise OptionError(
+            f"--resume {options.resume} goes on in that folder and overwrites nothing",
+            remedy="leave out --out and --overwrite",
+        )
     stored = _stored_config(options.resume)
     options = tyro.cli(
         Options, prog="python -m tinyunet.train", args=arguments, default=Options(config=stored)
@@ -89,8 +94,7 @@ def _stored_config(run: Path) -> TrainConfig:
 
 def train(options: Options) -> None:
     """Train as the options say, with a progress bar."""
-    if options.backend:
-        use_backend(options.backend)
+    use_backend(options.backend or active_backend())  # now, before anything is read or written
     config = options.config
     folder = RunFolder(
         options.resume or options.out or Path("runs") / Path(config.data).stem.replace(":", "-")
@@ -100,11 +104,16 @@ def train(options: Options) -> None:
     images = read_images(config.data, kind=config.kind)
     print(f"{config.data}: {images.summary()}")
     trainer = Trainer(config, *split(images, config.holdout))
+    for finding in diagnosis.warnings(trainer):
+        print(finding, file=sys.stderr)
     if options.resume:
         trainer.restore(load_checkpoint(folder.last))
-        folder.forget_after(trainer.step)
+        with command_line.writing(folder.path):
+            folder.forget_after(trainer.step)
+            folder.write_config(asdict(config))
     else:
-        folder.create(asdict(config))
+        with command_line.writing(folder.path):
+            folder.create(asdict(config))
     _introduce(trainer)
     with _stop_after_step() as interrupted:
         _follow(trainer, folder, interrupted)
@@ -128,7 +137,8 @@ def _follow(trainer: Trainer, folder: RunFolder, interrupted: list[bool]) -> Non
     )
     with bar:
         for event in trainer.run():
-            _log(event, folder)
+            with command_line.writing(folder.log):
+                _log(event, folder)
             if isinstance(event, Stepped):
                 bar.set_postfix(loss=f"{event.loss:.3f}", refresh=False)
                 bar.update()
@@ -171,14 +181,16 @@ def _keep(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
     held_out = trainer.validation
     assert held_out.labels is not None
     assert held_out.kind is not None
-    report.plot_curves(folder.read_log(), folder.curves)
-    report.plot_examples(
-        held_out.images,
-        [class_labels(labels, held_out.kind) for labels in held_out.labels],
-        event.examples,
-        folder.examples,
-        title=f"held-out images at step {event.step}",
-    )
+    with command_line.writing(folder.curves):
+        report.plot_curves(folder.read_log(), folder.curves)
+    with command_line.writing(folder.examples):
+        report.plot_examples(
+            held_out.images,
+            [class_labels(labels, held_out.kind) for labels in held_out.labels],
+            event.examples,
+            folder.examples,
+            title=f"held-out images at step {event.step}",
+        )
 
 
 def _log(event: Event, folder: RunFolder) -> None:

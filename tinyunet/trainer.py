@@ -62,6 +62,7 @@ class TrainConfig:
     momentum: float = 0.99
     """As in the paper."""
     weight_decay: float = 0.0
+    """Share of each weight that is added to its gradient."""
     schedule: Literal["constant", "poly"] = "poly"
     """poly: lr · (1 - step / steps)^0.9."""
     tile: int = 388
@@ -138,6 +139,8 @@ class Progress:
     best_step: int = 0
     since_best: int = 0
     """Validations since the best."""
+    validated_step: int = 0
+    """Step of the last validation."""
     last_loss: float = math.nan
 
 
@@ -194,46 +197,57 @@ class Trainer:
         Raises
         ------
         RunError
-            The loss is not finite.
+            The loss or a weight is not finite.
         """
         config = self.config
-        if self.step >= config.steps:
-            yield Finished(self.step, f"all {config.steps} steps were made before")
-            return
         samples = self.sampler.stream(self.step, config.steps)
-        while self.step < config.steps:
+        while True:
+            if self._must_validate():  # looked at first: a run may have been stopped just before
+                yield self._validate()
+            if config.patience and self.progress.since_best >= config.patience:
+                yield Finished(self.step, f"no better score in {config.patience} validations")
+                return
+            if self.step >= config.steps:
+                yield Finished(self.step, f"all {config.steps} steps")
+                return
             started = time.perf_counter()
             sample = next(samples)
             waited = time.perf_counter() - started
             loss = self._train_on(sample)
             seconds = time.perf_counter() - started
             yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
-            if self.step % config.validate_every == 0 or self.step == config.steps:
-                yield self._validate()
-                if config.patience and self.progress.since_best >= config.patience:
-                    yield Finished(self.step, f"no better score in {config.patience} validations")
-                    return
-        yield Finished(self.step, f"all {config.steps} steps")
+
+    def _must_validate(self) -> bool:
+        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
+        return due and self.step != self.progress.validated_step
 
     def _train_on(self, sample: Sample) -> float:
         """One step of gradient descent. Counts it; returns the loss before it."""
         self.optimiser.lr = self.learning_rate(self.step)
         self.model.train()
         self.model.dropout_rng = np.random.default_rng([self.config.seed, 2, self.step])
-        self.optimiser.zero_grad()
         loss = ops.softmax_cross_entropy(self.model(Tensor(sample.image)), sample.target, sample.weight)
         if not math.isfinite(loss.item()):
-            raise RunError(
-                f"step {self.step + 1}: the loss is {loss.item()}, the training has diverged",
-                {"last finite loss": f"{self.progress.last_loss:.6g}", "learning rate": self.optimiser.lr},
-                f"start again with a smaller --lr, for instance {self.config.lr / 10:g}, or less --momentum",
-            )
+            raise self._diverged(f"step {self.step + 1}: the loss is {loss.item()}")
         loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.step += 1
         self.progress.last_loss = loss.item()
         return loss.item()
+
+    def _diverged(self, found: str) -> RunError:
+        return RunError(
+            f"{found}, the training has diverged",
+            {"last finite loss": f"{self.progress.last_loss:.6g}", "learning rate": self.optimiser.lr},
+            f"start again with a smaller --lr, for instance {self.config.lr / 10:g}, or less --momentum",
+        )
+
+    def _require_finite_weights(self) -> None:
+        """What has diverged must not be called the best, nor replace a checkpoint that has not."""
+        for name, parameter in self.model.named_parameters():
+            if not np.isfinite(parameter.data).all():
+                raise self._diverged(f"step {self.step}: {name} is not finite")
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -242,6 +256,7 @@ class Trainer:
         return self.config.lr * (1 - step / self.config.steps) ** 0.9
 
     def _validate(self) -> Validated:
+        self._require_finite_weights()
         started = time.perf_counter()
         examples: list[NDArray[np.float32]] = []
 
@@ -255,10 +270,18 @@ class Trainer:
         if is_best:
             progress.best_score, progress.best_step = scores.mean_iou, self.step
         progress.since_best = 0 if is_best else progress.since_best + 1
+        progress.validated_step = self.step
         return Validated(self.step, scores, is_best, time.perf_counter() - started, tuple(examples))
 
     def checkpoint(self) -> Checkpoint:
-        """Everything that `restore` needs. The arrays are the trainer's own, not copies."""
+        """Everything that `restore` needs. The arrays are the trainer's own, not copies.
+
+        Raises
+        ------
+        RunError
+            A weight is not finite.
+        """
+        self._require_finite_weights()
         names = [name for name, _ in self.model.named_parameters()]
         return Checkpoint(
             network=self.network,

@@ -200,3 +200,10 @@ def test_cut_off_file(tmp_path: Path, suffix: str, share: float) -> None:
 def test_unknown_type(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"unknown type of image file '\.bmp', expected one of \.png, \.jpg"):
         decode(tmp_path / "a.bmp")
+
+
+def test_a_tiff_without_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "empty.tif"
+    path.write_bytes(b"II*\0\0\0\0\0")
+    with pytest.raises(DataError, match=r"empty\.tif"):
+        decode(path)

@@ -84,6 +84,8 @@ def _decode_tiff(path: Path, labels: bool) -> list[Image]:
             alpha = series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB and "S" in series.axes
             for page in _channels_last(series.asarray(), series.axes):
                 pages.append(_without_alpha(page, path) if alpha and page.shape[2] == 4 else page)
+    if not pages:
+        raise DataError(f"{path}: a TIFF file without a page", remedy="save the image again")
     return pages
 
 

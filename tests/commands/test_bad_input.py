@@ -1,0 +1,407 @@
+"""A user's mistakes: exit status 2, one message with the file and the remedy, nothing overwritten."""
+
+import errno
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from tinyunet.checkpoint import load_checkpoint
+
+
+def says(message, *texts):
+    """The one error in what was printed has all the texts, and is short."""
+    *_, error = parts = ("\n" + message).split("\nerror: ")
+    assert len(parts) == 2
+    for text in texts:
+        assert str(text) in error
+    assert len(error.splitlines()) < 12
+
+
+# Each spoils a data set of three images; the texts are of its message.
+
+
+def empty(data):
+    for file in (data / "images").iterdir():
+        file.unlink()
+    return "images: no files in this folder", "put .png"
+
+
+def text_as_image(data):
+    (data / "images" / "1.png").write_text("no image")
+    return "1.png: cannot be decoded", "8 bytes"
+
+
+def truncated(data):
+    file = data / "images" / "1.png"
+    file.write_bytes(file.read_bytes()[:400])
+    return "1.png: cannot be decoded", "400 bytes", "save it again"
+
+
+def without_label(data):
+    (data / "labels" / "1.png").unlink()
+    return "images without a label", "1: 1", "same name"
+
+
+def without_image(data):
+    (data / "images" / "2.png").unlink()
+    return "labels without an image", "1: 2", "same name"
+
+
+def without_labels(data):
+    shutil.rmtree(data / "labels")
+    return "expected one folder of labels", "labels/ and masks/"
+
+
+def other_size(data):
+    Image.fromarray(np.zeros((40, 37), np.uint8)).save(data / "labels" / "1.png")
+    return "image 1 and its label differ in size", "(40, 36, 1)", "(40, 37)"
+
+
+def strange_labels(data):
+    Image.fromarray(np.random.default_rng(0).choice([0, 128, 255], (40, 36)).astype(np.uint8)).save(
+        data / "labels" / "1.png"
+    )
+    return "cannot tell what the labels mean", "0, 128, 255", "renumber"
+
+
+def all_background(data):
+    for file in (data / "labels").iterdir():
+        Image.fromarray(np.zeros((40, 36), np.uint8)).save(file)
+    return "every label pixel is 0, there is nothing to learn", "check the label files"
+
+
+def other_channels(data):
+    Image.fromarray(np.zeros((40, 36, 3), np.uint8)).save(data / "images" / "1.png")
+    return "differ in their number of channels", "(40, 36, 1)", "(40, 36, 3)"
+
+
+def unknown_type(data):
+    (data / "images" / "notes.docx").write_text("")
+    (data / "labels" / "notes.png").write_bytes((data / "labels" / "1.png").read_bytes())
+    return "notes.docx: unknown type of image file '.docx'", ".png"
+
+
+SPOILED = (
+    empty, text_as_image, truncated, without_label, without_image, without_labels, other_size, strange_labels,
+    all_background, other_channels, unknown_type,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", SPOILED, ids=lambda f: f.__name__)
+def test_data_to_train_on(refused, data, tiny, tmp_path, spoil):
+    texts = spoil(data)
+    says(refused("train", "--data", data, "--out", "run", *tiny), data, *texts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("spoil", [empty, text_as_image, truncated, other_channels], ids=lambda f: f.__name__)
+def test_images_to_predict(refused, data, trained, tmp_path, spoil):
+    texts = spoil(data)
+    says(refused("predict", trained, data, "--out", "results"), data, *texts)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "texts"),
+    [
+        ("no-labels", {"images": np.ones((3, 20, 20))}, ("no array called labels", "save it as labels=...")),
+        ("nan", {"images": np.where(np.arange(1200).reshape(3, 20, 20) == 441, np.nan, 1)},
+         ("image nan-1", "1 pixels are NaN", "row 2, column 1")),
+        ("range", {"images": np.ones((3, 20, 20)), "labels": np.full((3, 20, 20), -1)},
+         ("found -1", "whole numbers")),
+        ("wide", {"images": np.ones((3, 20, 20)), "labels": np.zeros((3, 20, 21))},
+         ("(3, 20, 21)", "(3, 20, 20)")),
+        ("flat", {"images": np.ones((20, 20))}, ("(N, H, W)", "(20, 20)")),
+    ],
+)  # fmt: skip
+def test_archives(refused, tiny, tmp_path, name, arrays, texts):
+    labels = {} if name == "no-labels" else {"labels": np.eye(20, dtype=int)[None].repeat(3, axis=0)}
+    path = tmp_path / f"{name}.npz"
+    np.savez(path, **labels | arrays)
+    says(refused("train", "--data", path, "--out", "run", *tiny), path, *texts)
+
+
+def test_labels_out_of_range_of_classes(refused, tiny, tmp_path):
+    labels = np.arange(1200).reshape(3, 20, 20)
+    np.savez(tmp_path / "x.npz", images=np.ones((3, 20, 20)), labels=labels)
+    message = refused("train", "--data", tmp_path / "x.npz", "--kind", "classes", "--out", "run", *tiny)
+    says(message, "x.npz", "classes go up to 255, found 1199", "renumber")
+
+
+def test_data_that_is_not_there(refused, trained):
+    says(refused("train", "--data", "celsl"), "celsl: no such file or folder", "check the path")
+    says(refused("predict", trained, "celsl", "--out", "results"), "celsl: no such file or folder")
+
+
+@pytest.mark.parametrize(
+    ("holdout", "text"),
+    [
+        ("some", "is not understood"), ("3", "3 is out of range"), ("1-9", "1-9 is out of range"),
+        ("2-1", "out of range"), ("0-2", "leaves nothing to train on"), ("100%", "under 100 %"),
+        ("0%", "more than 0 %"), ("", "is not understood"),
+    ],
+)  # fmt: skip
+def test_holdout(refused, data, tiny, tmp_path, holdout, text):
+    message = refused("train", "--data", data, "--out", "run", *tiny, "--holdout", holdout)
+    says(message, f"holdout '{holdout}'", text)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("steps", "-3"), ("steps", "0"), ("tile", "0"), ("validate-every", "0"), ("patience", "-1"),
+        ("seed", "-1"), ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("momentum", "1"), ("weight-decay", "-1"),
+        ("dropout", "1"), ("base-channels", "0"), ("depth", "-1"), ("weights.sigma", "0"),
+        ("weights.w0", "-1"),
+        ("augmentation.rotation", "-10"), ("augmentation.elastic-points", "1"),
+        ("steps", "many"), ("padding", "full"), ("stepps", "3"),
+    ],
+)  # fmt: skip
+def test_option_values(refused, data, tiny, tmp_path, option, value):
+    message = refused("train", "--data", data, "--out", "run", *tiny, f"--{option}", value)
+    name = option.split(".")[-1]
+    assert name in message or name.replace("-", "_") in message
+    assert value in message or str(float(value)) in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [("--tile", "0"), ("--tile", "-5"), ("--symmetries", "4")])
+def test_option_values_of_predict(refused, trained, image, options):
+    message = refused("predict", trained, image, "--out", "results", *options)
+    assert options[0].removeprefix("--") in message
+    assert options[1] in message
+
+
+def test_channels_unlike_the_networks(refused, trained, make_data, tmp_path):
+    message = refused("predict", trained, make_data("colour", channels=(3,)), "--out", "results")
+    says(message, "colour", "network  1 channels", "images   3 channels", "convert the images")
+    assert not (tmp_path / "results").exists()
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    return "damaged", "checksum"
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-100])
+    return "damaged, or not a safetensors file", "bytes"
+
+
+def foreign(path):
+    save_file({"weight": np.zeros(4)}, path)
+    return "not a checkpoint of this version of tinyunet", "another program"
+
+
+def pickled(path):
+    path.write_bytes(pickle.dumps({"state_dict": [1, 2]}))
+    return ("damaged, or not a safetensors file",)
+
+
+def missing(path):
+    path.unlink()
+    return ("no such checkpoint",)
+
+
+SPOILED_CHECKPOINTS = (flipped, cut_off, foreign, pickled, missing)
+
+
+@pytest.mark.parametrize("spoil", SPOILED_CHECKPOINTS, ids=lambda f: f.__name__)
+def test_checkpoint_to_predict_with(refused, trained, image, tmp_path, spoil):
+    texts = spoil(trained / "best.safetensors")
+    says(refused("predict", trained, image, "--out", "results"), trained / "best.safetensors", *texts)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("spoil", SPOILED_CHECKPOINTS, ids=lambda f: f.__name__)
+def test_checkpoint_to_resume(refused, trained, unchanged, spoil):
+    texts = spoil(trained / "last.safetensors")
+    with unchanged(trained):
+        says(refused("train", "--resume", trained, "--steps", "6"), trained / "last.safetensors", *texts)
+
+
+def test_resume_of_a_folder_that_is_no_run(refused, data, unchanged):
+    with unchanged(data):
+        says(
+            refused("train", "--resume", data),
+            data / "last.safetensors",
+            "no such checkpoint",
+            "folder of a run",
+        )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "before"),
+    [
+        ("lr", "0.5", "0.01"),
+        ("depth", "2", "1"),
+        ("seed", "9", "0"),
+        ("holdout", "2", "1"),
+        ("tile", "20", "16"),
+    ],
+)
+def test_resume_with_other_options(refused, trained, unchanged, option, value, before):
+    with unchanged(trained):
+        message = refused("train", "--resume", trained, f"--{option}", value)
+    says(message, f"resume: {option} cannot change", f"started with  {before}", f"given         {value}")
+
+
+@pytest.mark.parametrize("option", [("--out", "other"), ("--overwrite",)])
+def test_resume_into_another_folder(refused, trained, unchanged, option):
+    with unchanged(trained):
+        says(refused("train", "--resume", trained, *option), "--resume", "leave out --out and --overwrite")
+
+
+def test_resume_after_the_data_has_gone(refused, trained_once, trained, unchanged):
+    hidden = trained_once.parent / "data"
+    moved = hidden.rename(hidden.with_name("moved"))
+    try:
+        with unchanged(trained):
+            says(refused("train", "--resume", trained, "--steps", "6"), hidden, "no such file or folder")
+    finally:
+        moved.rename(hidden)
+
+
+@pytest.mark.parametrize("name", ["train", "predict"])
+def test_unknown_backend(refused, data, tiny, trained, image, tmp_path, monkeypatch, name):
+    arguments = ["--data", data, *tiny] if name == "train" else [trained, image]
+    message = refused(name, *arguments, "--out", "run", "--backend", "tensorflow")
+    for text in ("tensorflow", "numba", "numpy", "cuda"):
+        assert text in message
+    monkeypatch.setenv("TINYUNET_BACKEND", "tensorflow")
+    says(refused(name, *arguments, "--out", "run"), "unknown backend 'tensorflow'", "numpy | numba | cuda")
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_without_what_it_needs(refused, data, tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    message = refused("train", "--data", data, "--out", "run", *tiny, "--backend", "cuda")
+    says(message, "the backend 'cuda' needs CuPy", "pip install", "numba")
+    monkeypatch.setenv("TINYUNET_BACKEND", "cuda")
+    says(refused("train", "--data", data, "--out", "run", *tiny), "needs CuPy")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["a-file", "a-file/run"])
+def test_a_folder_that_cannot_be_made(refused, data, tiny, trained, image, tmp_path, place):
+    (tmp_path / "a-file").write_text("thesis")
+    for arguments in (("train", "--data", data, *tiny), ("predict", trained, image)):
+        says(refused(*arguments, "--out", tmp_path / place), tmp_path / place)
+        assert (tmp_path / "a-file").read_text() == "thesis"
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere"
+)
+def test_a_folder_without_permission(refused, data, tiny, trained, image, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    for arguments in (("train", "--data", data, *tiny), ("predict", trained, image)):
+        message = refused(*arguments, "--out", tmp_path / "locked" / "run")
+        says(message, tmp_path / "locked" / "run", "Permission denied", "choose another --out")
+
+
+def full(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("function", "file"),
+    [
+        ("tinyunet.run_folder.RunFolder.append", "log.jsonl"),
+        ("tinyunet.checkpoint.save_file", "last.safetensors"),
+        ("tinyunet.report.plot_curves", "curves.png"),
+        ("tinyunet.report.plot_examples", "examples.png"),
+        ("tinyunet.run_folder.RunFolder.forget_after", ""),
+    ],
+)
+def test_a_full_disk_while_training(refused, command, trained, monkeypatch, function, file):
+    """At whatever file: the last checkpoint is whole, and once there is room the run goes on from it."""
+    monkeypatch.setattr(function, full)
+    says(refused("train", "--resume", trained, "--steps", "6"), trained / file, "No space left", "make room")
+    assert load_checkpoint(trained / "last.safetensors").step in (4, 6)
+    monkeypatch.undo()
+    assert command("train", "--resume", trained, "--steps", "6")[0] == 0
+    assert load_checkpoint(trained / "last.safetensors").step == 6
+
+
+def test_a_full_disk_while_predicting(refused, trained, image, monkeypatch):
+    monkeypatch.setattr("tifffile.imwrite", full)
+    says(
+        refused("predict", trained, image, "--out", "results"), "results/slide_", "No space left", "make room"
+    )
+
+
+LIMITED = """
+import resource, sys
+from tinyunet import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+train.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on a file's size")
+def test_a_checkpoint_that_the_system_cuts_off(trained):
+    """The operating system refuses the second half of the checkpoint, as a full disk does."""
+    whole = (trained / "last.safetensors").read_bytes()
+    arguments = [str(len(whole) // 2), "--resume", trained, "--steps", "5"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 2, done.stderr
+    says(done.stderr, trained / "last.safetensors", "could not be written", "older checkpoint  kept")
+    assert (trained / "last.safetensors").read_bytes() == whole
+    assert not list(trained.glob("*.part"))
+
+
+def test_a_training_that_diverges_keeps_its_checkpoint(refused, data, tiny, tmp_path, monkeypatch):
+    """From the third step the rate is absurd: what was saved after the second stays."""
+    monkeypatch.setattr(
+        "tinyunet.trainer.Trainer.learning_rate", lambda trainer, step: [0.01, 1e30][step >= 2]
+    )
+    message = refused("train", "--data", data, "--out", "run", *tiny)
+    says(message, "step ", "diverged", "last finite loss", "smaller --lr, for instance 0.001")
+    for name in ("last", "best"):
+        stored = load_checkpoint(tmp_path / "run" / f"{name}.safetensors")
+        assert stored.step == 2
+        assert all(np.isfinite(array).all() for array in stored.weights.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["tarin"], 2), ([], 2), (["--help"], 0), (["-h"], 0), (["train", "--stepps"], 2)],
+)
+def test_the_command_of_commands(arguments, status, monkeypatch, capsys):
+    from tinyunet.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["tinyunet", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert end.value.code == status
+    said, silent = (err, out) if status else (out, err)
+    assert not silent
+    assert ("train" in said and "predict" in said) or "stepps" in said
+
+
+def test_as_a_module():
+    """With the exit status and without a traceback, as the shell sees it."""
+    for module, arguments in (
+        ("tinyunet", ["train", "--data", "celsl"]),
+        ("tinyunet.train", ["--data", "celsl"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 2
+        says(done.stderr, "celsl: no such file or folder")
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,93 @@
+"""python -m tinyunet.doctor: exit status, picture, and the same words before a training."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ("--tile", "16", "--depth", "1", "--holdout", "1")
+
+
+def test_findings_are_no_failure(command, data, tmp_path):
+    status, out, _ = command("doctor", data, *SMALL)
+    assert status == 0
+    assert "2 images to train on, 1 held out" in out
+    assert "note: the labels are taken for foreground and background (binary)" in out
+    assert "wrote doctor.png" in out
+    picture = np.asarray(Image.open(tmp_path / "doctor.png").convert("RGB"))
+    assert picture.std() > 20
+
+
+def test_options_are_those_of_the_training(command, data):
+    _, out, _ = command("doctor", data, "--tile", "60", "--depth", "1", "--holdout", "0,1", "--overwrite")
+    assert "1 images to train on, 2 held out" in out
+    assert "3 images smaller than the tile of 60 pixels" in out
+    _, out, _ = command("doctor", data, *SMALL, "--overwrite")
+    assert "smaller than the tile" not in out
+
+
+def test_problems_come_first(command, data):
+    duplicate(data)
+    _, out, _ = command("doctor", data, *SMALL)
+    assert out.index("problem: ") < out.index("note: ")
+    assert "1 = 0" in out
+
+
+def duplicate(data):
+    """The held-out image is one of those to train on."""
+    for part in ("images", "labels"):
+        (data / part / "1.png").write_bytes((data / part / "0.png").read_bytes())
+
+
+def test_the_picture_is_not_overwritten_unless_told(command, refused, data, tmp_path):
+    (tmp_path / "out").mkdir()
+    picture = tmp_path / "out" / "doctor.png"
+    picture.write_bytes(b"mine")
+    assert "nothing was overwritten" in refused("doctor", data, *SMALL, "--out", tmp_path / "out")
+    assert picture.read_bytes() == b"mine"
+    assert command("doctor", data, *SMALL, "--out", tmp_path / "out", "--overwrite")[0] == 0
+    assert picture.read_bytes() != b"mine"
+
+
+def test_the_data_are_left_alone(command, data, unchanged):
+    with unchanged(data):
+        assert command("doctor", data, *SMALL)[0] == 0
+
+
+def other_size(data):
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(data / "labels" / "1.png")
+
+
+UNREADABLE = {
+    "no such folder": (lambda data: data.rename(data.with_name("elsewhere")), ["no such file or folder"]),
+    "no labels": (lambda data: (data / "labels").rename(data / "lables"), ["one folder of labels"]),
+    "stems": (
+        lambda data: (data / "labels" / "1.png").rename(data / "labels" / "one.png"),
+        ["1: 1", "1: one"],
+    ),
+    "sizes": (other_size, ["image 1 and its label differ in size", "(9, 9)"]),
+    "damaged": (lambda data: (data / "images" / "2.png").write_bytes(b"\x89PNG"), ["2.png", "damaged"]),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable_data(name, data, refused, tmp_path):
+    change, expected = UNREADABLE[name]
+    change(data)
+    message = refused("doctor", data, *SMALL)
+    for text in expected:
+        assert text in message
+    assert not (tmp_path / "doctor.png").exists()
+
+
+def test_training_warns_of_the_same_but_does_not_note(command, data, tiny):
+    duplicate(data)
+    status, out, warned = command("train", "--data", data, "--out", "run", *tiny)
+    assert status == 0
+    assert "problem: 1 pair of a held-out and a training image with the same pixels" in warned
+    assert "note: " not in out + warned
+
+
+def test_training_on_sound_data_warns_of_nothing(command, data, tiny):
+    _, _, warned = command("train", "--data", data, "--out", "run", *tiny)
+    assert "warning: " not in warned
+    assert "problem: " not in warned

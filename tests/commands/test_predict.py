@@ -1,0 +1,186 @@
+"""python -m tinyunet.predict, as a user runs it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from tinyunet.autograd import Tensor
+from tinyunet.checkpoint import load_checkpoint, load_model, save_checkpoint
+from tinyunet.data import normalise
+from tinyunet.models import UNet
+from tinyunet.tiling import predict_tiled
+
+SUFFIXES = ("probabilities.tif", "classes.png", "instances.tif", "overlay.png")
+
+
+def results(folder, name):
+    probabilities, instances = (
+        tifffile.imread(folder / f"{name}_{kind}.tif") for kind in ("probabilities", "instances")
+    )
+    classes, overlay = (Image.open(folder / f"{name}_{kind}.png") for kind in ("classes", "overlay"))
+    return probabilities, classes, instances, overlay
+
+
+def test_writes_four_files_of_the_images_size(command, trained, image, tmp_path):
+    status, out, _ = command("predict", trained, image, "--out", "results")
+    assert status == 0
+    assert {file.name for file in (tmp_path / "results").iterdir()} == {
+        f"slide_{suffix}" for suffix in SUFFIXES
+    }
+    assert "wrote 4 files to results" in out
+    probabilities, classes, instances, overlay = results(tmp_path / "results", "slide")
+    assert (probabilities.shape, probabilities.dtype) == ((2, 33, 50), np.float32)
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(classes), probabilities.argmax(axis=0))
+    assert (instances.shape, instances.dtype) == ((33, 50), np.uint16)
+    assert (overlay.size, overlay.mode) == ((50, 33), "RGB")
+
+
+@pytest.mark.parametrize("options", [(), ("--tile", "8"), ("--backend", "numpy")])
+def test_the_probabilities_are_the_best_networks(command, trained, image, tmp_path, options):
+    """Whatever the tile and the backend: to 1e-4, for float32 sums of order 1 in another order."""
+    best = load_checkpoint(trained / "best.safetensors")
+    assert command("predict", trained, image, "--out", "results", *options)[0] == 0
+    model = UNet(**best.network)
+    model.load_state_dict(best.weights)
+    expected = predict_tiled(model, normalise(tifffile.imread(image)[..., None]), tile=40)
+    found = np.moveaxis(results(tmp_path / "results", "slide")[0], 0, 2)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_run_or_one_of_its_files(command, trained, image, tmp_path):
+    """Of a run the best checkpoint is taken; another is taken when it is named."""
+    last = load_checkpoint(trained / "last.safetensors")
+    other = {name: array + np.float32(0.5) for name, array in last.weights.items()}
+    save_checkpoint(trained / "last.safetensors", replace(last, weights=other))
+    found = {}
+    for name in ("", "best.safetensors", "last.safetensors"):
+        assert command("predict", trained / name, image, "--out", f"results{name}")[0] == 0
+        found[name] = (tmp_path / f"results{name}" / "slide_probabilities.tif").read_bytes()
+    assert found[""] == found["best.safetensors"]
+    assert found[""] != found["last.safetensors"]
+
+
+def test_eight_symmetries(command, trained, tmp_path):
+    """The prediction of a turned image is the turned prediction."""
+    pixels = np.random.default_rng(0).integers(0, 255, (21, 30)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "upright.png")
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "in" / "turned.png")
+    assert command("predict", trained, tmp_path / "in", "--out", "results", "--symmetries", "8")[0] == 0
+    upright, turned = (results(tmp_path / "results", name)[0] for name in ("upright", "turned"))
+    np.testing.assert_allclose(np.rot90(upright, axes=(1, 2)), turned, rtol=0, atol=1e-5)
+    model, _ = load_model(trained)
+    once = predict_tiled(model, normalise(pixels[..., None]))
+    assert abs(np.moveaxis(upright, 0, 2) - once).max() > 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 2), (5, 64), (61, 17)])
+def test_any_size(command, trained, tmp_path, shape):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)).save(
+        tmp_path / "x.png"
+    )
+    status, _, message = command("predict", trained, tmp_path / "x.png", "--out", "results", "--tile", "16")
+    assert status == 0, message
+    probabilities, classes, instances, overlay = results(tmp_path / "results", "x")
+    assert probabilities.shape == (2, *shape)
+    assert np.asarray(classes).shape == instances.shape == np.asarray(overlay).shape[:2] == shape
+
+
+def test_a_folder_of_images_of_different_sizes(command, trained, tmp_path):
+    (tmp_path / "in").mkdir()
+    shapes = {"a": (20, 31), "b": (44, 12)}
+    for name, shape in shapes.items():
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)).save(
+            tmp_path / "in" / f"{name}.png"
+        )
+    assert command("predict", trained, tmp_path / "in", "--out", "results")[0] == 0
+    assert len(list((tmp_path / "results").iterdir())) == 8
+    for name, shape in shapes.items():
+        assert results(tmp_path / "results", name)[2].shape == shape
+
+
+def test_an_archive_and_a_data_set_with_labels(command, trained, data, tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.random.default_rng(0).random((2, 20, 22)))
+    assert command("predict", trained, tmp_path / "set.npz", "--out", "one")[0] == 0
+    names = {file.name.removesuffix("_classes.png") for file in (tmp_path / "one").glob("*_classes.png")}
+    assert names == {"set-0", "set-1"}
+    assert command("predict", trained, data, "--out", "two")[0] == 0
+    assert len(list((tmp_path / "two").iterdir())) == 12
+
+
+def test_objects_are_numbered_and_outlined(command, trained, data, tmp_path):
+    """Every option for objects changes them; outlines are red where the objects are."""
+    sizes = {}
+    for options in ((), ("--threshold", "0"), ("--threshold", "1"), ("--min-size", "100000")):
+        out = "results" + "".join(options)
+        assert command("predict", trained, data, "--out", out, *options)[0] == 0
+        _, _, instances, overlay = results(tmp_path / out, "0")
+        sizes[options] = (instances > 0).sum()
+        assert sorted(np.unique(instances)) == list(range(instances.max() + 1)) or instances.min() > 0
+        red = (np.asarray(overlay) == (230, 57, 70)).all(axis=2)
+        assert not (red & (instances == 0)).any()
+        assert red.any() == (len(np.unique(instances)) > 1)
+    assert sizes[("--threshold", "1")] == sizes[("--min-size", "100000")] == 0
+    assert sizes[("--threshold", "0")] == 40 * 36
+
+
+def test_many_classes_keep_their_numbers(command, tmp_path):
+    """Twenty classes, of which the network finds in each pixel the one that its grey value says."""
+    network = {"in_channels": 1, "num_classes": 20, "base_channels": 1, "depth": 0, "padding": "same"}
+    model = UNet(**network)
+    for parameter in model.parameters():
+        parameter.data[...] = 0
+    for block in ("first", "second"):  # the grey value, raised above 0 so that no ReLU cuts it
+        layer = getattr(model.contracting[0], block)
+        layer.weight.data[1, 1, 0, 0] = 1
+        layer.bias.data[0] = 2 if block == "first" else 0
+    pixels = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    grey = normalise(pixels[..., None]).ravel() + 2
+    model.scores.weight.data[0, 0, 0] = 2 * grey
+    model.scores.bias.data[...] = -(grey**2)  # 2 x g - g²: largest for the g that is nearest to x
+    assert (model.eval()(Tensor(normalise(pixels[..., None])[None])).data.argmax(axis=3)[0] == pixels).all()
+    save_model = replace(load_checkpoint_like(network, model), step=1)
+    save_checkpoint(tmp_path / "net.safetensors", save_model)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    assert command("predict", tmp_path / "net.safetensors", tmp_path / "x.png", "--out", "results")[0] == 0
+    classes = Image.open(tmp_path / "results" / "x_classes.png")
+    np.testing.assert_array_equal(np.asarray(classes), pixels)
+    colours = np.asarray(classes.convert("RGB"))
+    assert not colours[pixels == 0].any()
+    assert colours[pixels > 0].any(axis=-1).all()
+
+
+def load_checkpoint_like(network, model):
+    from tinyunet.checkpoint import Checkpoint
+
+    return Checkpoint(network, {}, 0, {}, model.state_dict(), {})
+
+
+def test_nothing_is_overwritten(command, refused, trained, image, tmp_path, unchanged):
+    (tmp_path / "results").mkdir()
+    assert command("predict", trained, image, "--out", "results")[0] == 0
+    (tmp_path / "results" / "slide_classes.png").write_text("corrected by hand")
+    with unchanged(tmp_path / "results"):
+        message = refused("predict", trained, image, "--out", "results")
+    assert "results: the folder holds files, nothing was overwritten" in message
+    assert "--overwrite" in message
+    (tmp_path / "results" / "notes.txt").write_text("mine")
+    assert command("predict", trained, image, "--out", "results", "--overwrite")[0] == 0
+    assert results(tmp_path / "results", "slide")[1].size == (50, 33)
+    assert (tmp_path / "results" / "notes.txt").read_text() == "mine"
+
+
+def test_the_input_and_the_run_stay_as_they_are(command, trained, image, unchanged):
+    with unchanged(trained), unchanged(image.parent):
+        assert command("predict", trained, image, "--out", "results")[0] == 0
+
+
+def test_help(command):
+    status, out, _ = command("predict", "--help")
+    assert status == 0
+    for text in ("usage: python -m tinyunet.predict", "--tile", "--symmetries", "best checkpoint", "16-bit"):
+        assert text in out

@@ -1,0 +1,242 @@
+"""python -m tinyunet.train, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyunet.checkpoint import load_checkpoint
+from tinyunet.trainer import Trainer
+
+FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
+
+
+def same_weights(one, other):
+    a, b = load_checkpoint(one), load_checkpoint(other)
+    assert a.step == b.step
+    assert a.weights.keys() == b.weights.keys()
+    return all(a.weights[name].tobytes() == b.weights[name].tobytes() for name in a.weights)
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def deterministic(log):
+    """The log without what differs from run to run: times."""
+    return [{k: v for k, v in record.items() if k not in ("seconds", "waited")} for record in log]
+
+
+def test_writes_a_run(command, data, tiny, tmp_path):
+    status, out, _ = command("train", "--data", data, "--out", "run", *tiny)
+    run = tmp_path / "run"
+    assert status == 0
+    assert {file.name for file in run.iterdir()} == FILES
+    assert "2 images to train on, 1 held out" in out
+    assert "finished at step 4: all 4 steps" in out
+    config = json.loads((run / "config.json").read_text())
+    assert (config["steps"], config["lr"], config["augmentation"]["flips"]) == (4, 0.01, True)
+
+
+def test_the_log_is_complete(trained):
+    log = log_of(trained)
+    found = [(record["event"], record["step"]) for record in log]
+    steps = [("step", 1), ("step", 2), ("validation", 2), ("step", 3), ("step", 4), ("validation", 4)]
+    assert found == [*steps, ("finished", 4)]
+    assert all(np.isfinite(record["loss"]) for record in log if record["event"] == "step")
+    assert all(len(record["iou"]) == 2 for record in log if record["event"] == "validation")
+
+
+def test_best_is_the_best_and_last_is_the_last(trained):
+    scores = {
+        record["step"]: record["mean_iou"] for record in log_of(trained) if record["event"] == "validation"
+    }
+    best, last = load_checkpoint(trained / "best.safetensors"), load_checkpoint(trained / "last.safetensors")
+    assert best.step == max(scores, key=scores.get)
+    assert last.step == 4
+    assert last.progress["best_score"] == max(scores.values())
+    assert last.velocity.keys() == last.weights.keys()
+    assert not best.velocity
+
+
+def test_pictures_show_something(trained):
+    """Many grey values, in the picture as a whole and in each of the four panels of the examples."""
+    for name in ("curves.png", "examples.png"):
+        picture = np.asarray(Image.open(trained / name).convert("L"))
+        assert min(picture.shape) > 200
+        assert len(np.unique(picture)) > 30
+    for panel in np.array_split(picture, 4, axis=1):
+        inside = panel[panel.shape[0] // 3 : -20, panel.shape[1] // 3 : -panel.shape[1] // 3]
+        assert inside.std() > 1
+
+
+def test_the_default_folder_is_named_by_the_data(command, data, tiny, tmp_path):
+    assert command("train", "--data", data, *tiny)[0] == 0
+    assert {file.name for file in (tmp_path / "runs" / "data").iterdir()} == FILES
+
+
+def test_resumed_equals_uninterrupted(command, data, tiny, trained, monkeypatch, tmp_path):
+    """A run that ends within step 4, as in a power cut, goes on from its checkpoint of step 2."""
+    train_on = Trainer._train_on
+
+    def fail(trainer, sample):
+        if trainer.step == 3:
+            raise OSError("power cut")
+        return train_on(trainer, sample)
+
+    monkeypatch.setattr(Trainer, "_train_on", fail)
+    assert command("train", "--data", data, "--out", "run", *tiny)[0] == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    assert load_checkpoint(run / "last.safetensors").step == 2
+    assert log_of(run)[-1]["step"] == 3
+    status, _, message = command("train", "--resume", run)
+    assert status == 0, message
+    assert same_weights(run / "last.safetensors", trained / "last.safetensors")
+    assert same_weights(run / "best.safetensors", trained / "best.safetensors")
+    assert deterministic(log_of(run)) == deterministic(log_of(trained))
+
+
+def test_resume_with_more_steps(command, trained):
+    status, out, _ = command("train", "--resume", trained, "--steps", "6")
+    assert status == 0
+    assert "finished at step 6" in out
+    assert load_checkpoint(trained / "last.safetensors").step == 6
+    assert json.loads((trained / "config.json").read_text())["steps"] == 6
+    steps = [record["step"] for record in log_of(trained) if record["event"] == "step"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_resume_of_a_finished_run_changes_no_weight(command, trained):
+    before = (trained / "last.safetensors").read_bytes()
+    status, out, _ = command("train", "--resume", trained)
+    assert status == 0
+    assert "finished at step 4" in out
+    assert (trained / "last.safetensors").read_bytes() == before
+
+
+def interrupt(arguments, run, folder):
+    """Start a training, press Ctrl-C after its second step, and give exit status, output and messages."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tinyunet.train", *arguments, "--out", run],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    log = folder / run / "log.jsonl"
+    while not (log.exists() and log.read_text().count("\n") >= 2) and process.poll() is None:
+        assert time.monotonic() < deadline, "no step was made"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to a process on Windows")
+def test_ctrl_c_saves_and_resume_goes_on(command, data, tiny, tmp_path):
+    tiny[tiny.index("--steps") + 1] = "3000"
+    tiny[tiny.index("--validate-every") + 1] = "1000"
+    status, out, err = interrupt(["--data", str(data), *tiny], "run", tmp_path)
+    assert status == 130, err
+    assert "Traceback" not in err
+    stopped = load_checkpoint(tmp_path / "run" / "last.safetensors").step
+    assert 2 <= stopped < 3000
+    assert f"stopped after step {stopped}; go on with --resume run" in out
+    # Both end some steps later: the one that was stopped, and one that was not.
+    steps = ["--steps", str(stopped + 3)]
+    assert command("train", "--resume", "run", *steps)[0] == 0
+    assert [r["step"] for r in log_of(tmp_path / "run") if r["event"] == "step"] == [*range(1, stopped + 4)]
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").step == stopped + 3
+
+
+def test_stopped_by_ctrl_c_equals_uninterrupted(command, data, tiny, trained, monkeypatch, tmp_path):
+    """At each of the steps, also those at which a validation is due."""
+    for stop in (1, 2, 3, 4):
+        train_on = Trainer._train_on
+
+        def pressed(trainer, sample, stop=stop, train_on=train_on):
+            if trainer.step + 1 == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            return train_on(trainer, sample)
+
+        monkeypatch.setattr(Trainer, "_train_on", pressed)
+        run = tmp_path / f"run-{stop}"
+        status, out, err = command("train", "--data", data, "--out", run, *tiny)
+        monkeypatch.setattr(Trainer, "_train_on", train_on)
+        assert status == 130
+        assert "stopping after this step" in err
+        assert f"stopped after step {stop}; go on with --resume {run}" in out
+        assert load_checkpoint(run / "last.safetensors").step == stop
+        assert command("train", "--resume", run)[0] == 0
+        assert same_weights(run / "last.safetensors", trained / "last.safetensors")
+        assert same_weights(run / "best.safetensors", trained / "best.safetensors")
+        assert deterministic(log_of(run)) == deterministic(log_of(trained))
+
+
+def test_ctrl_c_twice_stops_at_once(command, data, tiny, monkeypatch, tmp_path):
+    def pressed_twice(trainer, sample):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the step went on")
+
+    monkeypatch.setattr(Trainer, "_train_on", pressed_twice)
+    before = signal.getsignal(signal.SIGINT)
+    assert command("train", "--data", data, "--out", "run", *tiny)[0] == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_overwrite(command, refused, data, tiny, trained, unchanged):
+    with unchanged(trained):
+        message = refused("train", "--data", data, "--out", trained, *tiny)
+    assert f"{trained}: this run folder exists, nothing was overwritten" in message
+    assert "--overwrite" in message
+    before = deterministic(log_of(trained))
+    (trained / "notes.txt").write_text("mine")
+    assert command("train", "--data", data, "--out", trained, "--overwrite", "--seed", "1", *tiny)[0] == 0
+    assert {file.name for file in trained.iterdir()} == FILES | {"notes.txt"}
+    assert deterministic(log_of(trained)) != before
+
+
+def test_overwrites_only_runs(refused, data, tiny, unchanged):
+    with unchanged(data):
+        message = refused("train", "--data", data, "--out", data, "--overwrite", *tiny)
+    assert "not the folder of a run" in message
+
+
+def test_images_smaller_than_a_tile(command, make_data, tiny):
+    small = make_data("small", shape=(9, 30))
+    tiny[tiny.index("--tile") + 1] = "60"
+    assert command("train", "--data", small, "--out", "run", *tiny)[0] == 0
+
+
+def test_colour_and_padded(command, make_data, tiny, tmp_path):
+    colour = make_data("colour", channels=(3,))
+    assert command("train", "--data", colour, "--out", "run", "--padding", "same", *tiny)[0] == 0
+    network = load_checkpoint(tmp_path / "run" / "last.safetensors").network
+    assert (network["in_channels"], network["padding"]) == (3, "same")
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint16, np.float64])
+def test_types_of_pixels(command, tiny, tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    images = (rng.random((3, 24, 24)) * 1000 > 500).astype(dtype)
+    np.savez(tmp_path / "x.npz", images=images, labels=rng.random((3, 24, 24)) > 0.5)
+    status, _, message = command("train", "--data", tmp_path / "x.npz", "--out", "run", *tiny)
+    assert status == 0, message
+
+
+def test_help(command):
+    status, out, _ = command("train", "--help")
+    assert status == 0
+    for text in ("usage: python -m tinyunet.train", "--resume", "--holdout", "24-29", "--weights.w0"):
+        assert text in out

@@ -1,0 +1,418 @@
+"""Each check on a set that is made to trip it, and on one that is not."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from tinyunet import diagnosis
+from tinyunet.data import ImageSet
+from tinyunet.diagnosis import (
+    ALIKE,
+    CHECKS,
+    RARE,
+    SATURATED,
+    check_absent_classes,
+    check_balance,
+    check_bit_depth,
+    check_constant,
+    check_duplicates,
+    check_equal_channels,
+    check_kind,
+    check_objects,
+    check_saturation,
+    check_size,
+    check_touching,
+    check_unlabelled,
+)
+from tinyunet.sampling import WeightMap
+from tinyunet.trainer import TrainConfig, Trainer
+
+SIDE = 48
+TINY = {"base_channels": 2, "depth": 1, "tile": 32}
+
+
+def textures(n, side=SIDE, seed=0):
+    """Smooth noise in 8 bits, all images different."""
+    rng = np.random.default_rng(seed)
+    smooth = [ndimage.gaussian_filter(rng.normal(size=(side, side, 1)), (3, 3, 0)) for _ in range(n)]
+    return [(128 + 30 * image / image.std()).clip(0, 250).astype(np.uint8) for image in smooth]
+
+
+def cells(apart=2, side=SIDE):
+    """Four numbered squares in the middle, so many pixels of background between them."""
+    labels = np.zeros((side, side), np.int32)
+    for number, (y, x) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)], 1):
+        top, left = 10 + y * (12 + apart), 10 + x * (12 + apart)
+        labels[top : top + 12, left : left + 12] = number
+    return labels
+
+
+def trainer(images=None, labels=None, *, kind="instances", num_classes=2, held_out=1, **options):
+    """A trainer whose last images are held out: what a check looks at. Four sound images unless given."""
+    images = textures(4) if images is None else images
+    labels = [cells() for _ in images] if labels is None else labels
+    names = [f"i{number}" for number in range(len(images))]
+    whole = ImageSet(images, names, labels, kind=kind, num_classes=num_classes)
+    cut = len(images) - held_out
+    parts = whole.subset(range(cut)), whole.subset(range(cut, len(images)))
+    return Trainer(TrainConfig(**{**TINY, **options}), *parts)
+
+
+def found(check, *arguments, **options):
+    """Severity and text of each finding of one check."""
+    return [(finding.severity, str(finding)) for finding in check(trainer(*arguments, **options))]
+
+
+def only(findings):
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+def grave(findings):
+    return [text for severity, text in findings if severity != "note"]
+
+
+def test_a_sound_set_gives_notes_only():
+    findings = diagnosis.diagnose(trainer())
+    assert {finding.severity for finding in findings} == {"note"}
+    assert diagnosis.warnings(trainer()) == []
+
+
+def test_gravest_first_and_told_as_errors_are():
+    images = textures(4)
+    images[3], images[1] = images[0], np.full_like(images[1], 7)
+    findings = diagnosis.diagnose(trainer(images, tile=100))
+    severities = [finding.severity for finding in findings]
+    assert severities == sorted(severities, key=["problem", "warning", "note"].index)
+    assert set(severities) == {"problem", "warning", "note"}
+    assert diagnosis.warnings(trainer(images, tile=100)) == findings[: -severities.count("note")]
+    assert str(findings[0]).splitlines()[:2] == [
+        "problem: 1 image of one single grey value",
+        "  images  1: i1",
+    ]
+
+
+def test_every_check_is_in_the_list():
+    assert set(CHECKS) == {value for name, value in vars(diagnosis).items() if name.startswith("check_")}
+
+
+@pytest.mark.parametrize(("kind", "text"), [("binary", "foreground and background"), ("instances", "number")])
+def test_kind(kind, text):
+    labels = [(cells() > 0).astype(int) if kind == "binary" else cells() for _ in range(4)]
+    severity, message = only(found(check_kind, labels=labels, kind=kind))
+    assert severity == "note"
+    assert text in message
+    assert "--kind" in message
+
+
+def test_unlabelled():
+    labels = [cells(), np.zeros_like(cells()), cells(), np.zeros_like(cells())]
+    severity, message = only(found(check_unlabelled, labels=labels))
+    assert severity == "warning"
+    assert "2 images without any foreground" in message
+    assert "2: i1, i3" in message
+    assert found(check_unlabelled) == []
+
+
+def three_classes(*last):
+    """Labels of four images: classes 0, 1 and 2; the last image has only these."""
+    usual = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 3
+    return [usual, usual, usual, np.where(np.isin(usual, last), usual, 0)]
+
+
+def test_absent_classes():
+    options = {"kind": "classes", "num_classes": 3}
+    severity, message = only(found(check_absent_classes, labels=three_classes(0, 1), **options))
+    assert severity == "warning"
+    assert "no held-out image has a pixel of class 2" in message
+    assert found(check_absent_classes, labels=three_classes(0, 1)[::-1], **options) == []  # others have it
+    swapped = [np.zeros((SIDE, SIDE), int), three_classes(0, 1)[-1]]
+    severity, message = only(found(check_absent_classes, textures(2), swapped, **options))
+    assert severity == "problem"
+    assert "no training image has a pixel of class 1, 2" in message
+    assert found(check_absent_classes, labels=three_classes(0, 1, 2), **options) == []
+
+
+def test_one_number_for_two_objects():
+    labels = [cells() for _ in range(4)]
+    labels[1][labels[1] == 4] = 1
+    labels[2][2, 2] = 3
+    scattered, *others = found(check_objects, labels=labels)
+    assert scattered[0] == "warning"
+    assert "apart from the rest of their object: 2" in scattered[1]
+    assert "2: i1 (1), i2 (1)" in scattered[1]
+    assert others == []
+
+
+def test_corners_hold_an_object_together():
+    labels = [cells() for _ in range(4)]
+    labels[0][22, 22] = 1  # at the corner of cell 1, which ends at 21
+    assert found(check_objects, labels=labels) == []
+
+
+@pytest.mark.parametrize(("pixels", "speck"), [(9, True), (10, False)])
+def test_specks(pixels, speck):
+    labels = [cells() for _ in range(4)]
+    labels[0][2, 2 : 2 + pixels] = 5
+    findings = found(check_objects, labels=labels)
+    assert len(findings) == speck
+    if speck:
+        assert findings[0][0] == "note"
+        assert "objects smaller than 10 pixels: 1" in findings[0][1]
+
+
+@pytest.mark.parametrize(("rows", "lost"), [(2, True), (3, False)])
+def test_thin_objects_that_parting_would_lose(rows, lost):
+    """Between two cells: of two rows each touches a neighbour, of three the middle one does not."""
+    labels = [np.zeros((SIDE, SIDE), int) for _ in range(4)]
+    for label in labels:
+        label[10:20, 5:25], label[20 : 20 + rows, 5:25], label[20 + rows : 30 + rows, 5:25] = 1, 2, 3
+    findings = found(check_objects, labels=labels)
+    assert len(findings) == lost
+    if lost:
+        assert findings[0][0] == "warning"
+        assert "touch another object: 4" in findings[0][1]
+
+
+def test_objects_of_classes_are_not_counted():
+    assert found(check_objects, labels=three_classes(0, 1, 2), kind="classes", num_classes=3) == []
+
+
+def test_constant_images():
+    images = textures(4)
+    images[2][...] = 9
+    severity, message = only(found(check_constant, images))
+    assert severity == "problem"
+    assert "1: i2" in message
+    assert found(check_constant) == []
+
+
+@pytest.mark.parametrize(("levels", "few"), [(2, True), (15, True), (16, False)])
+def test_few_grey_values(levels, few):
+    images = textures(4)
+    images[0] = (np.arange(SIDE * SIDE).reshape(SIDE, SIDE, 1) % levels).astype(np.uint8)
+    findings = found(check_constant, images)
+    assert [severity for severity, _ in findings] == ["warning"] * few
+    assert all(f"fewest  {levels}" in message for _, message in findings)
+
+
+def test_equal_channels():
+    colour = [np.repeat(image, 3, axis=2) for image in textures(4)]
+    severity, message = only(found(check_equal_channels, colour))
+    assert severity == "note"
+    assert "all 3 channels are equal" in message
+    colour[3][0, 0, 2] ^= 1
+    assert found(check_equal_channels, colour) == []
+    assert found(check_equal_channels) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top", "saturated"),
+    [
+        (np.uint8, 255, True),
+        (np.uint16, 65535, True),
+        (np.uint16, 4095, True),  # a 12-bit camera
+        (np.float32, 0.7, True),  # whatever the highest value is
+        (np.uint8, 254, False),
+        (np.uint16, 4000, False),
+        (np.uint8, 127, False),  # a power of two less one, but of too few bits
+    ],
+)
+@pytest.mark.parametrize("pixels", [round(SATURATED * SIDE**2) - 1, round(SATURATED * SIDE**2) + 1])
+def test_saturation(dtype, top, saturated, pixels):
+    images = [(image / 256 * top).astype(dtype) for image in textures(4)]
+    images[1].reshape(-1)[:pixels] = top
+    findings = found(check_saturation, images)
+    assert [severity for severity, _ in findings] == ["warning"] * (
+        saturated and pixels > SATURATED * SIDE**2
+    )
+    assert all("1: i1" in message for _, message in findings)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "highest", "severity", "text"),
+    [
+        (np.uint16, 250, "warning", "have been through 8 bits"),
+        (np.uint16, 4000, "note", "12-bit camera"),
+        (np.uint16, 60_000, None, ""),
+        (np.uint8, 250, None, ""),
+        (np.float32, 200, None, ""),
+    ],
+)
+def test_bit_depth(dtype, highest, severity, text):
+    findings = found(check_bit_depth, [(image / 256 * highest).astype(dtype) for image in textures(4)])
+    assert [found_severity for found_severity, _ in findings] == ([severity] if severity else [])
+    assert all(text in message for _, message in findings)
+
+
+def test_mixed_types():
+    images = textures(4)
+    images[0] = images[0].astype(np.uint16) * 200
+    severity, message = only(found(check_bit_depth, images))
+    assert severity == "note"
+    assert "uint16 and uint8" in message
+
+
+def share_of_foreground(share):
+    labels = np.zeros((SIDE, SIDE), np.int32)
+    labels.reshape(-1)[: round(share * SIDE**2)] = 1
+    return [labels] * 4
+
+
+@pytest.mark.parametrize(("share", "severity"), [(RARE / 2, "warning"), (2 * RARE, "note")])
+def test_balance(share, severity):
+    labels = share_of_foreground(share)
+    found_severity, message = only(found(check_balance, labels=labels, kind="binary"))
+    assert found_severity == severity
+    assert f"class 0 everywhere would be wrong at {100 * labels[0].mean():.1f} % of the pixels" in message
+
+
+@pytest.mark.parametrize("class_balance", [True, False])
+def test_loss_of_a_constant_prediction_against_pytorch(class_balance):
+    """The best constant scores, found by gradient descent on PyTorch's weighted loss of the same samples."""
+    patient = trainer(weights=WeightMap(class_balance=class_balance))
+    samples = [patient.sampler.sample(step) for step in range(3)]
+    target = torch.tensor(np.concatenate([s.target.ravel() for s in samples]).astype(np.int64))
+    weight = torch.tensor(np.concatenate([s.weight.ravel() for s in samples]))
+    scores = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    descent = torch.optim.LBFGS([scores], line_search_fn="strong_wolfe")
+
+    def loss():
+        descent.zero_grad()
+        each = torch.nn.functional.cross_entropy(scores.expand(len(target), 2), target, reduction="none")
+        value = (each * weight).sum() / weight.sum()
+        value.backward()
+        return value
+
+    for _ in range(5):
+        descent.step(loss)
+    (finding,) = check_balance(patient)
+    told = float(str(finding.numbers["training loss then"]).split(",")[0])
+    assert told == pytest.approx(loss().item(), abs=0.0006)  # told with three digits
+
+
+def test_images_smaller_than_the_tile():
+    """Depth 1: outputs are even, the halo is 8."""
+    severity, message = only(found(check_size, tile=100))
+    assert severity == "warning"
+    assert "4 images smaller than the tile of 100 pixels" in message
+    assert f"up to {100 * (1 - SIDE**2 / 100**2):.0f} %" in message
+    assert "--tile 48 fits" in message
+    assert found(check_size, tile=48) == []
+    assert found(check_size, tile=50) == []  # 8 % of mirror image is no matter
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_the_tile_it_advises_fits(padding):
+    images = textures(4, side=45)
+    labels = [cells(side=45)] * 4
+    _, message = only(found(check_size, images, labels, depth=2, tile=100, padding=padding))
+    advised = int(message.split("--tile ")[1].split()[0])
+    patient = trainer(images, labels, depth=2, tile=advised, padding=padding)
+    assert patient.output_size == advised <= 45
+    larger = trainer(images, labels, depth=2, tile=advised + 1, padding=padding)
+    assert larger.output_size > 45  # it is the largest
+
+
+@pytest.mark.parametrize(("side", "small"), [(20, True), (21, False)])
+def test_images_smaller_than_what_the_network_sees(side, small):
+    """Depth 2: the network sees 20 pixels to each side; a mirror of side n has n − 1 before it repeats."""
+    labels = [np.eye(side, dtype=int)] * 4
+    findings = found(check_size, textures(4, side), labels, depth=2, tile=4)
+    assert [severity for severity, _ in findings] == ["warning"] * small
+    assert all("not larger than the 20 pixels" in message for _, message in findings)
+
+
+def test_the_same_image_on_both_sides():
+    images = textures(4)
+    images[3] = images[1].copy()
+    severity, message = only(found(check_duplicates, images))
+    assert severity == "problem"
+    assert "1 pair of a held-out and a training image with the same pixels" in message
+    assert "i3 = i1" in message
+    assert found(check_duplicates) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image // 2 + 60,
+        lambda image: np.rot90(image),
+        lambda image: image[::-1],
+        lambda image: image.swapaxes(0, 1),
+        lambda image: (
+            (image + np.random.default_rng(1).normal(0, 10, image.shape)).clip(0, 255).astype(np.uint8)
+        ),
+        lambda image: np.roll(image, 1, axis=0),
+        lambda image: image.astype(np.uint16) * 100,
+    ],
+    ids=["re-lit", "turned", "mirrored", "transposed", "noisier", "moved", "16 bits"],
+)
+def test_nearly_the_same_image_on_both_sides(change):
+    images = textures(4)
+    images[3] = np.ascontiguousarray(change(images[1]))
+    severity, message = only(found(check_duplicates, images))
+    assert severity == "warning"
+    assert "i3 ~ i1" in message
+
+
+def test_unlike_images_of_any_size_are_no_duplicates():
+    """Chance must not reach the threshold; nor may an image of fewer pixels than a signature has fail."""
+    noise = np.random.default_rng(4).integers(0, 256, (12, 10, 10, 1)).astype(np.uint8)
+    images = [*textures(12, side=60, seed=3), *noise]
+    images[-1][...] = 5
+    labels = [cells(side=60)] * 12 + [np.eye(10, dtype=int)] * 12
+    assert found(check_duplicates, images, labels, held_out=6) == []
+    signatures = np.array([diagnosis._signature(image).ravel() for image in images[:12]])
+    assert np.abs(signatures @ signatures.T - np.eye(12)).max() < ALIKE - 0.1
+
+
+@pytest.mark.parametrize("side", [48, 41])
+def test_signature_is_the_means_of_blocks(side):
+    image = textures(1, side)[0][..., 0]
+    edges = [i * side // 16 for i in range(17)]
+    cuts = [slice(*ends) for ends in pairwise(edges)]
+    blocks = np.array([[image[rows, columns].mean() for columns in cuts] for rows in cuts])
+    expected = (blocks - blocks.mean()) / np.linalg.norm(blocks - blocks.mean())
+    np.testing.assert_allclose(diagnosis._signature(image[..., None]), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("same_labels", "severity"), [(True, "note"), (False, "problem")])
+def test_the_same_image_twice_in_training(same_labels, severity):
+    images = textures(4)
+    images[1] = images[0]
+    labels = [cells(), cells() if same_labels else cells(apart=3), cells(), cells()]
+    found_severity, message = only(found(check_duplicates, images, labels))
+    assert found_severity == severity
+    assert "i0 = i1" in message
+
+
+@pytest.mark.parametrize(
+    ("apart", "text"), [(0, "16 of 16 cells touch another one (100 %)"), (1, "no cells touch")]
+)
+def test_touching(apart, text):
+    severity, message = only(found(check_touching, labels=[cells(apart)] * 4))
+    assert severity == "note"
+    assert text in message
+
+
+def test_touching_without_the_border_weight():
+    severity, message = only(found(check_touching, labels=[cells(0)] * 4, weights=WeightMap(w0=0)))
+    assert severity == "warning"
+    assert "--weights.w0 10" in message
+
+
+def test_touching_at_corners_counts_as_in_training():
+    labels = np.zeros((SIDE, SIDE), int)
+    labels[5:10, 5:10], labels[10:15, 10:15] = 1, 2
+    assert "8 of 8 cells" in only(found(check_touching, labels=[labels] * 4))[1]
+
+
+def test_touching_cannot_be_seen_in_binary_labels():
+    severity, message = only(found(check_touching, labels=share_of_foreground(0.3), kind="binary"))
+    assert severity == "note"
+    assert "one in binary labels" in message
+    assert found(check_touching, labels=three_classes(0, 1, 2), kind="classes", num_classes=3) == []

@@ -1,0 +1,189 @@
+"""Tiled predictions against one forward pass over the whole mirrored image."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from tinyunet import geometry
+from tinyunet.autograd import Tensor
+from tinyunet.errors import OptionError, ShapeError
+from tinyunet.models import UNet
+from tinyunet.tiling import mirror_indices, predict_tiled
+
+# Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.
+TOLERANCE = 1e-5
+
+
+def random_net(depth, padding="valid", variant="paper", channels=1, classes=2):
+    """A network whose biases are random too: with the initial zeros a wrong padding could stay unseen."""
+    model = UNet(
+        channels, classes, base_channels=2, depth=depth, padding=padding, variant=variant, seed=depth
+    )
+    rng = np.random.default_rng(depth)
+    for parameter in model.parameters():
+        if parameter.data.ndim == 1:
+            parameter.data[...] = rng.normal(0, 0.3, parameter.shape)
+    return model
+
+
+def random_image(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def whole_scores(model, image):
+    """The scores of a valid network, from one forward pass."""
+    pads = []
+    for size in image.shape[:2]:
+        before = geometry.halo(model.depth)
+        side = geometry.input_size_for_output(size, model.depth)
+        pads.append((before, side - size - before))
+    padded = np.pad(image, [*pads, (0, 0)], mode="reflect")
+    model.eval()
+    scores = model(Tensor(padded[np.newaxis])).data[0]
+    return scores[: image.shape[0], : image.shape[1]]
+
+
+@pytest.mark.parametrize("variant", ["paper", "release"])
+@pytest.mark.parametrize(
+    ("depth", "shape", "tiles"),
+    [
+        (0, (9, 14), (1, 4, 40)),
+        (1, (1, 1), (1, 40)),
+        (1, (1, 7), (1, 2, 40)),
+        (1, (33, 26), (1, 7, 16, 388)),
+        (2, (13, 50), (1, 12, 21, 388)),
+        (3, (5, 3), (1, 388)),  # smaller than the halo of 44: mirrored more than once
+        (3, (61, 40), (1, 12, 20, 28, 388)),
+        (4, (57, 36), (20, 388)),
+    ],
+)
+def test_tiled_equals_whole(variant, depth, shape, tiles):
+    model, image = random_net(depth, variant=variant), random_image(*shape, 1)
+    expected = softmax(whole_scores(model, image), axis=2)
+    assert np.ptp(expected) > 0.01 or image.size == 1  # a constant would equal anything
+    for tile in tiles:
+        found = predict_tiled(model, image, tile=tile)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=f"tile {tile}")
+
+
+def test_channels_and_classes():
+    model, image = random_net(2, channels=3, classes=4), random_image(30, 21, 3)
+    found = predict_tiled(model, image, tile=8)
+    assert found.shape == (30, 21, 4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, softmax(whole_scores(model, image), axis=2), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found.sum(axis=2), 1, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.parametrize("shape", [(1, 7), (45, 38)])
+def test_padded_network_has_no_seam(depth, shape):
+    """The zeros that a padded network invents count nowhere: one large tile gives what small ones give."""
+    model, image = random_net(depth, padding="same"), random_image(*shape, 1)
+    expected = predict_tiled(model, image, tile=388)
+    for tile in (1, 13, 24):
+        found = predict_tiled(model, image, tile=tile)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=f"tile {tile}")
+
+
+def test_padded_network_inside_a_large_image():
+    """Far from the edge the prediction is that of the plain network on the plain image."""
+    model, image = random_net(1, padding="same"), random_image(64, 48, 1)
+    model.eval()
+    plain = softmax(model(Tensor(image[np.newaxis])).data[0], axis=2)
+    margin = geometry.halo(1) + 1
+    inside = slice(margin, -margin), slice(margin, -margin)
+    found = predict_tiled(model, image, tile=10)
+    np.testing.assert_allclose(found[inside], plain[inside], rtol=0, atol=TOLERANCE)
+
+
+def test_eight_symmetries_are_averaged_scores():
+    model, image = random_net(2), random_image(19, 30, 1)
+    total = np.zeros((19, 30, 2))
+    for turns in range(4):
+        for flip in (False, True):
+            seen = np.rot90(np.fliplr(image) if flip else image, turns)
+            back = np.rot90(whole_scores(model, np.ascontiguousarray(seen)), -turns)
+            total += np.fliplr(back) if flip else back
+    found = predict_tiled(model, image, tile=10, symmetries=8)
+    np.testing.assert_allclose(found, softmax(total / 8, axis=2), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_mirror_is_that_of_numpy_pad(size):
+    """With reflections of reflections: 23 pixels before and 31 after."""
+    expected = np.pad(np.arange(size), (23, 31), mode="reflect")
+    np.testing.assert_array_equal(mirror_indices(-23, size + 31, size), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_and_the_mode_comes_back(training):
+    model, image = random_net(1), random_image(20, 20, 1)
+    model.train(training)
+    np.testing.assert_array_equal(predict_tiled(model, image, tile=8), predict_tiled(model, image, tile=8))
+    assert [model.training, model.contracting[0].training, model.up[0].training] == [training] * 3
+
+
+def test_the_mode_comes_back_after_an_error():
+    model = random_net(1)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_tiled(model, random_image(20, 20, 1), tile=8, on_tile=stop)
+    assert model.training
+
+
+@pytest.mark.parametrize(("symmetries", "total"), [(1, 6), (8, 48)])
+def test_on_tile_counts(symmetries, total):
+    """20 × 13 pixels in tiles of 8: three by two of them for each symmetry."""
+    counts = []
+    predict_tiled(
+        random_net(1),
+        random_image(20, 13, 1),
+        tile=8,
+        symmetries=symmetries,
+        on_tile=lambda done, of: counts.append((done, of)),
+    )
+    assert counts == [(done, total) for done in range(1, total + 1)]
+
+
+def test_memory_is_the_result_and_one_tile():
+    """Sixteen times the image: what is needed beside the result stays (half of the small result to spare)."""
+    model = random_net(1)
+    beside = []
+    for side in (96, 384):
+        image = random_image(side, side, 1)
+        predict_tiled(model, image[:32, :32], tile=32)
+        tracemalloc.start()
+        result = predict_tiled(model, image, tile=32)
+        beside.append(tracemalloc.get_traced_memory()[1] - result.nbytes)
+        tracemalloc.stop()
+    small_result = 96 * 96 * 2 * 4
+    assert beside[1] < beside[0] + small_result // 2
+
+
+@pytest.mark.parametrize(
+    ("image", "expected", "found"),
+    [
+        (np.zeros((5, 5)), "2 channels", "(5, 5)"),
+        (np.zeros((5, 5, 3)), "2 channels", "(5, 5, 3)"),
+        (np.zeros((1, 5, 5, 2)), "one image (H, W, C)", "(1, 5, 5, 2)"),
+        (np.zeros((0, 5, 2)), "one image", "(0, 5, 2)"),
+    ],
+)
+def test_an_image_that_does_not_fit(image, expected, found):
+    with pytest.raises(ShapeError) as error:
+        predict_tiled(random_net(1, channels=2), image)
+    assert expected in str(error.value)
+    assert found in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"tile": 0}, {"tile": -4}, {"symmetries": 4}, {"symmetries": 0}])
+def test_an_option_out_of_range(options):
+    (name, value), *_ = options.items()
+    with pytest.raises(OptionError, match=f"{name} {value}"):
+        predict_tiled(random_net(1), random_image(5, 5, 1), **options)

@@ -1,0 +1,315 @@
+"""Training: the same bits however often it is stopped, an end to every run, and scores that are right."""
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tinyunet.augment import Augmentation
+from tinyunet.autograd import Tensor
+from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.data import ImageSet, normalise
+from tinyunet.errors import CheckpointError, OptionError, RunError
+from tinyunet.models import UNet
+from tinyunet.sampling import WeightMap
+from tinyunet.trainer import Finished, Stepped, TrainConfig, Trainer, Validated, evaluate
+
+TINY = TrainConfig(
+    base_channels=2, depth=1, tile=16, steps=5, validate_every=2, lr=0.01, momentum=0.9, dropout=0.5
+)
+
+
+def blobs(seed, n=3, shape=(40, 36), kind="binary"):
+    """Bright discs in noise, with their classes."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices(shape)
+    images, labels = [], []
+    for _ in range(n):
+        label = np.zeros(shape, np.uint8)
+        for value in range(1, 7):
+            at = rng.uniform(0, shape)
+            inside = np.hypot(y - at[0], x - at[1]) < 6
+            label[inside] = value if kind == "instances" else 1 + value % 2 if kind == "classes" else 1
+        images.append((label[..., None] > 0) * 3 + rng.normal(size=(*shape, 1)))
+        labels.append(label)
+    names = [f"blobs-{i}" for i in range(n)]
+    return ImageSet(images, names, labels, kind, 3 if kind == "classes" else 2)
+
+
+TRAIN, HELD_OUT = blobs(0), blobs(1, n=2)
+
+
+def trainer(config=TINY, train=TRAIN, held_out=HELD_OUT):
+    return Trainer(config, train, held_out)
+
+
+def bits(some):
+    return {name: array.tobytes() for name, array in some.model.state_dict().items()}
+
+
+def finished(some):
+    *_, last = some.run()
+    return last
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_the_same_seed_gives_the_same_bits(padding):
+    config = replace(TINY, padding=padding)
+    one, other = trainer(config), trainer(config)
+    events = [list(some.run()) for some in (one, other)]
+    assert bits(one) == bits(other)
+    assert bits(one) != bits(trainer(config))
+    losses = [[event.loss for event in run if isinstance(event, Stepped)] for run in events]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 5
+    finished(changed := trainer(replace(config, seed=1)))
+    assert bits(changed) != bits(one)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("before_validation", [True, False])
+def test_stopped_and_resumed_gives_the_same_bits(tmp_path, padding, stop, before_validation):
+    """Through a file; at steps 2, 4 and 5 just before or just after the validation that is due there."""
+    config = replace(TINY, padding=padding)
+    whole = trainer(config)
+    expected = [event for event in whole.run() if isinstance(event, Validated)]
+
+    stopped, found = trainer(config), []
+    for event in stopped.run():
+        found += [event] if isinstance(event, Validated) else []
+        last = not before_validation and (stop % 2 == 0 or stop == 5)
+        if event.step == stop and isinstance(event, Validated if last else Stepped):
+            break
+    save_checkpoint(tmp_path / "last", stopped.checkpoint())
+
+    resumed = trainer(config)
+    resumed.restore(load_checkpoint(tmp_path / "last"))
+    assert resumed.step == stop
+    found += [event for event in resumed.run() if isinstance(event, Validated)]
+    assert bits(resumed) == bits(whole)
+    for one, other in zip(resumed.optimiser.velocity, whole.optimiser.velocity, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert resumed.progress == whole.progress
+    assert [(e.step, e.scores, e.is_best) for e in found] == [(e.step, e.scores, e.is_best) for e in expected]
+
+
+THREADS = """
+import sys, numba
+sys.path.insert(0, sys.argv[1])
+from test_trainer import TINY, bits, finished, trainer
+from dataclasses import replace
+found = []
+for threads in (1, 2, 2):
+    numba.set_num_threads(threads)
+    for padding in ("valid", "same"):
+        some = trainer(replace(TINY, padding=padding, base_channels=5, steps=3))
+        finished(some)
+        found.append(bits(some))
+print(found[0:2] == found[2:4] == found[4:6])
+"""
+
+
+def test_the_number_of_threads_does_not_matter():
+    """In a process of its own: Numba's number of threads is fixed when it starts. They do not spin."""
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, os.path.dirname(__file__)],
+        env={**os.environ, "NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_events_come_in_order():
+    kinds = [(type(event), event.step) for event in trainer().run()]
+    steps = [[(Stepped, step)] + [(Validated, step)] * (step in (2, 4, 5)) for step in range(1, 6)]
+    assert kinds == [*sum(steps, []), (Finished, 5)]  # noqa: RUF017  five lists
+
+
+def test_every_step_drops_other_values():
+    some = trainer()
+    drawn = [
+        some.model.dropout_rng.bit_generator.state["state"]["state"]
+        for event in some.run()
+        if isinstance(event, Stepped)
+    ]
+    assert len(set(drawn)) == 5
+
+
+def test_a_finished_run_goes_on_with_more_steps():
+    some = trainer()
+    assert finished(some).reason == "all 5 steps"
+    before = bits(some)
+    assert [type(event) for event in some.run()] == [Finished]
+    assert bits(some) == before
+    longer = trainer(replace(TINY, steps=7))
+    longer.restore(some.checkpoint())
+    assert [event.step for event in longer.run() if isinstance(event, Stepped)] == [6, 7]
+
+
+def test_weights_that_are_not_numbers():
+    some = trainer()
+    events = some.run()
+    loss = next(events).loss
+    some.model.parameters()[0].data[...] = math.nan
+    with pytest.raises(RunError) as error:
+        next(events)
+    for text in (
+        "step 2",
+        "loss is nan",
+        "diverged",
+        f"last finite loss  {loss:.6g}",
+        "--lr, for instance 0.001",
+    ):
+        assert text in str(error.value)
+
+
+def test_a_rate_that_is_too_high():
+    """It diverges after some steps: either the loss is not finite or, at a validation, a weight."""
+    with pytest.raises(RunError, match=r"(?s)step \d.*diverged.*last finite loss +\d.*--lr"):
+        finished(trainer(replace(TINY, lr=1e25)))
+
+
+def test_diverged_weights_are_neither_best_nor_saved():
+    some = trainer(replace(TINY, validate_every=1))
+    events = some.run()
+    assert isinstance(next(events), Stepped)
+    some.model.parameters()[0].data[0, 0] = math.inf
+    with pytest.raises(RunError, match=r"step 1: contracting\.0\.first\.weight is not finite"):
+        next(events)
+    with pytest.raises(RunError, match="not finite"):
+        some.checkpoint()
+    assert some.progress.best_step == 0
+
+
+def test_stops_early_and_stays_stopped():
+    """A rate so small that no prediction changes: the first validation is the best."""
+    config = replace(TINY, lr=1e-12, validate_every=1, patience=2, steps=9)
+    some = trainer(config)
+    events = list(some.run())
+    assert events[-1] == Finished(3, "no better score in 2 validations")
+    assert [event.is_best for event in events if isinstance(event, Validated)] == [True, False, False]
+    assert (some.progress.best_step, some.progress.since_best) == (1, 2)
+    again = trainer(config)
+    again.restore(some.checkpoint())
+    assert list(again.run()) == [events[-1]]
+    patient = trainer(replace(config, patience=3))
+    patient.restore(some.checkpoint())
+    assert finished(patient) == Finished(4, "no better score in 3 validations")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "share"), [("constant", lambda k: 1), ("poly", lambda k: (1 - k / 5) ** 0.9)]
+)
+def test_schedules(schedule, share):
+    some = trainer(replace(TINY, schedule=schedule))
+    rates = [event.lr for event in some.run() if isinstance(event, Stepped)]
+    np.testing.assert_allclose(rates, [0.01 * share(k) for k in range(5)], rtol=1e-12)
+
+
+def test_learns_one_image_by_heart():
+    """Ten times less loss than at the start."""
+    one = blobs(3, n=1)
+    config = replace(
+        TINY,
+        base_channels=4,
+        steps=120,
+        validate_every=120,
+        lr=0.05,
+        dropout=0.0,
+        augmentation=Augmentation.off(),
+        weights=WeightMap(w0=0),
+    )
+    events = list(trainer(config, one, one).run())
+    losses = [event.loss for event in events if isinstance(event, Stepped)]
+    assert np.mean(losses[-10:]) < 0.1 * np.mean(losses[:3])
+    assert events[-2].scores.mean_iou > 0.9
+
+
+def test_a_step_is_that_of_the_definition():
+    """One step of SGD, computed from the loss of the sample by hand: v = gradient, w = w - lr v."""
+    from tinyunet import ops
+
+    config = replace(TINY, dropout=0.0)
+    some, model = trainer(config), trainer(config).model
+    sample = some.sampler.sample(0)
+    loss = ops.softmax_cross_entropy(model(Tensor(sample.image)), sample.target, sample.weight)
+    loss.backward()
+    event = next(some.run())
+    assert event.loss == loss.item()
+    for ours, theirs in zip(some.model.parameters(), model.parameters(), strict=True):
+        np.testing.assert_allclose(ours.data, theirs.data - 0.01 * theirs.grad, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes", "instances"])
+def test_scores_are_means_over_the_images(kind):
+    held_out = blobs(5, n=3, kind=kind)
+    classes = held_out.num_classes
+    model = UNet(1, classes, base_channels=2, depth=1, padding="same", seed=2)
+    shown = {}
+    scores = evaluate(model, held_out, tile=16, on_image=lambda number, p: shown.update({number: p}))
+    errors, ious = [], []
+    for number, (image, label) in enumerate(zip(held_out.images, held_out.labels, strict=True)):
+        truth = np.minimum(label, 1) if kind == "instances" else label
+        assert shown[number].shape == (40, 36, classes)
+        found = shown[number].argmax(axis=2)
+        # Inside, where no padding counts, it is what the network says of the whole image.
+        direct = model.eval()(Tensor(normalise(image)[np.newaxis])).data[0].argmax(axis=2)
+        assert (found == direct)[12:-12, 12:-12].all()
+        errors.append((found != truth).sum() / truth.size)
+        ious.append(
+            [
+                ((found == c) & (truth == c)).sum() / ((found == c) | (truth == c)).sum()
+                for c in range(classes)
+            ]
+        )
+    assert scores.pixel_error == pytest.approx(np.mean(errors), abs=1e-12)
+    assert scores.iou == pytest.approx(np.mean(ious, axis=0), abs=1e-12)
+    assert scores.mean_iou == pytest.approx(np.mean(ious), abs=1e-12)
+
+
+def test_examples_are_those_of_the_first_images():
+    some = trainer(held_out=blobs(1, n=5))
+    validated = next(event for event in some.run() if isinstance(event, Validated))
+    assert len(validated.examples) == 3
+    np.testing.assert_allclose(validated.examples[0].sum(axis=2), 1, rtol=0, atol=1e-6)
+
+
+def test_validation_does_not_touch_the_training():
+    often, once = trainer(replace(TINY, validate_every=1)), trainer(replace(TINY, validate_every=9))
+    finished(often), finished(once)
+    assert bits(often) == bits(once)
+
+
+def test_a_checkpoint_of_another_network():
+    wide = trainer(replace(TINY, base_channels=3))
+    with pytest.raises(CheckpointError, match="another network") as error:
+        trainer().restore(wide.checkpoint())
+    assert "'base_channels': 3" in str(error.value)
+
+
+def test_a_checkpoint_for_prediction_only():
+    some = trainer()
+    with pytest.raises(CheckpointError, match="no velocity for contracting"):
+        some.restore(replace(some.checkpoint(), velocity={}))
+
+
+def test_images_smaller_than_a_tile_are_mirrored():
+    small = blobs(0, shape=(9, 40))
+    config = replace(TINY, tile=60, steps=2)
+    assert finished(trainer(config, small, small)).step == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"tile": 0}, {"validate_every": 0}, {"patience": -1}, {"seed": -1}]
+)
+def test_options_out_of_range(options):
+    (name, value), *_ = options.items()
+    with pytest.raises(OptionError, match=f"{name} is {value}, expected at least"):
+        replace(TINY, **options)

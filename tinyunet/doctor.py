@@ -1,0 +1,100 @@
+"""python -m tinyunet.doctor: look at a data set before training on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from tinyunet import command_line
+from tinyunet.augment import Augmentation
+from tinyunet.data import LabelKind, read_images, split
+from tinyunet.diagnosis import diagnose
+from tinyunet.errors import RunError
+from tinyunet.sampling import WeightMap
+from tinyunet.trainer import TrainConfig, Trainer
+
+LOOKED_AT = 8  # samples among which the picture's is chosen
+
+
+@dataclass(frozen=True)
+class Options:
+    """Say what would go wrong in training on these images, and why; nothing is trained.
+
+    Prints what was found, problems first, each with the images concerned and the remedy, and writes
+    doctor.png: a tile as it is in the file and as training sees it, with its labels and weights. Training
+    makes the same checks and prints all but the notes. The exit status is 0 whatever was found, and 2 if the
+    images cannot be read or images and labels do not match.
+    """
+
+    data: tyro.conf.Positional[str]
+    """A folder with images/ and labels/, a TIFF stack, an .npz, or synthetic-cells | synthetic-membranes."""
+    kind: LabelKind | None = None
+    """What the labels mean; told from their values when left out."""
+    holdout: str = TrainConfig.holdout
+    """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
+    tile: int = TrainConfig.tile
+    """Side of the output tile, in pixels."""
+    depth: int = TrainConfig.depth
+    """Number of poolings of the network."""
+    padding: Literal["valid", "same"] = TrainConfig.padding
+    """As in training."""
+    weights: WeightMap = field(default_factory=WeightMap)
+    out: Path = Path()
+    """Folder for doctor.png."""
+    overwrite: bool = False
+    """Replace a doctor.png that exists."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    command_line.run(lambda: doctor(tyro.cli(Options, prog="python -m tinyunet.doctor", args=arguments)))
+
+
+def doctor(options: Options) -> None:
+    """Read, check, tell, draw."""
+    picture = options.out / "doctor.png"
+    if picture.exists() and not options.overwrite:
+        raise RunError(
+            f"{picture}: exists, nothing was overwritten", remedy="choose another --out, or give --overwrite"
+        )
+    config = TrainConfig(
+        data=options.data,
+        kind=options.kind,
+        holdout=options.holdout,
+        tile=options.tile,
+        depth=options.depth,
+        padding=options.padding,
+        weights=options.weights,
+    )
+    images = read_images(config.data, kind=config.kind)
+    print(f"{config.data}: {images.summary()}")
+    train, held_out = split(images, config.holdout)
+    trainer = Trainer(config, train, held_out)
+    print(f"{len(train)} images to train on, {len(held_out)} held out\n")
+    for finding in diagnose(trainer):
+        print(f"{finding}\n")
+    _draw(trainer, picture)
+    print(f"wrote {picture}")
+
+
+def _draw(trainer: Trainer, path: Path) -> None:
+    """The tile with the most border among the first samples, as in the file and as training sees it."""
+    from tinyunet import report  # here, because matplotlib takes long to import
+
+    as_filed = Trainer(
+        replace(trainer.config, augmentation=Augmentation.off()), trainer.train, trainer.validation
+    ).sampler
+    samples = {step: as_filed.sample(step) for step in range(min(LOOKED_AT, len(trainer.train)))}
+    step = max(samples, key=lambda step: float(samples[step].weight.sum()))
+    with command_line.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        report.plot_samples(
+            {"as in the file": samples[step], "augmented": trainer.sampler.sample(step)}, path
+        )
+
+
+if __name__ == "__main__":
+    main()

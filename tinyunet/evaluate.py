@@ -1,0 +1,263 @@
+"""python -m tinyunet.evaluate: compare predictions with the ground truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tinyunet import command_line
+from tinyunet.backend import active_backend, use_backend
+from tinyunet.checkpoint import load_model
+from tinyunet.data import ImageSet, LabelKind, normalise, read_images, split
+from tinyunet.data.decode import decode
+from tinyunet.errors import DataError, OptionError, RunError
+from tinyunet.evaluation import (
+    ImageScores,
+    Measure,
+    Prediction,
+    lower_is_better,
+    score_image,
+    summarise,
+)
+from tinyunet.instances import label_instances
+from tinyunet.tiling import predict_tiled
+
+PARTS = ("probabilities.tif", "classes.png", "instances.tif")  # what tinyunet.predict writes as NAME_…
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare predictions with the ground truth, or a run's best checkpoint with its held-out images.
+
+    Prints the mean over the images of each measure, its spread (standard deviation over the images) and the
+    worst image. With --out also scores.json, which has every image's scores, and NAME_errors.png, which shows
+    what was missed, split, merged or added, and where only the border is wrong. Which measures are taken
+    depends on what the labels are: see tinyunet/evaluation.py.
+    """
+
+    predictions: tyro.conf.Positional[Path]
+    """A folder that tinyunet.predict wrote; or a run's folder, without LABELS."""
+    labels: tyro.conf.Positional[str | None] = None
+    """The images that were predicted, with their labels: any set that training reads, of the same names."""
+    kind: LabelKind | None = None
+    """What the labels mean; told from their values when left out."""
+    out: Path | None = None
+    """Folder for scores.json and the pictures; one that holds files is refused."""
+    pictures: int = 8
+    """How many images to show, the worst first."""
+    overwrite: bool = False
+    """Write into a folder that holds files."""
+    backend: Literal["numba", "numpy", "cuda"] | None = None
+    """Which kernels predict the held-out images; numba when left out."""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 0:
+            raise OptionError(f"pictures is {self.pictures}, expected at least 0")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    command_line.run(lambda: evaluate(tyro.cli(Options, prog="python -m tinyunet.evaluate", args=arguments)))
+
+
+def evaluate(options: Options) -> None:
+    """Score every image, with a progress bar, and tell."""
+    use_backend(options.backend or active_backend())
+    if options.out and options.out.exists() and any(options.out.iterdir()) and not options.overwrite:
+        raise RunError(
+            f"{options.out}: the folder holds files, nothing was overwritten",
+            remedy="choose another --out, or give --overwrite",
+        )
+    images, predictions = _of_run(options) if options.labels is None else _of_folder(options)
+    assert images.labels is not None
+    assert images.kind is not None
+    bar = tqdm(predictions, total=len(images), unit="image", disable=None, leave=False)
+    measures, scores = summarise(
+        [
+            score_image(name, prediction, labels, images.kind, images.num_classes)
+            for name, labels, prediction in zip(images.names, images.labels, bar, strict=True)
+        ]
+    )
+    print(f"{options.labels or images.source}: {images.summary()}")
+    print(_table(measures))
+    print(_told(images.kind, scores))
+    if options.out:
+        _write(options, images, measures, scores)
+
+
+def _of_run(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
+    """The images that a run held out, and what its best checkpoint makes of them."""
+    if _predicted_names(options.predictions):
+        raise DataError(
+            f"{options.predictions}: a folder of predictions, and no labels to compare them with",
+            remedy="give the labelled images as second argument",
+        )
+    model, checkpoint = load_model(options.predictions)
+    config = checkpoint.config
+    _, images = split(
+        read_images(config["data"], kind=options.kind or config["kind"]),
+        config["holdout"],
+    )
+    print(f"{options.predictions}: network of step {checkpoint.step} on {len(images)} held-out images")
+
+    def predict(image: NDArray[Any]) -> Prediction:
+        probabilities = predict_tiled(model, normalise(image), tile=config["tile"])
+        return Prediction(probabilities, label_instances(probabilities))
+
+    return images, map(predict, images.images)
+
+
+def _of_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
+    """Labelled images, and what a folder of predictions holds for them."""
+    predicted = _predicted_names(options.predictions)
+    if not predicted:
+        raise DataError(
+            f"{options.predictions}: not a folder of predictions",
+            {"looked for": ", ".join(f"NAME_{part}" for part in PARTS)},
+            "give a folder that tinyunet.predict wrote; of a run give no labels, it has its own",
+        )
+    assert options.labels is not None
+    images = read_images(options.labels, kind=options.kind)
+    _require_same_names(predicted, set(images.names), options)
+    return images, (_read_prediction(options.predictions, name, images) for name in images.names)
+
+
+def _predicted_names(folder: Path) -> set[str]:
+    endings = tuple(f"_{part}" for part in PARTS)
+    if not folder.is_dir():
+        return set()
+    return {file.name.rpartition("_")[0] for file in folder.iterdir() if file.name.endswith(endings)}
+
+
+def _require_same_names(predicted: set[str], labelled: set[str], options: Options) -> None:
+    without_labels, without_prediction = sorted(predicted - labelled), sorted(labelled - predicted)
+    if without_labels or without_prediction:
+        raise DataError(
+            f"{options.predictions} and {options.labels} are not the same images, by name",
+            {
+                "predicted, without labels": _some(without_labels),
+                "labelled, not predicted": _some(without_prediction),
+            },
+            "predict exactly the images that are to be compared, and keep their names",
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else "none"
+
+
+def _read_prediction(folder: Path, name: str, images: ImageSet) -> Prediction:
+    """Probabilities; where only classes or objects were kept, those as probabilities of 0 and 1."""
+    probabilities, classes, instances = (folder / f"{name}_{part}" for part in PARTS)
+    objects = _single_page(instances) if instances.is_file() else None
+    if probabilities.is_file():
+        return Prediction(_pages(probabilities), objects)
+    if classes.is_file():
+        chosen = _single_page(classes)
+    else:
+        assert objects is not None
+        chosen = (objects > 0).astype(np.uint8)
+    highest = max(int(chosen.max()), images.num_classes - 1)
+    return Prediction(np.eye(highest + 1, dtype=np.float32)[chosen], objects)
+
+
+def _pages(file: Path) -> NDArray[Any]:
+    """All pages of a file as channels, (H, W, pages)."""
+    pages = decode(file, labels=True)
+    if len({page.shape for page in pages}) != 1:
+        raise DataError(
+            f"{file}: damaged, expected pages of one size",
+            {"found": ", ".join(str(page.shape) for page in pages) or "no page"},
+            "write the file with tinyunet.predict",
+        )
+    return np.concatenate(pages, axis=2)
+
+
+def _single_page(file: Path) -> NDArray[Any]:
+    pages = _pages(file)
+    if pages.shape[2] != 1 or pages.dtype.kind not in "ui":
+        raise DataError(
+            f"{file}: expected one page of whole numbers",
+            {"found": f"{pages.shape[2]} of {pages.dtype}"},
+            "write the file with tinyunet.predict",
+        )
+    return pages[:, :, 0]
+
+
+def _table(measures: dict[str, Measure]) -> str:
+    lines = [f"{'':<25}{'mean':>10}{'spread':>10}   images   worst image"]
+    for name, measure in measures.items():
+        arrow = "↓" if lower_is_better(name) else "↑"
+        at = "" if measure.threshold is None else f"   (threshold {measure.threshold})"
+        lines.append(
+            f"{name:<23}{arrow} {_figure(measure.mean)}{_figure(measure.spread)}{measure.images:>9}"
+            f"   {measure.worst or 'none has this value'}{at}"
+        )
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return f"{'–':>10}"
+    return f"{value:>10.4f}" if value == 0 or value >= 0.01 else f"{value:>10.6f}"  # warping errors are small
+
+
+def _told(kind: LabelKind, scores: Sequence[ImageScores]) -> str:
+    """The mistakes of all images, in one line."""
+    counts = _total(scores)
+    border = counts.pop("border")
+    unit = "wrong pixels inside and outside" if kind == "classes" else f"of {counts.pop('objects')} objects"
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{unit}: {listed}; at borders {border} wrong pixels"
+
+
+def _total(scores: Sequence[ImageScores]) -> dict[str, int]:
+    return {name: sum(one.mistakes.counts[name] for one in scores) for name in scores[0].mistakes.counts}
+
+
+def _write(
+    options: Options, images: ImageSet, measures: dict[str, Measure], scores: Sequence[ImageScores]
+) -> None:
+    assert options.out is not None
+    assert images.labels is not None
+    record = {
+        "predictions": str(options.predictions),
+        "labels": options.labels or images.source,
+        "kind": images.kind,
+        "measures": {name: asdict(measure) for name, measure in measures.items()},
+        "mistakes": _total(scores),
+        "images": [
+            {"name": one.name, "scores": one.values, "mistakes": one.mistakes.counts} for one in scores
+        ],
+    }
+    with command_line.writing(options.out / "scores.json"):
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "scores.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+    from tinyunet import report  # here, because matplotlib takes long to import
+
+    headline = "average_precision" if images.kind == "instances" else "mean_iou"
+    worst_first = sorted(range(len(images)), key=lambda i: scores[i].values[headline] or 0)
+    for i in worst_first[: options.pictures]:
+        path = options.out / f"{images.names[i]}_errors.png"
+        with command_line.writing(path):
+            report.plot_mistakes(
+                images.images[i],
+                images.labels[i],
+                scores[i].mistakes,
+                path,
+                title=f"{images.names[i]}: {headline} {scores[i].values[headline]:.3f}",
+            )
+    print(f"wrote scores.json and {min(options.pictures, len(images))} pictures to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
