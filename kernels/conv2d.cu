@@ -15,9 +15,9 @@
 //   blocked  128×64 elements a block, 8×8 of them in the registers of a thread: a number read from shared
 //            memory is used 8 times. 128-bit loads; the next tiles are fetched while these are multiplied.
 //            C and F must be multiples of 4
-//   tensor   the same blocks on tensor cores: a warp multiplies 16×8 by 8×8 in one instruction. Factors rounded
-//            to TF32 (10 bits behind the point), sums in float32. Three tiles in shared memory, two of them on
-//            their way there past the registers (cp.async). C and F must be multiples of 4
+//   tensor   the same blocks on tensor cores: a warp multiplies 16×8 by 8×8 in one instruction. Factors are
+//            rounded to TF32 (10 bits behind the point), sums are float32. Three tiles in shared memory, two
+//            of them on their way there past the registers (cp.async). C and F must be multiples of 4
 //
 // The other kernels: turn_weight (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and
 // its end.

@@ -1,6 +1,6 @@
 // Up-convolution: 2×2, stride 2. Each input pixel paints a square of four output pixels, none overlapping.
 //
-//   forward          y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] · x[n,i,j,c], then ReLU or not
+//   forward          y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] · x[n,i,j,c], then maybe ReLU
 //   backward_input   grad_x[n,i,j,c] = sum over p,q,f of weight[p,q,c,f] · grad_output[n,2i+p,2j+q,f]
 //   backward_weight  parts[part,p,q,c,f] = sum over n,i,j of x[n,i,j,c] · grad_output[n,2i+p,2j+q,f],
 //                    the pixels of one part; conv2d_sum_parts then adds the parts
