@@ -17,8 +17,9 @@ PACKAGE = Path(tinyunet.__file__).parent
 # From the bottom to the top. A module imports from lower layers and from its own package, nothing else.
 LAYERS = [
     {"errors"},
-    {"geometry", "jit"},
+    {"geometry", "jit", "cuda_emulator"},
     {"backend", "blas"},
+    {"cuda"},
     {"autograd"},
     {"ops", "gradcheck"},
     {"nn"},

@@ -1,5 +1,6 @@
-"""Which kernels run: ``numpy`` (the reference), ``numba`` (the default) or ``cuda``.
+"""Which kernels run: ``numpy`` (the reference), ``numba`` (the default), ``cuda`` or ``cuda-emulated``.
 
+The last two run the same CUDA kernels: on a GPU, or slowly on the CPU, to learn from them and to check them.
 An op is split into its directions (`forward`, `backward_input`, …); each direction is one `Kernel`, which
 holds an implementation for each backend and calls the active one. `KERNELS` is the table of them all.
 """
@@ -11,9 +12,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from tinyunet import cuda_emulator
 from tinyunet.errors import BackendError
 
-BACKENDS = ("numpy", "numba", "cuda")
+BACKENDS = ("numpy", "numba", "cuda", "cuda-emulated")
 
 
 class Kernel:
@@ -24,7 +26,8 @@ class Kernel:
     op, direction : str
         Its place in the table, such as ``"conv2d", "backward_weight"``.
     **implementations : callable
-        By backend. All take the same arguments and return the same values, up to rounding.
+        By backend; "cuda" serves "cuda-emulated" too. All take the same arguments and return the same
+        values, up to rounding.
     """
 
     def __init__(self, op: str, direction: str, **implementations: Callable[..., Any]):
@@ -33,7 +36,7 @@ class Kernel:
         KERNELS[op, direction] = self
 
     def __call__(self, *arguments: Any) -> Any:
-        implementation = self.implementations.get(active_backend())
+        implementation = self.implementations.get(active_backend().removesuffix("-emulated"))
         if implementation is None:
             raise BackendError(
                 f"{self.name}: no implementation for the backend {active_backend()!r}",
@@ -51,7 +54,7 @@ class use_backend:  # noqa: N801  a verb, used like a function
 
     Parameters
     ----------
-    name : {"numpy", "numba", "cuda"}
+    name : {"numpy", "numba", "cuda", "cuda-emulated"}
 
     Raises
     ------
@@ -103,6 +106,8 @@ def _require(name: str) -> None:
         )
     if name == "cuda":
         _require_cuda()
+    if name == "cuda-emulated":
+        cuda_emulator.compiler()
 
 
 def _require_cuda() -> None:
@@ -123,9 +128,8 @@ def _require_cuda() -> None:
             },
             "check that nvidia-smi lists a GPU, or use the backend 'numba'",
         )
-    if not any("cuda" in kernel.implementations for kernel in KERNELS.values()):
-        raise BackendError(
-            "the backend 'cuda' has no kernels in this version",
-            {"kernels": ", ".join(kernel.name for kernel in KERNELS.values())},
-            "use the backend 'numba'",
-        )
+    raise BackendError(
+        "the backend 'cuda' has its kernels, but tensors live in the computer's memory in this version",
+        {"missing": "CuPy arrays in Tensor, SGD and the initial weights; no kernel was run on a GPU yet"},
+        "run the kernels on the CPU with 'cuda-emulated', or train with 'numba'",
+    )

@@ -57,6 +57,10 @@ class BackendError(TinyUNetError, RuntimeError):
     """An unknown backend, or one that this machine cannot run."""
 
 
+class KernelError(TinyUNetError, RuntimeError):
+    """A CUDA kernel that does not compile, was given what it cannot take, or was caught in a mistake."""
+
+
 class DataError(TinyUNetError, ValueError):
     """Images or labels that cannot be read, or that do not go together."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from tinyunet import cuda
 from tinyunet.autograd import Tensor
 from tinyunet.backend import Kernel
 from tinyunet.errors import OptionError
@@ -98,4 +99,11 @@ def _step(weight, grad, velocity, lr, momentum, weight_decay):
         weight[i] -= lr * velocity[i]
 
 
-step = Kernel("sgd_momentum", "step", numpy=step_numpy, numba=step_numba)
+def step_cuda(weight, grad, velocity, lr, momentum, weight_decay):
+    scalars = (lr, momentum, weight_decay)
+    cuda.launch_elementwise(
+        "sgd_momentum", "step", weight.size, weight, grad, velocity, *scalars, flops=6 * weight.size
+    )
+
+
+step = Kernel("sgd_momentum", "step", numpy=step_numpy, numba=step_numba, cuda=step_cuda)

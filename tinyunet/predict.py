@@ -56,7 +56,7 @@ class Options:
     """Cut objects at narrow necks; not for cells that are not round."""
     overwrite: bool = False
     """Write into a folder that holds files."""
-    backend: Literal["numba", "numpy", "cuda"] | None = None
+    backend: Literal["numba", "numpy", "cuda", "cuda-emulated"] | None = None
     """Which kernels run; numba when left out."""
 
 

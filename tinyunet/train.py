@@ -40,7 +40,7 @@ class Options:
     """Go on with the run in this folder, with the options it was started with."""
     overwrite: bool = False
     """Replace a run's folder that exists."""
-    backend: Literal["numba", "numpy", "cuda"] | None = None
+    backend: Literal["numba", "numpy", "cuda", "cuda-emulated"] | None = None
     """Which kernels run; numba when left out."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.errors import ShapeError
@@ -79,5 +80,14 @@ def _forward(a, b, y):
         y[i] = a[i] + b[i]
 
 
-forward = Kernel("add", "forward", numpy=forward_numpy, numba=forward_numba)
-backward = Kernel("add", "backward", numpy=backward_numpy, numba=backward_numpy)
+# CUDA: kernels/add.cu
+
+
+def forward_cuda(a, b):
+    y = cuda.empty(a.shape)
+    cuda.launch_elementwise("add", "forward", a.size, a, b, y, flops=a.size)
+    return y
+
+
+forward = Kernel("add", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Kernel("add", "backward", numpy=backward_numpy, numba=backward_numpy, cuda=backward_numpy)

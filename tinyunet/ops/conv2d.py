@@ -22,7 +22,7 @@ from tinyunet.backend import Kernel
 from tinyunet.blas import gemm, gemm_address, gemm_tn
 from tinyunet.errors import ShapeError, describe
 from tinyunet.jit import kernel, parallel_kernel
-from tinyunet.ops import conv2d_winograd
+from tinyunet.ops import conv2d_cuda, conv2d_winograd
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.relu import backward as backward_relu
 
@@ -259,9 +259,27 @@ def _backward_bias(grad_output, partial):
                 partial[row, f] += grad_output[n, i, j, f]
 
 
-forward = Kernel("conv2d", "forward", numpy=forward_numpy, numba=forward_numba)
-backward_input = Kernel("conv2d", "backward_input", numpy=backward_input_numpy, numba=backward_input_numba)
-backward_weight = Kernel(
-    "conv2d", "backward_weight", numpy=backward_weight_numpy, numba=backward_weight_numba
+# CUDA: conv2d_cuda.py and kernels/conv2d.cu
+
+forward = Kernel("conv2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=conv2d_cuda.forward)
+backward_input = Kernel(
+    "conv2d",
+    "backward_input",
+    numpy=backward_input_numpy,
+    numba=backward_input_numba,
+    cuda=conv2d_cuda.backward_input,
 )
-backward_bias = Kernel("conv2d", "backward_bias", numpy=backward_bias_numpy, numba=backward_bias_numba)
+backward_weight = Kernel(
+    "conv2d",
+    "backward_weight",
+    numpy=backward_weight_numpy,
+    numba=backward_weight_numba,
+    cuda=conv2d_cuda.backward_weight,
+)
+backward_bias = Kernel(
+    "conv2d",
+    "backward_bias",
+    numpy=backward_bias_numpy,
+    numba=backward_bias_numba,
+    cuda=conv2d_cuda.backward_bias,
+)

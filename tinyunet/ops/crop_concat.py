@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.errors import ShapeError, describe
@@ -139,5 +140,24 @@ def _backward(grad_output, top, left, grad_upsampled, grad_skip):
                     grad_upsampled[n, i, j, c] = grad_output[n, i, j, c]
 
 
-forward = Kernel("crop_concat", "forward", numpy=forward_numpy, numba=forward_numba)
-backward = Kernel("crop_concat", "backward", numpy=backward_numpy, numba=backward_numba)
+# CUDA: kernels/crop_concat.cu
+
+
+def forward_cuda(upsampled, skip):
+    n, height, width, channels = upsampled.shape
+    y = cuda.empty((n, height, width, channels + skip.shape[3]))
+    sizes = (*upsampled.shape[1:], *skip.shape[1:])
+    cuda.launch_elementwise("crop_concat", "forward", y.size, upsampled, skip, y, *sizes)
+    return y
+
+
+def backward_cuda(grad_output, upsampled_shape, skip_shape):
+    grad_upsampled, grad_skip = cuda.empty(upsampled_shape), cuda.empty(skip_shape)
+    sizes = (*upsampled_shape[1:], *skip_shape[1:], grad_skip.size)
+    count = grad_skip.size + grad_upsampled.size
+    cuda.launch_elementwise("crop_concat", "backward", count, grad_output, grad_upsampled, grad_skip, *sizes)
+    return grad_upsampled, grad_skip
+
+
+forward = Kernel("crop_concat", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Kernel("crop_concat", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)

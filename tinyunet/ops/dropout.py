@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.errors import OptionError
@@ -100,5 +101,15 @@ def _forward(x, p, scale, seed, y):
         y[i] = x[i] * scale if _uniform(seed, i) >= p else 0
 
 
-forward = Kernel("dropout", "forward", numpy=forward_numpy, numba=forward_numba)
-backward = Kernel("dropout", "backward", numpy=forward_numpy, numba=forward_numba)
+# CUDA: kernels/dropout.cu
+
+
+def forward_cuda(x, p, seed):
+    y = cuda.empty(x.shape)
+    scale = np.float32(1 / (1 - p))
+    cuda.launch_elementwise("dropout", "forward", x.size, x, np.float64(p), scale, seed, y, flops=x.size)
+    return y
+
+
+forward = Kernel("dropout", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Kernel("dropout", "backward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)

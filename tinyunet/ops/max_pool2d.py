@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.errors import ShapeError, describe
@@ -130,5 +131,24 @@ def _backward(grad_output, place, grad_x):
                     grad_x[n, 2 * i + k // 2, 2 * j + k % 2, c] = grad_output[n, i, j, c] if here else 0
 
 
-forward = Kernel("max_pool2d", "forward", numpy=forward_numpy, numba=forward_numba)
-backward = Kernel("max_pool2d", "backward", numpy=backward_numpy, numba=backward_numba)
+# CUDA: kernels/max_pool2d.cu
+
+
+def forward_cuda(x):
+    n, height, width, channels = x.shape
+    y = cuda.empty((n, height // 2, width // 2, channels))
+    place = cuda.empty(y.shape, np.uint8)
+    cuda.launch_elementwise("max_pool2d", "forward", y.size, x, y, place, width // 2, channels)
+    return y, place
+
+
+def backward_cuda(grad_output, place):
+    n, height, width, channels = grad_output.shape
+    grad_x = cuda.empty((n, 2 * height, 2 * width, channels))
+    sizes = (width, channels)
+    cuda.launch_elementwise("max_pool2d", "backward", grad_output.size, grad_output, place, grad_x, *sizes)
+    return grad_x
+
+
+forward = Kernel("max_pool2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Kernel("max_pool2d", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.jit import parallel_kernel
@@ -83,5 +84,20 @@ def _backward(grad_output, y, grad_x):
         grad_x[i] = grad_output[i] if y[i] > 0 else 0
 
 
-forward = Kernel("relu", "forward", numpy=forward_numpy, numba=forward_numba)
-backward = Kernel("relu", "backward", numpy=backward_numpy, numba=backward_numba)
+# CUDA: kernels/relu.cu
+
+
+def forward_cuda(x):
+    y = cuda.empty(x.shape)
+    cuda.launch_elementwise("relu", "forward", x.size, x, y)
+    return y
+
+
+def backward_cuda(grad_output, y):
+    grad_x = cuda.empty(y.shape)
+    cuda.launch_elementwise("relu", "backward", y.size, grad_output, y, grad_x)
+    return grad_x
+
+
+forward = Kernel("relu", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Kernel("relu", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)

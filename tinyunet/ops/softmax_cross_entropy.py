@@ -19,6 +19,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
@@ -199,5 +200,31 @@ def _backward(grad_logits, scale, grad):
         grad[i] = scale * grad_logits[i]
 
 
-forward = Kernel("softmax_cross_entropy", "forward", numpy=forward_numpy, numba=forward_numba)
-backward = Kernel("softmax_cross_entropy", "backward", numpy=backward_numpy, numba=backward_numba)
+# CUDA: kernels/softmax_cross_entropy.cu
+
+
+def forward_cuda(logits, target, weight, with_gradient):
+    energy = cuda.empty((cuda.blocks(target.size, cuda.WIDTH),), np.float64)
+    grad_logits = cuda.empty(logits.shape)
+    arrays = (logits, target, weight, energy, grad_logits)
+    flops = 7 * logits.size  # of which two are exponentials
+    cuda.launch_elementwise(
+        "softmax_cross_entropy", "forward", target.size, *arrays, logits.shape[3], flops=flops
+    )
+    return energy.sum(), grad_logits
+
+
+def backward_cuda(grad_logits, scale):
+    grad, count = cuda.empty(grad_logits.shape), grad_logits.size
+    cuda.launch_elementwise(
+        "softmax_cross_entropy", "backward", count, grad_logits, np.float32(scale), grad, flops=count
+    )
+    return grad
+
+
+forward = Kernel(
+    "softmax_cross_entropy", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda
+)
+backward = Kernel(
+    "softmax_cross_entropy", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda
+)

@@ -1,0 +1,41 @@
+// The skip connection: the up-sampled channels, and behind them the centre crop of the skip.
+//
+//   forward   y[n,i,j] = [upsampled[n,i,j], skip[n,i+top,j+left]]
+//   backward  grad_upsampled = the first channels; grad_skip = the others in the centre, 0 around them
+//
+// Launch: a thread an element of what is written, blocks of 256.
+
+extern "C" __global__ void crop_concat_forward(const float* upsampled, const float* skip, float* y,
+                                               int height, int width, int channels, int skip_height,
+                                               int skip_width, int skip_channels, int count) {
+    int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= count) return;
+    int all = channels + skip_channels;
+    int c = index % all, pixel = index / all;
+    int j = pixel % width, i = pixel / width % height, n = pixel / width / height;
+    int top = (skip_height - height) / 2, left = (skip_width - width) / 2;
+    int skip_pixel = (n * skip_height + i + top) * skip_width + j + left;
+    y[index] =
+        c < channels ? upsampled[pixel * channels + c] : skip[skip_pixel * skip_channels + c - channels];
+}
+
+// The threads go over grad_skip first, then over grad_upsampled.
+extern "C" __global__ void crop_concat_backward(const float* grad_output, float* grad_upsampled,
+                                                float* grad_skip, int height, int width, int channels,
+                                                int skip_height, int skip_width, int skip_channels,
+                                                int skip_count, int count) {
+    int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= count) return;
+    int all = channels + skip_channels;
+    if (index >= skip_count) {
+        index -= skip_count;
+        grad_upsampled[index] = grad_output[index / channels * all + index % channels];
+        return;
+    }
+    int c = index % skip_channels, pixel = index / skip_channels;
+    int i = pixel / skip_width % skip_height - (skip_height - height) / 2;
+    int j = pixel % skip_width - (skip_width - width) / 2;
+    int n = pixel / skip_width / skip_height;
+    bool inside = 0 <= i && i < height && 0 <= j && j < width;
+    grad_skip[index] = inside ? grad_output[((n * height + i) * width + j) * all + channels + c] : 0;
+}

@@ -1,0 +1,229 @@
+// How the threads of a block take turns on one core.
+//
+// Each thread is a fiber: a function with a stack of its own, which runs until it has to wait (at a barrier,
+// for the other lanes of a shuffle) or is done. Then the scheduler, run_block, goes on with the next one that
+// can. When none can, all must wait at one __syncthreads(): they are let go. Anything else is a mistake in
+// the kernel.
+//
+// A fiber is begun with makecontext, which gives it its stack. From then on setjmp and longjmp switch, as
+// they ask the operating system for nothing.
+#include "emulate.hpp"
+
+#include <link.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <csetjmp>
+#include <cstdarg>
+#include <cstdio>
+
+#include "emulate_state.hpp"
+
+namespace emulator {
+
+Place place;
+Fiber fibers[MAX_THREADS];
+Fiber* current;
+int block_number;
+int epoch;
+
+namespace {
+
+constexpr std::size_t STACK = 64 * 1024;
+
+jmp_buf scheduler;      // where a fiber that yields goes on
+jmp_buf end_of_launch;  // where a mistake in the kernel leads
+char message[512];
+void (*kernel)(void**);
+void** kernel_arguments;
+
+void fiber_main() {
+    for (;;) {
+        kernel(kernel_arguments);
+        current->state = State::done;
+        yield();
+    }
+}
+
+// The pages that no thread uses take no memory. A thread that needs more stack than it has runs into its
+// neighbour's: the checking build calls that out of bounds.
+char* stacks() {
+    static char* memory = nullptr;
+    if (!memory) {
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        memory = static_cast<char*>(mmap(nullptr, MAX_THREADS * STACK, PROT_READ | PROT_WRITE, flags, -1, 0));
+    }
+    return memory;
+}
+
+void begin(Fiber& fiber) {
+    static ucontext_t fresh;
+    getcontext(&fresh);
+    fresh.uc_stack.ss_sp = stacks() + (&fiber - fibers) * STACK;
+    fresh.uc_stack.ss_size = STACK;
+    fiber.begun = true;
+    makecontext(&fresh, fiber_main, 0);
+    setcontext(&fresh);
+}
+
+void resume(int t) {
+    current = &fibers[t];
+    unsigned width = place.block_size.x, height = place.block_size.y;
+    place.thread = {t % width, t / width % height, t / (width * height)};
+    if (_setjmp(scheduler)) return;  // the fiber yields
+    if (current->begun) _longjmp(current->context, 1);
+    begin(*current);
+}
+
+// All threads are at one barrier, or the kernel is wrong: the barrier stands in a branch that not all take.
+void open_barrier(int threads) {
+    const Fiber& first = fibers[0];
+    for (int t = 0; t < threads; t++) {
+        const Fiber& fiber = fibers[t];
+        if (fiber.state == State::at_warp_barrier)
+            fail("line %d: thread %d waits for lanes of its warp that do not come (mask %08x)", fiber.line, t,
+                 fiber.mask);
+        if (fiber.state != first.state || fiber.line != first.line) {
+            const Fiber& waiting = first.state == State::at_block_barrier ? first : fiber;
+            const Fiber& other = &waiting == &first ? fiber : first;
+            int who = &other - fibers;
+            if (other.state == State::done)
+                fail("line %d: divergent barrier: thread %d ended without coming here", waiting.line, who);
+            fail("line %d: divergent barrier: thread %d waits at line %d", waiting.line, who, other.line);
+        }
+    }
+    for (int t = 0; t < threads; t++) fibers[t].state = State::ready;
+    epoch++;
+}
+
+void run_block(int threads) {
+    // A NaN in every word: what a kernel reads before it has written shows in its results.
+    Range shared = shared_memory();
+    std::memset(shared.begin, 0xff, shared.end - shared.begin);
+    for (int t = 0; t < threads; t++) {
+        fibers[t].state = State::ready;
+        fibers[t].copies.clear();
+    }
+    for (;;) {
+        bool progress = false;
+        int done = 0;
+        for (int t = 0; t < threads; t++) {
+            if (fibers[t].state == State::ready) {
+                resume(t);
+                progress = true;
+            }
+            done += fibers[t].state == State::done;
+        }
+        if (done == threads) return;
+        if (!progress) open_barrier(threads);
+    }
+}
+
+// A member of the block of thread-local storage: tells which one it is.
+thread_local char marker;
+
+int find_shared_memory(dl_phdr_info* module, std::size_t, void* found) {
+    for (int i = 0; i < module->dlpi_phnum; i++) {
+        char* begin = static_cast<char*>(module->dlpi_tls_data);
+        char* end = begin + module->dlpi_phdr[i].p_memsz;
+        if (module->dlpi_phdr[i].p_type == PT_TLS && begin && begin <= &marker && &marker < end) {
+            *static_cast<Range*>(found) = {begin, end};
+            return 1;
+        }
+    }
+    return 0;
+}
+
+}  // namespace
+
+Range shared_memory() {
+    marker = 0;  // the block is made when it is first used
+    Range found = {};
+    dl_iterate_phdr(find_shared_memory, &found);
+    return found;
+}
+
+Range stack_of(const Fiber& fiber) {
+    char* begin = stacks() + (&fiber - fibers) * STACK;
+    return {begin, begin + STACK};
+}
+
+void yield() {
+    if (!_setjmp(current->context)) _longjmp(scheduler, 1);
+}
+
+void fail(const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    std::vsnprintf(message, sizeof message, format, values);
+    va_end(values);
+    for (Fiber& fiber : fibers) fiber.begun = false;  // they stand in the middle of the kernel
+    _longjmp(end_of_launch, 1);
+}
+
+int lane() { return (current - fibers) % WARP; }
+
+void* mailbox(int of_lane) { return fibers[(current - fibers) / WARP * WARP + of_lane].mailbox; }
+
+void remember_copy(float4* to, const float4* from) {
+    current->copies.push_back({to, from, current->copy_group});
+}
+
+// Of the build without checks.
+__attribute__((weak)) void forget_written(float4*) {}
+
+void end_group_of_copies() { current->copy_group++; }
+
+bool next_copy(int groups_left, float4** to, const float4** from) {
+    std::deque<Copy>& copies = current->copies;
+    if (copies.empty() || copies.front().group >= current->copy_group - groups_left) return false;
+    *to = copies.front().to;
+    *from = copies.front().from;
+    copies.pop_front();
+    return true;
+}
+
+void block_barrier(int line) {
+    current->state = State::at_block_barrier;
+    current->line = line;
+    yield();
+}
+
+void warp_barrier(unsigned mask, int line) {
+    if (!(mask >> lane() & 1))
+        fail("line %d: lane %d is not in the mask %08x that it gives", line, lane(), mask);
+    current->state = State::at_warp_barrier;
+    current->line = line;
+    current->mask = mask;
+    Fiber* warp = current - lane();
+    for (int i = 0; i < WARP; i++)
+        if (mask >> i & 1 &&
+            (warp[i].state != State::at_warp_barrier || warp[i].mask != mask || warp[i].line != line))
+            return yield();
+    for (int i = 0; i < WARP; i++)
+        if (mask >> i & 1) {
+            warp[i].state = State::ready;
+            warp[i].warp_epoch++;
+        }
+    yield();
+}
+
+const char* launch(dim3 grid_size, dim3 block_size, void (*run)(void**), void** arguments) {
+    kernel = run;
+    kernel_arguments = arguments;
+    place.grid_size = grid_size;
+    place.block_size = block_size;
+    if (_setjmp(end_of_launch)) return message;
+    int threads = block_size.x * block_size.y * block_size.z;
+    // Lanes of an incomplete warp never come to a barrier.
+    for (Fiber& fiber : fibers) fiber.state = State::done;
+    for (unsigned z = 0; z < grid_size.z; z++)
+        for (unsigned y = 0; y < grid_size.y; y++)
+            for (unsigned x = 0; x < grid_size.x; x++) {
+                place.block = {x, y, z};
+                block_number++;
+                run_block(threads);
+            }
+    return nullptr;
+}
+
+}  // namespace emulator

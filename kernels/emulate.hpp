@@ -1,0 +1,147 @@
+// The words of CUDA, for a C++ compiler. With this header in front of it an unchanged .cu file compiles with
+// g++, and its kernels run on the CPU: one block after the other, the threads of a block taking turns on one
+// core.
+//
+// Here stands what a kernel sees: keywords, vector types, where a thread is, barriers and shuffles. How
+// threads take turns is in emulate.cpp. A word of CUDA that no kernel of ours uses is missing on purpose.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#define CUDA_EMULATED  // a kernel's helper that is one PTX instruction has a second body for us
+
+#define __global__ __attribute__((noinline))
+#define __device__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+// Thread-local: then the shared memory of a module is its block of thread-local storage, whose place and size
+// the loader of programs knows, also for variables in templates (emulate.cpp: shared_memory).
+#define __shared__ static thread_local
+
+struct uint3 {
+    unsigned x, y, z;
+};
+using dim3 = uint3;
+
+struct __attribute__((aligned(16))) float4 {
+    float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+using std::min;
+
+#define threadIdx (emulator::place.thread)
+#define blockIdx (emulator::place.block)
+#define blockDim (emulator::place.block_size)
+#define gridDim (emulator::place.grid_size)
+
+#define __syncthreads() emulator::block_barrier(__LINE__)
+#define __shfl_down_sync(mask, value, delta) emulator::shuffle_down(mask, value, delta, __LINE__)
+
+// Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps
+// (emulate_check.cpp). Inlined into a function that is checked, it would be.
+#define UNCHECKED __attribute__((noinline, no_sanitize("thread")))
+
+namespace emulator {
+
+struct Place {
+    uint3 thread, block;
+    dim3 block_size, grid_size;
+};
+extern Place place;  // of the thread that runs now
+
+constexpr int WARP = 32;
+int lane();                                  // of the thread that runs now, 0 to 31
+void block_barrier(int line);                // returns when all threads of the block have come to this line
+void warp_barrier(unsigned mask, int line);  // returns when all lanes of the mask have come to this line
+void* mailbox(int of_lane);                  // 64 bytes of each lane of this warp
+[[noreturn]] void fail(const char* format, ...);
+
+// All lanes write, all lanes read: between the two, and before the next write, the warp waits.
+template <class T>
+UNCHECKED T shuffle_down(unsigned mask, T value, int delta, int line) {
+    int source = lane() + delta < WARP ? lane() + delta : lane();
+    if (!(mask >> source & 1))
+        fail("line %d: the shuffle reads lane %d, which is not in its mask", line, source);
+    std::memcpy(mailbox(lane()), &value, sizeof(T));
+    warp_barrier(mask, line);
+    std::memcpy(&value, mailbox(source), sizeof(T));
+    warp_barrier(mask, line);
+    return value;
+}
+
+// cp.async: a copy that is made at some time before the thread has waited for it. Here that is as late as
+// possible, and until then the place holds NaN. Copies come in groups; a wait leaves the last few groups to
+// go on.
+void remember_copy(float4* to, const float4* from);  // null: zeros
+bool next_copy(int groups_left, float4** to, const float4** from);
+void end_group_of_copies();
+void forget_written(float4* place);  // for the checks: whoever reads it now is too early
+
+inline void copy_async(float* to, const float* from) {
+    float nan = std::nanf("");
+    float4* place = reinterpret_cast<float4*>(to);
+    *place = {nan, nan, nan, nan};
+    forget_written(place);
+    remember_copy(place, reinterpret_cast<const float4*>(from));
+}
+
+inline void wait_for_copies(int groups_left) {
+    float4* to;
+    const float4* from;
+    while (next_copy(groups_left, &to, &from)) *to = from ? *from : float4{0, 0, 0, 0};
+}
+
+// cvt.rna.tf32: to the nearest number with 10 bits behind the point, ties away from zero.
+inline float round_to_tf32(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    bits = (bits + 0x1000) & 0xffffe000;
+    std::memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+// mma.sync.m16n8k8: D (16×8) += A (16×8) · B (8×8), each spread over the lanes as PTX's manual says (section
+// "Matrix fragments for mma.m16n8k8"): with g = lane / 4 and t = lane % 4, a lane has
+//   A: rows g, g+8, g, g+8 of columns t, t, t+4, t+4     B: rows t, t+4 of column g
+//   D: row g of columns 2t, 2t+1; row g+8 of columns 2t, 2t+1
+UNCHECKED inline void mma_m16n8k8(float (&d)[4], const float (&a)[4], const float (&b)[2], int line) {
+    float* own = static_cast<float*>(mailbox(lane()));
+    std::memcpy(own, a, sizeof a);
+    std::memcpy(own + 4, b, sizeof b);
+    warp_barrier(0xffffffff, line);
+    for (int e = 0; e < 4; e++) {
+        int row = lane() / 4 + e / 2 * 8, column = lane() % 4 * 2 + e % 2;
+        for (int k = 0; k < 8; k++) {
+            const float* left = static_cast<float*>(mailbox(row % 8 * 4 + k % 4));
+            const float* right = static_cast<float*>(mailbox(column * 4 + k % 4));
+            d[e] += left[row / 8 + k / 4 * 2] * right[4 + k / 4];
+        }
+    }
+    warp_barrier(0xffffffff, line);
+}
+
+template <class... P, std::size_t... I>
+UNCHECKED void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<P*>(arguments[I])...);
+}
+
+template <class... P>
+UNCHECKED void call(void (*kernel)(P...), void** arguments) {
+    call(kernel, arguments, std::index_sequence_for<P...>());
+}
+
+// Runs the kernel for all threads of all blocks. What went wrong, or null.
+const char* launch(dim3 grid_size, dim3 block_size, void (*run)(void** arguments), void** arguments);
+
+}  // namespace emulator
+
+// The door for Python: one function for each kernel, all with the same parameters.
+#define EMULATED_KERNEL(name)                                                                               \
+    extern "C" UNCHECKED const char* launch_##name(const dim3& grid, const dim3& block, void** arguments) { \
+        return emulator::launch(grid, block, [](void** given) { emulator::call(name, given); }, arguments); \
+    }

@@ -1,0 +1,48 @@
+// The paper's loss, and its gradient in the same pass: the probabilities are at hand.
+//
+//   forward   p[k] = exp(logits[k]) / sum over k' of exp(logits[k'])       for each pixel
+//             energy = sum over pixels of weight · -log p[target]
+//             grad_logits[k] = weight · (p[k] - [k = target])
+//   backward  grad_logits times the gradient of the energy
+//
+// Launch: forward a thread a pixel, blocks of 256; each block leaves the sum of its pixels, in double
+// precision and in an order that does not depend on which block is first. backward a thread an element.
+
+// The sum over the 256 threads of a block, in thread 0: halves of a warp, quarters, …, then the eight warps.
+__device__ double sum_of_block(double value) {
+    __shared__ double of_warp[8];
+    for (int distance = 16; distance > 0; distance /= 2)
+        value += __shfl_down_sync(0xffffffff, value, distance);
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = 0;
+    if (threadIdx.x == 0)
+        for (int warp = 0; warp < 8; warp++) value += of_warp[warp];
+    return value;
+}
+
+extern "C" __global__ void softmax_cross_entropy_forward(const float* logits, const int* target,
+                                                         const float* weight, double* energy_of_block,
+                                                         float* grad_logits, int classes, int count) {
+    int pixel = blockIdx.x * blockDim.x + threadIdx.x;
+    double energy = 0;
+    if (pixel < count) {
+        const float* z = logits + pixel * classes;
+        float* grad = grad_logits + pixel * classes;
+        int label = target[pixel];  // negative: does not count
+        float largest = z[0], total = 0;
+        for (int k = 1; k < classes; k++) largest = fmaxf(largest, z[k]);
+        for (int k = 0; k < classes; k++) total += expf(z[k] - largest);
+        for (int k = 0; k < classes; k++)
+            grad[k] = label < 0 ? 0 : weight[pixel] * (expf(z[k] - largest) / total - (k == label));
+        if (label >= 0) energy = (double)weight[pixel] * (logf(total) - (z[label] - largest));
+    }
+    energy = sum_of_block(energy);  // outside of the branch: all threads of the block take part
+    if (threadIdx.x == 0) energy_of_block[blockIdx.x] = energy;
+}
+
+extern "C" __global__ void softmax_cross_entropy_backward(const float* grad_logits, float scale, float* grad,
+                                                          int count) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) grad[i] = scale * grad_logits[i];
+}

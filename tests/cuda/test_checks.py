@@ -1,0 +1,260 @@
+"""Bugs put into the kernels on purpose: the checking build finds each, and says in which line it is."""
+
+import numpy as np
+import pytest
+from oracle import random_arrays
+
+import tinyunet as tu
+from tinyunet import cuda, cuda_emulator
+from tinyunet.errors import KernelError
+from tinyunet.ops import conv2d_cuda
+
+
+def relu():
+    tu.relu(tu.Tensor(*random_arrays([(2, 10, 14, 5)], np.float32)))
+
+
+def conv2d(rung):
+    x, weight = random_arrays([(1, 13, 14, 20), (3, 3, 20, 68)], np.float32)
+    y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
+    conv2d_cuda.backward_weight(x, y, 0, 3, rung)
+
+
+def conv2d_naive():
+    conv2d("naive")
+
+
+def conv2d_tiled():
+    conv2d("tiled")
+
+
+def conv2d_blocked():
+    conv2d("blocked")
+
+
+def conv2d_tensor():
+    conv2d("tensor")
+
+
+def bias():
+    conv2d_cuda.backward_bias(*random_arrays([(1, 13, 14, 20)], np.float32))
+
+
+def max_pool2d():
+    x = tu.Tensor(*random_arrays([(2, 10, 14, 5)], np.float32), requires_grad=True)
+    y = tu.max_pool2d(x)
+    y.backward(np.ones(y.shape))
+
+
+def crop_concat():
+    tu.crop_concat(*map(tu.Tensor, random_arrays([(1, 4, 4, 3), (1, 8, 8, 3)], np.float32)))
+
+
+def loss():
+    (logits,) = random_arrays([(1, 15, 20, 2)], np.float32)
+    tu.softmax_cross_entropy(tu.Tensor(logits), np.zeros((1, 15, 20), np.uint8))
+
+
+# A name, the program, what is replaced in its kernels by what, what is said, and the line that is named: the
+# first with this text, once the bug is in.
+BUGS = [
+    (
+        "one element too many is read",
+        relu,
+        "if (i < count) y",
+        "if (i <= count) y",
+        r"out of bounds: thread 120 of block \(5, 0, 0\) reads 4 bytes at x\[1400\], .* has 1400",
+        "i <= count",
+    ),
+    (
+        "a window of five is written",
+        max_pool2d,
+        "for (int k = 0; k < 4; k++) corner",
+        "for (int k = 0; k < 5; k++) corner",
+        "race: thread .* writes grad_x.*, which thread .* wrote",
+        "k < 5",
+    ),
+    (
+        "an index before the array",
+        crop_concat,
+        "i + top) * skip_width + j + left",
+        "i - 9) * skip_width + j",
+        r"out of bounds: .* reads 4 bytes at skip\[-",
+        "upsampled[pixel * channels + c]",
+    ),
+    (
+        "blocks write the same elements",
+        relu,
+        "y[i] = x[i]",
+        "y[threadIdx.x] = x[i]",
+        r"race: thread 0 writes y\[0\], which thread 0 of another block wrote",
+        "y[threadIdx.x]",
+    ),
+    (
+        "threads write the same byte",
+        max_pool2d,
+        "place[i] = at",
+        "place[i / 2] = at",
+        r"race: thread 1 writes place\[0\], which thread 0 wrote",
+        "place[i / 2]",
+    ),
+    (
+        "no barrier before a tile is read",
+        conv2d_tiled,
+        "__syncthreads();  // both tiles are complete",
+        "",
+        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "sum += patches[threadIdx.y][e]",
+    ),
+    (
+        "no barrier before a tile is overwritten",
+        conv2d_tiled,
+        "__syncthreads();  // no one needs them any more",
+        "",
+        "race: thread 1 reads the shared memory.*which thread 0 wrote",
+        "patches[threadIdx.y][threadIdx.x] = from",
+    ),
+    (
+        "one buffer where two are needed",
+        conv2d_blocked,
+        "put(buffer ^ 1)",
+        "put(buffer)",
+        "race: thread 1 reads the shared memory.*which thread 0 wrote",
+        "tiles.left[buffer][part + e][row] =",
+    ),
+    (
+        "no barrier between the tiles of a block",
+        conv2d_blocked,
+        "__syncthreads();  // the new tiles are complete",
+        "//",
+        "reads word .* of the shared memory, which no thread",
+        "four(left[0]) = four(tiles",
+    ),
+    (
+        "a copy that is not waited for",
+        conv2d_tensor,
+        "wait_for_copies<STAGES - 2>();",
+        "wait_for_copies<STAGES - 1>();",
+        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "to_tf32(left(",
+    ),
+    (
+        "no barrier between the copies of other threads and their use",
+        conv2d_tensor,
+        "__syncthreads();  // these tiles",
+        "// these tiles",
+        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "to_tf32(left(",
+    ),
+    (
+        "a copy to tiles that are in use",
+        conv2d_tensor,
+        "fetch((stage + STAGES - 1) % STAGES, step",
+        "fetch(stage, step",
+        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "to_tf32(left(",
+    ),
+    (
+        "four numbers from an odd address",
+        conv2d_blocked,
+        "four(x[from])",
+        "four(x[from + 1])",
+        r"misaligned: .* reads 16 bytes at x\[1\]",
+        "four(x[from + 1])",
+    ),
+    (
+        "half of the threads write their sum",
+        bias,
+        "of_thread[threadIdx.y][threadIdx.x] = sum",
+        "if (threadIdx.y < 4) of_thread[threadIdx.y][threadIdx.x] = sum",
+        "reads word .* of the shared memory, which no thread",
+        "sum += of_thread[y]",
+    ),
+    (
+        "threads leave before a barrier",
+        bias,
+        "    __syncthreads();\n    if (threadIdx.y > 0 || f >= filters) return;",
+        "    if (threadIdx.y > 0 || f >= filters) return;\n    __syncthreads();",
+        "divergent barrier: thread .* ended without coming here",
+        "__syncthreads();\n    for (int y = 1",
+    ),
+    (
+        "a barrier in each branch",
+        bias,
+        "    __syncthreads();\n    if (threadIdx.y > 0",
+        "    if (threadIdx.x < 7) __syncthreads();\n    else\n__syncthreads();\n    if (threadIdx.y > 0",
+        "divergent barrier: thread 7 waits at conv2d.cu:",
+        "if (threadIdx.x < 7) __sync",
+    ),
+    (
+        "an index past a row of shared memory",
+        conv2d_tiled,
+        "sum += patches[threadIdx.y][e]",
+        "sum += patches[threadIdx.y][e + 1]",
+        "out of bounds: .* uses index 16 of an array",
+        "[e + 1]",
+    ),
+    (
+        "a shuffle that some lanes miss",
+        loss,
+        "energy = sum_of_block(energy);",
+        "if (pixel < count) energy = sum_of_block(energy);",
+        r"waits for lanes of its warp that do not come \(mask ffffffff\)",
+        "__shfl_down_sync",
+    ),
+    (
+        "lanes outside of their mask",
+        loss,
+        "__shfl_down_sync(0xffffffff",
+        "__shfl_down_sync(0x0000ffff",
+        "the shuffle reads lane 16, which is not in its mask",
+        "__shfl_down_sync",
+    ),
+    (
+        "no barrier between the warps",
+        loss,
+        "    __syncthreads();\n    value = 0;",
+        "    value = 0;",
+        "reads word .* of the shared memory, which no thread",
+        "value += of_warp[warp]",
+    ),
+    (
+        "all parts in one place",
+        conv2d_naive,
+        "parts[blockIdx.z * count + index] = sum",
+        "parts[index % 32] = sum",
+        "race: thread 32 writes parts.*which thread 0 wrote",
+        "parts[index % 32]",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "old", "new", "message", "place"), [bug[1:] for bug in BUGS], ids=[bug[0] for bug in BUGS]
+)
+def test_the_bug_is_found(emulated, monkeypatch, tmp_path, program, old, new, message, place):
+    written = []
+
+    def with_bug(stem):
+        text = (cuda.KERNEL_FOLDER / f"{stem}.cu").read_text(encoding="utf-8")
+        if old in text:
+            text = text.replace(old, new, 1)
+            written.append((stem, text))
+        (tmp_path / f"{stem}.cu").write_text(text, encoding="utf-8")
+        return tmp_path / f"{stem}.cu"
+
+    monkeypatch.setattr(cuda, "source_of", with_bug)
+    with cuda_emulator.checks(), pytest.raises(KernelError, match=message) as caught:
+        program()
+    stem, text = written[0]
+    line = 1 + text[: text.index(place)].count("\n")
+    assert f"{stem}.cu:{line}" in str(caught.value)
+
+
+PROGRAMS = sorted({bug[1] for bug in BUGS}, key=lambda program: program.__name__)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_is_found_without_a_bug(emulated, program):
+    with cuda_emulator.checks():
+        program()

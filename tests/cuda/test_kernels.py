@@ -1,0 +1,175 @@
+"""Every CUDA kernel, every rung, executed on the CPU and held against PyTorch."""
+
+import numpy as np
+import pytest
+from oracle import assert_close, assert_equals_torch, random_arrays
+
+import tinyunet as tu
+from tinyunet.ops import conv2d_cuda
+from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
+from tinyunet.ops.dropout import backward as dropout_backward
+from tinyunet.ops.dropout import forward as dropout_forward
+from tinyunet.ops.dropout import forward_numpy as dropout_numpy
+from tinyunet.optim import step, step_numpy
+
+# Elementwise kernels: fewer elements than a block has threads, and some blocks of which the last is not full.
+SIZES = [(1, 2, 4, 3), (2, 10, 14, 5)]
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_elementwise(build, shape):
+    assert_equals_torch("relu", random_arrays([shape], np.float32))
+    assert_equals_torch("add", random_arrays([shape, shape], np.float32))
+    assert_equals_torch("max_pool2d", random_arrays([shape], np.float32))
+
+
+def test_relu_keeps_nan(build):
+    y = tu.relu(tu.Tensor(np.array([np.nan, -np.inf, np.inf, -1], np.float32))).numpy()
+    np.testing.assert_array_equal(y, np.array([np.nan, 0, np.inf, 0], np.float32))
+
+
+def test_max_pool2d_ties_and_nan(build):
+    """The first of equals, as in PyTorch; a NaN counts as the maximum wherever it is."""
+    x = np.random.default_rng(0).integers(-1, 2, (1, 12, 14, 3)).astype(np.float32)
+    assert_equals_torch("max_pool2d", [x])
+    for place in range(4):
+        x = np.ones((1, 2, 2, 1), np.float32)
+        x[0, place // 2, place % 2] = np.nan
+        tensor = tu.Tensor(x, requires_grad=True)
+        y = tu.max_pool2d(tensor)
+        y.backward(np.ones(y.shape))
+        assert np.isnan(y.data).all()
+        assert tensor.grad.reshape(-1).tolist() == [float(k == place) for k in range(4)]
+
+
+@pytest.mark.parametrize("sizes", [(4, 5, 7, 8), (6, 6, 6, 6), (1, 3, 10, 3)])
+def test_crop_concat(build, sizes):
+    height, width, skip_height, skip_width = sizes
+    shapes = [(2, height, width, 3), (2, skip_height, skip_width, 5)]
+    assert_equals_torch("crop_concat", random_arrays(shapes, np.float32))
+
+
+@pytest.mark.parametrize("seed", [0, 12345, 2**63 + 5, 2**64 - 1])
+def test_dropout_drops_the_same_elements_as_numpy(build, seed):
+    (x,) = random_arrays([(2, 5, 7, 9)], np.float32)
+    expected = dropout_numpy(x, 0.3, np.uint64(seed))
+    np.testing.assert_array_equal(dropout_forward(x, 0.3, np.uint64(seed)), expected)
+    np.testing.assert_array_equal(dropout_backward(x, 0.3, np.uint64(seed)), expected)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("sizes", [(2, 4, 5, 3, 6), (1, 3, 2, 20, 9), (1, 40, 55, 2, 1)])
+def test_conv_transpose2d(build, sizes, relu):
+    """The last size has more pixels than one part of the weight gradient."""
+    n, height, width, channels, filters = sizes
+    shapes = [(n, height, width, channels), (2, 2, channels, filters), (filters,)]
+    assert_equals_torch("conv_transpose2d", random_arrays(shapes, np.float32), relu=relu)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(("shape", "ignore_label"), [((2, 3, 4, 2), None), ((2, 13, 21, 3), 1)])
+def test_softmax_cross_entropy(build, shape, ignore_label, reduction):
+    (logits,) = random_arrays([shape], np.float32)
+    rng = np.random.default_rng(2)
+    target = rng.integers(0, shape[3], shape[:3])
+    weight = rng.uniform(0.1, 10, shape[:3]).astype(np.float32)
+    options = {"target": target, "weight": weight, "reduction": reduction, "ignore_label": ignore_label}
+    assert_equals_torch("softmax_cross_entropy", [logits], **options)
+    assert_equals_torch("softmax_cross_entropy", [logits * 1e4], **options)  # whose exponentials overflow
+
+
+def test_sgd_momentum(build):
+    """Each operation rounds once; the processor may join two."""
+    scalars = [np.float32(v) for v in (0.01, 0.9, 1e-3)]
+    arrays = random_arrays([(3, 3, 7, 5)] * 3, np.float32)
+    expected = [a.copy() for a in arrays]
+    step(*arrays, *scalars)
+    step_numpy(*expected, *scalars)
+    for array, reference in zip(arrays, expected, strict=True):
+        assert_close(array, reference, tolerance=3e-7)
+
+
+def conv2d_arrays(n, height, width, channels, filters, size):
+    shapes = [(n, height, width, channels), (size, size, channels, filters), (filters,)]
+    return random_arrays(shapes, np.float32)
+
+
+@pytest.fixture(params=[rung for rung in conv2d_cuda.RUNGS if rung != "tensor"])
+def rung(request, monkeypatch):
+    """Launch this rung, whatever the channel counts are."""
+    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_conv2d(build, rung, size, padding):
+    """Padding of 2 around a 1×1 window: the gradient of x then has a negative one."""
+    channels, filters = (4, 8) if rung == "blocked" else (3, 5)
+    assert_equals_torch(
+        "conv2d", conv2d_arrays(2, 7, 11, channels, filters, size), padding=padding, relu=True
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1, 14, 13, 20, 68, 3),  # more than one block along the pixels and the filters
+        (1, 11, 11, 36, 4, 3),  # a weight of more than 128 rows, and of more than 64 columns once turned
+        (1, 46, 50, 4, 4, 1),  # more pixels than one part of the weight gradient
+    ],
+)
+def test_conv2d_of_several_blocks(build, rung, sizes):
+    assert_equals_torch("conv2d", conv2d_arrays(*sizes))
+
+
+def rounded_to_tf32(array):
+    """The nearest numbers with 10 bits behind the point."""
+    return ((array.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "padding"), [((2, 7, 9, 4, 8, 3), 1), ((1, 12, 13, 20, 68, 3), 0), ((1, 46, 50, 4, 4, 1), 0)]
+)
+def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding):
+    """Products of numbers of 11 bits are exact, so that only the sums differ from those of NumPy."""
+    x, weight, bias = conv2d_arrays(*sizes)
+    y = conv2d_cuda.forward(x, weight, bias, padding, True, "tensor")
+    grad_output = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    grad_x = conv2d_cuda.backward_input(grad_output, weight, padding, "tensor")
+    grad_weight = conv2d_cuda.backward_weight(x, grad_output, padding, sizes[-1], "tensor")
+
+    x, weight, grad_output = map(rounded_to_tf32, (x, weight, grad_output))
+    assert_close(y, forward_numpy(x, weight, bias, padding, True))
+    assert_close(grad_x, backward_input_numpy(grad_output, weight, padding))
+    assert_close(grad_weight, backward_weight_numpy(x, grad_output, padding, sizes[-1]))
+
+
+def test_conv2d_without_bias(build, rung):
+    x, weight, _ = conv2d_arrays(1, 5, 6, 4, 4, 3)
+    assert_equals_torch("conv2d", [x, weight, None])
+
+
+def test_conv2d_nan_reaches_the_outputs_that_it_goes_into(build):
+    """And no others: of tiles that stick out past the last of the 36 columns, nothing may be multiplied."""
+    x, weight, bias = conv2d_arrays(1, 12, 13, 4, 8, 3)
+    x[0, 6, 7, 0] = np.nan
+    expected = np.zeros((1, 10, 11, 8), bool)
+    expected[:, 4:7, 5:8] = True
+    for rung in conv2d_cuda.RUNGS:
+        y = conv2d_cuda.forward(x, weight, bias, 0, True, rung)
+        np.testing.assert_array_equal(np.isnan(y), expected, err_msg=rung)
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "expected"), [(64, 64, "blocked"), (1, 64, "tiled"), (64, 2, "tiled")]
+)
+def test_the_rung_that_is_chosen(channels, filters, expected):
+    assert conv2d_cuda.fastest_rung(channels, filters) == expected
+
+
+def test_bias_gradient_of_many_pixels_keeps_its_digits(emulated):
+    """A million terms one after the other in float32 would lose 1e-3 of the sum."""
+    grad_output = np.full((1, 1000, 1000, 1), 0.1, np.float32)
+    expected = np.array([1e6 * np.float64(np.float32(0.1))], np.float32)
+    assert_close(conv2d_cuda.backward_bias(grad_output), expected, tolerance=1e-6)

@@ -1,0 +1,129 @@
+"""kernels/README.md and the headers of the .cu files, held against the kernels and what Python launches."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from oracle import random_arrays
+
+import tinyunet as tu
+from tinyunet import cuda
+from tinyunet.backend import KERNELS
+from tinyunet.cuda import KERNEL_FOLDER, kernels_in
+from tinyunet.ops import conv2d_cuda
+
+SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
+README = (KERNEL_FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def table(first_column):
+    """The rows of the README's table that begins with this column."""
+    rows = re.search(rf"^\| {first_column} .*\n\| ---.*\n((\|.*\n)+)", README, re.MULTILINE)[1]
+    return [[cell.strip() for cell in row.strip("|\n").split(" | ")] for row in rows.splitlines()]
+
+
+def header(source):
+    """The comment at the top of a .cu file."""
+    return re.match(r"(//.*\n)+", source.read_text(encoding="utf-8"))[0]
+
+
+def directions_in(source):
+    """What the kernels of a file are called after the stem; the rungs of conv2d only once."""
+    names = [name.removeprefix(f"{source.stem}_") for name in kernels_in(source)]
+    return {re.sub(f"_({'|'.join(conv2d_cuda.RUNGS)})$", "", name) for name in names}
+
+
+def test_every_direction_has_its_kernel():
+    assert [name for name, kernel in KERNELS.items() if "cuda" not in kernel.implementations] == []
+
+
+def test_every_kernel_is_launched(emulated):
+    """By a training step of a U-Net, the ops that it does not use, and the rungs that are not chosen."""
+    with cuda.launch_log() as log:
+        model = tu.UNet(base_channels=4, depth=1)
+        (image,) = random_arrays([(1, 28, 28, 1)], np.float32)
+        tu.softmax_cross_entropy(model(tu.Tensor(image)), np.zeros((1, 12, 12), int)).backward()
+        tu.SGD(model.parameters(), lr=0.01).step()
+        (x,) = random_arrays([(1, 4, 4, 4)], np.float32)
+        tu.add(tu.relu(tu.Tensor(x)), tu.Tensor(x))
+        weight = np.zeros((1, 1, 4, 4), np.float32)
+        for rung in conv2d_cuda.RUNGS:
+            y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
+            conv2d_cuda.backward_weight(x, y, 0, 1, rung)
+    assert set(log.totals) == {name for source in SOURCES for name in kernels_in(source)}
+
+
+def test_the_table_of_files():
+    listed = {row[0].strip("`"): row[1] for row in table("file")}
+    assert list(listed) == [source.name for source in SOURCES]
+    for source in SOURCES:
+        assert set(re.findall(r"`(\w+)`", listed[source.name])) == directions_in(source)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_header_names_every_kernel(source):
+    words = set(re.findall(r"^//   (\w+) ", header(source), re.MULTILINE))
+    if source.stem == "conv2d":
+        assert set(re.findall(r"\w+", header(source))) >= directions_in(source) - {"backward_bias_end"}
+    else:
+        assert words == directions_in(source)
+
+
+def test_the_rungs_are_the_same_everywhere():
+    """In the README, in the file's header, in its code and in Python, in the same order."""
+    source = KERNEL_FOLDER / "conv2d.cu"
+    rungs = list(conv2d_cuda.RUNGS)
+    assert [row[0] for row in table("rung")] == rungs
+    assert re.findall(r"^//   (\w{5,}) ", header(source), re.MULTILINE) == rungs
+    for direction in ("forward", "backward_weight"):
+        kernels = [re.fullmatch(f"conv2d_{direction}_(\\w+)", name) for name in kernels_in(source)]
+        assert [match[1] for match in kernels if match] == rungs
+
+
+def test_the_numbers_of_the_ladder():
+    """Operations and bytes of one result from the tiles that Python launches, for K = 3 and C = 64."""
+    depth = 9 * 64
+    for rung, _, operations, read, results, threads in table("rung"):
+        rows, columns = conv2d_cuda.TILES.get(rung, ((1, 1), None))[0]
+        assert int(operations) == 2 * depth
+        assert int(read) == (rows + columns) / (rows * columns) * depth * 4
+        grid, block = conv2d_cuda._grid_and_block(rung, 1024, 256)
+        assert np.prod(grid) * np.prod([int(n) for n in results.split("×")]) == 1024 * 256
+        assert "×".join(map(str, block)) == threads
+    assert f"parts of {conv2d_cuda.ROWS_A_PART} pixels" in README
+
+
+def test_no_atomics_and_no_headers():
+    for source in SOURCES:
+        text = source.read_text(encoding="utf-8")
+        assert "atomic" not in text
+        assert "#include" not in text
+
+
+def test_the_command_of_the_readme(emulated, tmp_path):
+    """It prints the launches of one step."""
+    command = re.search(r"```sh\n(.*?)```", README, re.DOTALL)[1].replace("python -", f"'{sys.executable}' -")
+    result = subprocess.run(
+        ["bash", "-ec", command], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stderr.splitlines()]
+    assert rows[0] == ["kernel", "launches", "kB", "kflop", "flop/byte"]
+    launches = {row[0]: int(row[1]) for row in rows[1:]}
+    forward = sum(n for name, n in launches.items() if name.startswith("conv2d_forward"))
+    backward = sum(n for name, n in launches.items() if name.startswith("conv2d_backward_weight"))
+    assert backward == 7  # convolutions: two on each of three sides, and the last 1×1
+    assert forward == 7 + 6  # and the gradients of their inputs, but for the image's
+    assert launches["sgd_momentum_step"] == 16
+
+
+def test_the_log_counts(emulated):
+    x, y = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
+    with cuda.launch_log() as log:
+        tu.add(tu.Tensor(x), tu.Tensor(y))
+        tu.add(tu.Tensor(x), tu.Tensor(y))
+    tu.add(tu.Tensor(x), tu.Tensor(y))
+    assert log.totals == {"add_forward": [2, 2 * 3 * 24, 12]}
+    assert str(log).splitlines()[1].split() == ["add_forward", "2", "0.1", "0.0", "0.08"]

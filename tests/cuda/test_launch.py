@@ -1,0 +1,100 @@
+"""What a launcher refuses: a raw kernel would read something else, and say nothing."""
+
+import platform
+import shutil
+
+import numpy as np
+import pytest
+
+import tinyunet as tu
+from tinyunet import backend, cuda, cuda_emulator
+from tinyunet.errors import BackendError, KernelError
+
+
+def launch_relu(x, y, count=6):
+    cuda.launch("relu", "forward", (1,), (256,), x, y, count)
+
+
+def arrays(*shapes):
+    return [np.zeros(shape, np.float32) for shape in shapes]
+
+
+def test_arrays_that_a_kernel_cannot_take(emulated):
+    x, y = arrays((2, 3), (2, 3))
+    launch_relu(x, y)
+    with pytest.raises(
+        KernelError, match=r"relu_forward: x is ndarray of float64, .* a numpy array of float32"
+    ):
+        launch_relu(x.astype(np.float64), y)
+    for other in ([1.0, 2.0], np.float32(1)):
+        with pytest.raises(KernelError, match=f"y is {type(other).__name__} of"):
+            launch_relu(x, other)
+    with pytest.raises(KernelError, match=r"x is not C-contiguous(?s:.)*shape \(3, 2\), strides \(4, 12\)"):
+        launch_relu(x.T, y)
+    with pytest.raises(KernelError, match=r"x begins at an address that is no multiple of 16 bytes"):
+        launch_relu(np.zeros(7, np.float32)[1:], y)
+    with pytest.raises(KernelError, match="float64"):
+        tu.relu(tu.Tensor(np.zeros((2, 3))))
+
+
+def test_more_elements_than_the_kernel_counts(emulated, monkeypatch):
+    monkeypatch.setattr(cuda, "INDEX_LIMIT", 5)
+    with pytest.raises(KernelError, match=r"x has 6 elements, the kernel counts to 5\n +x +\(2, 3\)"):
+        launch_relu(*arrays((2, 3), (2, 3)))
+
+
+def test_more_blocks_than_a_gpu_takes(emulated):
+    x, y = arrays((2, 3), (2, 3))
+    with pytest.raises(KernelError, match=r"more than 65535 blocks along y or z\n +blocks +\(1, 65536\)"):
+        cuda.launch("relu", "forward", (1, 65536), (256,), x, y, 6)
+
+
+@pytest.mark.parametrize("count", [6.0, 2**31, -(2**31) - 1, np.int64(6), np.float32(6)])
+def test_scalars_of_another_type(emulated, count):
+    """Eight bytes for a kernel that takes four; with CuPy a Python float would be a double."""
+    with pytest.raises(KernelError, match=r"count is \w+ .*, the kernel takes int32"):
+        launch_relu(*arrays((2, 3), (2, 3)), count)
+
+
+def test_no_elements_need_no_launch(emulated):
+    assert tu.relu(tu.Tensor(np.zeros((0, 3), np.float32))).shape == (0, 3)
+
+
+def test_an_element_that_a_kernel_leaves_out_is_seen(emulated):
+    assert np.isnan(cuda.empty((3,))).all()
+
+
+def test_words_of_the_compiler(emulated, tmp_path):
+    source = tmp_path / "wrong.cu"
+    source.write_text('extern "C" __global__ void wrong(float* y) {\n    y[0] = undeclared;\n}\n')
+    with pytest.raises(KernelError, match=r"do not compile(?s:.)*wrong\.cu:2:(?s:.)*undeclared"):
+        cuda_emulator.function(source, "wrong", ("y",), ("wrong",))
+
+
+def test_a_cache_folder_that_cannot_be_made(emulated, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    source = tmp_path / "nothing.cu"
+    source.write_text('extern "C" __global__ void nothing(float* y) {}\n')
+    with pytest.raises(BackendError, match=r"no place for its compiled kernels(?s:.)*XDG_CACHE_HOME"):
+        cuda_emulator.function(source, "nothing", ("y",), ("nothing",))
+
+
+def test_another_system(monkeypatch):
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    with pytest.raises(BackendError, match="runs on Linux, this is Darwin"):
+        tu.use_backend("cuda-emulated")
+
+
+def test_the_backend_calls_the_cuda_kernels(emulated, monkeypatch):
+    called = []
+    kernel = backend.KERNELS["relu", "forward"]
+    monkeypatch.setitem(kernel.implementations, "cuda", lambda x: called.append("cuda") or x)
+    tu.relu(tu.Tensor([1.0]))
+    assert called == ["cuda"]
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(BackendError, match=r"compiles the CUDA kernels with g\+\+, which is not there"):
+        tu.use_backend("cuda-emulated")

@@ -1,0 +1,58 @@
+"""A narrow U-Net, ten steps on the emulated CUDA kernels, against PyTorch and against NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import TORCH, assert_close, torch_parameters, torch_unet
+
+import tinyunet as tu
+
+
+def image_and_target():
+    """Noise of 60×60; for the 20×20 that a valid U-Net of depth 2 gives, a class by brightness."""
+    x = np.random.default_rng(0).standard_normal((1, 60, 60, 1)).astype(np.float32)
+    return x, (x[:, 20:40, 20:40, 0] > 0).astype(np.int64)
+
+
+def train(model, optimizer, steps):
+    x, target = image_and_target()
+    losses = []
+    for _ in range(steps):
+        loss = tu.softmax_cross_entropy(model(tu.Tensor(x)), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_ten_steps_to_the_losses_of_torch(emulated, variant):
+    """Each step's rounding is some 1e-7, and the steps before it are in its weights: 1e-5."""
+    model = tu.UNet(base_channels=4, depth=2, dropout=0, variant=variant, seed=1)
+    parameters = torch_parameters(model)
+    losses = train(model, tu.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4), steps=10)
+
+    optimizer = torch.optim.SGD(parameters.values(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    x, target = image_and_target()
+    expected = []
+    for _ in range(10):
+        scores = torch_unet(parameters, torch.tensor(x), depth=2, variant=variant)
+        loss = TORCH["softmax_cross_entropy"](scores, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert losses[-1] < losses[0] - 0.05  # it does learn
+    for name, parameter in model.named_parameters():
+        assert_close(parameter.data, parameters[name].detach().numpy(), name, tolerance=1e-4)
+
+
+def test_with_dropout_as_numpy(emulated):
+    losses = {}
+    for backend in ("cuda-emulated", "numpy"):
+        with tu.use_backend(backend):
+            model = tu.UNet(base_channels=2, depth=2, seed=1)
+            losses[backend] = train(model, tu.SGD(model.parameters(), lr=0.01, momentum=0.9), steps=3)
+    np.testing.assert_allclose(losses["cuda-emulated"], losses["numpy"], rtol=1e-5)

@@ -1,0 +1,262 @@
+"""Launching the kernels of `kernels/*.cu`: on a GPU through CuPy, or on the CPU by `tinyunet.cuda_emulator`.
+
+Launch code is the same for both, as is the source. A raw kernel sees addresses, not arrays: what it is given
+is checked here against the parameters in its source.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinyunet import cuda_emulator
+from tinyunet.backend import active_backend
+from tinyunet.cuda_emulator import KERNEL_FOLDER
+from tinyunet.errors import KernelError
+
+C_TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "int": np.int32,
+    "unsigned char": np.uint8,
+    "unsigned long long": np.uint64,
+}
+INDEX_LIMIT = 2**31 - 2**12  # an int also counts the threads of the last block that have no element
+MAX_BLOCKS = 65535  # along y and z; along x the limit is that of the index
+ALIGNMENT = 16
+WIDTH = 256  # threads a block, where each does one element
+
+_KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)')
+_PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?P<name>\w+)$")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel, as its source declares it."""
+
+    name: str
+    dtype: np.dtype[Any]
+    is_array: bool
+
+
+def source_of(stem: str) -> Path:
+    """The .cu file of an op."""
+    return KERNEL_FOLDER / f"{stem}.cu"
+
+
+@cache
+def kernels_in(source: Path) -> dict[str, tuple[Parameter, ...]]:
+    """The kernels in a .cu file, by name, with their parameters."""
+    found = _KERNEL.findall(source.read_text(encoding="utf-8"))
+    return {name: tuple(map(_parameter, parameters.split(","))) for name, parameters in found}
+
+
+def _parameter(text: str) -> Parameter:
+    match = _PARAMETER.match(" ".join(text.split()))
+    assert match, text
+    return Parameter(match["name"], np.dtype(C_TYPES[match["type"]]), match["pointer"] is not None)
+
+
+def launch(
+    stem: str,
+    direction: str,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    *arguments: Any,
+    flops: int = 0,
+) -> None:
+    """Run kernel ``<stem>_<direction>`` of ``kernels/<stem>.cu``.
+
+    Parameters
+    ----------
+    stem, direction : str
+    grid, block : tuple of int
+        Blocks, and threads of a block, along x, y, z. No block: nothing is run.
+    *arguments : array, int or NumPy scalar
+        As the kernel's parameters: arrays C-contiguous, scalars of the exact type. A Python int becomes an
+        int32.
+    flops : int
+        Additions and multiplications, for the launch log.
+
+    Raises
+    ------
+    KernelError
+        An argument does not fit its parameter, or the grid exceeds what a GPU takes.
+    """
+    name = f"{stem}_{direction}"
+    source = source_of(stem)
+    parameters = kernels_in(source)[name]
+    assert len(parameters) == len(arguments), f"{name} has {len(parameters)} parameters"
+    checked = tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
+    if max(grid[1:], default=1) > MAX_BLOCKS:
+        raise KernelError(
+            f"{name}: more than {MAX_BLOCKS} blocks along y or z", {"blocks": grid}, "use a smaller batch"
+        )
+    if 0 not in grid:
+        _function(source, name)(_three(grid), _three(block), checked)
+        for log in _logs:
+            log.add(name, checked, flops)
+
+
+def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
+    x, y, z = (*sizes, 1, 1)[:3]
+    return x, y, z
+
+
+def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
+    """The argument as the kernel takes it, or a KernelError."""
+    if parameter.is_array:
+        _check_array(kernel, parameter, value)
+        return value
+    expected = parameter.dtype
+    if isinstance(value, int) and -(2**31) <= value < 2**31 and expected == np.int32:
+        return np.int32(value)
+    if not isinstance(value, np.generic) or value.dtype != expected:
+        raise KernelError(
+            f"{kernel}: {parameter.name} is {type(value).__name__} {value}, the kernel takes {expected}",
+            remedy=f"give numpy.{expected}(...)",
+        )
+    return value
+
+
+def _check_array(kernel: str, parameter: Parameter, value: Any) -> None:
+    name, library = parameter.name, arrays()
+    if not isinstance(value, library.ndarray) or value.dtype != parameter.dtype:
+        raise KernelError(
+            f"{kernel}: {name} is {type(value).__name__} of {getattr(value, 'dtype', 'no dtype')}, "
+            f"the kernel takes a {library.__name__} array of {parameter.dtype}",
+            remedy="the CUDA kernels compute in float32: use float32 arrays, or the backend 'numba'",
+        )
+    if not value.flags.c_contiguous:
+        raise KernelError(
+            f"{kernel}: {name} is not C-contiguous: the kernel would read the memory, not the view",
+            {name: f"shape {value.shape}, strides {value.strides}"},
+            "give numpy.ascontiguousarray(...)",
+        )
+    if address(value) % ALIGNMENT:
+        raise KernelError(
+            f"{kernel}: {name} begins at an address that is no multiple of {ALIGNMENT} bytes",
+            {"why": "a thread may load four float32 at once, which is only possible from such addresses"},
+            "give a .copy() of this view",
+        )
+    if value.size > INDEX_LIMIT:
+        raise KernelError(
+            f"{kernel}: {name} has {value.size} elements, the kernel counts to {INDEX_LIMIT}",
+            {name: value.shape},
+            "use a smaller tile or batch",
+        )
+
+
+def address(array: Any) -> int:
+    """Where an array begins, in the memory of the device or, emulated, of the computer."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
+
+def _function(source: Path, name: str) -> Callable[..., None]:
+    if active_backend() == "cuda":
+        return _raw_module(source).get_function(name)
+    kernels = kernels_in(source)
+    return cuda_emulator.function(source, name, tuple(p.name for p in kernels[name]), tuple(kernels))
+
+
+@cache
+def _raw_module(source: Path) -> Any:
+    """A .cu file for the GPU. NVRTC compiles it when the first of its kernels is asked for."""
+    import cupy
+
+    return cupy.RawModule(code=source.read_text(encoding="utf-8"), options=("-std=c++17",))
+
+
+def arrays() -> ModuleType:
+    """The library whose arrays the kernels work on: CuPy, or NumPy when emulated."""
+    if active_backend() == "cuda":
+        import cupy
+
+        return cupy
+    return np
+
+
+def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
+    """A new array for a kernel to write. Emulated, it holds NaN: an element that stays unwritten is seen."""
+    if active_backend() == "cuda" or dtype is not np.float32:
+        return arrays().empty(shape, dtype)
+    return np.full(shape, np.nan, np.float32)
+
+
+def zeros(shape: tuple[int, ...]) -> Any:
+    """A new array of zeros."""
+    return arrays().zeros(shape, np.float32)
+
+
+def blocks(count: int, size: int) -> int:
+    """How many blocks of `size` cover `count`."""
+    return -(-count // size)
+
+
+def launch_elementwise(stem: str, direction: str, count: int, *arguments: Any, flops: int = 0) -> None:
+    """`launch` with a thread for each of `count` elements; `count` is the kernel's last argument."""
+    launch(stem, direction, (blocks(count, WIDTH),), (WIDTH,), *arguments, count, flops=flops)
+
+
+class LaunchLog:
+    """What kernels did: launches, the bytes of their arrays, their additions and multiplications.
+
+    The bytes are those that have to move at least once: each array that a launch is given, whole. A kernel
+    that reads a number again and again moves more, unless a cache has it.
+
+    Attributes
+    ----------
+    totals : dict of str to list of int
+        By kernel: launches, bytes, operations.
+    """
+
+    def __init__(self) -> None:
+        self.totals: dict[str, list[int]] = {}
+
+    def add(self, name: str, arguments: tuple[Any, ...], flops: int) -> None:
+        """Count one launch."""
+        moved = sum(a.nbytes for a in arguments if not isinstance(a, np.generic))
+        before = self.totals.get(name, [0, 0, 0])
+        self.totals[name] = [total + new for total, new in zip(before, (1, moved, flops), strict=True)]
+
+    def __str__(self) -> str:
+        lines = [f"{'kernel':<32}{'launches':>10}{'kB':>12}{'kflop':>12}{'flop/byte':>11}"]
+        for name, (launches, moved, flops) in sorted(self.totals.items()):
+            intensity = flops / moved if moved else 0
+            lines.append(
+                f"{name:<32}{launches:>10}{moved / 1e3:>12.1f}{flops / 1e3:>12.1f}{intensity:>11.2f}"
+            )
+        return "\n".join(lines)
+
+
+_logs: list[LaunchLog] = []
+
+
+@contextmanager
+def launch_log() -> Iterator[LaunchLog]:
+    """Count what is launched inside the ``with`` block; ``print`` the log to read it.
+
+    With the environment variable TINYUNET_LAUNCH_LOG=1 a program does so from start to end, on stderr.
+    """
+    log = LaunchLog()
+    _logs.append(log)
+    try:
+        yield log
+    finally:
+        _logs.remove(log)
+
+
+if os.environ.get("TINYUNET_LAUNCH_LOG") == "1":
+    _logs.append(LaunchLog())
+    atexit.register(lambda: print(_logs[0], file=sys.stderr))

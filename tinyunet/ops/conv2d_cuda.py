@@ -1,0 +1,98 @@
+"""The CUDA convolution: which rung of `kernels/conv2d.cu` runs, and how it is launched.
+
+All rungs compute the same values, up to rounding; each is meant to be faster than the one before it and may
+ask for more. Left open (`rung=None`), the last one that can take the arrays and keeps
+float32 runs.
+"""
+
+from __future__ import annotations
+
+from tinyunet import cuda
+
+# Of each rung: rows and columns of the result that a block computes, and its threads.
+TILES = {
+    "tiled": ((16, 16), (16, 16)),
+    "blocked": ((128, 64), (128,)),
+    "tensor": ((128, 64), (128,)),  # rounds to TF32: only where it is asked for
+}
+RUNGS = ("naive", *TILES)
+ROWS_A_PART = 2048  # pixels that one thread adds up in the gradient of a weight: a multiple of every tile
+
+
+def forward(x, weight, bias, padding, relu, rung=None):
+    n, height, width, channels = x.shape
+    size, filters = weight.shape[0], weight.shape[3]
+    y = cuda.empty((n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters))
+    bias = cuda.zeros((filters,)) if bias is None else bias
+    rung = rung or fastest_rung(channels, filters)
+    rows = y.size // filters
+    cuda.launch(
+        "conv2d",
+        f"forward_{rung}",
+        *_grid_and_block(rung, rows, filters),
+        *(x, weight, bias, y),
+        *(height, width, channels, size, padding, filters, int(relu), rows),
+        flops=2 * rows * weight.size,
+    )
+    return y
+
+
+def backward_input(grad_output, weight, padding, rung=None):
+    # Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
+    # the window turned by 180 degrees and its channels exchanged.
+    size, _, channels, filters = weight.shape
+    turned = cuda.empty((size, size, filters, channels))
+    cuda.launch_elementwise("conv2d", "turn_weight", weight.size, weight, turned, channels, filters, size**2)
+    return forward(grad_output, turned, None, size - 1 - padding, False, rung)
+
+
+def backward_weight(x, grad_output, padding, size, rung=None):
+    _, height, width, channels = x.shape
+    filters = grad_output.shape[3]
+    rows, columns = grad_output.size // filters, size**2 * channels
+    parts = cuda.empty((cuda.blocks(rows, ROWS_A_PART), size, size, channels, filters))
+    rung = rung or fastest_rung(channels, filters)
+    (across, down), block = _grid_and_block(rung, columns, filters)
+    cuda.launch(
+        "conv2d",
+        f"backward_weight_{rung}",
+        (across, down, parts.shape[0]),
+        block,
+        *(x, grad_output, parts),
+        *(height, width, channels, size, padding, filters, rows, ROWS_A_PART),
+        flops=2 * rows * columns * filters,
+    )
+    return sum_parts(parts)
+
+
+def backward_bias(grad_output):
+    filters = grad_output.shape[3]
+    rows = grad_output.size // filters
+    columns, shares = cuda.blocks(filters, 32), min(256, cuda.blocks(rows, 64))
+    parts, grad_bias = cuda.empty((shares, filters), float), cuda.empty((filters,))
+    grid, block = (columns, shares), (32, 8)
+    cuda.launch(
+        "conv2d", "backward_bias", grid, block, grad_output, parts, rows, filters, flops=rows * filters
+    )
+    cuda.launch("conv2d", "backward_bias_end", (columns,), block, parts, grad_bias, shares, filters)
+    return grad_bias
+
+
+def sum_parts(parts):
+    """The sum over the first axis, in order."""
+    total, number = cuda.empty(parts.shape[1:]), parts.shape[0]
+    cuda.launch_elementwise("conv2d", "sum_parts", total.size, parts, total, number, flops=parts.size)
+    return total
+
+
+def fastest_rung(channels, filters):
+    """The last float32 rung that takes these channel counts: 128-bit loads need multiples of 4."""
+    return "blocked" if channels % 4 == 0 and filters % 4 == 0 else "tiled"
+
+
+def _grid_and_block(rung, rows, columns):
+    """Blocks (along the rows, along the columns) and threads, for a result of rows × columns."""
+    if rung == "naive":
+        return (cuda.blocks(rows * columns, cuda.WIDTH), 1), (cuda.WIDTH,)
+    (tile_rows, tile_columns), block = TILES[rung]
+    return (cuda.blocks(rows, tile_rows), cuda.blocks(columns, tile_columns)), block
