@@ -2,7 +2,8 @@
 
 Each engine runs in a process of its own, so that each has a peak memory of its own. The processes take turns,
 one step each, so that what else the machine does falls on all of them; the median over the turns counts,
-and PyTorch is represented by the best of its forms (default layout, channels last, torch.compile of the latter).
+and PyTorch is represented by the best of its forms (default layout, channels last, torch.compile of the
+latter).
 
 A step is forward, weighted loss, backward and SGD update of one 572-pixel tile (batch 1, float32); a forward
 is the prediction of the same tile without a graph.

@@ -55,7 +55,7 @@ def _source_files(function: Callable[..., Any]) -> list[str]:
 
 
 class _AnnounceCompilation(event.Listener):
-    """Says on stderr, once a process, that kernels are being compiled, and which ones."""
+    """Says on stderr, once a process, that kernels are being compiled."""
 
     def __init__(self) -> None:
         self.announced = False
@@ -66,7 +66,7 @@ class _AnnounceCompilation(event.Listener):
             return
         self.announced = True
         print(
-            "compiling kernels, once: about two minutes, then kept on disk "
+            "compiling kernels, once: about a minute, then kept on disk "
             "(python -m tinyunet.compile does it ahead)",
             file=sys.stderr,
             flush=True,
