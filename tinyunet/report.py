@@ -58,7 +58,8 @@ def plot_curves(log: Sequence[dict[str, Any]], path: Path) -> None:
         mean = np.convolve(losses, np.full(window, 1 / window), "valid")
         left.plot(numbers[window - 1 :], mean, color=INK, label=f"mean of {window} steps")
         left.legend(frameon=False)
-    left.set(xlabel="step", ylabel="weighted cross-entropy", title="training")
+    highest = 1.3 * float(np.percentile(losses, 98))  # the first steps would squeeze all others
+    left.set(xlabel="step", ylabel="weighted cross-entropy", title="training", ylim=(0, highest))
     at = [record["step"] for record in validations]
     right.plot(at, [record["mean_iou"] for record in validations], "o-", ms=3, color=GOOD, label="mean IoU")
     right.plot(
