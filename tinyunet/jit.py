@@ -7,8 +7,11 @@ Rules that keep the results the same to the last bit for any number of threads:
 
 - a `prange` loop runs over what is *written*: no two iterations touch the same output element, and a sum
   over pixels is split into a fixed number of parts that are added in order;
-- no full `fastmath`: it assumes that no NaN occurs and would hide a diverged training. `contract` (fused
-  multiply-add) and `reassoc` (vector sums) are decided when the code is compiled, not when it runs.
+- no full `fastmath`: it assumes that no NaN occurs and would hide a diverged training;
+- nothing may depend on where arrays lie. Of a loop that stores, the compiler makes a vector form and a scalar
+  one, and the program chooses when it runs: the scalar one where two arrays are close neighbours. Both must
+  round alike. Hence no `arcp`, which multiplies by 1 / x in one form and divides by x in the other; and,
+  because `reassoc` lets the vector form sum in another order, a loop that sums does not store.
 
 A background thread must call only `kernel`s: Numba's threads are not to be entered from two threads at once
 on every platform.
@@ -24,7 +27,7 @@ from typing import Any
 import numba
 from numba.core import event
 
-SAFE_MATH = {"contract", "reassoc", "nsz", "arcp"}
+SAFE_MATH = {"contract", "reassoc", "nsz"}
 
 
 def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Any:

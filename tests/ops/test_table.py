@@ -129,7 +129,9 @@ def test_the_same_bits_for_one_and_two_threads_and_every_call(key, dtype):
     try:
         for threads in (1, 2, 1, 2):
             numba.set_num_threads(threads)
-            results.append([np.asarray(array).tobytes() for array in run(key, "numba", dtype)])
+            results.append([np.array(array) for array in run(key, "numba", dtype)])
     finally:
         numba.set_num_threads(before)
-    assert all(result == results[0] for result in results)
+    for result in results[1:]:
+        for array, first in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(array, first)

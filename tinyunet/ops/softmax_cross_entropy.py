@@ -179,6 +179,7 @@ def _forward(logits, target, weight, energy, grad_logits):
             total = logits.dtype.type(0)
             for k in range(classes):
                 exponential[k] = np.exp(pixel[k] - largest)
+            for k in range(classes):  # not above: see tinyunet.jit
                 total += exponential[k]
             if label != NO_LABEL:
                 energy[row] += w * (np.log(total) - (pixel[label] - largest))
