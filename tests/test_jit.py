@@ -1,4 +1,4 @@
-"""Compiled kernels: found on disk unless a kernel that they call has changed, and the same bits everywhere."""
+"""Compiled kernels: found on disk unless a kernel that they call has changed; the same bits everywhere."""
 
 from __future__ import annotations
 
