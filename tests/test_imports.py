@@ -41,7 +41,7 @@ ARRAYS = {
     "instances",
     "metrics",
     "evaluation",
-    "report",
+    "plots",
 }
 ARRAYS_MAY_USE = {"errors", "geometry", "jit"}
 
@@ -139,5 +139,5 @@ def test_written_from_scratch(name):
 
 def test_importing_the_package_imports_no_plots():
     """Matplotlib takes long to import, and a script that trains may never plot."""
-    assert "tinyunet.report" not in {f"tinyunet.{n}" for n in own_imports("__init__")}
+    assert "tinyunet.plots" not in {f"tinyunet.{n}" for n in own_imports("__init__")}
     assert sys.modules["tinyunet"].__version__

@@ -82,7 +82,7 @@ def doctor(options: Options) -> None:
 
 def _draw(trainer: Trainer, path: Path) -> None:
     """The tile with the most border among the first samples, as in the file and as training sees it."""
-    from tinyunet import report  # here, because matplotlib takes long to import
+    from tinyunet import plots  # here, because matplotlib takes long to import
 
     as_filed = Trainer(
         replace(trainer.config, augmentation=Augmentation.off()), trainer.train, trainer.validation
@@ -91,9 +91,7 @@ def _draw(trainer: Trainer, path: Path) -> None:
     step = max(samples, key=lambda step: float(samples[step].weight.sum()))
     with command_line.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        report.plot_samples(
-            {"as in the file": samples[step], "augmented": trainer.sampler.sample(step)}, path
-        )
+        plots.plot_samples({"as in the file": samples[step], "augmented": trainer.sampler.sample(step)}, path)
 
 
 if __name__ == "__main__":

@@ -242,14 +242,14 @@ def _write(
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "scores.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
-    from tinyunet import report  # here, because matplotlib takes long to import
+    from tinyunet import plots  # here, because matplotlib takes long to import
 
     headline = "average_precision" if images.kind == "instances" else "mean_iou"
     worst_first = sorted(range(len(images)), key=lambda i: scores[i].values[headline] or 0)
     for i in worst_first[: options.pictures]:
         path = options.out / f"{images.names[i]}_errors.png"
         with command_line.writing(path):
-            report.plot_mistakes(
+            plots.plot_mistakes(
                 images.images[i],
                 images.labels[i],
                 scores[i].mistakes,

@@ -21,7 +21,7 @@ from tinyunet.data import normalise, read_images
 from tinyunet.errors import DataError, RunError
 from tinyunet.instances import label_instances, save_labels
 from tinyunet.models import UNet
-from tinyunet.report import overlay
+from tinyunet.plots import overlay
 from tinyunet.tiling import predict_tiled
 
 # Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.

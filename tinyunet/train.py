@@ -176,15 +176,15 @@ def _keep(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
     if event.is_best:
         save_checkpoint(folder.best, replace(checkpoint, velocity={}))
 
-    from tinyunet import report  # here, because matplotlib takes long to import
+    from tinyunet import plots  # here, because matplotlib takes long to import
 
     held_out = trainer.validation
     assert held_out.labels is not None
     assert held_out.kind is not None
     with command_line.writing(folder.curves):
-        report.plot_curves(folder.read_log(), folder.curves)
+        plots.plot_curves(folder.read_log(), folder.curves)
     with command_line.writing(folder.examples):
-        report.plot_examples(
+        plots.plot_examples(
             held_out.images,
             [class_labels(labels, held_out.kind) for labels in held_out.labels],
             event.examples,

@@ -319,8 +319,8 @@ def full(*arguments, **options):
     [
         ("tinyunet.run_folder.RunFolder.append", "log.jsonl"),
         ("tinyunet.checkpoint.save_file", "last.safetensors"),
-        ("tinyunet.report.plot_curves", "curves.png"),
-        ("tinyunet.report.plot_examples", "examples.png"),
+        ("tinyunet.plots.plot_curves", "curves.png"),
+        ("tinyunet.plots.plot_examples", "examples.png"),
         ("tinyunet.run_folder.RunFolder.forget_after", ""),
     ],
 )
