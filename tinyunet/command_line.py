@@ -1,4 +1,4 @@
-"""What the commands share: how an error ends them, and which file could not be written."""
+"""What the commands share: how an error ends them, which folder they may fill, which file failed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def run(command: Callable[[], None]) -> None:
         )
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def require_empty(folder: Path, *, overwrite: bool) -> None:
+    """Raise a RunError unless `folder` is new, empty, or a folder whose files may be overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: a file, expected a folder", remedy="choose another --out")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise RunError(
+            f"{folder}: the folder holds files, nothing was overwritten",
+            remedy="choose another --out, or give --overwrite",
+        )
 
 
 @contextmanager

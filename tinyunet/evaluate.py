@@ -18,7 +18,7 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
 from tinyunet.data import ImageSet, LabelKind, normalise, read_images, split
 from tinyunet.data.decode import decode
-from tinyunet.errors import DataError, OptionError, RunError
+from tinyunet.errors import DataError, OptionError
 from tinyunet.evaluation import (
     ImageScores,
     Measure,
@@ -71,11 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
 def evaluate(options: Options) -> None:
     """Score every image, with a progress bar, and tell."""
     use_backend(options.backend or active_backend())
-    if options.out and options.out.exists() and any(options.out.iterdir()) and not options.overwrite:
-        raise RunError(
-            f"{options.out}: the folder holds files, nothing was overwritten",
-            remedy="choose another --out, or give --overwrite",
-        )
+    if options.out:
+        command_line.require_empty(options.out, overwrite=options.overwrite)
     images, predictions = _of_run(options) if options.labels is None else _of_folder(options)
     assert images.labels is not None
     assert images.kind is not None

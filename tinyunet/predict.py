@@ -18,7 +18,7 @@ from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
-from tinyunet.errors import DataError, RunError
+from tinyunet.errors import DataError
 from tinyunet.instances import label_instances, save_labels
 from tinyunet.models import UNet
 from tinyunet.plots import overlay
@@ -71,11 +71,7 @@ def predict(options: Options) -> None:
     model, checkpoint = load_model(options.run)
     images = read_images(options.images, labels=False)
     _require_channels(model, images.images[0], options)
-    if options.out.exists() and any(options.out.iterdir()) and not options.overwrite:
-        raise RunError(
-            f"{options.out}: the folder holds files, nothing was overwritten",
-            remedy="choose another --out, or give --overwrite",
-        )
+    command_line.require_empty(options.out, overwrite=options.overwrite)
     with command_line.writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
     print(f"{options.images}: {images.summary()}; network of step {checkpoint.step}")

@@ -300,6 +300,13 @@ def test_a_folder_that_cannot_be_made(refused, data, tiny, trained, image, tmp_p
         assert (tmp_path / "a-file").read_text() == "thesis"
 
 
+def test_a_file_in_the_place_of_the_results(refused, data, trained, image, tmp_path):
+    (tmp_path / "a-file").write_text("thesis")
+    for arguments in (("predict", trained, image), ("evaluate", trained)):
+        says(refused(*arguments, "--out", "a-file", "--overwrite"), "a-file: a file, expected a folder")
+    assert (tmp_path / "a-file").read_text() == "thesis"
+
+
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere"
 )
