@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import time
@@ -27,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import tyro
+
+from tinyunet.environment import processor
 
 TORCH_FORMS = ("torch", "torch channels_last", "torch compiled")
 
@@ -183,15 +184,6 @@ def _print_row(
         f" {form.removeprefix('torch') or 'default':>13} {theirs / ours:>6.2f}×",
         flush=True,
     )
-
-
-def processor() -> str:
-    """The processor's name, for the record."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ LAYERS = [
     {"models"},
     {"optim", "checkpoint", "tiling"},
     {"trainer"},
-    {"command_line", "run_folder", "diagnosis"},
+    {"command_line", "run_folder", "diagnosis", "environment", "stored_run"},
     {"train", "predict", "evaluate", "doctor", "compile"},
     {"__main__"},
 ]

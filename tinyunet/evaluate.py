@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
-from tinyunet.data import ImageSet, LabelKind, normalise, read_images, split
+from tinyunet.data import ImageSet, LabelKind, read_images, split
 from tinyunet.data.decode import decode
 from tinyunet.errors import DataError, OptionError
 from tinyunet.evaluation import (
@@ -27,8 +27,7 @@ from tinyunet.evaluation import (
     score_image,
     summarise,
 )
-from tinyunet.instances import label_instances
-from tinyunet.tiling import predict_tiled
+from tinyunet.stored_run import predict_images
 
 PARTS = ("probabilities.tif", "classes.png", "instances.tif")  # what tinyunet.predict writes as NAME_…
 
@@ -51,6 +50,8 @@ class Options:
     """What the labels mean; told from their values when left out."""
     out: Path | None = None
     """Folder for scores.json and the pictures; one that holds files is refused."""
+    symmetries: Literal[1, 8] = 1
+    """Of a run; 8: average over rotations and mirror images, which takes eight times as long."""
     pictures: int = 8
     """How many images to show, the worst first."""
     overwrite: bool = False
@@ -61,6 +62,11 @@ class Options:
     def __post_init__(self) -> None:
         if self.pictures < 0:
             raise OptionError(f"pictures is {self.pictures}, expected at least 0")
+        if self.labels is not None and self.symmetries != 1:
+            raise OptionError(
+                f"symmetries is {self.symmetries}, but {self.predictions} is compared as it was predicted",
+                remedy="give --symmetries to tinyunet.predict, or evaluate a run, without LABELS",
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -104,12 +110,7 @@ def _of_run(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
         config["holdout"],
     )
     print(f"{options.predictions}: network of step {checkpoint.step} on {len(images)} held-out images")
-
-    def predict(image: NDArray[Any]) -> Prediction:
-        probabilities = predict_tiled(model, normalise(image), tile=config["tile"])
-        return Prediction(probabilities, label_instances(probabilities))
-
-    return images, map(predict, images.images)
+    return images, predict_images(model, checkpoint, images, symmetries=options.symmetries)
 
 
 def _of_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:

@@ -1,7 +1,7 @@
 """A run's folder: its configuration, its log, its checkpoints and pictures.
 
 config.json        what was asked for
-log.jsonl          a line of JSON for each step and each validation
+log.jsonl          a line of JSON for each start (when, where, with which versions), step and validation
 best.safetensors   the checkpoint with the best score on the held-out images
 last.safetensors   the newest checkpoint: --resume goes on from it
 curves.png         loss and scores

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
 
-from tinyunet import command_line, diagnosis
-from tinyunet.augment import Augmentation
+from tinyunet import command_line, diagnosis, environment
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.data import class_labels, read_images, split
-from tinyunet.errors import CheckpointError, OptionError, RunError
+from tinyunet.errors import OptionError, RunError
 from tinyunet.run_folder import RunFolder
-from tinyunet.sampling import WeightMap
+from tinyunet.stored_run import stored_config
 from tinyunet.trainer import Event, Stepped, TrainConfig, Trainer, Validated
 
 MAY_CHANGE = {"steps", "validate_every", "patience"}  # by --resume: the rest decides the steps made before
@@ -46,7 +47,8 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
-    command_line.run(lambda: train(_parse(arguments)))
+    given = sys.argv[1:] if arguments is None else arguments
+    command_line.run(lambda: train(_parse(arguments), shlex.join(["python", "-m", "tinyunet.train", *given])))
 
 
 def _parse(arguments: list[str] | None) -> Options:
@@ -59,7 +61,7 @@ def _parse(arguments: list[str] | None) -> Options:
             f"--resume {options.resume} goes on in that folder and overwrites nothing",
             remedy="leave out --out and --overwrite",
         )
-    stored = _stored_config(options.resume)
+    stored = stored_config(RunFolder(options.resume).last)
     options = tyro.cli(
         Options, prog="python -m tinyunet.train", args=arguments, default=Options(config=stored)
     )
@@ -74,26 +76,8 @@ def _parse(arguments: list[str] | None) -> Options:
     return options
 
 
-def _stored_config(run: Path) -> TrainConfig:
-    config = load_checkpoint(RunFolder(run).last).config
-    try:
-        return TrainConfig(
-            **{
-                **config,
-                "augmentation": Augmentation(**config["augmentation"]),
-                "weights": WeightMap(**config["weights"]),
-            }
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{run}: the run was started by another version of tinyunet",
-            {"reason": error},
-            "resume it with that version",
-        ) from error
-
-
-def train(options: Options) -> None:
-    """Train as the options say, with a progress bar."""
+def train(options: Options, command: str) -> None:
+    """Train as the options say, with a progress bar; `command` is what was typed, for the log."""
     use_backend(options.backend or active_backend())  # now, before anything is read or written
     config = options.config
     folder = RunFolder(
@@ -114,9 +98,24 @@ def train(options: Options) -> None:
     else:
         with command_line.writing(folder.path):
             folder.create(asdict(config))
+    with command_line.writing(folder.log):
+        folder.append(_started(trainer.step, command))
     _introduce(trainer)
     with _stop_after_step() as interrupted:
         _follow(trainer, folder, interrupted)
+
+
+def _started(step: int, command: str) -> dict[str, Any]:
+    """The log's record of who starts, or goes on, when, where and how."""
+    return {
+        "event": "started",
+        "step": step,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "backend": active_backend(),
+        "machine": environment.machine(),
+        "versions": environment.versions(),
+    }
 
 
 def _introduce(trainer: Trainer) -> None:

@@ -280,18 +280,34 @@ def test_a_run_scores_what_its_training_saw(trained, scored):
 
 
 def test_a_run_and_its_predictions_score_the_same(trained, command, scored, tmp_path):
-    data = trained.parent / "set"
-    source = json.loads((trained / "config.json").read_text())["data"]
-    for part in ("images", "labels"):
-        (data / part).mkdir(parents=True)
-        pixels = np.asarray(Image.open(f"{source}/{part}/1.png"))
-        Image.fromarray(pixels).save(data / part / "1.png")
+    data = _held_out(trained)
     command("predict", trained, data / "images", "--out", tmp_path / "predicted", "--tile", 16)
     record, _ = scored(tmp_path / "predicted", data)
     status, _, _ = command("evaluate", trained, "--out", tmp_path / "of_run", "--pictures", 0)
     of_run = json.loads((tmp_path / "of_run" / "scores.json").read_text())
     assert status == 0
     assert record["images"] == of_run["images"]
+
+
+def test_symmetries_of_a_run_are_those_of_predict(trained, scored, command, tmp_path):
+    """Averaged over eight, a run scores what `predict --symmetries 8` does, and not what one gives."""
+    data = _held_out(trained)
+    command("predict", trained, data / "images", "--out", tmp_path / "predicted", "--symmetries", 8)
+    of_run, _ = scored(trained, "--symmetries", 8)
+    of_folder, _ = scored(tmp_path / "predicted", data, "--overwrite")
+    of_one, _ = scored(trained, "--overwrite")
+    assert of_run["images"] == of_folder["images"] != of_one["images"]
+
+
+def _held_out(run):
+    """The image that a run held out, as a set of its own."""
+    folder = run.parent / "held_out"
+    source = json.loads((run / "config.json").read_text())["data"]
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+        pixels = np.asarray(Image.open(f"{source}/{part}/1.png"))
+        Image.fromarray(pixels).save(folder / part / "1.png")
+    return folder
 
 
 def test_classes_or_objects_alone_are_probabilities_of_0_and_1(binary, scored, command, tmp_path):
@@ -436,4 +452,5 @@ def test_folders_that_are_something_else(binary, trained, refused, tmp_path):
     assert "not a folder of predictions" in refused("evaluate", labels, labels)
     assert "no such checkpoint" in refused("evaluate", labels)
     assert "no such checkpoint" in refused("evaluate", tmp_path / "nowhere")
+    assert "symmetries is 8" in refused("evaluate", predicted, labels, "--symmetries", 8)
     assert "pictures is -1" in refused("evaluate", predicted, labels, "--pictures", "-1")

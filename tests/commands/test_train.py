@@ -29,8 +29,12 @@ def log_of(run):
 
 
 def deterministic(log):
-    """The log without what differs from run to run: times."""
-    return [{k: v for k, v in record.items() if k not in ("seconds", "waited")} for record in log]
+    """The log without what differs from run to run: starts and times."""
+    return [
+        {key: value for key, value in record.items() if key not in ("seconds", "waited")}
+        for record in log
+        if record["event"] != "started"
+    ]
 
 
 def test_writes_a_run(command, data, tiny, tmp_path):
@@ -48,9 +52,21 @@ def test_the_log_is_complete(trained):
     log = log_of(trained)
     found = [(record["event"], record["step"]) for record in log]
     steps = [("step", 1), ("step", 2), ("validation", 2), ("step", 3), ("step", 4), ("validation", 4)]
-    assert found == [*steps, ("finished", 4)]
+    assert found == [("started", 0), *steps, ("finished", 4)]
     assert all(np.isfinite(record["loss"]) for record in log if record["event"] == "step")
     assert all(len(record["iou"]) == 2 for record in log if record["event"] == "validation")
+
+
+def test_the_log_says_who_started(trained, command):
+    """Each start is kept, with what is needed to do it again."""
+    assert command("train", "--resume", trained, "--steps", "5")[0] == 0
+    first, second = (record for record in log_of(trained) if record["event"] == "started")
+    assert (first["step"], second["step"]) == (0, 4)
+    assert first["command"].startswith("python -m tinyunet.train --data ")
+    assert second["command"].endswith(f"--resume {trained} --steps 5")
+    assert first["backend"] == "numba"
+    assert first["machine"]["threads"] >= 1
+    assert first["versions"]["numpy"] == np.__version__
 
 
 def test_best_is_the_best_and_last_is_the_last(trained):
