@@ -1,0 +1,168 @@
+"""The tutorials: each chapter runs as it stands and with the worked answers in it, and each check can fail.
+
+What is run is a copy in a folder of its own: a reader's answers, figures and progress stay as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
+CHAPTERS = sorted(path.stem for path in TUTORIALS.glob("[0-9][0-9]_*.py"))
+LONGEST = 60  # seconds for a reader on two quiet cores; a test allows for a busy machine
+MOST_LINES = 400
+PARTS = ("**You will build**", "**You will learn**", "**predict**", "# Summary\n# -------", "tinyunet/")
+
+sys.path.insert(0, str(TUTORIALS))
+import lesson  # noqa: E402
+from progress import exercises  # noqa: E402
+
+EXERCISES = {name: exercises(TUTORIALS / f"{name}.py") for name in CHAPTERS}
+ALL_EXERCISES = [(chapter, *exercise) for chapter in CHAPTERS for exercise in EXERCISES[chapter]]
+
+
+def run_chapter(folder: Path, chapter: str, source: str | None = None) -> str:
+    """Run a chapter's copy, or other text in its place, and return what it prints."""
+    for name in ("lesson.py", f"{chapter}.py"):
+        shutil.copy(TUTORIALS / name, folder)
+    shutil.copytree(TUTORIALS / "solutions", folder / "solutions")
+    if source is not None:
+        (folder / f"{chapter}.py").write_text(source, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, f"{chapter}.py"],
+        cwd=folder,
+        env=os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": str(TUTORIALS.parent)},
+        capture_output=True,
+        text=True,
+        timeout=4 * LONGEST,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return " ".join(result.stdout.split())  # messages are broken into lines
+
+
+def solved_source(chapter: str) -> str:
+    """The chapter with the bodies of the worked answers in place of its stubs."""
+    lines = (TUTORIALS / f"{chapter}.py").read_text(encoding="utf-8").splitlines()
+    answers = (TUTORIALS / "solutions" / f"{chapter}.py").read_text(encoding="utf-8").splitlines()
+    bodies = {
+        node.name: answers[node.body[0].lineno - 1 : node.end_lineno]
+        for node in ast.parse("\n".join(answers)).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    stubs = [
+        node
+        for node in ast.parse("\n".join(lines)).body
+        if isinstance(node, ast.FunctionDef) and node.name in dict(map(reversed, EXERCISES[chapter]))
+    ]
+    for node in reversed(stubs):
+        first = node.body[1 if ast.get_docstring(node) else 0].lineno - 1
+        lines[first : node.end_lineno] = bodies[node.name]
+    return "\n".join(lines)
+
+
+@pytest.mark.timeout(5 * LONGEST)
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_chapter_runs_unsolved(chapter, tmp_path):
+    printed = run_chapter(tmp_path, chapter)
+    for number, name in EXERCISES[chapter]:
+        assert f"Exercise {number}, {name}: open" in printed
+    assert len(list((tmp_path / "figures").glob("*.png"))) >= 1
+
+
+@pytest.mark.timeout(5 * LONGEST)
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_chapter_runs_solved(chapter, tmp_path):
+    printed = run_chapter(tmp_path, chapter, solved_source(chapter))
+    for number, name in EXERCISES[chapter]:
+        found = re.search(rf"Exercise {number}, {name}: solved in \d+ line\(s\)(.)", printed)
+        assert found, f"{number} is not solved"
+        assert found[1] == ".", f"{number}: the worked answer is longer than the chapter says"
+
+
+@pytest.mark.parametrize(("chapter", "number", "name"), ALL_EXERCISES)
+def test_check_takes_the_answer_and_refuses_wrong_ones(chapter, number, name):
+    solutions = lesson.load_solutions(chapter[:2])
+    assert lesson.check(solutions, name, getattr(solutions, name))
+    assert not lesson.check(solutions, name, lambda *arguments: ...)
+    wrong = getattr(solutions, f"wrong_{name}")
+    assert len(wrong) >= 2
+    for why, function in wrong.items():
+        with pytest.raises(lesson.WrongAnswer):
+            assert not lesson.check(solutions, name, function), f"{number} takes a wrong answer: {why}"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_chapter_has_its_parts(chapter):
+    text = (TUTORIALS / f"{chapter}.py").read_text(encoding="utf-8")
+    title = ast.get_docstring(ast.parse(text)).splitlines()[0]
+    assert title.startswith(f"{chapter[:2]}. ")
+    for part in (
+        "**You will build**",
+        "**You will learn**",
+        "**predict**",
+        "# Summary\n# -------",
+        "tinyunet/",
+    ):
+        assert part.lower() in text.lower(), f"{chapter}: {part} is missing"
+    assert len(text.splitlines()) <= MOST_LINES
+    assert [number for number, _ in EXERCISES[chapter]] == [
+        f"{chapter[:2]}.{i + 1}" for i in range(len(EXERCISES[chapter]))
+    ]
+    assert len(EXERCISES[chapter]) >= 1
+    assert f"[{title}]({chapter}.py)" in (TUTORIALS / "README.md").read_text(encoding="utf-8")
+
+
+# The checker itself
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (np.array([[1.0, 2.0], [3.0, 5.0]]), r"1 of 4 elements .*\(1, 1\): 5 where 4 is expected"),
+        (np.array([1.0, 2.0]), r"shape \(2,\) where \(2, 2\)"),
+        (np.full((2, 2), np.nan), r"4 of 4 elements"),
+    ],
+)
+def test_first_wrong_element_is_shown(found, message):
+    with pytest.raises(lesson.WrongAnswer, match=f"(?s){message}"):
+        lesson.compare(found, np.array([[1.0, 2.0], [3.0, 4.0]]), "here")
+
+
+def test_wrong_answer_stops_the_chapter_without_a_traceback(tmp_path):
+    source = (TUTORIALS / "01_autograd.py").read_text(encoding="utf-8")
+    wrong = source.replace("return ...", "return grad_y * a, grad_y * b", 1)
+    assert wrong != source
+    with pytest.raises(AssertionError) as stopped:
+        run_chapter(tmp_path, "01_autograd", wrong)
+    assert "Exercise 01.1, multiply_backward: 1 of 1 elements are wrong" in str(stopped.value)
+    assert "Traceback" not in str(stopped.value)
+
+
+def test_error_in_an_answer_shows_its_line():
+    def answer(x):
+        return x.no_such_method()
+
+    with pytest.raises(
+        lesson.WrongAnswer, match=r"(?s)AttributeError.*return x.no_such_method\(\).*array \(3,\)"
+    ):
+        lesson.attempt(answer, np.zeros(3))
+
+
+def test_progress_lists_every_exercise(tmp_path):
+    run_chapter(tmp_path, "01_autograd", solved_source("01_autograd"))
+    shutil.copy(TUTORIALS / "progress.py", tmp_path)
+    result = subprocess.run(
+        [sys.executable, "progress.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"01\.2 +newest_first +solved", result.stdout)
+    assert f"{len(EXERCISES['01_autograd'])} of {len(EXERCISES['01_autograd'])} solved" in result.stdout

@@ -1,0 +1,379 @@
+# %% [markdown]
+"""
+01. Autograd: the derivative of a program
+=========================================
+
+**You will build** a tape of about 60 lines that computes the derivative of any program made of its
+ops, and train something with it. It is the core of ``tinyunet/autograd.py``, which trains the U-Net.
+
+**You will learn** why the derivative is computed backwards, what has to be remembered on the way
+forward, why the order of the walk back matters, and what happens where a value is used twice.
+
+Needed: a little calculus (the chain rule) and NumPy arrays. About 30 minutes. Three exercises:
+replace ``...`` in a function marked with ``@exercise`` by your lines, then run the script again.
+"""
+
+# %%
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+from lesson import exercise, show
+
+# %% [markdown]
+# What is asked for
+# -----------------
+# A network is a program that turns an image and some thousand parameters into one number, the loss.
+# To make the loss smaller we ask of every parameter: if it grew by a little, by how much would the
+# loss grow? That is its derivative; all of them together are the *gradient*.
+#
+# Take a program of two inputs. It is small enough to do by hand: ``f(a, b) = a b + a``, so ``df/da
+# = b + 1`` and ``df/db = a``.
+
+
+# %%
+def f(a, b):
+    return a * b + a
+
+
+a, b, step = 3.0, 2.0, 1e-6
+slope_a = (f(a + step, b) - f(a - step, b)) / (2 * step)
+slope_b = (f(a, b + step) - f(a, b - step)) / (2 * step)
+print(f"df/da = {slope_a:.6f}, df/db = {slope_b:.6f}")
+assert abs(slope_a - (b + 1)) < 1e-6
+assert abs(slope_b - a) < 1e-6
+
+# %% [markdown]
+# This measures slopes by trying. It costs two runs of the program *for each* input. The U-Net of
+# the paper has 31,030,658 parameters: **predict** how long one gradient would take if one run takes
+# 0.1 s.
+
+# %%
+days = 2 * 31_030_658 * 0.1 / 3600 / 24
+print(f"{days:.0f} days for one step of training")
+assert round(days) == 72
+
+# %% [markdown]
+# One op at a time
+# ----------------
+# The way out is the chain rule. Cut the program into *ops* whose derivatives are known: ``t = a
+# b``, then ``y = t + a``. Say that ``L`` is the number at the very end. Each op is asked one thing
+# only: given ``dL/d(output)``, what is ``dL/d(input)`` for each of its inputs? Nothing else of the
+# program matters to it.
+#
+# For a sum ``y = a + b`` both answers are ``dL/dy`` itself. We write ``grad_y`` for ``dL/dy``; it
+# has the shape of ``y``.
+
+
+# %%
+def add_forward(a, b):
+    return a + b
+
+
+def add_backward(grad_y, a, b):
+    return grad_y, grad_y
+
+
+# %% [markdown]
+# Your turn: the product ``y = a b``, element by element. All four arrays have one shape.
+
+
+# %%
+@exercise("01.1", lines=1, hint="dy/da is b. The chain rule multiplies it by grad_y.")
+def multiply_backward(grad_y, a, b):
+    """Return grad_a and grad_b for y = a * b."""
+    return ...
+
+
+# %% [markdown]
+# The tape
+# --------
+# On the way forward we write down which op made which value. That record is a graph: every value
+# points to the op that made it, every op to the values that it read. Two classes are enough.
+#
+# ``Tensor`` is an array that knows its origin. ``Op`` is one application of an op. Each op takes
+# the next number from a counter: it will tell us which of two ops came later.
+
+
+# %%
+class Op:
+    count = 0
+
+    def __init__(self, backward, inputs):
+        self.backward = backward  # the function above that answers the one question
+        self.inputs = inputs  # tensors
+        self.number = Op.count
+        Op.count += 1
+
+
+class Tensor:
+    def __init__(self, data, op=None):
+        self.data = np.asarray(data, dtype=float)
+        self.grad = None  # dL/d(data), when it is known
+        self.op = op  # None for the inputs of the program: the leaves of the graph
+
+    def __add__(self, other):
+        return record(add_forward, add_backward, self, other)
+
+    def __mul__(self, other):
+        return record(np.multiply, multiply_backward, self, other)
+
+
+def record(forward, backward, *inputs):
+    data = forward(*(tensor.data for tensor in inputs))
+    return Tensor(data, Op(backward, inputs))
+
+
+a, b = Tensor(3.0), Tensor(2.0)
+y = a * b + a
+read = [t.op and t.op.number for t in y.op.inputs]
+print(f"y = {y.data}, made by op {y.op.number}, which read the outputs of ops {read}")
+assert y.data == 9
+
+# %% [markdown]
+# Note that ``a`` is read by two ops: by the product and by the sum. Two paths lead from it to
+# ``y``. This is called a *fan-out*, and it is where mistakes are made.
+
+
+# %%
+def draw_graph(values, ops, edges):
+    """Draw boxes at given places and arrows between them."""
+    fig, axes = plt.subplots(figsize=(7, 2.6))
+    places = {**values, **ops}
+    for start, end in edges:
+        arrow = {"arrowstyle": "->", "shrinkA": 22, "shrinkB": 22, "color": "0.4"}
+        axes.annotate("", places[end], places[start], arrowprops=arrow)
+    for name, place in places.items():
+        shape, colour = ("circle", "#ffe3b8") if name in ops else ("round", "#d6e8f7")
+        box = {"boxstyle": f"{shape},pad=0.5", "fc": colour, "ec": "0.3"}
+        axes.text(*place, name, ha="center", va="center", bbox=box)
+    axes.set(xlim=(-0.5, 4.5), ylim=(-0.5, 1.5))
+    axes.axis("off")
+    fig.suptitle("y = a b + a: forward along the arrows, backward against them")
+
+
+draw_graph(
+    {"b": (0, 1.1), "a": (0, 0), "t = 6": (2, 0.9), "y = 9": (4, 0.4)},
+    {"×": (1, 0.9), "+": (3, 0.4)},
+    [("b", "×"), ("a", "×"), ("×", "t = 6"), ("t = 6", "+"), ("a", "+"), ("+", "y = 9")],
+)
+show("01-graph")
+
+# %% [markdown]
+# The walk back, first try
+# ------------------------
+# Start with ``dL/dy = 1`` at the end, ask the last op for the gradients of its inputs, and go on
+# from each of them. As a recursion this takes six lines, and it is even right: a leaf that is
+# reached along two paths adds up what arrives.
+
+
+# %%
+def walk_every_path(tensor, grad):
+    if tensor.op is None:
+        tensor.grad = grad if tensor.grad is None else tensor.grad + grad
+        return 1
+    grads = tensor.op.backward(grad, *(t.data for t in tensor.op.inputs))
+    return 1 + sum(walk_every_path(t, g) for t, g in zip(tensor.op.inputs, grads, strict=True))
+
+
+walk_every_path(y, np.ones(()))
+print(f"dy/da = {a.grad}, dy/db = {b.grad}")
+assert (a.grad, b.grad) == (3, 3)
+
+# %% [markdown]
+# Both are 3: ``b + 1`` and ``a``. But each *path* is walked, and paths multiply. Double a number
+# again and again by ``x = x + x``: **predict** how many calls 16 doublings cost. (Every op has two
+# paths behind it.)
+
+# %%
+doublings = range(1, 17)
+calls = []
+for n in doublings:
+    x = Tensor(1.0)
+    y = x
+    for _ in range(n):
+        y = y + y
+    calls.append(walk_every_path(y, np.ones(())))
+assert x.grad == 2**16
+assert calls[-1] == 2**17 - 1
+
+fig, axes = plt.subplots(figsize=(6, 3))
+axes.semilogy(doublings, calls, "o-", label="every path")
+axes.semilogy(doublings, doublings, "s-", label="every op once")
+axes.set(xlabel="ops in the program", ylabel="steps of the walk back", title="A fan-out doubles the paths")
+axes.legend()
+show("01-paths")
+
+# %% [markdown]
+# 131,071 calls for a program of 16 ops. And a recursion has a second fault: a program of 2,000 ops
+# in a row is too deep for Python's stack.
+#
+# In the right order
+# ------------------
+# Each op shall be asked once, and only when everything has arrived that will arrive: after all ops
+# that read its output. The numbers on the ops give such an order for nothing. An op can only read
+# what exists, so whoever reads its output has a *higher* number. The highest number first is always
+# right.
+
+
+# %%
+@exercise("01.2", lines=7, hint="A list of ops to visit, a set of ops seen; sort by number at the end.")
+def newest_first(output):
+    """Return a list of all ops behind the tensor `output`, each once, the newest first. Without recursion."""
+    return ...
+
+
+# %% [markdown]
+# Now the fan-out. While walking, ``pending`` holds for each tensor the gradient that has arrived so
+# far. When another path brings more, the two are added: the loss changes by both.
+#
+# One trap: the sum must be a new array. ``add_backward`` returned *the same* array twice, so adding
+# to it in place (``+=``) would change the gradient of another tensor behind its back.
+
+
+# %%
+@exercise("01.3", lines=2, hint="pending.get(tensor, 0.0) is what has arrived before.")
+def accumulate(pending, tensor, grad):
+    """Add the array `grad` to pending[tensor], which may not exist yet; return pending. Change no array."""
+    return ...
+
+
+# %% [markdown]
+# With these two the walk back is complete. It is the whole of *reverse-mode automatic
+# differentiation*.
+
+
+# %%
+def backward(output):
+    pending = {output: np.ones_like(output.data)}
+    for op, tensor in newest_first_with_outputs(output):
+        grads = op.backward(pending.pop(tensor), *(t.data for t in op.inputs))
+        for source, grad in zip(op.inputs, grads, strict=True):
+            accumulate(pending, source, grad)
+    for leaf, grad in pending.items():
+        leaf.grad = grad
+
+
+def newest_first_with_outputs(output):
+    """The ops in order, each with the tensor that it made."""
+    made_by = {output.op: output}
+    for op in newest_first(output):
+        made_by |= {t.op: t for t in op.inputs if t.op}
+        yield op, made_by[op]
+
+
+a, b = Tensor(3.0), Tensor(2.0)
+backward(a * b + a)
+assert (a.grad, b.grad) == (3, 3)
+
+x = Tensor(1.0)
+y = x
+for _ in range(5000):
+    y = y + x
+start = time.perf_counter()
+backward(y)
+print(f"5,000 ops in a row, each a fan-out: gradient {x.grad}, {time.perf_counter() - start:.3f} s")
+assert x.grad == 5001
+
+# %% [markdown]
+# What it costs
+# -------------
+# One walk forward, one walk back, whatever the number of parameters: this is why networks can be
+# trained. The price is memory. ``multiply_backward`` needs ``a`` and ``b``, so every intermediate
+# value has to be kept until the walk back. In a U-Net these values are the feature maps, and they
+# take far more room than the parameters.
+#
+# Use it
+# ------
+# A straight line through points: find ``slope`` and ``offset`` such that the sum of ``(slope x +
+# offset - y)**2`` is smallest. One more op is needed, the sum of all elements. Its derivative is 1
+# for every element.
+
+
+# %%
+def sum_all(tensor):
+    return record(np.sum, lambda grad_y, a: (np.full(a.shape, grad_y),), tensor)
+
+
+rng = np.random.default_rng(0)
+x = Tensor(rng.uniform(-1, 1, 50))
+minus_y = Tensor(-(1.5 * x.data - 0.5 + 0.1 * rng.standard_normal(50)))
+slope, offset, ones = Tensor(0.0), Tensor(0.0), Tensor(np.ones(50))
+
+
+def spread(scalar):
+    """One number for each point: a fan-out to 50, whose gradient is the sum of what comes back."""
+    return record(lambda s: np.full(50, s), lambda grad_y, s: (grad_y.sum(),), scalar)
+
+
+losses = []
+for _ in range(200):
+    error = spread(slope) * x + spread(offset) * ones + minus_y
+    loss = sum_all(error * error)
+    backward(loss)
+    for parameter in (slope, offset):
+        parameter.data = parameter.data - 0.005 * parameter.grad
+    losses.append(float(loss.data))
+
+best_slope, best_offset = np.polyfit(x.data, -minus_y.data, 1)
+print(f"found {slope.data:.4f} x {offset.data:+.4f}; least squares {best_slope:.4f} x {best_offset:+.4f}")
+assert abs(slope.data - best_slope) < 1e-4
+assert abs(offset.data - best_offset) < 1e-4
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+left.semilogy(losses)
+left.set(xlabel="step", ylabel="loss", title="Gradient descent")
+right.plot(x.data, -minus_y.data, ".", label="points")
+right.plot([-1, 1], [offset.data - slope.data, offset.data + slope.data], label="found")
+right.set(xlabel="x", ylabel="y", title="The line")
+right.legend()
+show("01-line")
+
+# %% [markdown]
+# The same in the engine
+# ----------------------
+# ``tinyunet/autograd.py`` is this tape with three additions: ops can be told that a gradient is not
+# needed, saved arrays are let go during the walk, and errors say what is wrong. An op there is a
+# class with a ``forward`` and a ``backward``. The engine has no product of its own, since the U-Net
+# needs none; here is one, and both tapes must agree.
+
+# %%
+import tinyunet as tu
+from tinyunet.autograd import Function
+
+
+class Multiply(Function):
+    name = "multiply"
+
+    def forward(self, a, b):
+        self.save(a, b)
+        return a * b
+
+    def backward(self, grad_output):
+        a, b = self.saved
+        return multiply_backward(grad_output, a, b)
+
+
+data = [rng.standard_normal((3, 4)) for _ in range(3)]
+ours = [Tensor(array) for array in data]
+engine = [tu.Tensor(array, requires_grad=True) for array in data]
+
+backward(sum_all((ours[0] * ours[1] + ours[0]) * ours[2] + ours[1]))
+product = Multiply.apply(tu.add(Multiply.apply(engine[0], engine[1]), engine[0]), engine[2])
+tu.add(product, engine[1]).backward(np.ones((3, 4)))
+
+for mine, theirs in zip(ours, engine, strict=True):
+    assert np.allclose(mine.grad, theirs.grad, rtol=1e-12)
+print("Both tapes agree.")
+
+# %% [markdown]
+# Summary
+# -------
+# - An op answers one question: given the gradient of its output, what are the gradients of its
+# inputs?
+# - Forward writes the graph down; backward walks it from the newest op to the oldest, each op once.
+# - Where a value is used twice, its gradients add up, in a new array.
+# - The gradient costs about as much time as the program itself, and the memory of all intermediate
+# values.
+#
+# Next: ``02_checking_gradients.py``. How do you know that a backward is right?
