@@ -23,9 +23,12 @@ from tinyunet.evaluation import (
     ImageScores,
     Measure,
     Prediction,
+    figure,
+    headline,
     lower_is_better,
     score_image,
     summarise,
+    worst_first,
 )
 from tinyunet.stored_run import predict_images
 
@@ -196,16 +199,10 @@ def _table(measures: dict[str, Measure]) -> str:
         arrow = "↓" if lower_is_better(name) else "↑"
         at = "" if measure.threshold is None else f"   (threshold {measure.threshold})"
         lines.append(
-            f"{name:<23}{arrow} {_figure(measure.mean)}{_figure(measure.spread)}{measure.images:>9}"
+            f"{name:<23}{arrow} {figure(measure.mean):>10}{figure(measure.spread):>10}{measure.images:>9}"
             f"   {measure.worst or 'none has this value'}{at}"
         )
     return "\n".join(lines)
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return f"{'–':>10}"
-    return f"{value:>10.4f}" if value == 0 or value >= 0.01 else f"{value:>10.6f}"  # warping errors are small
 
 
 def _told(kind: LabelKind, scores: Sequence[ImageScores]) -> str:
@@ -242,9 +239,9 @@ def _write(
 
     from tinyunet import plots  # here, because matplotlib takes long to import
 
-    headline = "average_precision" if images.kind == "instances" else "mean_iou"
-    worst_first = sorted(range(len(images)), key=lambda i: scores[i].values[headline] or 0)
-    for i in worst_first[: options.pictures]:
+    assert images.kind is not None
+    measure = headline(images.kind)
+    for i in worst_first(scores, measure)[: options.pictures]:
         path = options.out / f"{images.names[i]}_errors.png"
         with command_line.writing(path):
             plots.plot_mistakes(
@@ -252,7 +249,7 @@ def _write(
                 images.labels[i],
                 scores[i].mistakes,
                 path,
-                title=f"{images.names[i]}: {headline} {scores[i].values[headline]:.3f}",
+                title=f"{images.names[i]}: {measure.replace('_', ' ')} {figure(scores[i].values[measure])}",
             )
     print(f"wrote scores.json and {min(options.pictures, len(images))} pictures to {options.out}")
 

@@ -100,6 +100,23 @@ def lower_is_better(measure: str) -> bool:
     return measure.endswith("error")
 
 
+def headline(kind: LabelKind) -> str:
+    """The measure that says most of this kind of labels, by which images are ordered."""
+    return "average_precision" if kind == "instances" else "mean_iou"
+
+
+def worst_first(scores: Sequence[ImageScores], measure: str) -> list[int]:
+    """Places of the images in `scores`, from the lowest value of a measure that every image has."""
+    return sorted(range(len(scores)), key=lambda i: scores[i].values[measure] or 0)
+
+
+def figure(value: float | None) -> str:
+    """A value for people to read: four decimals, six if it is small, as warping errors are."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if value == 0 or value >= 0.01 else f"{value:.6f}"
+
+
 def score_image(
     name: str, prediction: Prediction, labels: NDArray[np.integer], kind: LabelKind, num_classes: int
 ) -> ImageScores:

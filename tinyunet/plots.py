@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
@@ -15,7 +18,10 @@ from skimage.segmentation import find_boundaries
 from tinyunet.evaluation import MISTAKES, Mistakes
 from tinyunet.sampling import Sample
 
+Log = Sequence[dict[str, Any]]
+
 INK, ACCENT, GOOD, FAINT = "#1a1a1a", "#c0392b", "#2471a3", "#b8b8b8"
+RED, BLUE = (230, 57, 70), (86, 180, 233)  # on grey images
 MISTAKE_COLOURS = {  # Okabe and Ito's, which colour-blind readers can tell apart
     "border": (240, 228, 66),
     "confused": (86, 180, 233),
@@ -40,36 +46,65 @@ def grey_or_colour(image: NDArray[Any]) -> NDArray[np.uint8]:
 def overlay(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
     """The image in grey with the outline of each object in red, (H, W, 3)."""
     picture = grey_or_colour(image)
-    picture[find_boundaries(instances, mode="inner")] = (230, 57, 70)
+    picture[find_boundaries(instances, mode="inner")] = RED
     return picture
 
 
-def plot_curves(log: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_curves(log: Log, path: Path) -> None:
     """Loss at each step with its running mean, and the scores on the held-out images."""
-    steps = [record for record in log if record["event"] == "step"]
-    validations = [record for record in log if record["event"] == "validation"]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
+    for axes, (title, draw) in zip((left, right), HALVES.items(), strict=True):
+        draw(axes, log, INK)
+        axes.set_title(title)
+    figure.savefig(path, dpi=110)
+
+
+def curves_as_svg(log: Log, *, ink: str = INK) -> dict[str, str]:
+    """The two halves of `plot_curves` by their titles, as SVG without background; lines and text in `ink`."""
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {
+        **dict.fromkeys(names, ink),
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tinyunet",
+    }
+    pictures = {}
+    for title, draw in HALVES.items():
+        with matplotlib.rc_context(settings):
+            figure = Figure(figsize=(5, 3.2), layout="constrained")
+            draw(figure.subplots(), log, ink)
+            file = io.StringIO()
+            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        pictures[title] = file.getvalue()
+    return pictures
+
+
+def _draw_losses(axes: Axes, log: Log, ink: str) -> None:
+    steps = [record for record in log if record["event"] == "step"]
     losses = np.array([record["loss"] for record in steps])
     numbers = np.array([record["step"] for record in steps])
-    left.plot(numbers, losses, color=FAINT, lw=0.7)
+    axes.plot(numbers, losses, color=FAINT, lw=0.7)
     window = max(1, len(losses) // 20)
-    if len(losses) >= window:
-        mean = np.convolve(losses, np.full(window, 1 / window), "valid")
-        left.plot(numbers[window - 1 :], mean, color=INK, label=f"mean of {window} steps")
-        left.legend(frameon=False)
+    mean = np.convolve(losses, np.full(window, 1 / window), "valid")
+    axes.plot(numbers[window - 1 :], mean, color=ink, label=f"mean of {window} steps")
+    axes.legend(frameon=False)
     highest = 1.3 * float(np.percentile(losses, 98))  # the first steps would squeeze all others
-    left.set(xlabel="step", ylabel="weighted cross-entropy", title="training", ylim=(0, highest))
+    axes.set(xlabel="step", ylabel="weighted cross-entropy", ylim=(0, highest))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_scores(axes: Axes, log: Log, ink: str) -> None:
+    validations = [record for record in log if record["event"] == "validation"]
     at = [record["step"] for record in validations]
-    right.plot(at, [record["mean_iou"] for record in validations], "o-", ms=3, color=GOOD, label="mean IoU")
-    right.plot(
-        at, [record["pixel_error"] for record in validations], "o-", ms=3, color=ACCENT, label="pixel error"
-    )
-    right.set(xlabel="step", ylim=(0, 1), title="held-out images")
-    right.legend(frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    for name, colour in (("mean_iou", GOOD), ("pixel_error", ACCENT)):
+        label = {"mean_iou": "mean IoU", "pixel_error": "pixel error"}[name]
+        axes.plot(at, [record[name] for record in validations], "o-", ms=3, color=colour, label=label)
+    axes.set(xlabel="step", ylim=(0, 1))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+HALVES = {"training": _draw_losses, "held-out images": _draw_scores}
 
 
 def plot_examples(
@@ -87,10 +122,10 @@ def plot_examples(
     heads = ("image", "label", "predicted probability", "wrong pixels")
     for axes, image, label, probability in zip(grid, images, labels, probabilities, strict=False):
         picture = grey_or_colour(image)
-        wrong = picture.copy()
+        wrong = picture // 2  # dark, so that single pixels are seen
         predicted = probability.argmax(axis=2)
-        wrong[(predicted != label) & (label > 0)] = (36, 113, 163)
-        wrong[(predicted != label) & (label == 0)] = (192, 57, 43)
+        wrong[(predicted != label) & (label > 0)] = BLUE
+        wrong[(predicted != label) & (label == 0)] = RED
         axes[0].imshow(picture)
         axes[1].imshow(label, cmap="gray", vmin=0, vmax=probability.shape[2] - 1)
         axes[2].imshow(probability[:, :, -1], cmap="gray", vmin=0, vmax=1)
@@ -103,36 +138,48 @@ def plot_examples(
     figure.savefig(path, dpi=100)
 
 
+def mistakes_picture(image: NDArray[Any], mistakes: Mistakes) -> NDArray[np.uint8]:
+    """The image in grey with the mistakes coloured by kind, (H, W, 3)."""
+    grey = grey_or_colour(image).astype(np.float32)
+    coloured = grey.copy()
+    for number, name in enumerate(MISTAKES, 1):
+        share = 1.0 if name == "border" else 0.7  # a line is seen when solid, an area is seen through
+        here = mistakes.kinds == number
+        coloured[here] = (1 - share) * grey[here] + share * np.array(MISTAKE_COLOURS[name], np.float32)
+    return coloured.astype(np.uint8)
+
+
+def mistakes_legend(mistakes: Mistakes) -> dict[str, tuple[str, str]]:
+    """Of each kind of mistake, the gravest first: its colour as #rrggbb and its count with the unit."""
+    pixels = "objects" not in mistakes.counts
+    return {
+        name: (
+            "#{:02x}{:02x}{:02x}".format(*MISTAKE_COLOURS[name]),
+            f"{mistakes.counts[name]:,}{' px' if pixels or name == 'border' else ''}",
+        )
+        for name in reversed(MISTAKES)
+        if name in mistakes.counts
+    }
+
+
 def plot_mistakes(
     image: NDArray[Any], labels: NDArray[np.integer], mistakes: Mistakes, path: Path, *, title: str
 ) -> None:
     """The image with the true outlines, and beside it with the mistakes coloured by kind and counted."""
-    grey = grey_or_colour(image).astype(np.float32)
-    coloured = grey.copy()
-    handles = []
-    for number, name in enumerate(MISTAKES, 1):
-        if name not in mistakes.counts:
-            continue
-        share = 1.0 if name == "border" else 0.7  # a line is seen when solid, an area is seen through
-        here = mistakes.kinds == number
-        coloured[here] = (1 - share) * grey[here] + share * np.array(MISTAKE_COLOURS[name], np.float32)
-        unit = " px" if name == "border" or "objects" not in mistakes.counts else ""
-        handles.append(
-            Patch(
-                color="#{:02x}{:02x}{:02x}".format(*MISTAKE_COLOURS[name]),
-                label=f"{name}: {mistakes.counts[name]:,}{unit}",
-            )
-        )
     height, width = image.shape[:2]
     figure = Figure(figsize=(12, 6 * height / width + 0.8), layout="constrained")
-    panels = {"true outlines": overlay(image, labels), "mistakes": coloured.astype(np.uint8)}
+    panels = {"true outlines": overlay(image, labels), "mistakes": mistakes_picture(image, mistakes)}
     for axes, (head, picture) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(head, fontsize=10)
         axes.set_axis_off()
     total = f" ({mistakes.counts['objects']:,} objects)" if "objects" in mistakes.counts else ""
     figure.suptitle(title + total, fontsize=10)
-    figure.legend(handles=handles[::-1], loc="outside lower center", ncols=len(handles), frameon=False)
+    handles = [
+        Patch(color=colour, label=f"{name}: {count}")
+        for name, (colour, count) in mistakes_legend(mistakes).items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=100)
 
 
