@@ -18,12 +18,13 @@ from tinyunet.checkpoint import Checkpoint, load_checkpoint, load_model, save_ch
 from tinyunet.errors import CheckpointError
 from tinyunet.models import UNet
 
-NETWORK = {"in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 1, "padding": "same", "seed": 3}
+OPTIONS = {"in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 1, "padding": "same", "seed": 3}
+NETWORK = {"model": "unet", **OPTIONS}
 
 
 @pytest.fixture
 def checkpoint():
-    model = UNet(**NETWORK)
+    model = UNet(**OPTIONS)
     rng = np.random.default_rng(0)
     velocity = {name: rng.normal(size=p.shape).astype(p.dtype) for name, p in model.named_parameters()}
     return Checkpoint(
@@ -71,7 +72,7 @@ def test_a_views_elements_are_stored_in_their_order(tmp_path, checkpoint):
 
 
 def test_the_model_predicts_as_before(tmp_path, path, checkpoint):
-    model = UNet(**{**NETWORK, "seed": 8})
+    model = UNet(**{**OPTIONS, "seed": 8})
     trained = replace(checkpoint, weights=model.state_dict())
     save_checkpoint(tmp_path / "best.safetensors", trained)
     x = Tensor(np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32))

@@ -41,48 +41,54 @@ def test_the_simulation_takes_the_steps_of_the_paper():
 
 
 def test_the_numbers_of_the_paper():
-    assert geometry.output_size(572, 4) == 388
-    assert geometry.shrink(4) == 184
-    assert geometry.halo(4) == 92
-    valid = [n for n in range(600) if geometry.is_valid_input(n, 4)]
+    paper = geometry.unet(4)
+    assert paper.output_size(572) == 388
+    assert (paper.shrink, paper.halo) == (184, 92)
+    valid = [n for n in range(600) if paper.takes(n)]
     assert valid == [16 * k + 60 for k in range(8, 34)]
     assert valid[:2] == [188, 204]
-    assert [geometry.output_size(n, 4) for n in valid] == [16 * k - 124 for k in range(8, 34)]
+    assert [paper.output_size(n) for n in valid] == [16 * k - 124 for k in range(8, 34)]
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("depth", range(6))
 def test_valid_sizes_are_those_that_the_steps_allow(depth, padding):
+    sides = geometry.unet(depth, padding)
     for size in range(1, 1000):
         steps = simulate(size, depth, padding)
-        assert geometry.is_valid_input(size, depth, padding) == (steps is not None)
+        assert sides.takes(size) == (steps is not None)
         if steps is not None:
             down, up, _ = steps
-            assert geometry.output_size(size, depth, padding) == (up or down)[-1]
+            assert sides.output_size(size) == (up or down)[-1]
+
+
+GEOMETRIES = st.builds(
+    geometry.Geometry, st.integers(1, 300), st.integers(1, 64), st.integers(0, 200), st.integers(0, 200)
+)
 
 
 @settings(max_examples=200)
-@given(size=st.integers(1, 5000), depth=st.integers(0, 5), padding=st.sampled_from(["valid", "same"]))
-def test_nearest_valid_sizes(size, depth, padding):
-    below, above = geometry.nearest_valid_sizes(size, depth, padding)
-    assert geometry.is_valid_input(above, depth, padding)
+@given(size=st.integers(1, 5000), sides=GEOMETRIES)
+def test_nearest_inputs(size, sides):
+    below, above = sides.nearest_inputs(size)
+    assert sides.takes(above)
     assert above >= size
-    assert not any(geometry.is_valid_input(n, depth, padding) for n in range(size, above))
+    assert not any(sides.takes(n) for n in range(size, above))
     if below is None:
-        assert size < geometry.smallest_input(depth, padding) == above
+        assert size < sides.smallest == above
     else:
-        assert geometry.is_valid_input(below, depth, padding)
+        assert sides.takes(below)
         assert below <= size
-        assert not any(geometry.is_valid_input(n, depth, padding) for n in range(below + 1, size + 1))
+        assert not any(sides.takes(n) for n in range(below + 1, size + 1))
 
 
 @settings(max_examples=200)
-@given(size=st.integers(1, 2000), depth=st.integers(0, 5), padding=st.sampled_from(["valid", "same"]))
-def test_input_size_for_output_is_the_smallest_that_is_enough(size, depth, padding):
-    whole = geometry.input_size_for_output(size, depth, padding)
-    assert geometry.output_size(whole, depth, padding) >= size
-    smaller, _ = geometry.nearest_valid_sizes(whole - 1, depth, padding)
-    assert smaller is None or geometry.output_size(smaller, depth, padding) < size
+@given(size=st.integers(1, 2000), sides=GEOMETRIES)
+def test_input_for_output_is_the_smallest_that_is_enough(size, sides):
+    whole = sides.input_for_output(size)
+    assert sides.output_size(whole) >= size
+    smaller, _ = sides.nearest_inputs(whole - 1)
+    assert smaller is None or sides.output_size(smaller) < size
 
 
 def test_the_network_goes_through_the_sizes_of_the_paper(monkeypatch):
@@ -109,21 +115,22 @@ def test_the_network_goes_through_the_sizes_of_the_paper(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("depth", "padding", "further"),
-    [(0, "valid", 0), (1, "valid", 0), (2, "valid", 0), (1, "same", 0), (2, "same", 2)],
+    ("depth", "padding", "sight"),
+    [(0, "valid", 2), (1, "valid", 8), (2, "valid", 20), (1, "same", 8), (2, "same", 22)],
 )
-def test_the_halo_is_how_far_a_block_sees(depth, padding, further):
+def test_the_halo_is_how_far_a_block_sees(depth, padding, sight):
     """A NaN spreads as far as its pixel counts: into a block from there, not from one pixel further.
 
     In float64 on the NumPy backend: a fast convolution may spread it over pixels that do not depend on it.
     """
     model = as_float64(tu.UNet(base_channels=2, depth=depth, padding=padding)).eval()
-    halo, step = geometry.halo(depth) + further, 2**depth
-    whole = geometry.nearest_valid_sizes(4 * halo + 4 * step, depth, padding)[1]
-    cut = geometry.shrink(depth, padding) // 2
+    sides, step = model.geometry, 2**depth
+    assert sight <= sides.halo
+    whole = sides.nearest_inputs(4 * sight + 4 * step)[1]
+    cut = sides.shrink // 2
     first = (whole // 2 - cut) // step * step  # of a block in the middle, in pixels of the output
     last = first + step - 1
-    for distance, counts in ((halo, True), (halo + 1, False)):
+    for distance, counts in ((sight, True), (sight + 1, False)):
         for place in (first - distance, last + distance):
             image = np.zeros((1, whole, whole, 1))
             image[0, place + cut, whole // 2] = np.nan
@@ -141,4 +148,4 @@ def test_the_error_names_the_nearest_sizes(size, padding, below, above):
         rf"{size} pixels(?s:.)*nearest smaller +{below}\n +nearest larger +{above}\n(?s:.)*predict_tiled"
     )
     with pytest.raises(ShapeError, match=message):
-        geometry.output_size(size, 4, padding)
+        geometry.unet(4, padding).output_size(size)

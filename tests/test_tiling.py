@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from tinyunet import geometry
 from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError
 from tinyunet.models import UNet
@@ -36,8 +35,8 @@ def whole_scores(model, image):
     """The scores of a valid network, from one forward pass."""
     pads = []
     for size in image.shape[:2]:
-        before = geometry.halo(model.depth)
-        side = geometry.input_size_for_output(size, model.depth)
+        before = model.geometry.halo
+        side = model.geometry.input_for_output(size)
         pads.append((before, side - size - before))
     padded = np.pad(image, [*pads, (0, 0)], mode="reflect")
     model.eval()
@@ -93,7 +92,7 @@ def test_padded_network_inside_a_large_image():
     model, image = random_net(1, padding="same"), random_image(64, 48, 1)
     model.eval()
     plain = softmax(model(Tensor(image[np.newaxis])).data[0], axis=2)
-    margin = geometry.halo(1) + 1
+    margin = model.geometry.halo
     inside = slice(margin, -margin), slice(margin, -margin)
     found = predict_tiled(model, image, tile=10)
     np.testing.assert_allclose(found[inside], plain[inside], rtol=0, atol=TOLERANCE)

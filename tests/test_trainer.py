@@ -306,6 +306,15 @@ def test_images_smaller_than_a_tile_are_mirrored():
     assert finished(trainer(config, small, small)).step == 2
 
 
+def test_the_network_is_stored_with_all_its_options():
+    """Those that were left out too: a later version may have other defaults."""
+    network = trainer(TrainConfig(tile=16, base_channels=2)).checkpoint().network
+    assert network == {
+        "model": "unet", "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 4,
+        "padding": "valid", "dropout": 0.5, "variant": "paper", "seed": 0,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "options", [{"steps": 0}, {"tile": 0}, {"validate_every": 0}, {"patience": -1}, {"seed": -1}]
 )

@@ -14,7 +14,6 @@ import torch
 from oracle import TORCH, as_float64, assert_close, torch_parameters, torch_unet
 
 import tinyunet as tu
-from tinyunet import geometry
 from tinyunet.backend import KERNELS
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-8}  # relative to the largest value of each parameter
@@ -33,7 +32,7 @@ def batch(model, size, dtype, seed):
     """An image of noise, labels that can be learnt from it, and weights between 0.5 and 10 per pixel."""
     rng = np.random.default_rng(seed)
     image = rng.standard_normal((1, *size, model.in_channels)).astype(dtype)
-    out = [geometry.output_size(side, model.depth, model.padding) for side in size]
+    out = [model.geometry.output_size(side) for side in size]
     top, left = ((whole - side) // 2 for whole, side in zip(size, out, strict=True))
     target = (image[:, top : top + out[0], left : left + out[1], 0] > 0).astype(np.int64)
     return image, target, rng.uniform(0.5, 10, target.shape).astype(dtype)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tinyunet.errors import CheckpointError
-from tinyunet.models import UNet
+from tinyunet.models import Network, make_network
 
 FORMAT = "tinyunet 1"
 
@@ -39,7 +39,7 @@ class Checkpoint:
     Attributes
     ----------
     network : dict
-        The options of the network, as `UNet` takes them.
+        Which network, and its options: what `make_network` takes.
     config : dict
         The configuration of the run, as JSON holds it.
     step : int
@@ -135,7 +135,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def load_model(run: Path) -> tuple[UNet, Checkpoint]:
+def load_model(run: Path) -> tuple[Network, Checkpoint]:
     """The network of a run, ready to predict.
 
     Parameters
@@ -149,7 +149,7 @@ def load_model(run: Path) -> tuple[UNet, Checkpoint]:
         As `load_checkpoint`, or the weights do not fit the network that the file describes.
     """
     checkpoint = load_checkpoint(run / "best.safetensors" if run.is_dir() else run)
-    model = UNet(**checkpoint.network)
+    model = make_network(**checkpoint.network)
     model.load_state_dict(checkpoint.weights)
     model.eval()
     return model, checkpoint

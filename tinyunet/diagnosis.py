@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label as connected_components
 
-from tinyunet import geometry
 from tinyunet.data import ImageSet, class_labels
 from tinyunet.errors import TinyUNetError
 from tinyunet.trainer import Trainer
@@ -250,25 +249,25 @@ def check_balance(trainer: Trainer) -> Iterator[Finding]:
 def check_size(trainer: Trainer) -> Iterator[Finding]:
     """Images smaller than a training tile, or than what the network sees around a pixel."""
     sides = {name: min(image.shape[:2]) for name, image in _all_images(trainer)}
-    config, tile, smallest = trainer.config, trainer.output_size, min(sides.values())
+    geometry, tile, smallest = trainer.model.geometry, trainer.output_size, min(sides.values())
     shares = {name: _mirrored(image, tile) for name, image in _all_images(trainer)}
     if where := [name for name, share in shares.items() if share > MIRRORED]:
-        shrink = geometry.shrink(config.depth, config.padding)
-        below, _ = geometry.nearest_valid_sizes(smallest + shrink, config.depth, config.padding)
+        below, _ = geometry.nearest_inputs(smallest + geometry.shrink)
+        fits = f"--tile {below - geometry.shrink} fits, and costs less" if below else ""
         yield Finding(
             "warning",
             f"{_count(where)} smaller than the tile of {tile} pixels",
             where,
             {"of such a tile": f"up to {100 * max(shares.values()):.0f} % are the image's own mirror image"},
-            f"--tile {below - shrink} fits, and costs less" if below else "use a network of less --depth",
+            fits or "use a network of less --depth",
         )
-    halo = geometry.halo(config.depth)
+    halo = geometry.halo
     if where := [name for name, side in sides.items() if side <= halo]:
         yield Finding(
             "warning",
             f"{_count(where)} not larger than the {halo} pixels that the network sees to each side",
             where,
-            {"smallest": f"{smallest} pixels", "depth": config.depth},
+            {"smallest": f"{smallest} pixels"},
             "what it sees there is mostly mirror images; use less --depth",
         )
 

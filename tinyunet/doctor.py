@@ -37,9 +37,9 @@ class Options:
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
     tile: int = TrainConfig.tile
     """Side of the output tile, in pixels."""
-    depth: int = TrainConfig.depth
+    depth: int | None = TrainConfig.depth
     """Number of poolings of the network."""
-    padding: Literal["valid", "same"] = TrainConfig.padding
+    padding: Literal["valid", "same"] | None = TrainConfig.padding
     """As in training."""
     weights: WeightMap = field(default_factory=WeightMap)
     out: Path = Path()

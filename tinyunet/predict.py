@@ -1,4 +1,4 @@
-"""python -m tinyunet.predict: segment images of any size with a trained U-Net."""
+"""python -m tinyunet.predict: segment images of any size with a trained network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
 from tinyunet.errors import DataError
 from tinyunet.instances import label_instances, save_labels
-from tinyunet.models import UNet
+from tinyunet.models import Network
 from tinyunet.plots import overlay
 from tinyunet.tiling import predict_tiled
 
@@ -90,7 +90,7 @@ def predict(options: Options) -> None:
     print(f"wrote {4 * len(images)} files to {options.out}")
 
 
-def _require_channels(model: UNet, image: NDArray[np.generic], options: Options) -> None:
+def _require_channels(model: Network, image: NDArray[np.generic], options: Options) -> None:
     if image.shape[2] != model.in_channels:
         raise DataError(
             f"{options.images}: the images do not have the channels that the network was trained on",

@@ -14,7 +14,7 @@ from tinyunet.data import ImageSet, normalise
 from tinyunet.errors import CheckpointError
 from tinyunet.evaluation import Prediction
 from tinyunet.instances import label_instances
-from tinyunet.models import UNet
+from tinyunet.models import Network
 from tinyunet.sampling import WeightMap
 from tinyunet.tiling import predict_tiled
 from tinyunet.trainer import TrainConfig
@@ -46,7 +46,7 @@ def stored_config(checkpoint: Path) -> TrainConfig:
 
 
 def predict_images(
-    model: UNet, checkpoint: Checkpoint, images: ImageSet, *, symmetries: int = 1
+    model: Network, checkpoint: Checkpoint, images: ImageSet, *, symmetries: int = 1
 ) -> Iterator[Prediction]:
     """Probabilities and objects of each image, one after the other.
 

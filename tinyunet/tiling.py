@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import geometry
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.errors import OptionError, ShapeError, describe
-from tinyunet.models import UNet
+from tinyunet.geometry import Geometry
+from tinyunet.models import Network
 
 OnTile = Callable[[int, int], None]
 
 
 def predict_tiled(
-    model: UNet,
+    model: Network,
     image: NDArray[Any],
     *,
     tile: int = 388,
@@ -44,7 +44,7 @@ def predict_tiled(
 
     Parameters
     ----------
-    model : UNet
+    model : Network
     image : array, shape (H, W, C)
         As the model wants it: see `tinyunet.data.normalise`.
     tile : int
@@ -132,16 +132,11 @@ class _Side:
     """For each tile the pixels that are taken from it: each pixel of the axis once."""
 
 
-def _plan(model: UNet, size: int, tile: int) -> _Side:
-    grid = 2**model.depth
+def _plan(geometry: Geometry, size: int, tile: int) -> _Side:
+    grid, halo = geometry.step, geometry.halo
     wanted = max(grid, min(tile, size))
-    if model.padding == "valid":
-        side = geometry.input_size_for_output(wanted, model.depth)
-        output, halo = geometry.output_size(side, model.depth), geometry.halo(model.depth)
-    else:
-        halo = 6 * grid  # an aligned block sees 6 · 2^depth - 2 pixels beyond its edge; up to the grid
-        output = -(-wanted // grid) * grid
-        side = output + 2 * halo
+    side = geometry.nearest_inputs(wanted + 2 * halo)[1]
+    output = side - 2 * halo
     step = output // grid * grid
     starts = range(0, max(1, size - output + step), step)
     parts = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
@@ -149,13 +144,15 @@ def _plan(model: UNet, size: int, tile: int) -> _Side:
 
 
 def _tiles(
-    model: UNet, shape: tuple[int, ...], tile: int
+    model: Network, shape: tuple[int, ...], tile: int
 ) -> Iterator[tuple[tuple[slice, _Side], tuple[slice, _Side]]]:
-    rows, columns = (_plan(model, size, tile) for size in shape[:2])
+    rows, columns = (_plan(model.geometry, size, tile) for size in shape[:2])
     return (((down, rows), (across, columns)) for down in rows.parts for across in columns.parts)
 
 
-def _add_scores(model: UNet, image: NDArray[Any], scores: NDArray[np.float32], tile: int) -> Iterator[None]:
+def _add_scores(
+    model: Network, image: NDArray[Any], scores: NDArray[np.float32], tile: int
+) -> Iterator[None]:
     """Add every pixel's scores to `scores` (H, W, K), a tile at each step."""
     height, width, _ = image.shape
     for (down, rows), (across, columns) in _tiles(model, image.shape, tile):
@@ -165,7 +162,7 @@ def _add_scores(model: UNet, image: NDArray[Any], scores: NDArray[np.float32], t
         )
         with no_grad():
             output = model(Tensor(image[window][np.newaxis].astype(np.float32))).data[0]
-        cut = rows.halo if model.padding == "same" else 0
+        cut = model.geometry.halo - model.geometry.shrink // 2  # of a padded network, the whole halo
         here = scores[down, across]
         here += output[cut : cut + here.shape[0], cut : cut + here.shape[1]]
         yield

@@ -14,22 +14,23 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import geometry, metrics, ops
+from tinyunet import metrics, ops
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.data import ImageSet, LabelKind, class_labels, normalise
 from tinyunet.errors import CheckpointError, OptionError, RunError
-from tinyunet.models import UNet
+from tinyunet.models import MODELS, Network, make_network
 from tinyunet.optim import SGD
 from tinyunet.sampling import Sample, Sampler, WeightMap
 from tinyunet.tiling import predict_tiled
 
+NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
 EXAMPLES = 3  # held-out images whose predictions are shown
 
 
@@ -44,16 +45,18 @@ class TrainConfig:
     holdout: str = "20%"
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
 
+    model: Literal["unet"] = "unet"
+    """Which network. Of its options below, those that are left out are as in its paper."""
     base_channels: int = 16
     """Channels of the first level; 64 in the paper."""
-    depth: int = 4
-    """Number of poolings; 4 in the paper."""
-    padding: Literal["valid", "same"] = "valid"
+    depth: int | None = None
+    """Number of poolings; 4 in the U-Net's paper."""
+    padding: Literal["valid", "same"] | None = None
     """valid: as in the paper. same: zeros around every map, the output as large as the input."""
-    variant: Literal["paper", "release"] = "paper"
+    variant: Literal["paper", "release"] | None = None
     """release: as the network that the authors published."""
-    dropout: float = 0.5
-    """Probability at the end of the contracting path."""
+    dropout: float | None = None
+    """Probability at the end of the contracting path; 0.5 when left out."""
 
     steps: int = 200
     """Training steps, one tile each."""
@@ -155,7 +158,7 @@ class Trainer:
 
     Attributes
     ----------
-    model : UNet
+    model : Network
     step : int
         Steps done.
     """
@@ -163,19 +166,15 @@ class Trainer:
     def __init__(self, config: TrainConfig, train: ImageSet, validation: ImageSet):
         self.config, self.train, self.validation = config, train, validation
         self.network = {
+            **_network_options(config),
             "in_channels": train.images[0].shape[2],
             "num_classes": train.num_classes,
-            "base_channels": config.base_channels,
-            "depth": config.depth,
-            "padding": config.padding,
-            "dropout": config.dropout,
-            "variant": config.variant,
             "seed": config.seed,
         }
-        self.model = UNet(**self.network)
+        self.model = make_network(**self.network)
         self.optimiser = SGD(self.model.parameters(), config.lr, config.momentum, config.weight_decay)
-        self.input_size = geometry.input_size_for_output(config.tile, config.depth, config.padding)
-        self.output_size = geometry.output_size(self.input_size, config.depth, config.padding)
+        self.input_size = self.model.geometry.input_for_output(config.tile)
+        self.output_size = self.model.geometry.output_size(self.input_size)
         self.sampler = Sampler(
             train,
             input_size=self.input_size,
@@ -226,6 +225,7 @@ class Trainer:
         self.optimiser.lr = self.learning_rate(self.step)
         self.model.train()
         self.model.dropout_rng = np.random.default_rng([self.config.seed, 2, self.step])
+        sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
         loss = ops.softmax_cross_entropy(self.model(Tensor(sample.image)), sample.target, sample.weight)
         if not math.isfinite(loss.item()):
             raise self._diverged(f"step {self.step + 1}: the loss is {loss.item()}")
@@ -321,8 +321,29 @@ class Trainer:
             own[...] = velocity[name]
 
 
+def _network_options(config: TrainConfig) -> dict[str, Any]:
+    """Which network, and all its options: what the configuration asks for, else its own defaults.
+
+    Raises
+    ------
+    OptionError
+        The network does not have an option that is asked for.
+    """
+    own = MODELS[config.model].options()
+    asked = {name: getattr(config, name) for name in NETWORK_OPTIONS}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    for name, value in asked.items():
+        if name not in own:
+            raise OptionError(
+                f"{name} is {value!r}, but the network {config.model!r} has no such option",
+                {"its options": ", ".join(name for name in NETWORK_OPTIONS if name in own)},
+                f"leave {name} out, or choose another network",
+            )
+    return {"model": config.model, **own, **asked}
+
+
 def evaluate(
-    model: UNet,
+    model: Network,
     images: ImageSet,
     *,
     tile: int,
@@ -332,7 +353,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : UNet
+    model : Network
     images : ImageSet, with labels
     tile : int
         As in `predict_tiled`.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oracle import TOLERANCE, TORCH, as_float64, assert_close, torch_parameters, torch_unet
 
 import tinyunet as tu
-from tinyunet import geometry, ops
+from tinyunet import ops
 from tinyunet.errors import OptionError, ShapeError
 
 
@@ -115,10 +115,9 @@ def test_equals_a_u_net_in_torch_in_float32(backend):
 def test_any_size_works_or_is_refused_as_geometry_says(height, width, depth, padding, channels):
     model = tu.UNet(*channels, depth=depth, padding=padding, dropout=0)
     x = tu.Tensor(np.zeros((1, height, width, channels[0]), np.float32))
-    sides = [(side, depth, padding) for side in (height, width)]
     with tu.use_backend("numpy"):
-        if all(geometry.is_valid_input(*side) for side in sides):
-            expected = tuple(geometry.output_size(*side) for side in sides)
+        if model.geometry.takes(height) and model.geometry.takes(width):
+            expected = tuple(model.geometry.output_size(side) for side in (height, width))
             assert model(x).shape == (1, *expected, channels[1])
         else:
             with pytest.raises(ShapeError, match="nearest larger"):
@@ -250,3 +249,25 @@ def test_inputs_that_do_not_fit():
 def test_options_outside_their_range(option, value):
     with pytest.raises(OptionError, match=f"UNet: {option} is {value!r}, expected"):
         tu.UNet(**{option: value})
+
+
+@pytest.mark.parametrize(("depth", "padding", "side"), [(0, "valid", 9), (2, "valid", 60), (2, "same", 24)])
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_multiplications_are_those_of_the_ops(count_multiplications, variant, depth, padding, side):
+    model = tu.UNet(3, base_channels=5, depth=depth, padding=padding, variant=variant)
+    assert model.multiplications(side) == count_multiplications(model, side)
+
+
+def test_multiplications_of_the_paper():
+    """From the sides in figure 1 of the paper: 150 billion for a tile of 572 pixels."""
+    convolved = [570, 568, 282, 280, 138, 136, 66, 64, 30, 28], [54, 52, 102, 100, 198, 196, 390, 388]
+    channels = [1, 64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
+    back = [(1024, 512), (512, 512), (512, 256), (256, 256), (256, 128), (128, 128), (128, 64), (64, 64)]
+    up = [(28, 1024, 512), (52, 512, 256), (100, 256, 128), (196, 128, 64)]
+    by_hand = (
+        sum(n**2 * 9 * c * f for n, c, f in zip(convolved[0], channels, channels[1:], strict=False))
+        + sum(n**2 * 9 * c * f for n, (c, f) in zip(convolved[1], back, strict=True))
+        + sum(n**2 * 4 * c * f for n, c, f in up)
+        + 388**2 * 64 * 2
+    )
+    assert tu.UNet().multiplications(572) == by_hand == 150_428_424_448

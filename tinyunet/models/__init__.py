@@ -1,5 +1,24 @@
-"""The networks."""
+"""The networks, by the names that the commands and the checkpoints use."""
 
+from typing import Any
+
+from tinyunet.errors import OptionError
+from tinyunet.models.network import Network
 from tinyunet.models.unet import UNet
 
-__all__ = ["UNet"]
+MODELS: dict[str, type[Network]] = {"unet": UNet}
+
+__all__ = ["MODELS", "Network", "UNet", "make_network"]
+
+
+def make_network(model: str = "unet", **options: Any) -> Network:
+    """The network of this name, made with these options.
+
+    Raises
+    ------
+    OptionError
+        There is no network of this name, or an option is outside its range.
+    """
+    if model not in MODELS:
+        raise OptionError(f"unknown network {model!r}", {"expected": " | ".join(MODELS)})
+    return MODELS[model](**options)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyunet import geometry, ops
 from tinyunet.autograd import Tensor
-from tinyunet.errors import OptionError, ShapeError, describe
+from tinyunet.models.network import Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module
 
 
@@ -30,7 +30,7 @@ class DoubleConv(Module):
         return self.second(self.first(x))
 
 
-class UNet(Module):
+class UNet(Network):
     """The network that gives each pixel a score for each class.
 
     Parameters
@@ -77,7 +77,17 @@ class UNet(Module):
         variant: str = "paper",
         seed: int = 0,
     ):
-        _check_options(in_channels, num_classes, base_channels, depth, padding, dropout, variant)
+        require_options(
+            "UNet",
+            in_channels=(in_channels, in_channels >= 1, "at least 1"),
+            num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
+            base_channels=(base_channels, base_channels >= 1, "at least 1"),
+            depth=(depth, depth >= 0, "at least 0"),
+            padding=(padding, padding in ("valid", "same"), "'valid' or 'same'"),
+            dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
+            variant=(variant, variant in ("paper", "release"), "'paper' or 'release'"),
+        )
+        self.geometry = geometry.unet(depth, padding)
         self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
         self.padding, self.dropout = padding, dropout
         self.dropout_rng = np.random.default_rng(seed)
@@ -108,14 +118,14 @@ class UNet(Module):
         Returns
         -------
         Tensor, shape (N, H', W', num_classes)
-            H' and W' from `tinyunet.geometry.output_size`.
+            H' and W' from `geometry.output_size`.
 
         Raises
         ------
         ShapeError
             Sizes that the network cannot take (the nearest that it can are named), or other channels.
         """
-        self._check_input(x)
+        self.require_images(x)
         skips = []
         for level, block in enumerate(self.contracting):
             x = block(x if level == 0 else ops.max_pool2d(x))
@@ -127,34 +137,21 @@ class UNet(Module):
             x = block(ops.crop_concat(up(x), skips.pop()))
         return self.scores(x)
 
-    def _check_input(self, x: Tensor) -> None:
-        if len(x.shape) != 4 or x.shape[3] != self.in_channels:
-            raise ShapeError(
-                f"UNet: expected images with {self.in_channels} channels",
-                {"x": describe(x, "N H W C")},
-                "give x the axes N, H, W, C, and make the network with in_channels=C",
-            )
-        for side in x.shape[1:3]:
-            geometry.output_size(side, self.depth, self.padding)
+    def multiplications(self, side: int) -> int:
+        """As of every `Network`: the 3×3 convolutions of each level, the up-convolutions, the scores."""
+        lost = self.geometry.shrink and 2  # by a 3×3 convolution
+        total = 0
 
+        def convolved(block: DoubleConv, side: int) -> int:
+            nonlocal total
+            for layer in (block.first, block.second):
+                side -= lost
+                total += side**2 * layer.weight.data.size
+            return side
 
-def _check_options(
-    in_channels: int,
-    num_classes: int,
-    base_channels: int,
-    depth: int,
-    padding: str,
-    dropout: float,
-    variant: str,
-) -> None:
-    for name, value, fits, expected in (
-        ("in_channels", in_channels, in_channels >= 1, "at least 1"),
-        ("num_classes", num_classes, num_classes >= 2, "at least 2: background counts as a class"),
-        ("base_channels", base_channels, base_channels >= 1, "at least 1"),
-        ("depth", depth, depth >= 0, "at least 0"),
-        ("padding", padding, padding in ("valid", "same"), "'valid' or 'same'"),
-        ("dropout", dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
-        ("variant", variant, variant in ("paper", "release"), "'paper' or 'release'"),
-    ):
-        if not fits:
-            raise OptionError(f"UNet: {name} is {value!r}, expected {expected}")
+        for level, block in enumerate(self.contracting):
+            side = convolved(block, side if level == 0 else side // 2)
+        for up, block in zip(self.up, self.expansive, strict=True):
+            total += side**2 * up.weight.data.size
+            side = convolved(block, 2 * side)
+        return total + side**2 * self.scores.weight.data.size
