@@ -370,10 +370,10 @@ print("Both tapes agree.")
 # Summary
 # -------
 # - An op answers one question: given the gradient of its output, what are the gradients of its
-# inputs?
+#   inputs?
 # - Forward writes the graph down; backward walks it from the newest op to the oldest, each op once.
 # - Where a value is used twice, its gradients add up, in a new array.
 # - The gradient costs about as much time as the program itself, and the memory of all intermediate
-# values.
+#   values.
 #
 # Next: ``02_checking_gradients.py``. How do you know that a backward is right?

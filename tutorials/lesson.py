@@ -25,7 +25,7 @@ import numpy as np
 FOLDER = Path(__file__).parent
 FIGURES = FOLDER / "figures"
 RECORD = FOLDER / ".progress.json"  # what the last run of each chapter found; read by progress.py
-LINE_WIDTH = 100
+LINE_WIDTH = 88
 
 # Relative to the largest value: the answer may sum in another order, or keep float32 throughout.
 TOLERANCE = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-4}

@@ -18,7 +18,7 @@ from tinyunet.ops.checks import require_one_dtype
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
-    """A + b, element by element, without broadcasting.
+    """The sum a + b, element by element, without broadcasting.
 
     Parameters
     ----------

@@ -1,0 +1,65 @@
+"""The site: the tutorials with their figures, and the reference from the docstrings.
+
+    pip install -e '.[docs]'
+    python -m sphinx -n -W --keep-going docs site
+
+Every chapter is run; `-D plot_gallery=0` leaves that out. Read the result at site/index.html.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import matplotlib
+
+import tinyunet
+
+TOP = Path(__file__).parents[1]
+sys.path.insert(0, str(TOP / "tutorials"))  # for `import lesson`
+matplotlib.use("agg")
+warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
+
+project = "tinyunet"
+author = copyright = "the tinyunet authors"
+release = tinyunet.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_templates"]
+
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = "tinyunet"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+
+autodoc_typehints = "none"  # the types, with shapes, stand in the text
+autodoc_member_order = "bysource"
+autosummary_generate = True
+numpydoc_show_class_members = False
+suppress_warnings = ["sphinx_gallery.duplicate_filename"]  # a chapter and its solutions share a name
+default_role = "code"  # `x` in a docstring is code, as in Markdown
+myst_heading_anchors = 3
+
+sphinx_gallery_conf = {
+    "examples_dirs": str(TOP / "tutorials"),
+    "gallery_dirs": "chapters",
+    "filename_pattern": r"/\d\d_",
+    "ignore_pattern": r"(lesson|progress)\.py|solutions",
+    "within_subsection_order": "FileNameSortKey",
+    "image_scrapers": ("matplotlib",),
+    "image_srcset": ["2x"],
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+    "write_computation_times": False,
+    "show_memory": False,
+    "show_signature": False,
+    "min_reported_time": 1e9,
+    "nested_sections": False,
+}

@@ -1,0 +1,25 @@
+"""The reference names what is public. The site is built by the gate, with warnings as errors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import tinyunet as tu
+from tinyunet import data, metrics
+
+REFERENCE = (Path(__file__).parents[1] / "docs" / "reference.rst").read_text(encoding="utf-8")
+
+
+def listed(module: str) -> set[str]:
+    """Names in the tables that follow `.. currentmodule:: module`."""
+    sections = re.split(r"\.\. currentmodule:: (\S+)\n", REFERENCE)
+    text = "".join(body for name, body in zip(sections[1::2], sections[2::2], strict=True) if name == module)
+    return set(re.findall(r"^   (\w+)$", text, re.MULTILINE))
+
+
+def test_every_public_name_is_listed() -> None:
+    assert listed("tinyunet") == set(tu.__all__) - {"metrics"}
+    assert listed("tinyunet.data") == set(data.__all__) - {"LabelKind", "class_labels"}
+    helpers = {"Mistake", "confusion_matrix", "seg_per_object", "thin_borders", "warp_labels"}
+    assert listed("tinyunet.metrics") == set(metrics.__all__) - helpers
