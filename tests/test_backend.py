@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -69,25 +68,6 @@ def test_cuda_without_cupy(monkeypatch):
     with pytest.raises(
         BackendError, match=r"needs CuPy, which is not installed(?s:.)*pip install 'tinyunet\[cuda1"
     ):
-        tu.use_backend("cuda")
-
-
-def fake_cupy(gpu):
-    return SimpleNamespace(__version__="14.0.1", cuda=SimpleNamespace(is_available=lambda: gpu))
-
-
-def test_cuda_without_a_gpu(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(gpu=False))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    message = r"CuPy finds none\n +cupy +14\.0\.1\n +CUDA_VISIBLE_DEVICES +-1\n(?s:.)*nvidia-smi"
-    with pytest.raises(BackendError, match=message):
-        tu.use_backend("cuda")
-
-
-def test_cuda_is_not_ready(monkeypatch):
-    """Its kernels are there, but tensors are NumPy arrays."""
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(gpu=True))
-    with pytest.raises(BackendError, match=r"tensors live in the computer's memory(?s:.)*'cuda-emulated'"):
         tu.use_backend("cuda")
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinyunet.errors import GraphError, ShapeError
+from tinyunet.backend import active_backend, array_library, lies_on_gpu, to_backend, to_host
+from tinyunet.errors import BackendError, GraphError, ShapeError
 
 _serial_numbers = itertools.count()
 _recording = True
@@ -42,13 +43,14 @@ class Tensor:
     ----------
     data : array_like
         C-contiguous arrays of float32 and float64 are kept as they are, not copied; everything else is
-        copied, and other types become float32.
+        copied, and other types become float32. On the backend "cuda" an array is copied to the GPU.
     requires_grad : bool
         Whether `backward` shall leave a gradient in `grad`.
 
     Attributes
     ----------
     data : ndarray
+        Where the backend computes, on which the tensor was made: for "cuda" a CuPy array.
     grad : ndarray or None
         d(scalar)/d(data), of data's shape and dtype: summed over all backward passes since it was None. Only
         tensors that the user made have one, not the results of ops.
@@ -57,7 +59,7 @@ class Tensor:
     __slots__ = ("_function", "data", "grad", "requires_grad")
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False):
-        array = np.asarray(data, order="C")
+        array = to_backend(data)
         if array.dtype not in (np.float32, np.float64):
             array = array.astype(np.float32)
         self.data: NDArray[Any] = array
@@ -76,8 +78,8 @@ class Tensor:
         return self.data.dtype
 
     def numpy(self) -> NDArray[Any]:
-        """The array itself, not a copy."""
-        return self.data
+        """The values as a NumPy array: `data` itself, not a copy, unless that is on the GPU."""
+        return to_host(self.data)
 
     def item(self) -> float:
         """The value of a tensor with one element."""
@@ -120,9 +122,9 @@ def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
                 {"tensor": tensor.shape},
                 "call backward(grad) with an array of this shape",
             )
-        return np.ones_like(tensor.data)
+        return array_library().ones_like(tensor.data)
     # A copy: a leaf keeps it as its gradient, which the caller's array and other leaves must not share.
-    array = np.array(grad, dtype=tensor.dtype, order="C")
+    array = to_backend(grad, tensor.dtype).copy()
     if array.shape != tensor.shape:
         raise ShapeError(
             "backward: grad must have the tensor's shape", {"grad": array.shape, "tensor": tensor.shape}
@@ -163,6 +165,20 @@ def _accumulate(leaf: Tensor, gradient: NDArray[Any]) -> None:
     leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
 
+def _require_on_backend(op: str, arrays: list[Any]) -> None:
+    """Raise a BackendError for an array that lies where the active backend does not compute."""
+    library = array_library()
+    for number, array in enumerate(arrays):
+        if array is not None and not isinstance(array, library.ndarray):
+            place = "on the GPU" if lies_on_gpu(array) else "in the computer's memory"
+            raise BackendError(
+                f"{op}: the backend {active_backend()!r} does not compute {place}, where an input lies",
+                {f"input {number}": f"{array.shape}, {type(array).__module__}"},
+                "choose the backend before the network and the tensors are made, or make them anew: "
+                "Tensor(t.numpy())",
+            )
+
+
 class Function:
     """One application of an op: what backward has to know about it.
 
@@ -186,7 +202,8 @@ class Function:
         """Compute the op, and record it where a gradient is asked for."""
         function = cls()
         function.needs_grad = tuple(_recording and t is not None and t.requires_grad for t in inputs)
-        arrays = (None if t is None else t.data for t in inputs)
+        arrays = [None if t is None else t.data for t in inputs]
+        _require_on_backend(cls.name, arrays)
         output = Tensor(function.forward(*arrays, **options), requires_grad=any(function.needs_grad))
         if output.requires_grad:
             # Not the input tensors themselves: the graph holds only the arrays that an op has saved.

@@ -3,14 +3,21 @@
 The last two run the same CUDA kernels: on a GPU, or slowly on the CPU, to learn from them and to check them.
 An op is split into its directions (`forward`, `backward_input`, …); each direction is one `Kernel`, which
 holds an implementation for each backend and calls the active one. `KERNELS` is the table of them all.
+
+Arrays live where the backend computes: on the GPU for ``cuda``, as CuPy arrays; for the others they are NumPy
+arrays. They are moved at the borders only, by `to_backend` (what goes into a `Tensor`) and `to_host` (what is
+printed, stored or given to the user); in between nothing converts them.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from tinyunet import cuda_emulator
 from tinyunet.errors import BackendError
@@ -119,17 +126,62 @@ def _require_cuda() -> None:
             {"import cupy": error},
             "pip install 'tinyunet[cuda13]' (or cuda12), or use the backend 'numba'",
         ) from None
-    if not cupy.cuda.is_available():
+    if cupy.cuda.is_available():
+        return
+    driver, needed = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
+    if 0 < driver < needed // 1000 * 1000:  # a driver runs all minor versions of its major one
         raise BackendError(
-            "the backend 'cuda' needs an NVIDIA GPU and its driver; CuPy finds none",
-            {
-                "cupy": cupy.__version__,
-                "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
-            },
-            "check that nvidia-smi lists a GPU, or use the backend 'numba'",
+            "the backend 'cuda': the NVIDIA driver is too old for this CuPy",
+            {"driver": f"CUDA {_version(driver)}", "cupy": f"{cupy.__version__}, CUDA {_version(needed)}"},
+            "update the driver, or install a CuPy for an older CUDA, such as 'tinyunet[cuda12]'",
         )
     raise BackendError(
-        "the backend 'cuda' has its kernels, but tensors live in the computer's memory in this version",
-        {"missing": "CuPy arrays in Tensor, SGD and the initial weights; no kernel was run on a GPU yet"},
-        "run the kernels on the CPU with 'cuda-emulated', or train with 'numba'",
+        "the backend 'cuda' needs an NVIDIA GPU and its driver; CuPy finds none",
+        {
+            "cupy": cupy.__version__,
+            "driver": f"CUDA {_version(driver)}" if driver else "none",
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
+        },
+        "check that nvidia-smi lists a GPU, or use the backend 'numba'",
     )
+
+
+def _version(number: int) -> str:
+    """CUDA's 13020 is 13.2."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def array_library() -> ModuleType:
+    """The library whose arrays the active backend computes on: CuPy or NumPy."""
+    if active_backend() == "cuda":
+        import cupy
+
+        return cupy
+    return np
+
+
+def to_backend(array: Any, dtype: DTypeLike | None = None) -> Any:
+    """An array where the active backend computes, C-contiguous. Copied only where that is needed.
+
+    Parameters
+    ----------
+    array : array_like
+        In the computer's memory or on the GPU.
+    dtype : optional
+        The type to convert to.
+    """
+    library = array_library()
+    if library is np:
+        return np.asarray(to_host(array), dtype, order="C")
+    # blocking: the array in the computer's memory may be changed as soon as this returns.
+    return library.asarray(array, dtype, order="C", blocking=True)
+
+
+def to_host(array: Any) -> NDArray[Any]:
+    """A NumPy array of the same values: the array itself if it is one, else a copy from the GPU."""
+    return array.get() if lies_on_gpu(array) else np.asarray(array)
+
+
+def lies_on_gpu(array: Any) -> bool:
+    """Whether an array is CuPy's."""
+    return hasattr(array, "__cuda_array_interface__")

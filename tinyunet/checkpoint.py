@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tinyunet.backend import to_host
 from tinyunet.errors import CheckpointError
 from tinyunet.models import Network, make_network
 
@@ -70,7 +71,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         **{f"weight/{name}": array for name, array in checkpoint.weights.items()},
         **{f"velocity/{name}": array for name, array in checkpoint.velocity.items()},
     }
-    arrays = {name: np.ascontiguousarray(array) for name, array in named.items()}  # save_file sees memory
+    # C-contiguous: save_file sees the memory
+    arrays = {name: np.ascontiguousarray(to_host(array)) for name, array in named.items()}
     header = json.dumps(
         {
             "network": checkpoint.network,

@@ -15,15 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from tinyunet import cuda_emulator
-from tinyunet.backend import active_backend
+from tinyunet.backend import active_backend, array_library
 from tinyunet.cuda_emulator import KERNEL_FOLDER
-from tinyunet.errors import KernelError
+from tinyunet.errors import BackendError, KernelError
 
 C_TYPES = {
     "float": np.float32,
@@ -131,11 +130,15 @@ def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
 
 
 def _check_array(kernel: str, parameter: Parameter, value: Any) -> None:
-    name, library = parameter.name, arrays()
-    if not isinstance(value, library.ndarray) or value.dtype != parameter.dtype:
+    name, library = parameter.name, array_library()
+    if not isinstance(value, library.ndarray):
         raise KernelError(
-            f"{kernel}: {name} is {type(value).__name__} of {getattr(value, 'dtype', 'no dtype')}, "
-            f"the kernel takes a {library.__name__} array of {parameter.dtype}",
+            f"{kernel}: {name} is {_full_name(type(value))}, the kernel takes {_full_name(library.ndarray)}",
+            remedy="give tinyunet.backend.to_backend(...) of it",
+        )
+    if value.dtype != parameter.dtype:
+        raise KernelError(
+            f"{kernel}: {name} is an array of {value.dtype}, the kernel takes {parameter.dtype}",
             remedy="the CUDA kernels compute in float32: use float32 arrays, or the backend 'numba'",
         )
     if not value.flags.c_contiguous:
@@ -158,6 +161,10 @@ def _check_array(kernel: str, parameter: Parameter, value: Any) -> None:
         )
 
 
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+
+
 def address(array: Any) -> int:
     """Where an array begins, in the memory of the device or, emulated, of the computer."""
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
@@ -165,38 +172,48 @@ def address(array: Any) -> int:
 
 def _function(source: Path, name: str) -> Callable[..., None]:
     if active_backend() == "cuda":
-        return _raw_module(source).get_function(name)
+        return _gpu_function(source, name)
     kernels = kernels_in(source)
     return cuda_emulator.function(source, name, tuple(p.name for p in kernels[name]), tuple(kernels))
 
 
 @cache
+def _gpu_function(source: Path, name: str) -> Callable[..., None]:
+    """A kernel of a .cu file, compiled by NVRTC for the GPU that is there."""
+    import cupy
+
+    try:
+        return _raw_module(source).get_function(name)
+    except cupy.cuda.compiler.CompileException as error:
+        words = re.sub(r"default_program\((\d+)\)", rf"{source.name}:\1", str(error))
+        raise KernelError("the CUDA kernels do not compile", remedy=words.strip()) from None
+    except RuntimeError as error:
+        if "nvrtc" not in str(error):
+            raise
+        raise BackendError(
+            "the backend 'cuda' compiles its kernels with NVRTC, which CuPy does not find",
+            {"reason": str(error).strip().split("\n")[0]},
+            "pip install 'tinyunet[cuda13]' (or cuda12), or install the CUDA toolkit",
+        ) from None
+
+
+@cache
 def _raw_module(source: Path) -> Any:
-    """A .cu file for the GPU. NVRTC compiles it when the first of its kernels is asked for."""
     import cupy
 
     return cupy.RawModule(code=source.read_text(encoding="utf-8"), options=("-std=c++17",))
 
 
-def arrays() -> ModuleType:
-    """The library whose arrays the kernels work on: CuPy, or NumPy when emulated."""
-    if active_backend() == "cuda":
-        import cupy
-
-        return cupy
-    return np
-
-
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
     """A new array for a kernel to write. Emulated, it holds NaN: an element that stays unwritten is seen."""
     if active_backend() == "cuda" or dtype is not np.float32:
-        return arrays().empty(shape, dtype)
+        return array_library().empty(shape, dtype)
     return np.full(shape, np.nan, np.float32)
 
 
 def zeros(shape: tuple[int, ...]) -> Any:
     """A new array of zeros."""
-    return arrays().zeros(shape, np.float32)
+    return array_library().zeros(shape, np.float32)
 
 
 def blocks(count: int, size: int) -> int:

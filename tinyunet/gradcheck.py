@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor, no_grad
+from tinyunet.backend import to_host
 from tinyunet.errors import DtypeError, GradientError
 
 TINY = 64  # elements up to which each one is checked by itself
@@ -79,12 +80,12 @@ def gradcheck(
 
     def objective(arrays: list[NDArray[Any]]) -> float:
         with no_grad():
-            return float(np.vdot(f(*(Tensor(array) for array in arrays)).data, g))
+            return float(np.vdot(f(*(Tensor(array) for array in arrays)).numpy(), g))
 
-    checker = _Checker(objective, [t.data for t in inputs], eps, rtol, atol)
+    checker = _Checker(objective, [t.numpy() for t in inputs], eps, rtol, atol)
     for number, tensor in enumerate(inputs):
         if tensor.requires_grad:
-            gradient = np.zeros_like(tensor.data) if tensor.grad is None else tensor.grad
+            gradient = np.zeros(tensor.shape) if tensor.grad is None else to_host(tensor.grad)
             checker.check_input(number, gradient, rng)
     return True
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tinyunet import ops
 from tinyunet.autograd import Tensor
+from tinyunet.backend import to_backend
 from tinyunet.errors import CheckpointError
 
 
@@ -96,7 +97,7 @@ class Module:
                     "make the network with the options it was trained with",
                 )
         for name, array in own.items():
-            array[...] = state[name]
+            array[...] = to_backend(state[name], array.dtype)
 
 
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...], incoming: int) -> Parameter:

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
 from tinyunet import cuda
 from tinyunet.autograd import Tensor
-from tinyunet.backend import Kernel
+from tinyunet.backend import Kernel, array_library
 from tinyunet.errors import OptionError
 from tinyunet.jit import parallel_kernel
 
@@ -59,7 +58,7 @@ class SGD:
                 )
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.velocity: list[NDArray[Any]] = [np.zeros_like(p.data) for p in self.parameters]
+        self.velocity: list[NDArray[Any]] = [array_library().zeros_like(p.data) for p in self.parameters]
 
     def step(self) -> None:
         """One step for every parameter that has a gradient, in place."""

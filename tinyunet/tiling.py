@@ -161,7 +161,7 @@ def _add_scores(
             mirror_indices(across.start - columns.halo, across.start - columns.halo + columns.input, width),
         )
         with no_grad():
-            output = model(Tensor(image[window][np.newaxis].astype(np.float32))).data[0]
+            output = model(Tensor(image[window][np.newaxis].astype(np.float32))).numpy()[0]
         cut = model.geometry.halo - model.geometry.shrink // 2  # of a padded network, the whole halo
         here = scores[down, across]
         here += output[cut : cut + here.shape[0], cut : cut + here.shape[1]]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tinyunet import metrics, ops
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
+from tinyunet.backend import to_backend
 from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.data import ImageSet, LabelKind, class_labels, normalise
 from tinyunet.errors import CheckpointError, OptionError, RunError
@@ -246,7 +247,7 @@ class Trainer:
     def _require_finite_weights(self) -> None:
         """What has diverged must not be called the best, nor replace a checkpoint that has not."""
         for name, parameter in self.model.named_parameters():
-            if not np.isfinite(parameter.data).all():
+            if not np.isfinite(parameter.numpy()).all():
                 raise self._diverged(f"step {self.step}: {name} is not finite")
 
     def learning_rate(self, step: int) -> float:
@@ -318,7 +319,7 @@ class Trainer:
                     f"resume: the checkpoint holds no velocity for {name}",
                     remedy="resume from last, not from best",
                 )
-            own[...] = velocity[name]
+            own[...] = to_backend(velocity[name], own.dtype)
 
 
 def _network_options(config: TrainConfig) -> dict[str, Any]:

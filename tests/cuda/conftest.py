@@ -1,12 +1,14 @@
 """The tests of the CUDA kernels run them on the CPU, as compiled plainly and with every access checked."""
 
 import shutil
+import sys
 from contextlib import nullcontext
 
+import fake_cupy
 import pytest
 
 import tinyunet as tu
-from tinyunet import cuda_emulator
+from tinyunet import cuda, cuda_emulator
 
 
 @pytest.fixture
@@ -23,3 +25,15 @@ def build(request, emulated):
     """Both builds of the emulator, one after the other."""
     with cuda_emulator.checks() if request.param == "checked" else nullcontext():
         yield request.param
+
+
+@pytest.fixture
+def on_stand_in(emulated, monkeypatch):
+    """The backend "cuda" with a stand-in for CuPy, whose kernels run on the CPU."""
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+    cuda._gpu_function.cache_clear()
+    cuda._raw_module.cache_clear()
+    with tu.use_backend("cuda"):
+        yield fake_cupy
+    cuda._gpu_function.cache_clear()
+    cuda._raw_module.cache_clear()

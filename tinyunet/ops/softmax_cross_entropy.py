@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel
+from tinyunet.backend import Kernel, to_backend, to_host
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
 from tinyunet.jit import parallel_kernel
 from tinyunet.ops.checks import require_axes
@@ -72,7 +72,7 @@ def softmax_cross_entropy(
     .. [1] Ronneberger et al. 2015, section 3, equation 1.
     """
     require_axes("softmax_cross_entropy", logits=logits)
-    target, weight = np.asarray(target), None if weight is None else np.asarray(weight)
+    target, weight = to_host(target), None if weight is None else to_host(weight)
     for name, array in (("target", target), ("weight", weight)):
         if array is not None and array.shape != logits.shape[:3]:
             raise ShapeError(
@@ -126,11 +126,11 @@ class SoftmaxCrossEntropy(Function):
         total = weight.sum(where=target != NO_LABEL, dtype=np.float64) if mean else 1.0
         scale = 1 / total if total else 0.0
         self.save(grad_logits, scale)
-        return np.asarray(energy * scale, logits.dtype)
+        return to_backend(energy * scale, logits.dtype)
 
     def backward(self, grad_output):
         grad_logits, scale = self.saved
-        return (backward(grad_logits, scale * float(grad_output)),)
+        return (backward(grad_logits, scale * grad_output.item()),)
 
 
 # NumPy: the reference
@@ -207,7 +207,7 @@ def _backward(grad_logits, scale, grad):
 def forward_cuda(logits, target, weight, with_gradient):
     energy = cuda.empty((cuda.blocks(target.size, cuda.WIDTH),), np.float64)
     grad_logits = cuda.empty(logits.shape)
-    arrays = (logits, target, weight, energy, grad_logits)
+    arrays = (logits, to_backend(target), to_backend(weight), energy, grad_logits)
     flops = 7 * logits.size  # of which two are exponentials
     cuda.launch_elementwise(
         "softmax_cross_entropy", "forward", target.size, *arrays, logits.shape[3], flops=flops

@@ -1,0 +1,215 @@
+"""The backend "cuda" over a stand-in for CuPy: arrays lie where they are meant to, all the way.
+
+The stand-in's kernels are those of "cuda-emulated". What differs is on which side an array lies; hence the
+results are the same, to the last bit.
+"""
+
+import sys
+from types import SimpleNamespace
+
+import fake_cupy
+import numpy as np
+import pytest
+from oracle import random_arrays
+
+import tinyunet as tu
+from tinyunet import backend, cuda
+from tinyunet.backend import to_backend, to_host
+from tinyunet.checkpoint import load_checkpoint, load_model, save_checkpoint
+from tinyunet.data import split, synthetic_cells
+from tinyunet.errors import BackendError, KernelError
+from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
+
+CONFIG = TrainConfig(
+    steps=3, base_channels=4, depth=1, tile=12, holdout="1", validate_every=2, schedule="constant"
+)
+
+
+def trainer():
+    return Trainer(CONFIG, *split(synthetic_cells(n=2, size=40, seed=0), CONFIG.holdout))
+
+
+def outcome(trainer):
+    """What a run leaves: losses, predictions, weights, velocities."""
+    events = list(trainer.run())
+    stored = trainer.checkpoint()
+    return [
+        *(event.loss for event in events if isinstance(event, Stepped)),
+        *(
+            probabilities
+            for event in events
+            if isinstance(event, Validated)
+            for probabilities in event.examples
+        ),
+        *map(to_host, [*stored.weights.values(), *stored.velocity.values()]),
+    ]
+
+
+def assert_same_bits(ours, others):
+    for our, other in zip(ours, others, strict=True):
+        np.testing.assert_array_equal(our, other)
+
+
+def test_a_training_gives_the_bits_of_cuda_emulated(on_stand_in):
+    """Sampler, network, loss, optimiser, overlap-tile, validation and checkpoint."""
+    on_gpu = trainer()
+    assert all(backend.lies_on_gpu(p.data) for p in on_gpu.model.parameters())
+    assert all(map(backend.lies_on_gpu, on_gpu.optimiser.velocity))
+    ours = outcome(on_gpu)
+    with tu.use_backend("cuda-emulated"):
+        assert_same_bits(ours, outcome(trainer()))
+
+
+def test_a_checkpoint_goes_on_either_side(on_stand_in, tmp_path):
+    """Stored on the GPU after two steps, resumed on the GPU and in the computer's memory."""
+    path = tmp_path / "last.safetensors"
+    first = trainer()
+    for event in first.run():
+        if isinstance(event, Stepped) and event.step == 2:
+            save_checkpoint(path, first.checkpoint())
+    for name in ("cuda", "cuda-emulated"):
+        with tu.use_backend(name):
+            resumed = trainer()
+            resumed.restore(load_checkpoint(path))
+            list(resumed.run())
+            assert_same_bits(outcome(first), outcome(resumed))
+            model, _ = load_model(path)
+            image = np.ones((20, 20, 1), np.float32)
+            assert tu.predict_tiled(model, image, tile=12).shape == (20, 20, 2)
+
+
+def every_op(x, y, weight, up_weight, bias):
+    """Each op once, the sum of several gradients in one tensor, and the loss with all options."""
+    x, y, weight, up_weight, bias = (
+        tu.Tensor(a, requires_grad=True) for a in (x, y, weight, up_weight, bias)
+    )
+    z = tu.relu(tu.add(tu.conv2d(x, weight, bias, padding=1), tu.conv2d(y, weight, padding=1, relu=True)))
+    z = tu.dropout(
+        tu.conv_transpose2d(tu.max_pool2d(z), up_weight, bias, relu=True), 0.3, np.random.default_rng(0)
+    )
+    z = tu.crop_concat(z, x)
+    target = np.random.default_rng(1).integers(-1, 6, z.shape[:3])
+    loss = tu.softmax_cross_entropy(z, target, np.ones(target.shape), "sum", ignore_label=-1)
+    loss.backward()
+    return [z.numpy(), loss.numpy(), *(to_host(t.grad) for t in (x, y, weight, up_weight, bias))]
+
+
+def test_every_op_gives_the_bits_of_cuda_emulated(on_stand_in):
+    shapes = [(1, 6, 8, 3), (1, 6, 8, 3), (3, 3, 3, 3), (2, 2, 3, 3), (3,)]
+    arrays = random_arrays(shapes, np.float32)
+    ours = every_op(*arrays)
+    with tu.use_backend("cuda-emulated"):
+        assert_same_bits(ours, every_op(*arrays))
+
+
+def test_where_a_tensor_lies(on_stand_in):
+    x = np.arange(6, dtype=np.float64).reshape(2, 3).T
+    tensor = tu.Tensor(x.astype(np.float32), requires_grad=True)
+    assert isinstance(tensor.data, fake_cupy.ndarray)
+    assert tensor.data.flags.c_contiguous
+    assert tu.Tensor(tensor.data).data is tensor.data
+    assert isinstance(tensor.numpy(), np.ndarray)
+    np.testing.assert_array_equal(tensor.numpy(), x)
+    tu.relu(tensor).backward(np.ones((3, 2)))
+    assert isinstance(tensor.grad, fake_cupy.ndarray)
+    with tu.use_backend("numpy"):
+        assert isinstance(to_backend(tensor.data), np.ndarray)
+        assert tu.relu(tu.Tensor(tensor.data)).numpy().tolist() == x.tolist()
+
+
+def test_a_tensor_of_another_backend(on_stand_in):
+    """Named before a kernel reads an address that means something else there."""
+    on_gpu = tu.Tensor(np.zeros((2, 3), np.float32))
+    message = (
+        r"relu: the backend 'numpy' does not compute on the GPU(?s:.)*input 0 +\(2, 3\)(?s:.)*Tensor\(t.num"
+    )
+    with tu.use_backend("numpy"):
+        in_memory = tu.Tensor(np.zeros((2, 3), np.float32))
+        with pytest.raises(BackendError, match=message):
+            tu.relu(on_gpu)
+    with pytest.raises(
+        BackendError, match="add: the backend 'cuda' does not compute in the computer's memory"
+    ):
+        tu.add(on_gpu, in_memory)
+    with pytest.raises(
+        KernelError, match=r"relu_forward: x is numpy\.ndarray, the kernel takes fake_cupy\.ndarray"
+    ):
+        cuda.launch("relu", "forward", (1,), (256,), in_memory.data, in_memory.data, 6)
+
+
+def test_gradcheck_says_that_it_needs_float64(on_stand_in):
+    with pytest.raises(KernelError, match=r"float64, the kernel takes float32(?s:.)*backend 'numba'"):
+        tu.gradcheck(tu.relu, [tu.Tensor(np.ones((2, 3)), requires_grad=True)])
+
+
+def test_the_stand_in_refuses_to_be_mixed():
+    """Or the other tests would show nothing."""
+    array = fake_cupy.asarray(np.ones(3), blocking=True)
+    for mix in (
+        np.asarray,
+        lambda a: a + np.ones(3),
+        lambda a: np.ones(3) + a,
+        lambda a: np.ones(3) * a,
+        np.sum,
+    ):
+        with pytest.raises(TypeError):
+            mix(array)
+    with pytest.raises(TypeError):
+        array[...] = np.zeros(3)
+
+
+def test_cupy_has_what_the_stand_in_has():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its names were not compared")
+    for name in ("asarray", "empty", "zeros", "zeros_like", "ones_like", "RawModule"):
+        assert hasattr(cupy, name)
+    for name in (
+        "is_available",
+        "runtime.driverGetVersion",
+        "runtime.runtimeGetVersion",
+        "runtime.memGetInfo",
+    ):
+        assert hasattr(cupy.cuda, name.split(".")[0])
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+    assert issubclass(cupy.cuda.compiler.CompileException, Exception)
+    assert {name for name in vars(fake_cupy.ndarray) if not name.startswith("_")} - {"hidden"} <= set(
+        dir(cupy.ndarray)
+    )
+
+
+def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path):
+    source = tmp_path / "relu.cu"
+    source.write_text('extern "C" __global__ void relu_forward(float* y) {\n    y[0] = undeclared;\n}\n')
+    monkeypatch.setattr(cuda, "source_of", lambda stem: source)
+    with pytest.raises(KernelError, match=r"do not compile\n +relu\.cu:2: error: .*undeclared"):
+        cuda.launch("relu", "forward", (1,), (1,), cuda.empty((1,)))
+
+
+def test_without_nvrtc(on_stand_in, monkeypatch):
+    def missing(self, name):
+        raise RuntimeError('Failure finding "libnvrtc.so.13": No such file')
+
+    monkeypatch.setattr(fake_cupy.RawModule, "get_function", missing)
+    with pytest.raises(
+        BackendError, match=r"with NVRTC, which CuPy does not find\n +reason +Fail.*\n.*pip install"
+    ):
+        tu.relu(tu.Tensor(np.ones((1, 1), np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("driver", "message"),
+    [
+        (12020, r"driver is too old for this CuPy\n +driver +CUDA 12\.2\n +cupy +.*CUDA 13\.2\n"),
+        (
+            13000,
+            r"CuPy finds none\n +cupy .*\n +driver +CUDA 13\.0\n +CUDA_VISIBLE_DEVICES +-1\n.*nvidia-smi",
+        ),
+        (0, r"CuPy finds none\n +cupy .*\n +driver +none\n +CUDA_VISIBLE_DEVICES +-1\n.*nvidia-smi"),
+    ],
+)
+def test_no_gpu(monkeypatch, driver, message):
+    runtime = SimpleNamespace(driverGetVersion=lambda: driver, runtimeGetVersion=lambda: 13020)
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+    monkeypatch.setattr(fake_cupy, "cuda", SimpleNamespace(is_available=lambda: False, runtime=runtime))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(BackendError, match=message):
+        tu.use_backend("cuda")
