@@ -58,8 +58,10 @@ def conv2d(x, weight, bias=None, *, padding=0, relu=False):
 
 
 def conv_transpose2d(x, weight, bias=None, *, relu=False):
-    """Weight (2, 2, C, F) is torch's (C, F, 2, 2)."""
-    y = F.conv_transpose2d(_permuted(x, 0, 3, 1, 2), _permuted(weight, 2, 3, 0, 1), bias, stride=2)
+    """Weight (K, K, C, F) is torch's (C, F, K, K); of a 4×4 window the outermost row and column is cut."""
+    cut = weight.shape[0] // 2 - 1
+    weight = _permuted(weight, 2, 3, 0, 1)
+    y = F.conv_transpose2d(_permuted(x, 0, 3, 1, 2), weight, bias, stride=2, padding=cut)
     return (F.relu(y) if relu else y).permute(0, 2, 3, 1)
 
 

@@ -58,11 +58,13 @@ def test_dropout_drops_the_same_elements_as_numpy(build, seed):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("sizes", [(2, 4, 5, 3, 6), (1, 3, 2, 20, 9), (1, 40, 55, 2, 1)])
+@pytest.mark.parametrize(
+    "sizes", [(2, 4, 5, 3, 6, 2), (1, 3, 2, 20, 9, 2), (1, 40, 55, 2, 1, 2), (2, 4, 5, 2, 2, 4)]
+)
 def test_conv_transpose2d(build, sizes, relu):
-    """The last size has more pixels than one part of the weight gradient."""
-    n, height, width, channels, filters = sizes
-    shapes = [(n, height, width, channels), (2, 2, channels, filters), (filters,)]
+    """The last but one has more pixels than one part of the weight gradient."""
+    n, height, width, channels, filters, size = sizes
+    shapes = [(n, height, width, channels), (size, size, channels, filters), (filters,)]
     assert_equals_torch("conv_transpose2d", random_arrays(shapes, np.float32), relu=relu)
 
 
@@ -102,7 +104,7 @@ def rung(request, monkeypatch):
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2])
-@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("size", [1, 3, 4, 5])
 def test_conv2d(build, rung, size, padding):
     """Padding of 2 around a 1×1 window: the gradient of x then has a negative one."""
     channels, filters = (4, 8) if rung == "blocked" else (3, 5)

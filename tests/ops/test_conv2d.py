@@ -19,7 +19,7 @@ def shapes(n, height, width, channels, filters, size, bias=True):
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("padding", [0, 1, 2])
-@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("size", [1, 3, 4, 5])
 def test_equals_torch(backend, size, padding, bias, relu, dtype):
     arrays = random_arrays(shapes(2, 7, 11, 3, 4, size, bias), dtype)
     assert_equals_torch("conv2d", arrays, padding=padding, relu=relu)
@@ -44,7 +44,7 @@ def test_equals_torch_at_the_widths_of_a_network(n, height, width, channels, fil
     width=st.integers(1, 9),
     channels=st.integers(1, 5),
     filters=st.integers(1, 5),
-    size=st.sampled_from([1, 3, 5]),
+    size=st.integers(1, 5),
     padding=st.integers(0, 4),
     relu=st.booleans(),
 )
@@ -109,7 +109,7 @@ def test_shapes_that_do_not_fit():
         tu.conv2d(x, weight, tu.Tensor(np.zeros(4, np.float32)))
     with pytest.raises(ShapeError, match="x has 3 axes, expected 4: N H W C"):
         tu.conv2d(tu.Tensor(np.zeros((8, 8, 4), np.float32)), weight)
-    for window in [(2, 2), (3, 5)]:
+    for window in [(2, 4), (3, 5)]:
         with pytest.raises(ShapeError, match=f"the window is {window[0]}×{window[1]}"):
             tu.conv2d(x, tu.Tensor(np.zeros((*window, 4, 5), np.float32)), bias)
     with pytest.raises(ShapeError, match=r"3×3 window does not fit(?s:.)*\(1, 2, 8, 4\)"):

@@ -12,8 +12,8 @@ import tinyunet as tu
 from tinyunet.errors import DtypeError, ShapeError
 
 
-def shapes(n, height, width, channels, filters, bias=True):
-    return [(n, height, width, channels), (2, 2, channels, filters), (filters,) if bias else None]
+def shapes(n, height, width, channels, filters, bias=True, size=2):
+    return [(n, height, width, channels), (size, size, channels, filters), (filters,) if bias else None]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -31,16 +31,39 @@ def test_equals_torch(backend, sizes, bias, relu, dtype):
     width=st.integers(1, 6),
     channels=st.integers(1, 5),
     filters=st.integers(1, 5),
+    size=st.sampled_from([2, 4]),
     relu=st.booleans(),
 )
-def test_equals_torch_for_any_shape(backend, n, height, width, channels, filters, relu):
-    arrays = random_arrays(shapes(n, height, width, channels, filters), np.float64)
+def test_equals_torch_for_any_shape(backend, n, height, width, channels, filters, size, relu):
+    arrays = random_arrays(shapes(n, height, width, channels, filters, size=size), np.float64)
     assert_equals_torch("conv_transpose2d", arrays, relu=relu)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("relu", [False, True])
-def test_gradients_equal_finite_differences(backend, relu):
-    inputs = [tu.Tensor(a, requires_grad=True) for a in random_arrays(shapes(2, 3, 4, 2, 3), np.float64)]
+@pytest.mark.parametrize("bias", [True, False])
+def test_overlapping_windows_equal_torch(backend, bias, relu, dtype):
+    arrays = random_arrays(shapes(2, 7, 5, 3, 4, bias, size=4), dtype)
+    assert_equals_torch("conv_transpose2d", arrays, relu=relu)
+
+
+@pytest.mark.parametrize("needed", range(3))
+def test_the_gradient_of_one_input_of_overlapping_windows(needed):
+    """The others are not asked for, and not computed."""
+    arrays = random_arrays(shapes(1, 3, 4, 2, 3, size=4), np.float64)
+    all_of_them = [tu.Tensor(a, requires_grad=True) for a in arrays]
+    one = [tu.Tensor(a, requires_grad=i == needed) for i, a in enumerate(arrays)]
+    for tensors in (all_of_them, one):
+        tu.conv_transpose2d(*tensors).backward(np.ones((1, 6, 8, 3)))
+    np.testing.assert_array_equal(one[needed].grad, all_of_them[needed].grad)
+    assert [t.grad is not None for t in one] == [i == needed for i in range(3)]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("size", [2, 4])
+def test_gradients_equal_finite_differences(backend, size, relu):
+    arrays = random_arrays(shapes(2, 3, 4, 2, 3, size=size), np.float64)
+    inputs = [tu.Tensor(a, requires_grad=True) for a in arrays]
     assert tu.gradcheck(lambda *t: tu.conv_transpose2d(*t, relu=relu), inputs)
 
 
@@ -67,7 +90,7 @@ def test_inputs_that_do_not_fit():
     x, weight, _ = (tu.Tensor(a) for a in random_arrays(shapes(1, 4, 4, 6, 3), np.float32))
     with pytest.raises(ShapeError, match="weight expects 5 input channels, x has 6"):
         tu.conv_transpose2d(x, tu.Tensor(np.zeros((2, 2, 5, 3), np.float32)))
-    with pytest.raises(ShapeError, match=r"must be 2×2(?s:.)*\(3, 3, 6, 3\)  K K C F"):
+    with pytest.raises(ShapeError, match=r"must be 2×2 or 4×4(?s:.)*\(3, 3, 6, 3\)  K K C F"):
         tu.conv_transpose2d(x, tu.Tensor(np.zeros((3, 3, 6, 3), np.float32)))
     with pytest.raises(ShapeError, match="each of the 3 output channels"):
         tu.conv_transpose2d(x, weight, tu.Tensor(np.zeros((1, 3), np.float32)))

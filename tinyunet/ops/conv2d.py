@@ -37,7 +37,7 @@ def conv2d(
     Parameters
     ----------
     x : Tensor, shape (N, H, W, C), float32 or float64
-    weight : Tensor, shape (K, K, C, F), K odd, dtype of x
+    weight : Tensor, shape (K, K, C, F), dtype of x
     bias : Tensor, shape (F,), optional
     padding : int
         Rows and columns of zeros on each side of x. 0: valid; (K - 1) / 2: the output is as large as x.
@@ -51,7 +51,7 @@ def conv2d(
     Raises
     ------
     ShapeError
-        Channel counts differ, K is even, or the window is larger than the padded x.
+        Channel counts differ, the window is no square, or larger than the padded x.
     DtypeError
         The dtypes differ.
 
@@ -64,11 +64,11 @@ def conv2d(
     require_channels("conv2d", x, weight, bias)
     details = {"x": describe(x, AXES["x"]), "weight": describe(weight, AXES["weight"]), "padding": padding}
     size = weight.shape[0]
-    if weight.shape[1] != size or size % 2 == 0:
+    if weight.shape[1] != size:
         raise ShapeError(
-            f"conv2d: the window is {size}×{weight.shape[1]}, expected a square of odd size",
+            f"conv2d: the window is {size}×{weight.shape[1]}, expected a square",
             details,
-            "use a window of 1×1, 3×3, 5×5, …",
+            "use a window of 1×1, 3×3, 4×4, …",
         )
     if padding < 0 or min(x.shape[1:3]) + 2 * padding < size:
         raise ShapeError(

@@ -10,6 +10,8 @@ It is the adjoint of a 2×2 convolution of stride 2, hence the name: <up(x), y> 
 
 Channels last, row 2i+p of the output is, as it lies in memory, a matrix of W rows and 2·F columns: q and f
 run together. With the weight in the order (p, C, q·F), each output row is then one matrix product.
+
+A window of 4×4, which overlaps its neighbours, is led back to this one: `conv_transpose2d_overlapping`.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from tinyunet.blas import gemm, gemm_address, gemm_nt, gemm_tn
 from tinyunet.errors import ShapeError, describe
 from tinyunet.jit import parallel_kernel
 from tinyunet.ops import conv2d_cuda
+from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
-from tinyunet.ops.conv2d import backward_bias
+from tinyunet.ops.conv2d import backward_bias, pad
 from tinyunet.ops.relu import backward as backward_relu
 
 
@@ -34,10 +37,13 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, r
 
     y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] x[n,i,j,c]
 
+    A window of 4×4 overlaps its neighbours and can interpolate, as in the FCN [2]_; it stands one pixel
+    further up and left, and what it paints outside of the output is cut off (PyTorch's padding=1).
+
     Parameters
     ----------
     x : Tensor, shape (N, H, W, C), float32 or float64
-    weight : Tensor, shape (2, 2, C, F), dtype of x
+    weight : Tensor, shape (2, 2, C, F) or (4, 4, C, F), dtype of x
     bias : Tensor, shape (F,), optional
     relu : bool
         Whether max(y, 0) is returned, as in the authors' released network.
@@ -49,22 +55,23 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, r
     Raises
     ------
     ShapeError
-        Channel counts differ, or the window is not 2×2.
+        Channel counts differ, or the window is neither 2×2 nor 4×4.
     DtypeError
         The dtypes differ.
 
     References
     ----------
     .. [1] Ronneberger et al. 2015, section 2.
+    .. [2] Long, Shelhamer, Darrell 2015, section 3.3.
     """
     require_axes("conv_transpose2d", x=x, weight=weight)
     require_one_dtype("conv_transpose2d", x=x, weight=weight, bias=bias)
     require_channels("conv_transpose2d", x, weight, bias)
-    if weight.shape[:2] != (2, 2):
+    if weight.shape[:2] not in ((2, 2), (4, 4)):
         raise ShapeError(
-            "conv_transpose2d: the window must be 2×2",
+            "conv_transpose2d: the window must be 2×2 or 4×4",
             {"weight": describe(weight, AXES["weight"])},
-            "use a weight of shape (2, 2, C, F)",
+            "use a weight of shape (2, 2, C, F) or (4, 4, C, F)",
         )
     return ConvTranspose2d.apply(x, weight, bias, relu=relu)
 
@@ -75,20 +82,29 @@ class ConvTranspose2d(Function):
     name = "conv_transpose2d"
 
     def forward(self, x, weight, bias, *, relu):
+        overlaps = weight.shape[0] == 4
+        if overlaps:
+            x, weight = overlapping.with_neighbours(x), overlapping.by_neighbour(weight)
         y = forward(x, weight, bias, relu)
-        self.save(x, weight, y if relu else None)
+        if overlaps:
+            y = np.ascontiguousarray(y[:, 1:-1, 1:-1])
+        self.save(x, weight, overlaps, y if relu else None)
         return y
 
     def backward(self, grad_output):
-        x, weight, rectified = self.saved
+        x, weight, overlaps, rectified = self.saved
         if rectified is not None:
             grad_output = backward_relu(grad_output, rectified)
         needs_x, needs_weight, needs_bias = self.needs_grad
-        return (
-            backward_input(grad_output, weight) if needs_x else None,
-            backward_weight(x, grad_output) if needs_weight else None,
-            backward_bias(grad_output) if needs_bias else None,
-        )
+        grad_bias = backward_bias(grad_output) if needs_bias else None
+        if overlaps:
+            grad_output = pad(grad_output, 1)
+        grad_x = backward_input(grad_output, weight) if needs_x else None
+        grad_weight = backward_weight(x, grad_output) if needs_weight else None
+        if overlaps:
+            grad_x = None if grad_x is None else overlapping.sum_of_neighbours(grad_x)
+            grad_weight = None if grad_weight is None else overlapping.by_tap(grad_weight)
+        return grad_x, grad_weight, grad_bias
 
 
 # NumPy: the reference
