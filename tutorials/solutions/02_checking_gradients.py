@@ -1,0 +1,161 @@
+"""Worked answers of chapter 02, the cases they are checked on, and answers known to be wrong."""
+
+import numpy as np
+
+# 02.1
+
+
+def best_step(value, third, rounding):
+    return (3 * rounding * abs(value) / abs(third)) ** (1 / 3)
+
+
+def cases_best_step(rng):
+    for sign in (1, -1):
+        for rounding in (2.0**-24, 2.0**-53):
+            yield sign * rng.uniform(0.1, 10), -sign * rng.uniform(0.1, 10), rounding
+
+
+wrong_best_step = {
+    "the best for a one-sided quotient": lambda value, third, rounding: (
+        (rounding * abs(value / third)) ** 0.5
+    ),
+    "the factor 3 lost": lambda value, third, rounding: (rounding * abs(value / third)) ** (1 / 3),
+    "without absolute values": lambda value, third, rounding: np.cbrt(3 * rounding * value / third),
+    "upside down": lambda value, third, rounding: (3 * rounding * abs(third / value)) ** (1 / 3),
+}
+
+# 02.2
+
+
+def two_sides(forward, backward, x, g, v, h):
+    by_backward = np.vdot(backward(g, x), v)
+    by_difference = (np.vdot(forward(x + h * v), g) - np.vdot(forward(x - h * v), g)) / (2 * h)
+    return by_backward, by_difference
+
+
+def cases_two_sides(rng):
+    """Steps large enough that another order of the same sums rounds to the same nine digits."""
+    for shape in [(7,), (3, 5), (2, 3, 1)]:
+        x, g, v = rng.standard_normal((3, *shape))
+        yield np.exp, lambda g, x: np.exp(x) * g, x, g, v, 1e-3
+        yield np.sin, lambda g, x: np.cos(x) * g, x, g, v, 1e-2
+
+
+def _one_sided(forward, backward, x, g, v, h):
+    return np.vdot(backward(g, x), v), (np.vdot(forward(x + h * v), g) - np.vdot(forward(x), g)) / h
+
+
+def _every_element(forward, backward, x, g, v, h):
+    by_difference = (np.vdot(forward(x + h), g) - np.vdot(forward(x - h), g)) / (2 * h)
+    return np.vdot(backward(g, x), v), by_difference
+
+
+def _without_g(forward, backward, x, g, v, h):
+    return np.vdot(backward(g, x), v), np.sum(forward(x + h * v) - forward(x - h * v)) / (2 * h)
+
+
+wrong_two_sides = {
+    "a one-sided quotient": _one_sided,
+    "every element moved by h": _every_element,
+    "the output summed without g": _without_g,
+    "not along v": lambda forward, backward, x, g, v, h: (
+        np.sum(backward(g, x)),
+        two_sides(forward, backward, x, g, v, h)[1],
+    ),
+    "divided by h": lambda forward, backward, x, g, v, h: (
+        np.vdot(backward(g, x), v),
+        2 * two_sides(forward, backward, x, g, v, h)[1],
+    ),
+}
+
+# 02.3
+
+
+def layer_backward(grad_y, x, weight, bias):
+    grad_z = grad_y * (x @ weight + bias > 0)
+    return grad_z @ weight.T, x.T @ grad_z, grad_z.sum(axis=0)
+
+
+def cases_layer_backward(rng):
+    for points, channels, filters in [(5, 3, 4), (1, 2, 7), (6, 1, 3)]:
+        x, weight = rng.standard_normal((points, channels)), rng.standard_normal((channels, filters))
+        yield rng.standard_normal((points, filters)), x, weight, rng.standard_normal(filters)
+
+
+def _bias_past_the_relu(grad_y, x, weight, bias):
+    grad_z = grad_y * (x @ weight + bias > 0)
+    return grad_z @ weight.T, x.T @ grad_z, grad_y.sum(axis=0)
+
+
+def _mask_without_bias(grad_y, x, weight, bias):
+    grad_z = grad_y * (x @ weight > 0)
+    return grad_z @ weight.T, x.T @ grad_z, grad_z.sum(axis=0)
+
+
+def _mean_for_the_bias(grad_y, x, weight, bias):
+    grad_z = grad_y * (x @ weight + bias > 0)
+    return grad_z @ weight.T, x.T @ grad_z, grad_z.mean(axis=0)
+
+
+wrong_layer_backward = {
+    "the planted one": _bias_past_the_relu,
+    "the ReLU before the bias": _mask_without_bias,
+    "the mean for the bias": _mean_for_the_bias,
+    "the bias sum forgotten": lambda grad_y, x, weight, bias: (
+        *layer_backward(grad_y, x, weight, bias)[:2],
+        grad_y * (x @ weight + bias > 0),
+    ),
+    "no ReLU at all": lambda grad_y, x, weight, bias: (grad_y @ weight.T, x.T @ grad_y, grad_y.sum(axis=0)),
+}
+
+# 02.4
+
+
+def judge(by_backward, ahead, behind, tolerance):
+    if abs(by_backward - (ahead + behind) / 2) <= tolerance:
+        return "right"
+    between = min(ahead, behind) - tolerance <= by_backward <= max(ahead, behind) + tolerance
+    return "kink" if between else "wrong"
+
+
+def cases_judge(rng):
+    for tolerance in (1e-6, 1e-3):
+        for ahead, behind in [(1.0, 0.0), (0.0, 1.0), (-2.0, 3.0), (-4.0, -4.5)]:
+            middle, width = (ahead + behind) / 2, abs(ahead - behind) / 2
+            for part in (0, 0.5, -0.5, 1, -1, 1.5, -1.5):
+                yield middle + part * width, ahead, behind, tolerance
+            for sign in (1, -1):
+                yield middle + sign * (width + tolerance / 2), ahead, behind, tolerance
+                yield middle + sign * tolerance / 2, ahead, behind, tolerance
+        slope = rng.standard_normal()  # smooth: both quotients agree
+        for off, factor in [(0, 1), (tolerance / 2, 1), (0, 1.1), (0, -1)]:
+            yield factor * slope + off, slope, slope, tolerance
+
+
+def _ordered(by_backward, ahead, behind, tolerance):
+    if abs(by_backward - (ahead + behind) / 2) <= tolerance:
+        return "right"
+    return "kink" if behind - tolerance <= by_backward <= ahead + tolerance else "wrong"
+
+
+def _either_side(by_backward, ahead, behind, tolerance):
+    if abs(by_backward - (ahead + behind) / 2) <= tolerance:
+        return "right"
+    at_a_side = min(abs(by_backward - ahead), abs(by_backward - behind)) <= tolerance
+    return "kink" if at_a_side else "wrong"
+
+
+def _any_kink(by_backward, ahead, behind, tolerance):
+    if abs(by_backward - (ahead + behind) / 2) <= tolerance:
+        return "right"
+    return "kink" if abs(ahead - behind) > tolerance else "wrong"
+
+
+wrong_judge = {
+    "ahead is taken for the larger": _ordered,
+    "only the two sides, nothing between": _either_side,
+    "a kink excuses everything": _any_kink,
+    "no kinks": lambda by_backward, ahead, behind, tolerance: (
+        "right" if abs(by_backward - (ahead + behind) / 2) <= tolerance else "wrong"
+    ),
+}
