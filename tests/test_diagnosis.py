@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from tinyunet import diagnosis
-from tinyunet.data import ImageSet
+from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.diagnosis import (
     ALIKE,
     CHECKS,
@@ -25,6 +25,7 @@ from tinyunet.diagnosis import (
     check_saturation,
     check_size,
     check_touching,
+    check_unknown,
     check_unlabelled,
 )
 from tinyunet.sampling import WeightMap
@@ -416,3 +417,19 @@ def test_touching_cannot_be_seen_in_binary_labels():
     assert severity == "note"
     assert "one in binary labels" in message
     assert found(check_touching, labels=three_classes(0, 1, 2), kind="classes", num_classes=3) == []
+
+
+def test_unknown_pixels():
+    """They are noted, and no other check takes them for a class, an object or a neighbour."""
+    known = [cells(apart=2) for _ in range(4)]
+    labels = [label.copy() for label in known]
+    labels[0][:, :8] = UNKNOWN
+    labels[1][:24, 30:] = UNKNOWN
+    severity, text = only(found(check_unknown, labels=labels))
+    assert severity == "note"
+    for part in ("9 % of the pixels are unknown", "i0 (17 %)", "i1 (19 %)", "images  2"):
+        assert part in text, text
+    assert not found(check_unknown)
+    assert {f.severity for f in diagnosis.diagnose(trainer(labels=labels))} == {"note"}
+    emptied = [np.where(label > 0, UNKNOWN, label) for label in known]
+    assert "without any foreground" in only(grave(found(check_unlabelled, labels=emptied)))

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from tinyunet.augment import Augmentation
-from tinyunet.data import ImageSet
+from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.errors import DataError, OptionError
 from tinyunet.sampling import Sampler, WeightMap
 
@@ -233,6 +233,66 @@ def test_class_weights_are_of_the_whole_set():
     even = sampler(image_set([empty, label], "binary"), weights=WeightMap(w0=0, class_balance=False))
     assert even.class_weights == [1, 1]
     assert np.unique(even.sample(0).weight) == [1]
+
+
+@pytest.fixture
+def partly_known():
+    """Touching cells, of which nobody said anything in the right third."""
+    labels = [np.where(np.arange(90) < 60, discs(seed), UNKNOWN) for seed in range(3)]
+    return image_set(labels, "instances")
+
+
+def test_unknown_pixels_weigh_nothing_and_are_no_class(partly_known):
+    """Where the image says unknown, target and weight say so; elsewhere both are those of the known cells."""
+    made = sampler(partly_known)
+    labels = partly_known.labels
+    cells = [parted(label.clip(0)) for label in labels]
+    in_balance = [(c > 0)[:, :60].astype(int) for c in cells]
+    np.testing.assert_allclose(made.class_weights, balance(in_balance, 2), rtol=1e-6)
+    unknown_pixels = 0
+    for step in range(12):
+        sample = made.sample(step)
+        index = int(sample.name.removeprefix("image-"))
+        row, column = place_of(sample, (70, 90))
+        tile = np.s_[row : row + OUTPUT, column : column + OUTPUT]
+        unknown = labels[index][tile] == UNKNOWN
+        unknown_pixels += unknown.sum()
+        np.testing.assert_array_equal(sample.target[0], np.where(unknown, UNKNOWN, cells[index][tile] > 0))
+        wide = np.s_[60 + row : 60 + row + OUTPUT, 60 + column : 60 + column + OUTPUT]
+        term = border(np.pad(cells[index], 60, mode="reflect"), 10, 5)[wide]
+        expected = np.array(made.class_weights)[(cells[index][tile] > 0).astype(int)] + term
+        np.testing.assert_allclose(
+            sample.weight[0], np.where(unknown, 0, expected), rtol=0, atol=0.0034 + 1e-5
+        )
+    assert unknown_pixels > 200
+
+
+def test_unknown_pixels_are_bent_with_the_image(partly_known):
+    """The image is 1 where it is unknown: so it is after rotation, flips and bending, but for its edges."""
+    labels = partly_known.labels
+    images = [(label == UNKNOWN)[..., None] * 1.0 for label in labels]
+    still = Augmentation(brightness=0, contrast=0, gamma=0)
+    made = sampler(image_set(labels, "instances", images=images), augmentation=still)
+    cut, seen = (INPUT - OUTPUT) // 2, 0
+    middle = (0.5 - 1 / 3) / np.sqrt(2 / 9)
+    for step in range(12):
+        sample = made.sample(step)
+        marked = sample.image[0, cut:-cut, cut:-cut, 0] > middle
+        assert (marked == (sample.target[0] == UNKNOWN)).mean() > 0.97
+        assert (sample.weight[0][sample.target[0] == UNKNOWN] == 0).all()
+        assert (sample.weight[0][sample.target[0] != UNKNOWN] > 0).all()
+        seen += 0 < marked.mean() < 1
+    assert seen >= 3
+
+
+def test_a_tile_without_a_labelled_pixel_is_drawn_anew():
+    label = np.full((200, 200), UNKNOWN, np.int32)
+    label[:60, :60] = 1
+    made = sampler(image_set([label], "instances"))
+    for step in range(20):
+        row, column = place_of(made.sample(step), (200, 200))
+        assert row < 60
+        assert column < 60
 
 
 def test_without_labels():

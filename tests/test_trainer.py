@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.data import ImageSet, normalise
+from tinyunet.data import UNKNOWN, ImageSet, normalise
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import UNet
 from tinyunet.sampling import WeightMap
@@ -245,6 +247,39 @@ def test_a_step_is_that_of_the_definition():
     assert event.loss == loss.item()
     for ours, theirs in zip(some.model.parameters(), model.parameters(), strict=True):
         np.testing.assert_allclose(ours.data, theirs.data - 0.01 * theirs.grad, rtol=0, atol=1e-7)
+
+
+def unknown_at_the_right(images):
+    labels = [np.where(np.arange(36) < 20, label.astype(int), UNKNOWN) for label in images.labels]
+    return replace(images, labels=labels)
+
+
+def test_the_loss_of_a_step_leaves_out_what_is_unknown():
+    """Against PyTorch, whose cross-entropy knows an ignored label too."""
+    some = trainer(replace(TINY, dropout=0.0), unknown_at_the_right(TRAIN), unknown_at_the_right(HELD_OUT))
+    for step in range(4):
+        sample = some.sampler.sample(step)
+        scores = torch.tensor(some.model(Tensor(sample.image)).data).permute(0, 3, 1, 2)
+        weight = torch.tensor(sample.weight)
+        target = torch.tensor(sample.target.astype(np.int64))
+        energy = F.cross_entropy(scores, target, reduction="none", ignore_index=UNKNOWN)
+        expected = (weight * energy).sum() / weight[target != UNKNOWN].sum()
+        assert some._train_on(sample) == pytest.approx(expected.item(), rel=1e-5)  # float32 sums
+
+
+def test_scores_leave_out_what_is_unknown():
+    """The same labels, unknown in one set and wrong in the other: only where they are known do they count."""
+    held_out = blobs(5, n=2)
+    model = UNet(1, 2, base_channels=2, depth=1, padding="same", seed=2)
+    shown = {}
+    scores = evaluate(
+        model, unknown_at_the_right(held_out), tile=16, on_image=lambda number, p: shown.update({number: p})
+    )
+    left = [
+        (shown[i].argmax(axis=2)[:, :20] != label[:, :20]).mean() for i, label in enumerate(held_out.labels)
+    ]
+    assert scores.pixel_error == pytest.approx(np.mean(left), abs=1e-12)
+    assert scores != evaluate(model, held_out, tile=16)
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes", "instances"])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label as connected_components
 
-from tinyunet.data import ImageSet, class_labels
+from tinyunet.data import UNKNOWN, ImageSet, class_labels
 from tinyunet.errors import TinyUNetError
 from tinyunet.trainer import Trainer
 from tinyunet.weight_map import separate_touching
@@ -104,6 +104,19 @@ def check_unlabelled(trainer: Trainer) -> Iterator[Finding]:
             f"{_count(empty)} without any foreground",
             empty,
             remedy="if there is something in them, label it or take them out: training learns to miss it",
+        )
+
+
+def check_unknown(trainer: Trainer) -> Iterator[Finding]:
+    """Pixels that nobody labelled."""
+    shares = {name: float(np.mean(labels == UNKNOWN)) for name, labels in _labels_as_read(trainer)}
+    if any(shares.values()):
+        yield Finding(
+            "note",
+            f"{100 * np.mean(list(shares.values())):.0f} % of the pixels are unknown: they count nothing, "
+            "neither in training nor in the scores",
+            [f"{name} ({100 * share:.0f} %)" for name, share in shares.items() if share],
+            remedy="label more cells of these images, or give the completely labelled ones only",
         )
 
 
@@ -331,6 +344,7 @@ def check_touching(trainer: Trainer) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Trainer], Iterator[Finding]], ...] = (
     check_kind,
     check_unlabelled,
+    check_unknown,
     check_absent_classes,
     check_objects,
     check_constant,
@@ -349,10 +363,16 @@ def _all_images(trainer: Trainer) -> Iterator[tuple[str, NDArray[Any]]]:
         yield from zip(images.names, images.images, strict=True)
 
 
-def _all_labels(trainer: Trainer) -> Iterator[tuple[str, NDArray[np.integer]]]:
+def _labels_as_read(trainer: Trainer) -> Iterator[tuple[str, NDArray[np.integer]]]:
     for images in (trainer.train, trainer.validation):
         assert images.labels is not None
         yield from zip(images.names, images.labels, strict=True)
+
+
+def _all_labels(trainer: Trainer) -> Iterator[tuple[str, NDArray[np.integer]]]:
+    """As they were read, but without pixels that are unknown: those are background here."""
+    for name, labels in _labels_as_read(trainer):
+        yield name, np.where(labels == UNKNOWN, 0, labels)
 
 
 def _pixels_by_class(images: ImageSet) -> NDArray[np.int64]:
@@ -360,7 +380,8 @@ def _pixels_by_class(images: ImageSet) -> NDArray[np.int64]:
     assert images.kind is not None
     counts = np.zeros(images.num_classes, np.int64)
     for labels in images.labels:
-        counts += np.bincount(class_labels(labels, images.kind).ravel(), minlength=images.num_classes)
+        classes = class_labels(labels, images.kind)
+        counts += np.bincount(classes[classes != UNKNOWN], minlength=images.num_classes)
     return counts
 
 
@@ -383,7 +404,8 @@ def _loss_of_constant(trainer: Trainer) -> float:
     weights = np.zeros(trainer.train.num_classes)
     for step in range(min(LOOKED_AT, len(trainer.train))):
         sample = trainer.sampler.sample(step)
-        weights += np.bincount(sample.target.ravel(), sample.weight.ravel(), minlength=len(weights))
+        known = sample.target != UNKNOWN
+        weights += np.bincount(sample.target[known], sample.weight[known], minlength=len(weights))
     shares = weights[weights > 0] / weights.sum()
     return float(-np.sum(shares * np.log(shares)))
 

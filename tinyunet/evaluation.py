@@ -16,6 +16,10 @@ Each image counts the same in a mean, whatever its size. A measure that an image
 NaN, and that image is left out of the mean: the Rand and information measures where the ground truth has no
 object. Without any object in the ground truth SEG and average precision are 1 if none was predicted and 0 if
 some were; a class that neither image has is found perfectly, IoU 1.
+
+Pixels that nobody labelled are not judged: the measures of pixels leave them out, those of binary labels take
+them for background in both images. A predicted object is judged whole, as the Cell Tracking Challenge does,
+unless more than half of it is unknown: then it is left out. No match at IoU 0.5 is lost so.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries, relabel_sequential
 
 from tinyunet import metrics
-from tinyunet.data import LabelKind, class_labels
+from tinyunet.data import UNKNOWN, LabelKind, class_labels
 from tinyunet.errors import DataError, ShapeError, describe
 from tinyunet.metrics.contingency import contingency
 from tinyunet.metrics.segments import THRESHOLDS
@@ -142,15 +146,18 @@ def score_image(
     probabilities, objects = prediction
     classes, truth = probabilities.argmax(axis=2), class_labels(labels, kind)
     values = _by_pixels(classes, truth, probabilities.shape[2])
+    known = labels != UNKNOWN
+    classes, truth, labels = (np.where(known, image, 0) for image in (classes, truth, labels))
     by_threshold: dict[str, NDArray[np.float64] | None] = {}
     if kind == "binary":
         values |= _by_segments(classes, truth)
-        by_threshold = _by_thresholds(probabilities[:, :, 1], truth)
+        by_threshold = _by_thresholds(np.where(known, probabilities[:, :, 1], 0), truth)
         mistakes = find_mistakes(_components(classes, SPECK), _components(truth, SPECK))
     elif kind == "instances":
         assert objects is not None
+        objects = _mostly_known(objects, known)
         values |= _by_objects(objects, labels)
-        mistakes = find_mistakes(objects, labels)
+        mistakes = find_mistakes(objects, labels, known)
     else:
         mistakes = find_class_mistakes(classes, truth)
     return ImageScores(name, values, by_threshold, mistakes)
@@ -194,9 +201,12 @@ def _check(
 def _by_pixels(
     classes: NDArray[np.integer], truth: NDArray[np.integer], num_classes: int
 ) -> dict[str, float | None]:
-    iou, dice = (of_classes(classes, truth, num_classes) for of_classes in (metrics.iou, metrics.dice))
+    iou, dice = (
+        of_classes(classes, truth, num_classes, ignore_label=UNKNOWN)
+        for of_classes in (metrics.iou, metrics.dice)
+    )
     values: dict[str, float | None] = {
-        "pixel_error": metrics.pixel_error(classes, truth),
+        "pixel_error": metrics.pixel_error(classes, truth, ignore_label=UNKNOWN),
         "mean_iou": float(iou.mean()),
     }
     for name, scores in (("iou", iou), ("dice", dice)):
@@ -232,6 +242,13 @@ def _by_thresholds(
     return {"v_rand": rand, "v_info": info}
 
 
+def _mostly_known(objects: NDArray[np.integer], known: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """The objects of which at least half is known."""
+    _, number = np.unique(objects, return_inverse=True)
+    share = np.bincount(number.ravel(), known.ravel()) / np.bincount(number.ravel())
+    return np.where(share[number.reshape(objects.shape)] >= 0.5, objects, 0)
+
+
 def _by_objects(objects: NDArray[np.integer], labels: NDArray[np.integer]) -> dict[str, float | None]:
     precision = metrics.average_precision(objects, labels)
     at = dict(zip(metrics.objects.IOU_THRESHOLDS, precision.tolist(), strict=True))
@@ -249,7 +266,9 @@ def _components(mask: NDArray[np.integer], at_least: int = 1) -> NDArray[np.inte
     return np.where(np.bincount(components.ravel())[components] >= at_least, components, 0)
 
 
-def find_mistakes(segmentation: NDArray[np.integer], labels: NDArray[np.integer]) -> Mistakes:
+def find_mistakes(
+    segmentation: NDArray[np.integer], labels: NDArray[np.integer], known: NDArray[np.bool_] | None = None
+) -> Mistakes:
     """Name the objects that were missed, split, merged or added, and the pixels where borders differ.
 
     A predicted and a true object belong together if more than half of either lies in the other. A true object
@@ -261,6 +280,8 @@ def find_mistakes(segmentation: NDArray[np.integer], labels: NDArray[np.integer]
     ----------
     segmentation, labels : integer array, shape (H, W)
         Label images; the numbers need not be consecutive.
+    known : bool array, shape (H, W), optional
+        Where a border may be wrong; everywhere if left out.
     """
     segmentation, labels = (relabel_sequential(image)[0] for image in (segmentation, labels))
     table = contingency("find_mistakes", segmentation, labels)
@@ -278,7 +299,7 @@ def find_mistakes(segmentation: NDArray[np.integer], labels: NDArray[np.integer]
     missed[0] = added[0] = False  # number 0 is the background
     return _painted(
         {
-            "border": (segmentation > 0) != (labels > 0),
+            "border": ((segmentation > 0) != (labels > 0)) & (True if known is None else known),
             "added": added[segmentation],
             "split": split[labels],
             "merged": merged[labels],

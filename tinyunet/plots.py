@@ -15,6 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
+from tinyunet.data import UNKNOWN
 from tinyunet.evaluation import MISTAKES, Mistakes
 from tinyunet.sampling import Sample
 
@@ -22,6 +23,7 @@ Log = Sequence[dict[str, Any]]
 
 INK, ACCENT, GOOD, FAINT = "#1a1a1a", "#c0392b", "#2471a3", "#b8b8b8"
 RED, BLUE = (230, 57, 70), (86, 180, 233)  # on grey images
+SAND = (214, 190, 138)
 MISTAKE_COLOURS = {  # Okabe and Ito's, which colour-blind readers can tell apart
     "border": (240, 228, 66),
     "confused": (86, 180, 233),
@@ -44,9 +46,17 @@ def grey_or_colour(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def overlay(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
-    """The image in grey with the outline of each object in red, (H, W, 3)."""
+    """The image in grey with the outline of each object in red, (H, W, 3); none around what is unknown."""
     picture = grey_or_colour(image)
-    picture[find_boundaries(instances, mode="inner")] = RED
+    picture[find_boundaries(instances.clip(0), mode="inner")] = RED
+    return picture
+
+
+def class_picture(classes: NDArray[np.integer], num_classes: int) -> NDArray[np.uint8]:
+    """Classes (H, W) as 8-bit RGB from black, class 0, to white; sand where they are `UNKNOWN`."""
+    grey = (255.0 * classes.clip(0) / max(num_classes - 1, 1)).astype(np.uint8)
+    picture = np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+    picture[classes == UNKNOWN] = SAND
     return picture
 
 
@@ -127,7 +137,7 @@ def plot_examples(
         wrong[(predicted != label) & (label > 0)] = BLUE
         wrong[(predicted != label) & (label == 0)] = RED
         axes[0].imshow(picture)
-        axes[1].imshow(label, cmap="gray", vmin=0, vmax=probability.shape[2] - 1)
+        axes[1].imshow(class_picture(label, probability.shape[2]))
         axes[2].imshow(probability[:, :, -1], cmap="gray", vmin=0, vmax=1)
         axes[3].imshow(wrong)
     for axes, head in zip(grid[0], heads, strict=True):
@@ -195,15 +205,14 @@ def plot_samples(samples: Mapping[str, Sample], path: Path) -> None:
         axes[0].imshow(grey_or_colour(image))
         axes[0].add_patch(Rectangle((margin - 0.5, margin - 0.5), side, side, fill=False, color=ACCENT))
         axes[0].set_title(f"image tile {name}", fontsize=9)
-        axes[1].imshow(target, cmap="gray", interpolation="nearest")
-        axes[1].set_title(
-            f"labels of the square: classes {', '.join(map(str, np.unique(target)))}", fontsize=9
-        )
+        axes[1].imshow(class_picture(target, int(target.max()) + 1), interpolation="nearest")
+        names = ["unknown (sand)" if value == UNKNOWN else str(value) for value in np.unique(target)]
+        axes[1].set_title(f"labels of the square: classes {', '.join(names)}", fontsize=9)
         shown = axes[2].imshow(weight, cmap="magma", vmin=0, vmax=most, interpolation="nearest")
         axes[2].set_title("weight map: loss per pixel", fontsize=9)
         figure.colorbar(shown, ax=axes[2], shrink=0.8)
         for panel in axes:
             panel.set_axis_off()
-    names = " and ".join({sample.name: None for sample in samples.values()})
-    figure.suptitle(f"{names}: the network sees the tile and predicts the square", fontsize=10)
+    shown_images = " and ".join({sample.name: None for sample in samples.values()})
+    figure.suptitle(f"{shown_images}: the network sees the tile and predicts the square", fontsize=10)
     figure.savefig(path, dpi=110)

@@ -3,6 +3,9 @@
 What the labels mean is settled once for each whole image: which pixels belong to which cell, and the class of
 each pixel. Both travel through the augmenter in one integer image, so that one warp moves them together; the
 weight map is computed from the warped cells, because bending changes the distance between two cells.
+
+Pixels that nobody labelled are no cell, weigh nothing, and count in no class balance; a tile that would hold
+no other ones is drawn anew.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.augment import Augmentation, Augmenter
-from tinyunet.data import ImageSet, class_labels, normalise
+from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.errors import DataError, OptionError
 from tinyunet.weight_map import class_weights, label_cells, separate_touching, weight_map
 
+DRAWS = 100  # of a tile with a labelled pixel, before one without is taken
 SIGHT = 4  # in units of sigma: how far outside the tile a cell can still raise a border weight
 
 
@@ -45,7 +49,7 @@ class Sample(NamedTuple):
     image: NDArray[np.float32]
     """Shape (1, input_size, input_size, C)."""
     target: NDArray[np.integer]
-    """Classes, shape (1, output_size, output_size)."""
+    """Classes, shape (1, output_size, output_size); `UNKNOWN` where nobody labelled the image."""
     weight: NDArray[np.float32]
     """Shape (1, output_size, output_size)."""
     name: str
@@ -88,16 +92,18 @@ class Sampler:
                 remedy="add labels/ beside images/, one for each image",
             )
         self.names, self.num_classes, self.seed = images.names, images.num_classes, seed
-        self.settings = weights
+        self.settings, self.output_size = weights, output_size
         cells_and_classes = [_cells_and_classes(labels, images.kind) for labels in images.labels]
-        balanced = class_weights((classes for _, classes in cells_and_classes), images.num_classes)
+        balanced = class_weights(
+            (classes[classes != UNKNOWN] for _, classes in cells_and_classes), images.num_classes
+        )
         self.class_weights: list[float] = (
             balanced.tolist() if weights.class_balance else [1.0] * len(balanced)
         )
         self.margin = min((input_size - output_size) // 2, int(SIGHT * weights.sigma))
         self.augmenter = Augmenter(
             [normalise(image) for image in images.images],
-            [cells * images.num_classes + classes for cells, classes in cells_and_classes],
+            [_packed(cells, classes, images.num_classes) for cells, classes in cells_and_classes],
             input_size=input_size,
             output_size=output_size,
             augmentation=augmentation,
@@ -109,16 +115,21 @@ class Sampler:
         epoch, place = divmod(step, len(self.names))
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.names))
         index = int(order[place])
-        tile = self.augmenter.sample(index, np.random.default_rng([self.seed, 1, step]))
-        cells, classes = np.divmod(tile.labels, self.num_classes)
+        rng = np.random.default_rng([self.seed, 1, step])
+        inside = slice(self.margin, self.output_size + self.margin)
+        for _ in range(DRAWS):
+            tile = self.augmenter.sample(index, rng)
+            cells, classes = _unpacked(tile.labels, self.num_classes)
+            if (classes[inside, inside] != UNKNOWN).any():
+                break
         weight = weight_map(
             cells,
             w0=self.settings.w0,
             sigma=self.settings.sigma,
             class_balance=self.class_weights,
             classes=classes,
+            ignore_label=UNKNOWN,
         )
-        inside = slice(self.margin, tile.labels.shape[0] - self.margin)
         return Sample(
             tile.image[np.newaxis],
             np.ascontiguousarray(classes[inside, inside])[np.newaxis],
@@ -145,13 +156,25 @@ class Sampler:
 
 
 def _cells_and_classes(labels: NDArray[Any], kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The number of the cell and the class of each pixel; background is cell 0 and class 0.
+    """The number of the cell and the class of each pixel; background is cell 0 and class 0, unknown cell 0.
 
     Cells that are numbered in the labels are parted where they touch, as in the paper (section 3): a pixel of
     background between them is what the network can learn. Where only classes are known, each connected part
     of the foreground is a cell.
     """
+    labels = labels.astype(np.int64)
     if kind == "instances":
-        cells = separate_touching(labels)
-        return cells.astype(np.int64), class_labels(cells, "instances").astype(np.int64)
-    return label_cells(labels > 0).astype(np.int64), labels.astype(np.int64)
+        cells = separate_touching(labels.clip(0))  # 0 is where nothing is known as well
+        classes = np.where(labels == UNKNOWN, UNKNOWN, class_labels(cells, "instances"))
+        return cells.astype(np.int64), classes
+    return label_cells(labels > 0).astype(np.int64), labels
+
+
+def _packed(cells: NDArray[np.int64], classes: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """Cell and class in one number that is not negative; `_unpacked` takes them apart."""
+    return cells * (num_classes + 1) + classes - UNKNOWN
+
+
+def _unpacked(packed: NDArray[Any], num_classes: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    cells, classes = np.divmod(packed, num_classes + 1)
+    return cells, classes + UNKNOWN

@@ -24,7 +24,7 @@ from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
 from tinyunet.checkpoint import Arrays, Checkpoint
-from tinyunet.data import ImageSet, LabelKind, class_labels, normalise
+from tinyunet.data import UNKNOWN, ImageSet, LabelKind, class_labels, normalise
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import MODELS, Network, make_network
 from tinyunet.optim import SGD
@@ -89,7 +89,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Scores:
-    """How well the held-out images are predicted, each the mean over the images."""
+    """How well the held-out images are predicted where they are labelled, each the mean over the images."""
 
     pixel_error: float
     """Share of wrong pixels."""
@@ -227,7 +227,9 @@ class Trainer:
         self.model.train()
         self.model.dropout_rng = np.random.default_rng([self.config.seed, 2, self.step])
         sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
-        loss = ops.softmax_cross_entropy(self.model(Tensor(sample.image)), sample.target, sample.weight)
+        loss = ops.softmax_cross_entropy(
+            self.model(Tensor(sample.image)), sample.target, sample.weight, ignore_label=UNKNOWN
+        )
         if not math.isfinite(loss.item()):
             raise self._diverged(f"step {self.step + 1}: the loss is {loss.item()}")
         loss.backward()
@@ -369,7 +371,7 @@ def evaluate(
         if on_image:
             on_image(number, probabilities)
         classes, truth = probabilities.argmax(axis=2), class_labels(labels, images.kind)
-        errors.append(metrics.pixel_error(classes, truth))
-        ious.append(metrics.iou(classes, truth, images.num_classes))
+        errors.append(metrics.pixel_error(classes, truth, ignore_label=UNKNOWN))
+        ious.append(metrics.iou(classes, truth, images.num_classes, ignore_label=UNKNOWN))
     iou = np.mean(ious, axis=0)
     return Scores(float(np.mean(errors)), tuple(map(float, iou)), float(iou.mean()))

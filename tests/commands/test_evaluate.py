@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score, jaccard_score
 from stardist.matching import matching
 
 from tinyunet import metrics
+from tinyunet.data import UNKNOWN
 from tinyunet.evaluation import (
     BORDER,
     MISTAKES,
@@ -361,6 +362,46 @@ def test_no_objects(objects, score):
     assert scores.values["seg"] == scores.values["average_precision"] == score
     assert scores.mistakes.counts["added"] == objects
     assert all(value is not None and math.isfinite(value) for value in scores.values.values())
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes"])
+def test_unknown_pixels_do_not_count(kind):
+    """The left half alone has the same scores of pixels, whatever was predicted in the unknown right half."""
+    truth, wrong = membranes((40, 50)).astype(np.int32), membranes((40, 50), 7)
+    labels = np.where(np.arange(50) < 25, truth, UNKNOWN)
+    probabilities = np.where(np.arange(50)[:, None] < 25, noisy(truth), noisy(wrong))
+    half, whole = (
+        score_image("x", Prediction(p, None), t, kind, 2)
+        for p, t in ((probabilities[:, :25], truth[:, :25]), (probabilities, labels))
+    )
+    for name in PIXELS:
+        assert whole.values[name] == pytest.approx(half.values[name], rel=1e-12)
+    assert whole.mistakes.counts["border"] <= half.mistakes.counts["border"] + 40  # the half's own edge
+    assert not whole.mistakes.kinds[:, 25:].any()
+    other = score_image(
+        "x", Prediction(np.where(labels[..., None] < 0, 0.5, probabilities), None), labels, kind, 2
+    )
+    assert other.values == whole.values
+    for name, curve in whole.by_threshold.items():
+        np.testing.assert_array_equal(curve, other.by_threshold[name])
+
+
+def test_objects_in_unknown_pixels_are_neither_right_nor_wrong(nuclei):
+    """Without the objects of which more than half is unknown, it is SEG and average precision as before."""
+    truth, objects, _, _ = nuclei
+    labels = truth[0].astype(np.int32)
+    labels[30:, 45:] = UNKNOWN  # object 11, which is added there, lies in it
+    labels[:, 58:] = UNKNOWN
+    grown = objects[0].copy()
+    grown[2:10, 50:60] = 12  # reaches into it, by less than half: stays, whole
+    prediction = Prediction(np.eye(2, dtype=np.float32)[(grown > 0).astype(int)], grown)
+    scores = score_image("x", prediction, labels, "instances", 2)
+    judged = np.where(grown == 11, 0, grown)
+    assert scores.values["seg"] == metrics.seg(judged, truth[0])
+    assert scores.values["average_precision_0.5"] == matching(truth[0], judged, 0.5).accuracy
+    assert scores.mistakes.counts["added"] == 0
+    assert scores.mistakes.kinds[2:10, 50:58].all()
+    assert not scores.mistakes.kinds[2:10, 58:].any()
 
 
 def test_pictures_of_the_worst(binary, command, tmp_path):

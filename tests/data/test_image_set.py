@@ -1,11 +1,13 @@
 """What an ImageSet refuses; holding images out; normalising."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyunet.data import ImageSet, normalise, split
+from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise, save_image_set, split
 from tinyunet.errors import DataError, ShapeError
 
 
@@ -22,6 +24,7 @@ def make(**changes: object) -> ImageSet:
 
 
 ZEROS = np.zeros((4, 5), np.int32)
+MIXED = np.arange(20, dtype=np.int32).reshape(4, 5) - 1
 NOT_FINITE = np.zeros((4, 5, 1))
 NOT_FINITE[2, 3] = np.nan
 NOT_FINITE[3, 0] = np.inf
@@ -41,12 +44,29 @@ NOT_FINITE[3, 0] = np.inf
         ({"labels": [ZEROS], "kind": "binary", "num_classes": 2}, "every image needs a label"),
         ({"labels": [ZEROS, ZEROS[:3]], "kind": "binary", "num_classes": 2}, "image b and its label differ"),
         ({"labels": [ZEROS, ZEROS + 2], "kind": "binary", "num_classes": 2}, "label b is out of range"),
-        ({"labels": [ZEROS, ZEROS - 1], "kind": "instances", "num_classes": 2}, "label b is out of range"),
+        ({"labels": [ZEROS, MIXED - 2], "kind": "instances", "num_classes": 2}, "label b is out of range"),
+        (
+            {"labels": [ZEROS, ZEROS - 1], "kind": "instances", "num_classes": 2},
+            "pixel of label b is unknown",
+        ),
     ],
 )
 def test_refuses(changes: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         make(**changes)
+
+
+@pytest.mark.parametrize(("kind", "classes"), [("instances", [-1, 0, 1, 1]), ("classes", [-1, 0, 1, 2])])
+def test_unknown_pixels_are_no_class(kind: str, classes: list[int], tmp_path: Path) -> None:
+    labels = np.full((4, 5), 2, np.int32)
+    labels[0, :3] = UNKNOWN, 0, 1
+    some = make(labels=[ZEROS, labels], kind=kind, num_classes=3)
+    assert class_labels(labels, some.kind)[0, :4].tolist() == classes
+    assert "2 % of the pixels unknown" in some.summary()  # 1 of 40
+    assert "unknown" not in some.subset([0]).summary()
+    with pytest.raises(DataError, match="unknown pixels cannot be written"):
+        save_image_set(some, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
 
 
 def test_subset_keeps_order_and_meaning() -> None:

@@ -135,3 +135,17 @@ def test_summary(labels, kind, num_classes, text) -> None:  # type: ignore[no-un
     image = np.zeros((*shape, 1), np.uint8)
     made = ImageSet([image], ["a"], None if labels is None else [labels], kind, num_classes, reason="because")
     assert made.summary() == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "expected"),
+    [
+        ("instances", [-1, 0, 7, 3], [-1, 0, 2, 1]),
+        ("instances", [-1, 7, 3, 3], [-1, 2, 1, 1]),  # no background: 3 is an object all the same
+        ("binary", [-1, 0, 9, 9], [-1, 0, 1, 1]),
+        ("classes", [-1, 0, 2, 1], [-1, 0, 2, 1]),
+    ],
+)
+def test_what_is_unknown_stays_so(kind, label, expected):
+    applied, _ = apply_kind([np.array([label], np.int32)], kind, "here")
+    assert applied[0].tolist() == [expected]

@@ -11,7 +11,7 @@ Everything here is arrays in, arrays out: no tensors, no network.
 """
 
 from tinyunet.data.holdout import split
-from tinyunet.data.image_set import ImageSet, LabelKind, class_labels
+from tinyunet.data.image_set import UNKNOWN, ImageSet, LabelKind, class_labels
 from tinyunet.data.intensity import normalise
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
@@ -19,6 +19,7 @@ from tinyunet.data.readers import read_images
 from tinyunet.data.writer import save_image_set
 
 __all__ = [
+    "UNKNOWN",
     "ImageSet",
     "LabelKind",
     "class_labels",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tinyunet.errors import DataError, describe
 
 LabelKind = Literal["binary", "classes", "instances"]
+UNKNOWN = -1  # in labels of every kind: nobody said what this pixel is; loss and measures skip it
 Image = NDArray[Any]
 Labels = NDArray[np.integer]
 
@@ -29,6 +30,7 @@ class ImageSet:
     labels : list of integer arrays, each (H, W), or None
         None: a set to predict. "binary": 0 and 1. "classes": 0..num_classes-1.
         "instances": 0 is background, every other value is one object of that image.
+        Of every kind: `UNKNOWN` (-1), pixels that nobody labelled.
     kind : "binary", "classes", "instances", or None without labels
     num_classes : int
         What a network has to tell apart: 2 for "binary" and "instances", 0 without labels.
@@ -40,7 +42,8 @@ class ImageSet:
     Raises
     ------
     DataError
-        An image and its label differ in size, a pixel is not finite, a label is out of range, ...
+        An image and its label differ in size, a pixel is not finite, a label is out of range or all of it
+        unknown, ...
     """
 
     images: list[Image]
@@ -79,9 +82,10 @@ def class_labels(labels: Labels, kind: LabelKind) -> Labels:
     Parameters
     ----------
     labels : integer array, shape (H, W)
+        `UNKNOWN` stays so.
     kind : "binary", "classes" or "instances"
     """
-    return (labels > 0).astype(labels.dtype) if kind == "instances" else labels
+    return np.sign(labels) if kind == "instances" else labels
 
 
 def _check_images(image_set: ImageSet) -> None:
@@ -135,7 +139,12 @@ def _check_labels(image_set: ImageSet, labels: list[Labels]) -> None:
                 "give each image the label drawn on it, unscaled and uncropped",
             )
         highest = int(label.max())
-        if label.min() < 0 or (image_set.kind != "instances" and highest >= image_set.num_classes):
+        if highest == UNKNOWN:
+            raise DataError(
+                f"{image_set.source}: every pixel of label {name} is unknown",
+                remedy="leave the image out: there is nothing to learn from it and nothing to judge",
+            )
+        if label.min() < UNKNOWN or (image_set.kind != "instances" and highest >= image_set.num_classes):
             raise DataError(
                 f"{image_set.source}: label {name} is out of range",
                 {"expected": f"0..{image_set.num_classes - 1}", "found": f"{label.min()}..{highest}"},
@@ -159,11 +168,13 @@ def _labels_text(image_set: ImageSet) -> str:
         counts = [len(np.unique(label[label > 0])) for label in labels]
         found = f"instances, {min(counts)} to {max(counts)} objects an image"
     else:
-        pixels = np.sum(
-            [np.bincount(label.ravel(), minlength=image_set.num_classes) for label in labels], axis=0
-        )
+        known = [label[label != UNKNOWN] for label in labels]
+        pixels = np.sum([np.bincount(label, minlength=image_set.num_classes) for label in known], axis=0)
         shares = [f"{share:.0f}" for share in 100 * pixels / pixels.sum()]
         found = f"binary, {shares[1]} % foreground"
         if image_set.kind == "classes":
             found = f"{image_set.num_classes} classes, {', '.join(shares)} %"
+    unknown = 100 * np.mean([np.mean(label == UNKNOWN) for label in labels])
+    if unknown:
+        found += f", {unknown:.0f} % of the pixels unknown"
     return f"labels: {found}" + (f" ({image_set.reason})" if image_set.reason else "")

@@ -105,7 +105,7 @@ def tell_kind(labels: Sequence[Labels], source: str) -> tuple[LabelKind, str]:
 
 
 def apply_kind(labels: Sequence[Labels], kind: LabelKind, source: str) -> tuple[list[Labels], int]:
-    """Labels numbered as `ImageSet` wants them, and the number of classes.
+    """Labels numbered as `ImageSet` wants them, and the number of classes. What is unknown stays so.
 
     "binary": the larger of two values becomes 1; a value that stands alone is foreground unless it is 0.
     "classes": kept. "instances": renumbered 1..n in each image, without gaps.
@@ -133,11 +133,12 @@ def apply_kind(labels: Sequence[Labels], kind: LabelKind, source: str) -> tuple[
             remedy="threshold them, or leave the kind to the reader",
         )
     foreground = values[-1] or 1
-    return [(label == foreground).astype(label.dtype) for label in labels], 2
+    return [np.where(label < 0, label, label == foreground).astype(label.dtype) for label in labels], 2
 
 
 def _values(labels: Sequence[Labels]) -> NDArray[np.integer]:
-    return np.unique(np.concatenate([np.unique(label) for label in labels]))
+    values = np.unique(np.concatenate([np.unique(label) for label in labels]))
+    return values[values >= 0]
 
 
 def _pieces(label: Labels) -> list[int]:
@@ -149,8 +150,8 @@ def _pieces(label: Labels) -> list[int]:
 
 def _renumber(label: Labels) -> Labels:
     values, inverse = np.unique(label, return_inverse=True)
-    first = 0 if values[0] == 0 else 1  # without background, the smallest value is an object too
-    return (inverse.reshape(label.shape) + first).astype(label.dtype)
+    numbers = np.where(values > 0, np.cumsum(values > 0), values)
+    return numbers[inverse].reshape(label.shape).astype(label.dtype)
 
 
 def _listing(values: NDArray[np.integer]) -> str:

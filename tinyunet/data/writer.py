@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import tifffile
 
-from tinyunet.data.image_set import Image, ImageSet
+from tinyunet.data.image_set import UNKNOWN, Image, ImageSet
 from tinyunet.errors import DataError
 
 
@@ -27,9 +27,14 @@ def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
     Raises
     ------
     DataError
-        There already is a folder ``images`` or ``labels`` in it.
+        There already is a folder ``images`` or ``labels`` in it, or pixels are unknown: no file can say so.
     """
     folder = Path(folder)
+    if any((label == UNKNOWN).any() for label in image_set.labels or []):
+        raise DataError(
+            f"{folder}: labels with unknown pixels cannot be written",
+            remedy="write them as background or as a class of their own",
+        )
     for part in ("images", "labels"):
         if (folder / part).exists():
             raise DataError(f"{folder / part}: exists already", remedy="choose a new folder, or remove it")
