@@ -1,0 +1,366 @@
+# %% [markdown]
+"""
+03. Convolution: loops, windows, one matrix product
+===================================================
+
+**You will build** the convolution of the U-Net in four ways, from plain loops to matrix products, and
+its three gradients. It is what ``tinyunet/ops/conv2d.py`` contains.
+
+**You will learn** why all of them are the same sum, how to read a gradient off an equation by asking
+where a number is used, why the weights are turned around on the way back, and how a linear op can be
+checked without any difference quotient.
+
+Needed: chapters 01 and 02. About 50 minutes. Four exercises.
+"""
+
+# %%
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+from lesson import exercise, show
+from numpy.lib.stride_tricks import sliding_window_view
+
+from tinyunet.data import synthetic_cells
+
+# %% [markdown]
+# What it computes
+# ----------------
+# The input ``x`` has shape ``(N, H, W, C)``: ``N`` images of ``H`` rows and ``W`` columns, each
+# pixel with ``C`` channels. ``weight`` has shape ``(K, K, C, F)``: for each of ``F`` filters a
+# window of ``K`` × ``K`` pixels with ``C`` channels. ``bias`` has shape ``(F,)``. A filter is laid
+# on the image, what lies under each other is multiplied, and all is added up:
+#
+# ::
+#
+#     y[n,i,j,f] = bias[f] + sum over p,q,c of weight[p,q,c,f] x[n,i+p,j+q,c]
+#
+# The letters mean the same in all chapters: ``n`` image, ``i j`` row and column, ``p q`` place in
+# the window, ``c`` input channel, ``f`` filter. Mathematicians call this a cross-correlation; in
+# their convolution the window is turned by 180 degrees first. As weights are learned, it does not
+# matter which of the two a network uses, as long as the backward knows.
+#
+# The window has to lie inside the image. **Predict** the shape of ``y`` for an image of 7 × 9
+# pixels and a 3×3 window; and the side of 572 pixels that enters the paper's network, after two 3×3
+# convolutions.
+
+
+# %%
+def conv_loops(x, weight, bias):
+    images, height, width, channels = x.shape
+    size, _, _, filters = weight.shape
+    y = np.empty((images, height - size + 1, width - size + 1, filters))
+    for n, i, j, f in np.ndindex(y.shape):
+        y[n, i, j, f] = bias[f]
+        for p, q, c in np.ndindex(size, size, channels):
+            y[n, i, j, f] += weight[p, q, c, f] * x[n, i + p, j + q, c]
+    return y
+
+
+rng = np.random.default_rng(0)
+x, weight, bias = rng.standard_normal((2, 7, 9, 3)), rng.standard_normal((3, 3, 3, 4)), rng.standard_normal(4)
+y = conv_loops(x, weight, bias)
+print(f"x {x.shape} with weight {weight.shape} gives y {y.shape}")
+assert y.shape == (2, 5, 7, 4)
+assert 572 - 2 - 2 == 568
+
+# %% [markdown]
+# The paper (section 2) calls these *unpadded* convolutions. Each takes two pixels off a side, and
+# in exchange each output pixel has seen only real image. The common alternative puts a border of
+# zeros around ``x`` first, ``padding=1``, and keeps the size.
+#
+# Windows, without copying
+# ------------------------
+# Seven loops, and Python pays for each single product. NumPy can show all windows of an array at
+# once. It copies nothing: the result is another way to step through the same memory.
+
+# %%
+windows = sliding_window_view(x, (3, 3), axis=(1, 2))
+print(f"windows {windows.shape}: n, i, j, c, p, q")
+assert windows.shape == (2, 5, 7, 3, 3, 3)
+assert windows[1, 2, 4, 0, 1, 2] == x[1, 2 + 1, 4 + 2, 0]
+assert np.shares_memory(windows, x)
+
+# %% [markdown]
+# ``np.einsum`` takes an equation in letters. What stands on the left only is summed over. So the
+# equation above becomes one line, letter by letter.
+
+
+# %%
+def conv_einsum(x, weight, bias):
+    windows = sliding_window_view(x, weight.shape[:2], axis=(1, 2))
+    return np.einsum("nijcpq,pqcf->nijf", windows, weight) + bias
+
+
+assert np.allclose(conv_einsum(x, weight, bias), y)
+
+# %% [markdown]
+# That is fast enough for a picture. Four filters written by hand, on a made-up micrograph of cells.
+
+# %%
+image = synthetic_cells(1, 128, seed=9).images[0][np.newaxis] / 255.0
+blur, edge = np.full((3, 3), 1 / 9), np.outer([1, 2, 1], [-1, 0, 1]) / 4
+slanted = np.array([[-2, -1, 0], [-1, 0, 1], [0, 1, 2]]) / 4
+by_hand = np.stack([blur, edge, edge.T, slanted], axis=-1)[:, :, np.newaxis]  # (3, 3, 1, 4)
+maps = conv_einsum(image, by_hand, np.zeros(4))
+assert by_hand.shape == (3, 3, 1, 4)
+assert maps.shape == (1, 126, 126, 4)
+
+fig, axes = plt.subplots(2, 5, figsize=(11, 5), height_ratios=[1, 3], layout="constrained")
+axes[1, 0].imshow(image[0, ..., 0], cmap="gray")
+axes[0, 0].axis("off")
+titles = ("blur", "left to right", "top to bottom", "slanted")
+for f in range(4):
+    axes[0, f + 1].imshow(by_hand[:, :, 0, f], cmap="RdBu_r", vmin=-1, vmax=1)
+    limit = abs(maps[..., f]).max()
+    style = {"cmap": "gray"} if f == 0 else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    axes[1, f + 1].imshow(maps[0, ..., f], **style)
+for ax, title in zip(axes[1], ("image", *titles), strict=True):
+    ax.set_title(title)
+for ax in axes.flat:
+    ax.set(xticks=[], yticks=[])
+fig.suptitle("Four windows of 3×3 and what they find (red positive, blue negative)")
+show("03-filters")
+
+# %% [markdown]
+# A network has many such filters, and learns the numbers in them.
+#
+# One matrix product
+# ------------------
+# Write each window as a row of a matrix, in the order ``p, q, c``, and each filter as a column, in
+# the same order. Then ``y`` is one matrix product, and matrix products are what machines do best.
+
+
+# %%
+@exercise("03.1", lines=2, hint="sliding_window_view, then .transpose to n, i, j, p, q, c, then .reshape.")
+def window_rows(x, size):
+    """Return all windows of x as rows: shape (N H' W', K K C), columns in the order p, q, c."""
+    return ...
+
+
+# %%
+def conv_matrix(x, weight, bias):
+    size, _, _, filters = weight.shape
+    y = window_rows(x, size) @ weight.reshape(-1, filters) + bias
+    return y.reshape(len(x), x.shape[1] - size + 1, x.shape[2] - size + 1, filters)
+
+
+assert np.allclose(conv_matrix(x, weight, bias), y)
+
+# %% [markdown]
+# The price is memory: each pixel is copied into all windows that it lies in. **Predict** how many
+# megabytes (10**6 bytes) the rows take for the second convolution of the paper's network: 570 × 570
+# pixels, 64 channels, float32 (4 bytes).
+
+# %%
+before, after = 4 * 570 * 570 * 64 / 1e6, 4 * 568 * 568 * 9 * 64 / 1e6
+print(f"x: {before:.0f} MB; its windows as rows: {after:.0f} MB")
+assert (round(before), round(after)) == (83, 743)
+
+# %% [markdown]
+# So it is cut into parts. The engine makes the windows of one row of the image at a time. Another
+# way needs no copy at all: take one place ``p, q`` of the window, a *tap*. What lies under this
+# tap, for all windows at once, is the image shifted; and it meets one small matrix, ``weight[p,
+# q]`` of shape ``(C, F)``. For a window of 3×3 these are nine products, added up; a 1×1 convolution
+# is a single one.
+
+
+# %%
+def conv_taps(x, weight, bias):
+    size = weight.shape[0]
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
+    return bias + sum(x[:, p : p + height, q : q + width] @ weight[p, q] for p, q in np.ndindex(size, size))
+
+
+assert np.allclose(conv_taps(x, weight, bias), y)
+
+# %% [markdown]
+# The gradient of the weight
+# --------------------------
+# Now backward: ``grad_y``, of the shape of ``y``, is given: the derivative of the loss by each
+# output. To find the derivative by some number, ask *where it is used*. Take ``bias[f]``: it is
+# added to ``y[n,i,j,f]`` at every ``n, i, j``, with the factor 1. So its gradient is the sum of
+# ``grad_y`` over all images and pixels.
+#
+# Now take one weight, ``weight[p,q,c,f]``. In which outputs is it used, and what is it multiplied
+# by there? Write the sum down before you go on.
+
+
+# %%
+@exercise("03.2", lines=3, hint='One einsum of the windows "nijcpq" and grad_y "nijf". Which letters remain?')
+def backward_weight_and_bias(x, grad_y, size):
+    """Return grad_weight, shape (K, K, C, F), and grad_bias, shape (F,)."""
+    return ...
+
+
+# %% [markdown]
+# The check needs no step ``h``. A convolution without bias is *linear* in its weight, and of a
+# linear function the slope along any direction is the function itself, of that direction. So
+# chapter 02's comparison is exact: ``<grad_weight, v>`` has to equal ``<grad_y, conv(x, v)>`` for
+# every ``v``.
+
+# %%
+grad_y, v = rng.standard_normal(y.shape), rng.standard_normal(weight.shape)
+grad_weight, grad_bias = backward_weight_and_bias(x, grad_y, 3)
+assert np.isclose(np.vdot(grad_weight, v), np.vdot(grad_y, conv_taps(x, v, np.zeros(4))), rtol=1e-10)
+assert np.isclose(grad_bias @ bias, np.vdot(grad_y, np.broadcast_to(bias, y.shape)), rtol=1e-10)
+
+# %% [markdown]
+# The gradient of the input
+# -------------------------
+# The same question for a pixel: where is ``x[n,r,s,c]`` used? In the windows that it lies in. A
+# window at ``i, j`` has it under its tap ``p, q`` if ``i + p = r`` and ``j + q = s``. In every
+# filter ``f`` of such a window it is multiplied by ``weight[p,q,c,f]``:
+#
+# ::
+#
+#     grad_x[n,r,s,c] = sum over p,q,f of weight[p,q,c,f] grad_y[n,r-p,s-q,f]
+#
+# where ``r-p, s-q`` is a pixel of ``grad_y``; near the border some are not. Read it as painting:
+# every output pixel paints a window of the input, and where windows overlap, paint adds up.
+# ``conv_taps`` read from a shifted image; this adds *into* a shifted image.
+
+
+# %%
+@exercise("03.3", lines=6, hint="Start with zeros, larger by K - 1. Each tap adds grad_y @ weight[p, q].T.")
+def backward_input(grad_y, weight):
+    """Return grad_x, shape (N, H, W, C), where grad_y has shape (N, H - K + 1, W - K + 1, F)."""
+    return ...
+
+
+# %%
+grad_x, v = backward_input(grad_y, weight), rng.standard_normal(x.shape)
+assert np.isclose(np.vdot(grad_x, v), np.vdot(grad_y, conv_taps(v, weight, np.zeros(4))), rtol=1e-10)
+
+# %% [markdown]
+# How often is a pixel used? With all weights and all ``grad_y`` set to 1, ``grad_x`` counts.
+# **Predict** three numbers for a 3×3 window.
+
+
+# %%
+@exercise("03.4", lines=1, hint="In how many places can the window be laid so that it covers the pixel?")
+def corner_edge_middle():
+    """Return how many windows a pixel lies in: in a corner, in the middle of an edge, in the middle."""
+    return ...
+
+
+# %%
+count = backward_input(np.ones((1, 10, 10, 1)), np.ones((3, 3, 1, 1)))[0, :, :, 0]
+assert (count[0, 0], count[0, 6], count[6, 6]) == corner_edge_middle()
+
+# %% [markdown]
+# The border is seen less. In a valid network this is as it should be: the border is there to be
+# looked at from further inside.
+#
+# There and back as a matrix
+# --------------------------
+# Any linear op is a matrix, if image and output are written as long columns. Let us look at it: an
+# 8×8 image, 64 numbers, becomes 36. Convolve the 64 images that have a single 1. **Predict** how
+# many of the 36 × 64 numbers of the matrix are not zero.
+
+# %%
+window = np.arange(1.0, 10).reshape(3, 3, 1, 1)
+matrix = conv_taps(np.eye(64).reshape(64, 8, 8, 1), window, np.zeros(1)).reshape(64, 36).T
+backward_matrix = backward_input(np.eye(36).reshape(36, 6, 6, 1), window).reshape(36, 64).T
+assert np.count_nonzero(matrix) == 36 * 9 == 324
+assert np.array_equal(backward_matrix, matrix.T)
+
+fig, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained", width_ratios=[1.6, 1, 1])
+for ax, array, xlabel, ylabel, title in (
+    (axes[0], matrix, "pixel of x", "pixel of y", "The convolution: 36 × 64"),
+    (axes[1], backward_matrix, "pixel of grad_y", "pixel of grad_x", "Its backward: the transpose"),
+):
+    weights = ax.imshow(np.where(array == 0, np.nan, array), cmap="viridis")
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+fig.colorbar(weights, ax=axes[:2], label="weight, 1 to 9", shrink=0.8)
+axes[2].imshow(count, cmap="cividis")
+for i, j in np.ndindex(count.shape):
+    axes[2].text(j, i, f"{count[i, j]:.0f}", ha="center", va="center", color="w" if count[i, j] < 6 else "k")
+axes[2].set(xlabel="column", ylabel="row", title="How many windows use a pixel")
+show("03-matrix")
+
+# %% [markdown]
+# The same nine weights in each row, a step further each time. The backward is the transposed
+# matrix: that is what ``<conv(x), g> = <x, backward(g)>`` says. And the transpose of such a matrix
+# is again a convolution: of ``grad_y`` with ``K - 1`` zeros around it, with the window *turned by
+# 180 degrees* and ``c`` and ``f`` exchanged. In the picture the nine colours of a column run
+# backwards. This is how the engine's fast version computes it, and a window that was not turned is
+# its classical mistake.
+
+# %%
+padded = np.pad(grad_y, ((0, 0), (2, 2), (2, 2), (0, 0)))
+turned = weight[::-1, ::-1].transpose(0, 1, 3, 2)
+assert np.allclose(conv_taps(padded, turned, np.zeros(3)), grad_x)
+unturned = conv_taps(padded, weight.transpose(0, 1, 3, 2), np.zeros(3))
+assert not np.allclose(unturned, grad_x)
+
+# %% [markdown]
+# How fast
+# --------
+# The work is counted in multiplications with an addition: ``N H' W' F`` outputs, ``K K C`` for
+# each. Our four versions all do this work. The engine gets by with fewer, as the next chapter
+# shows, and is counted as if it did them all. **Predict** the ratio between the slowest and the
+# fastest.
+
+# %%
+import tinyunet as tu
+
+
+def engine(x, weight, bias):
+    with tu.no_grad():
+        return tu.conv2d(tu.Tensor(x), tu.Tensor(weight), tu.Tensor(bias)).data
+
+
+def rate(convolve, side, channels):
+    """Millions of multiplications with an addition a second, the best of three runs."""
+    arrays = [(1, side, side, channels), (3, 3, channels, channels), (channels,)]
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in arrays]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        y = convolve(*arrays)
+        seconds.append(time.perf_counter() - start)
+    return y.size * 9 * channels / min(seconds) / 1e6
+
+
+versions = {"loops": (conv_loops, 12, 8), "einsum": (conv_einsum, 66, 32), "rows": (conv_matrix, 130, 32)}
+versions |= {"taps": (conv_taps, 130, 32), "the engine": (engine, 130, 32)}
+rates = {name: rate(*version) for name, version in versions.items()}
+for name, value in rates.items():
+    print(f"{name:<12}{value:12,.1f} million a second")
+
+fig, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
+bars = axes.barh(list(rates), list(rates.values()), color=["#D55E00"] + ["#0072B2"] * 3 + ["#009E73"])
+axes.bar_label(bars, fmt="{:,.1f}", padding=3)
+axes.set(xscale="log", xlabel="multiplications with addition, millions a second", xlim=(0.1, 1e6))
+axes.invert_yaxis()
+show("03-speed")
+
+# %% [markdown]
+# The same in the engine
+# ----------------------
+# ``tinyunet/ops/conv2d.py`` has the taps as its NumPy reference, and below it the fast version: the
+# windows of one image row as a matrix, row after row, compiled. For many channels it takes another
+# way with fewer multiplications, which is the next chapter. Both must agree with what we built.
+
+# %%
+for backend in ("numpy", "numba"):
+    tensors = [tu.Tensor(array, requires_grad=True) for array in (x, weight, bias)]
+    with tu.use_backend(backend):
+        output = tu.conv2d(*tensors)
+        output.backward(grad_y)
+    assert np.allclose(output.data, y, rtol=1e-10)
+    for tensor, ours in zip(tensors, (grad_x, grad_weight, grad_bias), strict=True):
+        assert np.allclose(tensor.grad, ours, rtol=1e-10)
+print("The engine agrees, forward and in all three gradients.")
+
+# %% [markdown]
+# Summary
+# -------
+# - One sum over ``p, q, c``. Loops, windows and matrix products order it differently.
+# - A gradient is read off by asking where a number is used, and by what it is multiplied there.
+# - The weight's gradient pairs windows of ``x`` with ``grad_y``. The input's gradient is the
+#   transpose of the forward: a convolution with the window turned and the channels exchanged.
+# - A linear op is checked exactly, by ``<conv(x), g> = <x, backward(g)>``.
+#
+# Next: ``04_convolution_cpu.py``, the same sum at the speed of the machine.
