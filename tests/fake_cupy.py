@@ -93,6 +93,15 @@ class ndarray:  # noqa: N801  CuPy's name
     def __mul__(self, other):
         return _new(np.asarray(self.hidden * _inside(other)))
 
+    def __getitem__(self, key):
+        return ndarray(self.hidden[key])
+
+    def reshape(self, *shape):
+        return ndarray(self.hidden.reshape(shape))
+
+    def transpose(self, *axes):
+        return ndarray(self.hidden.transpose(axes))
+
     def __setitem__(self, key, value):
         self.hidden[key] = _inside(value)
 
@@ -118,6 +127,10 @@ def asarray(a, dtype=None, order=None, *, blocking=False):
         return a if dtype in (None, a.dtype) and a.flags.c_contiguous else _new(a.hidden.astype(dtype))
     assert blocking, "the array may be changed before it was copied"
     return _new(np.array(a, dtype, order=order))
+
+
+def ascontiguousarray(a):
+    return a if a.flags.c_contiguous else _new(np.ascontiguousarray(a.hidden))
 
 
 def empty(shape, dtype=float):

@@ -28,7 +28,7 @@ from tinyunet.jit import parallel_kernel
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
-from tinyunet.ops.conv2d import backward_bias, pad
+from tinyunet.ops.conv2d import backward_bias
 from tinyunet.ops.relu import backward as backward_relu
 
 
@@ -87,7 +87,7 @@ class ConvTranspose2d(Function):
             x, weight = overlapping.with_neighbours(x), overlapping.by_neighbour(weight)
         y = forward(x, weight, bias, relu)
         if overlaps:
-            y = np.ascontiguousarray(y[:, 1:-1, 1:-1])
+            y = overlapping.cut_border(y)
         self.save(x, weight, overlaps, y if relu else None)
         return y
 
@@ -98,7 +98,7 @@ class ConvTranspose2d(Function):
         needs_x, needs_weight, needs_bias = self.needs_grad
         grad_bias = backward_bias(grad_output) if needs_bias else None
         if overlaps:
-            grad_output = pad(grad_output, 1)
+            grad_output = overlapping.with_border(grad_output)
         grad_x = backward_input(grad_output, weight) if needs_x else None
         grad_weight = backward_weight(x, grad_output) if needs_weight else None
         if overlaps:

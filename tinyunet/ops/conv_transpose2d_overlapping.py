@@ -11,35 +11,52 @@ weight[2a+p,2b+q,c,f]. So the kernels of `conv_transpose2d` do the work, on ever
 
 from __future__ import annotations
 
-import numpy as np
+from tinyunet.backend import array_library
+
+NEIGHBOURS = [(a, b) for a in (0, 1) for b in (0, 1)]  # the pixel itself, left, upper, upper left
 
 
 def with_neighbours(x):
-    """(N, H, W, C) -> (N, H + 1, W + 1, 4C): pixel, left, upper and upper left neighbour; 0 outside."""
+    """(N, H, W, C) -> (N, H + 1, W + 1, 4C): each pixel and its neighbours; 0 outside."""
     n, height, width, channels = x.shape
-    z = np.zeros((n, height + 1, width + 1, 4, channels), x.dtype)
-    for a in (0, 1):
-        for b in (0, 1):
-            z[:, a : a + height, b : b + width, 2 * a + b] = x
-    return z.reshape(n, height + 1, width + 1, 4 * channels)
+    z = array_library().zeros((n, height + 1, width + 1, 4 * channels), x.dtype)
+    for k, (a, b) in enumerate(NEIGHBOURS):
+        z[:, a : a + height, b : b + width, k * channels : (k + 1) * channels] = x
+    return z
 
 
 def sum_of_neighbours(grad_z):
-    """The gradient of x from that of `with_neighbours(x)`: what each of the four copies got."""
-    n, height, width, channels = grad_z.shape
-    parts = grad_z.reshape(n, height, width, 4, channels // 4)
-    return sum(parts[:, a : a + height - 1, b : b + width - 1, 2 * a + b] for a in (0, 1) for b in (0, 1))
+    """The gradient of x from that of `with_neighbours(x)`: the sum of what its four copies got."""
+    height, width, channels = grad_z.shape[1] - 1, grad_z.shape[2] - 1, grad_z.shape[3] // 4
+    one, two, three, four = (
+        grad_z[:, a : a + height, b : b + width, k * channels : (k + 1) * channels]
+        for k, (a, b) in enumerate(NEIGHBOURS)
+    )
+    return one + two + three + four
+
+
+def cut_border(y):
+    """Without the outermost rows and columns."""
+    return array_library().ascontiguousarray(y[:, 1:-1, 1:-1])
+
+
+def with_border(grad_y):
+    """Zeros as outermost rows and columns."""
+    n, height, width, filters = grad_y.shape
+    padded = array_library().zeros((n, height + 2, width + 2, filters), grad_y.dtype)
+    padded[:, 1:-1, 1:-1] = grad_y
+    return padded
 
 
 def by_neighbour(weight):
     """(4, 4, C, F) -> (2, 2, 4C, F): the weight for `with_neighbours(x)`."""
     _, _, channels, filters = weight.shape
-    parts = weight.reshape(2, 2, 2, 2, channels, filters)  # a p b q c f
-    return np.ascontiguousarray(parts.transpose(1, 3, 0, 2, 4, 5)).reshape(2, 2, 4 * channels, filters)
+    parts = weight.reshape(2, 2, 2, 2, channels, filters).transpose(1, 3, 0, 2, 4, 5)  # apbqcf -> pqabcf
+    return array_library().ascontiguousarray(parts).reshape(2, 2, 4 * channels, filters)
 
 
 def by_tap(grad_weight):
     """(2, 2, 4C, F) -> (4, 4, C, F): `by_neighbour` undone."""
     _, _, channels, filters = grad_weight.shape
-    parts = grad_weight.reshape(2, 2, 2, 2, channels // 4, filters)  # p q a b c f
-    return np.ascontiguousarray(parts.transpose(2, 0, 3, 1, 4, 5)).reshape(4, 4, channels // 4, filters)
+    parts = grad_weight.reshape(2, 2, 2, 2, channels // 4, filters).transpose(2, 0, 3, 1, 4, 5)
+    return array_library().ascontiguousarray(parts).reshape(4, 4, channels // 4, filters)
