@@ -106,7 +106,7 @@ TORCH = {
 
 
 def torch_parameters(model):
-    """A U-Net's weights as torch tensors that ask for gradients, by name: copies."""
+    """A network's weights as torch tensors that ask for gradients, by name: copies."""
     return {name: torch.tensor(array, requires_grad=True) for name, array in model.state_dict().items()}
 
 
@@ -129,6 +129,60 @@ def torch_unet(parameters, x, *, depth=4, padding="valid", variant="paper"):
         up = conv_transpose2d(x, p[f"up.{i}.weight"], p[f"up.{i}.bias"], relu=variant == "release")
         x = double_conv(f"expansive.{i}", crop_concat(up, skips[depth - 1 - i]))
     return conv2d(x, p["scores.weight"], p["scores.bias"])
+
+
+def torch_fcn(parameters, x, *, depth=5):
+    """FCN-8s (Long et al. 2015), written once more: parameters by name, x (N, H, W, C)."""
+    p = parameters
+
+    def conv(name, x, padding=0, relu=False):
+        return conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], padding=padding, relu=relu)
+
+    pooled = {}
+    for level in range(depth):
+        x = conv(f"contracting.{level}.first", x, 1, True)
+        pooled[level + 1] = x = max_pool2d(conv(f"contracting.{level}.second", x, 1, True))
+    y = conv(f"scores.{depth - 3}", conv("bottom.1", conv("bottom.0", x, 1, True), 0, True))
+    for i, stride in enumerate(range(depth, 0, -1)):  # from 2^stride to half of it
+        y = conv_transpose2d(y, p[f"up.{i}.weight"])
+        if stride - 1 >= 3:
+            y = y + conv(f"scores.{stride - 4}", pooled[stride - 1])
+    return y
+
+
+def torch_twin(model, parameters, x, **options):
+    """What PyTorch makes of x with the network's parameters."""
+    if isinstance(model, tu.FCN):
+        return torch_fcn(parameters, x, depth=model.depth)
+    return torch_unet(parameters, x, depth=model.depth, padding=model.padding, **options)
+
+
+def randomised(model, seed=0):
+    """Biases that are not zero, so that one that is forgotten is seen."""
+    rng = np.random.default_rng(seed)
+    for parameter in model.parameters():
+        if parameter.data.ndim == 1:
+            parameter.data[:] = 0.3 * rng.standard_normal(parameter.shape)
+    return model
+
+
+def assert_network_equals_torch(model, size, batch=2, **options):
+    """Scores, loss and every gradient by name, and the gradient of the image."""
+    rng = np.random.default_rng(1)
+    dtype = model.parameters()[0].dtype
+    image = rng.standard_normal((batch, *size, model.in_channels)).astype(dtype)
+    weights, theirs = torch_parameters(model), torch.tensor(image, requires_grad=True)
+    expected = torch_twin(model, weights, theirs, **options)
+    target = rng.integers(0, model.num_classes, expected.shape[:3])
+
+    ours = tu.Tensor(image, requires_grad=True)
+    scores = model(ours)
+    assert_close(scores.data, expected.detach().numpy(), "scores")
+    tu.softmax_cross_entropy(scores, target).backward()
+    TORCH["softmax_cross_entropy"](expected, target).backward()
+    assert_close(ours.grad, theirs.grad.numpy(), "image", 10 * TOLERANCE[dtype])
+    for name, parameter in model.named_parameters():
+        assert_close(parameter.grad, weights[name].grad.numpy(), name, 10 * TOLERANCE[dtype])
 
 
 def as_float64(model):

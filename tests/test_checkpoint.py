@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tinyunet import checkpoint as checkpoint_module
 from tinyunet.autograd import Tensor
 from tinyunet.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
-from tinyunet.errors import CheckpointError
+from tinyunet.errors import CheckpointError, OptionError
 from tinyunet.models import UNet
 
 OPTIONS = {"in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 1, "padding": "same", "seed": 3}
@@ -223,7 +223,7 @@ import resource, sys
 from pathlib import Path
 from dataclasses import replace
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.errors import CheckpointError
+from tinyunet.errors import CheckpointError, OptionError
 path = Path(sys.argv[1])
 checkpoint = load_checkpoint(path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2,) * 2)
@@ -254,3 +254,9 @@ def test_another_program_reads_the_file(path, checkpoint):
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length])["__metadata__"]
     assert json.loads(metadata["header"])["step"] == 7
+
+
+def test_a_network_of_another_version(tmp_path, checkpoint):
+    save_checkpoint(tmp_path / "x", replace(checkpoint, network={**NETWORK, "model": "transformer"}))
+    with pytest.raises(OptionError, match=r"unknown network 'transformer'(?s:.)*unet \| fcn"):
+        load_model(tmp_path / "x")

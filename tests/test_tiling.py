@@ -4,11 +4,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from oracle import randomised
 from scipy.special import softmax
 
 from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError
-from tinyunet.models import UNet
+from tinyunet.models import FCN, UNet
 from tinyunet.tiling import mirror_indices, predict_tiled
 
 # Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.
@@ -82,6 +83,16 @@ def test_padded_network_has_no_seam(depth, shape):
     """The zeros that a padded network invents count nowhere: one large tile gives what small ones give."""
     model, image = random_net(depth, padding="same"), random_image(*shape, 1)
     expected = predict_tiled(model, image, tile=388)
+    for tile in (1, 13, 24):
+        found = predict_tiled(model, image, tile=tile)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=f"tile {tile}")
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (45, 38)])
+def test_fcn_has_no_seam(shape):
+    model, image = randomised(FCN(base_channels=2, depth=3)), random_image(*shape, 1)
+    expected = predict_tiled(model, image, tile=388)
+    assert np.ptp(expected[..., 0]) > 0.01 or min(shape) == 1
     for tile in (1, 13, 24):
         found = predict_tiled(model, image, tile=tile)
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=f"tile {tile}")

@@ -11,7 +11,7 @@ gradients, and one such pixel was 0.4 % of a bias. Runs in float64 agree to 1e-1
 import numpy as np
 import pytest
 import torch
-from oracle import TORCH, as_float64, assert_close, torch_parameters, torch_unet
+from oracle import TORCH, as_float64, assert_close, torch_parameters, torch_twin
 
 import tinyunet as tu
 from tinyunet.backend import KERNELS
@@ -38,7 +38,7 @@ def batch(model, size, dtype, seed):
     return image, target, rng.uniform(0.5, 10, target.shape).astype(dtype)
 
 
-def assert_trains_like_torch(model, size, steps, lr, dtype, variant="paper"):
+def assert_trains_like_torch(model, size, steps, lr, dtype, **options):
     with_random_biases(model)
     if dtype == np.float64:
         as_float64(model)
@@ -52,9 +52,7 @@ def assert_trains_like_torch(model, size, steps, lr, dtype, variant="paper"):
         loss.backward()
         ours.step()
 
-        scores = torch_unet(
-            weights, torch.tensor(image), depth=model.depth, padding=model.padding, variant=variant
-        )
+        scores = torch_twin(model, weights, torch.tensor(image), **options)
         expected = TORCH["softmax_cross_entropy"](scores, target, weight)
         theirs.zero_grad()
         expected.backward()
@@ -89,7 +87,17 @@ def test_ten_steps_of_the_network_of_the_paper(dtype):
 )
 def test_a_hundred_steps_of_a_narrow_network(backend, options, size, dtype):
     model = tu.UNet(dropout=0, seed=1, **options)
-    assert_trains_like_torch(model, size, 100, 3e-4, dtype, options.get("variant", "paper"))
+    assert_trains_like_torch(model, size, 100, 3e-4, dtype, variant=options.get("variant", "paper"))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_hundred_steps_of_a_narrow_fcn(backend, dtype):
+    """The up-sampling moves away from bilinear like theirs does."""
+    model = tu.FCN(base_channels=4, dropout=0, seed=1)
+    before = model.up[0].weight.data.copy()
+    assert_trains_like_torch(model, (64, 32), 100, 3e-4, dtype)
+    assert np.abs(model.up[0].weight.data - before).max() > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

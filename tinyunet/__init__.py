@@ -8,7 +8,7 @@ from tinyunet.augment_elastic import elastic_deform
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.gradcheck import gradcheck
-from tinyunet.models import UNet
+from tinyunet.models import FCN, UNet
 from tinyunet.ops import (
     add,
     conv2d,
@@ -26,6 +26,7 @@ from tinyunet.weight_map import weight_map
 __version__ = "0.1.0"
 
 __all__ = [
+    "FCN",
     "SGD",
     "Tensor",
     "UNet",

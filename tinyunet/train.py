@@ -1,4 +1,4 @@
-"""python -m tinyunet.train: train a U-Net on a set of labelled images."""
+"""python -m tinyunet.train: train a network on a set of labelled images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAY_CHANGE = {"steps", "validate_every", "patience"}  # by --resume: the rest de
 
 @dataclass(frozen=True)
 class Options:
-    """Train a U-Net on labelled images, or on synthetic ones that need no download.
+    """Train a network on labelled images, or on synthetic ones that need no download.
 
     Writes into the run's folder: config.json, log.jsonl, best and last checkpoint, curves.png, examples.png.
     """

@@ -46,16 +46,16 @@ class TrainConfig:
     holdout: str = "20%"
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
 
-    model: Literal["unet"] = "unet"
+    model: Literal["unet", "fcn"] = "unet"
     """Which network. Of its options below, those that are left out are as in its paper."""
     base_channels: int = 16
     """Channels of the first level; 64 in the paper."""
     depth: int | None = None
-    """Number of poolings; 4 in the U-Net's paper."""
+    """Number of poolings; when left out, as in the paper: 4 of the U-Net, 5 of the FCN."""
     padding: Literal["valid", "same"] | None = None
-    """valid: as in the paper. same: zeros around every map, the output as large as the input."""
+    """Of the U-Net. valid: as in the paper. same: zeros around every map, output as large as the input."""
     variant: Literal["paper", "release"] | None = None
-    """release: as the network that the authors published."""
+    """Of the U-Net. release: as the network that the authors published."""
     dropout: float | None = None
     """Probability at the end of the contracting path; 0.5 when left out."""
 

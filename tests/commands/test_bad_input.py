@@ -173,6 +173,13 @@ def test_option_values(refused, data, tiny, tmp_path, option, value):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("option", "value"), [("variant", "release"), ("padding", "valid")])
+def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path, option, value):
+    message = refused("train", "--data", data, "--out", "run", *tiny, "--model", "fcn", f"--{option}", value)
+    says(message, f"{option} is '{value}'", "'fcn' has no such option", "base_channels, depth, dropout")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("options", [("--tile", "0"), ("--tile", "-5"), ("--symmetries", "4")])
 def test_option_values_of_predict(refused, trained, image, options):
     message = refused("predict", trained, image, "--out", "results", *options)

@@ -256,3 +256,17 @@ def test_help(command):
     assert status == 0
     for text in ("usage: python -m tinyunet.train", "--resume", "--holdout", "24-29", "--weights.w0"):
         assert text in out
+
+
+@pytest.mark.parametrize(("model", "options"), [("fcn", ["--depth", "3"])])
+def test_other_networks(command, data, tiny, tmp_path, model, options):
+    """Trained, resumed, used and judged by the same commands, which know it from the checkpoint."""
+    run, tiny = tmp_path / "run", [*tiny, "--model", model, *options]
+    assert command("train", "--data", data, "--out", run, *tiny)[0] == 0
+    assert command("train", "--resume", run, "--steps", "5")[0] == 0
+    assert load_checkpoint(run / "last.safetensors").network["model"] == model
+    assert command("predict", run, data / "images", "--out", tmp_path / "predicted")[0] == 0
+    assert (tmp_path / "predicted" / "0_classes.png").is_file()
+    status, out, _ = command("evaluate", run)
+    assert status == 0
+    assert "mean_iou" in out

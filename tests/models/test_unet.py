@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import TOLERANCE, TORCH, as_float64, assert_close, torch_parameters, torch_unet
+from oracle import as_float64, assert_network_equals_torch, randomised
 
 import tinyunet as tu
 from tinyunet import ops
@@ -53,34 +52,6 @@ def test_release_keeps_the_channels_of_the_last_up_convolution():
     assert shapes["expansive.1.first.weight"] == (3, 3, 12, 4)
 
 
-def randomised(model, seed=0):
-    """Biases that are not zero, so that one that is forgotten is seen."""
-    rng = np.random.default_rng(seed)
-    for parameter in model.parameters():
-        if parameter.data.ndim == 1:
-            parameter.data[:] = 0.3 * rng.standard_normal(parameter.shape)
-    return model
-
-
-def assert_equals_torch(model, size, variant="paper", batch=2):
-    """Scores, loss and every gradient by name, and the gradient of the image."""
-    rng = np.random.default_rng(1)
-    dtype = model.scores.bias.dtype
-    image = rng.standard_normal((batch, *size, model.in_channels)).astype(dtype)
-    weights, theirs = torch_parameters(model), torch.tensor(image, requires_grad=True)
-    expected = torch_unet(weights, theirs, depth=model.depth, padding=model.padding, variant=variant)
-    target = rng.integers(0, model.num_classes, expected.shape[:3])
-
-    ours = tu.Tensor(image, requires_grad=True)
-    scores = model(ours)
-    assert_close(scores.data, expected.detach().numpy(), "scores")
-    tu.softmax_cross_entropy(scores, target).backward()
-    TORCH["softmax_cross_entropy"](expected, target).backward()
-    assert_close(ours.grad, theirs.grad.numpy(), "image", 10 * TOLERANCE[dtype])
-    for name, parameter in model.named_parameters():
-        assert_close(parameter.grad, weights[name].grad.numpy(), name, 10 * TOLERANCE[dtype])
-
-
 @pytest.mark.parametrize(
     ("depth", "padding", "size"),
     [
@@ -97,12 +68,14 @@ def assert_equals_torch(model, size, variant="paper", batch=2):
 def test_equals_a_u_net_in_torch(backend, variant, depth, padding, size):
     options = {"depth": depth, "padding": padding, "variant": variant}
     model = tu.UNet(3, 4, base_channels=3, dropout=0, **options)
-    assert_equals_torch(as_float64(randomised(model)), size, variant, batch=1 if depth == 4 else 2)
+    assert_network_equals_torch(
+        as_float64(randomised(model)), size, batch=1 if depth == 4 else 2, variant=variant
+    )
 
 
 def test_equals_a_u_net_in_torch_in_float32(backend):
     """The tolerance of the gradients is ten times that of one op: twelve layers lie between the ends."""
-    assert_equals_torch(randomised(tu.UNet(base_channels=8, depth=2, dropout=0)), (60, 52))
+    assert_network_equals_torch(randomised(tu.UNet(base_channels=8, depth=2, dropout=0)), (60, 52))
 
 
 @given(

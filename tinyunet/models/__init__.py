@@ -3,12 +3,13 @@
 from typing import Any
 
 from tinyunet.errors import OptionError
+from tinyunet.models.fcn import FCN
 from tinyunet.models.network import Network
 from tinyunet.models.unet import UNet
 
-MODELS: dict[str, type[Network]] = {"unet": UNet}
+MODELS: dict[str, type[Network]] = {"unet": UNet, "fcn": FCN}
 
-__all__ = ["MODELS", "Network", "UNet", "make_network"]
+__all__ = ["FCN", "MODELS", "Network", "UNet", "make_network"]
 
 
 def make_network(model: str = "unet", **options: Any) -> Network:

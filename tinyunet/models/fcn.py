@@ -1,0 +1,174 @@
+"""A fully convolutional network in its 8s form (Long, Shelhamer, Darrell 2015), the decoder before U-Net's.
+
+The contracting path halves five times. At its end, and after its third and fourth pooling, a 1×1 convolution
+scores the classes. The coarse scores are doubled in size and *summed* with those of the level above, up to a
+stride of 8, and then brought to full size:
+
+    conv conv pool   2
+    conv conv pool   4
+    conv conv pool   8 -------------------- 1×1 scores + ----> up 2, up 2, up 2 -> classes
+    conv conv pool  16 ------- 1×1 scores +  -- up 2 --^
+    conv conv pool  32 conv conv 1×1 scores -- up 2 --^
+
+The paper takes its contracting path from a classifier trained on photographs; this one starts from random
+weights and is as wide as the U-Net that it is compared with. Every convolution is padded. The last step, by 8
+in the paper, is three steps by 2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyunet import ops
+from tinyunet.autograd import Tensor
+from tinyunet.geometry import Geometry
+from tinyunet.models.network import Network, require_options
+from tinyunet.models.unet import DoubleConv
+from tinyunet.nn import Conv2d, Module, Parameter
+
+FINEST = 3  # the pooling whose scores are the finest: stride 8
+
+
+class Upsample(Module):
+    """Twice the height and width by an up-convolution that starts as bilinear interpolation, and is trained.
+
+    It interpolates each class by itself at first: the weights from one class to another start at 0.
+
+    Parameters
+    ----------
+    channels : int
+    """
+
+    def __init__(self, channels: int):
+        tent = np.array([1, 3, 3, 1], np.float32) / 4  # a new pixel lies between two old ones, nearer to one
+        self.weight = Parameter(
+            np.outer(tent, tent)[:, :, np.newaxis, np.newaxis] * np.eye(channels, dtype=np.float32)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, 2H, 2W, C)."""
+        return ops.conv_transpose2d(x, self.weight)
+
+
+class FCN(Network):
+    """The network that sums coarse scores, where `UNet` concatenates features and convolves them.
+
+    Parameters
+    ----------
+    in_channels, num_classes : int
+        Channels of the image, classes of the labels.
+    base_channels : int
+        Channels of the first level, doubled at each level: 64 in the paper, where the fourth and fifth level
+        have 512 both.
+    depth : int
+        Number of poolings: 5 in the paper, at least 3. From the third on each level is scored.
+    dropout : float
+        Probability after either convolution at the end of the contracting path. In training only.
+    seed : int
+        Decides the initial weights.
+
+    Raises
+    ------
+    OptionError
+        An option is outside its range.
+
+    References
+    ----------
+    .. [1] Long, Shelhamer, Darrell 2015, section 4. https://arxiv.org/abs/1411.4038
+
+    Examples
+    --------
+    >>> import numpy as np, tinyunet as tu
+    >>> model = tu.FCN(base_channels=2)
+    >>> model(tu.Tensor(np.zeros((1, 64, 96, 1), np.float32))).shape
+    (1, 64, 96, 2)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        base_channels: int = 64,
+        depth: int = 5,
+        dropout: float = 0.5,
+        seed: int = 0,
+    ):
+        require_options(
+            "FCN",
+            in_channels=(in_channels, in_channels >= 1, "at least 1"),
+            num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
+            base_channels=(base_channels, base_channels >= 1, "at least 1"),
+            depth=(depth, depth >= FINEST, f"at least {FINEST}: the finest scores are those of stride 8"),
+            dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
+        )
+        self.in_channels, self.num_classes, self.depth, self.dropout = (
+            in_channels,
+            num_classes,
+            depth,
+            dropout,
+        )
+        # A block sees up to 4 · 2^depth - 2 pixels beyond its edges; the halo is on the grid.
+        self.geometry = Geometry(smallest=2**depth, step=2**depth, shrink=0, halo=4 * 2**depth)
+        self.dropout_rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
+        channels = [base_channels * 2**level for level in range(depth)]
+
+        self.contracting = [
+            DoubleConv(before, after, padding=1, rng=rng)
+            for before, after in zip([in_channels, *channels], channels, strict=False)
+        ]
+        bottom = channels[-1]
+        self.bottom = [
+            Conv2d(bottom, bottom, 3, padding=1, relu=True, rng=rng),
+            Conv2d(bottom, bottom, 1, relu=True, rng=rng),
+        ]
+        self.scores = [Conv2d(c, num_classes, 1, rng=rng) for c in channels[FINEST - 1 :]]
+        self.up = [Upsample(num_classes) for _ in range(depth)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to scores (logits).
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, H, W, in_channels), H and W multiples of 2^depth
+
+        Returns
+        -------
+        Tensor, shape (N, H, W, num_classes)
+
+        Raises
+        ------
+        ShapeError
+            Sizes that the network cannot take (the nearest that it can are named), or other channels.
+        """
+        self.require_images(x)
+        scored = []
+        for block in self.contracting:
+            x = ops.max_pool2d(block(x))
+            scored.append(x)
+        for layer in self.bottom:
+            x = layer(x)
+            if self.training and self.dropout:
+                x = ops.dropout(x, self.dropout, self.dropout_rng)
+        scored[-1] = x
+
+        *finer, y = (score(x) for score, x in zip(self.scores, scored[FINEST - 1 :], strict=True))
+        up = iter(self.up)
+        for scores in reversed(finer):
+            y = ops.add(next(up)(y), scores)
+        for step in up:
+            y = step(y)
+        return y
+
+    def multiplications(self, side: int) -> int:
+        """As of every `Network`: the contracting path, its end, the scores and the up-sampling."""
+        total = 0
+        for level, block in enumerate(self.contracting):
+            pixels = (side // 2**level) ** 2
+            total += pixels * (block.first.weight.data.size + block.second.weight.data.size)
+        total += (side // 2**self.depth) ** 2 * sum(layer.weight.data.size for layer in self.bottom)
+        for level, score in enumerate(self.scores, FINEST):
+            total += (side // 2**level) ** 2 * score.weight.data.size
+        for level, up in zip(range(self.depth, 0, -1), self.up, strict=True):
+            total += (side // 2**level) ** 2 * up.weight.data.size
+        return total
