@@ -19,7 +19,7 @@ from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
-from tinyunet.blas import gemm, gemm_address, gemm_tn
+from tinyunet.blas import gemm, gemm_routine, gemm_tn
 from tinyunet.errors import ShapeError, describe
 from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops import conv2d_cuda, conv2d_winograd
@@ -164,12 +164,12 @@ def forward_numba(x, weight, bias, padding, relu):
         return conv2d_winograd.forward(x, weight, bias, padding, relu)
     x = np.ascontiguousarray(pad(x, padding))
     y = np.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
-    _forward(gemm_address(x.dtype), x, weight, bias, relu, numba.get_num_threads(), y)
+    _forward(gemm_routine(x.dtype), x, weight, bias, relu, numba.get_num_threads(), y)
     return y
 
 
 @parallel_kernel
-def _forward(address, x, weight, bias, relu, workers, y):
+def _forward(routine, x, weight, bias, relu, workers, y):
     batch, height, width, filters = y.shape
     size, _, channels, _ = weight.shape
     columns = size * size * channels
@@ -182,7 +182,7 @@ def _forward(address, x, weight, bias, relu, workers, y):
                 for f in range(filters):
                     out[j, f] = bias[f]
             windows = _windows(x, n, i, size, memory)
-            gemm(address, windows, weight.reshape(columns, filters), 1.0, out)
+            gemm(routine, windows, weight.reshape(columns, filters), 1.0, out)
             if relu:
                 for j in range(width):
                     for f in range(filters):
@@ -227,12 +227,12 @@ def backward_weight_numba(x, grad_output, padding, size):
     # The sum over rows is split into a fixed number of parts, fewer if the gradient itself is large.
     columns = size * size * channels
     parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), columns, filters), x.dtype)
-    _backward_weight(gemm_address(x.dtype), x, grad_output, size, numba.get_num_threads(), parts)
+    _backward_weight(gemm_routine(x.dtype), x, grad_output, size, numba.get_num_threads(), parts)
     return parts.sum(axis=0).reshape(size, size, channels, filters)
 
 
 @parallel_kernel
-def _backward_weight(address, x, grad_output, size, workers, parts):
+def _backward_weight(routine, x, grad_output, size, workers, parts):
     batch, height, width, _ = grad_output.shape
     rows, count = batch * height, len(parts)
     for worker in prange(workers):
@@ -240,7 +240,7 @@ def _backward_weight(address, x, grad_output, size, workers, parts):
         for part in range(worker, count, workers):
             for row in range(rows * part // count, rows * (part + 1) // count):
                 n, i = row // height, row % height
-                gemm_tn(address, _windows(x, n, i, size, memory), grad_output[n, i], 1.0, parts[part])
+                gemm_tn(routine, _windows(x, n, i, size, memory), grad_output[n, i], 1.0, parts[part])
 
 
 def backward_bias_numba(grad_output):

@@ -48,7 +48,7 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinyunet.blas import gemm, gemm_address, gemm_tn
+from tinyunet.blas import gemm, gemm_routine, gemm_tn
 from tinyunet.errors import OptionError
 from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops.conv2d_winograd_transforms import (
@@ -92,11 +92,11 @@ def forward(x, weight, bias, padding, relu):
     batch, height, width, channels = x.shape
     filters = weight.shape[3]
     y = np.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, filters), x.dtype)
-    address, floor = gemm_address(x.dtype), x.dtype.type(0 if relu else -np.inf)
+    routine, floor = gemm_routine(x.dtype), x.dtype.type(0 if relu else -np.inf)
     if is_narrow(channels, filters):
         u = _scratch("u", 36, channels, filters)
         _transform_weights(weight, 0, filters, u)
-        _convolve_narrow(address, x, u, bias, padding, floor, _block(channels, filters), _workers(), y)
+        _convolve_narrow(routine, x, u, bias, padding, floor, _block(channels, filters), _workers(), y)
         return y
     tiles = _count_tiles(y)
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
@@ -108,7 +108,7 @@ def forward(x, weight, bias, padding, relu):
             right = min(filters, left + part)
             u, m = _scratch("u", 36, channels, right - left), _scratch("m", 36, last - first, right - left)
             _transform_weights(weight, left, right, u)
-            _multiply(address, v, u, m)
+            _multiply(routine, v, u, m)
             _transform_outputs(m, bias[left:right], floor, first, last, left, y)
     return y
 
@@ -129,11 +129,11 @@ def backward_weight(x, grad_output, padding):
     x, grad_output = np.ascontiguousarray(x), np.ascontiguousarray(grad_output)
     _, height, width, filters = grad_output.shape
     channels = x.shape[3]
-    address, tiles = gemm_address(x.dtype), _count_tiles(grad_output)
+    routine, tiles = gemm_routine(x.dtype), _count_tiles(grad_output)
     # Each group of tiles ends with a transform of all weights, which few tiles do not pay for.
     if is_narrow(channels, filters) and tiles >= 64 * GROUPS:
         parts = np.zeros((GROUPS, 3, 3, channels, filters), x.dtype)
-        _correlate_narrow(address, x, grad_output, padding, _block(channels, filters), _workers(), parts)
+        _correlate_narrow(routine, x, grad_output, padding, _block(channels, filters), _workers(), parts)
         return parts.sum(axis=0)
     grad_weight = np.zeros((3, 3, channels, filters), x.dtype)
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
@@ -145,7 +145,7 @@ def backward_weight(x, grad_output, padding):
         for left in range(0, filters, part):
             right = min(filters, left + part)
             u = _scratch("u", 36, channels, right - left)
-            _multiply_tn(address, v, z, left, right, u)
+            _multiply_tn(routine, v, z, left, right, u)
             _transform_weight_grads(u, left, right, grad_weight)
     return grad_weight
 
@@ -307,7 +307,7 @@ def _transform_weight_grads(u, left, right, grad_weight):
 
 
 @parallel_kernel
-def _convolve_narrow(address, x, u, bias, padding, floor, block, workers, y):
+def _convolve_narrow(routine, x, u, bias, padding, floor, block, workers, y):
     batch, height, width, filters = y.shape
     channels = x.shape[3]
     down, across = (height + 3) // 4, (width + 3) // 4
@@ -322,12 +322,12 @@ def _convolve_narrow(address, x, u, bias, padding, floor, block, workers, y):
             size = last - first
             _gather_inputs(x, padding, down, across, first, last, first, strip, patch, v)
             for k in range(36):
-                gemm(address, v[k, :size], u[k], 0.0, m[k, :size])
+                gemm(routine, v[k, :size], u[k], 0.0, m[k, :size])
             _scatter_outputs(m, biases, floor, down, across, first, last, first, strip, patch, y, 0)
 
 
 @parallel_kernel
-def _correlate_narrow(address, x, grad, padding, block, workers, parts):
+def _correlate_narrow(routine, x, grad, padding, block, workers, parts):
     batch, height, width, filters = grad.shape
     channels = x.shape[3]
     down, across = (height + 3) // 4, (width + 3) // 4
@@ -347,7 +347,7 @@ def _correlate_narrow(address, x, grad, padding, block, workers, parts):
                 _gather_inputs(x, padding, down, across, first, last, first, strip, patch, v)
                 _gather_output_grads(grad, down, across, first, last, first, strip, patch, z)
                 for k in range(36):
-                    gemm_tn(address, v[k, :size], z[k, :size], 1.0, u[k])
+                    gemm_tn(routine, v[k, :size], z[k, :size], 1.0, u[k])
             transform_weight_grad(u, rows, parts[group], (0, channels), (0, filters))
 
 
@@ -377,15 +377,15 @@ def _transform_output_grads(grad, first, last, z):
 
 
 @parallel_kernel
-def _multiply(address, v, u, m):
+def _multiply(routine, v, u, m):
     for k in prange(36):
-        gemm(address, v[k], u[k], 0.0, m[k])
+        gemm(routine, v[k], u[k], 0.0, m[k])
 
 
 @parallel_kernel
-def _multiply_tn(address, v, z, left, right, u):
+def _multiply_tn(routine, v, z, left, right, u):
     for k in prange(36):
-        gemm_tn(address, v[k], z[k, :, left:right], 0.0, u[k])
+        gemm_tn(routine, v[k], z[k, :, left:right], 0.0, u[k])
 
 
 @parallel_kernel

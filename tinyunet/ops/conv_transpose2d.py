@@ -22,9 +22,9 @@ from numba import prange
 from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
-from tinyunet.blas import gemm, gemm_address, gemm_nt, gemm_tn
+from tinyunet.blas import COLUMNS, SUMMANDS, gemm, gemm_routine, gemm_tn
 from tinyunet.errors import ShapeError, describe
-from tinyunet.jit import parallel_kernel
+from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
@@ -135,6 +135,10 @@ def backward_weight_numpy(x, grad_output):
 
 # Numba: matrix products over rows
 
+_ROWS_A_TASK = 8  # of x: they share the pieces of the weight
+# Of grad_weight, 16 kB: a thread adds the products of all rows into it, in its cache.
+_CHANNELS_A_TASK, _COLUMNS_A_TASK = 64, 64
+
 
 def _pairs(rows):
     """View (N, 2H, 2W, F) as (N, 2H, W, 2F): the two columns that one input pixel paints, side by side."""
@@ -151,61 +155,88 @@ def forward_numba(x, weight, bias, relu):
     n, height, width, _ = x.shape
     y = np.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
     bias = np.zeros(weight.shape[3], x.dtype) if bias is None else bias
-    _forward(gemm_address(x.dtype), x, _by_rows(weight), np.tile(bias, 2), relu, _pairs(y))
+    _forward(gemm_routine(x.dtype), x, _by_rows(weight), np.tile(bias, 2), relu, _pairs(y))
     return y
 
 
 @parallel_kernel
-def _forward(address, x, weight, bias, relu, y):
-    batch, height, width, columns = y.shape
-    for row in prange(batch * height):
-        n, i = row // height, row % height
-        out = y[n, i]
-        gemm(address, x[n, i // 2], weight[i % 2], 0.0, out)
+def _forward(routine, x, weight, bias, relu, y):
+    batch, height, _, _ = x.shape
+    groups = (height + _ROWS_A_TASK - 1) // _ROWS_A_TASK
+    for task in prange(batch * groups):
+        n, first = task // groups, task % groups * _ROWS_A_TASK
+        last = min(height, first + _ROWS_A_TASK)
+        for p in range(2):
+            out = y[n, 2 * first + p : 2 * last : 2]
+            _multiply_rows(routine, x[n, first:last], weight[p], 0.0, out)
+            _add_bias(out, bias, relu)
+
+
+@kernel
+def _multiply_rows(routine, a, b, beta, c):
+    """c[i] = a[i] b + beta c[i] for each row of pixels i. A piece of b stays in the cache for all of them."""
+    summands, columns = b.shape
+    for j in range(0, columns, COLUMNS):
+        for e in range(0, summands, SUMMANDS):
+            piece, kept = b[e : e + SUMMANDS, j : j + COLUMNS], beta if e == 0 else 1.0
+            for i in range(len(a)):
+                gemm(routine, a[i, :, e : e + SUMMANDS], piece, kept, c[i, :, j : j + COLUMNS])
+
+
+@kernel
+def _add_bias(y, bias, relu):
+    height, width, columns = y.shape
+    for i in range(height):
         for j in range(width):
             for f in range(columns):
-                value = out[j, f] + bias[f]
-                out[j, f] = 0 if relu and value <= 0 else value
+                value = y[i, j, f] + bias[f]
+                y[i, j, f] = 0 if relu and value <= 0 else value
 
 
 def backward_input_numba(grad_output, weight):
-    n, height, width, _ = grad_output.shape
-    grad_x = np.empty((n, height // 2, width // 2, weight.shape[2]), grad_output.dtype)
-    _backward_input(gemm_address(grad_x.dtype), _pairs(grad_output), _by_rows(weight), grad_x)
+    n, height, width, filters = grad_output.shape
+    channels = weight.shape[2]
+    grad_x = np.empty((n, height // 2, width // 2, channels), grad_output.dtype)
+    # A copy, as BLAS is slower with a transposed factor.
+    turned = np.ascontiguousarray(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
+    _backward_input(gemm_routine(grad_x.dtype), _pairs(grad_output), turned, grad_x)
     return grad_x
 
 
 @parallel_kernel
-def _backward_input(address, grad_output, weight, grad_x):
+def _backward_input(routine, grad_output, turned, grad_x):
     batch, height, _, _ = grad_x.shape
-    for row in prange(batch * height):
-        n, i = row // height, row % height
-        gemm_nt(address, grad_output[n, 2 * i], weight[0], 0.0, grad_x[n, i])
-        gemm_nt(address, grad_output[n, 2 * i + 1], weight[1], 1.0, grad_x[n, i])
+    groups = (height + _ROWS_A_TASK - 1) // _ROWS_A_TASK
+    for task in prange(batch * groups):
+        n, first = task // groups, task % groups * _ROWS_A_TASK
+        last = min(height, first + _ROWS_A_TASK)
+        for p in range(2):
+            rows = grad_output[n, 2 * first + p : 2 * last : 2]
+            _multiply_rows(routine, rows, turned[p], float(p), grad_x[n, first:last])
 
 
 def backward_weight_numba(x, grad_output):
     channels, filters = x.shape[3], grad_output.shape[3]
     grad_weight = np.empty((2, channels, 2 * filters), x.dtype)
-    _backward_weight(gemm_address(x.dtype), x, _pairs(grad_output), grad_weight)
+    _backward_weight(gemm_routine(x.dtype), x, _pairs(grad_output), grad_weight)
     return np.ascontiguousarray(grad_weight.reshape(2, channels, 2, filters).transpose(0, 2, 1, 3))
 
 
-_CHANNELS_A_TASK = 64  # of grad_weight, so that a thread's part stays in its cache
-
-
 @parallel_kernel
-def _backward_weight(address, x, grad_output, grad_weight):
+def _backward_weight(routine, x, grad_output, grad_weight):
     batch, height, _, channels = x.shape
-    blocks = (channels + _CHANNELS_A_TASK - 1) // _CHANNELS_A_TASK
-    for task in prange(2 * blocks):
-        p, block = task // blocks, task % blocks
-        some = slice(block * _CHANNELS_A_TASK, min(channels, (block + 1) * _CHANNELS_A_TASK))
-        out = grad_weight[p, some]
+    columns = grad_output.shape[3]
+    across = (columns + _COLUMNS_A_TASK - 1) // _COLUMNS_A_TASK
+    down = (channels + _CHANNELS_A_TASK - 1) // _CHANNELS_A_TASK
+    for task in prange(2 * down * across):
+        p, block = task // (down * across), task % (down * across)
+        top, left = block // across * _CHANNELS_A_TASK, block % across * _COLUMNS_A_TASK
+        some, others = slice(top, top + _CHANNELS_A_TASK), slice(left, left + _COLUMNS_A_TASK)
+        out = grad_weight[p, some, others]
         out[:] = 0
         for n in range(batch):
             for i in range(height):
-                gemm_tn(address, x[n, i, :, some], grad_output[n, 2 * i + p], 1.0, out)
+                gemm_tn(routine, x[n, i, :, some], grad_output[n, 2 * i + p, :, others], 1.0, out)
 
 
 # CUDA: kernels/conv_transpose2d.cu
