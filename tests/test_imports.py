@@ -27,7 +27,7 @@ LAYERS = [
     {"optim", "checkpoint", "tiling"},
     {"trainer"},
     {"command_line", "run_folder", "diagnosis", "environment", "stored_run"},
-    {"train", "predict", "evaluate", "doctor", "compile"},
+    {"train", "predict", "evaluate", "doctor", "report", "compile"},
     {"__main__"},
 ]
 # Beside them: these know arrays only. The engine's higher layers may use them, they use nothing of it.

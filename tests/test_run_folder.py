@@ -89,7 +89,7 @@ def test_a_file_in_its_place(tmp_path):
 
 
 def test_overwriting_removes_what_a_run_wrote_and_nothing_else(folder):
-    ours = (folder.best, folder.last, folder.curves, folder.examples)
+    ours = (folder.best, folder.last, folder.curves, folder.examples, folder.report)
     for file in ours:
         file.write_text("old")
     folder.append({"step": 1})

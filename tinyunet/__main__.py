@@ -1,11 +1,11 @@
-"""python -m tinyunet COMMAND, or tinyunet COMMAND: doctor, train, predict, evaluate or compile."""
+"""python -m tinyunet COMMAND, or tinyunet COMMAND: doctor, train, predict, evaluate, report or compile."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-COMMANDS = ("doctor", "train", "predict", "evaluate", "compile")
+COMMANDS = ("doctor", "train", "predict", "evaluate", "report", "compile")
 
 
 def main() -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label as connected_components
 
+from tinyunet.augment import Augmentation
 from tinyunet.data import UNKNOWN, ImageSet, class_labels
 from tinyunet.errors import TinyUNetError
+from tinyunet.sampling import Sample
 from tinyunet.trainer import Trainer
 from tinyunet.weight_map import separate_touching
 
@@ -28,7 +30,7 @@ SATURATED = 0.01  # share of an image at the highest value that its bits hold
 RARE = 0.02  # share of the pixels below which a class is easily ignored
 MIRRORED = 0.1  # share of a training tile that may be mirror image
 SPECK = 10  # px: predict drops smaller objects unless told otherwise
-LOOKED_AT = 8  # samples that the loss of a constant prediction is measured on
+LOOKED_AT = 8  # samples that the loss of a constant prediction is measured on, and that one is shown of
 SIGNATURE = 16  # a signature is the image shrunk to so many pixels squared
 ALIKE = 0.95  # correlation of two signatures; neighbouring sections of ISBI 2012 reach 0.80
 
@@ -77,6 +79,16 @@ def diagnose(trainer: Trainer) -> list[Finding]:
 def warnings(trainer: Trainer) -> list[Finding]:
     """The findings that are more than a note."""
     return [finding for finding in diagnose(trainer) if finding.severity != "note"]
+
+
+def telling_samples(trainer: Trainer) -> dict[str, Sample]:
+    """The tile with the most border among the first samples, as in the file and as training sees it."""
+    as_filed = Trainer(
+        replace(trainer.config, augmentation=Augmentation.off()), trainer.train, trainer.validation
+    ).sampler
+    samples = {step: as_filed.sample(step) for step in range(min(LOOKED_AT, len(trainer.train)))}
+    step = max(samples, key=lambda step: float(samples[step].weight.sum()))
+    return {"as in the file": samples[step], "augmented": trainer.sampler.sample(step)}
 
 
 def check_kind(trainer: Trainer) -> Iterator[Finding]:

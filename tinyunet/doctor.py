@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from tinyunet import command_line
-from tinyunet.augment import Augmentation
 from tinyunet.data import LabelKind, read_images, split
-from tinyunet.diagnosis import diagnose
+from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import RunError
 from tinyunet.sampling import WeightMap
 from tinyunet.trainer import TrainConfig, Trainer
-
-LOOKED_AT = 8  # samples among which the picture's is chosen
 
 
 @dataclass(frozen=True)
@@ -76,22 +73,12 @@ def doctor(options: Options) -> None:
     print(f"{len(train)} images to train on, {len(held_out)} held out\n")
     for finding in diagnose(trainer):
         print(f"{finding}\n")
-    _draw(trainer, picture)
-    print(f"wrote {picture}")
-
-
-def _draw(trainer: Trainer, path: Path) -> None:
-    """The tile with the most border among the first samples, as in the file and as training sees it."""
     from tinyunet import plots  # here, because matplotlib takes long to import
 
-    as_filed = Trainer(
-        replace(trainer.config, augmentation=Augmentation.off()), trainer.train, trainer.validation
-    ).sampler
-    samples = {step: as_filed.sample(step) for step in range(min(LOOKED_AT, len(trainer.train)))}
-    step = max(samples, key=lambda step: float(samples[step].weight.sum()))
-    with command_line.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plots.plot_samples({"as in the file": samples[step], "augmented": trainer.sampler.sample(step)}, path)
+    with command_line.writing(picture):
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        plots.plot_samples(telling_samples(trainer), picture)
+    print(f"wrote {picture}")
 
 
 if __name__ == "__main__":

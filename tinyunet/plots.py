@@ -46,10 +46,14 @@ def grey_or_colour(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def overlay(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
-    """The image in grey with the outline of each object in red, (H, W, 3); none around what is unknown."""
-    picture = grey_or_colour(image)
-    picture[find_boundaries(instances.clip(0), mode="inner")] = RED
-    return picture
+    """The image in grey with the outline of each object in red, (H, W, 3)."""
+    return outlined(grey_or_colour(image), instances)
+
+
+def outlined(picture: NDArray[np.uint8], instances: NDArray[Any]) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) with the outline of each object in red; none around what is unknown."""
+    outlines = find_boundaries(instances.clip(0), mode="inner")
+    return np.where(outlines[:, :, np.newaxis], np.array(RED, np.uint8), picture)
 
 
 def class_picture(classes: NDArray[np.integer], num_classes: int) -> NDArray[np.uint8]:
@@ -191,6 +195,22 @@ def plot_mistakes(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=100)
+
+
+def sample_pictures(sample: Sample, most: float) -> dict[str, NDArray[np.uint8]]:
+    """The parts of `plot_samples` as pictures (H, W, 3): white in the weight map is the weight `most`."""
+    tile, target, weight = grey_or_colour(sample.image[0]), sample.target[0], sample.weight[0]
+    margin = (tile.shape[0] - target.shape[0]) // 2
+    frame = np.zeros(tile.shape[:2], bool)
+    frame[margin : tile.shape[0] - margin, margin : tile.shape[1] - margin] = True
+    tile[find_boundaries(frame, mode="inner")] = RED
+    return {
+        "image tile": tile,
+        "labels of the square": class_picture(target, int(target.max()) + 1),
+        "weights of the square": (255 * matplotlib.colormaps["magma"](weight / most)[:, :, :3]).astype(
+            np.uint8
+        ),
+    }
 
 
 def plot_samples(samples: Mapping[str, Sample], path: Path) -> None:

@@ -6,6 +6,7 @@ best.safetensors   the checkpoint with the best score on the held-out images
 last.safetensors   the newest checkpoint: --resume goes on from it
 curves.png         loss and scores
 examples.png       held-out images, their labels, and what the network makes of them
+report.html        all of it on one page, when python -m tinyunet.report was asked for it
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class RunFolder:
         self.config, self.log = path / "config.json", path / "log.jsonl"
         self.best, self.last = path / "best.safetensors", path / "last.safetensors"
         self.curves, self.examples = path / "curves.png", path / "examples.png"
+        self.report = path / "report.html"
 
     def require_free(self, *, overwrite: bool) -> None:
         """Raise a RunError unless the folder is new or empty, or holds a run that may be overwritten."""
@@ -50,7 +52,7 @@ class RunFolder:
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder, without what an older run wrote; files that are not a run's stay."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in (self.best, self.last, self.curves, self.examples):
+        for file in (self.best, self.last, self.curves, self.examples, self.report):
             file.unlink(missing_ok=True)
         self.write_config(config)
         self.log.write_text("")

@@ -8,13 +8,19 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tinyunet import backend, doctor, evaluate, predict, train
+from tinyunet import backend, doctor, evaluate, predict, report, train
 
 TINY = [
     "--base-channels", "2", "--depth", "1", "--tile", "16", "--steps", "4", "--validate-every", "2",
     "--holdout", "1", "--lr", "0.01", "--momentum", "0.9",
 ]  # fmt: skip
-COMMANDS = {"train": train.main, "predict": predict.main, "evaluate": evaluate.main, "doctor": doctor.main}
+COMMANDS = {
+    "train": train.main,
+    "predict": predict.main,
+    "evaluate": evaluate.main,
+    "doctor": doctor.main,
+    "report": report.main,
+}
 
 
 def write_data(folder, images, labels):
