@@ -24,7 +24,9 @@ PARTS = ("**You will build**", "**You will learn**", "**predict**", "# Summary\n
 
 sys.path.insert(0, str(TUTORIALS))
 import lesson  # noqa: E402
+from numba import njit, prange  # noqa: E402
 from progress import exercises  # noqa: E402
+from race import find_race  # noqa: E402
 
 EXERCISES = {name: exercises(TUTORIALS / f"{name}.py") for name in CHAPTERS}
 ALL_EXERCISES = [(chapter, *exercise) for chapter in CHAPTERS for exercise in EXERCISES[chapter]]
@@ -32,7 +34,7 @@ ALL_EXERCISES = [(chapter, *exercise) for chapter in CHAPTERS for exercise in EX
 
 def run_chapter(folder: Path, chapter: str, source: str | None = None) -> str:
     """Run a chapter's copy, or other text in its place, and return what it prints."""
-    for name in ("lesson.py", f"{chapter}.py"):
+    for name in ("lesson.py", "race.py", f"{chapter}.py"):
         shutil.copy(TUTORIALS / name, folder)
     shutil.copytree(TUTORIALS / "solutions", folder / "solutions")
     if source is not None:
@@ -156,6 +158,48 @@ def test_error_in_an_answer_shows_its_line():
         lesson.WrongAnswer, match=r"(?s)AttributeError.*return x.no_such_method\(\).*array \(3,\)"
     ):
         lesson.attempt(answer, np.zeros(3))
+
+
+# The search for races
+
+
+def test_no_race_where_passes_keep_apart():
+    assert find_race(parts_of_a_sum, np.arange(6.0), np.zeros(3), 2) is None
+    assert find_race(njit(parts_of_a_sum), np.arange(6.0), np.zeros(3), 2) is None
+
+
+def parts_of_a_sum(values, parts, size):
+    copies = np.zeros(len(parts))  # made here, watched too
+    for part in prange(len(parts)):
+        for i in prange(part * size, (part + 1) * size):  # inside another: on one core
+            copies[part] += values[i]
+        view = parts[part : part + 1]
+        view += copies[part]
+    parts += parts.sum()  # behind the loop: all passes are done
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("y[0] = k", "pass 1 of the loop writes an element of y that pass 0 wrote"),
+        ("y[k % 2] += 1", "pass 2 of the loop reads an element of y that pass 0 wrote"),
+        ("y[k] = y[0]", "pass 1 of the loop reads an element of y that pass 0 wrote"),
+        ("y[k] = y[k + 1]", "pass 1 of the loop writes an element of y that pass 0 read"),
+        ("if k < 2: s = y[3]\n  else: y[k + 1] = 1", "writes an element of y that more than one other pass"),
+        ("y[1:3] = 0", "pass 1 of the loop writes an element of y that pass 0 wrote"),
+        ("y += 1", "pass 1 of the loop reads an element of y that pass 0 wrote"),
+        ("np.add(y, 1, out=y)", "pass 1 of the loop reads an element of y that pass 0 wrote"),
+        ("z[0] += k", "an element of an array made here"),
+    ],
+)
+def test_race_is_found(body, message):
+    names = {"np": np, "prange": prange}
+    exec(f"def f(y):\n z = np.zeros(1)\n for k in prange(3):\n  {body}", names)
+    assert message in find_race(names["f"], np.arange(5.0))
+
+
+def test_loop_on_one_core_is_told():
+    assert "no prange loop" in find_race(lambda y: y.sum(), np.zeros(3))
 
 
 def test_progress_lists_every_exercise(tmp_path):

@@ -14,6 +14,7 @@ import inspect
 import json
 import sys
 import textwrap
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,17 @@ def record(number: str, name: str, state: str) -> None:
     states = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     states[number] = {"name": name, "state": state}
     RECORD.write_text(json.dumps(dict(sorted(states.items())), indent=1))
+
+
+def measure(function: Callable[..., Any], *arguments: Any, turns: int = 5) -> float:
+    """Seconds of one call: the shortest of some turns, after one that compiles and warms up."""
+    function(*arguments)
+    seconds = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        function(*arguments)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def show(name: str) -> None:
