@@ -1,0 +1,143 @@
+"""Worked answers of chapter 08, the cases they are checked on, and answers known to be wrong."""
+
+import numpy as np
+from scipy import ndimage
+
+# 08.1
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def cases_log_softmax(rng):
+    yield (rng.standard_normal((2, 3, 5, 4)),)
+    yield (rng.standard_normal((1, 3, 1, 2)) + np.array([0.0, 2000.0, -2000.0]).reshape(1, 3, 1, 1),)
+    yield (np.array([[[[0.0, 900.0, -900.0]]]]),)
+
+
+def _naive(logits):
+    with np.errstate(all="ignore"):
+        return np.log(np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def _log_at_the_end(logits):
+    exponential = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    with np.errstate(divide="ignore"):
+        return np.log(exponential / exponential.sum(axis=-1, keepdims=True))
+
+
+def _largest_of_all(logits):
+    shifted = logits - logits.max()
+    with np.errstate(divide="ignore"):
+        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+wrong_log_softmax = {
+    "nothing subtracted": _naive,
+    "the logarithm of a probability that is 0": _log_at_the_end,
+    "the largest of all pixels": _largest_of_all,
+    "summed over the pixels": lambda logits: logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)),
+}
+
+# 08.2
+
+
+def gradient_of_energy(logits, target, weight):
+    p = np.exp(log_softmax(logits))
+    one_hot = np.eye(logits.shape[-1])[target]
+    return weight[..., np.newaxis] * (p - one_hot)
+
+
+def cases_gradient_of_energy(rng):
+    for n, height, width, classes in [(1, 2, 3, 2), (2, 3, 1, 4)]:
+        logits = rng.standard_normal((n, height, width, classes))
+        target = rng.integers(classes, size=(n, height, width))
+        yield logits, target, rng.uniform(0, 3, (n, height, width))
+
+
+def _without_weight(logits, target, weight):
+    return gradient_of_energy(logits, target, np.ones_like(weight))
+
+
+def _only_the_true_class(logits, target, weight):
+    one_hot = np.eye(logits.shape[-1])[target]
+    return one_hot * gradient_of_energy(logits, target, weight)
+
+
+wrong_gradient_of_energy = {
+    "uphill and downhill exchanged": lambda *case: -gradient_of_energy(*case),
+    "the weight forgotten": _without_weight,
+    "only the true class": _only_the_true_class,
+    "a mean over the pixels": lambda x, target, weight: gradient_of_energy(x, target, weight) / target.size,
+}
+
+# 08.3
+
+
+def best_constant(share, w_background, w_cell):
+    return share * w_cell / (share * w_cell + (1 - share) * w_background)
+
+
+def cases_best_constant(rng):
+    for _ in range(4):
+        yield tuple(map(float, rng.uniform([0.05, 0.2, 0.2], [0.95, 4, 4])))
+
+
+wrong_best_constant = {
+    "as without weights": lambda share, w_background, w_cell: share,
+    "the shares forgotten": lambda share, w_background, w_cell: w_cell / (w_cell + w_background),
+    "not divided": lambda share, w_background, w_cell: share * w_cell,
+    "the background's": lambda *case: 1 - best_constant(*case),
+}
+
+# 08.4
+
+
+def border_weight(labels, w0, sigma):
+    cells = np.unique(labels[labels > 0])
+    if len(cells) < 2:
+        return np.zeros(labels.shape)
+    distances = np.sort([ndimage.distance_transform_edt(labels != cell) for cell in cells], axis=0)
+    border = w0 * np.exp(-((distances[0] + distances[1]) ** 2) / (2 * sigma**2))
+    return np.where(labels == 0, border, 0)
+
+
+def cases_border_weight(rng):
+    yield np.array([[1, 1, 0, 0, 2]]), 10.0, 5.0
+    for shape, count in [((9, 14), 4), ((12, 7), 3), ((8, 5), 1), ((4, 6), 0)]:
+        labels = np.zeros(shape, int)
+        for cell in rng.permutation(20)[:count] + 1:
+            i, j = (rng.integers(0, side - 1) for side in shape)
+            labels[i : i + 2, j : j + 2] = cell
+        yield labels, rng.uniform(1, 20), rng.uniform(1, 6)
+
+
+def _distances(labels):
+    cells = np.unique(labels[labels > 0])
+    if len(cells) < 2:
+        return None
+    return np.sort([ndimage.distance_transform_edt(labels != cell) for cell in cells], axis=0)
+
+
+def _with(formula, inside=False):
+    """A border term by another formula of d1, d2, w0 and sigma."""
+
+    def wrong(labels, w0, sigma):
+        distances = _distances(labels)
+        if distances is None:
+            return np.zeros(labels.shape)
+        return np.where((labels == 0) | inside, formula(distances[0], distances[1], w0, sigma), 0)
+
+    return wrong
+
+
+wrong_border_weight = {
+    "the nearest cell twice": _with(lambda d1, d2, w0, sigma: w0 * np.exp(-((2 * d1) ** 2) / (2 * sigma**2))),
+    "the 2 of 2 sigma squared": _with(lambda d1, d2, w0, sigma: w0 * np.exp(-((d1 + d2) ** 2) / sigma**2)),
+    "squared before the sum": _with(lambda d1, d2, w0, sigma: w0 * np.exp(-(d1**2 + d2**2) / (2 * sigma**2))),
+    "inside of cells too": _with(
+        lambda d1, d2, w0, sigma: w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2)), inside=True
+    ),
+}
