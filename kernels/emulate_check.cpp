@@ -41,13 +41,6 @@ struct Memory {
 std::vector<Memory> arrays;
 Memory shared;
 
-// Where an address of code is in this library, for addr2line. A return address is behind its call.
-long place_in_library(void* code) {
-    Dl_info library;
-    dladdr(code, &library);
-    return static_cast<char*>(code) - static_cast<char*>(library.dli_fbase) - 1;
-}
-
 int thread_number() { return current - fibers; }
 
 // Whether nothing orders an access of this block, or of another, before this one.
@@ -118,11 +111,22 @@ void access(void* address, int size, bool writes, void* code) {
     for (long index = (at - memory->begin) / memory->element;
          index * memory->element < at + size - memory->begin; index++)
         visit(*memory, index, writes, code);
+    // Counted as if each array began at an address of its own that is a multiple of 2^40: CuPy's begin at
+    // multiples of 512.
+    long number = memory == &shared ? 1 : memory - arrays.data() + 1;
+    count_access(code, (number << 40) + (at - memory->begin), size, memory == &shared);
 }
 
 }  // namespace
 
+long place_in_library(void* code) {
+    Dl_info library;
+    dladdr(code, &library);
+    return static_cast<char*>(code) - static_cast<char*>(library.dli_fbase) - 1;
+}
+
 void forget_written(float4* place) {
+    forget_count();  // of the NaN
     std::size_t first = (reinterpret_cast<char*>(place) - shared.begin) / shared.element;
     for (std::size_t index = first; index < first + 4; index++) shared.cells[index] = {};
 }

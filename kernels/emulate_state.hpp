@@ -40,4 +40,11 @@ Range shared_memory();
 Range stack_of(const Fiber& fiber);
 void yield();
 
+// Of the checking build. Where an address of code is in this library, for addr2line: a return address is behind
+// its call.
+long place_in_library(void* code);
+void count_access(void* code, long at, int size, bool in_shared);
+void forget_count();  // of this thread's last access
+void count_block();   // the block is done
+
 }  // namespace emulator

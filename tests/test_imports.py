@@ -18,7 +18,7 @@ PACKAGE = Path(tinyunet.__file__).parent
 LAYERS = [
     {"errors"},
     {"geometry", "jit", "cuda_emulator"},
-    {"backend", "blas"},
+    {"backend", "blas", "cuda_log"},
     {"cuda"},
     {"autograd"},
     {"ops", "gradcheck"},

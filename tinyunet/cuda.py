@@ -6,22 +6,20 @@ is checked here against the parameters in its source.
 
 from __future__ import annotations
 
-import atexit
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from tinyunet import cuda_emulator
-from tinyunet.backend import active_backend, array_library
-from tinyunet.cuda_emulator import KERNEL_FOLDER
+from tinyunet.backend import active_backend, array_library, use_backend
+from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic
+from tinyunet.cuda_log import record
 from tinyunet.errors import BackendError, KernelError
 
 C_TYPES = {
@@ -96,21 +94,117 @@ def launch(
     name = f"{stem}_{direction}"
     source = source_of(stem)
     parameters = kernels_in(source)[name]
-    assert len(parameters) == len(arguments), f"{name} has {len(parameters)} parameters"
-    checked = tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
+    checked = _fitting(name, parameters, arguments)
     if max(grid[1:], default=1) > MAX_BLOCKS:
         raise KernelError(
             f"{name}: more than {MAX_BLOCKS} blocks along y or z", {"blocks": grid}, "use a smaller batch"
         )
     if 0 not in grid:
-        _function(source, name)(_three(grid), _three(block), checked)
-        for log in _logs:
-            log.add(name, checked, flops)
+        counts = _function(source, name)(_three(grid), _three(block), checked)
+        record(name, checked, flops, Traffic() if counts is None else counts.total())
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a kernel asked of memory, line by line; ``print`` it to read it beside the source.
+
+    Attributes
+    ----------
+    source : str
+    lines : dict of int to Traffic
+        By the number of the line, from 1; lines that access no array and no shared memory are left out.
+    """
+
+    source: str
+    lines: dict[int, Traffic]
+
+    def __str__(self) -> str:
+        rows = [f"{'global':>8}{'at best':>8}{'shared':>8}{'at best':>8}"]
+        for number, text in enumerate(self.source.splitlines(), 1):
+            found = self.lines.get(number)
+            rows.append("".join(f"{count:>8}" for count in found or 4 * ("",)) + f"  {number:>3}  {text}")
+        return "\n".join(rows)
+
+
+def run_checked(
+    source: Path | str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any
+) -> Report:
+    """Compile CUDA source for the CPU, run one of its kernels there with every access checked, and count.
+
+    For trying out kernels without a GPU; the backend that is active does not matter.
+
+    Parameters
+    ----------
+    source : Path or str
+        A .cu file, or its text. It includes nothing; a kernel is declared as
+        ``extern "C" __global__ void name(float* y, int count)``.
+    kernel : str
+        The name of the kernel in it.
+    grid, block : tuple of int
+        Blocks, and threads of a block, along x, y, z.
+    *arguments : ndarray, int or NumPy scalar
+        As the kernel's parameters. The kernel writes into these arrays.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    KernelError
+        The source does not compile or has no such kernel; an argument does not fit its parameter; or what the
+        checks find, with the line: a race, an access out of bounds, a barrier that not all threads come to.
+
+    Examples
+    --------
+    Neighbouring threads read neighbours in a column: each of them a segment of memory of its own.
+
+    >>> source = '''extern "C" __global__ void transpose(const float* x, float* y) {
+    ...     float value = x[threadIdx.x * 32 + threadIdx.y];
+    ...     y[threadIdx.y * 32 + threadIdx.x] = value;
+    ... }'''
+    >>> x = np.arange(1024, dtype=np.float32).reshape(32, 32)
+    >>> y = np.empty_like(x)
+    >>> print(run_checked(source, "transpose", (1,), (32, 32), x, y))
+      global at best  shared at best
+                                        1  extern "C" __global__ void transpose(const float* x, float* y) {
+        1024      32       0       0    2      float value = x[threadIdx.x * 32 + threadIdx.y];
+          32      32       0       0    3      y[threadIdx.y * 32 + threadIdx.x] = value;
+                                        4  }
+    >>> bool((y == x.T).all())
+    True
+    """
+    text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
+    with TemporaryDirectory() as folder:  # of its own, so that the text is compiled that is there now
+        path = Path(folder, "kernels.cu" if isinstance(source, str) else source.name)
+        path.write_text(text, encoding="utf-8")
+        kernels = kernels_in(path)
+        if kernel not in kernels:
+            raise KernelError(
+                f"{path.name} has no kernel {kernel!r}",
+                {"kernels": ", ".join(kernels) or "none"},
+                'declare it as: extern "C" __global__ void name(float* y, int count)',
+            )
+        with use_backend("cuda-emulated"), cuda_emulator.checks():
+            checked = _fitting(kernel, kernels[kernel], arguments)
+            counts = _function(path, kernel)(_three(grid), _three(block), checked)
+        assert counts is not None
+        return Report(text, counts.by_line())
 
 
 def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
     x, y, z = (*sizes, 1, 1)[:3]
     return x, y, z
+
+
+def _fitting(name: str, parameters: tuple[Parameter, ...], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments as the kernel takes them, or a KernelError."""
+    if len(parameters) != len(arguments):
+        raise KernelError(
+            f"{name} has {len(parameters)} parameters and was given {len(arguments)} arguments",
+            {"parameters": ", ".join(p.name for p in parameters)},
+        )
+    return tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
 
 
 def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
@@ -170,7 +264,7 @@ def address(array: Any) -> int:
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
-def _function(source: Path, name: str) -> Callable[..., None]:
+def _function(source: Path, name: str) -> Callable[..., Counts | None]:
     if active_backend() == "cuda":
         return _gpu_function(source, name)
     kernels = kernels_in(source)
@@ -224,56 +318,3 @@ def blocks(count: int, size: int) -> int:
 def launch_elementwise(stem: str, direction: str, count: int, *arguments: Any, flops: int = 0) -> None:
     """`launch` with a thread for each of `count` elements; `count` is the kernel's last argument."""
     launch(stem, direction, (blocks(count, WIDTH),), (WIDTH,), *arguments, count, flops=flops)
-
-
-class LaunchLog:
-    """What kernels did: launches, the bytes of their arrays, their additions and multiplications.
-
-    The bytes are those that have to move at least once: each array that a launch is given, whole. A kernel
-    that reads a number again and again moves more, unless a cache has it.
-
-    Attributes
-    ----------
-    totals : dict of str to list of int
-        By kernel: launches, bytes, operations.
-    """
-
-    def __init__(self) -> None:
-        self.totals: dict[str, list[int]] = {}
-
-    def add(self, name: str, arguments: tuple[Any, ...], flops: int) -> None:
-        """Count one launch."""
-        moved = sum(a.nbytes for a in arguments if not isinstance(a, np.generic))
-        before = self.totals.get(name, [0, 0, 0])
-        self.totals[name] = [total + new for total, new in zip(before, (1, moved, flops), strict=True)]
-
-    def __str__(self) -> str:
-        lines = [f"{'kernel':<32}{'launches':>10}{'kB':>12}{'kflop':>12}{'flop/byte':>11}"]
-        for name, (launches, moved, flops) in sorted(self.totals.items()):
-            intensity = flops / moved if moved else 0
-            lines.append(
-                f"{name:<32}{launches:>10}{moved / 1e3:>12.1f}{flops / 1e3:>12.1f}{intensity:>11.2f}"
-            )
-        return "\n".join(lines)
-
-
-_logs: list[LaunchLog] = []
-
-
-@contextmanager
-def launch_log() -> Iterator[LaunchLog]:
-    """Count what is launched inside the ``with`` block; ``print`` the log to read it.
-
-    With the environment variable TINYUNET_LAUNCH_LOG=1 a program does so from start to end, on stderr.
-    """
-    log = LaunchLog()
-    _logs.append(log)
-    try:
-        yield log
-    finally:
-        _logs.remove(log)
-
-
-if os.environ.get("TINYUNET_LAUNCH_LOG") == "1":
-    _logs.append(LaunchLog())
-    atexit.register(lambda: print(_logs[0], file=sys.stderr))

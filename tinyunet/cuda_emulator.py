@@ -15,11 +15,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,8 @@ def checks() -> Iterator[None]:
     """Check every access to memory of the kernels that are launched inside the ``with`` block.
 
     A race, an access outside an array or at an address that is not a multiple of its size, and a read of
-    shared memory that was not written become a KernelError, with the line of the source.
+    shared memory that was not written become a KernelError, with the line of the source. What warps ask of
+    memory is counted: see `Traffic`.
     """
     global _checked
     before, _checked = _checked, True
@@ -70,12 +71,56 @@ def checks() -> Iterator[None]:
         _checked = before
 
 
-_checked = False
+_checked = os.environ.get("TINYUNET_LAUNCH_LOG") == "1"  # the log shows what the checking build counts
+
+
+class Traffic(NamedTuple):
+    """Wavefronts: turns in which memory serves warps (explained in `kernels/emulate_count.cpp`)."""
+
+    global_wavefronts: int = 0
+    """Segments of 128 bytes of global memory."""
+    global_at_best: int = 0
+    """The fewest that could hold as many bytes."""
+    shared_wavefronts: int = 0
+    """Turns of the 32 banks of shared memory."""
+    shared_at_best: int = 0
+    """The fewest that could serve as many words."""
+
+    def plus(self, other: Traffic) -> Traffic:
+        """The sum, number by number."""
+        return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Counts:
+    """What the checking build counted in one launch; empty after one of the plain build.
+
+    Attributes
+    ----------
+    by_place : dict of int to Traffic
+        By the place of the instruction in the compiled program.
+    """
+
+    def __init__(self, library: _Library, source: Path):
+        self.library, self.source = library, source
+        self.by_place = _take_counts(library) if library.checked else {}
+
+    def total(self) -> Traffic:
+        """Of all instructions."""
+        return reduce(Traffic.plus, self.by_place.values(), Traffic())
+
+    def by_line(self) -> dict[int, Traffic]:
+        """By the line of the source."""
+        places = _lines(self.by_place, self.source, self.library)
+        total: dict[int, Traffic] = {}
+        for lines, traffic in zip(places, self.by_place.values(), strict=True):
+            if lines:
+                total[lines[0]] = total.get(lines[0], Traffic()).plus(traffic)
+        return dict(sorted(total.items()))
 
 
 def function(
     source: Path, name: str, parameters: tuple[str, ...], kernels: tuple[str, ...]
-) -> Callable[..., None]:
+) -> Callable[..., Counts]:
     """A kernel of a .cu file, to be called like CuPy's: ``kernel(grid, block, arguments)``.
 
     Parameters
@@ -97,7 +142,7 @@ def function(
     entry = getattr(library, f"launch_{name}")
     entry.restype = ctypes.c_char_p
 
-    def run(grid: tuple[int, int, int], block: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
+    def run(grid: tuple[int, int, int], block: tuple[int, int, int], arguments: tuple[Any, ...]) -> Counts:
         arrays = {p: a for p, a in zip(parameters, arguments, strict=True) if isinstance(a, np.ndarray)}
         # What the kernel's parameters are, one after the other: addresses of arrays, scalars.
         boxes = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
@@ -106,8 +151,10 @@ def function(
             if library.checked:
                 _tell_arrays(library, arrays)
             problem = entry((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), places)
+            counts = Counts(library, source)
         if problem is not None:
             raise KernelError(f"{name}: {_with_lines(problem.decode(), source, library)}")
+        return counts
 
     return run
 
@@ -123,17 +170,44 @@ def _tell_arrays(library: _Library, arrays: dict[str, NDArray[Any]]) -> None:
     )
 
 
+class _Counted(ctypes.Structure):
+    """As in `kernels/emulate_count.cpp`: one instruction."""
+
+    _fields_ = [(name, ctypes.c_long) for name in ("place", "shared", "wavefronts", "at_best")]
+
+
+def _take_counts(library: _Library) -> dict[int, Traffic]:
+    counted = (_Counted * library.take_counts(None, 0))()
+    library.take_counts(counted, len(counted))
+    return {
+        one.place: Traffic(0, 0, one.wavefronts, one.at_best)
+        if one.shared
+        else Traffic(one.wavefronts, one.at_best)
+        for one in counted
+    }
+
+
 def _with_lines(problem: str, source: Path, library: _Library) -> str:
     """Replace places in the program, ``@12f4``, by lines of the source."""
 
     def line(match: re.Match[str]) -> str:
-        command = ["addr2line", "--inlines", "--basenames", "-e", library._name, f"0x{match[1]}"]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
-        # From the innermost function to the one that it is inlined into.
-        lines = [place for place in found if place.startswith(source.name)]
-        return " from ".join(lines) or match[0]
+        (lines,) = _lines([int(match[1], 16)], source, library)
+        return " from ".join(f"{source.name}:{line}" for line in lines) or match[0]
 
     return re.sub(r"@([0-9a-f]+)", line, problem.replace("line ", f"{source.name}:"))
+
+
+def _lines(places: Iterable[int], source: Path, library: _Library) -> list[list[int]]:
+    """The lines of the source at these places of the program.
+
+    Several for one place, where a function is inlined: from the innermost to the one that it is inlined into.
+    """
+    command = ["addr2line", "--addresses", "--inlines", "--basenames", "-e", library._name, *map(hex, places)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # The answer for a place begins with its address.
+    answers = re.split(r"^0x[0-9a-f]+\n", found, flags=re.MULTILINE)[1:]
+    line = re.compile(rf"^{re.escape(source.name)}:(\d+)", re.MULTILINE)
+    return [list(map(int, line.findall(answer))) for answer in answers]
 
 
 class _Library(ctypes.CDLL):
@@ -165,11 +239,12 @@ def _library(source: Path, kernels: tuple[str, ...], checked: bool) -> _Library:
 
 # What g++ is asked for. In the checking build only the kernels are instrumented, and the last step links
 # without the sanitizer's own library. -fno-tree-sra: otherwise four numbers loaded at once become four loads,
-# of which no alignment is asked. -gdwarf-4: addr2line of 2023 mistakes the files of version 5.
-PLAIN = ["-O2 -shared kernels.cpp emulate.cpp -o kernels.so"]
+# of which no alignment is asked. -gdwarf-4: addr2line of 2023 mistakes the files of version 5. -Bsymbolic: a
+# kernel may have the name of a function of the C library, such as read.
+PLAIN = ["-O2 -shared -Wl,-Bsymbolic kernels.cpp emulate.cpp -o kernels.so"]
 CHECKED = [
     "-O1 -gdwarf-4 -fno-tree-sra -fsanitize=thread,bounds -c kernels.cpp -o kernels.o",
-    "-O2 -shared kernels.o emulate.cpp emulate_check.cpp -o kernels.so",
+    "-O2 -shared -Wl,-Bsymbolic kernels.o emulate.cpp emulate_check.cpp emulate_count.cpp -o kernels.so",
 ]
 
 

@@ -1,0 +1,146 @@
+"""One kernel tried out with `run_checked`: its wavefronts, counted by hand, and its mistakes."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tinyunet as tu
+from tinyunet import cuda_emulator
+from tinyunet.cuda import run_checked
+from tinyunet.cuda_emulator import Traffic
+from tinyunet.cuda_log import launch_log
+from tinyunet.errors import KernelError
+
+TRANSPOSE = """extern "C" __global__ void transpose(const float* x, float* y) {
+    __shared__ float tile[32][WIDTH];
+    int row = threadIdx.y, column = threadIdx.x;
+    tile[row][column] = x[row * 32 + column];
+    __syncthreads();
+    y[row * 32 + column] = tile[column][row];
+}
+"""
+
+
+def squares():
+    x = np.arange(1024, dtype=np.float32).reshape(32, 32)
+    return x, np.zeros_like(x)
+
+
+@pytest.mark.parametrize(("width", "turns"), [(32, 32 * 32), (33, 32), (34, 2 * 32)])
+def test_banks(emulated, width, turns):
+    """Of a square of 32 columns, a column lies in one bank; one more column spreads it over all of them."""
+    x, y = squares()
+    report = run_checked(TRANSPOSE.replace("WIDTH", str(width)), "transpose", (1,), (32, 32), x, y)
+    np.testing.assert_array_equal(y, x.T)
+    assert report.lines == {4: Traffic(32, 32, 32, 32), 6: Traffic(32, 32, turns, 32)}
+    assert f"{turns:>8}      32    6      y[row * 32 + column] = tile[column][row];" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("index", "wavefronts", "at_best"),
+    [
+        ("i", 1, 1),
+        ("31 - i", 1, 1),  # in any order
+        ("0", 1, 1),  # one word for all
+        ("2 * i", 2, 1),
+        ("32 * i", 32, 1),
+        ("i + 1", 2, 1),  # from one segment into the next
+        ("i < 8 ? i : 8", 1, 1),
+    ],
+)
+def test_segments(emulated, index, wavefronts, at_best):
+    source = f"""extern "C" __global__ void read(const float* x, float* y) {{
+    int i = threadIdx.x;
+    float value = x[{index}];
+    y[i] = value;
+}}"""
+    x = np.zeros(1024, np.float32)
+    report = run_checked(source, "read", (1,), (32,), x, np.zeros(32, np.float32))
+    assert report.lines == {3: Traffic(wavefronts, at_best), 4: Traffic(1, 1)}
+
+
+def test_four_numbers_at_once(emulated):
+    """512 bytes of a warp are four segments, and four turns of the banks."""
+    source = """extern "C" __global__ void copy(const float* x, float* y) {
+    __shared__ float4 kept[32];
+    kept[threadIdx.x] = ((const float4*)x)[threadIdx.x];
+    ((float4*)y)[threadIdx.x] = kept[threadIdx.x];
+}"""
+    x = np.arange(128, dtype=np.float32)
+    y = np.zeros_like(x)
+    report = run_checked(source, "copy", (1,), (32,), x, y)
+    np.testing.assert_array_equal(y, x)
+    assert report.lines == {3: Traffic(4, 4, 4, 4), 4: Traffic(4, 4, 4, 4)}
+
+
+def test_lanes_that_stay_away(emulated):
+    """Lanes 1 to 16 write once, lanes 17 to 31 twice: two instructions of the warp."""
+    source = """extern "C" __global__ void some(float* x) {
+    for (int k = 0; k < threadIdx.x; k += 16) x[k * 32 + threadIdx.x] = 1;
+}"""
+    x = np.zeros(1024, np.float32)
+    report = run_checked(source, "some", (1,), (32,), x)
+    assert x.reshape(-1, 32).sum(axis=1)[[0, 16]].tolist() == [31, 15]
+    assert report.lines == {2: Traffic(2, 2)}
+
+
+def test_mistakes(emulated, tmp_path):
+    """Each with the line; a file that was changed is compiled anew."""
+    x, y = squares()
+    good = TRANSPOSE.replace("WIDTH", "33")
+    file = tmp_path / "turn.cu"
+    file.write_text(good)
+    run_checked(file, "transpose", (1,), (32, 32), x, y)
+    file.write_text(good.replace("__syncthreads();", ""))
+    with pytest.raises(
+        KernelError, match=r"turn\.cu:6: thread 1 reads word 33 of the shared memory, which no"
+    ):
+        run_checked(file, "transpose", (1,), (32, 32), x, y)
+    with pytest.raises(KernelError, match=r"kernels\.cu:4: out of bounds: .* reads 4 bytes at x\[512\]"):
+        run_checked(good, "transpose", (1,), (32, 32), x[:16], y)
+    with pytest.raises(KernelError, match=r"kernels\.cu has no kernel 'turn'\n +kernels +transpose\n"):
+        run_checked(good, "turn", (1,), (32, 32), x, y)
+    with pytest.raises(KernelError, match=r"transpose has 2 parameters and was given 1 arguments\n.*x, y"):
+        run_checked(good, "transpose", (1,), (32, 32), x)
+    with pytest.raises(KernelError, match=r"(?s)do not compile.*kernels\.cu:2:.*WIDTH"):
+        run_checked(TRANSPOSE, "transpose", (1,), (32, 32), x, y)
+
+
+def test_the_log_counts_wavefronts_in_the_checking_build(emulated):
+    x = np.ones((1, 4, 4, 4), np.float32)
+    with launch_log() as log, cuda_emulator.checks():
+        tu.relu(tu.Tensor(x))
+        tu.relu(tu.Tensor(x))
+    assert log.totals["relu_forward"].traffic == Traffic(8, 8)
+    assert str(log).splitlines()[0].split()[5:] == ["global", "at", "best", "shared", "at", "best"]
+    assert str(log).splitlines()[1].split() == ["relu_forward", "2", "1.0", "0.0", "0.00", "8", "8", "0", "0"]
+    with launch_log() as log:
+        tu.relu(tu.Tensor(x))
+    assert log.totals["relu_forward"].traffic == Traffic()
+    assert "global" not in str(log)
+
+
+def test_the_log_of_a_whole_program(emulated):
+    code = "import tinyunet as tu, numpy as np; tu.relu(tu.Tensor(np.ones((4, 4), np.float32)))"
+    environment = {"TINYUNET_BACKEND": "cuda-emulated", "TINYUNET_LAUNCH_LOG": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stderr.splitlines()[1].split() == [
+        "relu_forward",
+        "1",
+        "0.1",
+        "0.0",
+        "0.00",
+        "2",
+        "2",
+        "0",
+        "0",
+    ]

@@ -1,0 +1,102 @@
+"""What kernels did: launches, bytes, operations, and the wavefronts that the checking build counts."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinyunet.cuda_emulator import Traffic
+
+
+@dataclass
+class Totals:
+    """Of one kernel, over all of its launches."""
+
+    launches: int = 0
+    bytes: int = 0
+    """Of its arrays, each whole and once a launch: what has to move at least."""
+    flops: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
+    """What its warps asked for, where it ran in the checking build."""
+
+
+class LaunchLog:
+    """What was launched while the log was kept; ``print`` it to read it.
+
+    ========== =====================================================================================
+    kB         of the arrays that a launch is given, each whole: what has to move at least once. A
+               kernel that reads a number again and again moves more, unless a cache has it.
+    flop/byte  operations a byte: below some ten, a GPU waits for its memory
+    global     wavefronts: segments of 128 bytes that global memory served, a warp at a time
+    shared     wavefronts: turns that the banks of shared memory took, a warp at a time
+    at best    the fewest wavefronts in which the same bytes could have been served
+    ========== =====================================================================================
+
+    Wavefronts are counted by the checking build of the emulator only (`kernels/emulate_count.cpp`).
+
+    Attributes
+    ----------
+    totals : dict of str to Totals
+        By kernel.
+    """
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Totals] = {}
+
+    def add(self, name: str, arguments: tuple[Any, ...], flops: int, traffic: Traffic) -> None:
+        """Count one launch."""
+        total = self.totals.setdefault(name, Totals())
+        total.launches += 1
+        total.bytes += sum(a.nbytes for a in arguments if not isinstance(a, np.generic))
+        total.flops += flops
+        total.traffic = total.traffic.plus(traffic)
+
+    def __str__(self) -> str:
+        counted = any(total.traffic != Traffic() for total in self.totals.values())
+        columns = ["launches", "kB", "kflop", "flop/byte"]
+        columns += ["global", "at best", "shared", "at best"] if counted else []
+        lines = [f"{'kernel':<32}" + "".join(f"{column:>10}" for column in columns)]
+        for name, total in sorted(self.totals.items()):
+            intensity = total.flops / total.bytes if total.bytes else 0
+            line = f"{name:<32}{total.launches:>10}{total.bytes / 1e3:>10.1f}{total.flops / 1e3:>10.1f}"
+            line += f"{intensity:>10.2f}"
+            if counted:
+                line += "".join(f"{number:>10}" for number in total.traffic)
+            lines.append(line)
+        return "\n".join(lines)
+
+
+_logs: list[LaunchLog] = []
+
+
+def record(name: str, arguments: tuple[Any, ...], flops: int, traffic: Traffic) -> None:
+    """Tell the logs that are kept of one launch."""
+    for log in _logs:
+        log.add(name, arguments, flops, traffic)
+
+
+@contextmanager
+def launch_log() -> Iterator[LaunchLog]:
+    """Log what is launched inside the ``with`` block.
+
+    With the environment variable TINYUNET_LAUNCH_LOG=1 a program does so from start to end, prints the log on
+    stderr, and "cuda-emulated" runs in the checking build, for the wavefronts.
+    """
+    log = LaunchLog()
+    _logs.append(log)
+    try:
+        yield log
+    finally:
+        _logs.remove(log)
+
+
+if os.environ.get("TINYUNET_LAUNCH_LOG") == "1":
+    _logs.append(LaunchLog())
+    atexit.register(lambda: print(_logs[0], file=sys.stderr))
