@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from tinyunet import command_line
-from tinyunet.data import LabelKind, read_images, split
+from tinyunet.data import LabelKind, Truth, read_images, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import RunError
 from tinyunet.sampling import WeightMap
@@ -30,6 +30,10 @@ class Options:
     """A folder with images/ and labels/, a TIFF stack, an .npz, or synthetic-cells | synthetic-membranes."""
     kind: LabelKind | None = None
     """What the labels mean; told from their values when left out."""
+    truth: Truth | None = None
+    """As in training."""
+    partly_annotated: float | None = None
+    """As in training."""
     holdout: str = TrainConfig.holdout
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
     tile: int = TrainConfig.tile
@@ -60,13 +64,17 @@ def doctor(options: Options) -> None:
     config = TrainConfig(
         data=options.data,
         kind=options.kind,
+        truth=options.truth,
+        partly_annotated=options.partly_annotated,
         holdout=options.holdout,
         tile=options.tile,
         depth=options.depth,
         padding=options.padding,
         weights=options.weights,
     )
-    images = read_images(config.data, kind=config.kind)
+    images = read_images(
+        config.data, kind=config.kind, truth=config.truth, partly_annotated=config.partly_annotated
+    )
     print(f"{config.data}: {images.summary()}")
     train, held_out = split(images, config.holdout)
     trainer = Trainer(config, train, held_out)

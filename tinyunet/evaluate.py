@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
-from tinyunet.data import ImageSet, LabelKind, read_images, split
+from tinyunet.data import ImageSet, LabelKind, Truth, read_images, split
 from tinyunet.data.decode import decode
 from tinyunet.errors import DataError, OptionError
 from tinyunet.evaluation import (
@@ -51,6 +51,10 @@ class Options:
     """The images that were predicted, with their labels: any set that training reads, of the same names."""
     kind: LabelKind | None = None
     """What the labels mean; told from their values when left out."""
+    truth: Truth | None = None
+    """Of the Cell Tracking Challenge: gold when left out, and silver where there is no gold."""
+    partly_annotated: float | None = None
+    """Only some cells are labelled: background further than so many pixels from them is not judged."""
     out: Path | None = None
     """Folder for scores.json and the pictures; one that holds files is refused."""
     symmetries: Literal[1, 8] = 1
@@ -109,7 +113,12 @@ def _of_run(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
     model, checkpoint = load_model(options.predictions)
     config = checkpoint.config
     _, images = split(
-        read_images(config["data"], kind=options.kind or config["kind"]),
+        read_images(
+            config["data"],
+            kind=options.kind or config["kind"],
+            truth=options.truth or config.get("truth"),
+            partly_annotated=options.partly_annotated or config.get("partly_annotated"),
+        ),
         config["holdout"],
     )
     print(f"{options.predictions}: network of step {checkpoint.step} on {len(images)} held-out images")
@@ -126,7 +135,9 @@ def _of_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
             "give a folder that tinyunet.predict wrote; of a run give no labels, it has its own",
         )
     assert options.labels is not None
-    images = read_images(options.labels, kind=options.kind)
+    images = read_images(
+        options.labels, kind=options.kind, truth=options.truth, partly_annotated=options.partly_annotated
+    )
     _require_same_names(predicted, set(images.names), options)
     return images, (_read_prediction(options.predictions, name, images) for name in images.names)
 

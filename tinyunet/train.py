@@ -85,7 +85,9 @@ def train(options: Options, command: str) -> None:
     )
     if not options.resume:
         folder.require_free(overwrite=options.overwrite)
-    images = read_images(config.data, kind=config.kind)
+    images = read_images(
+        config.data, kind=config.kind, truth=config.truth, partly_annotated=config.partly_annotated
+    )
     print(f"{config.data}: {images.summary()}")
     trainer = Trainer(config, *split(images, config.holdout))
     for finding in diagnosis.warnings(trainer):

@@ -24,7 +24,7 @@ from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
 from tinyunet.checkpoint import Arrays, Checkpoint
-from tinyunet.data import UNKNOWN, ImageSet, LabelKind, class_labels, normalise
+from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import MODELS, Network, make_network
 from tinyunet.optim import SGD
@@ -40,9 +40,14 @@ class TrainConfig:
     """Everything that decides a training run."""
 
     data: str = "synthetic-cells"
-    """A folder with images/ and labels/, a TIFF stack, an .npz, or synthetic-cells | synthetic-membranes."""
+    """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
+    synthetic-cells | synthetic-membranes."""
     kind: LabelKind | None = None
     """What the labels mean; told from their values when left out."""
+    truth: Truth | None = None
+    """Of the Cell Tracking Challenge: gold when left out, and silver where there is no gold."""
+    partly_annotated: float | None = None
+    """Only some cells are labelled: background further than so many pixels from them counts nothing."""
     holdout: str = "20%"
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
 

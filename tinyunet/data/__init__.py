@@ -4,12 +4,15 @@
     decode               one PNG, JPEG or TIFF file to its pixels, exactly as stored
     label_kind           the rule that tells masks, classes and single objects apart
     readers, writer      folders, stacks and archives to a set, and back
+    cell_tracking        the Cell Tracking Challenge's films
+    partly_annotated     which pixels nobody labelled
     holdout, intensity   what happens before training
     nuclei, neurites     synthetic sets: fluorescence and electron microscopy, grown from noise
 
 Everything here is arrays in, arrays out: no tensors, no network.
 """
 
+from tinyunet.data.cell_tracking import Truth
 from tinyunet.data.holdout import split
 from tinyunet.data.image_set import UNKNOWN, ImageSet, LabelKind, class_labels
 from tinyunet.data.intensity import normalise
@@ -22,6 +25,7 @@ __all__ = [
     "UNKNOWN",
     "ImageSet",
     "LabelKind",
+    "Truth",
     "class_labels",
     "normalise",
     "read_images",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
 from tinyunet.data.decode import DECODERS
 from tinyunet.errors import DataError
 
@@ -13,6 +14,7 @@ LAYOUTS = {
     "folder": "images/ with labels/ or masks/, matched by file name without suffix",
     "stack": "X-volume.tif with X-labels.tif, or images.tif with labels.tif",
     "archive": "X.npz with images and labels, (N, H, W) or (N, H, W, C)",
+    "films": CELL_TRACKING,
     "made": "synthetic-cells or synthetic-membranes; with another seed: synthetic-cells:7",
 }
 LABEL_FOLDERS = ("labels", "masks")

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
+from tinyunet.data.cell_tracking import Truth, find_films, read_annotated, read_frames
 from tinyunet.data.decode import decode
 from tinyunet.data.image_set import Image, ImageSet, LabelKind, Labels
 from tinyunet.data.label_kind import apply_kind, label_image, tell_kind
 from tinyunet.data.layouts import LAYOUTS, find_files, some
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
+from tinyunet.data.partly_annotated import forget_far_background
 from tinyunet.errors import DataError, describe
 
 SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
@@ -25,13 +28,22 @@ SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
 Record = tuple[str, Image, Labels | None]
 
 
-def read_images(path: str | Path, *, labels: bool = True, kind: LabelKind | None = None) -> ImageSet:
+def read_images(
+    path: str | Path,
+    *,
+    labels: bool = True,
+    kind: LabelKind | None = None,
+    truth: Truth | None = None,
+    partly_annotated: float | None = None,
+) -> ImageSet:
     """Read a set of images, and their labels, from whatever `path` is.
 
     - a folder with ``images/`` and ``labels/`` or ``masks/``: PNG, TIFF, JPEG (images only), matched by name;
     - a TIFF stack ``X-volume.tif`` beside ``X-labels.tif`` (ISBI 2012), or ``images.tif`` beside
       ``labels.tif``, or the folder that holds one such pair;
     - ``X.npz`` with ``images`` and ``labels``, (N, H, W) or (N, H, W, C);
+    - the Cell Tracking Challenge's ``01/t000.tif`` with ``01_GT/SEG/man_seg000.tif``, or the folder of such
+      films: the annotated frames only, and `UNKNOWN` around cells that have a marker but no outline;
     - ``synthetic-cells`` or ``synthetic-membranes``, with ``:seed`` behind for another seed than 0.
 
     Without labels also one image file, or a folder of them. Files are sorted by name, numbers by value.
@@ -44,12 +56,27 @@ def read_images(path: str | Path, *, labels: bool = True, kind: LabelKind | None
         False reads images to predict, and looks at no labels.
     kind : "binary", "classes" or "instances", optional
         Overrules what `tell_kind` would find.
+    truth : "gold" or "silver", optional
+        Of the Cell Tracking Challenge; gold where there is some when left out, else silver.
+    partly_annotated : float, optional
+        Only some cells are labelled: background further from them than so many pixels is `UNKNOWN`.
 
     Raises
     ------
     DataError
         Names the file, what was expected, what was found, and the remedy.
     """
+    image_set = _read(path, labels, kind, truth)
+    if partly_annotated is None or image_set.labels is None:
+        return image_set
+    return replace(
+        image_set,
+        labels=[forget_far_background(label, partly_annotated) for label in image_set.labels],
+        reason=f"{image_set.reason}; background over {partly_annotated:g} px from labels is unknown",
+    )
+
+
+def _read(path: str | Path, labels: bool, kind: LabelKind | None, truth: Truth | None) -> ImageSet:
     name, _, seed = str(path).partition(":")
     if name in SYNTHETIC:
         made = SYNTHETIC[name](seed=_seed(str(path), seed))
@@ -57,11 +84,25 @@ def read_images(path: str | Path, *, labels: bool = True, kind: LabelKind | None
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", LAYOUTS, "check the path")
+    if films := find_films(path):
+        return _read_films(films, labels, kind, truth, str(path))
+    if truth:
+        raise DataError(f"{path}: {truth} truth is for films", {"films": CELL_TRACKING}, "leave --truth out")
     if path.suffix.lower() == ".npz":
         records = _read_npz(path, labels)
     else:
         records = [r for image, label in find_files(path, labels) for r in _read_pair(image, label)]
     return _understand(records, kind, str(path))
+
+
+def _read_films(
+    films: Sequence[Path], labels: bool, kind: LabelKind | None, truth: Truth | None, source: str
+) -> ImageSet:
+    if not labels:
+        names, images = zip(*read_frames(films), strict=True)
+        return ImageSet(list(images), list(names), source=source)
+    records, reason = read_annotated(films, truth)
+    return replace(_understand(records, kind or "instances", source), reason=reason)
 
 
 def _seed(path: str, seed: str) -> int:
