@@ -129,6 +129,10 @@ def asarray(a, dtype=None, order=None, *, blocking=False):
     return _new(np.array(a, dtype, order=order))
 
 
+def concatenate(arrays):
+    return _new(np.concatenate([a.hidden for a in arrays]))
+
+
 def ascontiguousarray(a):
     return a if a.flags.c_contiguous else _new(np.ascontiguousarray(a.hidden))
 

@@ -150,10 +150,24 @@ def torch_fcn(parameters, x, *, depth=5):
     return y
 
 
+def torch_sliding_window(parameters, x, *, depth=4):
+    """The pixel classifier (Ciresan et al. 2012) on windows: parameters by name, x (N, window, window, C)."""
+    p = parameters
+
+    def conv(name, x, relu=True):
+        return conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], relu=relu)
+
+    for level in range(depth):
+        x = max_pool2d(conv(f"convolutions.{level}", x))
+    return conv("scores", conv("hidden", x), relu=False)
+
+
 def torch_twin(model, parameters, x, **options):
     """What PyTorch makes of x with the network's parameters."""
     if isinstance(model, tu.FCN):
         return torch_fcn(parameters, x, depth=model.depth)
+    if isinstance(model, tu.SlidingWindowClassifier):
+        return torch_sliding_window(parameters, x, depth=model.depth)
     return torch_unet(parameters, x, depth=model.depth, padding=model.padding, **options)
 
 

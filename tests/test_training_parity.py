@@ -15,6 +15,7 @@ from oracle import TORCH, as_float64, assert_close, torch_parameters, torch_twin
 
 import tinyunet as tu
 from tinyunet.backend import KERNELS
+from tinyunet.sampling import Sample
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-8}  # relative to the largest value of each parameter
 
@@ -32,10 +33,12 @@ def batch(model, size, dtype, seed):
     """An image of noise, labels that can be learnt from it, and weights between 0.5 and 10 per pixel."""
     rng = np.random.default_rng(seed)
     image = rng.standard_normal((1, *size, model.in_channels)).astype(dtype)
-    out = [model.geometry.output_size(side) for side in size]
+    out = [side - model.geometry.shrink for side in size]
     top, left = ((whole - side) // 2 for whole, side in zip(size, out, strict=True))
     target = (image[:, top : top + out[0], left : left + out[1], 0] > 0).astype(np.int64)
-    return image, target, rng.uniform(0.5, 10, target.shape).astype(dtype)
+    weight = rng.uniform(0.5, 10, target.shape).astype(dtype)
+    sample = model.training_batch(Sample(image, target, weight, "noise", 0), rng)
+    return sample.image, sample.target, sample.weight
 
 
 def assert_trains_like_torch(model, size, steps, lr, dtype, **options):
@@ -98,6 +101,14 @@ def test_a_hundred_steps_of_a_narrow_fcn(backend, dtype):
     before = model.up[0].weight.data.copy()
     assert_trains_like_torch(model, (64, 32), 100, 3e-4, dtype)
     assert np.abs(model.up[0].weight.data - before).max() > 1e-3
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_hundred_steps_of_a_classifier_of_windows(backend, dtype):
+    """Sixteen windows a step, cut from one image; the label is the brightness of the pixel in the middle."""
+    model = tu.SlidingWindowClassifier(base_channels=4, depth=2, neurons=6, windows=16, seed=1)
+    assert_trains_like_torch(model, (40, 40), 100, 1e-3, dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

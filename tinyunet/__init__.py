@@ -8,7 +8,7 @@ from tinyunet.augment_elastic import elastic_deform
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.gradcheck import gradcheck
-from tinyunet.models import FCN, UNet
+from tinyunet.models import FCN, SlidingWindowClassifier, UNet
 from tinyunet.ops import (
     add,
     conv2d,
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FCN",
     "SGD",
+    "SlidingWindowClassifier",
     "Tensor",
     "UNet",
     "active_backend",

@@ -51,18 +51,18 @@ class TrainConfig:
     holdout: str = "20%"
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
 
-    model: Literal["unet", "fcn"] = "unet"
+    model: Literal["unet", "fcn", "sliding-window"] = "unet"
     """Which network. Of its options below, those that are left out are as in its paper."""
     base_channels: int = 16
-    """Channels of the first level; 64 in the paper."""
+    """Channels of the first level; 64 in the papers, 48 of the sliding window."""
     depth: int | None = None
-    """Number of poolings; when left out, as in the paper: 4 of the U-Net, 5 of the FCN."""
+    """Number of poolings; when left out, as in its paper: 4, of the FCN 5."""
     padding: Literal["valid", "same"] | None = None
     """Of the U-Net. valid: as in the paper. same: zeros around every map, output as large as the input."""
     variant: Literal["paper", "release"] | None = None
     """Of the U-Net. release: as the network that the authors published."""
     dropout: float | None = None
-    """Probability at the end of the contracting path; 0.5 when left out."""
+    """Of U-Net and FCN: probability at the end of the contracting path; 0.5 when left out."""
 
     steps: int = 200
     """Training steps, one tile each."""

@@ -258,7 +258,9 @@ def test_help(command):
         assert text in out
 
 
-@pytest.mark.parametrize(("model", "options"), [("fcn", ["--depth", "3"])])
+@pytest.mark.parametrize(
+    ("model", "options"), [("fcn", ["--depth", "3"]), ("sliding-window", ["--depth", "2"])]
+)
 def test_other_networks(command, data, tiny, tmp_path, model, options):
     """Trained, resumed, used and judged by the same commands, which know it from the checkpoint."""
     run, tiny = tmp_path / "run", [*tiny, "--model", model, *options]

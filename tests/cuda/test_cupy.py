@@ -102,6 +102,19 @@ def test_every_op_gives_the_bits_of_cuda_emulated(on_stand_in):
         assert_same_bits(ours, every_op(*arrays))
 
 
+def test_a_classifier_slid_over_an_image(on_stand_in):
+    (image,) = random_arrays([(1, 12, 14, 1)], np.float32)
+
+    def scores():
+        model = tu.SlidingWindowClassifier(base_channels=2, depth=1, neurons=3)
+        x = tu.Tensor(image)
+        return [model(x).numpy(), model.slide(x).numpy()]
+
+    ours = scores()
+    with tu.use_backend("cuda-emulated"):
+        assert_same_bits(ours, scores())
+
+
 def test_where_a_tensor_lies(on_stand_in):
     x = np.arange(6, dtype=np.float64).reshape(2, 3).T
     tensor = tu.Tensor(x.astype(np.float32), requires_grad=True)

@@ -5,11 +5,16 @@ from typing import Any
 from tinyunet.errors import OptionError
 from tinyunet.models.fcn import FCN
 from tinyunet.models.network import Network
+from tinyunet.models.sliding_window import SlidingWindowClassifier
 from tinyunet.models.unet import UNet
 
-MODELS: dict[str, type[Network]] = {"unet": UNet, "fcn": FCN}
+MODELS: dict[str, type[Network]] = {
+    "unet": UNet,
+    "fcn": FCN,
+    "sliding-window": SlidingWindowClassifier,
+}
 
-__all__ = ["FCN", "MODELS", "Network", "UNet", "make_network"]
+__all__ = ["FCN", "MODELS", "Network", "SlidingWindowClassifier", "UNet", "make_network"]
 
 
 def make_network(model: str = "unet", **options: Any) -> Network:

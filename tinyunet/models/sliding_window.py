@@ -1,0 +1,256 @@
+"""A pixel classifier slid over the image (Ciresan et al. 2012), which the U-Net replaced.
+
+It looks at one window and says the class of the pixel in its middle. The largest network of [1]_:
+
+    window 95 conv 92 pool 46 conv 42 pool 21 conv 18 pool 9 conv 6 pool 3 -> 200 neurons -> classes
+
+Every pixel has a window of its own, and the windows of neighbours are nearly the same: slid over an image,
+the network computes nearly the same numbers again and again. `slide` does it so. `forward` gets the same
+scores from convolutions of the whole image, in which each number is computed once. The poolings stand in the
+way: the windows of two neighbours are pooled at places one pixel apart. So a map is pooled four times, from
+each of the four offsets, into four maps of half the side, *fragments*, which hold the windows of even and of
+odd rows and columns; the next pooling makes four of each. At the end they are put together, a puzzle [2]_.
+
+References
+----------
+.. [1] Ciresan, Giusti, Gambardella, Schmidhuber 2012, Deep neural networks segment neuronal membranes in
+   electron microscopy images, table 1.
+.. [2] Giusti, Ciresan, Masci, Gambardella, Schmidhuber 2013, Fast image scanning with deep max-pooling
+   convolutional neural networks. https://arxiv.org/abs/1302.1700
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from tinyunet import ops
+from tinyunet.autograd import Tensor, no_grad
+from tinyunet.backend import array_library
+from tinyunet.errors import ShapeError
+from tinyunet.geometry import Geometry
+from tinyunet.models.network import Network, require_options
+from tinyunet.nn import Conv2d
+
+if TYPE_CHECKING:
+    from tinyunet.sampling import Sample
+
+LAST = 3  # side of the map that the neurons see
+
+
+class SlidingWindowClassifier(Network):
+    """The network that classifies one pixel from the window around it.
+
+    Parameters
+    ----------
+    in_channels, num_classes : int
+        Channels of the image, classes of the labels.
+    base_channels : int
+        Channels of every convolution: 48 in the paper.
+    depth : int
+        Number of convolutions, each with a pooling: 4 in the paper. Windows have 9, 23, 47, 95, … pixels.
+    neurons : int
+        Of the hidden layer: 200 in the paper.
+    windows : int
+        How many windows a training step sees.
+    seed : int
+        Decides the initial weights.
+
+    Attributes
+    ----------
+    window : int
+        Side of a window, in pixels: odd.
+
+    Raises
+    ------
+    OptionError
+        An option is outside its range.
+
+    Examples
+    --------
+    One window has one pixel of scores; a larger image has one for each window that fits into it.
+
+    >>> import numpy as np, tinyunet as tu
+    >>> model = tu.SlidingWindowClassifier(base_channels=4, depth=2)
+    >>> model.window, model(tu.Tensor(np.zeros((5, 23, 23, 1), np.float32))).shape
+    (23, (5, 1, 1, 2))
+    >>> x = tu.Tensor(np.random.default_rng(0).standard_normal((1, 38, 42, 1), dtype=np.float32))
+    >>> shared, slid = model(x), model.slide(x)
+    >>> shared.shape, bool(np.allclose(shared.data, slid.data, atol=1e-5))
+    ((1, 16, 20, 2), True)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        base_channels: int = 48,
+        depth: int = 4,
+        neurons: int = 200,
+        windows: int = 100,
+        seed: int = 0,
+    ):
+        require_options(
+            "SlidingWindowClassifier",
+            in_channels=(in_channels, in_channels >= 1, "at least 1"),
+            num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
+            base_channels=(base_channels, base_channels >= 1, "at least 1"),
+            depth=(depth, depth >= 1, "at least 1"),
+            neurons=(neurons, neurons >= 1, "at least 1"),
+            windows=(windows, windows >= 1, "at least 1"),
+        )
+        self.in_channels, self.num_classes, self.depth, self.windows = (
+            in_channels,
+            num_classes,
+            depth,
+            windows,
+        )
+        sizes = [5 if level == 1 else 4 for level in range(depth)]  # as in the paper
+        self.window = LAST
+        for size in reversed(sizes):
+            self.window = 2 * self.window + size - 1
+        lost, step = self.window - 1, 2**depth
+        self.geometry = Geometry(smallest=step + lost, step=step, shrink=lost, halo=lost // 2)
+
+        rng = np.random.default_rng(seed)
+        channels = [in_channels] + [base_channels] * depth
+        self.convolutions = [
+            Conv2d(before, base_channels, size, relu=True, rng=rng)
+            for before, size in zip(channels, sizes, strict=False)
+        ]
+        self.hidden = Conv2d(base_channels, neurons, LAST, relu=True, rng=rng)
+        self.scores = Conv2d(neurons, num_classes, 1, rng=rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows or whole images to scores (logits).
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, window, window, in_channels) or (N, H, W, in_channels)
+            Windows; or images of the sides that `geometry` names, of which every window is classified. Then
+            no graph is recorded: training is by windows.
+
+        Returns
+        -------
+        Tensor, shape (N, H - window + 1, W - window + 1, num_classes)
+            1 × 1 for a window.
+
+        Raises
+        ------
+        ShapeError
+            Sizes that the network cannot take (the nearest that it can are named), or other channels.
+        """
+        if x.shape[1:] == (self.window, self.window, self.in_channels):
+            return self._scores(x, ops.max_pool2d)
+        self.require_images(x)
+        with no_grad():
+            return put_together(self._scores(x, pool_at_every_offset), self.depth)
+
+    def _scores(self, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+        for convolution in self.convolutions:
+            x = pool(convolution(x))
+        return self.scores(self.hidden(x))
+
+    def slide(self, x: Tensor, *, batch: int = 64) -> Tensor:
+        """The scores that `forward` gives, by brute force: window by window.
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, H, W, in_channels), H and W at least `window`
+        batch : int
+            How many windows are computed at a time.
+
+        Returns
+        -------
+        Tensor, shape (N, H - window + 1, W - window + 1, num_classes)
+
+        Raises
+        ------
+        ShapeError
+            The images are smaller than a window, or have other channels.
+        """
+        if min(x.shape[1:3]) < self.window:
+            raise ShapeError(
+                f"slide: a window of {self.window} pixels does not fit into the image",
+                {"x": x.shape},
+                "mirror-pad the image, or use predict_tiled, which takes any size",
+            )
+        views = sliding_window_view(x.numpy(), (self.window, self.window), axis=(1, 2))  # N H' W' C w w
+        places = np.indices(views.shape[:3]).reshape(3, -1)
+        scores = np.empty((places.shape[1], self.num_classes), x.dtype)
+        with no_grad():
+            for start in range(0, len(scores), batch):
+                some = views[tuple(places[:, start : start + batch])]
+                windows = Tensor(np.moveaxis(some, 1, 3))
+                scores[start : start + batch] = self._scores(windows, ops.max_pool2d).numpy()[:, 0, 0]
+        return Tensor(scores.reshape(*views.shape[:3], -1))
+
+    def training_batch(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Some windows of a tile, their pixels drawn with probabilities in proportion to their weights.
+
+        The weights are then 1: what counts more comes more often. With class balance alone, all classes are
+        drawn equally often, as in the paper.
+        """
+        up_to = np.cumsum(sample.weight[0].astype(np.float64))
+        drawn = np.searchsorted(up_to, rng.uniform(0, up_to[-1], self.windows), side="right")
+        places = np.unravel_index(np.minimum(drawn, up_to.size - 1), sample.weight.shape[1:])
+        views = sliding_window_view(sample.image[0], (self.window, self.window), axis=(0, 1))
+        counts = sample.weight[0][places] > 0  # none does where nobody labelled anything
+
+        def pixels(array: NDArray) -> NDArray:
+            return array[:, np.newaxis, np.newaxis]
+
+        return sample._replace(
+            image=np.ascontiguousarray(np.moveaxis(views[places], 1, 3)),
+            target=pixels(sample.target[0][places]),
+            weight=pixels(counts.astype(np.float32)),
+        )
+
+    def multiplications(self, side: int) -> int:
+        """As of every `Network`: of one window, or of all windows of an image, which share their work."""
+        total, maps = 0, 1
+        fragments = 1 if side == self.window else 4
+        for layer in self.convolutions:
+            side -= layer.weight.shape[0] - 1
+            total += maps * side**2 * layer.weight.data.size
+            side, maps = side // 2, fragments * maps
+        pixels = maps * (side - LAST + 1) ** 2
+        return total + pixels * (self.hidden.weight.data.size + self.scores.weight.data.size)
+
+    def redundancy(self, side: int) -> float:
+        """How many times the multiplications of `forward` it takes to `slide` over side × side pixels.
+
+        >>> round(SlidingWindowClassifier().redundancy(512 + 94))
+        475
+        """
+        windows = self.geometry.output_size(side) ** 2
+        return windows * self.multiplications(self.window) / self.multiplications(side)
+
+
+def pool_at_every_offset(x: Tensor) -> Tensor:
+    """Max-pooling that starts at the offsets (0, 0), (0, 1), (1, 0) and (1, 1): four maps, one after another.
+
+    (N, 2H + 1, 2W + 1, C) -> (4N, H, W, C)
+    """
+    height, width = x.shape[1] - 1, x.shape[2] - 1
+    shifted = [x.data[:, a : a + height, b : b + width] for a, b in itertools.product((0, 1), repeat=2)]
+    return ops.max_pool2d(Tensor(array_library().concatenate(shifted)))
+
+
+def put_together(fragments: Tensor, poolings: int) -> Tensor:
+    """The map whose fragments these are, each at the offsets at which it was pooled.
+
+    (4^d N, H, W, C) -> (N, 2^d H, 2^d W, C): the last pooling's offsets vary slowest in the fragments' order,
+    and make the larger steps in the map.
+    """
+    _, height, width, channels = fragments.shape
+    parts = fragments.data.reshape(*(2, 2) * poolings, -1, height, width, channels)
+    rows, columns = range(0, 2 * poolings, 2), range(1, 2 * poolings, 2)
+    n, i, j, c = range(2 * poolings, 2 * poolings + 4)
+    whole = array_library().ascontiguousarray(parts.transpose(n, i, *rows, j, *columns, c))
+    return Tensor(whole.reshape(-1, 2**poolings * height, 2**poolings * width, channels))
