@@ -228,9 +228,10 @@ assert round(by_hand, 2) == 9.35
 # distances to one cell. Do this for each cell; the smallest two distances of each pixel are ``d1``
 # and ``d2``.
 #
-# Two points where the paper says nothing. With fewer than two cells there is no ``d2``: the term is
-# 0. And *inside* of a cell ``d1 = 0``, so its rim towards a neighbour would get a higher weight
-#    than the gap itself, but for the other class. The term is meant for the gap: it is 0 in cells.
+# Two points where the paper says nothing. With fewer than two cells there is no ``d2``: then the
+# term is left out. And *inside* of a cell ``d1 = 0``, so its rim towards a neighbour would get a
+# higher weight than the gap itself, but for the other class. The term is meant for the gap, so it
+# is left out in cells too.
 
 
 # %%
