@@ -1,14 +1,37 @@
-// Stochastic gradient descent with momentum, in place: five numbers moved for four operations.
+// Stochastic gradient descent with momentum, in place: five numbers moved for six operations.
 //
 //   step      velocity = momentum · velocity + grad + weight_decay · weight
 //             weight = weight - lr · velocity
 //
-// Launch: a thread an element, blocks of 256; one launch a parameter.
+// Launch: a thread an element, blocks of 256; one launch for all parameters. A network has dozens, most of them
+// so small that launching would take longer than the work.
 
-extern "C" __global__ void sgd_momentum_step(float* weight, const float* grad, float* velocity, float lr,
-                                             float momentum, float weight_decay, int count) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    velocity[i] = momentum * velocity[i] + (grad[i] + weight_decay * weight[i]);
-    weight[i] -= lr * velocity[i];
+struct Row {  // of the table: a parameter
+    float* weight;
+    const float* grad;
+    float* velocity;
+    unsigned long long count, first_block;
+};
+
+// The row whose blocks this one is among: first_block grows from row to row.
+__device__ __forceinline__ const Row& row_of_block(const Row* rows, int number) {
+    int low = 0, high = number;
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        if (rows[middle].first_block <= blockIdx.x)
+            low = middle;
+        else
+            high = middle;
+    }
+    return rows[low];
+}
+
+extern "C" __global__ void sgd_momentum_step(const unsigned long long* table, int number, float lr,
+                                             float momentum, float weight_decay) {
+    const Row& row = row_of_block(reinterpret_cast<const Row*>(table), number);
+    unsigned long long i = (blockIdx.x - row.first_block) * blockDim.x + threadIdx.x;
+    if (i >= row.count) return;
+    float velocity = momentum * row.velocity[i] + (row.grad[i] + weight_decay * row.weight[i]);
+    row.velocity[i] = velocity;
+    row.weight[i] -= lr * velocity;
 }

@@ -49,10 +49,11 @@ MUTANTS = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_broken_step_is_noticed(monkeypatch, mutant):
-    def step(weight, grad, velocity, lr, momentum, weight_decay):
-        push, momentum, lr = MUTANTS[mutant](weight, grad, velocity, lr, momentum, weight_decay)
-        velocity[...] = momentum * velocity + push
-        weight -= lr * velocity
+    def step(weights, grads, velocities, lr, momentum, weight_decay):
+        for weight, grad, velocity in zip(weights, grads, velocities, strict=True):
+            push, factor, rate = MUTANTS[mutant](weight, grad, velocity, lr, momentum, weight_decay)
+            velocity[...] = factor * velocity + push
+            weight -= rate * velocity
 
     with tu.use_backend("numpy"):
         assert_steps_like_torch(weight_decay=0.1)

@@ -7,7 +7,7 @@ is checked here against the parameters in its source.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,6 +71,7 @@ def launch(
     grid: tuple[int, ...],
     block: tuple[int, ...],
     *arguments: Any,
+    reached: Mapping[str, Sequence[Any]] | None = None,
     flops: int = 0,
 ) -> None:
     """Run kernel ``<stem>_<direction>`` of ``kernels/<stem>.cu``.
@@ -83,6 +84,8 @@ def launch(
     *arguments : array, int or NumPy scalar
         As the kernel's parameters: arrays C-contiguous, scalars of the exact type. A Python int becomes an
         int32.
+    reached : mapping of str to sequence of array, optional
+        float32 arrays that the kernel finds by addresses in one of its arguments.
     flops : int
         Additions and multiplications, for the launch log.
 
@@ -95,13 +98,14 @@ def launch(
     source = source_of(stem)
     parameters = kernels_in(source)[name]
     checked = _fitting(name, parameters, arguments)
+    others = _reached(name, reached or {})
     if max(grid[1:], default=1) > MAX_BLOCKS:
         raise KernelError(
             f"{name}: more than {MAX_BLOCKS} blocks along y or z", {"blocks": grid}, "use a smaller batch"
         )
     if 0 not in grid:
-        counts = _function(source, name)(_three(grid), _three(block), checked)
-        record(name, checked, flops, Traffic() if counts is None else counts.total())
+        counts = _function(source, name, others)(_three(grid), _three(block), checked)
+        record(name, (*checked, *others.values()), flops, Traffic() if counts is None else counts.total())
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ def run_checked(
             )
         with use_backend("cuda-emulated"), cuda_emulator.checks():
             checked = _fitting(kernel, kernels[kernel], arguments)
-            counts = _function(path, kernel)(_three(grid), _three(block), checked)
+            counts = _function(path, kernel, {})(_three(grid), _three(block), checked)
         assert counts is not None
         return Report(text, counts.by_line())
 
@@ -205,6 +209,14 @@ def _fitting(name: str, parameters: tuple[Parameter, ...], arguments: tuple[Any,
             {"parameters": ", ".join(p.name for p in parameters)},
         )
     return tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
+
+
+def _reached(kernel: str, lists: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The arrays of all lists by a name of their own, or a KernelError."""
+    arrays = {f"{name}[{i}]": array for name, some in lists.items() for i, array in enumerate(some)}
+    for name, array in arrays.items():
+        _check_array(kernel, Parameter(name, np.dtype(np.float32), True), array)
+    return arrays
 
 
 def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
@@ -264,11 +276,12 @@ def address(array: Any) -> int:
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
-def _function(source: Path, name: str) -> Callable[..., Counts | None]:
+def _function(source: Path, name: str, reached: Mapping[str, Any]) -> Callable[..., Counts | None]:
     if active_backend() == "cuda":
         return _gpu_function(source, name)
     kernels = kernels_in(source)
-    return cuda_emulator.function(source, name, tuple(p.name for p in kernels[name]), tuple(kernels))
+    names = tuple(p.name for p in kernels[name])
+    return cuda_emulator.function(source, name, names, tuple(kernels), reached)
 
 
 @cache

@@ -15,10 +15,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,7 +120,11 @@ class Counts:
 
 
 def function(
-    source: Path, name: str, parameters: tuple[str, ...], kernels: tuple[str, ...]
+    source: Path,
+    name: str,
+    parameters: tuple[str, ...],
+    kernels: tuple[str, ...],
+    reached: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Callable[..., Counts]:
     """A kernel of a .cu file, to be called like CuPy's: ``kernel(grid, block, arguments)``.
 
@@ -131,6 +136,8 @@ def function(
         The names of the kernel's parameters.
     kernels : tuple of str
         All kernels in the file.
+    reached : mapping of str to array
+        Arrays that the kernel finds by addresses in an argument.
 
     Raises
     ------
@@ -149,7 +156,7 @@ def function(
         places = (ctypes.c_void_p * len(boxes))(*(box.ctypes.data for box in boxes))
         with _lock:
             if library.checked:
-                _tell_arrays(library, arrays)
+                _tell_arrays(library, {**arrays, **reached})
             problem = entry((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), places)
             counts = Counts(library, source)
         if problem is not None:
@@ -159,7 +166,7 @@ def function(
     return run
 
 
-def _tell_arrays(library: _Library, arrays: dict[str, NDArray[Any]]) -> None:
+def _tell_arrays(library: _Library, arrays: Mapping[str, NDArray[Any]]) -> None:
     number = len(arrays)
     library.check_arrays(
         number,

@@ -9,15 +9,17 @@ momentum μ a constant gradient adds up to a step of lr / (1 - μ) of it: at the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
 from tinyunet import cuda
 from tinyunet.autograd import Tensor
-from tinyunet.backend import Kernel, array_library
+from tinyunet.backend import Kernel, array_library, to_backend
 from tinyunet.errors import OptionError
 from tinyunet.jit import parallel_kernel
 
@@ -62,17 +64,10 @@ class SGD:
 
     def step(self) -> None:
         """One step for every parameter that has a gradient, in place."""
-        for parameter, velocity in zip(self.parameters, self.velocity, strict=True):
-            if parameter.grad is not None:
-                real = parameter.dtype.type
-                step(
-                    parameter.data,
-                    parameter.grad,
-                    velocity,
-                    real(self.lr),
-                    real(self.momentum),
-                    real(self.weight_decay),
-                )
+        pairs = zip(self.parameters, self.velocity, strict=True)
+        moving = [(p.data, p.grad, velocity) for p, velocity in pairs if p.grad is not None]
+        if moving:
+            step(*zip(*moving, strict=True), self.lr, self.momentum, self.weight_decay)
 
     def zero_grad(self) -> None:
         """Forget the gradients: without it they add up over backward passes."""
@@ -80,15 +75,17 @@ class SGD:
             parameter.grad = None
 
 
-def step_numpy(weight, grad, velocity, lr, momentum, weight_decay):
-    velocity *= momentum
-    velocity += grad + weight_decay * weight
-    weight -= lr * velocity
+def step_numpy(weights, grads, velocities, lr, momentum, weight_decay):
+    for weight, grad, velocity in zip(weights, grads, velocities, strict=True):
+        velocity *= momentum
+        velocity += grad + weight_decay * weight
+        weight -= lr * velocity
 
 
-def step_numba(weight, grad, velocity, lr, momentum, weight_decay):
-    flat = (array.reshape(-1) for array in (weight, grad, velocity))
-    _step(*flat, lr, momentum, weight_decay)
+def step_numba(weights, grads, velocities, lr, momentum, weight_decay):
+    for arrays in zip(weights, grads, velocities, strict=True):
+        real = arrays[0].dtype.type
+        _step(*(array.reshape(-1) for array in arrays), real(lr), real(momentum), real(weight_decay))
 
 
 @parallel_kernel
@@ -98,10 +95,21 @@ def _step(weight, grad, velocity, lr, momentum, weight_decay):
         weight[i] -= lr * velocity[i]
 
 
-def step_cuda(weight, grad, velocity, lr, momentum, weight_decay):
-    scalars = (lr, momentum, weight_decay)
-    cuda.launch_elementwise(
-        "sgd_momentum", "step", weight.size, weight, grad, velocity, *scalars, flops=6 * weight.size
+def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):
+    counts = [weight.size for weight in weights]
+    blocks = [cuda.blocks(count, cuda.WIDTH) for count in counts]
+    first_blocks = itertools.accumulate(blocks[:-1], initial=0)
+    places = (map(cuda.address, arrays) for arrays in (weights, grads, velocities))
+    table = np.array(list(zip(*places, counts, first_blocks, strict=True)), np.uint64)
+    scalars = map(np.float32, (lr, momentum, weight_decay))
+    cuda.launch(
+        "sgd_momentum",
+        "step",
+        (sum(blocks),),
+        (cuda.WIDTH,),
+        *(to_backend(table), len(counts), *scalars),
+        reached={"weight": weights, "grad": grads, "velocity": velocities},
+        flops=6 * sum(counts),
     )
 
 

@@ -8,6 +8,7 @@ import tinyunet as tu
 from tinyunet import cuda, cuda_emulator
 from tinyunet.errors import KernelError
 from tinyunet.ops import conv2d_cuda
+from tinyunet.optim import step
 
 
 def relu():
@@ -55,9 +56,22 @@ def loss():
     tu.softmax_cross_entropy(tu.Tensor(logits), np.zeros((1, 15, 20), np.uint8))
 
 
+def sgd():
+    weights, grads, velocities = (random_arrays([(5,), (600,), (7,)], np.float32) for _ in range(3))
+    step(weights, grads, velocities, 0.1, 0.9, 0.0)
+
+
 # A name, the program, what is replaced in its kernels by what, what is said, and the line that is named: the
 # first with this text, once the bug is in.
 BUGS = [
+    (
+        "one element past a parameter",
+        sgd,
+        "if (i >= row.count)",
+        "if (i > row.count)",
+        r"out of bounds: thread 5 of block \(0, 0, 0\) reads 4 bytes at \w+\[0\]\[5\], which has 5 elements",
+        "momentum * row.velocity[i]",
+    ),
     (
         "one element too many is read",
         relu,

@@ -5,6 +5,7 @@ import pytest
 from oracle import assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
+from tinyunet.errors import KernelError
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
 from tinyunet.ops.dropout import backward as dropout_backward
@@ -81,14 +82,24 @@ def test_softmax_cross_entropy(build, shape, ignore_label, reduction):
 
 
 def test_sgd_momentum(build):
-    """Each operation rounds once; the processor may join two."""
-    scalars = [np.float32(v) for v in (0.01, 0.9, 1e-3)]
-    arrays = random_arrays([(3, 3, 7, 5)] * 3, np.float32)
-    expected = [a.copy() for a in arrays]
-    step(*arrays, *scalars)
-    step_numpy(*expected, *scalars)
-    for array, reference in zip(arrays, expected, strict=True):
-        assert_close(array, reference, tolerance=3e-7)
+    """Of parameters with less than a block, with several blocks, with one element, with whole blocks.
+
+    Each operation rounds once; the processor may join two.
+    """
+    shapes = [(5,), (3, 3, 7, 5), (1,), (2, 256), (7,)]
+    lists = [random_arrays(shapes, np.float32, seed) for seed in range(3)]
+    expected = [[array.copy() for array in arrays] for arrays in lists]
+    step(*lists, 0.01, 0.9, 1e-3)
+    step_numpy(*expected, 0.01, 0.9, 1e-3)
+    for ours, theirs in zip(lists, expected, strict=True):
+        for array, reference in zip(ours, theirs, strict=True):
+            assert_close(array, reference, tolerance=3e-7)
+
+
+def test_sgd_momentum_finds_no_array_of_another_type(emulated):
+    arrays = random_arrays([(5,), (4,)], np.float32)
+    with pytest.raises(KernelError, match=r"sgd_momentum_step: grad\[1\] is an array of float64"):
+        step(arrays, [arrays[0], arrays[1].astype(np.float64)], arrays, 0.1, 0.9, 0.0)
 
 
 def conv2d_arrays(n, height, width, channels, filters, size):

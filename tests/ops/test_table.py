@@ -1,5 +1,6 @@
 """The table of kernels: complete, and each entry the same on every backend, thread count and call."""
 
+import copy
 from pathlib import Path
 
 import numba
@@ -88,7 +89,7 @@ def calls(dtype):
         ("max_pool2d", "backward"): (even, place),
         ("relu", "forward"): (x,),
         ("relu", "backward"): (x, y),
-        ("sgd_momentum", "step"): (x, y, x + y, dtype(0.01), dtype(0.9), dtype(1e-3)),
+        ("sgd_momentum", "step"): ([x, bias], [y, 2 * bias], [x + y, -bias], 0.01, 0.9, 1e-3),
         ("softmax_cross_entropy", "forward"): (even, target, pixel_weight, True),
         ("softmax_cross_entropy", "backward"): (x, 0.37),
     }
@@ -97,14 +98,15 @@ def calls(dtype):
 def run(key, backend, dtype):
     """Every array that the kernel returns or, for the step, writes into."""
     arguments = calls(dtype)[key]
-    before = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+    before = copy.deepcopy(arguments)
     with tu.use_backend(backend):
         result = KERNELS[key](*arguments)
     if key == ("sgd_momentum", "step"):
-        np.testing.assert_array_equal(arguments[1], before[1], err_msg="the gradient was changed")
-        return arguments[0], arguments[2]
-    for argument, copy in zip(arguments, before, strict=True):
-        np.testing.assert_array_equal(argument, copy, err_msg="an argument was changed")
+        for gradient, original in zip(arguments[1], before[1], strict=True):
+            np.testing.assert_array_equal(gradient, original, err_msg="the gradient was changed")
+        return *arguments[0], *arguments[2]
+    for argument, original in zip(arguments, before, strict=True):
+        np.testing.assert_array_equal(argument, original, err_msg="an argument was changed")
     return result if isinstance(result, tuple) else (result,)
 
 
