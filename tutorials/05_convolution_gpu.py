@@ -1,0 +1,385 @@
+# %% [markdown]
+"""
+05. Convolution on a GPU
+========================
+
+**You will build** three CUDA kernels for the convolution, each with fewer trips to memory than the one
+before, and see what tensor cores add. They are the rungs of ``kernels/conv2d.cu``, which
+``tinyunet/ops/conv2d_cuda.py`` launches.
+
+**You will learn** how thousands of threads share a convolution, what a warp asks of memory, what
+shared memory and barriers are for, and why a kernel becomes fast by *counting*.
+
+Needed: chapter 04. No GPU: the kernels are compiled for your CPU and run there, every access checked
+and counted. That is slow and tells no speed, so there are no times here. About 60 minutes. Three
+exercises. A C++ compiler (g++, on Linux) has to be there.
+"""
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+from lesson import exercise, show
+from numpy.lib.stride_tricks import sliding_window_view
+
+from tinyunet.cuda import run_checked
+from tinyunet.cuda_emulator import compiler
+from tinyunet.errors import BackendError, KernelError
+
+try:
+    compiler()
+except BackendError as error:
+    print(error)
+    print("This chapter ends here: without a compiler no kernel can run. Read on in the file.")
+    raise SystemExit(0) from None
+
+# %% [markdown]
+# A thread an output
+# ------------------
+# A GPU runs one function, the *kernel*, in many *threads* at once. Each learns from ``threadIdx``,
+# ``blockIdx`` and ``blockDim`` which one it is, and does its share. The simplest share is one
+# number of the output. Threads come in *blocks*, here of 256. The last block may have more threads
+# than there are outputs left: these return at once.
+#
+# The language is C++ with a few more words. Arrays are addresses; ``x[i,j,c]`` of an array with
+# ``width`` columns is ``x[(i * width + j) * channels + c]``. A *row* is an output pixel here: row
+# 0, 1, 2, ... of a matrix with one column for each filter ``f``.
+
+# %%
+NAIVE = """
+extern "C" __global__ void naive(const float* x, const float* weight, float* y, int width, int channels,
+                                 int filters, int rows) {
+    int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= rows * filters) return;
+    int row = index / filters, f = index % filters;
+    int i = row / (width - 2), j = row % (width - 2);
+    float sum = 0;
+    for (int p = 0; p < 3; p++)
+        for (int q = 0; q < 3; q++)
+            for (int c = 0; c < channels; c++) {
+                float pixel = x[((i + p) * width + j + q) * channels + c];
+                float w = weight[((p * 3 + q) * channels + c) * filters + f];
+                sum += pixel * w;
+            }
+    y[row * filters + f] = sum;
+}"""
+
+rng = np.random.default_rng(0)
+
+
+def layer(height, width, channels, filters):
+    """Arguments of a kernel, and the right output: rows × filters."""
+    x = rng.standard_normal((height, width, channels), dtype=np.float32)
+    weight = rng.standard_normal((3, 3, channels, filters), dtype=np.float32)
+    right = np.einsum("ijcpq,pqcf->ijf", sliding_window_view(x, (3, 3), axis=(0, 1)), weight)
+    right = right.reshape(-1, filters)
+    return (x, weight, np.empty_like(right), width, channels, filters, len(right)), right
+
+
+def run(source, kernel, grid, block, arguments, right):
+    """Run a kernel, check its output, and return the report of its accesses."""
+    arguments[2][:] = np.nan
+    report = run_checked(source, kernel, grid, block, *arguments)
+    assert np.abs(arguments[2] - right).max() < 1e-5 * np.abs(right).max()
+    return report
+
+
+odd = layer(7, 8, 5, 6)  # shapes that do not fit into blocks
+run(NAIVE, "naive", (1,), (256,), *odd)
+even = layer(10, 10, 16, 64)  # 64 output pixels, 64 filters: 4096 outputs
+report = run(NAIVE, "naive", (16,), (256,), *even)
+print(report)
+
+# %% [markdown]
+# What a warp asks of memory
+# --------------------------
+# 32 threads with neighbouring numbers, a *warp*, run in step: they do the same instruction at the
+# same time. Their 32 loads are served together, in *segments* of 128 bytes that begin at multiples
+# of 128. One segment holds 32 float32. What counts is how many different segments a warp touches;
+# each costs a turn of the memory, a *wavefront*.
+
+
+# %%
+@exercise("05.1", lines=1, hint="addresses // 128 numbers the segments; np.unique leaves each once.")
+def count_segments(addresses):
+    """Return how many segments of 128 bytes hold float32 numbers at these byte addresses (multiples of 4)."""
+    return ...
+
+
+# %% [markdown]
+# In the naive kernel neighbouring threads have neighbouring filters. All of a warp read the *same*
+# ``pixel`` and 32 neighbouring weights. **Predict**: how many wavefronts would a warp need for each
+# if neighbouring threads had neighbouring *pixels*, and the same filter? (16 channels, 8 pixels in
+# an output row, 10 in an input row.)
+
+# %%
+lanes = np.arange(32)
+pixel_of = {"neighbouring filters": 0 * lanes, "neighbouring pixels": lanes}
+filter_of = {"neighbouring filters": lanes, "neighbouring pixels": 0 * lanes}
+fig, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+asked = {}
+for axes, name in zip(panels, pixel_of, strict=True):
+    row = pixel_of[name]
+    addresses = 4 * ((row // 8 * 10 + row % 8) * 16)  # of x[i, j, 0]
+    asked[name] = count_segments(addresses), count_segments(4 * filter_of[name])
+    memory = np.zeros((20, 32))
+    memory[addresses // 128, addresses % 128 // 4] = 1
+    memory[np.unique(addresses // 128)] += 0.25
+    axes.pcolormesh(memory, cmap="Blues", edgecolors="0.9", linewidth=0.3)
+    axes.set(xlabel="float32 in the segment", title=f"{name}: {asked[name][0]} segment(s) of x")
+panels[0].set(ylabel="segment of 128 bytes", ylim=(20, 0), yticks=range(0, 21, 5))
+fig.suptitle("What one warp reads of x at once (dark), and what memory has to deliver (light)", y=1.02)
+show("05-segments")
+assert asked == {"neighbouring filters": (1, 1), "neighbouring pixels": (16, 1)}
+
+# %% [markdown]
+# The report counts the same while the kernel runs, line by line: ``global`` beside the fewest that
+# could have served as many bytes. We exchange the two in the kernel and compare.
+
+# %%
+exchanged = NAIVE.replace(
+    "row = index / filters, f = index % filters", "row = index % rows, f = index / rows"
+)
+
+
+def wavefronts(report):
+    """Of global and of shared memory, all lines together."""
+    total = np.sum(list(report.lines.values()), axis=0)
+    return int(total[0]), int(total[2])
+
+
+counted = {"naive": wavefronts(report)}
+bad = wavefronts(run(exchanged, "naive", (16,), (256,), *even))
+print(f"global wavefronts: {counted['naive'][0]:,}, and {bad[0]:,} with neighbouring pixels")
+assert counted["naive"][0] >= 2 * 128 * 144  # 128 warps, 144 steps, 2 reads
+assert bad[0] > 9 * counted["naive"][0]
+
+# %% [markdown]
+# Tiles in shared memory
+# ----------------------
+# Each output needs 9 C pixels and as many weights, and the naive kernel reads all of them anew for
+# every output. But a product of matrices can share. Let a block compute a *tile* of r rows and s
+# filters: it needs r rows of windows and s columns of weights, for r · s outputs.
+
+
+# %%
+@exercise("05.2", lines=1, hint="r windows and s columns of weights, each of size * size * channels float32.")
+def bytes_an_output(r, s, size, channels):
+    """Return the bytes that a block of r × s outputs reads, for each output, with a size × size window."""
+    return ...
+
+
+print([bytes_an_output(r, s, 3, 64) for r, s in [(1, 1), (16, 16), (128, 64)]])
+assert [bytes_an_output(r, s, 3, 64) for r, s in [(1, 1), (16, 16), (128, 64)]] == [4608, 288, 54]
+
+# %% [markdown]
+# A block has a small memory of its own that is near and fast: *shared* memory. Its threads fetch
+# both tiles together, 16 columns of the windows and 16 rows of the weights at a time. Then each
+# thread multiplies what all have fetched.
+#
+# Between the two stands a *barrier*, ``__syncthreads()``: no thread passes before all have come.
+# Blocks and threads have two axes now, ``x`` and ``y``: ``run`` is told the blocks, then the
+# threads of a block, along both.
+
+# %%
+HELPERS = """
+struct Layer { int width, channels, filters, rows; };
+
+// A number of the matrix of windows: row: the output pixel; k: (p, q, c) as one number. 0 outside of it.
+__device__ __forceinline__ float window_at(const float* x, Layer l, int row, int k) {
+    if (row >= l.rows || k >= 9 * l.channels) return 0;
+    int tap = k / l.channels, i = row / (l.width - 2) + tap / 3, j = row % (l.width - 2) + tap % 3;
+    return x[(i * l.width + j) * l.channels + k % l.channels];
+}
+__device__ __forceinline__ float weight_at(const float* weight, Layer l, int k, int f) {
+    return k < 9 * l.channels && f < l.filters ? weight[k * l.filters + f] : 0;
+}
+"""
+TILED = (
+    HELPERS
+    + """
+extern "C" __global__ void tiled(const float* x, const float* weight, float* y, int width, int channels,
+                                 int filters, int rows) {
+    __shared__ float windows[16][16], weights[16][16];
+    Layer l = {width, channels, filters, rows};
+    int u = threadIdx.y, v = threadIdx.x, row = blockIdx.x * 16 + u, f = blockIdx.y * 16 + v;
+    float sum = 0;
+    for (int k = 0; k < 9 * channels; k += 16) {
+        windows[u][v] = window_at(x, l, row, k + v);
+        weights[u][v] = weight_at(weight, l, k + u, f);
+        __syncthreads();  // both tiles are complete
+        for (int e = 0; e < 16; e++) sum += windows[u][e] * weights[e][v];
+        __syncthreads();  // no one needs them any more
+    }
+    if (row < rows && f < filters) y[row * filters + f] = sum;
+}"""
+)
+run(TILED, "tiled", (2, 1), (16, 16), *odd)
+counted["tiled"] = wavefronts(run(TILED, "tiled", (4, 4), (16, 16), *even))
+
+# %% [markdown]
+# Delete a barrier. On a GPU the result would be wrong, or right today. The checking build finds the
+# race whatever the result: two threads meet at one word, one of them writing, and nothing orders
+# them. **Predict** for each of the two barriers what the report says.
+
+# %%
+for comment in ("// both tiles are complete", "// no one needs them any more"):
+    try:
+        run_checked(TILED.replace(f"__syncthreads();  {comment}", ""), "tiled", (4, 4), (16, 16), *even[0])
+    except KernelError as error:
+        print(f"without the barrier {comment}:\n{error}\n")
+    else:
+        raise AssertionError("the race was not found")
+
+# %% [markdown]
+# Without the first, a thread reads a word that no one has written. Without the second, a thread
+# that is quick writes the next tile while another one still reads this one.
+#
+# Your turn, on another kernel: each block adds up its 128 numbers. In the first pass thread t adds
+# number t + 64 to number t, in the second number t + 32, and so on. All barriers are missing.
+
+# %%
+SUM_OF_BLOCK = """extern "C" __global__ void sum_of_block(const float* x, float* y) {
+    __shared__ float parts[128];
+    parts[threadIdx.x] = x[blockIdx.x * 128 + threadIdx.x];
+    for (int half = 64; half > 0; half /= 2) {
+        if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) y[blockIdx.x] = parts[0];
+}"""
+for number, line in enumerate(SUM_OF_BLOCK.splitlines(), 1):
+    print(number, line)
+
+
+@exercise("05.3", lines=1, hint="In every pass: what a thread reads was written by another one just before.")
+def barriers():
+    """Return a list of the lines of SUM_OF_BLOCK that need __syncthreads(); before them. Two at most."""
+    return ...
+
+
+# %% [markdown]
+# Blocks in registers
+# -------------------
+# Shared memory serves a warp in turns as well: 32 words at a time, from 32 *banks*. The report
+# counts these too. Global memory has less to do now, but shared memory has more: two reads for each
+# multiplication, as many as the naive kernel asked of global memory. The same idea helps again, one
+# level further in. Each thread computes 4×4 outputs in its *registers*, which no other thread sees:
+# it reads 4 + 4 numbers for 16 multiplications. **Predict** the factor.
+
+# %%
+REGISTERS = (
+    HELPERS
+    + """
+extern "C" __global__ void registers(const float* x, const float* weight, float* y, int width, int channels,
+                                     int filters, int rows) {
+    __shared__ float windows[64][16], weights[16][64];
+    Layer l = {width, channels, filters, rows};
+    int u = threadIdx.y, v = threadIdx.x, row = blockIdx.x * 64 + u, f = blockIdx.y * 64 + v;
+    float sum[4][4] = {}, left[4], right[4];
+    for (int k = 0; k < 9 * channels; k += 16) {
+        for (int m = 0; m < 4; m++) {
+            windows[u + 16 * m][v] = window_at(x, l, row + 16 * m, k + v);
+            weights[u][v + 16 * m] = weight_at(weight, l, k + u, f + 16 * m);
+        }
+        __syncthreads();
+        for (int e = 0; e < 16; e++) {
+            for (int m = 0; m < 4; m++) left[m] = windows[u + 16 * m][e];
+            for (int m = 0; m < 4; m++) right[m] = weights[e][v + 16 * m];
+            for (int m = 0; m < 16; m++) sum[m / 4][m % 4] += left[m / 4] * right[m % 4];
+        }
+        __syncthreads();
+    }
+    for (int m = 0; m < 16; m++)
+        if (row + m / 4 * 16 < rows && f + m % 4 * 16 < filters)
+            y[(row + m / 4 * 16) * filters + f + m % 4 * 16] = sum[m / 4][m % 4];
+}"""
+)
+run(REGISTERS, "registers", (1, 1), (16, 16), *odd)
+counted["registers"] = wavefronts(run(REGISTERS, "registers", (1, 1), (16, 16), *even))
+for name, (far, near) in counted.items():
+    print(f"{name:<10} {far:>7,} global and {near:>7,} shared wavefronts")
+tiled_reads, register_reads = 128 * 144 * 2, 8 * 144 * 8  # warps, steps, reads a step
+assert (tiled_reads, register_reads) == (36_864, 9_216)
+assert tiled_reads < counted["tiled"][1] < 1.1 * tiled_reads
+assert register_reads < counted["registers"][1] < 1.1 * register_reads
+assert counted["naive"][0] > 8 * counted["tiled"][0]
+
+# %% [markdown]
+# A filter's sum takes 9 · 16 = 144 steps. In ``tiled`` 128 warps make them, with 2 reads each:
+# 36,864 shared wavefronts. In ``registers`` 8 warps make them, with 8 reads each: 9,216, four times
+# fewer. The rest are the writes of the tiles.
+#
+# Tensor cores
+# ------------
+# The last rung has an instruction of its own: a whole warp multiplies a 16×8 by an 8×8 matrix, 16 ·
+# 8 · 8 multiplications at once. The matrices lie spread over the registers of its 32 threads, in an
+# order that the manual of PTX (the GPU's assembly language) fixes.
+
+# %%
+i, j = np.mgrid[:16, :8]
+fragments = {
+    "A, 16×8": (i % 8 * 4 + j % 4),
+    "B, 8×8": (j * 4 + i % 4)[:8],
+    "D += A B, 16×8": (i % 8 * 4 + j // 2),
+}
+fig, panels = plt.subplots(1, 3, figsize=(9, 5))
+for axes, (name, lane) in zip(panels, fragments.items(), strict=True):
+    assert (np.bincount(lane.ravel()) == lane.size // 32).all()  # every lane has as many
+    axes.imshow(lane, cmap="viridis", vmin=0, vmax=31)
+    for (row, column), number in np.ndenumerate(lane):
+        axes.text(column, row, number, ha="center", va="center", color="white" if number < 20 else "black")
+    axes.set(title=name, xticks=[], yticks=[])
+fig.suptitle("Which of the 32 threads of a warp holds which number")
+show("05-fragments")
+
+# %% [markdown]
+# The factors are rounded to TF32 first, with 10 bits behind the point. So this rung computes
+# another number, and the engine runs it only where it is asked for.
+#
+# The same in the engine
+# ----------------------
+# ``kernels/conv2d.cu`` has all four rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs a thread,
+# four numbers a load, the next tiles fetched while these are multiplied) and ``tensor``. They agree
+# with our kernels. A launch log adds up what they ask of memory.
+
+# %%
+import tinyunet as tu
+from tinyunet.cuda_emulator import checks
+from tinyunet.cuda_log import launch_log
+from tinyunet.ops import conv2d_cuda
+
+(x, weight, *_), right = even
+for rung in conv2d_cuda.RUNGS:
+    with tu.use_backend("cuda-emulated"), checks(), launch_log() as log:
+        y = conv2d_cuda.forward(x[None], weight, None, 0, False, rung)
+    traffic = log.totals[f"conv2d_forward_{rung}"].traffic
+    counted[f"engine: {rung}"] = traffic.global_wavefronts, traffic.shared_wavefronts
+    error = np.abs(y.reshape(right.shape) - right).max() / np.abs(right).max()
+    print(f"{rung:<8} largest error {error:.1e} of the largest value")
+    assert (1e-5 < error < 1e-3) if rung == "tensor" else error < 1e-6
+
+fig, axes = plt.subplots(figsize=(8, 3.4))
+for offset, memory, column in ((-0.2, "global", 0), (0.2, "shared", 1)):
+    bars = axes.bar(
+        np.arange(len(counted)) + offset, [pair[column] for pair in counted.values()], 0.4, label=memory
+    )
+    axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+axes.set_xticks(range(len(counted)), [name.replace(": ", ":\n") for name in counted])
+axes.set(ylabel="wavefronts", title="3×3, 16 to 64 channels, 64 pixels: turns of the memory")
+axes.legend()
+show("05-wavefronts")
+
+# %% [markdown]
+# The engine's blocks are larger than this small layer, 128×64 outputs, and half empty here. How
+# fast a rung is on a GPU, none of these numbers says: caches, and the waiting of one warp while
+# another computes, are not counted. They say what the memory has to do.
+#
+# Summary
+# -------
+# - A thread an output is a correct kernel; neighbouring threads should read neighbours in memory.
+# - A block that computes r × s outputs reads r + s numbers for every r · s multiplications: tiles
+#   in shared memory, then blocks in registers.
+# - Between writing and reading shared memory stands a barrier. Races are found by checking, not by
+#   luck.
+# - Tensor cores multiply small matrices in one instruction, with rounded factors.
+#
+# Next: ``06_pooling_and_up_convolution.py``, the other ops of the network.

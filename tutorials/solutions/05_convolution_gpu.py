@@ -1,0 +1,94 @@
+"""Worked answers of chapter 05, the cases they are checked on, and answers known to be wrong."""
+
+import numpy as np
+from lesson import WrongAnswer, attempt, is_open
+
+from tinyunet.cuda import run_checked
+from tinyunet.errors import KernelError
+
+# 05.1
+
+
+def count_segments(addresses):
+    return len(np.unique(addresses // 128))
+
+
+def cases_count_segments(rng):
+    lanes = np.arange(32)
+    for addresses in (4 * lanes, 0 * lanes, 64 + 4 * lanes, 128 * lanes, 4 * lanes[::-1]):
+        yield (addresses,)
+    yield (4 * rng.integers(0, 500, 32),)
+
+
+wrong_count_segments = {
+    "bytes over 128": lambda addresses: -(-4 * len(addresses) // 128),
+    "from the first to the last": lambda addresses: (addresses.max() - addresses.min()) // 128 + 1,
+    "a segment of 32 bytes": lambda addresses: len(np.unique(addresses // 32)),
+    "a segment a thread": lambda addresses: len(np.unique(addresses)),
+}
+
+# 05.2
+
+
+def bytes_an_output(r, s, size, channels):
+    return 4 * size * size * channels * (r + s) / (r * s)
+
+
+def cases_bytes_an_output(rng):
+    yield from [(1, 1, 1, 1), (1, 1, 3, 64), (8, 2, 3, 5), (128, 64, 5, 7)]
+
+
+wrong_bytes_an_output = {
+    "numbers, not bytes": lambda *sizes: bytes_an_output(*sizes) / 4,
+    "of the whole block": lambda r, s, *window: bytes_an_output(r, s, *window) * r * s,
+    "one factor only": lambda r, s, size, channels: 4 * size * size * channels * r / (r * s),
+    "a window of one row": lambda r, s, size, channels: 4 * size * channels * (r + s) / (r * s),
+}
+
+# 05.3
+
+
+def barriers():
+    return [5]
+
+
+SUM_OF_BLOCK = """extern "C" __global__ void sum_of_block(const float* x, float* y) {
+    __shared__ float parts[128];
+    parts[threadIdx.x] = x[blockIdx.x * 128 + threadIdx.x];
+    for (int half = 64; half > 0; half /= 2) {
+        if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) y[blockIdx.x] = parts[0];
+}"""
+
+
+def check_barriers(function):
+    """Any place will do that leaves no race: the kernel is run with the barriers in it."""
+    numbers = attempt(function)
+    if is_open(numbers):
+        return False
+    if len(numbers) > 2:
+        raise WrongAnswer(f"{len(numbers)} barriers where two are enough, if not one")
+    lines = SUM_OF_BLOCK.splitlines()
+    for number in sorted(set(numbers), reverse=True):
+        if not 2 < number <= len(lines):
+            raise WrongAnswer(f"line {number} is no place for a barrier: lines 3 to {len(lines)} are")
+        lines.insert(number - 1, "    __syncthreads();")
+    x = np.random.default_rng(0).standard_normal((2, 128), dtype=np.float32)
+    y = np.empty(2, np.float32)
+    try:
+        run_checked("\n".join(lines), "sum_of_block", (2,), (128,), x, y)
+    except KernelError as error:
+        raise WrongAnswer(f"barriers before {numbers} (lines below count them):\n{error}") from None
+    if not np.allclose(y, x.sum(axis=1), atol=1e-4):
+        raise WrongAnswer(f"sums {y} where {x.sum(axis=1)} are expected")
+    return True
+
+
+wrong_barriers = {
+    "none": lambda: [],
+    "only before the loop": lambda: [4],
+    "only behind the loop": lambda: [7],
+    "everywhere": lambda: [3, 4, 5, 6, 7],
+    "on top": lambda: [1],
+}
