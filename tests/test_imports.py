@@ -41,6 +41,7 @@ ARRAYS = {
     "instances",
     "metrics",
     "evaluation",
+    "film_results",
     "plots",
 }
 ARRAYS_MAY_USE = {"errors", "geometry", "jit"}

@@ -27,9 +27,11 @@ from tinyunet.evaluation import (
     headline,
     lower_is_better,
     score_image,
+    seg_over_objects,
     summarise,
     worst_first,
 )
+from tinyunet.film_results import find_results
 from tinyunet.stored_run import predict_images
 
 PARTS = ("probabilities.tif", "classes.png", "instances.tif")  # what tinyunet.predict writes as NAME_…
@@ -46,7 +48,7 @@ class Options:
     """
 
     predictions: tyro.conf.Positional[Path]
-    """A folder that tinyunet.predict wrote; or a run's folder, without LABELS."""
+    """A folder that tinyunet.predict wrote, or with 01_RES/mask000.tif in it; or a run's, without LABELS."""
     labels: tyro.conf.Positional[str | None] = None
     """The images that were predicted, with their labels: any set that training reads, of the same names."""
     kind: LabelKind | None = None
@@ -99,6 +101,8 @@ def evaluate(options: Options) -> None:
     print(f"{options.labels or images.source}: {images.summary()}")
     print(_table(measures))
     print(_told(images.kind, scores))
+    if images.kind == "instances" and (seg := seg_over_objects(scores)) is not None:
+        print(f"SEG over the objects of all images, as the Cell Tracking Challenge takes it: {seg:.6f}")
     if options.out:
         _write(options, images, measures, scores)
 
@@ -131,14 +135,20 @@ def _of_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
     if not predicted:
         raise DataError(
             f"{options.predictions}: not a folder of predictions",
-            {"looked for": ", ".join(f"NAME_{part}" for part in PARTS)},
+            {"looked for": ", ".join([*(f"NAME_{part}" for part in PARTS), "01_RES/mask000.tif"])},
             "give a folder that tinyunet.predict wrote; of a run give no labels, it has its own",
         )
     assert options.labels is not None
     images = read_images(
         options.labels, kind=options.kind, truth=options.truth, partly_annotated=options.partly_annotated
     )
+    films = find_results(options.predictions)
+    if films:  # of all frames, of which few have labels
+        predicted &= set(images.names)
     _require_same_names(predicted, set(images.names), options)
+    if films:
+        print(f"{len(predicted)} of {len(films)} predicted frames have labels")
+        return images, (_of_objects(_single_page(films[name]), images) for name in images.names)
     return images, (_read_prediction(options.predictions, name, images) for name in images.names)
 
 
@@ -146,7 +156,8 @@ def _predicted_names(folder: Path) -> set[str]:
     endings = tuple(f"_{part}" for part in PARTS)
     if not folder.is_dir():
         return set()
-    return {file.name.rpartition("_")[0] for file in folder.iterdir() if file.name.endswith(endings)}
+    files = {file.name.rpartition("_")[0] for file in folder.iterdir() if file.name.endswith(endings)}
+    return files or set(find_results(folder))
 
 
 def _require_same_names(predicted: set[str], labelled: set[str], options: Options) -> None:
@@ -176,9 +187,14 @@ def _read_prediction(folder: Path, name: str, images: ImageSet) -> Prediction:
         chosen = _single_page(classes)
     else:
         assert objects is not None
-        chosen = (objects > 0).astype(np.uint8)
+        return _of_objects(objects, images)
     highest = max(int(chosen.max()), images.num_classes - 1)
     return Prediction(np.eye(highest + 1, dtype=np.float32)[chosen], objects)
+
+
+def _of_objects(objects: NDArray[Any], images: ImageSet) -> Prediction:
+    foreground = (objects > 0).astype(np.uint8)
+    return Prediction(np.eye(images.num_classes, dtype=np.float32)[foreground], objects)
 
 
 def _pages(file: Path) -> NDArray[Any]:
@@ -239,6 +255,7 @@ def _write(
         "labels": options.labels or images.source,
         "kind": images.kind,
         "measures": {name: asdict(measure) for name, measure in measures.items()},
+        "seg_over_objects": seg_over_objects(scores) if images.kind == "instances" else None,
         "mistakes": _total(scores),
         "images": [
             {"name": one.name, "scores": one.values, "mistakes": one.mistakes.counts} for one in scores

@@ -377,6 +377,16 @@ def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[I
     return measures, settled
 
 
+def seg_over_objects(scores: Sequence[ImageScores]) -> float | None:
+    """SEG as the Cell Tracking Challenge takes it: the mean over the objects of all images, not over images.
+
+    None if there is no object.
+    """
+    objects = [one.mistakes.counts["objects"] for one in scores]
+    total = sum(count * (one.values["seg"] or 0) for count, one in zip(objects, scores, strict=True))
+    return total / sum(objects) if any(objects) else None
+
+
 def _best_threshold(name: str, scores: Sequence[ImageScores]) -> int:
     """Place in `THRESHOLDS`; 0 if no image has a value, as then none will be read there."""
     curves = [curve for one in scores if (curve := one.by_threshold[name]) is not None]

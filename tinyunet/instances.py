@@ -72,7 +72,7 @@ def label_instances(
     return _number_by_first_pixel(objects)
 
 
-def save_labels(path: str | PathLike[str], labels: np.ndarray) -> None:
+def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: str | None = None) -> None:
     """Write a label image as a 16-bit TIFF.
 
     Parameters
@@ -81,6 +81,8 @@ def save_labels(path: str | PathLike[str], labels: np.ndarray) -> None:
         Should end in ``.tif``.
     labels : integer array, shape (H, W)
         0 … 65,535.
+    compression : str, optional
+        A lossless one of tifffile's, such as "lzw". Without it the file is an ImageJ one.
 
     Raises
     ------
@@ -101,7 +103,7 @@ def save_labels(path: str | PathLike[str], labels: np.ndarray) -> None:
             {"objects": f"{np.count_nonzero(np.unique(labels)):,}", "file": path},
             "save parts of the image, or keep the array with numpy.save",
         )
-    tifffile.imwrite(path, labels.astype(np.uint16), imagej=True)
+    tifffile.imwrite(path, labels.astype(np.uint16), imagej=compression is None, compression=compression)
 
 
 def _foreground(probabilities: np.ndarray) -> np.ndarray:

@@ -18,7 +18,9 @@ from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
+from tinyunet.data.cell_tracking import frame_of
 from tinyunet.errors import DataError
+from tinyunet.film_results import FilmWriter
 from tinyunet.instances import label_instances, save_labels
 from tinyunet.models import Network
 from tinyunet.plots import overlay
@@ -35,15 +37,18 @@ class Options:
 
     For each image NAME writes, all of the image's size: NAME_probabilities.tif (float32, a page for each
     class), NAME_classes.png (class numbers, coloured), NAME_instances.tif (16-bit object numbers) and
-    NAME_overlay.png.
+    NAME_overlay.png. For films of the Cell Tracking Challenge writes its result layout instead:
+    01_RES/mask000.tif, in which a cell keeps its number from frame to frame, and 01_RES/res_track.txt.
     """
 
     run: tyro.conf.Positional[Path]
     """A run's folder (its best checkpoint is taken) or a checkpoint."""
     images: tyro.conf.Positional[Path]
-    """An image, a folder of images, a TIFF stack or an .npz."""
+    """An image, a folder of images, a TIFF stack, an .npz, or films of the Cell Tracking Challenge."""
     out: Path
     """Folder for the results; one that holds files is refused."""
+    layout: Literal["files", "film"] | None = None
+    """files: four for each image. film: the Cell Tracking Challenge's. When left out, that of the images."""
     tile: int = 388
     """Side of the output tile, in pixels; only speed and memory depend on it."""
     symmetries: Literal[1, 8] = 1
@@ -75,19 +80,47 @@ def predict(options: Options) -> None:
     with command_line.writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
     print(f"{options.images}: {images.summary()}; network of step {checkpoint.step}")
-    for name, image in zip(tqdm(images.names, unit="image", disable=None), images.images, strict=True):
-        with tqdm(unit="tile", leave=False, disable=None, desc=name) as bar:
+    is_film = all(frame_of(name) for name in images.names)
+    as_film = is_film if options.layout is None else options.layout == "film"
+    films: dict[str, FilmWriter] = {}
+    bar = tqdm(images.names, unit="image", disable=None)
+    for number, (name, image) in enumerate(zip(bar, images.images, strict=True)):
+        probabilities, objects = _segment(model, image, name, options)
+        if as_film:
+            film, frame = frame_of(name) or ("01", f"{number:03d}")
+            folder = options.out / f"{film}_RES"
+            with command_line.writing(folder):
+                films[film] = films.get(film) or FilmWriter(folder)
+                films[film].add(frame, objects)
+        else:
+            with command_line.writing(options.out / f"{name}_…"):
+                _write(options.out, name, image, probabilities, objects)
+    if as_film:
+        print(f"wrote {len(images)} frames to {', '.join(str(film.folder) for film in films.values())}")
+    else:
+        print(f"wrote {4 * len(images)} files to {options.out}")
 
-            def show(done: int, total: int, bar: tqdm = bar) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
 
-            probabilities = predict_tiled(
-                model, normalise(image), tile=options.tile, symmetries=options.symmetries, on_tile=show
-            )
-        with command_line.writing(options.out / f"{name}_…"):
-            _write(options, name, image, probabilities)
-    print(f"wrote {4 * len(images)} files to {options.out}")
+def _segment(
+    model: Network, image: NDArray[np.generic], name: str, options: Options
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Probabilities and objects of an image, with a progress bar over tiles."""
+    with tqdm(unit="tile", leave=False, disable=None, desc=name) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        probabilities = predict_tiled(
+            model, normalise(image), tile=options.tile, symmetries=options.symmetries, on_tile=show
+        )
+    objects = label_instances(
+        probabilities,
+        threshold=options.threshold,
+        min_size=options.min_size,
+        split_depth=1.0 if options.split else None,
+    )
+    return probabilities, objects
 
 
 def _require_channels(model: Network, image: NDArray[np.generic], options: Options) -> None:
@@ -100,23 +133,20 @@ def _require_channels(model: Network, image: NDArray[np.generic], options: Optio
 
 
 def _write(
-    options: Options, name: str, image: NDArray[np.generic], probabilities: NDArray[np.float32]
+    folder: Path,
+    name: str,
+    image: NDArray[np.generic],
+    probabilities: NDArray[np.float32],
+    objects: NDArray[np.int32],
 ) -> None:
-    instances = label_instances(
-        probabilities,
-        threshold=options.threshold,
-        min_size=options.min_size,
-        split_depth=1.0 if options.split else None,
-    )
-    tifffile.imwrite(
-        options.out / f"{name}_probabilities.tif", np.moveaxis(probabilities, 2, 0), photometric="minisblack"
-    )
+    pages = np.moveaxis(probabilities, 2, 0)
+    tifffile.imwrite(folder / f"{name}_probabilities.tif", pages, photometric="minisblack")
     classes = Image.fromarray(probabilities.argmax(axis=2).astype(np.uint8))
     palette = [BACKGROUND, *islice(cycle(COLOURS), 255)]  # all 256: Pillow stores no more bits than colours
     classes.putpalette([value for colour in palette for value in colour])
-    classes.save(options.out / f"{name}_classes.png")
-    save_labels(options.out / f"{name}_instances.tif", instances)
-    Image.fromarray(overlay(image, instances)).save(options.out / f"{name}_overlay.png")
+    classes.save(folder / f"{name}_classes.png")
+    save_labels(folder / f"{name}_instances.tif", objects)
+    Image.fromarray(overlay(image, objects)).save(folder / f"{name}_overlay.png")
 
 
 if __name__ == "__main__":

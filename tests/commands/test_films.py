@@ -1,9 +1,15 @@
 """Films of the Cell Tracking Challenge through all the commands."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
-from films import write_film
+import tifffile
+from ctc_metrics.scripts.evaluate import evaluate_sequence
+from films import SHAPE, cells_of, write, write_film
+
+from tinyunet.film_results import FilmWriter
 
 
 @pytest.fixture
@@ -42,3 +48,110 @@ def test_the_annotation_that_is_asked_for(command, film, tiny, tmp_path, name):
     assert status == 0, message
     assert "4 of 6 frames have silver truth" in out
     assert "background over 5 px from labels is unknown" in out
+
+
+def written(film, tmp_path):
+    """What a network might have made of a film: cells grown, shrunk, moved, joined, missed and invented."""
+    for film_folder, shift in (("01", 0), ("02", 1)):
+        writer = FilmWriter(tmp_path / "results" / f"{film_folder}_RES")
+        for frame in range(6):
+            truth = cells_of(frame)
+            found = np.roll(truth, (frame % 3, shift), axis=(0, 1))
+            found[truth == 1 + frame % 5] = 0
+            found[:3, -4:] = 9
+            if frame == 4:
+                found[found == 2] = 3
+            writer.add(f"{frame:03d}", found)
+    return tmp_path / "results"
+
+
+def scores_of(command, *arguments):
+    status, out, message = command("evaluate", *arguments, "--out", "scores", "--pictures", 1, "--overwrite")
+    assert status == 0, message
+    return json.loads(Path("scores/scores.json").read_text()), out
+
+
+@pytest.mark.parametrize("outlined", [None, {1: range(1, 6), 2: [1, 2], 5: range(1, 6)}])
+def test_seg_is_that_of_py_ctcmetrics(command, tmp_path, outlined):
+    """Of completely and of partly outlined films; and it takes the results and their tracks for valid."""
+    for film in ("01", "02"):
+        write_film(tmp_path / "SET", film, frames=6, outlined=outlined)
+    results, total = written("SET", tmp_path), 0
+    for film in ("01", "02"):
+        oracle = evaluate_sequence(
+            str(results / f"{film}_RES"),
+            str(tmp_path / "SET" / f"{film}_GT"),
+            ["Valid", "SEG", "DET"],
+            threads=1,
+        )
+        assert oracle["Valid"] == 1
+        assert 0.5 < oracle["DET"] < 1
+        for predictions in (results, results / f"{film}_RES"):
+            record, out = scores_of(command, predictions, f"SET/{film}")
+            # The same quotients of pixel counts, added in another order.
+            assert record["seg_over_objects"] == pytest.approx(oracle["SEG"], rel=1e-12)
+        assert 0.3 < oracle["SEG"] < 0.9
+        assert f"as the Cell Tracking Challenge takes it: {oracle['SEG']:.6f}" in out
+        assert f"{6 if outlined is None else 3} of 6 predicted frames have labels" in out
+        total += oracle["SEG"] / 2
+    assert scores_of(command, results, "SET")[0]["seg_over_objects"] == pytest.approx(total, rel=1e-12)
+
+
+def test_predicting_a_film_writes_the_challenges_layout(command, film, tiny, tmp_path):
+    steps = tiny[tiny.index("--steps") + 1 :]
+    assert command("train", "--data", film, "--out", "run", *tiny[: -len(steps)], "40", *steps[1:])[0] == 0
+    status, out, message = command("predict", "run", film, "--out", "results")
+    assert status == 0, message
+    folder = tmp_path / "results" / "01_RES"
+    assert f"wrote 6 frames to {Path('results/01_RES')}" in out
+    names = {"res_track.txt", *(f"mask{frame:03d}.tif" for frame in range(6))}
+    assert {file.name for file in folder.iterdir()} == names
+    for frame in range(6):
+        with tifffile.TiffFile(folder / f"mask{frame:03d}.tif") as tiff:
+            page = tiff.pages[0]
+            assert (page.dtype, page.shape, page.compression) == (np.uint16, SHAPE, tifffile.COMPRESSION.LZW)
+    oracle = evaluate_sequence(str(folder), str(film / "01_GT"), ["Valid", "SEG"], threads=1)
+    record, _ = scores_of(command, "results", film)
+    assert record["seg_over_objects"] == pytest.approx(oracle["SEG"], rel=1e-12)
+    assert oracle["Valid"] == 1
+
+
+def test_the_layout_is_that_of_the_images_unless_told(command, trained, film, image, tmp_path):
+    assert command("predict", trained, film, "--out", "files", "--layout", "files")[0] == 0
+    assert len(list((tmp_path / "files").glob("01_t00?_instances.tif"))) == 6
+    assert command("predict", trained, image.parent, "--out", "film", "--layout", "film")[0] == 0
+    assert {file.name for file in (tmp_path / "film" / "01_RES").iterdir()} == {
+        "mask000.tif",
+        "res_track.txt",
+    }
+
+
+def test_films_are_never_overwritten_unless_told(command, refused, trained, film, unchanged, tmp_path):
+    assert command("predict", trained, film, "--out", "results")[0] == 0
+    with unchanged(tmp_path / "results"):
+        assert "the folder holds files" in refused("predict", trained, film, "--out", "results")
+
+
+def test_results_that_lack_a_labelled_frame(film, refused, tmp_path):
+    results = written("SET", tmp_path)
+    (results / "01_RES" / "mask005.tif").unlink()
+    message = refused("evaluate", results, film)
+    assert "labelled, not predicted    1: 01_t005" in message
+
+
+def test_a_result_that_is_damaged_or_of_another_size(film, refused, tmp_path):
+    results = written("SET", tmp_path)
+    mask = results / "01_RES" / "mask001.tif"
+    write(mask, np.zeros((9, 9), np.uint16))
+    message = refused("evaluate", results, film)
+    for text in ("01_t001: the prediction and the labels differ in size", "(9, 9, 2)", "(48, 60)"):
+        assert text in message
+    mask.write_bytes(b"II*\0nothing")
+    assert "mask001.tif: a TIFF file without a page" in refused("evaluate", results, film)
+
+
+def test_a_folder_of_results_that_is_none(film, refused, tmp_path):
+    (tmp_path / "01_RES").mkdir()
+    message = refused("evaluate", tmp_path / "01_RES", film)
+    for text in ("not a folder of predictions", "01_RES/mask000.tif"):
+        assert text in message
