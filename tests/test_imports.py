@@ -28,6 +28,7 @@ LAYERS = [
     {"trainer"},
     {"command_line", "run_folder", "diagnosis", "environment", "stored_run"},
     {"train", "predict", "evaluate", "doctor", "report", "compile"},
+    {"compare"},
     {"__main__"},
 ]
 # Beside them: these know arrays only. The engine's higher layers may use them, they use nothing of it.

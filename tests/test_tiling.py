@@ -10,7 +10,7 @@ from scipy.special import softmax
 from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError
 from tinyunet.models import FCN, UNet
-from tinyunet.tiling import mirror_indices, predict_tiled
+from tinyunet.tiling import mirror_indices, multiplications_per_pixel, predict_tiled
 
 # Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.
 TOLERANCE = 1e-5
@@ -197,3 +197,20 @@ def test_an_option_out_of_range(options):
     (name, value), *_ = options.items()
     with pytest.raises(OptionError, match=f"{name} {value}"):
         predict_tiled(random_net(1), random_image(5, 5, 1), **options)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_multiplications_are_those_of_all_tiles(monkeypatch, padding):
+    model, image = random_net(1, padding=padding), random_image(20, 13, 1)
+    seen = []
+    forward = UNet.forward
+
+    def watched(self, x):
+        seen.append(x.shape[1:3])
+        return forward(self, x)
+
+    monkeypatch.setattr(UNet, "forward", watched)
+    predict_tiled(model, image, tile=8)
+    assert len(seen) > 1
+    expected = sum(model.multiplications(*sides) for sides in seen) / (20 * 13)
+    assert multiplications_per_pixel(model, (20, 13), tile=8) == pytest.approx(expected, rel=1e-12)

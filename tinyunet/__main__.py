@@ -1,11 +1,11 @@
-"""python -m tinyunet COMMAND, or tinyunet COMMAND: doctor, train, predict, evaluate, report or compile."""
+"""python -m tinyunet COMMAND, or tinyunet COMMAND; the commands are below."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-COMMANDS = ("doctor", "train", "predict", "evaluate", "report", "compile")
+COMMANDS = ("doctor", "train", "predict", "evaluate", "compare", "report", "compile")
 
 
 def main() -> None:

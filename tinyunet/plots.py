@@ -135,20 +135,62 @@ def plot_examples(
     grid = figure.subplots(rows, 4, squeeze=False)
     heads = ("image", "label", "predicted probability", "wrong pixels")
     for axes, image, label, probability in zip(grid, images, labels, probabilities, strict=False):
-        picture = grey_or_colour(image)
-        wrong = picture // 2  # dark, so that single pixels are seen
-        predicted = probability.argmax(axis=2)
-        wrong[(predicted != label) & (label > 0)] = BLUE
-        wrong[(predicted != label) & (label == 0)] = RED
-        axes[0].imshow(picture)
+        axes[0].imshow(grey_or_colour(image))
         axes[1].imshow(class_picture(label, probability.shape[2]))
         axes[2].imshow(probability[:, :, -1], cmap="gray", vmin=0, vmax=1)
-        axes[3].imshow(wrong)
+        axes[3].imshow(wrong_pixels(image, label, probability))
     for axes, head in zip(grid[0], heads, strict=True):
         axes.set_title(head, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
     figure.suptitle(f"{title}    red: background taken for a class, blue: the other mistakes", fontsize=10)
+    figure.savefig(path, dpi=100)
+
+
+def wrong_pixels(
+    image: NDArray[Any], label: NDArray[np.integer], probability: NDArray[np.floating]
+) -> NDArray[np.uint8]:
+    """The image, dark so that single pixels are seen, with wrong ones in red and blue, (H, W, 3)."""
+    picture = grey_or_colour(image) // 2
+    wrong = probability.argmax(axis=2) != label
+    picture[wrong & (label > 0)] = BLUE
+    picture[wrong & (label == 0)] = RED
+    return picture
+
+
+def plot_comparison(
+    images: Sequence[NDArray[Any]],
+    labels: Sequence[NDArray[np.integer]],
+    probabilities: Mapping[str, Sequence[NDArray[np.floating]]],
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Two rows for each image: itself and each network's probability, its classes and each one's mistakes.
+
+    Parameters
+    ----------
+    images, labels : sequence of array, (H, W, C) and (H, W)
+        Labels are classes.
+    probabilities : mapping of str to sequence of array, each (H, W, K)
+        By the head of the column; of these images.
+    path : Path
+    title : str
+    """
+    rows, columns = 2 * len(images), 1 + len(probabilities)
+    figure = Figure(figsize=(2.9 * columns, 2.9 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for upper, lower, i in zip(grid[::2], grid[1::2], range(len(images)), strict=True):
+        upper[0].imshow(grey_or_colour(images[i]))
+        for above, below, of_network in zip(upper[1:], lower[1:], probabilities.values(), strict=True):
+            above.imshow(of_network[i][:, :, -1], cmap="gray", vmin=0, vmax=1)
+            below.imshow(wrong_pixels(images[i], labels[i], of_network[i]))
+            lower[0].imshow(class_picture(labels[i], of_network[i].shape[2]))
+    for axes, head in zip(grid[0], ("image, and label below", *probabilities), strict=True):
+        axes.set_title(head, fontsize=10)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    figure.suptitle(f"{title}\nred: background taken for a class, blue: the other mistakes", fontsize=10)
     figure.savefig(path, dpi=100)
 
 

@@ -121,6 +121,34 @@ def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
     return np.minimum(folded, period - folded)
 
 
+def multiplications_per_pixel(model: Network, shape: tuple[int, int], *, tile: int = 388) -> float:
+    """What `predict_tiled` computes for each pixel of an image: see `Network.multiplications`.
+
+    Tiles overlap, and stand out over the image's edge; so this depends on the sizes of both.
+
+    Parameters
+    ----------
+    model : Network
+    shape : (int, int)
+        Height and width of the image.
+    tile : int
+        As in `predict_tiled`.
+
+    Examples
+    --------
+    A tile of the paper: 150 billion multiplications for 388 × 388 pixels.
+
+    >>> import tinyunet as tu
+    >>> round(multiplications_per_pixel(tu.UNet(), (388, 388)))
+    999232
+    """
+    total = sum(
+        model.multiplications(rows.input, columns.input)
+        for (_, rows), (_, columns) in _tiles(model, shape, tile)
+    )
+    return total / (shape[0] * shape[1])
+
+
 @dataclass(frozen=True)
 class _Side:
     """One axis of a tiling, in pixels: a tile's sides, the halo before it, and whose pixels it gives."""

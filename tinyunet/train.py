@@ -100,6 +100,20 @@ def train(options: Options, command: str) -> None:
     else:
         with command_line.writing(folder.path):
             folder.create(asdict(config))
+    run(trainer, folder, command)
+
+
+def run(trainer: Trainer, folder: RunFolder, command: str) -> None:
+    """Make the steps that are left, told on the screen and kept in the folder; Ctrl-C ends the command.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    folder : RunFolder
+        With the trainer's configuration: just created, or the one that it goes on in.
+    command : str
+        What was typed, for the log.
+    """
     with command_line.writing(folder.log):
         folder.append(_started(trainer.step, command))
     _introduce(trainer)

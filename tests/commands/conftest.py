@@ -8,13 +8,14 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tinyunet import backend, doctor, evaluate, predict, report, train
+from tinyunet import backend, compare, doctor, evaluate, predict, report, train
 
 TINY = [
     "--base-channels", "2", "--depth", "1", "--tile", "16", "--steps", "4", "--validate-every", "2",
     "--holdout", "1", "--lr", "0.01", "--momentum", "0.9",
 ]  # fmt: skip
 COMMANDS = {
+    "compare": compare.main,
     "train": train.main,
     "predict": predict.main,
     "evaluate": evaluate.main,
@@ -146,3 +147,25 @@ def make_data(tmp_path):
         return write_data(tmp_path / name, *blobs(**options))
 
     return make
+
+
+COMPARISON = [
+    "--minutes", "0.002", "--holdout", "2", "--tile", "16", "--momentum", "0.9", "--seed", "3",
+    "--unet.base-channels", "2", "--fcn.base-channels", "2", "--sliding-window.base-channels", "2",
+    "--unet.lr", "0.01", "--fcn.lr", "0.01", "--sliding-window.lr", "0.01",
+]  # fmt: skip
+
+
+@pytest.fixture
+def tiny_comparison():
+    """Options of a comparison that takes a few seconds."""
+    return list(COMPARISON)
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory):
+    """Results of comparing the three networks on three images of 40 × 36 pixels, one of them held out."""
+    folder = tmp_path_factory.mktemp("compared")
+    data = write_data(folder / "data", *blobs())
+    compare.main(["--data", str(data), "--out", str(folder / "results"), *COMPARISON])
+    return folder / "results"

@@ -9,9 +9,9 @@ from tinyunet import ops
 
 @pytest.fixture
 def count_multiplications(monkeypatch):
-    """`count_multiplications(model, side)` watches the ops of one image's way through the network."""
+    """`count_multiplications(model, height, width)` watches the ops of one image."""
 
-    def count(model, side):
+    def count(model, height, width):
         total = 0
 
         def watch(op, outputs_of):
@@ -28,7 +28,7 @@ def count_multiplications(monkeypatch):
             # Each pixel of the output takes the whole weight; of an up-convolution, each of the input.
             patch.setattr(ops, "conv2d", watch(ops.conv2d, lambda x, y: y))
             patch.setattr(ops, "conv_transpose2d", watch(ops.conv_transpose2d, lambda x, y: x))
-            model.eval()(tu.Tensor(np.zeros((1, side, side, model.in_channels), np.float32)))
+            model.eval()(tu.Tensor(np.zeros((1, height, width, model.in_channels), np.float32)))
         return total
 
     return count

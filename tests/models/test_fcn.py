@@ -100,7 +100,7 @@ def test_the_halo_is_how_far_a_block_sees(depth):
 @pytest.mark.parametrize("depth", [3, 5])
 def test_multiplications_are_those_of_the_ops(count_multiplications, depth):
     model = tu.FCN(3, 4, base_channels=5, depth=depth)
-    assert model.multiplications(64) == count_multiplications(model, 64)
+    assert model.multiplications(64, 32) == count_multiplications(model, 64, 32)
 
 
 def test_multiplications_by_hand():
@@ -108,7 +108,7 @@ def test_multiplications_by_hand():
     contracting = 64 * 9 * 2 + 16 * 9 * (2 + 4) + 4 * 9 * (8 + 16)
     end = (9 * 4 * 4 + 4 * 4) + 4 * 2
     up = 16 * 2 * 2 * (1 + 4 + 16)
-    assert tu.FCN(base_channels=1, depth=3).multiplications(8) == contracting + end + up
+    assert tu.FCN(base_channels=1, depth=3).multiplications(8, 8) == contracting + end + up
 
 
 def test_dropout_at_the_end_of_the_contracting_path_in_training_only(monkeypatch):

@@ -224,11 +224,13 @@ def test_options_outside_their_range(option, value):
         tu.UNet(**{option: value})
 
 
-@pytest.mark.parametrize(("depth", "padding", "side"), [(0, "valid", 9), (2, "valid", 60), (2, "same", 24)])
+@pytest.mark.parametrize(
+    ("depth", "padding", "sides"), [(0, "valid", (9, 6)), (2, "valid", (60, 44)), (2, "same", (24, 4))]
+)
 @pytest.mark.parametrize("variant", ["paper", "release"])
-def test_multiplications_are_those_of_the_ops(count_multiplications, variant, depth, padding, side):
+def test_multiplications_are_those_of_the_ops(count_multiplications, variant, depth, padding, sides):
     model = tu.UNet(3, base_channels=5, depth=depth, padding=padding, variant=variant)
-    assert model.multiplications(side) == count_multiplications(model, side)
+    assert model.multiplications(*sides) == count_multiplications(model, *sides)
 
 
 def test_multiplications_of_the_paper():
@@ -243,4 +245,4 @@ def test_multiplications_of_the_paper():
         + sum(n**2 * 4 * c * f for n, c, f in up)
         + 388**2 * 64 * 2
     )
-    assert tu.UNet().multiplications(572) == by_hand == 150_428_424_448
+    assert tu.UNet().multiplications(572, 572) == by_hand == 150_428_424_448

@@ -160,15 +160,13 @@ class FCN(Network):
             y = step(y)
         return y
 
-    def multiplications(self, side: int) -> int:
+    def multiplications(self, height: int, width: int) -> int:
         """As of every `Network`: the contracting path, its end, the scores and the up-sampling."""
-        total = 0
-        for level, block in enumerate(self.contracting):
-            pixels = (side // 2**level) ** 2
-            total += pixels * (block.first.weight.data.size + block.second.weight.data.size)
-        total += (side // 2**self.depth) ** 2 * sum(layer.weight.data.size for layer in self.bottom)
-        for level, score in enumerate(self.scores, FINEST):
-            total += (side // 2**level) ** 2 * score.weight.data.size
-        for level, up in zip(range(self.depth, 0, -1), self.up, strict=True):
-            total += (side // 2**level) ** 2 * up.weight.data.size
-        return total
+        pixels = [(height // 2**level) * (width // 2**level) for level in range(self.depth + 1)]
+        layers: list[tuple[int, Conv2d | Upsample]] = [
+            *((pixels[i], part) for i, b in enumerate(self.contracting) for part in (b.first, b.second)),
+            *((pixels[-1], layer) for layer in self.bottom),
+            *zip(pixels[FINEST:], self.scores, strict=True),
+            *zip(reversed(pixels[1:]), self.up, strict=True),  # an input pixel takes the whole window
+        ]
+        return sum(count * layer.weight.data.size for count, layer in layers)

@@ -55,8 +55,8 @@ class Network(Module):
         """
         return sample
 
-    def multiplications(self, side: int) -> int:
-        """Multiplications of the convolutions, as they are defined, for one image of side × side pixels.
+    def multiplications(self, height: int, width: int) -> int:
+        """Multiplications of the convolutions, as they are defined, for one image of these sides.
 
         A number of a convolution's output takes K · K · C of them, of an up-convolution C. Winograd's
         algorithm makes do with fewer; that is a matter of the engine and not of the network.

@@ -211,25 +211,26 @@ class SlidingWindowClassifier(Network):
             weight=pixels(counts.astype(np.float32)),
         )
 
-    def multiplications(self, side: int) -> int:
+    def multiplications(self, height: int, width: int) -> int:
         """As of every `Network`: of one window, or of all windows of an image, which share their work."""
-        total, maps = 0, 1
-        fragments = 1 if side == self.window else 4
+        sides, total, maps = np.array([height, width]), 0, 1
+        fragments = 1 if height == width == self.window else 4
         for layer in self.convolutions:
-            side -= layer.weight.shape[0] - 1
-            total += maps * side**2 * layer.weight.data.size
-            side, maps = side // 2, fragments * maps
-        pixels = maps * (side - LAST + 1) ** 2
-        return total + pixels * (self.hidden.weight.data.size + self.scores.weight.data.size)
+            sides = sides - (layer.weight.shape[0] - 1)
+            total += maps * sides.prod() * layer.weight.data.size
+            sides, maps = sides // 2, fragments * maps
+        pixels = maps * (sides - (LAST - 1)).prod()
+        return int(total + pixels * (self.hidden.weight.data.size + self.scores.weight.data.size))
 
-    def redundancy(self, side: int) -> float:
-        """How many times the multiplications of `forward` it takes to `slide` over side × side pixels.
+    def redundancy(self, height: int, width: int) -> float:
+        """How many times the multiplications of `forward` it takes to `slide` over an image of these sides.
 
-        >>> round(SlidingWindowClassifier().redundancy(512 + 94))
+        >>> round(SlidingWindowClassifier().redundancy(512 + 94, 512 + 94))
         475
         """
-        windows = self.geometry.output_size(side) ** 2
-        return windows * self.multiplications(self.window) / self.multiplications(side)
+        windows = self.geometry.output_size(height) * self.geometry.output_size(width)
+        one = self.multiplications(self.window, self.window)
+        return windows * one / self.multiplications(height, width)
 
 
 def pool_at_every_offset(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ contracting                                                    expansive
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyunet import geometry, ops
 from tinyunet.autograd import Tensor
@@ -137,21 +138,21 @@ class UNet(Network):
             x = block(ops.crop_concat(up(x), skips.pop()))
         return self.scores(x)
 
-    def multiplications(self, side: int) -> int:
+    def multiplications(self, height: int, width: int) -> int:
         """As of every `Network`: the 3×3 convolutions of each level, the up-convolutions, the scores."""
+        sides, total = np.array([height, width]), 0
         lost = self.geometry.shrink and 2  # by a 3×3 convolution
-        total = 0
 
-        def convolved(block: DoubleConv, side: int) -> int:
+        def convolved(block: DoubleConv, sides: NDArray[np.integer]) -> NDArray[np.integer]:
             nonlocal total
             for layer in (block.first, block.second):
-                side -= lost
-                total += side**2 * layer.weight.data.size
-            return side
+                sides = sides - lost
+                total += sides.prod() * layer.weight.data.size
+            return sides
 
         for level, block in enumerate(self.contracting):
-            side = convolved(block, side if level == 0 else side // 2)
+            sides = convolved(block, sides if level == 0 else sides // 2)
         for up, block in zip(self.up, self.expansive, strict=True):
-            total += side**2 * up.weight.data.size
-            side = convolved(block, 2 * side)
-        return total + side**2 * self.scores.weight.data.size
+            total += sides.prod() * up.weight.data.size
+            sides = convolved(block, 2 * sides)
+        return int(total + sides.prod() * self.scores.weight.data.size)

@@ -1,0 +1,144 @@
+"""python -m tinyunet.compare: the same images, the same time, and the figures of each network."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyunet import compare, plots
+from tinyunet.checkpoint import load_model
+from tinyunet.tiling import multiplications_per_pixel
+from tinyunet.trainer import Stepped
+
+NETWORKS = ["unet", "fcn", "sliding-window"]
+
+
+@pytest.fixture
+def record(compared):
+    return json.loads((compared / "comparison.json").read_text())
+
+
+def test_writes_the_runs_the_figures_and_a_picture(compared, record):
+    assert {path.name for path in compared.iterdir()} == {*NETWORKS, "comparison.json", "comparison.png"}
+    assert list(record["networks"]) == NETWORKS
+    assert (record["minutes"], record["seed"], record["held_out_images"]) == (0.002, 3, ["2"])
+    assert "--minutes 0.002" in record["command"]
+    assert record["versions"]["tinyunet"]
+    for result in record["networks"].values():
+        assert result["steps"] >= 1
+        assert result["train_seconds"] > 0
+        assert result["seconds_per_image"] > 0
+        assert 0 <= result["measures"]["mean_iou"]["mean"] <= 1
+    picture = np.asarray(Image.open(compared / "comparison.png").convert("L"))
+    assert len(np.unique(picture)) > 30
+
+
+def test_only_the_network_and_its_time_differ(compared, record):
+    configs = [json.loads((compared / name / "config.json").read_text()) for name in NETWORKS]
+    for config, name in zip(configs, NETWORKS, strict=True):
+        assert config.pop("model") == name
+        assert config.pop("steps") == config.pop("validate_every") == record["networks"][name]["steps"]
+    assert configs[0] == configs[1] == configs[2]
+    assert (configs[0]["lr"], configs[0]["base_channels"]) == (0.01, 2)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_figures_are_those_of_the_stored_run(command, compared, record, tmp_path, name):
+    """Scores by tinyunet.evaluate, of the last weights, which are the only ones that were judged."""
+    result = record["networks"][name]
+    status, _, _ = command("evaluate", compared / name, "--out", tmp_path / "scores")
+    assert status == 0
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert scores["measures"] == result["measures"]
+    model, checkpoint = load_model(compared / name)
+    assert checkpoint.step == result["steps"]
+    assert result["parameters"] == sum(parameter.data.size for parameter in model.parameters())
+    assert result["multiplications_per_pixel"] == multiplications_per_pixel(model, (40, 36), tile=16)
+
+
+def test_brute_force_of_the_classifier_alone(record):
+    results = record["networks"]
+    assert results["unet"]["brute_force"] is results["fcn"]["brute_force"] is None
+    slid = results["sliding-window"]["brute_force"]
+    maps = [(92, 4, 1), (42, 5, 2), (18, 4, 2), (6, 4, 2)]  # of a window of 95 pixels: side, window, channels
+    by_hand = sum(side**2 * size**2 * channels * 2 for side, size, channels in maps) + 9 * 2 * 200 + 400
+    assert slid["multiplications_per_pixel"] == by_hand
+    assert slid["seconds_per_image"] > results["sliding-window"]["seconds_per_image"]
+
+
+def test_the_table_has_a_column_for_each_network(command, data, tiny_comparison, tmp_path):
+    status, out, _ = command(
+        "compare", "--data", data, "--out", tmp_path / "out", *tiny_comparison, "--networks", "fcn", "unet"
+    )
+    assert status == 0
+    head, *rows = out.split("mean of each measure\n")[1].splitlines()
+    assert head.split() == ["fcn", "unet"]
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    figures = {row[:27].strip(): row[27:].split() for row in rows}
+    for i, name in enumerate(("fcn", "unet")):
+        result = record["networks"][name]
+        assert figures["parameters"][i] == f"{result['parameters']:,}"
+        assert figures["mean_iou ↑"][i] == f"{result['measures']['mean_iou']['mean']:.4f}"
+
+
+def test_the_steps_that_fit(monkeypatch):
+    """The first step, which compiles, does not count; then half a second each: 20 steps in 10 s."""
+
+    def run():
+        for step, seconds in enumerate([100.0] + [0.5] * 50, 1):
+            yield Stepped(step, 1.0, 0.1, seconds, 0.0, 0)
+
+    monkeypatch.setattr(compare, "_with_steps", lambda trainer, steps: SimpleNamespace(run=run))
+    assert compare._steps_that_fit(None, 10.0) == 20
+    assert compare._steps_that_fit(None, 0.01) == 1
+
+
+def test_the_picture_shows_each_networks_mistakes(monkeypatch, tmp_path):
+    """Two networks of which one is right everywhere, the other nowhere."""
+    shown = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.imshow", lambda self, picture, **_: shown.append(np.asarray(picture))
+    )
+    label = np.arange(12).reshape(3, 4) % 2
+    right = np.eye(2)[label]
+    plots.plot_comparison(
+        [np.full((3, 4, 1), 9)],
+        [label],
+        {"right": [right], "wrong": [1 - right]},
+        tmp_path / "x.png",
+        title="x",
+    )
+    image, probability, mistakes, classes, opposite, all_wrong, _ = shown
+    assert image.shape == classes.shape == (3, 4, 3)
+    np.testing.assert_array_equal(probability, label)
+    np.testing.assert_array_equal(opposite, 1 - label)
+    assert (mistakes == mistakes[0, 0]).all()
+    assert (all_wrong[label == 0] == plots.RED).all()
+    assert (all_wrong[label == 1] == plots.BLUE).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        (["--minutes", "0"], ["minutes is 0", "more than 0"]),
+        (["--minutes", "nan"], ["minutes is nan"]),
+        (["--networks", "unet", "unet"], ["networks is unet unet", "each once"]),
+        (["--networks"], ["networks is empty"]),
+        (["--networks", "resnet"], ["resnet"]),
+        (["--unet.base-channels", "0"], ["base_channels is 0"]),
+        (["--holdout", "9"], ["holdout '9'"]),
+    ],
+)
+def test_options_that_do_not_fit(refused, data, tiny_comparison, tmp_path, options, texts):
+    message = refused("compare", "--data", data, "--out", tmp_path / "out", *tiny_comparison, *options)
+    for text in texts:
+        assert text in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_not_overwritten(refused, compared, data, tiny_comparison, unchanged):
+    with unchanged(compared):
+        message = refused("compare", "--data", data, "--out", compared, *tiny_comparison)
+    assert "the folder holds files" in message
