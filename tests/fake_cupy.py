@@ -37,19 +37,31 @@ class Device:
 
     total = 2**40
     used = 0
-    peak = 0
+    held = 0  # by the pool, which keeps what is given back to it
 
     @classmethod
     def allocate(cls, array):
         if cls.used + array.nbytes > cls.total:
             raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
         cls.used += array.nbytes
-        cls.peak = max(cls.peak, cls.used)
+        cls.held = max(cls.held, cls.used)
         weakref.finalize(array, cls.free, array.nbytes)
 
     @classmethod
     def free(cls, size):
         cls.used -= size
+
+    @classmethod
+    def free_all_blocks(cls):
+        cls.held = cls.used
+
+    @classmethod
+    def total_bytes(cls):
+        return cls.held
+
+
+def get_default_memory_pool():
+    return Device
 
 
 class ndarray:  # noqa: N801  CuPy's name
@@ -195,7 +207,7 @@ cuda = SimpleNamespace(
     runtime=SimpleNamespace(
         driverGetVersion=lambda: 13020,
         runtimeGetVersion=lambda: 13020,
-        memGetInfo=lambda: (Device.total - Device.used, Device.total),
+        memGetInfo=lambda: (Device.total - Device.held, Device.total),
     ),
     memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     compiler=SimpleNamespace(CompileException=CompileException),

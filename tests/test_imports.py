@@ -24,6 +24,7 @@ LAYERS = [
     {"ops", "gradcheck"},
     {"nn"},
     {"models"},
+    {"gpu_memory"},
     {"optim", "checkpoint", "tiling"},
     {"trainer"},
     {"command_line", "run_folder", "diagnosis", "environment", "stored_run"},

@@ -61,6 +61,10 @@ class KernelError(TinyUNetError, RuntimeError):
     """A CUDA kernel that does not compile, was given what it cannot take, or was caught in a mistake."""
 
 
+class OutOfMemoryError(TinyUNetError, MemoryError):
+    """A tile that is too large for the memory of a GPU."""
+
+
 class DataError(TinyUNetError, ValueError):
     """Images or labels that cannot be read, or that do not go together."""
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyunet import gpu_memory
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.geometry import Geometry
@@ -188,7 +189,7 @@ def _add_scores(
             mirror_indices(down.start - rows.halo, down.start - rows.halo + rows.input, height),
             mirror_indices(across.start - columns.halo, across.start - columns.halo + columns.input, width),
         )
-        with no_grad():
+        with gpu_memory.explained(model, rows.input, training=False), no_grad():
             output = model(Tensor(image[window][np.newaxis].astype(np.float32))).numpy()[0]
         cut = model.geometry.halo - model.geometry.shrink // 2  # of a padded network, the whole halo
         here = scores[down, across]

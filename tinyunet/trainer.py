@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import metrics, ops
+from tinyunet import gpu_memory, metrics, ops
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
@@ -218,7 +218,8 @@ class Trainer:
             started = time.perf_counter()
             sample = next(samples)
             waited = time.perf_counter() - started
-            loss = self._train_on(sample)
+            with gpu_memory.explained(self.model, self.input_size, training=True):
+                loss = self._train_on(sample)
             seconds = time.perf_counter() - started
             yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
 

@@ -4,7 +4,9 @@ The stand-in's kernels are those of "cuda-emulated". What differs is on which si
 results are the same, to the last bit.
 """
 
+import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import fake_cupy
@@ -17,7 +19,7 @@ from tinyunet import backend, cuda
 from tinyunet.backend import to_backend, to_host
 from tinyunet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyunet.data import split, synthetic_cells
-from tinyunet.errors import BackendError, KernelError
+from tinyunet.errors import BackendError, KernelError, OutOfMemoryError
 from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
 
 CONFIG = TrainConfig(
@@ -25,8 +27,8 @@ CONFIG = TrainConfig(
 )
 
 
-def trainer():
-    return Trainer(CONFIG, *split(synthetic_cells(n=2, size=40, seed=0), CONFIG.holdout))
+def trainer(config=CONFIG):
+    return Trainer(config, *split(synthetic_cells(n=2, size=40, seed=0), config.holdout))
 
 
 def outcome(trainer):
@@ -206,6 +208,43 @@ def test_without_nvrtc(on_stand_in, monkeypatch):
         BackendError, match=r"with NVRTC, which CuPy does not find\n +reason +Fail.*\n.*pip install"
     ):
         tu.relu(tu.Tensor(np.ones((1, 1), np.float32)))
+
+
+def bytes_needed(run):
+    """What the stand-in's pool grew by."""
+    before = fake_cupy.Device.used
+    fake_cupy.Device.free_all_blocks()
+    run()
+    return fake_cupy.Device.held - before
+
+
+def train_one_step(tile):
+    on_tile = trainer(replace(CONFIG, tile=tile, steps=1, validate_every=100))
+    next(event for event in on_tile.run() if isinstance(event, Stepped))
+
+
+def predict_one_tile(tile):
+    model = tu.UNet(base_channels=4, depth=1, padding="same")
+    tu.predict_tiled(model, np.zeros((80, 80, 1), np.float32), tile=tile)
+
+
+@pytest.mark.parametrize(
+    ("program", "what"), [(train_one_step, "a training step"), (predict_one_tile, "a prediction")]
+)
+def test_out_of_memory(on_stand_in, monkeypatch, program, what):
+    """What is said to be needed is needed, and the tile that is said to fit does."""
+    needed = bytes_needed(lambda: program(72))
+    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.used + int(0.6 * needed))
+    with pytest.raises(OutOfMemoryError, match=rf"{what} on an input of \d+ pixels(?s:.)*MB free") as caught:
+        program(72)
+    said = re.search(r"needs about (\S+) MB", str(caught.value))[1]
+    assert float(said) * 1e6 == pytest.approx(needed, rel=0.15)
+    fits = int(re.search(r"a tile of (\d+) fits", str(caught.value))[1])
+    assert 30 <= fits < 72
+    program(fits)
+    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.used + 40000)
+    with pytest.raises(OutOfMemoryError, match=r"does not fit either(?s:.)*fewer channels"):
+        program(72)
 
 
 @pytest.mark.parametrize(
