@@ -1,0 +1,371 @@
+# %% [markdown]
+"""
+10. Training: downhill with a heavy ball
+========================================
+
+**You will build** the optimiser of the paper, gradient descent with momentum, and a training loop
+that can be stopped and resumed without a trace.
+
+**You will learn** what a momentum of 0.99 does and why the learning rate must shrink with it, why
+the paper takes one large tile instead of a batch, how to see that a network is able to learn at
+all, and what belongs into a checkpoint.
+
+Needed: chapter 01; chapter 08 helps. About 45 minutes. Four exercises.
+"""
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+from lesson import exercise, show
+
+# %% [markdown]
+# A ball with mass
+# ----------------
+# The gradient says which way is uphill. Plain descent takes a step against it each time: ``w = w -
+# lr · grad``, with the learning rate ``lr``. *Momentum* keeps a velocity ``v`` of the shape of
+# ``w``, which starts at 0. It loses a share at each step and is pushed by the gradient::
+#
+#     v = momentum · v + grad
+#     w = w - lr · v
+
+
+# %%
+@exercise("10.1", lines=2, hint="First the velocity, then the weight by the new velocity.")
+def sgd_step(weight, grad, velocity, lr, momentum):
+    """Return the new weight and the new velocity; all arrays have one shape."""
+    return ...
+
+
+# %% [markdown]
+# Try it in a long valley: ``loss = (w0² + 25 w1²) / 2``. It is steep along ``w1`` and nearly flat
+# along ``w0``. **Predict** which of the four runs comes closest to the bottom in 120 steps.
+
+
+# %%
+def descend(lr, momentum, steps=120):
+    """The way from (-1, 0.6), shape (steps + 1, 2)."""
+    curvature = np.array([1.0, 25.0])
+    weight, velocity = np.array([-1.0, 0.6]), np.zeros(2)
+    way = [weight]
+    for _ in range(steps):
+        weight, velocity = sgd_step(weight, curvature * weight, velocity, lr, momentum)
+        way.append(weight)
+    return np.array(way)
+
+
+runs = {(0.02, 0.0): "o", (0.02, 0.9): "s", (0.02, 0.99): "^", (0.0002, 0.99): "v"}
+fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+x, y = np.meshgrid(np.linspace(-1.2, 1.2, 100), np.linspace(-0.75, 0.75, 100))
+left.contour(x, y, np.sqrt(x**2 + 25 * y**2), 12, colors="0.85")
+end = {}
+for (lr, momentum), marker in runs.items():
+    way = descend(lr, momentum)
+    end[lr, momentum] = np.hypot(*way[-1])
+    name = f"lr {lr}, momentum {momentum}"
+    left.plot(*way[:60].T, marker=marker, ms=3, lw=0.8, label=name)
+    right.semilogy(np.hypot(*way.T), marker=marker, ms=3, lw=0.8, label=name)
+left.set(xlabel="w0", ylabel="w1", title="The first 60 steps")
+right.set(xlabel="step", ylabel="distance to the bottom", title="How far to go")
+right.legend(fontsize=8)
+show("10-valley")
+assert min(end, key=end.get) == (0.02, 0.9)
+assert end[0.02, 0.99] > end[0.02, 0.0]
+
+# %% [markdown]
+# Momentum 0.9 wins: along the valley the pushes add up, across it they cancel. Momentum 0.99 with
+# the same learning rate swings from side to side and is further away than plain descent. The last
+# run has a learning rate a hundred times smaller: it no longer swings wildly, but needs a long time
+# to come up to speed.
+#
+# How fast is the ball?
+# ---------------------
+# Let the gradient be 1, always. Then the velocity is ``v = 1`` after the first step, then
+# ``momentum + 1``, then ``momentum² + momentum + 1``, and so on: a geometric series. Find its sum.
+
+
+# %%
+@exercise("10.2", lines=1, hint="Sum of momentum**k for k = 0 … steps - 1.")
+def speed_after(steps, momentum):
+    """Return the velocity after `steps` steps with a gradient of 1, starting at rest."""
+    return ...
+
+
+velocity = np.zeros(())
+for _ in range(69):
+    _, velocity = sgd_step(np.zeros(()), np.ones(()), velocity, 0.0, 0.99)
+print(f"after 69 steps {velocity:.1f}, in the end {speed_after(10_000, 0.99):.1f}")
+assert np.isclose(velocity, speed_after(69, 0.99))
+assert round(speed_after(10_000, 0.99)) == 100
+assert speed_after(68, 0.99) < 50 < speed_after(69, 0.99)
+
+# %% [markdown]
+# At 0.99 a steady gradient acts a hundredfold, ``1 / (1 - momentum)``, and it takes 69 steps to get
+# to half of that speed. So what counts for the pace is ``lr / (1 - momentum)``. Take the momentum
+# from 0.9 to 0.99 and keep the learning rate, and you have made all steps ten times longer. The
+# learning rate must shrink with ``1 - momentum``. The paper gives 0.99 and no learning rate.
+#
+# What is it good for?
+# --------------------
+# The paper's batch is one tile. The gradient of one tile is not that of all: it is the true one
+# plus noise. The velocity is a weighted sum over about the last hundred gradients, and so the
+# paper's reason for 0.99 is that "a large number of the previously seen training samples" decides
+# on each step (section 3).
+#
+# Does momentum get rid of the noise, then? In a bowl ``loss = w² / 2`` the ball would rest at 0
+# without noise; with it, it trembles. Here 500 balls tremble for each setting, and the standard
+# deviation of their places is measured. **Predict** what happens to it when ``momentum`` goes from
+# 0 to 0.99 and ``lr / (1 - momentum)`` stays the same.
+
+
+# %%
+def trembling(lr, momentum, rng):
+    """Standard deviation of w in a bowl of curvature 1, for gradients with a noise of 1."""
+    weight, velocity, places = np.zeros(500), np.zeros(500), []
+    for step in range(2000):
+        weight, velocity = sgd_step(weight, weight + rng.standard_normal(500), velocity, lr, momentum)
+        if step >= 1500:
+            places.append(weight)
+    return np.std(places)
+
+
+rng = np.random.default_rng(0)
+paces = np.array([0.02, 0.05, 0.1, 0.2, 0.5])
+fig, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
+for momentum, style in [(0.0, "o-"), (0.9, "s--"), (0.99, "^:")]:
+    found = np.array([trembling(pace * (1 - momentum), momentum, rng) for pace in paces])
+    axes.loglog(paces, found, style, label=f"momentum {momentum}")
+    assert np.abs(found / np.sqrt(paces / 2) - 1).max() < 0.25
+axes.set_xticks(paces, map(str, paces))
+axes.set_yticks([0.1, 0.2, 0.5], ["0.1", "0.2", "0.5"])
+axes.minorticks_off()
+axes.set(xlabel="lr / (1 - momentum)", ylabel="standard deviation of w", title="Noise that is left")
+axes.legend()
+show("10-noise")
+
+# %% [markdown]
+# Hardly anything: the three curves lie on each other, near ``sqrt(pace / 2)`` with ``pace = lr / (1
+# - momentum)``. So momentum is no remedy for noise beyond what a smaller learning rate does. Its
+# gain is the one seen in the valley. There, momentum 0.9 had the pace ``0.02 / (1 - 0.9) = 0.2``.
+# Plain descent with that pace is thrown out:
+
+# %%
+thrown_out = np.hypot(*descend(0.2, 0.0)[-1])
+print(f"plain descent with lr 0.2 ends {thrown_out:.1g} from the bottom")
+assert thrown_out > 1e6
+
+# %% [markdown]
+# One large tile, or a batch of small ones?
+# -----------------------------------------
+# Without padding, a network of depth 4 turns a tile of ``n`` pixels a side into ``n - 184``
+# (chapter 07). The rim costs time and memory and predicts nothing. **Predict** how many more pixels
+# are learnt from in one tile of 572 than in four tiles of 284, which have about as many input
+# pixels.
+
+# %%
+one, four = (572 - 184) ** 2, 4 * (284 - 184) ** 2
+print(f"input {572**2:,} and {4 * 284**2:,} pixels; output {one:,} and {four:,}: {one / four:.2f} times")
+assert round(one / four, 2) == 3.76
+assert abs(572**2 / (4 * 284**2) - 1) < 0.02
+
+sides = np.arange(188, 1021, 16)
+fig, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+axes.plot(sides, 100 * (sides - 184) ** 2 / sides**2)
+axes.plot([284, 572], [100 * 100**2 / 284**2, 100 * 388**2 / 572**2], "ko")
+axes.annotate("284 → 100", (284, 12.4), (330, 5))
+axes.annotate("572 → 388", (572, 46), (600, 40))
+axes.set(xlabel="side of the input tile, px", ylabel="share that is learnt from, %", title="Large tiles")
+show("10-tiles")
+
+# %% [markdown]
+# 3.76 times as many. This is why the paper says to "favor large input tiles over a large batch
+# size" and takes a batch of one.
+#
+# The loop
+# --------
+# Now a network. A ``sample`` has ``image`` (1, H, W, 1), ``target`` and ``weight`` (both 1, H', W':
+# the smaller output). One step of training: predict, compare, walk back, move, forget the
+# gradients. The engine's optimiser does ``sgd_step`` for all parameters: ``optimiser.step()``.
+# ``optimiser.zero_grad()`` forgets. Without it the next gradients would be *added* to these.
+
+# %%
+import tinyunet as tu
+from tinyunet.augment import Augmentation
+from tinyunet.data import synthetic_cells
+from tinyunet.sampling import Sampler, WeightMap
+
+
+@exercise(
+    "10.3", lines=6, hint="model(tu.Tensor(...)), tu.softmax_cross_entropy(logits, target, weight), ..."
+)
+def train_step(model, optimiser, sample):
+    """Make one step on `sample`; return the loss before it, as a float: loss.item()."""
+    return ...
+
+
+cells = synthetic_cells(n=6, size=160, seed=1)
+plain = WeightMap(w0=0, class_balance=False)
+sampler = Sampler(
+    cells, input_size=140, output_size=100, augmentation=Augmentation.off(), weights=plain, seed=0
+)
+sample = sampler.sample(0)
+print("image", sample.image.shape, "target", sample.target.shape)
+
+# %% [markdown]
+# Before a long training, **overfit one image**. A network that cannot learn a single image by heart
+# has a fault: in a gradient, in the labels, in the learning rate. It takes seconds to find out. We
+# try four settings. Three have the same ``lr / (1 - momentum) = 0.2``; the last one has momentum
+# 0.99 and forgets to shrink the learning rate. **Predict** its fate.
+
+# %%
+fig, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+final = {}
+for lr, momentum, style in [(0.2, 0.0, "-"), (0.02, 0.9, "--"), (0.002, 0.99, ":"), (0.2, 0.99, "-.")]:
+    model = tu.UNet(base_channels=8, depth=2, dropout=0)
+    optimiser = tu.SGD(model.parameters(), lr=lr, momentum=momentum)
+    losses = []
+    with np.errstate(all="ignore"):
+        while len(losses) < 150 and (not losses or np.isfinite(losses[-1])):
+            losses.append(train_step(model, optimiser, sample))
+    final[lr, momentum] = losses[-1]
+    axes.semilogy(losses, style, label=f"lr {lr}, momentum {momentum}: {losses[-1]:.3f}")
+axes.set(xlabel="step", ylabel="loss", title="One image by heart", ylim=(0.01, 10))
+axes.legend(fontsize=8)
+show("10-one-image")
+assert not final[0.2, 0.99] < 0.4  # infinite, no number, or stuck at one answer for all pixels
+assert all(loss < 0.15 for setting, loss in final.items() if setting != (0.2, 0.99))
+
+# %% [markdown]
+# The last one is lost: its steps are a hundred times as long as those of the one before. The three
+# others learn. Momentum 0.99 gains nothing here, for one image has no noise, and 150 steps are not
+# much longer than its memory. Let momentum 0.9 go on with a larger learning rate, and look at what
+# the network sees.
+
+# %%
+model = tu.UNet(base_channels=8, depth=2, dropout=0)
+optimiser = tu.SGD(model.parameters(), lr=0.05, momentum=0.9)
+fig, axes = plt.subplots(1, 5, figsize=(12, 2.9), layout="constrained")
+axes[0].imshow(sample.image[0, 20:-20, 20:-20, 0], cmap="gray")
+axes[0].set_title("image")
+axes[1].imshow(sample.target[0], cmap="cividis")
+axes[1].set_title("labels")
+panels = iter(axes[2:])
+for step in range(351):
+    loss = train_step(model, optimiser, sample)
+    if step in (5, 50, 350):
+        with tu.no_grad():
+            scores = model(tu.Tensor(sample.image)).data[0]
+        panel = next(panels)
+        panel.imshow(1 / (1 + np.exp(scores[..., 0] - scores[..., 1])), cmap="cividis", vmin=0, vmax=1)
+        panel.set_title(f"step {step}: loss {loss:.4f}")
+for panel in axes:
+    panel.set_axis_off()
+show("10-by-heart")
+right = (scores.argmax(axis=-1) == sample.target[0]).mean()
+print(f"{right:.2%} of the pixels are right")
+assert right > 0.99
+assert loss < 0.02
+
+# %% [markdown]
+# By heart. This says nothing about other images: the chapters on augmentation and measures do.
+#
+# Stop and resume
+# ---------------
+# A training that is stopped and resumed should end where it would have ended anyhow, *to the last
+# bit*. Otherwise a result cannot be repeated. What must be kept? The weights, of course. The
+# velocities: at 0.99 they hold the last hundred gradients. And the number of the step: all that is
+# random in a step is drawn from ``(seed, step)``, so it needs no memory of its own.
+#
+# A trap: the optimiser changes arrays in place. A list of the same arrays is no snapshot.
+
+
+# %%
+@exercise("10.4", lines=3, hint="Copies of p.data for p in model.parameters(), and of optimiser.velocity.")
+def snapshot(model, optimiser, step):
+    """Return {"weights": [arrays], "velocity": [arrays], "step": step}; training on must not change them."""
+    return ...
+
+
+def restore(model, optimiser, state):
+    for parameter, weight in zip(model.parameters(), state["weights"], strict=True):
+        parameter.data[...] = weight
+    for velocity, kept in zip(optimiser.velocity, state["velocity"], strict=True):
+        velocity[...] = kept
+    return state["step"]
+
+
+def start():
+    model = tu.UNet(base_channels=4, depth=2, dropout=0, seed=7)
+    return model, tu.SGD(model.parameters(), lr=0.002, momentum=0.99)
+
+
+sampler = Sampler(
+    cells, input_size=84, output_size=44, augmentation=Augmentation(), weights=WeightMap(), seed=7
+)
+model, optimiser = start()
+losses = []
+for step in range(20):
+    if step == 12:
+        state = snapshot(model, optimiser, step)
+    losses.append(train_step(model, optimiser, sampler.sample(step)))
+straight = model.state_dict()
+
+ends = {}
+for name, change in {
+    "all three": {},
+    "all but the velocity": {"velocity": [np.zeros_like(v) for v in state["velocity"]]},
+    "all but the step": {"step": 0},
+}.items():
+    model, optimiser = start()
+    for step in range(restore(model, optimiser, state | change), 20):
+        train_step(model, optimiser, sampler.sample(step))
+    ends[name] = max(np.abs(model.state_dict()[key] - straight[key]).max() for key in straight)
+    print(f"resumed with {name}: the largest difference of a weight is {ends[name]:.2g}")
+assert ends["all three"] == 0
+assert min(ends["all but the velocity"], ends["all but the step"]) > 1e-4
+
+# %% [markdown]
+# With all three the difference is 0: not small, but none.
+#
+# The same in the engine
+# ----------------------
+# ``tinyunet/optim.py`` is the optimiser, ``tinyunet/trainer.py`` the loop with validation and
+# checkpoints, ``tinyunet/checkpoint.py`` the file. The same configuration must give our losses, bit
+# by bit, and a resumed run our weights.
+
+# %%
+from tinyunet.trainer import Stepped, TrainConfig, Trainer
+
+config = TrainConfig(
+    steps=20, base_channels=4, depth=2, dropout=0, tile=44, lr=0.002, schedule="constant", seed=7
+)
+events = list(Trainer(config, cells, cells.subset([0])).run())
+assert [event.loss for event in events if isinstance(event, Stepped)] == losses
+
+first = Trainer(config, cells, cells.subset([0]))
+for event in first.run():
+    if event.step == 12:
+        break
+second = Trainer(config, cells, cells.subset([0]))
+second.restore(first.checkpoint())
+list(second.run())
+assert all(np.array_equal(second.model.state_dict()[key], straight[key]) for key in straight)
+print("The engine's losses and its resumed weights are ours, bit by bit.")
+
+weight, velocity = rng.standard_normal((2, 5))
+parameter = tu.Tensor(weight.copy(), requires_grad=True)
+parameter.grad = rng.standard_normal(5)
+engine = tu.SGD([parameter], lr=0.1, momentum=0.99)
+engine.velocity[0][...] = velocity
+engine.step()
+assert np.allclose(parameter.data, sgd_step(weight, parameter.grad, velocity, 0.1, 0.99)[0], rtol=1e-12)
+
+# %% [markdown]
+# Summary
+# -------
+# - Momentum adds up what gradients agree on. A steady one acts ``1 / (1 - momentum)`` times.
+# - Pace and noise follow ``lr / (1 - momentum)``: with more momentum, less learning rate.
+# - Without padding, one large tile is worth more than a batch of small ones.
+# - First learn one image by heart. Then train.
+# - A checkpoint holds weights, velocities and the step; randomness comes from ``(seed, step)``.
+#
+# Next: ``11_tiles_and_measures.py``. Images of any size, and how good the result is.

@@ -1,0 +1,186 @@
+"""Worked answers of chapter 10, the cases they are checked on, and answers known to be wrong."""
+
+import numpy as np
+from lesson import WrongAnswer, attempt, is_open
+
+import tinyunet as tu
+
+# 10.1
+
+
+def sgd_step(weight, grad, velocity, lr, momentum):
+    velocity = momentum * velocity + grad
+    return weight - lr * velocity, velocity
+
+
+def cases_sgd_step(rng):
+    for shape in [(), (3,), (2, 5)]:
+        yield *rng.standard_normal((3, *shape)), *map(float, rng.uniform(0.1, 0.9, 2))
+
+
+def _the_old_velocity(weight, grad, velocity, lr, momentum):
+    return weight - lr * velocity, momentum * velocity + grad
+
+
+def _an_average(weight, grad, velocity, lr, momentum):
+    velocity = momentum * velocity + (1 - momentum) * grad
+    return weight - lr * velocity, velocity
+
+
+def _rate_inside(weight, grad, velocity, lr, momentum):
+    velocity = momentum * velocity + lr * grad
+    return weight - velocity, velocity
+
+
+def _uphill(weight, grad, velocity, lr, momentum):
+    velocity = momentum * velocity + grad
+    return weight + lr * velocity, velocity
+
+
+wrong_sgd_step = {
+    "moved by the velocity before": _the_old_velocity,
+    "the gradient times 1 - momentum": _an_average,
+    "the learning rate inside of v": _rate_inside,
+    "uphill": _uphill,
+}
+
+# 10.2
+
+
+def speed_after(steps, momentum):
+    return (1 - momentum**steps) / (1 - momentum)
+
+
+def cases_speed_after(rng):
+    yield 1, 0.9
+    yield 2, 0.5
+    for _ in range(3):
+        yield int(rng.integers(3, 200)), float(rng.uniform(0.1, 0.99))
+
+
+wrong_speed_after = {
+    "the limit at once": lambda steps, momentum: 1 / (1 - momentum),
+    "one step late": lambda steps, momentum: (1 - momentum ** (steps - 1)) / (1 - momentum),
+    "nothing is lost on the way": lambda steps, momentum: float(steps),
+}
+
+# 10.3
+
+
+def train_step(model, optimiser, sample):
+    logits = model(tu.Tensor(sample.image))
+    loss = tu.softmax_cross_entropy(logits, sample.target, sample.weight)
+    loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    return loss.item()
+
+
+class _Sample:
+    """Random arrays of a sample's names and shapes."""
+
+    def __init__(self, rng):
+        self.image = rng.standard_normal((1, 20, 20, 1), np.float32)
+        self.target = rng.integers(2, size=(1, 4, 4))
+        self.weight = rng.uniform(0, 3, (1, 4, 4)).astype(np.float32)
+
+
+def _losses(function):
+    """Losses of five steps on different samples."""
+    samples = [_Sample(np.random.default_rng(seed)) for seed in range(5)]
+    model = tu.UNet(base_channels=2, depth=1, dropout=0)
+    optimiser = tu.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    return [attempt(function, model, optimiser, sample) for sample in samples]
+
+
+def check_train_step(function):
+    found, expected = _losses(function), _losses(train_step)
+    if is_open(found[0]):
+        return False
+    for step, (mine, right) in enumerate(zip(found, expected, strict=True)):
+        if not isinstance(mine, float) or not abs(mine - right) < 1e-5:
+            raise WrongAnswer(f"the loss of step {step} is {mine!r:.60} where {right:.6f} is expected")
+    return True
+
+
+def _without_zero_grad(model, optimiser, sample):
+    logits = model(tu.Tensor(sample.image))
+    loss = tu.softmax_cross_entropy(logits, sample.target, sample.weight)
+    loss.backward()
+    optimiser.step()
+    return loss.item()
+
+
+def _without_weight(model, optimiser, sample):
+    loss = tu.softmax_cross_entropy(model(tu.Tensor(sample.image)), sample.target)
+    loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    return loss.item()
+
+
+def _gradient_forgotten_before_the_step(model, optimiser, sample):
+    loss = tu.softmax_cross_entropy(model(tu.Tensor(sample.image)), sample.target, sample.weight)
+    loss.backward()
+    optimiser.zero_grad()
+    optimiser.step()
+    return loss.item()
+
+
+wrong_train_step = {
+    "gradients add up": _without_zero_grad,
+    "no weights": _without_weight,
+    "zero_grad before the step": _gradient_forgotten_before_the_step,
+}
+
+# 10.4
+
+
+def snapshot(model, optimiser, step):
+    weights = [parameter.data.copy() for parameter in model.parameters()]
+    velocity = [v.copy() for v in optimiser.velocity]
+    return {"weights": weights, "velocity": velocity, "step": step}
+
+
+def check_snapshot(function):
+    model = tu.UNet(base_channels=2, depth=1, dropout=0)
+    optimiser = tu.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    train_step(model, optimiser, _Sample(np.random.default_rng(0)))
+    found = attempt(function, model, optimiser, 1)
+    if is_open(found):
+        return False
+    expected = snapshot(model, optimiser, 1)
+    if not isinstance(found, dict) or found.keys() != expected.keys():
+        raise WrongAnswer(f"{found!r:.60} where a dict with weights, velocity and step is expected")
+    if found["step"] != 1:
+        raise WrongAnswer(f"the step is {found['step']} where 1 is expected")
+    train_step(model, optimiser, _Sample(np.random.default_rng(1)))
+    for name in ("weights", "velocity"):
+        if len(found[name]) != len(expected[name]):
+            raise WrongAnswer(f"{len(found[name])} arrays of {name} where {len(expected[name])} are expected")
+        for i, (mine, right) in enumerate(zip(found[name], expected[name], strict=True)):
+            if not np.array_equal(mine, right):
+                raise WrongAnswer(f"after one more step, array {i} of {name} is not what it was")
+    return True
+
+
+def _no_copies(model, optimiser, step):
+    weights = [parameter.data for parameter in model.parameters()]
+    return {"weights": weights, "velocity": optimiser.velocity, "step": step}
+
+
+def _velocity_forgotten(model, optimiser, step):
+    weights = [parameter.data.copy() for parameter in model.parameters()]
+    return {"weights": weights, "velocity": [np.zeros_like(w) for w in weights], "step": step}
+
+
+wrong_snapshot = {
+    "no copies": _no_copies,
+    "the list copied, not the arrays": lambda model, optimiser, step: {
+        "weights": [parameter.data.copy() for parameter in model.parameters()],
+        "velocity": list(optimiser.velocity),
+        "step": step,
+    },
+    "from rest": _velocity_forgotten,
+    "from the first step": lambda model, optimiser, step: snapshot(model, optimiser, 0),
+}
