@@ -20,6 +20,6 @@ def listed(module: str) -> set[str]:
 
 def test_every_public_name_is_listed() -> None:
     assert listed("tinyunet") == set(tu.__all__) - {"metrics"}
-    assert listed("tinyunet.data") == set(data.__all__) - {"LabelKind", "class_labels"}
+    assert listed("tinyunet.data") == set(data.__all__) - {"LabelKind", "Truth", "UNKNOWN", "class_labels"}
     helpers = {"Mistake", "confusion_matrix", "seg_per_object", "thin_borders", "warp_labels"}
     assert listed("tinyunet.metrics") == set(metrics.__all__) - helpers
