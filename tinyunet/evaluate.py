@@ -29,6 +29,7 @@ from tinyunet.evaluation import (
     score_image,
     seg_over_objects,
     summarise,
+    words,
     worst_first,
 )
 from tinyunet.film_results import find_results
@@ -277,7 +278,7 @@ def _write(
                 images.labels[i],
                 scores[i].mistakes,
                 path,
-                title=f"{images.names[i]}: {measure.replace('_', ' ')} {figure(scores[i].values[measure])}",
+                title=f"{images.names[i]}: {words(measure)} {figure(scores[i].values[measure])}",
             )
     print(f"wrote scores.json and {min(options.pictures, len(images))} pictures to {options.out}")
 

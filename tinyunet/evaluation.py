@@ -114,6 +114,16 @@ def worst_first(scores: Sequence[ImageScores], measure: str) -> list[int]:
     return sorted(range(len(scores)), key=lambda i: scores[i].values[measure] or 0)
 
 
+def words(measure: str) -> str:
+    """A measure's name for people to read.
+
+    >>> words("mean_iou"), words("v_rand"), words("average_precision_0.5")
+    ('mean IoU', 'V_Rand', 'average precision 0.5')
+    """
+    proper = {"v_rand": "V_Rand", "v_info": "V_Info", "rand_error": "Rand error", "seg": "SEG"}
+    return proper.get(measure, measure.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice"))
+
+
 def figure(value: float | None) -> str:
     """A value for people to read: four decimals, six if it is small, as warping errors are."""
     if value is None:

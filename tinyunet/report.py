@@ -35,6 +35,7 @@ from tinyunet.evaluation import (
     lower_is_better,
     score_image,
     summarise,
+    words,
     worst_first,
 )
 from tinyunet.models import Network
@@ -189,18 +190,8 @@ def _render(**facts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(figure=figure, plain=_plain, words=_words)
+    templates.filters.update(figure=figure, plain=_plain, words=words)
     return templates.get_template("report.html").render(**facts)
-
-
-def _words(measure: str) -> str:
-    """A measure's name for people to read.
-
-    >>> _words("mean_iou"), _words("v_rand"), _words("average_precision_0.5")
-    ('mean IoU', 'V_Rand', 'average precision 0.5')
-    """
-    proper = {"v_rand": "V_Rand", "v_info": "V_Info", "rand_error": "Rand error", "seg": "SEG"}
-    return proper.get(measure, measure.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice"))
 
 
 def _plain(value: object) -> str:

@@ -1,0 +1,1 @@
+"""The comparisons behind docs/results.md, as commands that anyone can run again."""

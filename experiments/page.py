@@ -1,0 +1,193 @@
+"""The results page, written from the records: no number on it is typed by hand but the papers' own."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from experiments.pictures import plot_examples, plot_scores
+from experiments.tasks import TASKS, Comparison, Run, Task, Variant
+from tinyunet.evaluation import figure, lower_is_better, words
+
+Record = dict[str, Any]
+Records = Mapping[Run, Record]
+
+
+def write_page(page: Path, records: Mapping[Run | Comparison, Record]) -> None:
+    """Write the page, and its pictures into images/ beside it.
+
+    Parameters
+    ----------
+    page : Path
+    records : mapping of Run or Comparison to record
+        Of a task without records the page says that it was not run.
+    """
+    images = page.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    sections = []
+    for task in TASKS.values():
+        of_task = {job: r for job, r in records.items() if isinstance(job, Run) and job.task is task}
+        sections.append(section(task, of_task, images) if of_task else {"task": task, "rows": []})
+    compared = {job: record for job, record in records.items() if isinstance(job, Comparison)}
+    page.write_text(
+        _render(sections=sections, compared=comparison(compared, images) if compared else None),
+        encoding="utf-8",
+    )
+
+
+def _render(**facts: Any) -> str:
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters.update(words=words, arrow=lambda measure: "↓" if lower_is_better(measure) else "↑")
+    return templates.get_template("results.md.jinja").render(**facts)
+
+
+def section(task: Task, records: Records, images: Path) -> dict[str, Any]:
+    """What the template needs of a task with records. Draws the pictures."""
+    scores, examples = (images / f"results_{task.name}{part}" for part in (".png", "_examples.jpg"))
+    plot_scores(task, records, scores)
+    plot_examples([run for run in records if run.seed == 0], examples)
+    first = next(iter(records))
+    trained = {run.folder: record["train_seconds"] for run, record in records.items()}  # each once
+    return {
+        "task": task,
+        "pictures": [f"images/{file.name}" for file in (scores, examples) if file.exists()],
+        "rows": list(rows(task, records)),
+        "images": records[first]["images"],
+        "steps": first.steps,
+        "minutes": sum(trained.values()) / 60,
+        "trainings": len(trained),
+        "commands": {
+            run.variant.title: record["commands"] for run, record in records.items() if run.seed == first.seed
+        },
+        **_made(list(records.values())),
+    }
+
+
+def _made(records: Sequence[Record]) -> dict[str, str]:
+    """When, where and with which versions; usually one of each."""
+    return {
+        "days": ", ".join(sorted({record["at"][:10] for record in records})),
+        "machines": "; ".join(sorted({_machine(record) for record in records})),
+        "versions": "; ".join(sorted({_versions(record) for record in records})),
+    }
+
+
+def comparison(records: Mapping[Comparison, Record], images: Path) -> dict[str, Any]:
+    """What the template needs of the three networks. Keeps a small copy of the first seed's picture."""
+    first = next(iter(records))
+    picture = images / "results_compare.jpg"
+    if (drawn := first.folder / "comparison.png").is_file():
+        Image.open(drawn).convert("RGB").save(picture, quality=85)
+    measures = first.task.measures
+    return {
+        "task": first.task,
+        "minutes": first.minutes,
+        "seeds": len(records),
+        "measures": measures,
+        "rows": [
+            network_row(name, [record["networks"][name] for record in records.values()], measures)
+            for name in records[first]["networks"]
+        ],
+        "picture": f"images/{picture.name}" if picture.exists() else None,
+        "commands": records[first]["commands"],
+        **_made(list(records.values())),
+    }
+
+
+def network_row(name: str, results: Sequence[Record], measures: Sequence[str]) -> dict[str, Any]:
+    """A network's figures, of one result for each seed."""
+    slid = [result["brute_force"] for result in results if result["brute_force"]]
+    return {
+        "name": {"unet": "U-Net", "fcn": "FCN-8s"}.get(name, name.replace("-", " ")),
+        "cells": [
+            mean_and_spread([result["measures"][measure]["mean"] for result in results])
+            for measure in measures
+        ],
+        "parameters": f"{results[0]['parameters']:,}",
+        "steps": f"{statistics.mean(result['steps'] for result in results):,.0f}",
+        "seconds": f"{statistics.mean(result['seconds_per_image'] for result in results):.2f}",
+        "multiplications": f"{results[0]['multiplications_per_pixel']:,.0f}",
+        "slid": {
+            "seconds": f"{statistics.mean(one['seconds_per_image'] for one in slid):,.0f}",
+            "multiplications": f"{slid[0]['multiplications_per_pixel']:,.0f}",
+        }
+        if slid
+        else None,
+    }
+
+
+def rows(task: Task, records: Records) -> Iterator[dict[str, Any]]:
+    """A row of the table for each variant that has records."""
+    reference = _by_seed(task.variants[0], records)
+    for variant in task.variants:
+        by_seed = _by_seed(variant, records)
+        if not by_seed:
+            continue
+        yield {
+            "title": variant.title,
+            "seeds": len(by_seed),
+            "cells": [
+                mean_and_spread([record["scores"][name] for record in by_seed.values()])
+                for name in task.measures
+            ],
+            "seconds": statistics.mean(record["train_seconds"] for record in by_seed.values()),
+            "verdict": verdict(task.measures[0], by_seed, reference) if variant != task.variants[0] else "",
+        }
+
+
+def _by_seed(variant: Variant, records: Records) -> dict[int, Record]:
+    return {run.seed: record for run, record in records.items() if run.variant == variant}
+
+
+def mean_and_spread(values: Sequence[float | None]) -> str:
+    """The mean over the seeds, and the standard deviation if there are two; a dash if a seed has no value.
+
+    >>> mean_and_spread([0.5, 0.75, 1.0]), mean_and_spread([0.25]), mean_and_spread([0.5, None])
+    ('0.7500 ± 0.2500', '0.2500', '–')
+    """
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return figure(None)
+    mean = figure(statistics.mean(known))
+    return mean if len(known) == 1 else f"{mean} ± {figure(statistics.stdev(known))}"
+
+
+def verdict(measure: str, variant: Mapping[int, Record], reference: Mapping[int, Record]) -> str:
+    """How the variant differs from the reference with the same seed, and with how many seeds it is better.
+
+    >>> def scored(*values):
+    ...     return {seed: {"scores": {"seg": value}} for seed, value in enumerate(values)}
+    >>> verdict("seg", scored(0.5, 0.75), scored(0.25, 0.75))
+    '+0.1250; better with 1 of 2'
+    """
+    pairs = [
+        (variant[seed]["scores"][measure], reference[seed]["scores"][measure])
+        for seed in variant.keys() & reference.keys()
+    ]
+    differences = [one - other for one, other in pairs if one is not None and other is not None]
+    if not differences:
+        return ""
+    sign = -1 if lower_is_better(measure) else 1
+    better = sum(sign * difference > 0 for difference in differences)
+    mean = statistics.mean(differences)
+    return f"{'−' if mean < 0 else '+'}{figure(abs(mean))}; better with {better} of {len(differences)}"
+
+
+def _machine(record: Record) -> str:
+    machine = record["machine"]
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads"
+
+
+def _versions(record: Record) -> str:
+    return ", ".join(f"{name} {version}" for name, version in record["versions"].items())

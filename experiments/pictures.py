@@ -1,0 +1,106 @@
+"""Pictures of the results page: scores of all seeds, and the same image by all variants."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from experiments.tasks import Run, Task, Variant
+from tinyunet.checkpoint import load_model
+from tinyunet.data import ImageSet, read_images, split
+from tinyunet.evaluation import figure, lower_is_better, score_image, words
+from tinyunet.plots import MISTAKE_COLOURS, mistakes_picture, overlay
+from tinyunet.stored_run import predict_images
+
+INK, SOFT, ACCENT = "#1a1a1a", "#9aa0a6", "#2471a3"
+COLUMNS = 4
+
+
+def of_variant(variant: Variant, records: Mapping[Run, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of a variant, a seed each."""
+    return [record for run, record in records.items() if run.variant == variant]
+
+
+def plot_scores(task: Task, records: Mapping[Run, dict[str, Any]], path: Path) -> None:
+    """A row for each variant, a panel for each of the first three measures; a dot a seed, a bar the mean."""
+    variants = [variant for variant in task.variants if of_variant(variant, records)]
+    names = task.measures[:3]
+    drawing = Figure(figsize=(11, 0.9 + 0.42 * len(variants)), layout="constrained")
+    for axes, name in zip(drawing.subplots(1, len(names), sharey=True), names, strict=True):
+        for row, variant in enumerate(variants):
+            scores = [record["scores"][name] for record in of_variant(variant, records)]
+            values = [value for value in scores if value is not None]
+            axes.plot(values, np.full(len(values), row), "o", ms=5, color=ACCENT, alpha=0.6, clip_on=False)
+            if values:
+                axes.plot(2 * [statistics.mean(values)], [row - 0.28, row + 0.28], color=INK, lw=2)
+        axes.set_title(f"{words(name)} {'↓' if lower_is_better(name) else '↑'}", fontsize=10)
+        axes.set_yticks(range(len(variants)), [variant.title for variant in variants])
+        axes.set_ylim(len(variants) - 0.5, -0.5)
+        axes.grid(axis="y", color=SOFT, alpha=0.3)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+    drawing.savefig(path, dpi=110)
+
+
+def plot_examples(runs: Sequence[Run], path: Path) -> None:
+    """One held-out image as each run sees it: its true outlines, then every run's mistakes.
+
+    It is the image on which the first run's score is the median, so that nobody has picked it. Runs whose
+    files are no longer there are left out; without any, a picture that was drawn before stays.
+    """
+    runs = [run for run in runs if (run.folder / "last.safetensors").is_file() and run.scores.is_dir()]
+    if not runs:
+        return
+    task, measure = runs[0].task, runs[0].task.measures[0]
+    values = [_values(run, measure) for run in runs]
+    name = sorted(values[0], key=lambda image: values[0][image] or 0)[len(values[0]) // 2]
+    _, held_out = split(read_images(runs[0].data / task.file), task.holdout)
+    image = held_out.subset([held_out.names.index(name)])
+    assert image.labels is not None
+    panels = {"true outlines": overlay(image.images[0], image.labels[0])}
+    for run, of_run in zip(runs, values, strict=True):
+        panels[f"{run.variant.title}: {figure(of_run[name])}"] = _mistakes(run, image)
+    _draw_panels(panels, f"{name}: {words(measure)} and mistakes of each", path)
+
+
+def _values(run: Run, measure: str) -> dict[str, float | None]:
+    """A measure of each held-out image, by the images' names."""
+    images = json.loads((run.scores / "scores.json").read_text())["images"]
+    return {image["name"]: image["scores"][measure] for image in images}
+
+
+def _mistakes(run: Run, image: ImageSet) -> NDArray[np.uint8]:
+    """The mistakes that a run makes in a set of one image, as a picture."""
+    assert image.labels is not None
+    assert image.kind is not None
+    model, checkpoint = load_model(run.folder / "last.safetensors")
+    symmetries = 8 if "--symmetries" in run.variant.evaluate else 1
+    prediction = next(predict_images(model, checkpoint, image, symmetries=symmetries))
+    scores = score_image(image.names[0], prediction, image.labels[0], image.kind, image.num_classes)
+    return mistakes_picture(image.images[0], scores.mistakes)
+
+
+def _draw_panels(panels: Mapping[str, NDArray[np.uint8]], title: str, path: Path) -> None:
+    lines = -(-len(panels) // COLUMNS)
+    drawing = Figure(figsize=(3.4 * COLUMNS, 3.7 * lines + 0.6), layout="constrained")
+    places = drawing.subplots(lines, COLUMNS, squeeze=False).ravel()
+    for axes in places:
+        axes.set_axis_off()
+    for axes, (head, picture) in zip(places, panels.items(), strict=False):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(head, fontsize=9)
+    handles = [
+        Patch(color="#{:02x}{:02x}{:02x}".format(*MISTAKE_COLOURS[kind]), label=kind)
+        for kind in ("missed", "merged", "split", "added", "border")
+    ]
+    drawing.suptitle(title, fontsize=10)
+    drawing.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    drawing.savefig(path, dpi=100)
