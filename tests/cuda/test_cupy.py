@@ -175,7 +175,7 @@ def test_the_stand_in_refuses_to_be_mixed():
 
 def test_cupy_has_what_the_stand_in_has():
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its names were not compared")
-    for name in ("asarray", "empty", "zeros", "zeros_like", "ones_like", "RawModule"):
+    for name in ("asarray", "ascontiguousarray", "empty", "zeros", "zeros_like", "ones_like", "RawModule"):
         assert hasattr(cupy, name)
     for name in (
         "is_available",

@@ -1,12 +1,15 @@
 """Every CUDA kernel, every rung, executed on the CPU and held against PyTorch."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from oracle import assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
+from tinyunet.backend import KERNELS
 from tinyunet.errors import KernelError
-from tinyunet.ops import conv2d_cuda
+from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
 from tinyunet.ops.dropout import backward as dropout_backward
 from tinyunet.ops.dropout import forward as dropout_forward
@@ -62,8 +65,12 @@ def test_dropout_drops_the_same_elements_as_numpy(build, seed):
 @pytest.mark.parametrize(
     "sizes", [(2, 4, 5, 3, 6, 2), (1, 3, 2, 20, 9, 2), (1, 40, 55, 2, 1, 2), (2, 4, 5, 2, 2, 4)]
 )
-def test_conv_transpose2d(build, sizes, relu):
+@pytest.mark.parametrize("rung", conv_transpose2d_cuda.RUNGS)
+def test_conv_transpose2d(build, monkeypatch, rung, sizes, relu):
     """The last but one has more pixels than one part of the weight gradient."""
+    for direction in ("forward", "backward_input", "backward_weight"):
+        launch = partial(getattr(conv_transpose2d_cuda, direction), rung=rung)
+        monkeypatch.setitem(KERNELS["conv_transpose2d", direction].implementations, "cuda", launch)
     n, height, width, channels, filters, size = sizes
     shapes = [(n, height, width, channels), (size, size, channels, filters), (filters,)]
     assert_equals_torch("conv_transpose2d", random_arrays(shapes, np.float32), relu=relu)

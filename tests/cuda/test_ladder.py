@@ -12,7 +12,7 @@ import tinyunet as tu
 from tinyunet.backend import KERNELS
 from tinyunet.cuda import KERNEL_FOLDER, kernels_in
 from tinyunet.cuda_log import Totals, launch_log
-from tinyunet.ops import conv2d_cuda
+from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 README = (KERNEL_FOLDER / "README.md").read_text(encoding="utf-8")
@@ -52,6 +52,10 @@ def test_every_kernel_is_launched(emulated):
         for rung in conv2d_cuda.RUNGS:
             y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
             conv2d_cuda.backward_weight(x, y, 0, 1, rung)
+        weight = np.zeros((2, 2, 4, 4), np.float32)
+        y = conv_transpose2d_cuda.forward(x, weight, None, False, "naive")
+        conv_transpose2d_cuda.backward_input(y, weight, "naive")
+        conv_transpose2d_cuda.backward_weight(x, y, "naive")
     assert set(log.totals) == {name for source in SOURCES for name in kernels_in(source)}
 
 
@@ -65,7 +69,7 @@ def test_the_table_of_files():
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_the_header_names_every_kernel(source):
     words = set(re.findall(r"^//   (\w+) ", header(source), re.MULTILINE))
-    if source.stem == "conv2d":
+    if source.stem.startswith("conv"):  # its list is one of rungs
         assert set(re.findall(r"\w+", header(source))) >= directions_in(source) - {"backward_bias_end"}
     else:
         assert words == directions_in(source)
@@ -76,6 +80,9 @@ def test_the_rungs_are_the_same_everywhere():
     source = KERNEL_FOLDER / "conv2d.cu"
     rungs = list(conv2d_cuda.RUNGS)
     assert [row[0] for row in table("rung")] == rungs
+    up = (KERNEL_FOLDER / "conv_transpose2d.cu").read_text(encoding="utf-8")
+    assert re.findall(r"^//   (naive|product) ", up, re.MULTILINE) == list(conv_transpose2d_cuda.RUNGS)
+    assert [row[0] for row in table("rung of conv_transpose2d")] == list(conv_transpose2d_cuda.RUNGS)
     assert re.findall(r"^//   (\w{5,}) ", header(source), re.MULTILINE) == rungs
     for direction in ("forward", "backward_weight"):
         kernels = [re.fullmatch(f"conv2d_{direction}_(\\w+)", name) for name in kernels_in(source)]
@@ -93,6 +100,11 @@ def test_the_numbers_of_the_ladder():
         assert np.prod(grid) * np.prod([int(n) for n in results.split("×")]) == 1024 * 256
         assert "×".join(map(str, block)) == threads
     assert f"parts of {conv2d_cuda.ROWS_A_PART} pixels" in README
+    for rung, _, operations, read in table("rung of conv_transpose2d"):
+        rows, columns = conv2d_cuda.TILES["blocked"][0] if rung == "product" else (1, 1)
+        again = 8 if rung == "product" else 0  # what paint reads and writes
+        assert int(operations) == 2 * 128
+        assert int(read) == (rows + columns) / (rows * columns) * 128 * 4 + again
 
 
 def test_no_atomics_and_no_headers():
@@ -114,8 +126,8 @@ def test_the_command_of_the_readme(emulated, tmp_path):
     launches = {row[0]: int(row[1]) for row in rows[1:]}
     forward = sum(n for name, n in launches.items() if name.startswith("conv2d_forward"))
     backward = sum(n for name, n in launches.items() if name.startswith("conv2d_backward_weight"))
-    assert backward == 7  # convolutions: two on each of three sides, and the last 1×1
-    assert forward == 7 + 6  # and the gradients of their inputs, but for the image's
+    assert backward == 8  # convolutions: two on each of three sides, and the last 1×1; an up-convolution
+    assert forward == 8 + 7  # and the gradients of their inputs, but for the image's
     assert launches["sgd_momentum_step"] == 1
 
 

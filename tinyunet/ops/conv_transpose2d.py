@@ -19,13 +19,12 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from tinyunet import cuda
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.blas import COLUMNS, SUMMANDS, gemm, gemm_routine, gemm_tn
 from tinyunet.errors import ShapeError, describe
 from tinyunet.jit import kernel, parallel_kernel
-from tinyunet.ops import conv2d_cuda
+from tinyunet.ops import conv_transpose2d_cuda
 from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.conv2d import backward_bias
@@ -239,52 +238,26 @@ def _backward_weight(routine, x, grad_output, grad_weight):
                 gemm_tn(routine, x[n, i, :, some], grad_output[n, 2 * i + p, :, others], 1.0, out)
 
 
-# CUDA: kernels/conv_transpose2d.cu
+# CUDA: conv_transpose2d_cuda.py and kernels/conv_transpose2d.cu
 
-
-def forward_cuda(x, weight, bias, relu):
-    n, height, width, channels = x.shape
-    filters = weight.shape[3]
-    y = cuda.empty((n, 2 * height, 2 * width, filters))
-    bias = cuda.zeros((filters,)) if bias is None else bias
-    arguments = (x, weight, bias, y, width, channels, filters, int(relu))
-    cuda.launch_elementwise("conv_transpose2d", "forward", y.size, *arguments, flops=8 * x.size * filters)
-    return y
-
-
-def backward_input_cuda(grad_output, weight):
-    n, height, width, filters = grad_output.shape
-    grad_x = cuda.empty((n, height // 2, width // 2, weight.shape[2]))
-    arguments = (grad_output, weight, grad_x, width // 2, weight.shape[2], filters)
-    cuda.launch_elementwise(
-        "conv_transpose2d", "backward_input", grad_x.size, *arguments, flops=8 * grad_x.size * filters
-    )
-    return grad_x
-
-
-def backward_weight_cuda(x, grad_output):
-    n, height, width, channels = x.shape
-    filters, pixels = grad_output.shape[3], n * height * width
-    parts = cuda.empty((cuda.blocks(pixels, conv2d_cuda.ROWS_A_PART), 2, 2, channels, filters))
-    arguments = (x, grad_output, parts, width, channels, filters, pixels, conv2d_cuda.ROWS_A_PART)
-    cuda.launch_elementwise(
-        "conv_transpose2d", "backward_weight", parts.size, *arguments, flops=8 * x.size * filters
-    )
-    return conv2d_cuda.sum_parts(parts)
-
-
-forward = Kernel("conv_transpose2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+forward = Kernel(
+    "conv_transpose2d",
+    "forward",
+    numpy=forward_numpy,
+    numba=forward_numba,
+    cuda=conv_transpose2d_cuda.forward,
+)
 backward_input = Kernel(
     "conv_transpose2d",
     "backward_input",
     numpy=backward_input_numpy,
     numba=backward_input_numba,
-    cuda=backward_input_cuda,
+    cuda=conv_transpose2d_cuda.backward_input,
 )
 backward_weight = Kernel(
     "conv_transpose2d",
     "backward_weight",
     numpy=backward_weight_numpy,
     numba=backward_weight_numba,
-    cuda=backward_weight_cuda,
+    cuda=conv_transpose2d_cuda.backward_weight,
 )

@@ -1,0 +1,69 @@
+"""The CUDA up-convolution: which rung of `kernels/conv_transpose2d.cu` runs, and how it is launched.
+
+Left open (`rung=None`), it is "product": conv2d's kernels multiply, and those here move what is multiplied.
+"""
+
+from __future__ import annotations
+
+from tinyunet import cuda
+from tinyunet.ops import conv2d_cuda
+
+RUNGS = ("naive", "product")
+
+
+def forward(x, weight, bias, relu, rung=None):
+    n, height, width, channels = x.shape
+    filters = weight.shape[3]
+    y = cuda.empty((n, 2 * height, 2 * width, filters))
+    bias = cuda.zeros((filters,)) if bias is None else bias
+    if rung == "naive":
+        arguments = (x, weight, bias, y, width, channels, filters, int(relu))
+        _launch("forward_naive", y.size, *arguments, flops=8 * x.size * filters)
+    else:
+        rows = conv2d_cuda.forward(x, _joined(weight), None, 0, False)
+        _launch("paint", y.size, rows, bias, y, width, filters, int(relu))
+    return y
+
+
+def backward_input(grad_output, weight, rung=None):
+    n, height, width, filters = grad_output.shape
+    if rung != "naive":
+        return conv2d_cuda.backward_input(_rows(grad_output), _joined(weight), 0)
+    grad_x = cuda.empty((n, height // 2, width // 2, weight.shape[2]))
+    arguments = (grad_output, weight, grad_x, width // 2, weight.shape[2], filters)
+    _launch("backward_input_naive", grad_x.size, *arguments, flops=8 * grad_x.size * filters)
+    return grad_x
+
+
+def backward_weight(x, grad_output, rung=None):
+    n, height, width, channels = x.shape
+    filters, pixels = grad_output.shape[3], n * height * width
+    if rung != "naive":
+        joined = conv2d_cuda.backward_weight(x, _rows(grad_output), 0, 1)
+        grad_weight = cuda.empty((2, 2, channels, filters))
+        _launch("swap_axes", joined.size, joined, grad_weight, channels, 4, filters)
+        return grad_weight
+    parts = cuda.empty((cuda.blocks(pixels, conv2d_cuda.ROWS_A_PART), 2, 2, channels, filters))
+    arguments = (x, grad_output, parts, width, channels, filters, pixels, conv2d_cuda.ROWS_A_PART)
+    _launch("backward_weight_naive", parts.size, *arguments, flops=8 * x.size * filters)
+    return conv2d_cuda.sum_parts(parts)
+
+
+def _launch(direction, count, *arguments, flops=0):
+    cuda.launch_elementwise("conv_transpose2d", direction, count, *arguments, flops=flops)
+
+
+def _joined(weight):
+    """(2, 2, C, F) -> (1, 1, C, 4F): the weight of a 1×1 convolution that computes what each pixel paints."""
+    _, _, channels, filters = weight.shape
+    joined = cuda.empty((1, 1, channels, 4 * filters))
+    _launch("swap_axes", weight.size, weight, joined, 4, channels, filters)
+    return joined
+
+
+def _rows(grad_output):
+    """(N, 2H, 2W, F) -> (N, H, W, 4F): the four pixels that each input pixel has painted."""
+    n, height, width, filters = grad_output.shape
+    rows = cuda.empty((n, height // 2, width // 2, 4 * filters))
+    _launch("gather", rows.size, grad_output, rows, width // 2, filters)
+    return rows
