@@ -220,11 +220,11 @@ assert all(np.allclose(compiled(small_x, grad_y, np.zeros((3, 3, 4, 5))), right)
 #
 # But ``patches`` is nearly nine times as large as ``x``, and would go to memory and back. So make
 # it for a few rows of ``y`` at a time: then it is still in the cache when the product reads it.
-# **Predict**: how many rows are best? ``gemm(address, a, b, beta, out)``, the engine's way to call
+# **Predict**: how many rows are best? ``gemm(routine, a, b, beta, out)``, the engine's way to call
 # BLAS in Numba code, sets ``out = a b + beta out``.
 
 # %%
-from tinyunet.blas import gemm, gemm_address
+from tinyunet.blas import gemm, gemm_routine
 
 
 @njit
@@ -238,19 +238,19 @@ def write_windows(x, first, patches):
 
 
 @njit(parallel=True)
-def in_blocks(address, x, matrix, rows, y):
+def in_blocks(routine, x, matrix, rows, y):
     height, width, filters = y.shape
     for block in prange((height + rows - 1) // rows):
         first, last = block * rows, min(height, (block + 1) * rows)
         patches = np.empty(((last - first) * width, len(matrix)), x.dtype)
         write_windows(x, first, patches)
-        gemm(address, patches, matrix, 0.0, y[first:last].reshape(len(patches), filters))
+        gemm(routine, patches, matrix, 0.0, y[first:last].reshape(len(patches), filters))
 
 
-address, matrix = gemm_address(x.dtype), weight.reshape(9 * C, F)
+routine, matrix = gemm_routine(x.dtype), weight.reshape(9 * C, F)
 rows = [1, 2, 4, 8, 16, 48]
-times = np.array([measure(in_blocks, address, x, matrix, r, y) for r in rows])
-time_it("blocks in the cache", in_blocks, address, x, matrix, rows[times.argmin()], y)
+times = np.array([measure(in_blocks, routine, x, matrix, r, y) for r in rows])
+time_it("blocks in the cache", in_blocks, routine, x, matrix, rows[times.argmin()], y)
 
 fig, axes = plt.subplots(figsize=(6.5, 3))
 axes.semilogx(rows, 1e3 * times, "o-", base=2)
