@@ -16,6 +16,7 @@ from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import active_backend, array_library
 from tinyunet.errors import OutOfMemoryError
 from tinyunet.models import Network
+from tinyunet.sampling import Sample
 
 SPARE = 0.9  # of the memory that is free: pieces of a pool do not fit without gaps
 
@@ -90,7 +91,9 @@ def _tried(model: Network, side: int, training: bool) -> int:
     before = pool.total_bytes()
     x = np.zeros((1, side, side, model.in_channels), np.float32)
     if training:
-        output = model(Tensor(x))
+        target = np.zeros((1, *[model.geometry.output_size(side)] * 2), np.int64)
+        sample = Sample(x, target, np.ones(target.shape, np.float32), "zeros", 0)
+        output = model(Tensor(model.training_batch(sample, np.random.default_rng(0)).image))
         output.backward(np.zeros(output.shape, np.float32))
         for parameter in model.parameters():
             parameter.grad = None

@@ -175,7 +175,16 @@ def test_the_stand_in_refuses_to_be_mixed():
 
 def test_cupy_has_what_the_stand_in_has():
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its names were not compared")
-    for name in ("asarray", "ascontiguousarray", "empty", "zeros", "zeros_like", "ones_like", "RawModule"):
+    for name in (
+        "asarray",
+        "empty",
+        "zeros",
+        "zeros_like",
+        "ones_like",
+        "ascontiguousarray",
+        "concatenate",
+        "RawModule",
+    ):
         assert hasattr(cupy, name)
     for name in (
         "is_available",
@@ -265,3 +274,13 @@ def test_no_gpu(monkeypatch, driver, message):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with pytest.raises(BackendError, match=message):
         tu.use_backend("cuda")
+
+
+def test_out_of_memory_whatever_the_tile(on_stand_in, monkeypatch):
+    """Of a training by windows the number of windows decides, so that no smaller tile helps."""
+    config = TrainConfig(steps=1, model="sliding-window", base_channels=4, depth=1, tile=48)
+    images = split(synthetic_cells(n=2, size=60, seed=0), "1")
+    some = Trainer(config, *images)
+    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.used + 400_000)
+    with pytest.raises(OutOfMemoryError, match=r"does not fit either(?s:.)*fewer channels"):
+        list(some.run())
