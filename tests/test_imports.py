@@ -26,6 +26,7 @@ LAYERS = [
     {"models"},
     {"gpu_memory"},
     {"optim", "checkpoint", "tiling"},
+    {"collapse"},
     {"trainer"},
     {"command_line", "run_folder", "diagnosis", "environment", "stored_run"},
     {"train", "predict", "evaluate", "doctor", "report", "compile"},

@@ -167,6 +167,8 @@ def test_weights_that_are_not_numbers():
         "loss is nan",
         "diverged",
         f"last finite loss  {loss:.6g}",
+        "learning rate     0.00818",
+        "with momentum 0.9 a constant gradient acts as with 0.0818",
         "--lr, for instance 0.001",
     ):
         assert text in str(error.value)

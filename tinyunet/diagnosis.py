@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from skimage.measure import label as connected_components
 
 from tinyunet.augment import Augmentation
+from tinyunet.collapse import loss_of_constant
 from tinyunet.data import UNKNOWN, ImageSet, class_labels
 from tinyunet.errors import TinyUNetError
-from tinyunet.sampling import Sample
+from tinyunet.sampling import Sample, weights_by_class
 from tinyunet.trainer import Trainer
 from tinyunet.weight_map import separate_touching
 
@@ -412,14 +413,10 @@ def _mirrored(image: NDArray[Any], tile: int) -> float:
 
 
 def _loss_of_constant(trainer: Trainer) -> float:
-    """The least loss of a prediction that is the same at every pixel: the entropy of the weighted classes."""
-    weights = np.zeros(trainer.train.num_classes)
-    for step in range(min(LOOKED_AT, len(trainer.train))):
-        sample = trainer.sampler.sample(step)
-        known = sample.target != UNKNOWN
-        weights += np.bincount(sample.target[known], sample.weight[known], minlength=len(weights))
-    shares = weights[weights > 0] / weights.sum()
-    return float(-np.sum(shares * np.log(shares)))
+    """The least loss of a prediction that is the same at every pixel of the first samples."""
+    classes = trainer.train.num_classes
+    samples = map(trainer.sampler.sample, range(min(LOOKED_AT, len(trainer.train))))
+    return loss_of_constant(np.sum([weights_by_class(sample, classes) for sample in samples], axis=0))
 
 
 def _same_pixels(one: ImageSet, other: ImageSet) -> list[tuple[str, str]]:

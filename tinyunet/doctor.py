@@ -9,11 +9,11 @@ from typing import Literal
 import tyro
 
 from tinyunet import command_line
-from tinyunet.data import LabelKind, Truth, read_images, split
+from tinyunet.data import LabelKind, Truth, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import RunError
 from tinyunet.sampling import WeightMap
-from tinyunet.trainer import TrainConfig, Trainer
+from tinyunet.trainer import TrainConfig, Trainer, read_data
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ def doctor(options: Options) -> None:
         padding=options.padding,
         weights=options.weights,
     )
-    images = read_images(
-        config.data, kind=config.kind, truth=config.truth, partly_annotated=config.partly_annotated
-    )
+    images = read_data(config)
     print(f"{config.data}: {images.summary()}")
     train, held_out = split(images, config.holdout)
     trainer = Trainer(config, train, held_out)

@@ -46,6 +46,12 @@ class Module:
             elif isinstance(value, list):
                 yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
 
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """Names and modules of all parts, the parts of a part after it."""
+        for prefix, child in self._children():
+            yield prefix, child
+            yield from ((f"{prefix}.{name}", part) for name, part in child.named_modules())
+
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Names and parameters, in the order of the attributes."""
         for name, value in vars(self).items():

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tinyunet import command_line, environment, plots
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import Checkpoint, load_model
-from tinyunet.data import ImageSet, LabelKind, read_images, split
+from tinyunet.data import ImageSet, LabelKind, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import OptionError, RunError
 from tinyunet.evaluation import (
@@ -41,7 +41,7 @@ from tinyunet.evaluation import (
 from tinyunet.models import Network
 from tinyunet.run_folder import RunFolder
 from tinyunet.stored_run import predict_images, stored_config
-from tinyunet.trainer import TrainConfig, Trainer
+from tinyunet.trainer import TrainConfig, Trainer, read_data
 
 LIGHT_INK, DARK_INK = "#1a1a1a", "#e6e6e6"  # as in the page's style
 WIDEST = 720  # px: larger pictures are shrunk, so that the page stays small
@@ -148,7 +148,10 @@ def report(options: Options) -> None:
             remedy="give the folder of a run, with all that the training wrote",
         )
     model, checkpoint = load_model(options.run)
-    train, held_out = split(read_images(config.data, kind=config.kind), config.holdout)
+    train, held_out = split(
+        read_data(config),
+        config.holdout,
+    )
     trainer = Trainer(config, train, held_out)  # untrained, as the doctor wants it
     assert held_out.kind is not None
     judged = _judge(model, checkpoint, held_out, options.symmetries)

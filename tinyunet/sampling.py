@@ -58,6 +58,13 @@ class Sample(NamedTuple):
     """Pixels where the elastic deformation folds."""
 
 
+def weights_by_class(sample: Sample, num_classes: int) -> NDArray[np.float64]:
+    """The sum of the weights of each class's pixels, shape (num_classes,)."""
+    known = sample.target != UNKNOWN
+    weights = np.bincount(sample.target[known], sample.weight[known], minlength=num_classes)
+    return weights.astype(np.float64)  # of no pixel at all it would be integers
+
+
 class Sampler:
     """Samples by their step number: the same (seed, step) gives the same sample, whenever it is made.
 
@@ -94,9 +101,9 @@ class Sampler:
         self.names, self.num_classes, self.seed = images.names, images.num_classes, seed
         self.settings, self.output_size = weights, output_size
         cells_and_classes = [_cells_and_classes(labels, images.kind) for labels in images.labels]
-        balanced = class_weights(
-            (classes[classes != UNKNOWN] for _, classes in cells_and_classes), images.num_classes
-        )
+        known = np.concatenate([classes[classes != UNKNOWN] for _, classes in cells_and_classes])
+        self.class_shares = np.bincount(known, minlength=images.num_classes) / known.size
+        balanced = class_weights([known], images.num_classes)
         self.class_weights: list[float] = (
             balanced.tolist() if weights.class_balance else [1.0] * len(balanced)
         )

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from tinyunet import command_line, diagnosis, environment
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.data import class_labels, read_images, split
+from tinyunet.collapse import Collapsed
+from tinyunet.data import class_labels, split
 from tinyunet.errors import OptionError, RunError
 from tinyunet.run_folder import RunFolder
 from tinyunet.stored_run import stored_config
-from tinyunet.trainer import Event, Stepped, TrainConfig, Trainer, Validated
+from tinyunet.trainer import Event, Stepped, TrainConfig, Trainer, Validated, read_data
 
 MAY_CHANGE = {"steps", "validate_every", "patience"}  # by --resume: the rest decides the steps made before
 
@@ -85,9 +86,7 @@ def train(options: Options, command: str) -> None:
     )
     if not options.resume:
         folder.require_free(overwrite=options.overwrite)
-    images = read_images(
-        config.data, kind=config.kind, truth=config.truth, partly_annotated=config.partly_annotated
-    )
+    images = read_data(config)
     print(f"{config.data}: {images.summary()}")
     trainer = Trainer(config, *split(images, config.holdout))
     for finding in diagnosis.warnings(trainer):
@@ -165,6 +164,8 @@ def _follow(trainer: Trainer, folder: RunFolder, interrupted: list[bool]) -> Non
             elif isinstance(event, Validated):
                 bar.write(_told(event, trainer))
                 _keep(event, trainer, folder)
+            elif isinstance(event, Collapsed):
+                bar.write(str(event), file=sys.stderr)
             else:
                 bar.write(f"finished at step {event.step}: {event.reason}")
     if folder.best.exists():
@@ -215,6 +216,8 @@ def _log(event: Event, folder: RunFolder) -> None:
     elif isinstance(event, Validated):
         scores = asdict(event.scores)
         record = {"event": "validation", "step": event.step, **scores, "seconds": event.seconds}
+    elif isinstance(event, Collapsed):
+        record = {"event": "collapsed", **asdict(event)}
     else:
         record = {"event": "finished", **asdict(event)}
     folder.append(record)

@@ -24,15 +24,18 @@ from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
 from tinyunet.checkpoint import Arrays, Checkpoint
-from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise
+from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
+from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise, read_images
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import MODELS, Network, make_network
 from tinyunet.optim import SGD
-from tinyunet.sampling import Sample, Sampler, WeightMap
+from tinyunet.sampling import Sample, Sampler, WeightMap, weights_by_class
 from tinyunet.tiling import predict_tiled
 
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
-EXAMPLES = 3  # held-out images whose predictions are shown
+EXAMPLES = 3  # held-out images whose predictions are shown, and looked at for dead units
+RECENT = 50  # steps whose mean loss says where the training stands
+PATIENT = 100  # steps, and a tenth of all, in which a constant prediction is nothing to worry about
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,13 @@ class TrainConfig:
                 raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
 
+def read_data(config: TrainConfig) -> ImageSet:
+    """The whole set that a configuration names, before any of it is held out."""
+    return read_images(
+        config.data, kind=config.kind, truth=config.truth, partly_annotated=config.partly_annotated
+    )
+
+
 @dataclass(frozen=True)
 class Scores:
     """How well the held-out images are predicted where they are labelled, each the mean over the images."""
@@ -137,7 +147,7 @@ class Finished:
     reason: str
 
 
-Event = Stepped | Validated | Finished
+Event = Stepped | Validated | Collapsed | Finished
 
 
 @dataclass
@@ -151,6 +161,10 @@ class Progress:
     validated_step: int = 0
     """Step of the last validation."""
     last_loss: float = math.nan
+    recent: list[list[float]] = field(default_factory=list)
+    """Of each of the last `RECENT` steps: the loss, and the share of each class in the tile's weights."""
+    collapsed: bool = False
+    """Whether a constant prediction was told of, and no other prediction has been seen since."""
 
 
 class Trainer:
@@ -197,7 +211,10 @@ class Trainer:
 
         Yields
         ------
-        Stepped after each step, Validated after each validation, Finished at the end.
+        Stepped after each step, Validated after each validation, Finished at the end. Collapsed before
+        Validated, where that found one class everywhere, see `tinyunet.collapse`: at once if a layer is dead,
+        otherwise after 100 steps and a tenth of all, as many a good training starts so. Once, unless it
+        recovers.
 
         Raises
         ------
@@ -208,7 +225,10 @@ class Trainer:
         samples = self.sampler.stream(self.step, config.steps)
         while True:
             if self._must_validate():  # looked at first: a run may have been stopped just before
-                yield self._validate()
+                validated, collapsed = self._validate()
+                if collapsed:
+                    yield collapsed
+                yield validated
             if config.patience and self.progress.since_best >= config.patience:
                 yield Finished(self.step, f"no better score in {config.patience} validations")
                 return
@@ -243,12 +263,19 @@ class Trainer:
         self.optimiser.zero_grad()
         self.step += 1
         self.progress.last_loss = loss.item()
+        weights = weights_by_class(sample, self.train.num_classes)
+        if weights.any():
+            self.progress.recent.append([loss.item(), *(weights / weights.sum()).tolist()])
+            del self.progress.recent[:-RECENT]
         return loss.item()
 
     def _diverged(self, found: str) -> RunError:
         return RunError(
             f"{found}, the training has diverged",
-            {"last finite loss": f"{self.progress.last_loss:.6g}", "learning rate": self.optimiser.lr},
+            {
+                "last finite loss": f"{self.progress.last_loss:.6g}",
+                "learning rate": describe_rate(self.optimiser.lr, self.config.momentum),
+            },
             f"start again with a smaller --lr, for instance {self.config.lr / 10:g}, or less --momentum",
         )
 
@@ -264,12 +291,14 @@ class Trainer:
             return self.config.lr
         return self.config.lr * (1 - step / self.config.steps) ** 0.9
 
-    def _validate(self) -> Validated:
+    def _validate(self) -> tuple[Validated, Collapsed | None]:
         self._require_finite_weights()
         started = time.perf_counter()
         examples: list[NDArray[np.float32]] = []
+        predicted: set[int] = set()
 
         def keep(number: int, probabilities: NDArray[np.float32]) -> None:
+            predicted.update(np.unique(probabilities.argmax(axis=2)).tolist())
             if number < EXAMPLES:
                 examples.append(probabilities)
 
@@ -280,7 +309,40 @@ class Trainer:
             progress.best_score, progress.best_step = scores.mean_iou, self.step
         progress.since_best = 0 if is_best else progress.since_best + 1
         progress.validated_step = self.step
-        return Validated(self.step, scores, is_best, time.perf_counter() - started, tuple(examples))
+        seconds = time.perf_counter() - started
+        return Validated(self.step, scores, is_best, seconds, tuple(examples)), self._collapse(predicted)
+
+    def _collapse(self, predicted: set[int]) -> Collapsed | None:
+        """What there is to tell of a validation that predicted these classes, and was not told before."""
+        progress = self.progress
+        if len(predicted) > 1 or len(_known_classes(self.validation)) == 1:
+            progress.collapsed = False
+            return None
+        if progress.collapsed:
+            return None
+        with watch_units(self.model) as units:
+            for image in self.validation.images[:EXAMPLES]:
+                predict_tiled(self.model, normalise(image), tile=self.config.tile)
+        settled = self.step >= max(PATIENT, self.config.steps / 10)
+        if not settled and all(alive.any() for alive in units.values()):
+            return None
+        losses, *shares = zip(*progress.recent, strict=True)
+        collapsed = explain(
+            Facts(
+                step=self.step,
+                predicted=predicted.pop(),
+                units=units,
+                loss=float(np.mean(losses)),
+                constant=loss_of_constant(np.mean(shares, axis=1)),
+                lr=self.config.lr,
+                momentum=self.config.momentum,
+                shares=self.sampler.class_shares,
+                class_weights=self.sampler.class_weights,
+                balanced=self.config.weights.class_balance,
+            )
+        )
+        progress.collapsed = collapsed is not None
+        return collapsed
 
     def checkpoint(self) -> Checkpoint:
         """Everything that `restore` needs. The arrays are the trainer's own, not copies.
@@ -349,6 +411,13 @@ def _network_options(config: TrainConfig) -> dict[str, Any]:
                 f"leave {name} out, or choose another network",
             )
     return {"model": config.model, **own, **asked}
+
+
+def _known_classes(images: ImageSet) -> set[int]:
+    assert images.labels is not None
+    assert images.kind is not None
+    values = [np.unique(class_labels(labels, images.kind)).tolist() for labels in images.labels]
+    return set().union(*values) - {UNKNOWN}
 
 
 def evaluate(

@@ -251,6 +251,23 @@ def test_types_of_pixels(command, tiny, tmp_path, dtype):
     assert status == 0, message
 
 
+def test_a_collapse_is_told_and_logged(command, data, tiny, tmp_path):
+    """Few lines on the screen, and the same in the log; the training goes on."""
+    for option, value in {"--lr": "3", "--steps": "110", "--validate-every": "50"}.items():
+        tiny[tiny.index(option) + 1] = value
+    status, out, message = command("train", "--data", data, "--out", "run", *tiny, "--dropout", "0")
+    assert status == 0, message
+    assert "finished at step 110" in out
+    warning = message[message.index("warning: step") :]
+    assert "is predicted everywhere" in warning.splitlines()[0]
+    assert len(warning.strip().splitlines()) == 6
+    (record,) = [record for record in log_of(tmp_path / "run") if record["event"] == "collapsed"]
+    assert record["cause"] == "dead units"
+    for line in (record["what"], *record["numbers"].values(), record["remedy"]):
+        assert line in warning
+    assert command("report", "run")[0] == 0
+
+
 def test_help(command):
     status, out, _ = command("train", "--help")
     assert status == 0

@@ -1,0 +1,230 @@
+"""A constant prediction is told of with its cause, and a training that goes well is left in peace."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import entropy
+
+import tinyunet as tu
+from tinyunet.autograd import Tensor
+from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.collapse import Collapsed, Facts, explain, loss_of_constant, watch_units
+from tinyunet.data import ImageSet
+from tinyunet.models import UNet
+from tinyunet.sampling import WeightMap
+from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
+
+CONFIG = TrainConfig(
+    base_channels=4, depth=1, tile=16, steps=150, validate_every=50, lr=0.01, momentum=0.9, dropout=0.0
+)
+
+
+def discs(seed, n=3, shape=(40, 36)):
+    """Bright discs in noise: easy."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices(shape)
+    labels = []
+    for _ in range(n):
+        near = [np.hypot(y - top, x - left) < 6 for top, left in rng.uniform(0, shape, (6, 2))]
+        labels.append(np.any(near, axis=0).astype(np.uint8))
+    return image_set([3 * label[..., None] + rng.normal(size=(*shape, 1)) for label in labels], labels)
+
+
+def specks(seed, n=3, shape=(40, 36)):
+    """One pixel of a hundred is of class 1, and nothing in the image says which."""
+    rng = np.random.default_rng(seed)
+    labels = [(rng.random(shape) < 0.01).astype(np.uint8) for _ in range(n)]
+    return image_set([rng.normal(size=(*shape, 1)) for _ in labels], labels)
+
+
+def image_set(images, labels):
+    return ImageSet(images, [f"i{number}" for number in range(len(images))], labels, "binary", 2)
+
+
+def trainer(make=discs, **changes):
+    return Trainer(replace(CONFIG, **changes), make(0), make(1, n=2))
+
+
+def told(some):
+    return [event for event in some.run() if isinstance(event, Collapsed)]
+
+
+def says_class_0(some):
+    """The network sees nothing and says class 0, whatever it is shown; two in three, not more."""
+    some.model.scores.weight.data[...] = 0
+    some.model.scores.bias.data[...] = [0.7, 0]
+
+
+@pytest.mark.parametrize("lr", [0.5, 3.0])
+def test_a_rate_that_kills_units(lr):
+    some = trainer(lr=lr)
+    (collapsed,) = told(some)
+    assert collapsed.cause == "dead units"
+    text = str(collapsed)
+    assert f"learning rate  {lr:g}; with momentum 0.9 a constant gradient acts as with {10 * lr:g}" in text
+    assert f"start again with a smaller --lr, for instance {lr / 10:g}" in text
+    assert "of 6 layers are dead" in text
+    # The layers named are dead indeed: no unit of theirs gives anything on a held-out image.
+    x = Tensor(some.validation.images[0][:36, :36].astype(np.float32)[np.newaxis])
+    with watch_units(some.model.eval()) as units, tu.no_grad():
+        some.model(x)
+    lost = [name for name, alive in units.items() if not alive.any()]
+    assert lost
+    for name in lost[:3]:
+        assert name in collapsed.numbers["dead units"]
+
+
+def test_classes_too_rare():
+    """Without class balance one in a hundred is not worth learning."""
+    (collapsed,) = told(trainer(specks, weights=WeightMap(w0=0, class_balance=False)))
+    assert (collapsed.step, collapsed.cause) == (100, "imbalance")
+    for text in ("class 0 is predicted everywhere", "99 %, 1.04 %", "with weights 1, 1", "no-class-balance"):
+        assert text in str(collapsed)
+    assert "; all of" not in collapsed.numbers["dead units"]
+
+
+def test_steps_too_short():
+    some = trainer(lr=1e-9)
+    says_class_0(some)
+    (collapsed,) = told(some)
+    assert (collapsed.step, collapsed.cause) == (100, "nothing learned")
+    assert "--lr 3e-09 and 3.33333e-10" in collapsed.remedy
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_training_that_goes_well_is_left_in_peace(seed):
+    """Though its first predictions may be of one class."""
+    some = trainer(seed=seed, steps=250, validate_every=10)
+    scores = []
+    for event in some.run():
+        assert not isinstance(event, Collapsed), event
+        scores += [event.scores.mean_iou] if isinstance(event, Validated) else []
+    assert scores[-1] > 0.8
+
+
+def test_early_steps_may_predict_one_class():
+    """For 100 steps or a tenth of all: then it is told of, once."""
+    for steps, first in ((150, 100), (3000, 300)):
+        some = trainer(lr=1e-9, steps=steps)
+        says_class_0(some)
+        found = []
+        for event in some.run():
+            found += [event.step] if isinstance(event, Collapsed) else []
+            if event.step == min(steps, 400):
+                break
+        assert found == [first]
+
+
+def test_it_is_told_before_the_validation_and_again_after_a_recovery():
+    some = trainer(lr=1e-9, steps=400)
+    says_class_0(some)
+    order = []
+    for event in some.run():
+        if not isinstance(event, Stepped):
+            order.append((type(event).__name__, event.step))
+        if isinstance(event, Validated) and event.step in (200, 300):
+            some.model.scores.bias.data[...] = [0, 0] if event.step == 200 else [0.7, 0]
+            some.model.scores.weight.data[...] = (event.step == 200) * np.array([-1, 1]) * 0.01
+    expected = [("Collapsed", 100), ("Collapsed", 350)]
+    assert [entry for entry in order if entry[0] == "Collapsed"] == expected
+    for entry in expected:
+        assert order[order.index(entry) + 1] == ("Validated", entry[1])
+
+
+def test_a_stopped_run_tells_the_same(tmp_path):
+    """The losses of late and what was told are part of a checkpoint."""
+    options = {"make": specks, "weights": WeightMap(w0=0, class_balance=False)}
+    (expected,) = told(trainer(**options))
+    for stop in (70, 120):
+        stopped = trainer(**options)
+        found = []
+        for event in stopped.run():
+            found += [event] if isinstance(event, Collapsed) else []
+            if event.step == stop:
+                break
+        save_checkpoint(tmp_path / "last", stopped.checkpoint())
+        resumed = trainer(**options)
+        resumed.restore(load_checkpoint(tmp_path / "last"))
+        assert found + told(resumed) == [expected]
+
+
+def test_held_out_images_of_one_class_are_no_collapse():
+    some = trainer(lr=1e-9)
+    empty = image_set(some.validation.images, [np.zeros((40, 36), np.uint8)] * 2)
+    some = Trainer(some.config, some.train, empty)
+    says_class_0(some)
+    assert not told(some)
+
+
+def facts(**changes):
+    found = Facts(
+        step=200,
+        predicted=0,
+        units={"a": np.array([True, False]), "b": np.array([True, True, True])},
+        loss=0.69,
+        constant=0.69,
+        lr=0.03,
+        momentum=0.99,
+        shares=np.array([0.9, 0.1]),
+        class_weights=[0.56, 5.0],
+        balanced=True,
+    )
+    return replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause", "remedy"),
+    [
+        ({}, "nothing learned", "--lr 0.09 and 0.01"),
+        ({"loss": 0.6}, None, ""),
+        ({"loss": 1.2}, "steps too long", "smaller --lr, for instance 0.003"),
+        (
+            {"loss": 0.33, "constant": 0.33, "balanced": False},
+            "imbalance",
+            "leave out --weights.no-class-balance",
+        ),
+        ({"loss": 0.33, "constant": 0.33}, "imbalance", "label more of the rare classes"),
+        ({"units": {"a": np.zeros(2, bool)}, "loss": 0.1}, "dead units", "does not recover"),
+    ],
+)
+def test_causes(changes, cause, remedy):
+    found = explain(facts(**changes))
+    assert (found and found.cause) == cause
+    if found:
+        assert remedy in found.remedy
+        assert "with momentum 0.99 a constant gradient acts as with 3" in str(found)
+        assert len(str(found).splitlines()) == 6
+
+
+def test_dead_units_are_counted():
+    """Units with a bias that no input overcomes; the others answer somewhere."""
+    model = UNet(1, 2, base_channels=4, depth=2, dropout=0, seed=3).eval()
+    model.contracting[1].second.bias.data[[2, 5]] = -1e6
+    model.expansive[0].first.bias.data[:] = -1e6
+    x = Tensor(np.random.default_rng(0).normal(size=(1, 60, 60, 1)).astype(np.float32))
+    expected = model(x).data
+    with watch_units(model) as units:
+        watched = model(x).data
+        model(Tensor(-x.data))
+    np.testing.assert_array_equal(watched, expected)
+    channels = {
+        "contracting.0": 4,
+        "contracting.1": 8,
+        "contracting.2": 16,
+        "expansive.0": 8,
+        "expansive.1": 4,
+    }
+    expected_sizes = {f"{block}.{layer}": n for block, n in channels.items() for layer in ("first", "second")}
+    assert {name: alive.size for name, alive in units.items()} == expected_sizes
+    assert np.flatnonzero(~units["contracting.1.second"]).tolist() == [2, 5]
+    assert not units["expansive.0.first"].any()
+    assert units["contracting.2.first"].any()
+    np.testing.assert_array_equal(model(x).data, expected)
+    assert len(units["contracting.0.first"]) == 4
+    assert all("forward" not in vars(part) for _, part in model.named_modules())  # as it was
+
+
+@pytest.mark.parametrize("weights", [[3.0, 1.0], [5.0, 0.0, 5.0], [1.0, 2.0, 3.0, 4.0], [0.0, 7.0]])
+def test_the_loss_of_a_constant_prediction_is_an_entropy(weights):
+    assert loss_of_constant(np.array(weights)) == pytest.approx(entropy(weights), rel=1e-12, abs=1e-15)
