@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from experiments.tasks import Run, Task, Variant
+from experiments.tasks import EIGHT, UNCUT, Run, Task, Variant
 from tinyunet.checkpoint import load_model
 from tinyunet.data import ImageSet, read_images, split
 from tinyunet.evaluation import figure, lower_is_better, score_image, words
@@ -82,8 +82,9 @@ def _mistakes(run: Run, image: ImageSet) -> NDArray[np.uint8]:
     assert image.labels is not None
     assert image.kind is not None
     model, checkpoint = load_model(run.folder / "last.safetensors")
-    symmetries = 8 if "--symmetries" in run.variant.evaluate else 1
-    prediction = next(predict_images(model, checkpoint, image, symmetries=symmetries))
+    symmetries = 8 if run.variant.evaluate == EIGHT else 1
+    cut = run.variant.evaluate != UNCUT
+    prediction = next(predict_images(model, checkpoint, image, symmetries=symmetries, cut=cut))
     scores = score_image(image.names[0], prediction, image.labels[0], image.kind, image.num_classes)
     return mistakes_picture(image.images[0], scores.mistakes)
 

@@ -59,6 +59,7 @@ NO_WEIGHTS = ("--weights.w0", "0", "--weights.no-class-balance")
 RIGID = ("--augmentation.elastic-sigma", "0")
 SAME = ("--padding", "same")
 EIGHT = ("--symmetries", "8")
+UNCUT = ("--no-split",)
 
 COMPARE = "compare"  # beside the tasks: the three networks, on the images of the first task
 TASKS = {
@@ -92,6 +93,8 @@ TASKS = {
                 Variant("weights", "valid, elastic, weight map"),
                 Variant("balance", "without the border term", ("--weights.w0", "0")),
                 Variant("plain", "without any weight map", NO_WEIGHTS),
+                Variant("uncut", "weight map, objects not cut at necks", (), UNCUT),
+                Variant("plain-uncut", "no weight map, objects not cut at necks", NO_WEIGHTS, UNCUT),
                 Variant("rigid", "without elastic deformation", RIGID),
                 Variant("same", "same padding", SAME),
                 Variant("eight", "eight symmetries at prediction", (), EIGHT),

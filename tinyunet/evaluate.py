@@ -62,6 +62,8 @@ class Options:
     """Folder for scores.json and the pictures; one that holds files is refused."""
     symmetries: Literal[1, 8] = 1
     """Of a run; 8: average over rotations and mirror images, which takes eight times as long."""
+    split: bool = True
+    """Of a run: cut objects at narrow necks, as tinyunet.predict does."""
     pictures: int = 8
     """How many images to show, the worst first."""
     overwrite: bool = False
@@ -72,10 +74,11 @@ class Options:
     def __post_init__(self) -> None:
         if self.pictures < 0:
             raise OptionError(f"pictures is {self.pictures}, expected at least 0")
-        if self.labels is not None and self.symmetries != 1:
+        if self.labels is not None and (self.symmetries != 1 or not self.split):
             raise OptionError(
-                f"symmetries is {self.symmetries}, but {self.predictions} is compared as it was predicted",
-                remedy="give --symmetries to tinyunet.predict, or evaluate a run, without LABELS",
+                f"{self.predictions} is compared as it was predicted, without symmetries or split",
+                {"symmetries": self.symmetries, "split": self.split},
+                "give them to tinyunet.predict, or evaluate a run, without LABELS",
             )
 
 
@@ -127,7 +130,7 @@ def _of_run(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
         config["holdout"],
     )
     print(f"{options.predictions}: network of step {checkpoint.step} on {len(images)} held-out images")
-    return images, predict_images(model, checkpoint, images, symmetries=options.symmetries)
+    return images, predict_images(model, checkpoint, images, symmetries=options.symmetries, cut=options.split)
 
 
 def _of_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:

@@ -46,7 +46,7 @@ def stored_config(checkpoint: Path) -> TrainConfig:
 
 
 def predict_images(
-    model: Network, checkpoint: Checkpoint, images: ImageSet, *, symmetries: int = 1
+    model: Network, checkpoint: Checkpoint, images: ImageSet, *, symmetries: int = 1, cut: bool = True
 ) -> Iterator[Prediction]:
     """Probabilities and objects of each image, one after the other.
 
@@ -57,12 +57,14 @@ def predict_images(
     images : ImageSet
     symmetries : {1, 8}
         As in `predict_tiled`.
+    cut : bool
+        Whether objects are cut at narrow necks, as in `label_instances`; otherwise what is connected is one.
     """
 
     def predict(image: NDArray[Any]) -> Prediction:
         probabilities = predict_tiled(
             model, normalise(image), tile=checkpoint.config["tile"], symmetries=symmetries
         )
-        return Prediction(probabilities, label_instances(probabilities))
+        return Prediction(probabilities, label_instances(probabilities, split_depth=1.0 if cut else None))
 
     return map(predict, images.images)

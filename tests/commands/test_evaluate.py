@@ -290,6 +290,20 @@ def test_a_run_and_its_predictions_score_the_same(trained, command, scored, tmp_
     assert record["images"] == of_run["images"]
 
 
+def test_objects_of_a_run_are_cut_unless_told(trained, command, monkeypatch):
+    """As `predict` does with --split and --no-split; what that does is tested with the function."""
+    depths = []
+
+    def spy(probabilities, *, split_depth):
+        depths.append(split_depth)
+        return np.zeros(probabilities.shape[:2], int)
+
+    monkeypatch.setattr("tinyunet.stored_run.label_instances", spy)
+    assert command("evaluate", trained)[0] == 0
+    assert command("evaluate", trained, "--no-split")[0] == 0
+    assert depths == [1.0, None]
+
+
 def test_symmetries_of_a_run_are_those_of_predict(trained, scored, command, tmp_path):
     """Averaged over eight, a run scores what `predict --symmetries 8` does, and not what one gives."""
     data = _held_out(trained)
@@ -493,5 +507,6 @@ def test_folders_that_are_something_else(binary, trained, refused, tmp_path):
     assert "not a folder of predictions" in refused("evaluate", labels, labels)
     assert "no such checkpoint" in refused("evaluate", labels)
     assert "no such checkpoint" in refused("evaluate", tmp_path / "nowhere")
-    assert "symmetries is 8" in refused("evaluate", predicted, labels, "--symmetries", 8)
+    for options in (("--symmetries", 8), ("--no-split",)):
+        assert "compared as it was predicted" in refused("evaluate", predicted, labels, *options)
     assert "pictures is -1" in refused("evaluate", predicted, labels, "--pictures", "-1")

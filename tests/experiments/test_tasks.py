@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from experiments.tasks import TASKS, Run
-from tinyunet import evaluate, train
+from experiments.tasks import TASKS, Comparison, Run
+from tinyunet import compare, evaluate, train
 from tinyunet.evaluation import lower_is_better
 
 RUNS = [
@@ -43,10 +43,13 @@ def test_one_thing_at_a_time(run):
         "rigid": {"elastic_sigma": 0.0},
         "same": {"padding": "same"},
         "eight": {},
+        "uncut": {},
+        "plain-uncut": {"w0": 0.0, "class_balance": False},
     }
     assert difference(run) == expected[run.variant.name]
     judged = tyro.cli(evaluate.Options, args=list(run.evaluate))
     assert judged.symmetries == (8 if run.variant.name == "eight" else 1)
+    assert judged.split == ("uncut" not in run.variant.name)
     assert judged.predictions == run.folder / "last.safetensors"
 
 
@@ -65,3 +68,11 @@ def test_seeds_and_names_are_kept_apart():
 def test_the_first_measure_can_be_compared():
     for task in TASKS.values():
         assert not lower_is_better(task.measures[0])
+
+
+def test_the_networks_are_compared_as_the_first_task_is_trained():
+    job = Comparison(TASKS["isbi"], 2, 0.5, Path("data"), Path("runs"))
+    options = tyro.cli(compare.Options, args=list(job.compare))
+    assert (options.seed, options.minutes, options.holdout) == (2, 0.5, "24-29")
+    assert options.weights == config_of(RUNS[0]).weights
+    assert options.data == str(Path("data") / TASKS["isbi"].file)
