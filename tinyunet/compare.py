@@ -24,13 +24,11 @@ from tinyunet.data import ImageSet, LabelKind, class_labels, normalise, read_ima
 from tinyunet.errors import OptionError
 from tinyunet.evaluation import Measure, Prediction, figure, lower_is_better, score_image, summarise
 from tinyunet.instances import label_instances
-from tinyunet.models import Network, SlidingWindowClassifier
+from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.run_folder import RunFolder
 from tinyunet.sampling import WeightMap
 from tinyunet.tiling import multiplications_per_pixel, predict_tiled
 from tinyunet.trainer import Stepped, TrainConfig, Trainer
-
-Name = Literal["unet", "fcn", "sliding-window"]
 
 TRIAL = 0.05  # share of the time that a trial may take, in which the steps that fit are found
 SHOWN = 3  # held-out images in the picture
@@ -66,11 +64,11 @@ class Options:
     """Images kept back to be judged on: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
     minutes: float = 10.0
     """Time to train each network."""
-    networks: tuple[Name, ...] = ("unet", "fcn", "sliding-window")
+    networks: tuple[ModelName, ...] = ("unet", "fcn", "sliding-window")
     """Which networks."""
     unet: Recipe = Recipe(base_channels=16, lr=0.003)
     fcn: Recipe = Recipe(base_channels=16, lr=0.003)
-    sliding_window: Recipe = Recipe(base_channels=16, lr=0.003)
+    sliding_window: Recipe = Recipe(base_channels=16, lr=0.001)
     momentum: float = TrainConfig.momentum
     """Of all networks."""
     tile: int = TrainConfig.tile
@@ -152,7 +150,7 @@ def compare(options: Options, command: str) -> None:
     _write(options, command, held_out, results, pictures)
 
 
-def _config(options: Options, name: Name) -> TrainConfig:
+def _config(options: Options, name: ModelName) -> TrainConfig:
     recipe: Recipe = getattr(options, name.replace("-", "_"))
     return TrainConfig(
         data=options.data,

@@ -12,6 +12,7 @@ from tinyunet import command_line
 from tinyunet.data import LabelKind, Truth, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import RunError
+from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
 from tinyunet.trainer import TrainConfig, Trainer, read_data
 
@@ -38,6 +39,8 @@ class Options:
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
     tile: int = TrainConfig.tile
     """Side of the output tile, in pixels."""
+    model: ModelName = TrainConfig.model
+    """As in training."""
     depth: int | None = TrainConfig.depth
     """Number of poolings of the network."""
     padding: Literal["valid", "same"] | None = TrainConfig.padding
@@ -68,6 +71,7 @@ def doctor(options: Options) -> None:
         partly_annotated=options.partly_annotated,
         holdout=options.holdout,
         tile=options.tile,
+        model=options.model,
         depth=options.depth,
         padding=options.padding,
         weights=options.weights,

@@ -27,7 +27,7 @@ from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise, read_images
 from tinyunet.errors import CheckpointError, OptionError, RunError
-from tinyunet.models import MODELS, Network, make_network
+from tinyunet.models import MODELS, ModelName, Network, make_network
 from tinyunet.optim import SGD
 from tinyunet.sampling import Sample, Sampler, WeightMap, weights_by_class
 from tinyunet.tiling import predict_tiled
@@ -54,7 +54,7 @@ class TrainConfig:
     holdout: str = "20%"
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
 
-    model: Literal["unet", "fcn", "sliding-window"] = "unet"
+    model: ModelName = "unet"
     """Which network. Of its options below, those that are left out are as in its paper."""
     base_channels: int = 16
     """Channels of the first level; 64 in the papers, 48 of the sliding window."""

@@ -25,6 +25,13 @@ def test_options_are_those_of_the_training(command, data):
     assert "smaller than the tile" not in out
 
 
+@pytest.mark.parametrize(("model", "sight"), [("unet", 92), ("fcn", 64), ("sliding-window", 47)])
+def test_how_far_the_network_sees(command, data, model, sight):
+    """Depth 4, of images of 40 × 36 pixels."""
+    _, out, _ = command("doctor", data, "--tile", "16", "--holdout", "1", "--model", model, "--depth", "4")
+    assert f"3 images not larger than the {sight} pixels that the network sees" in out
+
+
 def test_problems_come_first(command, data):
     duplicate(data)
     _, out, _ = command("doctor", data, *SMALL)

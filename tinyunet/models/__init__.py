@@ -1,6 +1,6 @@
 """The networks, by the names that the commands and the checkpoints use."""
 
-from typing import Any
+from typing import Any, Literal
 
 from tinyunet.errors import OptionError
 from tinyunet.models.fcn import FCN
@@ -8,13 +8,14 @@ from tinyunet.models.network import Network
 from tinyunet.models.sliding_window import SlidingWindowClassifier
 from tinyunet.models.unet import UNet
 
+ModelName = Literal["unet", "fcn", "sliding-window"]
 MODELS: dict[str, type[Network]] = {
     "unet": UNet,
     "fcn": FCN,
     "sliding-window": SlidingWindowClassifier,
 }
 
-__all__ = ["FCN", "MODELS", "Network", "SlidingWindowClassifier", "UNet", "make_network"]
+__all__ = ["FCN", "MODELS", "ModelName", "Network", "SlidingWindowClassifier", "UNet", "make_network"]
 
 
 def make_network(model: str = "unet", **options: Any) -> Network:

@@ -1,0 +1,55 @@
+"""What every network promises to the trainer, to overlap-tile and to the checkpoints."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+import tinyunet as tu
+from tinyunet.models import MODELS, ModelName, make_network
+
+SMALL = {"unet": {"depth": 1}, "fcn": {"depth": 3}, "sliding-window": {"depth": 1}}
+
+
+def small(name):
+    return make_network(name, in_channels=2, num_classes=3, base_channels=2, **SMALL[name]).eval()
+
+
+def test_the_names_that_the_commands_take():
+    assert list(get_args(ModelName)) == list(MODELS) == list(SMALL)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_is_made_from_its_options_alone(name):
+    options = MODELS[name].options()
+    assert {"in_channels", "num_classes", "base_channels", "depth", "seed"} <= options.keys()
+    model = make_network(name, **{**options, "base_channels": 1})
+    assert isinstance(model, MODELS[name])
+    assert (model.in_channels, model.num_classes) == (1, 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_output_is_as_large_as_the_geometry_says(name):
+    model = small(name)
+    sides = model.geometry
+    for height, width in ((0, 1), (2, 0)):
+        shape = (1, sides.smallest + height * sides.step, sides.smallest + width * sides.step, 2)
+        output = model(tu.Tensor(np.zeros(shape, np.float32)))
+        assert output.shape == (1, shape[1] - sides.shrink, shape[2] - sides.shrink, 3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_halo_is_enough(name):
+    """A block on the grid is the same whatever lies beyond the halo around it."""
+    model = small(name)
+    sides, rng = model.geometry, np.random.default_rng(0)
+    step, cut = sides.step, sides.halo - sides.shrink // 2
+    whole = sides.nearest_inputs(step + 2 * sides.halo)[1]
+    image = rng.standard_normal((1, whole + 2 * step, whole + 2 * step, 2)).astype(np.float32)
+    alone = model(tu.Tensor(np.ascontiguousarray(image[:, step : step + whole, step : step + whole]))).data
+    among = model(tu.Tensor(image)).data
+    block = alone[:, cut : cut + step, cut : cut + step]
+    assert np.ptp(block) > 0
+    np.testing.assert_allclose(
+        among[:, step + cut : 2 * step + cut, step + cut : 2 * step + cut], block, rtol=0, atol=1e-5
+    )
