@@ -1,0 +1,376 @@
+# %% [markdown]
+"""
+11. Overlap-tile and measures: any size, and how good
+=====================================================
+
+**You will build** the paper's overlap-tile prediction, for images of any size, and two measures
+that tell whether cells were told apart.
+
+**You will learn** what a tile must see beyond its edge, where seams come from, how probabilities
+become numbered cells, and why the share of wrong pixels says little about cells.
+
+Needed: chapters 07 (sizes) and 08. About 45 minutes. Four exercises. A small network is trained
+first.
+"""
+
+# %%
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+from lesson import exercise, show
+from scipy import ndimage
+
+import tinyunet as tu
+from tinyunet.augment import Augmentation
+from tinyunet.data import normalise, split, synthetic_cells
+from tinyunet.sampling import Sampler, WeightMap
+from tinyunet.weight_map import separate_touching
+
+train, held_out = split(synthetic_cells(n=24, size=180, seed=1), "25%")
+sampler = Sampler(
+    train,
+    input_size=188,
+    output_size=100,
+    augmentation=Augmentation(elastic_sigma=4),
+    weights=WeightMap(),
+    seed=0,
+)
+model = tu.UNet(base_channels=8, depth=3, dropout=0)
+optimiser = tu.SGD(model.parameters(), lr=0.02, momentum=0.9)
+for sample in sampler.stream(0, 250):
+    loss = tu.softmax_cross_entropy(model(tu.Tensor(sample.image)), sample.target, sample.weight)
+    loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+print(f"a network of depth 3, loss in the end {loss.item():.3f}")
+
+# %% [markdown]
+# A tile needs a halo
+# -------------------
+# Without padding, each convolution eats the rim of the tile. With depth 3 the output is smaller
+# than the input by 44 pixels on each side: the *halo*. An output pixel cannot see further than
+# that. Here ``predict(window)`` takes a grey image of ``(n, n)`` and gives the probability of a
+# cell, ``(n - 88, n - 88)``.
+
+
+# %%
+def predict(window):
+    with tu.no_grad():
+        scores = model(tu.Tensor(window[np.newaxis, ..., np.newaxis].astype(np.float32))).data[0]
+    return 1 / (1 + np.exp(scores[..., 0] - scores[..., 1]))
+
+
+halo = model.geometry.halo
+print("window (188, 188) ->", predict(np.zeros((188, 188))).shape, "halo", halo)
+assert predict(np.zeros((188, 188))).shape == (100, 100)
+assert halo == 44
+
+# %% [markdown]
+# To predict the pixels at the edge of the image, the network must see 44 pixels beyond it. There
+# are none, so the paper continues the image by *mirroring* (section 2, figure 2). The edge pixel
+# itself is not repeated: in a row of pixels ``a b c d`` the mirror to the left reads ``… c b [a] b
+# c``. Far outside the mirror image is mirrored again. So pixel ``k`` of the endless row is one of
+# the ``size`` pixels that exist. **Predict** which one is ``k = -2`` and which one is ``k = 7``,
+# for ``size = 4``.
+
+
+# %%
+@exercise("11.1", lines=2, hint="The endless row repeats after 2 * (size - 1) pixels. np.abs, %, np.minimum.")
+def mirror(k, size):
+    """Return for an array of whole numbers `k` where, in 0 … size - 1, these pixels are found; size > 1."""
+    return ...
+
+
+print("k = -2 is pixel", mirror(-2, 4), "and k = 7 is pixel", mirror(7, 4))
+assert (mirror(-2, 4), mirror(7, 4)) == (2, 1)
+
+# %% [markdown]
+# Now the tiles. For an ``image`` of any ``(H, W)``:
+#
+# - continue it by mirroring, ``halo`` pixels before, and as many as the last tile may need after;
+# - for each tile, starting at every ``step`` pixels, cut the window of ``output + 2 halo`` pixels
+#   whose output begins at the tile's first pixel;
+# - predict it, and keep the first ``step`` by ``step`` pixels, or fewer at the far edges.
+#
+# With ``step = output`` the tiles lie side by side. With a smaller step they overlap, and the
+# overlap is not kept.
+
+
+# %%
+@exercise("11.2", lines=8, hint="image[np.ix_(rows, columns)] with mirrored rows and columns; two loops.")
+def predict_in_tiles(predict, image, output, halo, step):
+    """Return predictions (H, W); predict: (output + 2 halo, same) -> (output, output)."""
+    return ...
+
+
+image, labels = normalise(held_out.images[4])[..., 0], held_out.labels[4]
+whole = predict_in_tiles(predict, image, 180, halo, 180)
+tiled = predict_in_tiles(predict, image, 68, halo, 64)
+print(f"whole {whole.shape}; tiles of 68 every 64: largest difference {np.abs(whole - tiled).max():.1g}")
+assert np.abs(whole - tiled).max() < 1e-5
+
+# %% [markdown]
+# Make the seam appear
+# --------------------
+# Nine tiles, and the same result up to rounding. Now do it wrong, in two ways that are common.
+#
+# The first: each tile is mirrored *at its own edge*, as if nothing lay beyond. The second: the halo
+# is right, but the tiles start at every 68 pixels instead of 64. **Predict** whether the second one
+# shows a difference. Every output pixel still sees its whole surroundings.
+
+
+# %%
+def own_mirror(image, output):
+    result = np.zeros(image.shape)
+    for i in range(0, image.shape[0], output):
+        for j in range(0, image.shape[1], output):
+            rows, columns = (start + mirror(np.arange(-halo, output + halo), output) for start in (i, j))
+            window = image[np.ix_(mirror(rows, image.shape[0]), mirror(columns, image.shape[1]))]
+            here = result[i : i + output, j : j + output]
+            here[...] = predict(window)[: here.shape[0], : here.shape[1]]
+    return result
+
+
+attempts = {
+    "each tile its own mirror": own_mirror(image, 68),
+    "halo, a tile every 68 px": predict_in_tiles(predict, image, 68, halo, 68),
+    "halo, a tile every 64 px": tiled,
+}
+fig, axes = plt.subplots(1, 4, figsize=(13, 3.5), layout="constrained")
+axes[0].imshow(whole, cmap="cividis", vmin=0, vmax=1)
+axes[0].set_title("whole image at once")
+worst = {}
+for panel, (name, result) in zip(axes[1:], attempts.items(), strict=True):
+    difference = np.abs(result - whole)
+    worst[name] = difference.max()
+    shown = panel.imshow(np.log10(difference.clip(1e-8)), cmap="magma", vmin=-8, vmax=0)
+    panel.set_title(f"{name}\nlargest difference {worst[name]:.1g}", fontsize=10)
+fig.colorbar(shown, ax=axes, shrink=0.8, label="log10 of the difference")
+for panel in axes:
+    panel.set_axis_off()
+show("11-seams")
+own, off_grid, on_grid = worst.values()
+assert own > 0.1
+assert off_grid > 1e-3
+assert on_grid < 1e-5
+
+# %% [markdown]
+# The second one is wrong too. The reason is the pooling: its 2 × 2 windows lie on a grid, three
+# poolings make a grid of ``2³ = 8`` pixels, and the windows of a tile that starts at 68 lie
+# differently from those of the whole image: 68 is no multiple of 8. 64 is. For the paper's network
+# the grid has 16 pixels, and its tile of 388 is no multiple of it: ``388 = 24 · 16 + 4``. Tiles
+# must start every 384 pixels, and neighbours overlap by 4.
+
+# %%
+assert 68 % 8 == 4
+assert 388 == 24 * 16 + 4
+assert 384 % 16 == 0
+
+# %% [markdown]
+# What does a small tile cost? **Predict** how many times more input pixels go through the network
+# with tiles of 20 than with tiles of 68.
+
+# %%
+sides, work, cost = [20, 36, 68, 100, 180], [], []
+for output in sides:
+    step = output - 4 if output < 180 else 180  # one tile needs no grid
+    work.append((-(-180 // step) * (output + 2 * halo)) ** 2 / 180**2)
+    start = time.perf_counter()
+    predict_in_tiles(predict, image, output, halo, step)
+    cost.append(time.perf_counter() - start)
+print(f"input pixels for each pixel of the image: {work[0]:.1f} with tiles of 20, {work[2]:.1f} with 68")
+assert round(work[0] / work[2], 1) == 7.7
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+left.plot(sides, work, "o-")
+left.set(ylabel="input pixels for a pixel of the image", title="Small tiles repeat work")
+right.plot(sides, cost, "o-")
+right.set(ylabel="time for the image, s", title="Time")
+for panel in (left, right):
+    panel.set_xlabel("side of the output tile, px")
+    panel.set_ylim(bottom=0)
+show("11-cost")
+
+# %% [markdown]
+# 7.7 times as many. The tile's size changes the time and the memory, and never the result. Beyond
+# some size little is gained, and a tile that stands out far over the image is wasted.
+#
+# From probabilities to cells
+# ---------------------------
+# The network says which pixels are in cells. Which pixels belong *together*? Above a threshold of
+# ½, pixels that hang together are one cell. ``ndimage.label`` numbers them.
+
+# %%
+found, count = ndimage.label(tiled > 0.5)
+truth = separate_touching(labels)
+
+
+def coloured(numbers):
+    """A colour for each number, black for 0."""
+    colours = plt.colormaps["tab20"](np.random.default_rng(1).permutation(numbers.max() + 1) % 20)
+    colours[0] = (0, 0, 0, 1)
+    return colours[numbers]
+
+
+fig, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
+axes[0].imshow(image, cmap="gray", vmax=np.percentile(image, 99))
+axes[0].set_title("image")
+axes[1].imshow(tiled, cmap="cividis", vmin=0, vmax=1)
+axes[1].set_title("probability of a cell")
+axes[2].imshow(coloured(found))
+axes[2].set_title(f"{count} pieces")
+axes[3].imshow(coloured(labels))
+axes[3].set_title(f"truth: {len(np.unique(labels)) - 1} cells")
+for panel in axes:
+    panel.set_axis_off()
+show("11-cells")
+
+# %% [markdown]
+# Where a gap was filled in, two cells have become one piece. How bad is that? By pixels, it is
+# nothing. We need measures that ask about *pairs* of pixels, or about cells.
+#
+# **The Rand score.** Take two pixels of the truth's cells. Are they in one cell? Does the
+# segmentation say so? Let ``n[i, j]`` be the number of pixels that are in piece ``i`` of the
+# segmentation and in cell ``j`` of the truth, for ``j > 0``; ``s[i]`` and ``t[j]`` are its sums
+# over cells and over pieces. The number of ordered pairs that are together in both is the sum of
+# ``n[i, j]²``, since a piece of ``m`` pixels has ``m²`` pairs. Together in the segmentation are the
+# sum of ``s[i]²`` pairs, in the truth the sum of ``t[j]²``::
+#
+#     score = (sum of n²) / (½ sum of s² + ½ sum of t²)
+#
+# It is 1 if both group the pixels alike, whatever the numbers are. One minus it is the *Rand error*
+# of the paper's first table. Piece 0, the background, counts like any piece.
+
+
+# %%
+@exercise("11.3", lines=4, hint="np.add.at(table, (segmentation[inside], labels[inside]), 1) counts n.")
+def rand_score(segmentation, labels):
+    """Return the Rand score of two label images (H, W); pixels with label 0 are left out."""
+    return ...
+
+
+# %% [markdown]
+# **SEG**, of the Cell Tracking Challenge, which the paper reports as "IoU" in its second table: for
+# each true cell take the piece that covers *more than half* of it. There is at most one. The score
+# of the cell is their intersection over union, in pixels; without such a piece it is 0. SEG is the
+# mean over the true cells. The background is no piece.
+
+
+# %%
+@exercise("11.4", lines=8, hint="np.bincount(segmentation[labels == cell]).argmax() is the only candidate.")
+def seg(segmentation, labels):
+    """Return SEG of two label images (H, W), a float."""
+    return ...
+
+
+# %% [markdown]
+# Which measure notices what? We take the truth and spoil it, in three ways: a bridge of a few
+# pixels between two cells; every cell thinner by one pixel; one cell left out. All measures are
+# shown as errors, 0 is best. **Predict** for the bridge which of them stay near 0.
+
+# %%
+pairs = [(a, b) for a in np.unique(labels)[1:] for b in np.unique(labels)[1:] if a < b]
+
+
+def contact(a, b):
+    """Pixels of the gap that was opened between two cells."""
+    near = ndimage.binary_dilation(labels == a, iterations=2) & ndimage.binary_dilation(
+        labels == b, iterations=2
+    )
+    return near & (truth == 0)
+
+
+a, b = max(pairs, key=lambda pair: contact(*pair).sum())
+middle = np.argwhere(contact(a, b))[contact(a, b).sum() // 2]
+bridge = truth > 0
+bridge[middle[0] - 1 : middle[0] + 2, middle[1] - 1 : middle[1] + 2] = True
+largest = np.bincount(truth[truth > 0]).argmax()
+spoilt = {
+    "bridge": bridge,
+    "thinner": ndimage.binary_erosion(truth > 0),
+    "one lost": (truth > 0) & (truth != largest),
+    "network": tiled > 0.5,
+}
+table = {}
+for name, mask in spoilt.items():
+    pieces = ndimage.label(mask)[0]
+    table[name] = {
+        "pixel error": tu.metrics.pixel_error(mask, truth > 0),
+        "1 - IoU": 1 - tu.metrics.iou(mask.astype(int), (truth > 0).astype(int), 2)[1],
+        "Rand error": 1 - rand_score(pieces, truth),
+        "1 - V_Rand": 1 - tu.metrics.v_rand(mask.astype(float), truth > 0),
+        "1 - SEG": 1 - seg(pieces, truth),
+        "1 - AP at ½": 1 - tu.metrics.average_precision(pieces, truth, 0.5)[0],
+    }
+
+# %%
+grid = np.array([list(row.values()) for row in table.values()])
+fig = plt.figure(figsize=(11, 6.2), layout="constrained")
+above, below = fig.subfigures(2, 1, height_ratios=[1.1, 1])
+for panel, (name, mask) in zip(above.subplots(1, 4), spoilt.items(), strict=True):
+    panel.imshow(np.where(mask == (truth > 0), 0.75 * mask, np.nan), cmap="gray", vmin=0, vmax=1)
+    panel.set_facecolor("#e69f00")
+    panel.set(title=name, xticks=[], yticks=[])
+above.suptitle("Grey: cells; orange: wrong pixels")
+panel = below.subplots()
+panel.imshow(grid, cmap="cividis", vmin=0, vmax=0.4, aspect="auto")
+panel.set_xticks(range(grid.shape[1]), list(table["bridge"]))
+panel.set_yticks(range(len(table)), list(table))
+for (i, j), value in np.ndenumerate(grid):
+    panel.text(j, i, f"{value:.3f}", ha="center", va="center", color="k" if value > 0.2 else "w")
+panel.set_title("Errors: 0 is best")
+show("11-measures")
+for name, row in table.items():
+    print(name, {measure: round(float(error), 3) for measure, error in row.items()})
+assert table["bridge"]["pixel error"] < 0.001
+assert table["bridge"]["1 - SEG"] > 20 * table["bridge"]["pixel error"]
+assert table["thinner"]["pixel error"] > 10 * table["bridge"]["pixel error"]
+assert table["thinner"]["1 - V_Rand"] < 0.2 * table["bridge"]["1 - V_Rand"]
+assert table["thinner"]["1 - AP at ½"] < table["bridge"]["1 - AP at ½"]
+assert max(table["thinner"], key=table["thinner"].get) == "Rand error"
+assert abs(table["one lost"]["Rand error"]) < 1e-12 < table["one lost"]["1 - SEG"]
+
+# %% [markdown]
+# The bridge is less than a thousandth of the pixels, and two cells are gone: SEG, AP and the Rand
+# measures notice, pixels do not. Thinner cells are the other way round: many wrong pixels, and all
+# cells told apart. *V_Rand* does not mind them, since it first lets all pieces grow until they
+# meet. For this reason the organisers of the paper's first challenge changed to it: where exactly
+# an annotator draws the edge is no error of grouping. The plain Rand error minds them most: the
+# rims of all cells fall into piece 0, which joins what does not belong together. *AP* (average
+# precision) counts cells: those matched, over those matched, missed and invented.
+#
+# The lost cell holds a surprise: its Rand error is 0. All its pixels lie together in piece 0, so
+# the pairs are right. The plain Rand error asks how pixels are grouped and not whether they were
+# found.
+#
+# No measure is the right one. Choose the one that asks what you want to know, *before* you train.
+#
+# The same in the engine
+# ----------------------
+# ``tinyunet/tiling.py`` predicts in tiles, ``tinyunet/instances.py`` numbers cells and also cuts
+# them at necks, and ``tinyunet/metrics/`` has the measures.
+
+# %%
+from tinyunet.instances import label_instances
+from tinyunet.tiling import mirror_indices
+
+assert np.array_equal(mirror_indices(-50, 90, 7), mirror(np.arange(-50, 90), 7))
+engine = tu.predict_tiled(model, image[..., np.newaxis], tile=68)
+assert np.abs(engine[..., 1] - tiled).max() < 1e-5
+assert np.isclose(tu.metrics.rand_error(found, truth), 1 - rand_score(found, truth))
+assert np.isclose(tu.metrics.seg(found, truth), seg(found, truth))
+for name, depth in [("held together", None), ("cut at necks", 1.0)]:
+    cut = label_instances(engine, split_depth=depth)
+    print(f"{name}: {cut.max()} cells of {len(np.unique(labels)) - 1}, SEG {tu.metrics.seg(cut, truth):.3f}")
+
+# %% [markdown]
+# Summary
+# -------
+# - A tile needs a halo of all that its pixels can see; beyond the image it is the image's mirror.
+# - Tiles must start on the grid of the poolings, or a seam remains.
+# - Then the tiled prediction is the whole one, and the tile's size is a matter of memory.
+# - Pixels, pairs of pixels, cells: each measure asks something else. A bridge of a few pixels
+#   merges two cells.
+#
+# Next: ``12_what_it_replaced.py``. The networks that U-Net was compared with.
