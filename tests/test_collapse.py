@@ -184,6 +184,7 @@ def facts(**changes):
             "imbalance",
             "leave out --weights.no-class-balance",
         ),
+        ({"shares": np.array([1.0, 0]), "loss": 0.1, "constant": 0.0}, "imbalance", "label some"),
         ({"loss": 0.33, "constant": 0.33}, "imbalance", "label more of the rare classes"),
         ({"units": {"a": np.zeros(2, bool)}, "loss": 0.1}, "dead units", "does not recover"),
     ],

@@ -6,7 +6,8 @@ prediction, and how rare the classes are. `explain` looks at them in this order:
 
 dead units       a layer none of whose units answers to any held-out pixel: its gradient is 0 and stays so
 steps too long   the loss is well above that of a constant prediction
-imbalance        the loss is that of a constant prediction, and a constant prediction costs little
+imbalance        the loss is that of a constant prediction, and a constant prediction costs little, or nothing
+                 where one class is all there is to learn
 nothing learned  the loss is that of a constant prediction, though that costs much
 """
 
@@ -74,6 +75,9 @@ def explain(facts: Facts) -> Collapsed | None:
     if lost:
         cause, why = "dead units", f"{len(lost)} of {len(facts.units)} layers are dead"
         remedy = f"a layer of dead ReLUs passes no gradient on and does not recover: {smaller}"
+    elif np.count_nonzero(facts.shares) == 1:
+        cause, why = "imbalance", "no training image has a pixel of another class"
+        remedy = "label some, or change --holdout"
     elif facts.loss > OVERSHOT * facts.constant:
         cause, why = "steps too long", "the loss is worse than that of a constant prediction"
         remedy = smaller

@@ -125,7 +125,11 @@ def _of_run(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
             config["data"],
             kind=options.kind or config["kind"],
             truth=options.truth or config.get("truth"),
-            partly_annotated=options.partly_annotated or config.get("partly_annotated"),
+            partly_annotated=(
+                config.get("partly_annotated")
+                if options.partly_annotated is None
+                else options.partly_annotated
+            ),
         ),
         config["holdout"],
     )
@@ -197,6 +201,13 @@ def _read_prediction(folder: Path, name: str, images: ImageSet) -> Prediction:
 
 
 def _of_objects(objects: NDArray[Any], images: ImageSet) -> Prediction:
+    """Objects alone, as probabilities of 0 and 1 of being one."""
+    if images.num_classes > 2:
+        raise DataError(
+            f"{images.source}: the labels are of several classes, the predictions are objects only",
+            {"classes": images.num_classes},
+            remedy="put NAME_classes.png or NAME_probabilities.tif there, as tinyunet.predict writes them",
+        )
     foreground = (objects > 0).astype(np.uint8)
     return Prediction(np.eye(images.num_classes, dtype=np.float32)[foreground], objects)
 

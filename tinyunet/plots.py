@@ -143,7 +143,10 @@ def plot_examples(
         axes.set_title(head, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
-    figure.suptitle(f"{title}    red: background taken for a class, blue: the other mistakes", fontsize=10)
+    unknown = ", sand: not labelled" if any((label == UNKNOWN).any() for label in labels[:rows]) else ""
+    figure.suptitle(
+        f"{title}    red: background taken for a class, blue: the other mistakes{unknown}", fontsize=10
+    )
     figure.savefig(path, dpi=100)
 
 

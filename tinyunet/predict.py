@@ -83,11 +83,12 @@ def predict(options: Options) -> None:
     is_film = all(frame_of(name) for name in images.names)
     as_film = is_film if options.layout is None else options.layout == "film"
     films: dict[str, FilmWriter] = {}
+    digits = 3 if len(images) <= 1000 else 4
     bar = tqdm(images.names, unit="image", disable=None)
     for number, (name, image) in enumerate(zip(bar, images.images, strict=True)):
         probabilities, objects = _segment(model, image, name, options)
         if as_film:
-            film, frame = frame_of(name) or ("01", f"{number:03d}")
+            film, frame = frame_of(name) or ("01", f"{number:0{digits}d}")
             folder = options.out / f"{film}_RES"
             with command_line.writing(folder):
                 films[film] = films.get(film) or FilmWriter(folder)

@@ -447,6 +447,54 @@ def test_not_overwritten_unless_told(binary, refused, command, tmp_path):
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
+def test_nuclei_of_which_there_are_none(tmp_path, scored):
+    """Where nothing is labelled: right if nothing was predicted, wrong if something was. Never NaN."""
+    truth = {name: np.zeros((30, 30), np.uint16) for name in ("empty", "found", "lost")}
+    truth["lost"][5:12, 5:12] = 1
+    objects = {name: np.zeros((30, 30), np.uint16) for name in truth}
+    objects["found"][5:12, 5:12] = 1
+    predicted = write_predictions(
+        tmp_path / "p", {n: np.eye(2, dtype=np.float32)[o] for n, o in objects.items()}, objects
+    )
+    record, _ = scored(predicted, write_labels(tmp_path / "l", truth), "--kind", "instances")
+    scores = {image["name"]: image["scores"] for image in record["images"]}
+    for name, value in (("empty", 1), ("found", 0), ("lost", 0)):
+        assert scores[name]["seg"] == scores[name]["average_precision"] == value
+    assert record["seg_over_objects"] == 0
+    del truth["lost"], objects["lost"]
+    (tmp_path / "p" / "lost_probabilities.tif").unlink()
+    (tmp_path / "p" / "lost_instances.tif").unlink()
+    labels = write_labels(tmp_path / "none", truth)
+    record, out = scored(predicted, labels, "--kind", "instances", "--overwrite")
+    assert record["seg_over_objects"] is None
+    assert "SEG over the objects" not in out
+
+
+def test_more_objects_than_16_bits_number(tmp_path, scored):
+    """In 32-bit files, of labels and of predictions."""
+    numbers = np.arange(1, 70_001, dtype=np.uint32).reshape(200, 350)
+    folder = write_labels(tmp_path / "labelled", {"many": numbers})
+    tifffile.imwrite(folder / "labels" / "many.tif", numbers)
+    predicted = tmp_path / "predicted"
+    predicted.mkdir()
+    tifffile.imwrite(predicted / "many_instances.tif", numbers[::-1])
+    record, _ = scored(predicted, folder)
+    assert record["measures"]["seg"]["mean"] == record["measures"]["average_precision"]["mean"] == 1
+    assert record["mistakes"]["objects"] == 70_000
+
+
+def test_objects_alone_are_not_three_classes(tmp_path, refused):
+    truth = np.zeros((20, 20), np.uint8)
+    truth[5:15, 5:10], truth[5:15, 10:15] = 1, 2
+    labels = write_labels(tmp_path / "labelled", {"a": truth})
+    predicted = tmp_path / "predicted"
+    predicted.mkdir()
+    tifffile.imwrite(predicted / "a_instances.tif", (truth > 0).astype(np.uint16))
+    message = refused("evaluate", predicted, labels, "--kind", "classes")
+    for text in ("labels are of several classes", "classes  3", "objects only", "NAME_classes.png"):
+        assert text in message
+
+
 # What is done to the folder of predictions, and what the message must say.
 BAD = {
     "one image is not predicted": (

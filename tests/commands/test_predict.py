@@ -160,6 +160,33 @@ def load_checkpoint_like(network, model):
     return Checkpoint(network, {}, 0, {}, model.state_dict(), {})
 
 
+def test_an_image_with_nothing_in_it(command, trained, tmp_path):
+    """Of one grey value: all classes and files are there, and nothing in them is NaN."""
+    Image.fromarray(np.full((30, 40), 7, np.uint8)).save(tmp_path / "x.png")
+    assert command("predict", trained, tmp_path / "x.png", "--out", "results", "--threshold", "1")[0] == 0
+    probabilities, _, instances, _ = results(tmp_path / "results", "x")
+    assert np.isfinite(probabilities).all()
+    assert not instances.any()
+
+
+@pytest.mark.parametrize("layout", ["files", "film"])
+def test_more_objects_than_16_bits_number(refused, trained, image, monkeypatch, layout):
+    many = np.arange(1, 65_537).reshape(256, 256)
+    monkeypatch.setattr("tinyunet.predict.label_instances", lambda *_, **options: many)
+    message = refused("predict", trained, image, "--out", "results", "--layout", layout)
+    file = "slide_instances.tif" if layout == "files" else "mask000.tif"
+    for text in ("16 bits hold labels 0 to 65,535, found 1 to 65,536", "objects  65,536", file, "save parts"):
+        assert text in message
+
+
+def test_films_of_more_than_a_thousand_frames_have_four_digits(command, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinyunet.predict.predict_tiled", lambda *_, **options: np.ones((4, 4, 2)) / 2)
+    np.savez(tmp_path / "long.npz", images=np.zeros((1001, 4, 4), np.uint8))
+    assert command("predict", trained, "long.npz", "--out", "results", "--layout", "film")[0] == 0
+    names = sorted(file.name for file in (tmp_path / "results" / "01_RES").glob("*.tif"))
+    assert (names[0], names[-1], len(names)) == ("mask0000.tif", "mask1000.tif", 1001)
+
+
 def test_nothing_is_overwritten(command, refused, trained, image, tmp_path, unchanged):
     (tmp_path / "results").mkdir()
     assert command("predict", trained, image, "--out", "results")[0] == 0
