@@ -114,7 +114,7 @@ def test_background_far_from_what_is_labelled(tmp_path):
         np.testing.assert_array_equal(found.labels[0], np.where(distance_to(cell) <= 4, cell, UNKNOWN))
         assert "background over 4 px from labels is unknown" in found.summary()
     assert read_images(tmp_path, labels=False, partly_annotated=4).labels is None
-    with pytest.raises(DataError, match="must be above 0 pixels, got 0"):
+    with pytest.raises(DataError, match="partly_annotated is 0, expected a distance"):
         read_images(tmp_path, partly_annotated=0)
 
 

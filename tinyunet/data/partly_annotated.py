@@ -37,7 +37,7 @@ def forget_far_background(labels: Labels, distance: float) -> Labels:
         `distance` is not above 0.
     """
     if not distance > 0:
-        raise DataError(f"partly annotated: the distance must be above 0 pixels, got {distance}")
+        raise DataError(f"partly_annotated is {distance}, expected a distance above 0 pixels")
     return np.where(_distance_from(labels > 0) > distance, np.array(UNKNOWN, np.int32), labels)
 
 
