@@ -1,0 +1,399 @@
+# %% [markdown]
+"""
+07. The network: sizes, skips, and the first weights
+====================================================
+
+**You will build** the U-Net out of the ops of the chapters before: its sizes, its skip connections, its
+31 million parameters and their first values. It is ``tinyunet/models/unet.py``.
+
+**You will learn** why 572 pixels go in and 388 come out, where the parameters are and where the work is,
+how large the first weights must be so that a signal survives 23 layers, and how far that really holds.
+
+Needed: chapters 03 and 06. About 45 minutes. Four exercises.
+"""
+
+# %%
+import matplotlib.pyplot as plt
+import numba
+import numpy as np
+from lesson import exercise, show
+
+import tinyunet as tu
+from tinyunet.data import synthetic_cells
+
+numba.set_num_threads(1)  # on maps as small as here, threads would mostly wait for each other
+
+# %% [markdown]
+# Down and up
+# -----------
+# To say what a pixel belongs to, a network has to see far around it; to draw a border it has to be
+# exact to the pixel. The U-Net (section 2 of the paper) does one after the other. The *contracting
+# path*: two 3×3 convolutions, then pooling, four times. At the bottom a window covers a large part
+# of the image, but the maps are coarse. The *expansive path*: an up-convolution, then two 3×3
+# convolutions, four times. At each level the map of the contracting path is copied across: the
+# *skip connection*. It brings the exact places back.
+#
+# Sizes
+# -----
+# No convolution is padded. Each takes two pixels off a side, two in a row take four. Pooling
+# halves, the up-convolution doubles. **Predict** the side of the output for 572 pixels: down four
+# levels, two convolutions at the bottom, up four levels. And, as a pooling needs an even number:
+# how far apart are the sides that fit?
+
+
+# %%
+@exercise("07.1", lines=6, hint="A loop down: (side - 4) // 2. The bottom. A loop up: double, then minus 4.")
+def output_side(side, depth):
+    """Return the side of the output of a valid U-Net with `depth` poolings, for a side that fits."""
+    return ...
+
+
+# %%
+geometry = tu.UNet(base_channels=1).geometry  # the engine's, which knows what fits
+sides = [side for side in range(600) if geometry.takes(side)]
+print(f"572 -> {output_side(572, 4)}; what fits: {sides[:3]} ... {sides[-2:]}")
+assert output_side(572, 4) == 388
+assert sides == list(range(188, 600, 16))
+assert {side - output_side(side, 4) for side in sides} == {184}
+
+# %% [markdown]
+# Sixteen apart, as four poolings divide by 16; and always 184 pixels are lost, 92 on each side.
+# There is no prediction for that margin, and every pixel of the output has seen only real image.
+# Chapter 11 tiles large images with this.
+#
+# The U, drawn from the model
+# ---------------------------
+# ``trace`` goes through the parameters of a network and follows the size of the map. Nothing of the
+# picture is written by hand: its numbers come from the shapes of the weights.
+
+
+# %%
+def trace(state, side):
+    """All maps in the order of their making: (op, level, side, channels, name of the layer)."""
+    maps = [("input", 0, side, state["contracting.0.first.weight"].shape[2], "")]
+
+    def add(op, level, name):
+        size, filters = state[f"{name}.weight"].shape[::3]
+        side = maps[-1][2]
+        maps.append((op, level, 2 * side if op == "up" else side - size + 1, filters, name))
+
+    depth = sum(name.startswith("up.") for name in state) // 2
+    for level in range(depth + 1):
+        if level:
+            maps.append(("pool", level, maps[-1][2] // 2, maps[-1][3], ""))
+        add("conv", level, f"contracting.{level}.first")
+        add("conv", level, f"contracting.{level}.second")
+    for i in range(depth):
+        add("up", depth - 1 - i, f"up.{i}")
+        add("conv", depth - 1 - i, f"expansive.{i}.first")
+        add("conv", depth - 1 - i, f"expansive.{i}.second")
+    add("scores", 0, "scores")
+    return maps
+
+
+def draw_u(maps):
+    _, axes = plt.subplots(figsize=(12, 6), layout="constrained")
+    rows, x, copies, leave = -np.cumsum([0, 1.5, 1.2, 0.95, 0.8]), 0.0, {}, (0, 0)
+    for (op, level, side, channels, _), following in zip(maps, [*maps[1:], maps[-1]], strict=True):
+        width, height, bottom = 0.022 * channels**0.5, (side / maps[0][2]) ** 0.7, rows[level]
+        colour, label = {"pool": "#D55E00", "up": "#009E73"}.get(op, "#0072B2"), str(channels)
+        axes.add_patch(plt.Rectangle((x, bottom), width, height, fc=colour, ec="k", lw=0.5))
+        above, below = bottom + height + 0.12, bottom - 0.14
+        if op in ("pool", "up"):
+            tip = (x + width / 2, above if op == "pool" else below)
+            axes.annotate("", tip, leave, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2})
+        if op == "up":
+            start, more, extra = copies[level]
+            line = {"arrowstyle": "-|>", "color": "0.6", "lw": 2}
+            axes.annotate("", (x, bottom + height / 2), (start, bottom + height / 2), arrowprops=line)
+            axes.add_patch(plt.Rectangle((x + width, bottom), extra, height, fc="white", ec="k", lw=0.5))
+            label, width = f"{channels}+{more}", width + extra
+        if following[0] == "pool":
+            copies[level] = x + width, channels, width
+        axes.text(x + width / 2, bottom + height + 0.03, label, ha="center", fontsize=7)
+        axes.text(x + width / 2, bottom - 0.1, side, ha="center", fontsize=7, color="0.3")
+        leave = (x + width / 2, below if following[0] == "pool" else above)
+        x += width + 0.25
+    axes.axis((-0.2, x, rows[-1] - 0.2, 1.15))
+    axes.axis("off")
+
+
+state = tu.UNet().state_dict()  # the paper's
+maps = trace(state, 572)
+assert [side for _, level, side, _, _ in maps if level == 0] == [572, 570, 568, 392, 390, 388, 388]
+draw_u(maps)
+plt.title("Channels above, side in pixels below; orange: pooled, green: up-convolved, white: copied across")
+show("07-u")
+
+# %% [markdown]
+# Crop and concatenate
+# --------------------
+# The copied map is larger than the one that came back up: 568 against 392 in the first level. So
+# its centre is cut out, and set behind the channels of the other: 64 + 64 channels. Half of the
+# difference is taken off at the top and left; if it is odd, the smaller half.
+
+
+# %%
+@exercise("07.2", lines=3, hint="top = (rows of skip - rows of upsampled) // 2; then np.concatenate, axis=3.")
+def crop_concat(upsampled, skip):
+    """Return the channels of upsampled, then those of the centre of skip: (N, H, W, C1 + C2)."""
+    return ...
+
+
+rng = np.random.default_rng(0)
+pair = rng.standard_normal((1, 4, 6, 2)), rng.standard_normal((1, 8, 9, 3))
+assert np.array_equal(crop_concat(*pair), tu.crop_concat(*map(tu.Tensor, pair)).data)
+
+# %% [markdown]
+# Its backward takes nothing new: the first channels of the gradient go to ``upsampled``, the others
+# into the centre of zeros of the shape of ``skip``.
+#
+# The whole network
+# -----------------
+# That was the last op. ``weights`` is a dictionary of tensors by the names of the layers; ``watch``
+# is called with every map that comes by. The last layer, a 1×1 convolution, gives each pixel one
+# score for each class. (In training the engine also drops values at random at the end of the
+# contracting path, as section 3.1 of the paper says. We leave it out.)
+
+
+# %%
+def unet(x, weights, depth, watch):
+    def layer(op, name, x, **options):
+        y = op(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+        watch(name, y.data)
+        return y
+
+    def two(name, x):
+        return layer(tu.conv2d, f"{name}.second", layer(tu.conv2d, f"{name}.first", x, relu=True), relu=True)
+
+    skips = [two("contracting.0", x)]
+    for level in range(1, depth + 1):
+        skips.append(two(f"contracting.{level}", tu.max_pool2d(skips[-1])))
+    x = skips.pop()
+    for i in range(depth):
+        up = layer(tu.conv_transpose2d, f"up.{i}", x)
+        x = two(f"expansive.{i}", tu.crop_concat(up, skips.pop()))
+    return layer(tu.conv2d, "scores", x)
+
+
+# %% [markdown]
+# Count
+# -----
+# A layer with a window of ``K`` × ``K`` has ``K K C F`` weights and ``F`` biases. The channels
+# start at ``base`` and double at each level. On the way up an up-convolution (2×2) halves them, and
+# the first 3×3 convolution sees twice as many again, because of the skip. How many for the paper: 1
+# channel in, 2 classes, base 64, depth 4?
+
+
+# %%
+@exercise("07.3", lines=9, hint="Two loops over the levels: 9 before here + here + 9 here here + here, ...")
+def count_parameters(in_channels, num_classes, base, depth):
+    """Return the number of weights and biases of the U-Net."""
+    return ...
+
+
+# %%
+print(f"{count_parameters(1, 2, 64, 4):,} parameters")
+assert count_parameters(1, 2, 64, 4) == sum(array.size for array in state.values()) == 31_030_658
+
+# %% [markdown]
+# Where are they, and where is the work? The work is counted in multiplications: each weight of a
+# convolution is used once for each pixel of its output (of an up-convolution: of its input).
+# **Predict** which level has most of either.
+
+# %%
+parameters, work = np.zeros(5), np.zeros(5)
+for op, level, side, _, name in maps:
+    if name:
+        parameters[level] += state[f"{name}.weight"].size + state[f"{name}.bias"].size
+        work[level] += state[f"{name}.weight"].size * (side / 2 if op == "up" else side) ** 2
+print(f"{work.sum() / 1e9:.0f} thousand million multiplications for one tile of 572 pixels")
+parameters, work = (100 * values / values.sum() for values in (parameters, work))
+assert np.rint(parameters).tolist() == [1, 3, 10, 41, 46]
+assert np.rint(work).tolist() == [20, 24, 24, 24, 8]
+
+fig, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+axes.barh(np.arange(5) - 0.2, parameters, 0.4, color="#0072B2", label="parameters")
+axes.barh(np.arange(5) + 0.2, work, 0.4, color="#D55E00", label="multiplications")
+axes.set(xlabel="% of the whole", ylabel="level", yticks=range(5), ylim=(4.5, -0.5))
+axes.legend()
+show("07-levels")
+
+# %% [markdown]
+# The bottom has 46 % of the parameters and 8 % of the work. The other four levels share the work
+# almost evenly: a level further down has a quarter of the pixels, and four times the weights.
+#
+# The first weights
+# -----------------
+# If each layer made the signal half as strong, nothing would be left after 23 of them. How strong
+# must the first weights be? One number before the ReLU is a sum of ``N = K K C`` products, weight
+# times input. Let the weights be random, independent, with mean 0 and variance ``s²``. Then the
+# mean of the square of the sum is ``N s² E[x²]``, where ``E[x²]`` is the mean square of the inputs:
+# mixed products cancel. The sum is as often negative as positive, so the ReLU keeps half: ``N s²
+# E[x²] / 2``. **Predict** the ``s`` that keeps the mean square as it is.
+
+
+# %%
+@exercise("07.4", lines=1, hint="N s² / 2 = 1, and N counts the whole window. Return s, not s².")
+def he_std(size, channels):
+    """Return the standard deviation of the first weights of a size × size convolution of `channels`."""
+    return ...
+
+
+# %% [markdown]
+# This is the initialisation of He et al. (2015), which the paper takes in its section 3: for 64
+# channels and 3×3, ``N`` is 576. Here are 18 layers of 512 channels, with that variance and with
+# half of it.
+
+# %%
+assert np.isclose(he_std(3, 64) ** 2, 2 / 576)
+left = {}
+for factor in (1, 1 / 2):
+    x = rng.standard_normal((256, 512))
+    for _ in range(18):
+        x = np.maximum(x @ rng.normal(0, factor**0.5 * he_std(1, 512), (512, 512)), 0)
+    left[factor] = np.mean(x**2)
+print(f"after 18 layers {left[1]:.2f}, with half of the variance {left[1 / 2]:.1e}")
+assert 0.5 < left[1] < 2
+assert 0.5 < left[1 / 2] * 2**18 < 2
+
+# %% [markdown]
+# Break it, and watch
+# -------------------
+# Now the real network, with 16 channels at the top and noise as its image. The paper wishes for
+# *unit variance* in every map. **Predict** whether pooling allows it; and what half of the variance
+# leaves at the end: 2 to the minus 23?
+
+# %%
+noise = tu.Tensor(rng.standard_normal((1, 188, 188, 1), dtype=np.float32))
+
+
+def mean_squares(factor, seed):
+    weights = dict(tu.UNet(base_channels=16, seed=seed).named_parameters())
+    for tensor in weights.values():
+        tensor.data *= np.float32(factor**0.5)
+    squares = []
+    with tu.no_grad():
+        unet(noise, weights, 4, lambda name, y: squares.append(np.mean(y**2)))
+    return squares
+
+
+he, half = (np.mean([mean_squares(factor, seed) for seed in range(3)], axis=0) for factor in (1, 1 / 2))
+less = he / half
+print(f"He: first layer {he[0]:.1f}, bottom {he[9]:.0f}, scores {he[-1]:.0f}")
+print(f"half: the bottom is {less[9]:.0f} times smaller, the scores {less[-1]:.0f} times; 2**23 is {2**23:,}")
+assert np.allclose(less[:11], 2.0 ** np.arange(1, 12), rtol=1e-3)
+assert 5 < he[9] / he[0] < 50
+assert 100 < less[-1] < 10_000
+
+# %% [markdown]
+# Two surprises. First, the mean square does not stay: it grows about tenfold on the way down. Each
+# pooling keeps the largest of four (chapter 06), and the derivation above knows nothing of pooling.
+# So *unit variance in every map* is what the paper aims at, and not what this initialisation gives.
+# It is near enough to begin.
+#
+# Second, with half of the variance the way down loses exactly a factor of 2 at each layer. But of
+# the scores far more is left than 2 to the minus 23: the skip of the top level reaches them through
+# five layers only. The skips carry strength, too.
+#
+# Does it matter? A small U-Net, 60 steps on five synthetic images of cells, with the variance as it
+# should be, a quarter of it, and a sixteenth.
+
+# %%
+images = synthetic_cells(6, 172, seed=4)
+inputs = [((image - image.mean()) / image.std()).astype(np.float32)[np.newaxis] for image in images.images]
+targets = [(label[44:-44, 44:-44] > 0).astype(int)[np.newaxis] for label in images.labels]
+
+
+def train(factor):
+    model = tu.UNet(base_channels=8, depth=3, dropout=0)
+    for parameter in model.parameters():
+        parameter.data *= np.float32(factor**0.5)
+    optimiser = tu.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    losses = []
+    for step in range(60):
+        loss = tu.softmax_cross_entropy(model(tu.Tensor(inputs[step % 5])), targets[step % 5])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return model, losses
+
+
+trained = {factor: train(factor) for factor in (1, 1 / 4, 1 / 16)}
+last = {factor: np.mean(losses[-10:]) for factor, (_, losses) in trained.items()}
+print("loss after 60 steps:", ", ".join(f"variance × {f:g}: {loss:.2f}" for f, loss in last.items()))
+assert 3 * last[1] < last[1 / 16]
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+layers = np.arange(1, 24)
+left.semilogy(layers, he, "o-", ms=4, color="#0072B2", label="He et al.")
+left.semilogy(layers, half, "s-", ms=4, color="#D55E00", label="half of the variance")
+left.semilogy(layers, he[0] * 0.5**layers, "k:", label="a half at each layer")
+left.axvspan(9, 10, color="0.9", label="the bottom")
+left.set(xlabel="layer", ylabel="mean square of the map", title="Before training", ylim=(5e-8, 200))
+for (factor, (_, losses)), style in zip(trained.items(), ("-", "--", ":"), strict=True):
+    right.plot(np.convolve(losses, np.ones(5) / 5, "valid"), style, label=f"variance × {factor:g}")
+right.set(xlabel="step", ylabel="loss, mean of 5 steps", title="Training", ylim=(0, 0.8))
+left.legend()
+right.legend()
+show("07-variance")
+
+# %% [markdown]
+# Weights that start too small learn late. With a sixteenth of the variance each weight is a quarter
+# as large, and a quarter again in each of the layers that follow.
+#
+# What the maps show
+# ------------------
+# The network that was trained for 60 steps, on an image that it has not seen. Of each level the
+# three channels that vary most.
+
+# %%
+model, seen = trained[1][0].eval(), {}
+with tu.no_grad():
+    weights = dict(model.named_parameters())
+    scores = unet(tu.Tensor(inputs[5]), weights, 3, lambda name, y: seen.update({name: y[0]}))
+cells = 1 / (1 + np.exp(scores.data[0, ..., :1] - scores.data[0, ..., 1:]))  # the softmax of two classes
+correct = np.mean((cells[..., 0] > 0.5) == targets[5][0])
+print(f"{correct:.1%} of the pixels are right; {np.mean(targets[5] == 0):.1%} are background")
+assert correct > 0.9
+
+names = [f"contracting.{level}" for level in range(4)] + [f"expansive.{i}" for i in range(3)]
+columns = {"image": inputs[5][0]} | {name: seen[f"{name}.second"] for name in names}
+columns |= {"probability": cells, "labels": targets[5][0][..., np.newaxis]}
+fig, axes = plt.subplots(3, len(columns), figsize=(15, 5.2), layout="constrained")
+for axis, (name, stack) in zip(axes.T, columns.items(), strict=True):
+    most = np.argsort(-stack.std(axis=(0, 1)))[:3]
+    for ax, channel in zip(axis, [*most, None, None], strict=False):
+        ax.axis("off")
+        if channel is not None:
+            ax.imshow(stack[..., channel], cmap="gray" if stack.shape[2] == 1 else "viridis")
+    axis[0].set_title(f"{name}\n{stack.shape[0]} × {stack.shape[1]}, of {stack.shape[2]}", fontsize=9)
+show("07-maps")
+
+# %% [markdown]
+# Fine at the top, coarse blobs at the bottom, and fine again on the way up: the skip has brought
+# the places back. The pattern of period 2 is the chessboard of chapter 06.
+#
+# The same in the engine
+# ----------------------
+# ``tinyunet/models/unet.py`` is this function as a class, with dropout and with errors that name
+# the nearest sides that fit. ``tinyunet/nn.py`` draws the weights. Both agree with ours.
+
+# %%
+with tu.no_grad():
+    assert np.array_equal(model(tu.Tensor(inputs[5])).data, scores.data)
+assert all(model.geometry.output_size(side) == output_side(side, 3) for side in range(172, 400, 8))
+assert np.isclose(state["contracting.4.second.weight"].std(), he_std(3, 1024), rtol=1e-2)
+print("The engine agrees.")
+
+# %% [markdown]
+# Summary
+# -------
+# - Valid convolutions lose 184 pixels at depth 4: 572 becomes 388. Sides that fit are 16 apart.
+# - The skip's centre is cut out and concatenated: exact places meet what was seen from far.
+# - 31,030,658 parameters, most of them deep down; the work is spread over all levels.
+# - Weights of variance ``2 / N`` keep the mean square through convolution and ReLU. Pooling raises
+#   it all the same; skips carry it past the depth.
+#
+# Next: ``08_weighted_loss.py``, what the network is told to get right.
