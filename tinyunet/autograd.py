@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinyunet import workspace
 from tinyunet.backend import active_backend, array_library, lies_on_gpu, to_backend, to_host
 from tinyunet.errors import BackendError, GraphError, ShapeError
 
@@ -153,8 +154,7 @@ def _walk_back(output: Tensor, grad: NDArray[Any]) -> None:
             if isinstance(source, Tensor):
                 _accumulate(source, gradient)
             elif source in pending:
-                # A sum in a new array: the first summand may be shared with another input.
-                pending[source] = pending[source] + gradient
+                pending[source] = _sum(pending[source], gradient)
             else:
                 pending[source] = gradient
                 heapq.heappush(newest_first, (-source.serial_number, source))
@@ -162,7 +162,12 @@ def _walk_back(output: Tensor, grad: NDArray[Any]) -> None:
 
 
 def _accumulate(leaf: Tensor, gradient: NDArray[Any]) -> None:
-    leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+    leaf.grad = gradient if leaf.grad is None else _sum(leaf.grad, gradient)
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """In a new array: a summand may be shared with another input."""
+    return np.add(a, b, out=workspace.empty_like(a)) if isinstance(a, np.ndarray) else a + b
 
 
 def _require_on_backend(op: str, arrays: list[Any]) -> None:

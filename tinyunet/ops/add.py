@@ -6,10 +6,9 @@ grad_a = grad_b = grad_y
 
 from __future__ import annotations
 
-import numpy as np
 from numba import prange
 
-from tinyunet import cuda
+from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.errors import ShapeError
@@ -69,7 +68,7 @@ def backward_numpy(grad_output):
 
 
 def forward_numba(a, b):
-    y = np.empty_like(a)
+    y = workspace.empty_like(a)
     _forward(a.reshape(-1), b.reshape(-1), y.reshape(-1))
     return y
 

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 from numba import prange
 
+from tinyunet import workspace
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.blas import gemm, gemm_routine, gemm_tn
@@ -163,7 +164,7 @@ def forward_numba(x, weight, bias, padding, relu):
     if conv2d_winograd.suits(x.dtype, size, channels, filters):
         return conv2d_winograd.forward(x, weight, bias, padding, relu)
     x = np.ascontiguousarray(pad(x, padding))
-    y = np.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
+    y = workspace.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
     _forward(gemm_routine(x.dtype), x, weight, bias, relu, numba.get_num_threads(), y)
     return y
 

@@ -42,12 +42,12 @@ References
 from __future__ import annotations
 
 import os
-import threading
 
 import numba
 import numpy as np
 from numba import prange
 
+from tinyunet import workspace
 from tinyunet.blas import gemm, gemm_routine, gemm_tn
 from tinyunet.errors import OptionError
 from tinyunet.jit import kernel, parallel_kernel
@@ -91,22 +91,24 @@ def forward(x, weight, bias, padding, relu):
     x = np.ascontiguousarray(x)
     batch, height, width, channels = x.shape
     filters = weight.shape[3]
-    y = np.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, filters), x.dtype)
+    y = workspace.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, filters), x.dtype)
     routine, floor = gemm_routine(x.dtype), x.dtype.type(0 if relu else -np.inf)
     if is_narrow(channels, filters):
-        u = _scratch("u", 36, channels, filters)
+        u = workspace.empty((36, channels, filters))
         _transform_weights(weight, 0, filters, u)
-        _convolve_narrow(routine, x, u, bias, padding, floor, _block(channels, filters), _workers(), y)
+        block, v, m = _blocks(channels, filters)
+        _convolve_narrow(routine, x, u, bias, padding, floor, block, v, m, y)
         return y
     tiles = _count_tiles(y)
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
-        v = _scratch("v", 36, last - first, channels)
+        v = workspace.empty((36, last - first, channels))
         _transform_inputs(x, padding, y.shape[1], y.shape[2], first, last, v)
         for left in range(0, filters, part):
             right = min(filters, left + part)
-            u, m = _scratch("u", 36, channels, right - left), _scratch("m", 36, last - first, right - left)
+            u = workspace.empty((36, channels, right - left))
+            m = workspace.empty((36, last - first, right - left))
             _transform_weights(weight, left, right, u)
             _multiply(routine, v, u, m)
             _transform_outputs(m, bias[left:right], floor, first, last, left, y)
@@ -119,7 +121,7 @@ def backward_input(grad_output, weight, padding):
     Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
     the window turned by 180 degrees and its channels exchanged.
     """
-    turned = np.empty((3, 3, weight.shape[3], weight.shape[2]), weight.dtype)
+    turned = workspace.empty((3, 3, weight.shape[3], weight.shape[2]), weight.dtype)
     _turn(weight, turned)
     return forward(grad_output, turned, np.zeros(weight.shape[2], weight.dtype), 2 - padding, False)
 
@@ -132,19 +134,22 @@ def backward_weight(x, grad_output, padding):
     routine, tiles = gemm_routine(x.dtype), _count_tiles(grad_output)
     # Each group of tiles ends with a transform of all weights, which few tiles do not pay for.
     if is_narrow(channels, filters) and tiles >= 64 * GROUPS:
-        parts = np.zeros((GROUPS, 3, 3, channels, filters), x.dtype)
-        _correlate_narrow(routine, x, grad_output, padding, _block(channels, filters), _workers(), parts)
-        return parts.sum(axis=0)
-    grad_weight = np.zeros((3, 3, channels, filters), x.dtype)
+        parts = workspace.empty((GROUPS, 3, 3, channels, filters))
+        block, v, z = _blocks(channels, filters)
+        u = workspace.empty((len(v), 36, channels, filters))
+        _correlate_narrow(routine, x, grad_output, padding, block, v, z, u, parts)
+        return parts.sum(axis=0, out=workspace.empty_like(parts[0]))
+    grad_weight = workspace.empty((3, 3, channels, filters))
+    grad_weight[...] = 0
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
-        v, z = _scratch("v", 36, last - first, channels), _scratch("m", 36, last - first, filters)
+        v, z = workspace.empty((36, last - first, channels)), workspace.empty((36, last - first, filters))
         _transform_inputs(x, padding, height, width, first, last, v)
         _transform_output_grads(grad_output, first, last, z)
         for left in range(0, filters, part):
             right = min(filters, left + part)
-            u = _scratch("u", 36, channels, right - left)
+            u = workspace.empty((36, channels, right - left))
             _multiply_tn(routine, v, z, left, right, u)
             _transform_weight_grads(u, left, right, grad_weight)
     return grad_weight
@@ -159,30 +164,20 @@ def is_narrow(channels, filters) -> bool:
     return channels * filters <= 256 * 128
 
 
-def _block(channels, filters):
-    """Tiles a block: v and m together have at most 36 · 8192 elements, 1.2 MB, but 16 tiles at least."""
-    return min(256, max(16, 8192 // (channels + filters)))
+def _blocks(channels, filters):
+    """Tiles a block, and for each thread the memory for them, transformed: of all channels, of all filters.
 
-
-def _workers():
-    return numba.get_num_threads()
+    Both together have at most 36 · 8192 elements, 1.2 MB, but 16 tiles at least. There are some rows to spare
+    between two frequencies: at a distance of a power of two, their tiles would fall into the same few places
+    of a cache.
+    """
+    workers, block = numba.get_num_threads(), min(256, max(16, 8192 // (channels + filters)))
+    v, m = (workspace.empty((workers, 36, block + 4, width)) for width in (channels, filters))
+    return block, v, m
 
 
 def _count_tiles(y):
     return y.shape[0] * -(-y.shape[1] // 4) * -(-y.shape[2] // 4)
-
-
-_memory = threading.local()
-
-
-def _scratch(name, *shape):
-    """An array with any contents, in memory that is kept from call to call: fresh pages cost time."""
-    size = int(np.prod(shape))
-    kept = getattr(_memory, name, None)
-    if kept is None or kept.size < size:
-        kept = np.empty(size, np.float32)
-        setattr(_memory, name, kept)
-    return kept[:size].reshape(shape)
 
 
 # Tiles are numbered along rows, row after row, image after image. Neighbours in a row are done together, as
@@ -307,14 +302,14 @@ def _transform_weight_grads(u, left, right, grad_weight):
 
 
 @parallel_kernel
-def _convolve_narrow(routine, x, u, bias, padding, floor, block, workers, y):
+def _convolve_narrow(routine, x, u, bias, padding, floor, block, vs, ms, y):
     batch, height, width, filters = y.shape
-    channels = x.shape[3]
+    workers, _, _, channels = vs.shape
     down, across = (height + 3) // 4, (width + 3) // 4
     tiles = batch * down * across
     pixels = (4 * min(STRIP, block) + 2) * max(channels, filters)
     for worker in prange(workers):
-        v, m = np.empty((36, block, channels), x.dtype), np.empty((36, block, filters), x.dtype)
+        v, m = vs[worker], ms[worker]
         strip, patch = np.empty((6, pixels), x.dtype), np.empty((6, pixels), x.dtype)
         biases = _repeat(bias, 4 * STRIP)
         for first in range(worker * block, tiles, workers * block):
@@ -327,20 +322,19 @@ def _convolve_narrow(routine, x, u, bias, padding, floor, block, workers, y):
 
 
 @parallel_kernel
-def _correlate_narrow(routine, x, grad, padding, block, workers, parts):
+def _correlate_narrow(routine, x, grad, padding, block, vs, zs, us, parts):
     batch, height, width, filters = grad.shape
-    channels = x.shape[3]
+    workers, _, _, channels = vs.shape
     down, across = (height + 3) // 4, (width + 3) // 4
     tiles, groups = batch * down * across, len(parts)
     pixels = (4 * min(STRIP, block) + 2) * max(channels, filters)
     for worker in prange(workers):
-        v, z = np.empty((36, block, channels), x.dtype), np.empty((36, block, filters), x.dtype)
-        u = np.empty((36, channels, filters), x.dtype)
+        v, z, u = vs[worker], zs[worker], us[worker]
         strip, patch = np.empty((6, pixels), x.dtype), np.empty((6, pixels), x.dtype)
         rows = np.empty((18, 8 * filters), x.dtype)
         for group in range(worker, groups, workers):
             begin, end = tiles * group // groups, tiles * (group + 1) // groups
-            u[:] = 0
+            u[:], parts[group] = 0, 0
             for first in range(begin, end, block):
                 last = min(end, first + block)
                 size = last - first

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from tinyunet import cuda
+from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.errors import OptionError
@@ -90,7 +90,7 @@ def _uniform(seed, i):
 
 
 def forward_numba(x, p, seed):
-    y = np.empty_like(x)
+    y = workspace.empty_like(x)
     _forward(x.reshape(-1), p, x.dtype.type(1 / (1 - p)), seed, y.reshape(-1))
     return y
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from tinyunet import cuda
+from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.jit import parallel_kernel
@@ -61,7 +61,7 @@ def backward_numpy(grad_output, y):
 
 
 def forward_numba(x):
-    y = np.empty_like(x)
+    y = workspace.empty_like(x)
     _forward(x.reshape(-1), y.reshape(-1))
     return y
 
@@ -73,7 +73,7 @@ def _forward(x, y):
 
 
 def backward_numba(grad_output, y):
-    grad_x = np.empty_like(grad_output)
+    grad_x = workspace.empty_like(grad_output)
     _backward(grad_output.reshape(-1), y.reshape(-1), grad_x.reshape(-1))
     return grad_x
 

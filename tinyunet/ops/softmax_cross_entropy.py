@@ -19,7 +19,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from tinyunet import cuda
+from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel, to_backend, to_host
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
@@ -162,7 +162,7 @@ def backward_numpy(grad_logits, scale):
 def forward_numba(logits, target, weight, with_gradient):
     n, height, _, _ = logits.shape
     energy = np.zeros(n * height)
-    grad_logits = np.empty_like(logits if with_gradient else logits[:0])
+    grad_logits = workspace.empty_like(logits if with_gradient else logits[:0])
     _forward(logits, target, weight, energy, grad_logits)
     return energy.sum(), grad_logits if with_gradient else None
 
@@ -190,7 +190,7 @@ def _forward(logits, target, weight, energy, grad_logits):
 
 
 def backward_numba(grad_logits, scale):
-    grad = np.empty_like(grad_logits)
+    grad = workspace.empty_like(grad_logits)
     _backward(grad_logits.reshape(-1), grad_logits.dtype.type(scale), grad.reshape(-1))
     return grad
 
