@@ -20,6 +20,12 @@ TUTORIALS = Path(__file__).parents[1] / "tutorials"
 CHAPTERS = sorted(path.stem for path in TUTORIALS.glob("[0-9][0-9]_*.py"))
 LONGEST = 60  # seconds for a reader on two quiet cores; a test allows for a busy machine
 MOST_LINES = 400
+ENVIRONMENT = {
+    "MPLBACKEND": "agg",
+    "PYTHONPATH": str(TUTORIALS.parent),
+    # Threads that spin while they wait make a small training crawl on a machine with other work.
+    "OMP_WAIT_POLICY": "passive",
+}
 PARTS = ("**You will build**", "**You will learn**", "**predict**", "# Summary\n# -------", "tinyunet/")
 
 sys.path.insert(0, str(TUTORIALS))
@@ -42,7 +48,7 @@ def run_chapter(folder: Path, chapter: str, source: str | None = None) -> str:
     result = subprocess.run(
         [sys.executable, f"{chapter}.py"],
         cwd=folder,
-        env=os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": str(TUTORIALS.parent)},
+        env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=4 * LONGEST,

@@ -14,14 +14,11 @@ Needed: chapters 03 and 06. About 45 minutes. Four exercises.
 
 # %%
 import matplotlib.pyplot as plt
-import numba
 import numpy as np
 from lesson import exercise, show
 
 import tinyunet as tu
 from tinyunet.data import synthetic_cells
-
-numba.set_num_threads(1)  # on maps as small as here, threads would mostly wait for each other
 
 # %% [markdown]
 # Down and up
