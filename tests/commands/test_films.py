@@ -23,11 +23,11 @@ def test_training_on_a_film(command, film, tiny, tmp_path):
     status, out, message = command("train", "--data", film, "--out", "run", *tiny)
     assert status == 0, message
     assert "3 of 6 frames have gold truth, the others are left out" in out
-    assert "3 cells have no outline" in out
+    assert "3 markers have no outline" in out
     assert "2 images to train on, 1 held out" in out
     status, out, message = command("evaluate", "run")
     assert status == 0, message
-    assert "3 cells have no outline" in out
+    assert "3 markers have no outline" in out
 
 
 @pytest.mark.parametrize("name", ["train", "doctor", "evaluate"])

@@ -83,7 +83,7 @@ def test_around_markers_without_outline_nothing_is_known(tmp_path):
     np.testing.assert_array_equal(partly, expected)
     assert (partly[np.isin(cells_of(1), [2, 3, 5])] == UNKNOWN).all()  # no cell is taken for background
     assert (partly == UNKNOWN).sum() < 2 * np.isin(cells_of(1), [2, 3, 5]).sum()  # and not much else
-    assert f"3 cells have no outline, {reach:.0f} px around their markers" in read_images(tmp_path).summary()
+    assert f"3 markers have no outline, {reach:.0f} px around them" in read_images(tmp_path).summary()
 
 
 def test_a_marker_half_on_an_outline_has_none(tmp_path):

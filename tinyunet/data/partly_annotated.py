@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.segmentation import relabel_sequential
 
 from tinyunet.data.image_set import UNKNOWN, Labels
 from tinyunet.errors import DataError, describe
@@ -77,11 +78,16 @@ def forget_around_lone_markers(
                 {"outlines": describe(cell, "H W"), "markers": describe(marker, "H W")},
                 "give those that were made for this frame",
             )
-    lone = [_lone(cell, marker) for cell, marker in zip(cells, markers, strict=True)]
+    pairs = list(zip(cells, markers, strict=True))
+    lone = [_lone(cell, marker) for cell, marker in pairs]
     alone = sum(_count(marker[some]) for marker, some in zip(markers, lone, strict=True))
     if not alone:
         return list(cells), "every marker has its outline"
-    reaches = [reach for pair in zip(cells, markers, strict=True) for reach in _reaches(*pair)]
+    reaches = [
+        reach
+        for (cell, marker), some in zip(pairs, lone, strict=True)
+        for reach in _reaches(cell, np.where(some, 0, marker))
+    ]
     if not reaches:
         raise DataError(
             f"{names[0]}: no marker lies on an outlined cell, nor in any other frame",
@@ -90,7 +96,7 @@ def forget_around_lone_markers(
         )
     reach = max(reaches)
     labels = [_forget_near(cell, some, reach) for cell, some in zip(cells, lone, strict=True)]
-    return labels, f"{alone} cells have no outline, {reach:.0f} px around their markers are unknown"
+    return labels, f"{alone} markers have no outline, {reach:.0f} px around them are unknown"
 
 
 def _lone(cells: Labels, markers: Labels) -> NDArray[np.bool_]:
@@ -101,13 +107,17 @@ def _lone(cells: Labels, markers: Labels) -> NDArray[np.bool_]:
 
 
 def _reaches(cells: Labels, markers: Labels) -> Iterator[float]:
-    """How far each outlined cell reaches from its marker, in pixels."""
-    outlined = np.where(_lone(cells, markers), 0, markers)
-    for value in np.setdiff1d(outlined, [0]):
-        below = cells[outlined == value]
+    """How far each cell that has a marker reaches from it, in pixels. Every marker lies on a cell."""
+    cells, markers = (relabel_sequential(image)[0] for image in (cells, markers))
+    boxes = ndimage.find_objects(cells)
+    for marker, box in enumerate(ndimage.find_objects(markers), 1):
+        below = cells[box][markers[box] == marker]
         cell = np.bincount(below[below > 0]).argmax()
-        box = ndimage.find_objects(np.uint8((cells == cell) | (outlined == value)))[0]
-        yield float(_distance_from(outlined[box] == value)[cells[box] == cell].max())
+        both = tuple(
+            slice(min(one.start, other.start), max(one.stop, other.stop))
+            for one, other in zip(box, boxes[cell - 1], strict=True)
+        )
+        yield float(_distance_from(markers[both] == marker)[cells[both] == cell].max())
 
 
 def _forget_near(cells: Labels, lone: NDArray[np.bool_], reach: float) -> Labels:
