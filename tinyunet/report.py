@@ -148,10 +148,7 @@ def report(options: Options) -> None:
             remedy="give the folder of a run, with all that the training wrote",
         )
     model, checkpoint = load_model(options.run)
-    train, held_out = split(
-        read_data(config),
-        config.holdout,
-    )
+    train, held_out = split(read_data(config), config.holdout)
     trainer = Trainer(config, train, held_out)  # untrained, as the doctor wants it
     assert held_out.kind is not None
     judged = _judge(model, checkpoint, held_out, options.symmetries)
@@ -171,6 +168,7 @@ def report(options: Options) -> None:
                 places=_places(log),
                 times=_times(log, judged),
                 curves=_curves(log),
+                collapses=[{"where": (), **record} for record in log if record["event"] == "collapsed"],
                 rows=list(_rows(judged.measures)),
                 tiles=TILES[held_out.kind],
                 order=headline(held_out.kind),

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import asdict
 
 import html5lib
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from skimage.measure import label as components
 
 from tinyunet import report
+from tinyunet.collapse import Collapsed
 from tinyunet.evaluation import figure
 from tinyunet.run_folder import RunFolder
 
@@ -140,6 +142,17 @@ def test_who_trained_and_the_commands(command, trained):
     times = dict(table_under(document, "Time"))
     assert times["training"].endswith("in 5 steps")
     assert times["validation"].endswith("in 3 looks at the held-out images")
+
+
+def test_a_collapse_is_told_of(command, trained):
+    """What the training said when it predicted one class everywhere stands above the curves."""
+    collapsed = Collapsed(4, "dead units", "class 0 everywhere", {"layer <down.0>": "0 of 2"}, "less --lr")
+    RunFolder(trained).append({"event": "collapsed", **asdict(collapsed)})
+    command("report", trained)
+    section = next(s for s in parsed(RunFolder(trained).report).iter("section") if "curves" in text_of(s[0]))
+    box = next(section.iter("div"))
+    assert box.get("class") == "finding warning"
+    assert text_of(box) == "warning: class 0 everywhere layer <down.0>: 0 of 2 less --lr"
 
 
 def test_names_that_are_markup(command, tiny, make_data, tmp_path):
