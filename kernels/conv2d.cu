@@ -18,6 +18,8 @@
 //   tensor   the same blocks on tensor cores: a warp multiplies 16×8 by 8×8 in one instruction. Factors are
 //            rounded to TF32 (10 bits behind the point), sums are float32. Three tiles in shared memory, two
 //            of them on their way there past the registers (cp.async). C and F must be multiples of 4
+//   tensor_bf16   the same with 16×16 by 16×8, and factors rounded to bfloat16 (7 bits behind the point) as
+//            they enter the tensor cores: arrays and sums stay float32
 //
 // The other kernels: turn_weight (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and
 // its end.
@@ -288,28 +290,76 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 // tensor: each PTX instruction in a function of its own, with a second body for the CPU.
-__device__ __forceinline__ float to_tf32(float value) {
+__device__ __forceinline__ unsigned to_tf32(float value) {
 #ifdef CUDA_EMULATED
     return emulator::round_to_tf32(value);
 #else
     unsigned rounded;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-    return __uint_as_float(rounded);
+    return rounded;
 #endif
 }
 
-__device__ __forceinline__ void multiply_16x8x8(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+// Two numbers in one register, the first in its lower half.
+__device__ __forceinline__ unsigned to_bf16(float first, float second) {
 #ifdef CUDA_EMULATED
-    emulator::mma_m16n8k8(d, a, b, __LINE__);
+    return emulator::round_to_bf16(first) | emulator::round_to_bf16(second) << 16;
+#else
+    unsigned rounded;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(rounded) : "f"(second), "f"(first));
+    return rounded;
+#endif
+}
+
+__device__ __forceinline__ void multiply_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef CUDA_EMULATED
+    emulator::mma_m16n8k8_tf32(d, a, b, __LINE__);
 #else
     asm volatile(
         "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
-          "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
+
+__device__ __forceinline__ void multiply_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef CUDA_EMULATED
+    emulator::mma_m16n8k16_bf16(d, a, b, __LINE__);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// What is multiplied: DEPTH numbers at once, of which a lane, the t-th of four, holds some in each of two
+// registers. number(k) is the k-th of them.
+struct Tf32 {
+    static constexpr int DEPTH = 8;
+    template <class Number>
+    __device__ __forceinline__ static unsigned held(Number number, int t, int which) {
+        return to_tf32(number(t + 4 * which));
+    }
+    __device__ __forceinline__ static void multiply(float (&d)[4], const unsigned (&a)[4],
+                                                    const unsigned (&b)[2]) {
+        multiply_tf32(d, a, b);
+    }
+};
+
+struct Bf16 {
+    static constexpr int DEPTH = 16;
+    template <class Number>
+    __device__ __forceinline__ static unsigned held(Number number, int t, int which) {
+        return to_bf16(number(2 * t + 8 * which), number(2 * t + 8 * which + 1));
+    }
+    __device__ __forceinline__ static void multiply(float (&d)[4], const unsigned (&a)[4],
+                                                    const unsigned (&b)[2]) {
+        multiply_bf16(d, a, b);
+    }
+};
 
 // Four numbers on their way to shared memory; zeros where `offset` is negative.
 __device__ __forceinline__ void copy_four(float& to, const float* from, int offset) {
@@ -352,26 +402,31 @@ __device__ __forceinline__ int warp_column() { return threadIdx.x / 32 % 2 * 32;
 
 // left(row, k) is a number of the left tile. The rows of both tiles are longer than needed: with the lengths
 // chosen, the 32 lanes read from 32 banks.
-template <class Left>
+template <class Factors, class Left>
 __device__ __forceinline__ void multiply_stage(Left left, const float (&right)[STAGE_DEPTH][TILE_COLUMNS + 8],
                                                Pieces& pieces) {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int k = 0; k < STAGE_DEPTH; k += 8) {
-        float a[4][4], b[4][2];
+    for (int first = 0; first < STAGE_DEPTH; first += Factors::DEPTH) {
+        unsigned a[4][4], b[4][2];
 #pragma unroll
         for (int m = 0; m < 4; m++)
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                a[m][e] = to_tf32(left(warp_row() + 16 * m + g + e % 2 * 8, k + t + e / 2 * 4));
+            for (int e = 0; e < 4; e++) {
+                int row = warp_row() + 16 * m + g + e % 2 * 8;
+                a[m][e] = Factors::held([&](int k) { return left(row, first + k); }, t, e / 2);
+            }
 #pragma unroll
         for (int n = 0; n < 4; n++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) b[n][e] = to_tf32(right[k + t + e * 4][warp_column() + 8 * n + g]);
+            for (int e = 0; e < 2; e++) {
+                int column = warp_column() + 8 * n + g;
+                b[n][e] = Factors::held([&](int k) { return right[first + k][column]; }, t, e);
+            }
 #pragma unroll
         for (int m = 0; m < 4; m++)
 #pragma unroll
-            for (int n = 0; n < 4; n++) multiply_16x8x8(pieces.sum[m][n], a[m], b[n]);
+            for (int n = 0; n < 4; n++) Factors::multiply(pieces.sum[m][n], a[m], b[n]);
     }
 }
 
@@ -417,12 +472,11 @@ __device__ __forceinline__ int offset_in_matrix(int row, int rows, int column, i
     return row < rows && column < columns ? row * columns + column : -1;
 }
 
-extern "C" __global__ void __launch_bounds__(128)
-    conv2d_forward_tensor(const float* x, const float* weight, const float* bias, float* y, int height,
-                          int width, int channels, int size, int padding, int filters, int relu, int rows) {
+template <class Factors>
+__device__ __forceinline__ void forward_on_tensor_cores(const Shape& s, const float* x, const float* weight,
+                                                        const float* bias, float* y, int relu) {
     __shared__ __align__(16) float left[STAGES][TILE_ROWS][STAGE_DEPTH + 4];
     __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
-    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     // What this thread fetches: four channels each of four windows, four filters each of two rows of weight.
     int row = threadIdx.x / 4, part = threadIdx.x % 4 * 4;
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
@@ -437,29 +491,28 @@ extern "C" __global__ void __launch_bounds__(128)
         for (int e = 0; e < 2; e++)
             copy_four(
                 right[stage][depth + 8 * e][column], weight,
-                offset_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column, filters));
+                offset_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column, s.filters));
     };
     Pieces pieces = {};
     run_stages(0, s.columns, fetch, [&](int stage) {
-        multiply_stage([&](int r, int k) { return left[stage][r][k]; }, right[stage], pieces);
+        multiply_stage<Factors>([&](int r, int k) { return left[stage][r][k]; }, right[stage], pieces);
     });
-    write_pieces(y, rows, filters, pieces, [&](float value, int f) {
+    write_pieces(y, s.rows, s.filters, pieces, [&](float value, int f) {
         value += bias[f];
         return relu && value < 0 ? 0 : value;
     });
 }
 
-extern "C" __global__ void __launch_bounds__(128)
-    conv2d_backward_weight_tensor(const float* x, const float* grad_output, float* parts, int height,
-                                  int width, int channels, int size, int padding, int filters, int rows,
-                                  int rows_a_part) {
+template <class Factors>
+__device__ __forceinline__ void backward_weight_on_tensor_cores(const Shape& s, const float* x,
+                                                                const float* grad_output, float* parts,
+                                                                int rows_a_part) {
     __shared__ __align__(16) float left[STAGES][STAGE_DEPTH][TILE_ROWS + 8];
     __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
-    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     // What this thread fetches: four channels each of four pixels, four filters each of two.
     int pixel = threadIdx.x / 32, channel = threadIdx.x % 32 * 4;
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
-    int first = blockIdx.z * rows_a_part, last = min(rows, first + rows_a_part);
+    int first = blockIdx.z * rows_a_part, last = min(s.rows, first + rows_a_part);
     auto fetch = [&](int stage, int k) {
 #pragma unroll
         for (int e = 0; e < 4; e++)
@@ -468,14 +521,44 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
         for (int e = 0; e < 2; e++)
             copy_four(right[stage][depth + 8 * e][column], grad_output,
-                      offset_in_matrix(k + depth + 8 * e, rows, blockIdx.y * TILE_COLUMNS + column, filters));
+                      offset_in_matrix(k + depth + 8 * e, s.rows, blockIdx.y * TILE_COLUMNS + column, s.filters));
     };
     Pieces pieces = {};
     run_stages(first, last, fetch, [&](int stage) {
-        multiply_stage([&](int r, int k) { return left[stage][k][r]; }, right[stage], pieces);
+        multiply_stage<Factors>([&](int r, int k) { return left[stage][k][r]; }, right[stage], pieces);
     });
-    write_pieces(parts + blockIdx.z * s.columns * filters, s.columns, filters, pieces,
+    write_pieces(parts + blockIdx.z * s.columns * s.filters, s.columns, s.filters, pieces,
                  [](float value, int) { return value; });
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_forward_tensor(const float* x, const float* weight, const float* bias, float* y, int height,
+                          int width, int channels, int size, int padding, int filters, int relu, int rows) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    forward_on_tensor_cores<Tf32>(s, x, weight, bias, y, relu);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_backward_weight_tensor(const float* x, const float* grad_output, float* parts, int height,
+                                  int width, int channels, int size, int padding, int filters, int rows,
+                                  int rows_a_part) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    backward_weight_on_tensor_cores<Tf32>(s, x, grad_output, parts, rows_a_part);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_forward_tensor_bf16(const float* x, const float* weight, const float* bias, float* y, int height,
+                          int width, int channels, int size, int padding, int filters, int relu, int rows) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    forward_on_tensor_cores<Bf16>(s, x, weight, bias, y, relu);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_backward_weight_tensor_bf16(const float* x, const float* grad_output, float* parts, int height,
+                                  int width, int channels, int size, int padding, int filters, int rows,
+                                  int rows_a_part) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    backward_weight_on_tensor_cores<Bf16>(s, x, grad_output, parts, rows_a_part);
 }
 
 // grad_x is a convolution of grad_output with the window turned by 180 degrees and its channels exchanged.

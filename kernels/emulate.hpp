@@ -96,33 +96,61 @@ inline void wait_for_copies(int groups_left) {
     while (next_copy(groups_left, &to, &from)) *to = from ? *from : float4{0, 0, 0, 0};
 }
 
-// cvt.rna.tf32: to the nearest number with 10 bits behind the point, ties away from zero.
-inline float round_to_tf32(float value) {
+inline unsigned bits_of(float value) {
     unsigned bits;
     std::memcpy(&bits, &value, sizeof bits);
-    bits = (bits + 0x1000) & 0xffffe000;
-    std::memcpy(&value, &bits, sizeof bits);
+    return bits;
+}
+
+inline float number_of(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-// mma.sync.m16n8k8: D (16×8) += A (16×8) · B (8×8), each spread over the lanes as PTX's manual says (section
-// "Matrix fragments for mma.m16n8k8"): with g = lane / 4 and t = lane % 4, a lane has
-//   A: rows g, g+8, g, g+8 of columns t, t, t+4, t+4     B: rows t, t+4 of column g
+// cvt.rna.tf32: to the nearest number with 10 bits behind the point, ties away from zero.
+inline unsigned round_to_tf32(float value) { return (bits_of(value) + 0x1000) & 0xffffe000; }
+
+// cvt.rn.bf16: to the nearest number with 7 bits behind the point, ties to the even one; the upper half of a
+// float.
+inline unsigned round_to_bf16(float value) {
+    unsigned bits = bits_of(value);
+    return value != value ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// mma.sync: D (16×8) += A (16×K) · B (K×8), each spread over the lanes as PTX's manual says (sections "Matrix
+// fragments for mma.m16n8k8" and "…m16n8k16"). With g = lane / 4, t = lane % 4, a register holds PER numbers
+// next to one another along K, and a lane has
+//   A: rows g, g+8, g, g+8, from column PER · t, the same, PER · (t+4), the same
+//   B: rows from PER · t and PER · (t+4) of column g
 //   D: row g of columns 2t, 2t+1; row g+8 of columns 2t, 2t+1
-UNCHECKED inline void mma_m16n8k8(float (&d)[4], const float (&a)[4], const float (&b)[2], int line) {
-    float* own = static_cast<float*>(mailbox(lane()));
+// number(bits, i) is the i-th number in a register.
+template <int PER, class Number>
+UNCHECKED void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                  Number number, int line) {
+    unsigned* own = static_cast<unsigned*>(mailbox(lane()));
     std::memcpy(own, a, sizeof a);
     std::memcpy(own + 4, b, sizeof b);
     warp_barrier(0xffffffff, line);
     for (int e = 0; e < 4; e++) {
         int row = lane() / 4 + e / 2 * 8, column = lane() % 4 * 2 + e % 2;
-        for (int k = 0; k < 8; k++) {
-            const float* left = static_cast<float*>(mailbox(row % 8 * 4 + k % 4));
-            const float* right = static_cast<float*>(mailbox(column * 4 + k % 4));
-            d[e] += left[row / 8 + k / 4 * 2] * right[4 + k / 4];
+        for (int k = 0; k < 8 * PER; k++) {
+            int t = k / PER % 4, half = k / PER / 4;
+            const unsigned* left = static_cast<unsigned*>(mailbox(row % 8 * 4 + t));
+            const unsigned* right = static_cast<unsigned*>(mailbox(column * 4 + t));
+            d[e] += number(left[row / 8 + half * 2], k % PER) * number(right[4 + half], k % PER);
         }
     }
     warp_barrier(0xffffffff, line);
+}
+
+inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line) {
+    multiply_fragments<1>(d, a, b, [](unsigned bits, int) { return number_of(bits); }, line);
+}
+
+inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line) {
+    auto half = [](unsigned bits, int i) { return number_of(i ? bits & 0xffff0000 : bits << 16); };
+    multiply_fragments<2>(d, a, b, half, line);
 }
 
 template <class... P, std::size_t... I>

@@ -153,9 +153,17 @@ extern "C" void check_arrays(int number, char** begins, const long* sizes, const
 
 extern "C" {
 CALL_OUTS(1)
+CALL_OUTS(2)
 CALL_OUTS(4)
 CALL_OUTS(8)
 CALL_OUTS(16)
+// Of a whole struct.
+void __tsan_read_range(char* at, unsigned long size) {
+    for (char* end = at + size; at < end; at += 4) emulator::access(at, 4, false, __builtin_return_address(0));
+}
+void __tsan_write_range(char* at, unsigned long size) {
+    for (char* end = at + size; at < end; at += 4) emulator::access(at, 4, true, __builtin_return_address(0));
+}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

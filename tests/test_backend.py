@@ -63,6 +63,22 @@ def test_an_unknown_name():
     assert tu.active_backend() == "numpy"
 
 
+def test_a_precision_that_the_backend_lacks():
+    with pytest.raises(BackendError, match=r"the backend 'numba' does not compute in tf32\n.*'cuda'"):
+        tu.use_backend("numba", precision="tf32")
+    with pytest.raises(BackendError, match=r"unknown precision 'half'\n +expected +float32 \| tf32 \| bf16"):
+        tu.use_backend("numba", precision="half")
+
+
+def test_the_precision_goes_with_the_backend():
+    with tu.use_backend("cuda-emulated", precision="bf16"):
+        assert backend.active_precision() == "bf16"
+        with tu.use_backend("numpy"):
+            assert backend.active_precision() == "float32"
+        assert backend.active_precision() == "bf16"
+    assert backend.active_precision() == "float32"
+
+
 def test_cuda_without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # Python's mark for a module that cannot be imported
     with pytest.raises(

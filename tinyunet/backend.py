@@ -23,6 +23,7 @@ from tinyunet import cuda_emulator
 from tinyunet.errors import BackendError
 
 BACKENDS = ("numpy", "numba", "cuda", "cuda-emulated")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 class Kernel:
@@ -62,11 +63,14 @@ class use_backend:  # noqa: N801  a verb, used like a function
     Parameters
     ----------
     name : {"numpy", "numba", "cuda", "cuda-emulated"}
+    precision : {"float32", "tf32", "bf16"}
+        Of the CUDA kernels: to what the factors of a convolution are rounded before they are multiplied, to
+        24, 11 or 8 significant bits. Weights, gradients, maps and all sums stay float32.
 
     Raises
     ------
     BackendError
-        Unknown name, or a backend that this machine or this version cannot run.
+        Unknown name or precision, or a backend that this machine cannot run.
 
     Examples
     --------
@@ -76,11 +80,13 @@ class use_backend:  # noqa: N801  a verb, used like a function
     'numpy'
     """
 
-    def __init__(self, name: str):
-        global _active
+    def __init__(self, name: str, precision: str = "float32"):
+        global _active, _precision
         _require(name)
-        self._previous = _active  # None: not looked up yet, and a wrong environment variable is no matter
-        _active = name
+        _require_precision(name, precision)
+        # None: not looked up yet, and a wrong environment variable is no matter
+        self._previous = _active, _precision
+        _active, _precision = name, precision
 
     def __enter__(self) -> use_backend:
         return self
@@ -88,11 +94,12 @@ class use_backend:  # noqa: N801  a verb, used like a function
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _active
-        _active = self._previous
+        global _active, _precision
+        _active, _precision = self._previous
 
 
 _active: str | None = None
+_precision = "float32"
 
 
 def active_backend() -> str:
@@ -103,6 +110,23 @@ def active_backend() -> str:
         _require(name)
         _active = name
     return _active
+
+
+def active_precision() -> str:
+    """The precision in use: that of the backend chosen last."""
+    return _precision
+
+
+def _require_precision(name: str, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise BackendError(
+            f"unknown precision {precision!r}", {"expected": " | ".join(PRECISIONS)}, "choose one of these"
+        )
+    if precision != "float32" and not name.startswith("cuda"):
+        raise BackendError(
+            f"the backend {name!r} does not compute in {precision}",
+            remedy="leave the precision out, or use the backend 'cuda'",
+        )
 
 
 def _require(name: str) -> None:

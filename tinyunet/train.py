@@ -16,7 +16,7 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line, diagnosis, environment
-from tinyunet.backend import active_backend, use_backend
+from tinyunet.backend import active_backend, active_precision, use_backend
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.collapse import Collapsed
 from tinyunet.data import class_labels, split
@@ -44,6 +44,8 @@ class Options:
     """Replace a run's folder that exists."""
     backend: Literal["numba", "numpy", "cuda", "cuda-emulated"] | None = None
     """Which kernels run; numba when left out."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Of convolutions on "cuda": what their factors are rounded to; weights and sums stay float32."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,7 +81,9 @@ def _parse(arguments: list[str] | None) -> Options:
 
 def train(options: Options, command: str) -> None:
     """Train as the options say, with a progress bar; `command` is what was typed, for the log."""
-    use_backend(options.backend or active_backend())  # now, before anything is read or written
+    use_backend(
+        options.backend or active_backend(), options.precision
+    )  # now, before anything is read or written
     config = options.config
     folder = RunFolder(
         options.resume or options.out or Path("runs") / Path(config.data).stem.replace(":", "-")
@@ -128,6 +132,7 @@ def _started(step: int, command: str) -> dict[str, Any]:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "backend": active_backend(),
+        "precision": active_precision(),
         "machine": environment.machine(),
         "versions": environment.versions(),
     }

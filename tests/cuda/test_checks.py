@@ -150,7 +150,7 @@ BUGS = [
         "wait_for_copies<STAGES - 2>();",
         "wait_for_copies<STAGES - 1>();",
         "reads word .* of the shared memory, which no thread of the block has written so far",
-        "to_tf32(left(",
+        "a[m][e] = ",
     ),
     (
         "no barrier between the copies of other threads and their use",
@@ -158,7 +158,7 @@ BUGS = [
         "__syncthreads();  // these tiles",
         "// these tiles",
         "reads word .* of the shared memory, which no thread of the block has written so far",
-        "to_tf32(left(",
+        "a[m][e] = ",
     ),
     (
         "a copy to tiles that are in use",
@@ -166,7 +166,7 @@ BUGS = [
         "fetch((stage + STAGES - 1) % STAGES, step",
         "fetch(stage, step",
         "reads word .* of the shared memory, which no thread of the block has written so far",
-        "to_tf32(left(",
+        "a[m][e] = ",
     ),
     (
         "four numbers from an odd address",

@@ -29,7 +29,7 @@ def ptx_of_conv2d(folder):
     return dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", (folder / "kernels.ptx").read_text(), re.DOTALL))
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_no_spills_and_within_the_budget(source, architecture, tmp_path):
     verbose = ["-cubin", "-Xptxas", "-v,-warn-spills,-Werror"]
@@ -41,21 +41,29 @@ def test_no_spills_and_within_the_budget(source, architecture, tmp_path):
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 
-def test_the_tensor_rung_is_on_tensor_cores(tmp_path):
+@pytest.mark.parametrize(
+    ("rung", "instruction"),
+    [
+        ("tensor", "mma.sync.aligned.m16n8k8.row.col.f32.tf32"),
+        ("tensor_bf16", "mma.sync.aligned.m16n8k16.row.col.f32.bf16"),
+    ],
+)
+def test_tensor_rungs_are_on_tensor_cores(tmp_path, rung, instruction):
     code = ptx_of_conv2d(tmp_path)
     for direction in ("forward", "backward_weight"):
-        for instruction in ("mma.sync.aligned.m16n8k8", "cp.async.cg", "cp.async.wait_group"):
-            assert instruction in code[f"conv2d_{direction}_tensor"]
-            assert instruction not in code[f"conv2d_{direction}_blocked"]
+        for claimed in (f"mma.sync.aligned.{instruction}", "cp.async.cg", "cp.async.wait_group"):
+            assert claimed in code[f"conv2d_{direction}_{rung}"]
+            assert claimed not in code[f"conv2d_{direction}_blocked"]
 
 
 def test_shared_memory_of_128_bit_accesses_is_aligned(tmp_path):
     """To 16 bytes, which an array of float is not by itself."""
     nvcc(KERNEL_FOLDER / "conv2d.cu", "sm_80", tmp_path / "kernels.ptx", "-ptx")
     shared = re.findall(
-        r"\.shared \.align (\d+) \.b8 \w*_(blocked|tensor)\w*", (tmp_path / "kernels.ptx").read_text()
+        r"\.shared \.align (\d+) \.b8 \w*(blocked|tensor_cores)\w*", (tmp_path / "kernels.ptx").read_text()
     )
-    assert shared == [("16", "blocked")] * 2 + [("16", "tensor")] * 4
+    # Left and right of two directions, for each kind of factors.
+    assert sorted(shared) == [("16", "blocked")] * 2 + [("16", "tensor_cores")] * 8
 
 
 def test_the_blocked_rung_moves_four_numbers_at_once(tmp_path):

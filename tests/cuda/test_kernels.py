@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from oracle import assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
@@ -114,7 +115,7 @@ def conv2d_arrays(n, height, width, channels, filters, size):
     return random_arrays(shapes, np.float32)
 
 
-@pytest.fixture(params=[rung for rung in conv2d_cuda.RUNGS if rung != "tensor"])
+@pytest.fixture(params=[rung for rung in conv2d_cuda.RUNGS if not rung.startswith("tensor")])
 def rung(request, monkeypatch):
     """Launch this rung, whatever the channel counts are."""
     monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters: request.param)
@@ -148,21 +149,41 @@ def rounded_to_tf32(array):
     return ((array.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
+def rounded_to_bf16(array):
+    """PyTorch's."""
+    return torch.tensor(array).bfloat16().float().numpy()
+
+
+@pytest.mark.parametrize(
+    ("rung", "rounded"), [("tensor", rounded_to_tf32), ("tensor_bf16", rounded_to_bf16)], ids=["tf32", "bf16"]
+)
 @pytest.mark.parametrize(
     ("sizes", "padding"), [((2, 7, 9, 4, 8, 3), 1), ((1, 12, 13, 20, 68, 3), 0), ((1, 46, 50, 4, 4, 1), 0)]
 )
-def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding):
-    """Products of numbers of 11 bits are exact, so that only the sums differ from those of NumPy."""
+def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding, rung, rounded):
+    """Products of numbers of 11 bits or fewer are exact, so that only the sums differ from those of NumPy."""
     x, weight, bias = conv2d_arrays(*sizes)
-    y = conv2d_cuda.forward(x, weight, bias, padding, True, "tensor")
+    y = conv2d_cuda.forward(x, weight, bias, padding, True, rung)
     grad_output = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
-    grad_x = conv2d_cuda.backward_input(grad_output, weight, padding, "tensor")
-    grad_weight = conv2d_cuda.backward_weight(x, grad_output, padding, sizes[-1], "tensor")
+    grad_x = conv2d_cuda.backward_input(grad_output, weight, padding, rung)
+    grad_weight = conv2d_cuda.backward_weight(x, grad_output, padding, sizes[-1], rung)
 
-    x, weight, grad_output = map(rounded_to_tf32, (x, weight, grad_output))
+    x, weight, grad_output = map(rounded, (x, weight, grad_output))
     assert_close(y, forward_numpy(x, weight, bias, padding, True))
     assert_close(grad_x, backward_input_numpy(grad_output, weight, padding))
     assert_close(grad_weight, backward_weight_numpy(x, grad_output, padding, sizes[-1]))
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("float32", 24), ("tf32", 11), ("bf16", 8)])
+def test_the_precision_that_is_chosen(emulated, precision, bits):
+    """1 + 2^-12 and 1 + 2^-9 stay, or become 1, by as many bits as a factor keeps."""
+    x = np.full((1, 1, 1, 4), 1 + 2.0**-9, np.float32)
+    x[..., 1] = 1 + 2.0**-12
+    weight = np.zeros((1, 1, 4, 4), np.float32)
+    weight[0, 0, 0, 0] = weight[0, 0, 1, 1] = 1
+    with tu.use_backend("cuda-emulated", precision):
+        y = tu.conv2d(tu.Tensor(x), tu.Tensor(weight)).numpy().ravel()
+    assert y.tolist() == [1 + (2.0**-9 if bits > 9 else 0), 1 + (2.0**-12 if bits > 12 else 0), 0, 0]
 
 
 def test_conv2d_without_bias(build, rung):

@@ -56,3 +56,15 @@ def test_with_dropout_as_numpy(emulated):
             model = tu.UNet(base_channels=2, depth=2, seed=1)
             losses[backend] = train(model, tu.SGD(model.parameters(), lr=0.01, momentum=0.9), steps=3)
     np.testing.assert_allclose(losses["cuda-emulated"], losses["numpy"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 1e-3), ("bf16", 1e-2)])
+def test_lower_precisions_learn_as_well(emulated, precision, tolerance):
+    """A factor is off by up to 2^-11 or 2^-8 of itself, a loss of many pixels by less."""
+    losses = []
+    for name in ("float32", precision):
+        with tu.use_backend("cuda-emulated", name):
+            model = tu.UNet(base_channels=4, depth=2, dropout=0, seed=1)
+            losses.append(train(model, tu.SGD(model.parameters(), lr=0.01, momentum=0.9), steps=4))
+    np.testing.assert_allclose(*losses, rtol=tolerance)
+    assert losses[0] != losses[1]

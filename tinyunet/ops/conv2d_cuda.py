@@ -1,20 +1,23 @@
 """The CUDA convolution: which rung of `kernels/conv2d.cu` runs, and how it is launched.
 
 All rungs compute the same values, up to rounding; each is meant to be faster than the one before it and may
-ask for more. Left open (`rung=None`), the last one that can take the arrays and keeps
-float32 runs.
+ask for more. Left open (`rung=None`), the last one runs that can take the arrays and keeps the precision that
+`tinyunet.use_backend` was given.
 """
 
 from __future__ import annotations
 
 from tinyunet import cuda
+from tinyunet.backend import active_precision
 
 # Of each rung: rows and columns of the result that a block computes, and its threads.
 TILES = {
     "tiled": ((16, 16), (16, 16)),
     "blocked": ((128, 64), (128,)),
-    "tensor": ((128, 64), (128,)),  # rounds to TF32: only where it is asked for
+    "tensor": ((128, 64), (128,)),
+    "tensor_bf16": ((128, 64), (128,)),
 }
+FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}  # by precision
 RUNGS = ("naive", *TILES)
 ROWS_A_PART = 2048  # pixels that one thread adds up in the gradient of a weight: a multiple of every tile
 
@@ -86,8 +89,8 @@ def sum_parts(parts):
 
 
 def fastest_rung(channels, filters):
-    """The last float32 rung that takes these channel counts: 128-bit loads need multiples of 4."""
-    return "blocked" if channels % 4 == 0 and filters % 4 == 0 else "tiled"
+    """The last rung that keeps the precision and takes these counts: 128-bit loads need multiples of 4."""
+    return FASTEST[active_precision()] if channels % 4 == 0 and filters % 4 == 0 else "tiled"
 
 
 def _grid_and_block(rung, rows, columns):
