@@ -1,0 +1,334 @@
+# %% [markdown]
+"""
+00. First run: cells in a minute
+================================
+
+**You will build** nothing yet: you train the finished engine on pictures of cells, let it segment
+pictures that it has not seen, and look at what it does.
+
+**You will learn** what goes in and what comes out, how to read a loss curve, and which file of the
+engine does what. The other chapters then build each part.
+
+Needed: Python, and NumPy arrays. No GPU and no downloads. About 20 minutes. Two exercises. At the
+very first run the engine compiles its kernels, which takes about a minute; they are kept on disk.
+"""
+
+# %%
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from lesson import exercise, show
+
+import tinyunet as tu
+from tinyunet.augment import Augmentation
+from tinyunet.data import normalise, split, synthetic_cells
+from tinyunet.errors import RunError
+from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
+
+# %% [markdown]
+# What goes in
+# ------------
+# Images and labels. These are made up, so that nothing needs to be downloaded: nuclei of cells, as
+# a fluorescence microscope shows them. An image is an array ``(H, W, C)``: rows, columns, channels,
+# here one channel of grey values. Its labels are ``(H, W)``: 0 for background, and a number for
+# each cell. Someone has to draw such labels by hand, which is why there are never many: the paper
+# had 30 images.
+#
+# Four of our twenty images are held out: the network is judged on them and never trained on them.
+
+# %%
+train, held_out = split(synthetic_cells(n=20, size=180, seed=3), "20%")
+print(f"{len(train)} images to train on, {len(held_out)} held out; {train.summary()}")
+assert (len(train), len(held_out)) == (16, 4)
+
+
+def coloured(labels):
+    """A colour for each number, black for 0."""
+    colours = plt.colormaps["tab20"](np.arange(labels.max() + 1) * 7 % 20)
+    colours[0] = (0, 0, 0, 1)
+    return colours[labels]
+
+
+fig, axes = plt.subplots(2, 4, figsize=(10, 5.2), layout="constrained")
+for column, image, labels in zip(axes.T, train.images, train.labels, strict=False):
+    column[0].imshow(image[..., 0], cmap="gray", vmax=np.percentile(image, 99))
+    column[1].imshow(coloured(labels))
+    for panel in column:
+        panel.set_axis_off()
+fig.suptitle("Images to train on, and their labels")
+show("00-data")
+
+# %% [markdown]
+# Train
+# -----
+# A ``TrainConfig`` says all that decides a training. ``Trainer(...).run()`` makes it, and reports
+# each step (``Stepped``) and each look at the images that were held out (``Validated``).
+#
+# The network here is small: 3 poolings instead of the paper's 4 (``depth``), and 8 channels in the
+# first level instead of 64. In each of the 200 steps it gets one tile: a piece of an image,
+# randomly turned and bent. It gives each pixel a probability of being in a cell. The *loss* is one
+# number that says how wrong these are; each step changes the network's numbers a little so that the
+# loss falls.
+#
+# The score of the held-out images is the *mean IoU*: the pixels that are rightly called cell,
+# divided by those that are called so or should be; the same for the background; and the mean of
+# both. 1 is best. **Predict** the score after 200 steps.
+
+# %%
+config = TrainConfig(
+    steps=200,
+    base_channels=8,
+    depth=3,
+    tile=100,
+    lr=0.02,
+    momentum=0.9,
+    validate_every=20,
+    augmentation=Augmentation(elastic_sigma=4),
+)
+
+
+def follow(config, train):
+    """Train; return the trainer, the loss of each step, the steps of the looks, and their scores."""
+    trainer = Trainer(config, train, held_out)
+    losses, looks, scores = [], [], []
+    try:
+        for event in trainer.run():
+            if isinstance(event, Stepped):
+                losses.append(event.loss)
+            elif isinstance(event, Validated):
+                looks.append(event.step)
+                scores.append(event.scores.mean_iou)
+    except RunError as error:  # the loss has become infinite
+        print("the training has stopped:", str(error).splitlines()[0])
+    return trainer, np.array(losses), looks, scores
+
+
+start = time.perf_counter()
+with np.errstate(all="ignore"):
+    trainer, losses, looks, scores = follow(config, train)
+print(f"{time.perf_counter() - start:.0f} s; loss {losses[0]:.2f}, at the end {losses[-20:].mean():.2f}")
+print(f"mean IoU of the held-out images: {scores[-1]:.2f}")
+assert losses[-20:].mean() < 0.5 * losses[0]
+assert scores[-1] > 0.8
+
+# %% [markdown]
+# Read the curve
+# --------------
+# The loss of a single step jumps: each tile is another one, and some are harder. A *running mean*
+# shows where it goes. Its first value is the mean of the first ``window`` losses, the next one that
+# of losses 1 to ``window``, and so on, as long as a full window is left.
+
+
+# %%
+@exercise("00.1", lines=1, hint="np.convolve(losses, np.full(window, 1 / window), 'valid').")
+def running_mean(losses, window):
+    """Return the means of all full windows; shape (steps - window + 1,)."""
+    return ...
+
+
+def draw_curves(axes, losses, looks, scores, window=15):
+    """The loss with its running mean, and 1 - mean IoU of the held-out images."""
+    axes.plot(np.arange(len(losses)) + 1, losses, color="0.8", lw=0.7)
+    if len(losses) >= window:
+        mean = running_mean(losses, window)
+        axes.plot(np.arange(len(mean)) + window, mean, color="#0072b2", label="loss, running mean")
+    axes.plot(
+        looks, 1 - np.array(scores), "o--", color="#d55e00", ms=4, label="held-out images: 1 - mean IoU"
+    )
+    axes.set(xlabel="step", ylim=(0, 1.1))
+
+
+fig, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+draw_curves(axes, losses, looks, scores)
+axes.set_title("The training above")
+axes.legend()
+show("00-curve")
+
+# %% [markdown]
+# Two lines, and both matter. The loss tells whether the network learns what it is shown. The
+# held-out images tell whether it learns something that is true of *other* images.
+#
+# Here are four more trainings of a smaller network. One is *good*. In one the learning rate is far
+# too small: it learns, but *slow*. In one it is too large, and the training is *lost*. And one
+# network saw a single image, always in the same way: it learns it *by heart*.
+
+# %%
+small = {"steps": 160, "depth": 2, "tile": 76, "momentum": 0.9, "dropout": 0.0, "schedule": "constant"}
+usual = {"base_channels": 4, "validate_every": 20, "augmentation": config.augmentation}
+trainings = [
+    (
+        train.subset([1]),
+        {"base_channels": 8, "lr": 0.05, "augmentation": Augmentation.off(), "validate_every": 20},
+    ),
+    (train, usual | {"lr": 0.0001}),
+    (train, usual | {"lr": 0.02}),
+    (train, usual | {"lr": 0.15}),
+]
+fig, axes = plt.subplots(2, 2, figsize=(10, 5.6), layout="constrained", sharey=True, sharex=True)
+curves = []
+for number, (panel, (images, options)) in enumerate(zip(axes.flat, trainings, strict=True), 1):
+    with np.errstate(all="ignore"):
+        curves.append(follow(TrainConfig(**small, **options), images)[1:])
+    draw_curves(panel, *curves[-1])
+    panel.set_title(f"curve {number}")
+axes[0, 0].legend(fontsize=8)
+show("00-four-curves")
+
+# %% [markdown]
+# Look at ``figures/00-four-curves.png`` and say which is which.
+
+
+# %%
+@exercise("00.2", lines=1, hint="By heart: one line falls and the other one does not follow.")
+def read_curves():
+    """Return four words for the curves 1, 2, 3, 4: each one of "good", "slow", "lost", "by heart"."""
+    return ...
+
+
+kinds = dict(zip(read_curves(), curves, strict=True))
+slow, good, heart, lost = (kinds[name] for name in ("slow", "good", "by heart", "lost"))
+assert slow[0][-20:].mean() > 2 * good[0][-20:].mean()
+assert good[2][-1] > 0.85
+assert heart[0][-20:].mean() < 0.7 * heart[0][:20].mean()
+assert heart[2][-1] < good[2][-1]
+assert not np.isfinite(lost[0]).all() or len(lost[0]) < 160 or lost[2][-1] < 0.6
+
+# %% [markdown]
+# - **Good**: both lines fall and then flatten. More steps bring little.
+# - **Slow**: the loss falls, evenly and hardly. Use a larger learning rate (chapter 10).
+# - **Lost**: the loss leaps, sticks, or becomes infinite. Use a smaller learning rate.
+# - **By heart**: the loss goes on falling, the held-out images do not follow. Use more images, or
+#   bend those that you have (chapter 09). Without held-out images you would not have noticed.
+#
+# Predict
+# -------
+# Now the network of the first training sees an image that was held out. ``predict_tiled`` cuts any
+# image into tiles that the network can take (chapter 11). Then pixels above a probability of ½ that
+# hang together are numbered, and pieces with a neck are cut.
+
+# %%
+from tinyunet.instances import label_instances
+
+fig, axes = plt.subplots(3, 4, figsize=(10, 7.8), layout="constrained")
+for row, image, labels in zip(axes, held_out.images, held_out.labels, strict=False):
+    probabilities = tu.predict_tiled(trainer.model, normalise(image), tile=180)
+    cells = label_instances(probabilities)
+    row[0].imshow(image[..., 0], cmap="gray", vmax=np.percentile(image, 99))
+    row[1].imshow(probabilities[..., 1], cmap="cividis", vmin=0, vmax=1)
+    row[2].imshow(coloured(cells))
+    row[3].imshow(coloured(labels))
+    print(
+        f"found {cells.max()} of {len(np.unique(labels)) - 1} cells, SEG {tu.metrics.seg(cells, labels):.2f}"
+    )
+for panel, title in zip(axes[0], ("image", "probability of a cell", "found", "truth"), strict=True):
+    panel.set_title(title)
+for panel in axes.flat:
+    panel.set_axis_off()
+show("00-predicted")
+assert probabilities.shape == (180, 180, 2)
+
+# %% [markdown]
+# Look at the mistakes. Where do two cells become one? Which cells are missed: dim ones, small ones,
+# those at the edge? SEG (chapter 11) is a score by cells, from 0 to 1.
+#
+# On your own images the same is done from the shell, without any Python: ``python -m
+# tinyunet.train``, then ``python -m tinyunet.predict``.
+#
+# A map of the whole
+# ------------------
+# This is the way of an image through the engine, from the file to the measured cells. Each box is a
+# file or a folder of ``tinyunet/``, with the chapter that builds it.
+
+# %%
+STEPS = {
+    "Samples": [
+        ("data", "read images, labels", ""),
+        ("augment.py", "turn, bend, re-light", "09"),
+        ("weight_map.py", "weights of the pixels", "08"),
+        ("sampling.py", "a tile for each step", "10"),
+    ],
+    "Network": [
+        ("autograd.py", "derivatives", "01, 02"),
+        ("ops", "convolution, pooling, …", "03 to 06"),
+        ("nn.py", "layers, first weights", "07"),
+        ("models", "the U-Net and its rivals", "07, 12"),
+    ],
+    "Training": [
+        ("ops/softmax_cross_entropy.py", "the loss", "08"),
+        ("optim.py", "descent, momentum", "10"),
+        ("trainer.py", "the loop", "10"),
+        ("checkpoint.py", "keep and resume", "10"),
+    ],
+    "Use": [
+        ("tiling.py", "images of any size", "11"),
+        ("instances.py", "number the cells", "11"),
+        ("metrics", "how good is it?", "11"),
+        ("plots.py", "pictures", ""),
+    ],
+}
+package = Path(tu.__file__).parent
+fig, axes = plt.subplots(figsize=(11, 6))
+arrow = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.5, "shrinkA": 0, "shrinkB": 0}
+for row, (stage, boxes) in enumerate(STEPS.items()):
+    y, colour = 3 - row, ("#d6e8f7", "#ffe3b8", "#d9efdc", "#efdcee")[row]
+    axes.text(-0.62, y, stage, fontsize=13, weight="bold", ha="right", va="center")
+    for x, (name, does, chapter) in enumerate(boxes):
+        assert (package / name).exists(), name
+        axes.add_patch(plt.Rectangle((x - 0.44, y - 0.3), 0.88, 0.6, fc=colour, ec="0.3"))
+        short = name.rpartition("/")[2] + ("" if name.endswith(".py") else "/")
+        size = min(8.5, 170 / len(short))
+        axes.text(
+            x, y + 0.13, short, ha="center", va="center", family="monospace", fontsize=size, weight="bold"
+        )
+        axes.text(x, y - 0.02, does, ha="center", va="center", fontsize=9)
+        axes.text(
+            x,
+            y - 0.19,
+            f"chapter {chapter}" if chapter else "",
+            ha="center",
+            fontsize=8,
+            color="0.35",
+            va="center",
+        )
+        if x < 3:
+            axes.annotate("", (x + 0.56, y), (x + 0.44, y), arrowprops=arrow)
+    if row < 3:
+        axes.plot([3, 3, 0, 0], [y - 0.3, y - 0.5, y - 0.5, y - 0.6], color="0.35", lw=1.5)
+        axes.annotate("", (0, y - 0.7), (0, y - 0.55), arrowprops=arrow)
+axes.set(xlim=(-1.4, 3.5), ylim=(-0.4, 3.4))
+axes.axis("off")
+show("00-map")
+
+# %% [markdown]
+# Below all this are the kernels: the loops that do the arithmetic, in NumPy to be read, in Numba to
+# be fast on a CPU, and in ``kernels/`` for a GPU. Chapters 03 to 05 build them.
+#
+# Keep it
+# -------
+# A checkpoint in one file holds the network, and all that is needed to train on.
+
+# %%
+import tempfile
+
+from tinyunet.checkpoint import load_model, save_checkpoint
+
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "first.safetensors"
+    save_checkpoint(path, trainer.checkpoint())
+    loaded, _ = load_model(path)
+    size = path.stat().st_size
+again = tu.predict_tiled(loaded, normalise(image), tile=180)
+assert np.array_equal(again, tu.predict_tiled(trainer.model, normalise(image), tile=180))
+count = sum(parameter.data.size for parameter in trainer.model.parameters())
+print(f"{count:,} numbers, {size / 1e6:.1f} MB; the network that was read predicts the same, to the last bit")
+
+# %% [markdown]
+# Summary
+# -------
+# - Images ``(H, W, C)`` and labels ``(H, W)`` go in; a probability for each pixel comes out.
+# - The loss shows whether a network learns, held-out images whether it has understood.
+# - Good, slow, lost, by heart: a curve tells which.
+#
+# Next: ``01_autograd.py``. How a computer knows in which direction the loss falls.
