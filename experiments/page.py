@@ -14,6 +14,8 @@ from experiments.pictures import plot_examples, plot_scores
 from experiments.tasks import TASKS, Comparison, Run, Task, Variant
 from tinyunet.evaluation import figure, lower_is_better, words
 
+WIDEST = 1200  # px: of the networks' picture
+
 Record = dict[str, Any]
 Records = Mapping[Run, Record]
 
@@ -48,7 +50,11 @@ def _render(**facts: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters.update(words=words, arrow=lambda measure: "↓" if lower_is_better(measure) else "↑")
+    templates.filters.update(
+        words=words,
+        arrow=lambda measure: "↓" if lower_is_better(measure) else "↑",
+        count_of=lambda number, what: f"{number} {what}{'' if number == 1 else 's'}",
+    )
     return templates.get_template("results.md.jinja").render(**facts)
 
 
@@ -88,7 +94,9 @@ def comparison(records: Mapping[Comparison, Record], images: Path) -> dict[str, 
     first = next(iter(records))
     picture = images / "results_compare.jpg"
     if (drawn := first.folder / "comparison.png").is_file():
-        Image.open(drawn).convert("RGB").save(picture, quality=85)
+        small = Image.open(drawn).convert("RGB")
+        small.thumbnail((WIDEST, 2 * WIDEST))
+        small.save(picture, quality=85)
     measures = first.task.measures
     return {
         "task": first.task,
@@ -186,7 +194,7 @@ def verdict(measure: str, variant: Mapping[int, Record], reference: Mapping[int,
 
 def _machine(record: Record) -> str:
     machine = record["machine"]
-    return f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads"
+    return f"{machine['processor']}, {machine['cores']} cores, threads: {machine['threads']}"
 
 
 def _versions(record: Record) -> str:
