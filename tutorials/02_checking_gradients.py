@@ -22,10 +22,10 @@ from lesson import exercise, show
 # %% [markdown]
 # A wrong backward does not crash
 # -------------------------------
-# A wrong forward is often seen: the picture looks wrong. A wrong backward is silent. Most wrong
-# gradients still point roughly downhill, the loss falls, and the training ends in a worse place
-# than it could. So a backward needs a judge that knows nothing of calculus. Chapter 01 had one:
-# move the input by a little, in both directions, and see how the output changes.
+# A wrong forward is often seen: the picture looks wrong. A wrong backward is silent. Often the loss
+# still falls, and the training only ends in a worse place than it could. So a backward needs a
+# judge that knows nothing of calculus. Chapter 01 had one: move the input by a little, in both
+# directions, and see how the output changes.
 #
 # How little is a little?
 # -----------------------

@@ -89,13 +89,13 @@ def trace(state, side):
 
 
 def draw_u(maps):
-    _, axes = plt.subplots(figsize=(12, 6), layout="constrained")
+    _, axes = plt.subplots(figsize=(10, 5.4), layout="constrained")
     rows, x, copies, leave = -np.cumsum([0, 1.5, 1.2, 0.95, 0.8]), 0.0, {}, (0, 0)
     for (op, level, side, channels, _), following in zip(maps, [*maps[1:], maps[-1]], strict=True):
         width, height, bottom = 0.022 * channels**0.5, (side / maps[0][2]) ** 0.7, rows[level]
         colour, label = {"pool": "#D55E00", "up": "#009E73"}.get(op, "#0072B2"), str(channels)
         axes.add_patch(plt.Rectangle((x, bottom), width, height, fc=colour, ec="k", lw=0.5))
-        above, below = bottom + height + 0.12, bottom - 0.14
+        above, below = bottom + height + 0.13, bottom - 0.15
         if op in ("pool", "up"):
             tip = (x + width / 2, above if op == "pool" else below)
             axes.annotate("", tip, leave, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2})
@@ -107,10 +107,10 @@ def draw_u(maps):
             label, width = f"{channels}+{more}", width + extra
         if following[0] == "pool":
             copies[level] = x + width, channels, width
-        axes.text(x + width / 2, bottom + height + 0.03, label, ha="center", fontsize=7)
-        axes.text(x + width / 2, bottom - 0.1, side, ha="center", fontsize=7, color="0.3")
+        axes.text(x + width / 2, bottom + height + 0.03, label, ha="center", fontsize=8)
+        axes.text(x + width / 2, bottom - 0.11, side, ha="center", fontsize=8, color="0.3")
         leave = (x + width / 2, below if following[0] == "pool" else above)
-        x += width + 0.25
+        x += width + 0.34
     axes.axis((-0.2, x, rows[-1] - 0.2, 1.15))
     axes.axis("off")
 
@@ -119,7 +119,7 @@ state = tu.UNet().state_dict()  # the paper's
 maps = trace(state, 572)
 assert [side for _, level, side, _, _ in maps if level == 0] == [572, 570, 568, 392, 390, 388, 388]
 draw_u(maps)
-plt.title("Channels above, side in pixels below; orange: pooled, green: up-convolved, white: copied across")
+plt.title("Channels above, side in pixels below; orange: pooled, green: up-convolved, white: copied")
 show("07-u")
 
 # %% [markdown]
@@ -358,14 +358,14 @@ assert correct > 0.9
 names = [f"contracting.{level}" for level in range(4)] + [f"expansive.{i}" for i in range(3)]
 columns = {"image": inputs[5][0]} | {name: seen[f"{name}.second"] for name in names}
 columns |= {"probability": cells, "labels": targets[5][0][..., np.newaxis]}
-fig, axes = plt.subplots(3, len(columns), figsize=(15, 5.2), layout="constrained")
+fig, axes = plt.subplots(3, len(columns), figsize=(13, 4.6), layout="constrained")
 for axis, (name, stack) in zip(axes.T, columns.items(), strict=True):
     most = np.argsort(-stack.std(axis=(0, 1)))[:3]
     for ax, channel in zip(axis, [*most, None, None], strict=False):
         ax.axis("off")
         if channel is not None:
             ax.imshow(stack[..., channel], cmap="gray" if stack.shape[2] == 1 else "viridis")
-    axis[0].set_title(f"{name}\n{stack.shape[0]} × {stack.shape[1]}, of {stack.shape[2]}", fontsize=9)
+    axis[0].set_title(f"{name}\n{stack.shape[0]} × {stack.shape[1]}, of {stack.shape[2]}", fontsize=8)
 show("07-maps")
 
 # %% [markdown]
