@@ -120,7 +120,7 @@ assert np.allclose(by_window, at_once, atol=1e-5)
 
 largest = tu.SlidingWindowClassifier()
 assert largest.window == 95
-assert round(largest.redundancy(512 + 94)) == 475
+assert round(largest.redundancy(606, 606)) == 475
 
 # %% [markdown]
 # 475 times. Now all networks at the size of their papers: the multiplications for one output pixel.
@@ -128,11 +128,11 @@ assert round(largest.redundancy(512 + 94)) == 475
 # %%
 unet, padded, fcn = tu.UNet(), tu.UNet(padding="same"), tu.FCN()
 work = {
-    "window, slid": largest.multiplications(95),
-    "window, shared": largest.multiplications(606) / 512**2,
-    "FCN": fcn.multiplications(512) / 512**2,
-    "U-Net, padded": padded.multiplications(512) / 512**2,
-    "U-Net, valid": unet.multiplications(572) / 388**2,
+    "window, slid": largest.multiplications(95, 95),
+    "window, shared": largest.multiplications(606, 606) / 512**2,
+    "FCN": fcn.multiplications(512, 512) / 512**2,
+    "U-Net, padded": padded.multiplications(512, 512) / 512**2,
+    "U-Net, valid": unet.multiplications(572, 572) / 388**2,
 }
 sizes = [sum(p.data.size for p in net.parameters()) for net in (largest, largest, fcn, padded, unet)]
 fig, axes = plt.subplots(figsize=(7, 3))
