@@ -10,7 +10,7 @@ from PIL import Image
 from tinyunet.autograd import Tensor
 from tinyunet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyunet.data import normalise
-from tinyunet.models import UNet
+from tinyunet.models import UNet, make_network
 from tinyunet.tiling import predict_tiled
 
 SUFFIXES = ("probabilities.tif", "classes.png", "instances.tif", "overlay.png")
@@ -44,7 +44,7 @@ def test_the_probabilities_are_the_best_networks(command, trained, image, tmp_pa
     """Whatever the tile and the backend: to 1e-4, for float32 sums of order 1 in another order."""
     best = load_checkpoint(trained / "best.safetensors")
     assert command("predict", trained, image, "--out", "results", *options)[0] == 0
-    model = UNet(**best.network)
+    model = make_network(**best.network)
     model.load_state_dict(best.weights)
     expected = predict_tiled(model, normalise(tifffile.imread(image)[..., None]), tile=40)
     found = np.moveaxis(results(tmp_path / "results", "slide")[0], 0, 2)
