@@ -172,11 +172,11 @@ def torch_twin(model, parameters, x, **options):
 
 
 def randomised(model, seed=0):
-    """Biases that are not zero, so that one that is forgotten is seen."""
+    """Numbers in place of the parameters that start at 0, so that one that is forgotten is seen."""
     rng = np.random.default_rng(seed)
     for parameter in model.parameters():
-        if parameter.data.ndim == 1:
-            parameter.data[:] = 0.3 * rng.standard_normal(parameter.shape)
+        if not parameter.data.any():
+            parameter.data[...] = 0.3 * rng.standard_normal(parameter.shape)
     return model
 
 

@@ -67,7 +67,7 @@ class Options:
     networks: tuple[ModelName, ...] = ("unet", "fcn", "sliding-window")
     """Which networks."""
     unet: Recipe = Recipe(base_channels=16, lr=0.003)
-    fcn: Recipe = Recipe(base_channels=16, lr=0.003)
+    fcn: Recipe = Recipe(base_channels=16, lr=0.001)
     sliding_window: Recipe = Recipe(base_channels=16, lr=0.001)
     momentum: float = TrainConfig.momentum
     """Of all networks."""

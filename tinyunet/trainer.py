@@ -55,7 +55,8 @@ class TrainConfig:
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
 
     model: ModelName = "unet"
-    """Which network. Of its options below, those that are left out are as in its paper."""
+    """Which network. Of its options below, those that are left out are as in its paper. The FCN and the
+    sliding window want a smaller --lr than the U-Net, such as 0.001."""
     base_channels: int = 16
     """Channels of the first level; 64 in the papers, 48 of the sliding window."""
     depth: int | None = None

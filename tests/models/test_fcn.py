@@ -66,11 +66,22 @@ def test_the_up_sampling_starts_as_bilinear():
         )
 
 
-def test_starts_as_the_sum_of_interpolated_scores():
-    """With one level of scores alone, the output of the initial network varies as slowly as these."""
+def test_starts_without_an_opinion():
+    """All scores are 0 at first, as in the paper, and the loss is that of guessing."""
+    model = tu.FCN(num_classes=3, base_channels=2)
+    x = tu.Tensor(np.random.default_rng(0).standard_normal((1, 32, 32, 1)).astype(np.float32))
+    y = model(x)
+    assert not y.data.any()
+    loss = tu.softmax_cross_entropy(y, np.zeros((1, 32, 32), int))
+    assert loss.item() == pytest.approx(np.log(3), rel=1e-6)
+    loss.backward()
+    assert all(score.weight.grad.any() for score in model.scores), "but it can learn"
+
+
+def test_scores_of_stride_8_are_interpolated():
+    """The finest scores alone: the output of the initial network varies as slowly as they do."""
     model = tu.FCN(base_channels=2, dropout=0)
-    for score in model.scores[1:]:
-        score.weight.data[...] = 0
+    model.scores[0].weight.data[...] = np.random.default_rng(1).standard_normal((1, 1, 8, 2))
     x = tu.Tensor(np.random.default_rng(0).standard_normal((1, 64, 64, 1)).astype(np.float32))
     y = model(x).data
     coarse = y[:, 4::8, 4::8]

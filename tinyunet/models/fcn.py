@@ -123,6 +123,8 @@ class FCN(Network):
             Conv2d(bottom, bottom, 1, relu=True, rng=rng),
         ]
         self.scores = [Conv2d(c, num_classes, 1, rng=rng) for c in channels[FINEST - 1 :]]
+        for score in self.scores:
+            score.weight.data[...] = 0  # as in the paper: random scores of wide maps are large, and all wrong
         self.up = [Upsample(num_classes) for _ in range(depth)]
 
     def forward(self, x: Tensor) -> Tensor:
