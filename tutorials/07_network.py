@@ -110,7 +110,7 @@ def draw_u(maps):
         axes.text(x + width / 2, bottom + height + 0.03, label, ha="center", fontsize=8)
         axes.text(x + width / 2, bottom - 0.11, side, ha="center", fontsize=8, color="0.3")
         leave = (x + width / 2, below if following[0] == "pool" else above)
-        x += width + 0.34
+        x += width + (0.55 if op in ("input", "up") or following[0] == "scores" else 0.36)
     axes.axis((-0.2, x, rows[-1] - 0.2, 1.15))
     axes.axis("off")
 
