@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import tinyunet as tu
+from tinyunet.backend import to_host
 
 # The largest difference allowed, in units of the largest value. Convolutions that add a thousand products in
 # another order, or by Winograd's transforms, were seen to differ by up to 1.8e-6 and 1.8e-15.
@@ -18,7 +19,7 @@ DTYPES = [np.float32, np.float64]
 
 def assert_close(actual, expected, what="", tolerance=None):
     """Same shape and dtype, no NaN, and differences within the tolerance."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
+    actual, expected = to_host(actual), to_host(expected)
     assert actual.shape == expected.shape, what
     assert actual.dtype == expected.dtype, what
     tolerance = TOLERANCE[expected.dtype] if tolerance is None else tolerance
@@ -48,7 +49,7 @@ def assert_equals_torch(op, arrays, **options):
         if array is not None:
             assert_close(our.grad, their.grad.numpy(), f"{op}: gradient of input {i}")
             assert our.grad.flags.c_contiguous
-            np.testing.assert_array_equal(our.data, array, err_msg=f"{op} changed its input {i}")
+            np.testing.assert_array_equal(our.numpy(), array, err_msg=f"{op} changed its input {i}")
 
 
 def conv2d(x, weight, bias=None, *, padding=0, relu=False):
@@ -107,7 +108,8 @@ TORCH = {
 
 def torch_parameters(model):
     """A network's weights as torch tensors that ask for gradients, by name: copies."""
-    return {name: torch.tensor(array, requires_grad=True) for name, array in model.state_dict().items()}
+    state = model.state_dict().items()
+    return {name: torch.tensor(to_host(array), requires_grad=True) for name, array in state}
 
 
 def torch_unet(parameters, x, *, depth=4, padding="valid", variant="paper"):

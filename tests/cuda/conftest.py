@@ -9,6 +9,7 @@ import pytest
 
 import tinyunet as tu
 from tinyunet import cuda, cuda_emulator
+from tinyunet.errors import BackendError
 
 
 @pytest.fixture
@@ -20,11 +21,35 @@ def emulated():
         yield
 
 
-@pytest.fixture(params=["plain", "checked"])
-def build(request, emulated):
-    """Both builds of the emulator, one after the other."""
+@pytest.fixture(params=["plain", "checked", pytest.param("gpu", marks=pytest.mark.gpu)])
+def build(request):
+    """Both builds of the emulator, one after the other; and a GPU, where there is one."""
+    if request.param == "gpu":
+        with _gpu():
+            yield "gpu"
+        return
+    request.getfixturevalue("emulated")
     with cuda_emulator.checks() if request.param == "checked" else nullcontext():
         yield request.param
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def emulated_or_gpu(request):
+    """The plain build of the emulator; and a GPU, where there is one."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        yield
+    else:
+        with _gpu():
+            yield
+
+
+def _gpu():
+    """The backend "cuda", or a skip that says why not."""
+    try:
+        return tu.use_backend("cuda")
+    except BackendError as error:
+        pytest.skip(f"no kernel was run on a GPU: {str(error).splitlines()[0]}")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every CUDA kernel, every rung, executed on the CPU and held against PyTorch."""
+"""Every CUDA kernel, every rung, against PyTorch: run on the CPU, and on a GPU where there is one."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import torch
 from oracle import assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
-from tinyunet.backend import KERNELS
+from tinyunet.backend import KERNELS, to_backend, to_host
 from tinyunet.errors import KernelError
 from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
@@ -43,8 +43,8 @@ def test_max_pool2d_ties_and_nan(build):
         tensor = tu.Tensor(x, requires_grad=True)
         y = tu.max_pool2d(tensor)
         y.backward(np.ones(y.shape))
-        assert np.isnan(y.data).all()
-        assert tensor.grad.reshape(-1).tolist() == [float(k == place) for k in range(4)]
+        assert np.isnan(y.numpy()).all()
+        assert to_host(tensor.grad).reshape(-1).tolist() == [float(k == place) for k in range(4)]
 
 
 @pytest.mark.parametrize("sizes", [(4, 5, 7, 8), (6, 6, 6, 6), (1, 3, 10, 3)])
@@ -58,8 +58,8 @@ def test_crop_concat(build, sizes):
 def test_dropout_drops_the_same_elements_as_numpy(build, seed):
     (x,) = random_arrays([(2, 5, 7, 9)], np.float32)
     expected = dropout_numpy(x, 0.3, np.uint64(seed))
-    np.testing.assert_array_equal(dropout_forward(x, 0.3, np.uint64(seed)), expected)
-    np.testing.assert_array_equal(dropout_backward(x, 0.3, np.uint64(seed)), expected)
+    for dropout in (dropout_forward, dropout_backward):
+        np.testing.assert_array_equal(to_host(dropout(to_backend(x), 0.3, np.uint64(seed))), expected)
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -95,8 +95,8 @@ def test_sgd_momentum(build):
     Each operation rounds once; the processor may join two.
     """
     shapes = [(5,), (3, 3, 7, 5), (1,), (2, 256), (7,)]
-    lists = [random_arrays(shapes, np.float32, seed) for seed in range(3)]
-    expected = [[array.copy() for array in arrays] for arrays in lists]
+    expected = [random_arrays(shapes, np.float32, seed) for seed in range(3)]
+    lists = [[to_backend(array.copy()) for array in arrays] for arrays in expected]
     step(*lists, 0.01, 0.9, 1e-3)
     step_numpy(*expected, 0.01, 0.9, 1e-3)
     for ours, theirs in zip(lists, expected, strict=True):
@@ -162,13 +162,14 @@ def rounded_to_bf16(array):
 )
 def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding, rung, rounded):
     """Products of numbers of 11 bits or fewer are exact, so that only the sums differ from those of NumPy."""
-    x, weight, bias = conv2d_arrays(*sizes)
+    x, weight, bias = map(to_backend, conv2d_arrays(*sizes))
     y = conv2d_cuda.forward(x, weight, bias, padding, True, rung)
-    grad_output = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    grad_output = to_backend(np.random.default_rng(1).standard_normal(y.shape), np.float32)
     grad_x = conv2d_cuda.backward_input(grad_output, weight, padding, rung)
     grad_weight = conv2d_cuda.backward_weight(x, grad_output, padding, sizes[-1], rung)
 
-    x, weight, grad_output = map(rounded, (x, weight, grad_output))
+    x, weight, grad_output = (rounded(to_host(a)) for a in (x, weight, grad_output))
+    bias = to_host(bias)
     assert_close(y, forward_numpy(x, weight, bias, padding, True))
     assert_close(grad_x, backward_input_numpy(grad_output, weight, padding))
     assert_close(grad_weight, backward_weight_numpy(x, grad_output, padding, sizes[-1]))
@@ -197,8 +198,9 @@ def test_conv2d_nan_reaches_the_outputs_that_it_goes_into(build):
     x[0, 6, 7, 0] = np.nan
     expected = np.zeros((1, 10, 11, 8), bool)
     expected[:, 4:7, 5:8] = True
+    x, weight, bias = map(to_backend, (x, weight, bias))
     for rung in conv2d_cuda.RUNGS:
-        y = conv2d_cuda.forward(x, weight, bias, 0, True, rung)
+        y = to_host(conv2d_cuda.forward(x, weight, bias, 0, True, rung))
         np.testing.assert_array_equal(np.isnan(y), expected, err_msg=rung)
 
 

@@ -27,7 +27,7 @@ def train(model, optimizer, steps):
 
 
 @pytest.mark.parametrize("variant", ["paper", "release"])
-def test_ten_steps_to_the_losses_of_torch(emulated, variant):
+def test_ten_steps_to_the_losses_of_torch(emulated_or_gpu, variant):
     """Each step's rounding is some 1e-7, and the steps before it are in its weights: 1e-5."""
     model = tu.UNet(base_channels=4, depth=2, dropout=0, variant=variant, seed=1)
     parameters = torch_parameters(model)
@@ -46,7 +46,7 @@ def test_ten_steps_to_the_losses_of_torch(emulated, variant):
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert losses[-1] < losses[0] - 0.05  # it does learn
     for name, parameter in model.named_parameters():
-        assert_close(parameter.data, parameters[name].detach().numpy(), name, tolerance=1e-4)
+        assert_close(parameter.numpy(), parameters[name].detach().numpy(), name, tolerance=1e-4)
 
 
 def test_with_dropout_as_numpy(emulated):
