@@ -210,6 +210,9 @@ print(f"{shape}, {parameters:,} parameters")
 assert shape == (1, 56, 56, 512)
 assert parameters == 2_097_664
 
+# %% [markdown]
+# Three windows with one channel, on a part of the pooled image.
+
 # %%
 small = means[2]  # 32 × 32
 by_hand = {
@@ -270,9 +273,9 @@ for n, height, width, channels, filters in [(1, 3, 5, 2, 4), (2, 4, 1, 3, 3), (3
 # %% [markdown]
 # ``down`` lays a 2×2 window on the large map, multiplies and adds, and moves on by two: a
 # convolution of *stride* 2. So the up-convolution is the transpose of a convolution, hence
-# ``conv_transpose2d`` in PyTorch and here. And the equation is the one that every backward has to
-# fulfil (chapter 03): ``down`` is the backward of ``up`` for its input, and ``up`` is the backward
-# of ``down``.
+# ``conv_transpose2d`` in PyTorch and here. And the equation is the one that the backward of every
+# linear op has to fulfil (chapter 03): ``down`` is the backward of ``up`` for its input, and ``up``
+# is the backward of ``down``.
 #
 # The adjoint is not the inverse. **Predict** ``down(up(x))`` for one channel and the taps 0.5, 0.5,
 # 0.5, 0.5; and for the taps 1, 1, 1, 1.
@@ -314,9 +317,9 @@ show("06-matrix")
 # %% [markdown]
 # How fast
 # --------
-# A convolution multiplies each number hundreds of times. Pooling touches each number once: it is as
-# fast as memory delivers. So we count bytes, those read of ``x`` and those written of ``y`` and
-# ``place``.
+# A convolution multiplies each number hundreds of times. Pooling touches each number once: it can
+# be no faster than memory delivers. So we count bytes, those read of ``x`` and those written of
+# ``y`` and ``place``.
 
 # %%
 import tinyunet as tu
