@@ -52,14 +52,18 @@ def assert_same_bits(ours, others):
         np.testing.assert_array_equal(our, other)
 
 
-def test_a_training_gives_the_bits_of_cuda_emulated(on_stand_in):
+@pytest.mark.parametrize(
+    ("model", "depth", "width"), [("unet", 1, 4), ("fcn", 3, 1), ("sliding-window", 1, 2)]
+)
+def test_a_training_gives_the_bits_of_cuda_emulated(on_stand_in, model, depth, width):
     """Sampler, network, loss, optimiser, overlap-tile, validation and checkpoint."""
-    on_gpu = trainer()
+    config = replace(CONFIG, model=model, depth=depth, base_channels=width)
+    on_gpu = trainer(config)
     assert all(backend.lies_on_gpu(p.data) for p in on_gpu.model.parameters())
     assert all(map(backend.lies_on_gpu, on_gpu.optimiser.velocity))
     ours = outcome(on_gpu)
     with tu.use_backend("cuda-emulated"):
-        assert_same_bits(ours, outcome(trainer()))
+        assert_same_bits(ours, outcome(trainer(config)))
 
 
 def test_a_checkpoint_goes_on_either_side(on_stand_in, tmp_path):
