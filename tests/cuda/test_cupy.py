@@ -53,11 +53,11 @@ def assert_same_bits(ours, others):
 
 
 @pytest.mark.parametrize(
-    ("model", "depth", "width"), [("unet", 1, 4), ("fcn", 3, 1), ("sliding-window", 1, 2)]
+    ("model", "depth", "width", "tile"), [("unet", 1, 4, 12), ("fcn", 3, 1, 40), ("sliding-window", 1, 2, 12)]
 )
-def test_a_training_gives_the_bits_of_cuda_emulated(on_stand_in, model, depth, width):
+def test_a_training_gives_the_bits_of_cuda_emulated(on_stand_in, model, depth, width, tile):
     """Sampler, network, loss, optimiser, overlap-tile, validation and checkpoint."""
-    config = replace(CONFIG, model=model, depth=depth, base_channels=width)
+    config = replace(CONFIG, model=model, depth=depth, base_channels=width, tile=tile)
     on_gpu = trainer(config)
     assert all(backend.lies_on_gpu(p.data) for p in on_gpu.model.parameters())
     assert all(map(backend.lies_on_gpu, on_gpu.optimiser.velocity))
