@@ -252,7 +252,7 @@ rows = [1, 2, 4, 8, 16, 48]
 times = np.array([measure(in_blocks, routine, x, matrix, r, y) for r in rows])
 time_it("blocks in the cache", in_blocks, routine, x, matrix, rows[times.argmin()], y)
 
-fig, axes = plt.subplots(figsize=(6.5, 3))
+fig, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
 axes.semilogx(rows, 1e3 * times, "o-", base=2)
 axes.set_xticks(rows, [f"{r}\n{r * WIDTH * 9 * C * 4 / 2**20:.1f} MB" for r in rows])
 axes.set(xlabel="rows of y a block, and the size of their patches", ylabel="time (ms)", ylim=(0, None))
@@ -341,7 +341,7 @@ for m, points in {2: more[:3], 4: POINTS, 6: more[:7], 8: more[:9]}.items():
     errors[m] = largest_error(winograd(x, weight, *constants))
 assert errors[2] < 1e-5 < errors[8]
 
-fig, axes = plt.subplots(figsize=(6.5, 3))
+fig, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
 axes.semilogy(list(errors), list(errors.values()), "o-")
 axes.set_xticks(list(errors), [f"m = {m}\n{(m + 2) ** 2 / m**2:.2f}" for m in errors])
 axes.set(xlabel="outputs of a tile along an axis, and products an output", ylabel="error / largest value")
@@ -377,7 +377,7 @@ else:
 # Hence ``relu=True`` in the engine's ``conv2d``.
 
 # %%
-fig, axes = plt.subplots(figsize=(7, 4))
+fig, axes = plt.subplots(figsize=(9, 4), layout="constrained")
 intensities = np.logspace(-1.5, 3, 100)
 axes.loglog(intensities, np.minimum(peak, bandwidth * intensities) / 1e9, color="black")
 for (name, speed), marker in zip(speeds.items(), "osD^v*P", strict=False):

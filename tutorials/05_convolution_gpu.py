@@ -87,15 +87,17 @@ odd = layer(7, 8, 5, 6)  # shapes that do not fit into blocks
 run(NAIVE, "naive", (1,), (256,), *odd)
 even = layer(10, 10, 16, 64)  # 64 output pixels, 64 filters: 4096 outputs
 report = run(NAIVE, "naive", (16,), (256,), *even)
-print(report)
+for number, traffic in report.lines.items():
+    print(f"{traffic.global_wavefronts:>6,}  {NAIVE.splitlines()[number - 1].strip()}")
 
 # %% [markdown]
 # What a warp asks of memory
 # --------------------------
-# 32 threads with neighbouring numbers, a *warp*, run in step: they do the same instruction at the
-# same time. Their 32 loads are served together, in *segments* of 128 bytes that begin at multiples
-# of 128. One segment holds 32 float32. What counts is how many different segments a warp touches;
-# each costs a turn of the memory, a *wavefront*.
+# The numbers above stand beside the lines that read or write memory. This is what they count. 32
+# threads with neighbouring numbers, a *warp*, run in step: they do the same instruction at the same
+# time. Their 32 loads are served together, in *segments* of 128 bytes that begin at multiples of
+# 128. One segment holds 32 float32. What counts is how many different segments a warp touches; each
+# costs a turn of the memory, a *wavefront*.
 
 
 # %%
@@ -115,7 +117,7 @@ def count_segments(addresses):
 lanes = np.arange(32)
 pixel_of = {"neighbouring filters": 0 * lanes, "neighbouring pixels": lanes}
 filter_of = {"neighbouring filters": lanes, "neighbouring pixels": 0 * lanes}
-fig, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+fig, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
 asked = {}
 for axes, name in zip(panels, pixel_of, strict=True):
     row = pixel_of[name]
@@ -127,13 +129,13 @@ for axes, name in zip(panels, pixel_of, strict=True):
     axes.pcolormesh(memory, cmap="Blues", edgecolors="0.9", linewidth=0.3)
     axes.set(xlabel="float32 in the segment", title=f"{name}: {asked[name][0]} segment(s) of x")
 panels[0].set(ylabel="segment of 128 bytes", ylim=(20, 0), yticks=range(0, 21, 5))
-fig.suptitle("What one warp reads of x at once (dark), and what memory has to deliver (light)", y=1.02)
+fig.suptitle("What one warp reads of x at once (dark), and what memory has to deliver (light)")
 show("05-segments")
 assert asked == {"neighbouring filters": (1, 1), "neighbouring pixels": (16, 1)}
 
 # %% [markdown]
-# The report counts the same while the kernel runs, line by line: ``global`` beside the fewest that
-# could have served as many bytes. We exchange the two in the kernel and compare.
+# The checking build counts the same while the kernel runs (``print(report)`` shows all that it
+# knows). We exchange the two in the kernel and compare.
 
 # %%
 exchanged = NAIVE.replace(
@@ -321,7 +323,7 @@ fragments = {
     "B, 8×8": (j * 4 + i % 4)[:8],
     "D += A B, 16×8": (i % 8 * 4 + j // 2),
 }
-fig, panels = plt.subplots(1, 3, figsize=(9, 5))
+fig, panels = plt.subplots(1, 3, figsize=(9, 5), layout="constrained")
 for axes, (name, lane) in zip(panels, fragments.items(), strict=True):
     assert (np.bincount(lane.ravel()) == lane.size // 32).all()  # every lane has as many
     axes.imshow(lane, cmap="viridis", vmin=0, vmax=31)
@@ -357,7 +359,7 @@ for rung in conv2d_cuda.RUNGS:
     print(f"{rung:<8} largest error {error:.1e} of the largest value")
     assert (1e-5 < error < 1e-3) if rung == "tensor" else error < 1e-6
 
-fig, axes = plt.subplots(figsize=(8, 3.4))
+fig, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
 for offset, memory, column in ((-0.2, "global", 0), (0.2, "shared", 1)):
     bars = axes.bar(
         np.arange(len(counted)) + offset, [pair[column] for pair in counted.values()], 0.4, label=memory

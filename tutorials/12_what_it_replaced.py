@@ -135,7 +135,7 @@ work = {
     "U-Net, valid": unet.multiplications(572, 572) / 388**2,
 }
 sizes = [sum(p.data.size for p in net.parameters()) for net in (largest, largest, fcn, padded, unet)]
-fig, axes = plt.subplots(figsize=(7, 3))
+fig, axes = plt.subplots(figsize=(8, 3), layout="constrained")
 bars = axes.barh(list(work), work.values(), color=["C1", "C1", "C2", "C0", "C0"])
 axes.bar_label(
     bars, [f" {n:,.0f}   ({size / 1e6:.1f} M weights)" for n, size in zip(work.values(), sizes, strict=True)]
@@ -258,7 +258,7 @@ def by_distance(difference):
     return [difference[distance == d].max() for d in range(side // 2)]
 
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 picture = left.imshow(np.log10(differences["same"] + 1e-8), cmap="magma")
 fig.colorbar(picture, ax=left, label="log10 of the difference")
 left.set(title="padded: tile against whole image", xticks=[], yticks=[])
@@ -267,7 +267,6 @@ for padding, style in (("same", "o-"), ("valid", "s-")):
 right.axvline(halo, color="0.5", linestyle=":", label="halo of the padded network")
 right.set(xlabel="distance from the edge of the output (pixels)", ylabel="difference / largest score")
 right.legend(loc="center right")
-fig.tight_layout()
 show("12-padding")
 assert differences["same"].max() > 0.05
 assert by_distance(differences["same"])[21] > 1e-4 > 1e-5 > max(by_distance(differences["same"])[22:])
