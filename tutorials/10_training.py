@@ -183,9 +183,13 @@ show("10-tiles")
 # The loop
 # --------
 # Now a network. A ``sample`` has ``image`` (1, H, W, 1), ``target`` and ``weight`` (both 1, H', W':
-# the smaller output). One step of training: predict, compare, walk back, move, forget the
-# gradients. The engine's optimiser does ``sgd_step`` for all parameters: ``optimiser.step()``.
-# ``optimiser.zero_grad()`` forgets. Without it the next gradients would be *added* to these.
+# the smaller output). One step of training:
+#
+# - predict: ``model(x)``, where ``x = tu.Tensor(image)``, gives the logits;
+# - compare: ``tu.softmax_cross_entropy(logits, target, weight)`` gives the loss;
+# - walk back: ``loss.backward()`` puts a gradient beside each parameter;
+# - move: ``optimiser.step()`` is ``sgd_step`` for all parameters;
+# - forget: ``optimiser.zero_grad()``. Without it the next gradients would be *added* to these.
 
 # %%
 import tinyunet as tu
@@ -195,7 +199,7 @@ from tinyunet.sampling import Sampler, WeightMap
 
 
 @exercise(
-    "10.3", lines=6, hint="model(tu.Tensor(...)), tu.softmax_cross_entropy(logits, target, weight), ..."
+    "10.3", lines=6, hint="The five points above, in this order; sample.image, sample.target, sample.weight."
 )
 def train_step(model, optimiser, sample):
     """Make one step on `sample`; return the loss before it, as a float: loss.item()."""
@@ -224,7 +228,7 @@ for lr, momentum, style in [(0.2, 0.0, "-"), (0.02, 0.9, "--"), (0.002, 0.99, ":
     optimiser = tu.SGD(model.parameters(), lr=lr, momentum=momentum)
     losses = []
     with np.errstate(all="ignore"):
-        while len(losses) < 150 and (not losses or np.isfinite(losses[-1])):
+        while len(losses) < 120 and (not losses or np.isfinite(losses[-1])):
             losses.append(train_step(model, optimiser, sample))
     final[lr, momentum] = losses[-1]
     axes.semilogy(losses, style, label=f"lr {lr}, momentum {momentum}: {losses[-1]:.3f}")
@@ -236,7 +240,7 @@ assert all(loss < 0.15 for setting, loss in final.items() if setting != (0.2, 0.
 
 # %% [markdown]
 # The last one is lost: its steps are a hundred times as long as those of the one before. The three
-# others learn. Momentum 0.99 gains nothing here, for one image has no noise, and 150 steps are not
+# others learn. Momentum 0.99 gains nothing here, for one image has no noise, and 120 steps are not
 # much longer than its memory. Let momentum 0.9 go on with a larger learning rate, and look at what
 # the network sees.
 
@@ -249,9 +253,9 @@ axes[0].set_title("image")
 axes[1].imshow(sample.target[0], cmap="cividis")
 axes[1].set_title("labels")
 panels = iter(axes[2:])
-for step in range(351):
+for step in range(251):
     loss = train_step(model, optimiser, sample)
-    if step in (5, 50, 350):
+    if step in (5, 50, 250):
         with tu.no_grad():
             scores = model(tu.Tensor(sample.image)).data[0]
         panel = next(panels)

@@ -82,8 +82,8 @@ def mirror(k, size):
     return ...
 
 
-print("k = -2 is pixel", mirror(-2, 4), "and k = 7 is pixel", mirror(7, 4))
-assert (mirror(-2, 4), mirror(7, 4)) == (2, 1)
+print("k = -2 and k = 7 are pixels", mirror(np.array([-2, 7]), 4))
+assert mirror(np.array([-2, 7]), 4).tolist() == [2, 1]
 
 # %% [markdown]
 # Now the tiles. For an ``image`` of any ``(H, W)``:
