@@ -4,11 +4,11 @@ The contracting path halves five times. At its end, and after its third and four
 scores the classes. The coarse scores are doubled in size and *summed* with those of the level above, up to a
 stride of 8, and then brought to full size:
 
-    conv conv pool   2
-    conv conv pool   4
-    conv conv pool   8 -------------------- 1×1 scores + ----> up 2, up 2, up 2 -> classes
-    conv conv pool  16 ------- 1×1 scores +  -- up 2 --^
-    conv conv pool  32 conv conv 1×1 scores -- up 2 --^
+    stride  2  conv conv pool
+    stride  4  conv conv pool
+    stride  8  conv conv pool -- 1×1 scores ------------------------- + -- up -- up -- up -> classes
+    stride 16  conv conv pool -- 1×1 scores ---------------- + -- up -'
+    stride 32  conv conv pool -- conv conv 1×1 scores -- up -'
 
 The paper takes its contracting path from a classifier trained on photographs; this one starts from random
 weights and is as wide as the U-Net that it is compared with. Every convolution is padded. The last step, by 8
@@ -101,12 +101,8 @@ class FCN(Network):
             depth=(depth, depth >= FINEST, f"at least {FINEST}: the finest scores are those of stride 8"),
             dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
         )
-        self.in_channels, self.num_classes, self.depth, self.dropout = (
-            in_channels,
-            num_classes,
-            depth,
-            dropout,
-        )
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.depth, self.dropout = depth, dropout
         # A block sees up to 4 · 2^depth - 2 pixels beyond its edges; the halo is on the grid.
         self.geometry = Geometry(smallest=2**depth, step=2**depth, shrink=0, halo=4 * 2**depth)
         self.dropout_rng = np.random.default_rng(seed)
