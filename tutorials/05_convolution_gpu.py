@@ -97,7 +97,7 @@ for number, traffic in report.lines.items():
 # threads with neighbouring numbers, a *warp*, run in step: they do the same instruction at the same
 # time. Their 32 loads are served together, in *segments* of 128 bytes that begin at multiples of
 # 128. One segment holds 32 float32. What counts is how many different segments a warp touches; each
-# costs a turn of the memory, a *wavefront*.
+#    costs a turn of the memory, a *wavefront*.
 
 
 # %%
@@ -339,9 +339,10 @@ show("05-fragments")
 #
 # The same in the engine
 # ----------------------
-# ``kernels/conv2d.cu`` has all four rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs a thread,
-# four numbers a load, the next tiles fetched while these are multiplied) and ``tensor``. They agree
-# with our kernels. A launch log adds up what they ask of memory.
+# ``kernels/conv2d.cu`` has these rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs a thread,
+# four numbers a load, the next tiles fetched while these are multiplied) and ``tensor``, the last
+# also with factors of 16 bits (bfloat16, 7 behind the point). They agree with our kernels, as far
+# as they round alike. A launch log adds up what they ask of memory.
 
 # %%
 import tinyunet as tu
@@ -356,8 +357,8 @@ for rung in conv2d_cuda.RUNGS:
     traffic = log.totals[f"conv2d_forward_{rung}"].traffic
     counted[f"engine: {rung}"] = traffic.global_wavefronts, traffic.shared_wavefronts
     error = np.abs(y.reshape(right.shape) - right).max() / np.abs(right).max()
-    print(f"{rung:<8} largest error {error:.1e} of the largest value")
-    assert (1e-5 < error < 1e-3) if rung == "tensor" else error < 1e-6
+    print(f"{rung:<12} largest error {error:.1e} of the largest value")
+    assert (1e-5 < error < 1e-2) if rung.startswith("tensor") else error < 1e-6
 
 fig, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
 for offset, memory, column in ((-0.2, "global", 0), (0.2, "shared", 1)):
@@ -365,7 +366,7 @@ for offset, memory, column in ((-0.2, "global", 0), (0.2, "shared", 1)):
         np.arange(len(counted)) + offset, [pair[column] for pair in counted.values()], 0.4, label=memory
     )
     axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
-axes.set_xticks(range(len(counted)), [name.replace(": ", ":\n") for name in counted])
+axes.set_xticks(range(len(counted)), [name.replace(": ", ":\n").replace("_", "\n") for name in counted])
 axes.set(ylabel="wavefronts", title="3×3, 16 to 64 channels, 64 pixels: turns of the memory")
 axes.legend()
 show("05-wavefronts")
