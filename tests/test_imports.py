@@ -24,7 +24,7 @@ LAYERS = [
     {"ops", "gradcheck"},
     {"nn"},
     {"models"},
-    {"gpu_memory"},
+    {"gpu_memory", "elastic_deform_cuda"},
     {"optim", "checkpoint", "tiling"},
     {"collapse"},
     {"trainer"},

@@ -99,7 +99,7 @@ def deform(
     images = [arrays] if isinstance(arrays, np.ndarray) else list(arrays)
     orders = [order] * len(images) if isinstance(order, int) else list(order)
     grid = np.asarray(displacement, np.float64)
-    _check(images, orders, grid)
+    require_images_and_grid(images, orders, grid)
 
     height, width = images[0].shape[:2]
     coordinates = displacement_field(grid, height, width)
@@ -113,7 +113,8 @@ def deform(
     return deformed[0] if isinstance(arrays, np.ndarray) else deformed
 
 
-def _check(images: list[NDArray], orders: list[int], grid: NDArray[np.float64]) -> None:
+def require_images_and_grid(images: list[NDArray], orders: list[int], grid: NDArray[np.float64]) -> None:
+    """Raise what `deform` promises, unless they go together."""
     if grid.ndim != 3 or grid.shape[0] != 2 or min(grid.shape[1:]) < 2:
         raise ShapeError(
             "deform: displacement is no grid of vectors",

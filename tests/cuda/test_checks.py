@@ -5,7 +5,7 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import cuda, cuda_emulator
+from tinyunet import cuda, cuda_emulator, elastic_deform_cuda
 from tinyunet.errors import KernelError
 from tinyunet.ops import conv2d_cuda
 from tinyunet.optim import step
@@ -61,9 +61,22 @@ def sgd():
     step(weights, grads, velocities, 0.1, 0.9, 0.0)
 
 
+def elastic():
+    image, weights = random_arrays([(9, 11, 1), (9, 11)], np.float32)
+    elastic_deform_cuda.deform(image, np.zeros((9, 11), int), weights, np.full((2, 3, 3), 30.0))
+
+
 # A name, the program, what is replaced in its kernels by what, what is said, and the line that is named: the
 # first with this text, once the bug is in.
 BUGS = [
+    (
+        "a point beyond the border is not mirrored",
+        elastic,
+        "x = mirror(x, width)",
+        "mirror(x, width)",
+        r"out of bounds: .* reads 4 bytes at labels\[",
+        "labels[nearest]",
+    ),
     (
         "one element past a parameter",
         sgd,

@@ -9,6 +9,7 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
+from tinyunet import elastic_deform_cuda
 from tinyunet.backend import KERNELS
 from tinyunet.cuda import KERNEL_FOLDER, kernels_in
 from tinyunet.cuda_log import Totals, launch_log
@@ -56,6 +57,8 @@ def test_every_kernel_is_launched(emulated):
         y = conv_transpose2d_cuda.forward(x, weight, None, False, "naive")
         conv_transpose2d_cuda.backward_input(y, weight, "naive")
         conv_transpose2d_cuda.backward_weight(x, y, "naive")
+        plane = np.zeros((4, 4), np.float32)
+        elastic_deform_cuda.deform(x[0], plane.astype(int), plane, np.zeros((2, 2, 2)))
     assert set(log.totals) == {name for source in SOURCES for name in kernels_in(source)}
 
 
