@@ -269,7 +269,7 @@ STEPS = {
     ],
 }
 package = Path(tu.__file__).parent
-fig, axes = plt.subplots(figsize=(11, 6))
+fig, axes = plt.subplots(figsize=(11, 6), layout="constrained")
 arrow = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.5, "shrinkA": 0, "shrinkB": 0}
 for row, (stage, boxes) in enumerate(STEPS.items()):
     y, colour = 3 - row, ("#d6e8f7", "#ffe3b8", "#d9efdc", "#efdcee")[row]
