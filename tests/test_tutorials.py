@@ -114,13 +114,7 @@ def test_chapter_has_its_parts(chapter):
     text = (TUTORIALS / f"{chapter}.py").read_text(encoding="utf-8")
     title = ast.get_docstring(ast.parse(text)).splitlines()[0]
     assert title.startswith(f"{chapter[:2]}. ")
-    for part in (
-        "**You will build**",
-        "**You will learn**",
-        "**predict**",
-        "# Summary\n# -------",
-        "tinyunet/",
-    ):
+    for part in PARTS:
         assert part.lower() in text.lower(), f"{chapter}: {part} is missing"
     assert len(text.splitlines()) <= MOST_LINES
     assert [number for number, _ in EXERCISES[chapter]] == [

@@ -202,11 +202,12 @@ def measure(function: Callable[..., Any], *arguments: Any, turns: int = 5) -> fl
 
 def show(name: str) -> None:
     """Show the current figure: where it stands in a notebook or page, and from the shell in figures/."""
+    plt.rcParams["savefig.bbox"] = "tight"  # no label is cut
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         plt.show()
     elif "sphinx_gallery" not in sys.modules:  # which collects the open figures itself
         FIGURES.mkdir(exist_ok=True)
         path = FIGURES / f"{name}.png"
-        plt.savefig(path, dpi=120, bbox_inches="tight")
+        plt.savefig(path, dpi=120)
         plt.close()
         print(f"Figure: {path}")
