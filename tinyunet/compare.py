@@ -50,8 +50,9 @@ class Options:
     """Train U-Net, FCN and sliding-window classifier on the same images for the same time, and compare them.
 
     A short trial of each network finds how many steps fit into the minutes; then these steps are made, and
-    the last weights are judged on the held-out images: none is chosen by its score there. Prints a table and
-    writes comparison.json, comparison.png and the folder of a run for each network.
+    the last weights are judged on the held-out images: none is chosen by its score there. Prints a table, with
+    the seconds that the steps took in truth, and writes comparison.json, comparison.png and the folder of a
+    run for each network. Let the machine do nothing else meanwhile, or the times will not be the same.
     """
 
     out: Path
@@ -174,7 +175,7 @@ def _with_steps(trainer: Trainer, steps: int) -> Trainer:
 
 
 def _steps_that_fit(trainer: Trainer, seconds: float) -> int:
-    """How many steps take so long; found by making some."""
+    """How many steps take so long, by the median of some: one that was held up does not count for more."""
     print("finding out how long a step takes …", flush=True)
     events = _with_steps(trainer, steps=2**31).run()
     next(events)  # the first may compile kernels
@@ -183,7 +184,7 @@ def _steps_that_fit(trainer: Trainer, seconds: float) -> int:
         event = next(events)
         assert isinstance(event, Stepped)
         taken.append(event.seconds)
-    return max(1, round(seconds / float(np.mean(taken))))
+    return max(1, round(seconds / float(np.median(taken))))
 
 
 def _judge(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction]]:

@@ -84,10 +84,10 @@ def test_the_table_has_a_column_for_each_network(command, data, tiny_comparison,
 
 
 def test_the_steps_that_fit(monkeypatch):
-    """The first step, which compiles, does not count; then half a second each: 20 steps in 10 s."""
+    """Half a second each: 20 in 10 s. The first, which compiles, does not count, nor one that was held up."""
 
     def run():
-        for step, seconds in enumerate([100.0] + [0.5] * 50, 1):
+        for step, seconds in enumerate([100.0, 0.5, 9.0] + [0.5] * 50, 1):
             yield Stepped(step, 1.0, 0.1, seconds, 0.0, 0)
 
     monkeypatch.setattr(compare, "_with_steps", lambda trainer, steps: SimpleNamespace(run=run))
