@@ -50,7 +50,7 @@ class Options:
     """Train U-Net, FCN and sliding-window classifier on the same images for the same time, and compare them.
 
     A short trial of each network finds how many steps fit into the minutes; then these steps are made, and
-    the last weights are judged on the held-out images: none is chosen by its score there. Prints a table, with
+    the last weights are judged on the held-out images: none is chosen by its score there. Prints a table with
     the seconds that the steps took in truth, and writes comparison.json, comparison.png and the folder of a
     run for each network. Let the machine do nothing else meanwhile, or the times will not be the same.
     """
