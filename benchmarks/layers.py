@@ -3,7 +3,8 @@
 One process; ours and PyTorch's two layouts (default, channels last) take turns, and the median over the turns
 counts. PyTorch is represented by the faster layout of each layer and direction. GFLOP/s are effective: those
 of the direct convolution, 2 · 9 · C · F a pixel, whatever the algorithm did, so they may exceed the machine's
-peak, which is a large matrix product of the same run. On a busy machine `--threads 1 --cpu-time` is steadier.
+peak, which is a large matrix product of the same run. A large copy is timed too: with both, `--picture` draws
+a roofline. On a busy machine `--threads 1 --cpu-time` is steadier.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import torch
 import tyro
 from threadpoolctl import threadpool_limits
 
+from benchmarks.roofline import draw
 from benchmarks.step import processor
 
 conv2d = import_module("tinyunet.ops.conv2d")  # the attribute of the package is the op
@@ -46,6 +49,8 @@ class Options:
     """CPU seconds of the process instead of the clock's: what other programs take does not count."""
     out: Path | None = None
     """Where to write the figures as JSON."""
+    picture: Path | None = None
+    """Where to draw the roofline, as PNG."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,12 @@ class Layer:
     def flop(self) -> float:
         """Of the direct way, in one direction."""
         return 2.0 * self.window**2 * self.channels * self.filters * (self.size - self.window + 1) ** 2
+
+    @property
+    def bytes(self) -> float:
+        """What one direction must move, each array once: input, weights and output, float32."""
+        outputs = (self.size - self.window + 1) ** 2 * self.filters
+        return 4.0 * (self.size**2 * self.channels + self.window**2 * self.channels * self.filters + outputs)
 
 
 def layers(base: int, tile: int) -> list[Layer]:
@@ -144,18 +155,28 @@ def peak(threads: int, turns: int, clock: Clock, size: int = 3000) -> float:
         return 2 * size**3 / statistics.median(seconds(lambda: a @ a, clock) for _ in range(turns))
 
 
+def copy_speed(turns: int, clock: Clock, size: int = 2**26) -> float:
+    """Bytes/s of a large copy, read and written, by as many threads as PyTorch has."""
+    source, target = torch.ones(size), torch.ones(size)
+    return (
+        2 * 4 * size / statistics.median(seconds(lambda: target.copy_(source), clock) for _ in range(turns))
+    )
+
+
 def main(options: Options) -> None:
     """Print the table, a line a layer, and write JSON if asked for."""
     numba.set_num_threads(options.threads)
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
     top = peak(options.threads, options.turns, clock)
-    print(f"{processor()}, {options.threads} threads; a matrix product: {top / 1e9:.0f} GFLOP/s")
+    copying = copy_speed(options.turns, clock)
+    machine = f"{processor()}, {options.threads} threads"
+    print(f"{machine}; a matrix product: {top / 1e9:.0f} GFLOP/s, a copy: {copying / 1e9:.0f} GB/s")
     print("size  C → F        " + "".join(f"{d + ': ours, PyTorch ms':<40}" for d in DIRECTIONS))
     rows = []
     for layer in layers(options.base, options.tile):
         times = measure(layer, options.turns, clock)
-        rows.append({**asdict(layer), "flop": layer.flop, "seconds": times})
+        rows.append({**asdict(layer), "flop": layer.flop, "bytes": layer.bytes, "seconds": times})
         cells = [
             f"{t['ours'] * 1e3:6.1f} {t['torch'] * 1e3:6.1f}  {t['torch'] / t['ours']:4.1f}×"
             f" {layer.flop / t['ours'] / 1e9:5.0f} GFLOP/s {layer.flop / t['ours'] / top:4.0%}"
@@ -170,8 +191,11 @@ def main(options: Options) -> None:
     _print_sum("all that a step needs", [t for row in rows for t in row["seconds"].values()])
     if options.out:
         options.out.write_text(
-            json.dumps({"peak": top, "threads": options.threads, "layers": rows}, indent=1)
+            json.dumps({"peak": top, "copy": copying, "threads": options.threads, "layers": rows}, indent=1)
         )
+    if options.picture:
+        title = f"Convolutions at base width {options.base}, {machine}, {date.today()}"
+        draw(rows, top, copying, title, options.picture)
 
 
 def _print_sum(name: str, times: list[dict[str, float]]) -> None:

@@ -3,15 +3,20 @@
 Each engine runs in a process of its own, so that each has a peak memory of its own. The processes take turns,
 one step each, so that what else the machine does falls on all of them; the median over the turns counts,
 and PyTorch is represented by the best of its forms (default layout, channels last, torch.compile of the
-latter).
+latter; for prediction also channels last with the whole image at once).
 
-A step is forward, weighted loss, backward and SGD update of one 572-pixel tile (batch 1, float32); a forward
-is the prediction of the same tile without a graph.
+- A step is forward, weighted loss, backward and SGD update of one 572-pixel tile (batch 1, float32). Ours is
+  also timed with one thread, for what two threads gain, and its page faults are counted: fresh memory.
+- A forward is the prediction of the same tile without a graph.
+- A prediction is that of an image of 2048×2048 pixels, in tiles: ours by `predict_tiled`, mirrored halo and
+  softmax included, PyTorch's the network alone, on as many tiles of the same size. Once, after one tile to
+  warm up.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -22,7 +27,7 @@ from dataclasses import dataclass
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -30,6 +35,8 @@ import tyro
 from tinyunet.environment import processor
 
 TORCH_FORMS = ("torch", "torch channels_last", "torch compiled")
+TASKS = ("step", "forward", "prediction")
+TILE, IMAGE, HALO = 572, 2048, 92  # pixels
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,12 @@ class Options:
     """Timed turns of each engine, after two for warming up."""
     threads: int = 2
     """Of each engine."""
+    tasks: tuple[Literal["step", "forward", "prediction"], ...] = TASKS
+    """What to time."""
     compiled: bool = True
     """Whether torch.compile takes part; compiling takes a minute or two for each width."""
+    patience: float = 300.0
+    """Seconds after which a form of PyTorch that has not finished a turn is left out."""
     out: Path | None = None
     """Where to write the figures as JSON."""
 
@@ -75,7 +86,10 @@ def tinyunet_tasks(base: int, threads: int) -> dict[str, Task]:
         with tu.no_grad():
             model(x)
 
-    return {"step": step, "forward": forward}
+    def predict() -> None:
+        tu.predict_tiled(model, np.resize(image[0], (IMAGE, IMAGE, 1)))
+
+    return {"step": step, "forward": forward, "prediction": predict}
 
 
 def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
@@ -86,6 +100,9 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
 
     torch.set_num_threads(threads)
     layout = torch.contiguous_format if form == "torch" else torch.channels_last
+    tiles = (
+        1 if form == "torch whole" else math.ceil((IMAGE - 4) / 384) ** 2
+    )  # as predict_tiled's: 388, every 384
     image, target, weight = _tile()
     x = torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
     labels, weights = torch.from_numpy(target), torch.from_numpy(weight)
@@ -106,67 +123,92 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
         with torch.inference_mode():
             model(x)
 
-    return {"step": step, "forward": forward}
+    def predict() -> None:
+        side = 16 * math.ceil((IMAGE + 2 * HALO - 12) / 16) + 12  # what the network can take
+        image = torch.zeros((1, 1, side, side)) if form == "torch whole" else x
+        with torch.inference_mode():
+            for _ in range(tiles):
+                torch.softmax(model(image.to(memory_format=layout)), 1)
+
+    return {"step": step, "forward": forward, "prediction": predict}
 
 
 def _tile() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return (
-        rng.standard_normal((1, 572, 572, 1), dtype=np.float32),
+        rng.standard_normal((1, TILE, TILE, 1), dtype=np.float32),
         rng.integers(0, 2, (1, 388, 388)),
         rng.uniform(0.5, 5, (1, 388, 388)).astype(np.float32),
     )
 
 
-def _serve(pipe: Connection, engine: str, task: str, base: int, threads: int) -> None:
-    """A process: does the task when asked, answers with the seconds; in the end with its peak memory."""
+def _serve(pipe: Connection, engine: str, base: int, threads: int) -> None:
+    """A process: does what it is asked, answers with seconds and page faults, and at last its peak memory."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    tasks = tinyunet_tasks(base, threads) if engine == "tinyunet" else torch_tasks(engine, base, threads)
-    while pipe.recv():
-        start = time.perf_counter()
+    ours = engine.startswith("tinyunet")
+    tasks = tinyunet_tasks(base, threads) if ours else torch_tasks(engine, base, threads)
+    while task := pipe.recv():
+        faults, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
         tasks[task]()
-        pipe.send(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        pipe.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
+def _engines(task: str, options: Options) -> dict[str, int]:
+    """Who takes part in a task, with so many threads."""
+    names = ["tinyunet", *TORCH_FORMS[: 3 if options.compiled else 2]]
+    if task == "prediction":
+        names = ["tinyunet", *TORCH_FORMS[:2], "torch whole"]
+    engines = dict.fromkeys(names, options.threads)
+    return {**engines, "tinyunet, 1 thread": 1} if task == "step" and options.threads > 1 else engines
+
+
 def measure(task: str, base: int, options: Options) -> dict[str, dict[str, float]]:
-    """Median seconds and peak bytes of each engine."""
+    """Median seconds, page faults and peak bytes of each engine."""
     context = multiprocessing.get_context("spawn")
-    engines = ("tinyunet", *TORCH_FORMS[: 3 if options.compiled else 2])
-    pipes, processes = {}, []
-    for engine in engines:
+    pipes, processes = {}, {}
+    for engine, threads in _engines(task, options).items():
         pipes[engine], end = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(end, engine, task, base, options.threads)))
-        processes[-1].start()
-    seconds: dict[str, list[float]] = {engine: [] for engine in engines}
-    for turn in range(2 + options.turns):
-        for engine, pipe in pipes.items():
-            pipe.send(True)
-            taken = pipe.recv()
-            if turn >= 2:
-                seconds[engine].append(taken)
+        processes[engine] = context.Process(target=_serve, args=(end, engine, base, threads))
+        processes[engine].start()
+    taken: dict[str, list[tuple[float, int]]] = {engine: [] for engine in pipes}
+    timed = 1 if task == "prediction" else options.turns
+    turns = ["forward", task] if task == "prediction" else [task] * (2 + timed)
+    for turn in turns:
+        for engine in list(pipes):
+            pipes[engine].send(turn)
+            if pipes[engine].poll(options.patience):
+                taken[engine].append(pipes[engine].recv())
+            else:
+                print(f"{engine}: no answer within {options.patience:.0f} s, left out", flush=True)
+                processes.pop(engine).kill()
+                del pipes[engine]
             time.sleep(0.05)  # until the idle threads of this engine have stopped spinning
-    for pipe in pipes.values():
-        pipe.send(False)
-    peaks = {engine: pipe.recv() for engine, pipe in pipes.items()}
-    for process in processes:
-        process.join()
-    return {e: {"seconds": statistics.median(seconds[e]), "peak_bytes": peaks[e]} for e in engines}
+    figures = {}
+    for engine, pipe in pipes.items():
+        pipe.send("")
+        seconds, faults = (statistics.median(values) for values in zip(*taken[engine][-timed:], strict=True))
+        figures[engine] = {"seconds": seconds, "page_faults": faults, "peak_bytes": pipe.recv()}
+        processes[engine].join()
+    return figures
 
 
 def main() -> None:
     """The command."""
     options = tyro.cli(Options, prog="python -m benchmarks.step", description=__doc__)
     print(f"{processor()}, {options.threads} threads, {date.today()}")
-    print(f"{'base':>4} {'':8} {'tinyunet':>18} {'best of PyTorch':>26} {'ratio':>7}")
+    print(f"{'base':>4} {'':10} {'tinyunet':>18} {'best of PyTorch':>26} {'ratio':>7}")
     results = []
     for base in options.base:
-        for task in ("step", "forward"):
+        for task in options.tasks:
             figures = measure(task, base, options)
             results.append({"base": base, "task": task, "engines": figures})
             _print_row(base, task, figures, "seconds", "s", 1.0)
             if task == "step":
                 _print_row(base, "memory", figures, "peak_bytes", "GB", 1e9)
+                _print_row(base, "new pages", figures, "page_faults", "", 1.0)
+                _print_threads(figures, options.threads)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         facts = {"processor": processor(), "threads": options.threads, "date": str(date.today())}
@@ -174,13 +216,21 @@ def main() -> None:
         print(f"wrote {options.out}")
 
 
+def _print_threads(figures: dict[str, dict[str, float]], threads: int) -> None:
+    if "tinyunet, 1 thread" in figures:
+        one, more = (figures[e]["seconds"] for e in ("tinyunet, 1 thread", "tinyunet"))
+        print(f"{'':4} one thread {one:>14.3f} s    {threads} threads: {one / more:.2f}× as fast", flush=True)
+
+
 def _print_row(
     base: int, name: str, figures: dict[str, dict[str, float]], key: str, unit: str, scale: float
 ) -> None:
     ours = figures["tinyunet"][key]
-    form, theirs = min(((e, f[key]) for e, f in figures.items() if e != "tinyunet"), key=lambda pair: pair[1])
+    form, theirs = min(
+        ((e, f[key]) for e, f in figures.items() if e.startswith("torch")), key=lambda pair: pair[1]
+    )
     print(
-        f"{base:>4} {name:8} {ours / scale:>15.3f} {unit:2} {theirs / scale:>9.3f} {unit:2}"
+        f"{base:>4} {name:10} {ours / scale:>15.3f} {unit:2} {theirs / scale:>9.3f} {unit:2}"
         f" {form.removeprefix('torch') or 'default':>13} {theirs / ours:>6.2f}×",
         flush=True,
     )
