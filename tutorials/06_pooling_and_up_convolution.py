@@ -25,9 +25,10 @@ from tinyunet.data import synthetic_cells
 # %% [markdown]
 # The largest of four
 # -------------------
-# On its way down the U-Net halves the map four times (section 2 of the paper). After each time a
-# 3×3 window covers twice as many pixels of the image. The input ``x`` has shape ``(N, H, W, C)``,
-# with ``H`` and ``W`` even. Of each 2×2 window, channel by channel, the largest value stays:
+# On its way down the U-Net halves the height and the width of its map four times (section 2 of the
+# paper). After each halving a 3×3 window sees twice as far in the image. The input ``x`` has shape
+# ``(N, H, W, C)``, with ``H`` and ``W`` even. Of each 2×2 window, channel by channel, the largest
+# value stays:
 #
 # ::
 #
@@ -75,10 +76,11 @@ for row, maps, name in ((0, largest, "maximum"), (1, means, "mean")):
 show("06-pooled")
 
 # %% [markdown]
-# They close: what is thin and dark loses against its neighbours. The network does not pool the
-# image itself, but maps of features, and a filter can turn dark into bright. Still, what was
-# thinner than a window is gone at the bottom. This is why the U-Net copies its maps across before
-# they are pooled.
+# They close: what is thin and dark loses against its neighbours. The mean fares no better: it mixes
+# gap and cell to one gray, and small cells fade. The network does not pool the image itself, but
+# maps of features, and a filter can turn dark into bright. Still, what was thinner than a window is
+# gone at the bottom. This is why the U-Net keeps a copy of each map as it is before the pooling,
+# and hands it across to the way up.
 #
 # The way back
 # ------------
@@ -169,7 +171,7 @@ assert abs(shares[2] - 1 / 16) < 0.003
 # done where ties are common; but a checker that meets one must know of it.
 #
 # One more number, for the next chapter. Of several random values the largest is on average larger
-# than one of them. **Predict** by how much pooling raises the mean square of rectified noise.
+# than one of them. **Predict** by what factor pooling raises the mean square of noise after a ReLU.
 
 # %%
 rectified = np.maximum(noise, 0)
@@ -200,8 +202,9 @@ def up_conv(x, weight, bias):
 
 
 # %% [markdown]
-# In the paper each up-convolution halves the channels. **Predict** the shape of its first output:
-# at the bottom there are 28 × 28 pixels of 1024 channels. And how many parameters has it?
+# In the paper each up-convolution halves the channels. At the bottom of the network there is one
+# map of 28 × 28 pixels with 1024 channels. **Predict** the shape that the first up-convolution
+# makes of it, and how many numbers its ``weight`` and ``bias`` hold.
 
 # %%
 assert up_conv(np.zeros((1, 7, 7, 8)), np.zeros((2, 2, 8, 4)), np.zeros(4)).shape == (1, 14, 14, 4)
@@ -211,7 +214,8 @@ assert shape == (1, 56, 56, 512)
 assert parameters == 2_097_664
 
 # %% [markdown]
-# Three windows with one channel, on a part of the pooled image.
+# Three windows with one channel each, on a part of the image that was halved twice by the mean. The
+# upper row shows the taps ``weight[p, q]``, the lower row what they paint.
 
 # %%
 small = means[2]  # 32 × 32
@@ -228,9 +232,10 @@ for column, (title, taps) in enumerate(by_hand.items(), 1):
         colour = "k" if taps[p, q] > 0.7 else "w"
         axes[0, column].text(q, p, f"{taps[p, q]:g}", ha="center", va="center", color=colour, fontsize=8)
     axes[1, column].imshow(painted[0, 14:54, 14:54, 0], cmap="gray", vmin=0, vmax=1)
-    axes[1, column].set_title(title, fontsize=10)
+    axes[0, column].set_title(title, fontsize=10)
+    axes[1, column].set_title("y: 40 × 40", fontsize=10)
 axes[1, 0].imshow(small[0, 7:27, 7:27, 0], cmap="gray", vmin=0, vmax=1)
-axes[1, 0].set_title("x: a part of 20 × 20", fontsize=10)
+axes[1, 0].set_title("x: 20 × 20", fontsize=10)
 axes[0, 0].axis("off")
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
@@ -250,8 +255,9 @@ show("06-painted")
 #
 #     <up(x), y> = <x, down(y)>      for all x and y
 #
-# It is called the *adjoint*. Write out the left side as a sum, put ``x[n,i,j,c]`` outside, and read
-# off what remains.
+# Here ``x`` is any small map and ``y`` any large one, and ``<a, b>`` is the sum of the products
+# element by element, as in chapter 02. Such an op is called the *adjoint*. Write out the left side
+# as a sum, put ``x[n,i,j,c]`` outside, and read off what remains.
 
 
 # %%
@@ -290,27 +296,33 @@ for tap, factor in ((0.5, 1), (1.0, 4)):
 # Each pixel goes out and comes back through the same four taps: the factor is the sum of their
 # squares.
 #
-# Pooling has such a pair too. While the places stand still, it is linear: it *picks*. Its backward
-# *scatters*, and is the transpose.
+# Pooling has such a pair too. As long as no place changes, it is linear: it *picks* one of four.
+# Its backward *scatters*, and is the transpose. So a row of the picking matrix is what the backward
+# makes of a single 1; the last ``assert`` multiplies with that matrix, and gets the pooled map.
+#
+# Here are the matrices for one channel, a small map of 4×4 and a large one of 8×8 pixels. Pixels
+# are counted row by row.
 
 # %%
 weight = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, np.newaxis, np.newaxis]
 up_matrix = up_conv(np.eye(16).reshape(16, 4, 4, 1), weight, np.zeros(1)).reshape(16, 64).T
 down_matrix = down_conv(np.eye(64).reshape(64, 8, 8, 1), weight).reshape(64, 16).T
-same = np.broadcast_to(rng.standard_normal((1, 8, 8, 1)), (16, 8, 8, 1))
+large = rng.standard_normal((1, 8, 8, 1))
+same = np.broadcast_to(large, (16, 8, 8, 1))
 pick_matrix = max_pool_backward(np.eye(16).reshape(16, 4, 4, 1), same).reshape(16, 64)
 assert np.array_equal(down_matrix, up_matrix.T)
 assert np.array_equal(np.count_nonzero(pick_matrix, axis=1), np.ones(16))
+assert np.array_equal(pick_matrix @ large.ravel(), max_pool(large)[0].ravel())
 
 places = [["up", "down"], ["up", "pick"]]
-fig, axes = plt.subplot_mosaic(places, figsize=(9, 4.6), layout="constrained", width_ratios=[1, 3])
+fig, axes = plt.subplot_mosaic(places, figsize=(10, 5.4), layout="constrained", width_ratios=[1, 3])
 for ax, array, xlabel, ylabel, title in (
     (axes["up"], up_matrix, "small map", "large map", "Up-convolution"),
     (axes["down"], down_matrix, "large map", "small map", "Its transpose: stride 2"),
     (axes["pick"], pick_matrix, "large map", "small map", "Pooling picks one of four"),
 ):
     taps = ax.imshow(np.where(array == 0, np.nan, array), cmap="viridis", vmin=1, vmax=4)
-    ax.set(xlabel=f"pixel of the {xlabel}", ylabel=f"pixel of the {ylabel}", title=title)
+    ax.set(xlabel=f"{xlabel}, pixel", ylabel=f"{ylabel}, pixel", title=title)
 fig.colorbar(taps, ax=list(axes.values()), label="tap", ticks=[1, 2, 3, 4], shrink=0.7)
 show("06-matrix")
 
@@ -319,7 +331,8 @@ show("06-matrix")
 # --------
 # A convolution multiplies each number hundreds of times. Pooling touches each number once: it can
 # be no faster than memory delivers. So we count bytes, those read of ``x`` and those written of
-# ``y`` and ``place``.
+# ``y`` and ``place``. The worked answer first copies ``x``, window by window, and then walks over
+# the copy twice, four numbers at a time. The engine reads each window once, and where it stands.
 
 # %%
 import tinyunet as tu
@@ -337,7 +350,7 @@ for name, pool in (("ours", max_pool), ("the engine", lambda x: tu.max_pool2d(tu
 # %% [markdown]
 # The same in the engine
 # ----------------------
-# The weight's gradient is missing here. Ask where ``weight[p,q,c,f]`` is used: at every ``n, i,
+# The weight's gradient is still missing. Ask where ``weight[p,q,c,f]`` is used: at every ``n, i,
 # j``, multiplied by ``x[n,i,j,c]``, for the output ``2i+p, 2j+q``.
 
 
