@@ -28,7 +28,7 @@ def compile_kernels() -> None:
         for _ in trainer.run():
             pass
     x = Tensor(images.images[0][None].astype("float32"))
-    cells = label_instances(predict_tiled(trainer.model, x.data[0], tile=64)) > 0
+    cells = label_instances(predict_tiled(trainer.model, x.numpy()[0], tile=64)) > 0
     metrics.warping_error(cells, cells)
     ops.relu(ops.add(x, x))
     for size, channels in ((132, 8), (12, 256)):  # large and narrow, small and wide: kernels of their own

@@ -68,7 +68,7 @@ class Options:
     """How many images to show, the worst first."""
     overwrite: bool = False
     """Write into a folder that holds files."""
-    backend: Literal["numba", "numpy", "cuda"] | None = None
+    backend: Literal["numba", "numpy", "cuda", "cuda-emulated"] | None = None
     """Which kernels predict the held-out images; numba when left out."""
 
     def __post_init__(self) -> None:

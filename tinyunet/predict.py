@@ -63,6 +63,8 @@ class Options:
     """Write into a folder that holds files."""
     backend: Literal["numba", "numpy", "cuda", "cuda-emulated"] | None = None
     """Which kernels run; numba when left out."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Of convolutions on "cuda": what their factors are rounded to; weights and sums stay float32."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,7 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def predict(options: Options) -> None:
     """Predict every image, with a progress bar over tiles."""
-    use_backend(options.backend or active_backend())  # now, before anything is read or written
+    # Now, before anything is read or written.
+    use_backend(options.backend or active_backend(), options.precision)
     model, checkpoint = load_model(options.run)
     images = read_images(options.images, labels=False)
     _require_channels(model, images.images[0], options)

@@ -108,7 +108,7 @@ class Options:
     """8: average over rotations and mirror images, which takes eight times as long."""
     overwrite: bool = False
     """Replace a page that exists."""
-    backend: Literal["numba", "numpy", "cuda"] | None = None
+    backend: Literal["numba", "numpy", "cuda", "cuda-emulated"] | None = None
     """Which kernels predict the held-out images; numba when left out."""
 
     def __post_init__(self) -> None:

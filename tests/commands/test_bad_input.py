@@ -291,6 +291,14 @@ def test_unknown_backend(refused, data, tiny, trained, image, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["train", "predict"])
+def test_a_precision_that_the_backend_lacks(refused, data, tiny, trained, image, tmp_path, name):
+    arguments = ["--data", data, *tiny] if name == "train" else [trained, image]
+    message = refused(name, *arguments, "--out", "run", "--backend", "numba", "--precision", "tf32")
+    says(message, "the backend 'numba' does not compute in tf32", "cuda")
+    assert not (tmp_path / "run").exists()
+
+
 def test_cuda_without_what_it_needs(refused, data, tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
     message = refused("train", "--data", data, "--out", "run", *tiny, "--backend", "cuda")
