@@ -44,7 +44,7 @@ from scipy import ndimage
 # %%
 @exercise("09.1", lines=1, hint="The output looks where the picture comes from.")
 def to_the_right():
-    """Return the displacement (along rows, along columns) that moves the picture 5 pixels to the right."""
+    """Return two numbers, u along rows and along columns: the picture moves 5 pixels to the right."""
     return ...
 
 
@@ -56,6 +56,8 @@ print("the bright pixel was in column 8, it is in column", moved.argmax() % 21)
 assert moved[4, 13] == 1
 
 # %% [markdown]
+# So ``(0, 5)`` moves the picture to the *left*: each pixel shows what lies 5 columns to its right.
+#
 # ``ndimage.map_coordinates(image, points)`` does the looking up: ``points`` has the shape ``(2, H,
 # W)`` and holds the row and the column for each output pixel. ``np.indices((H, W))`` is each
 # pixel's own place.
@@ -64,8 +66,8 @@ assert moved[4, 13] == 1
 # ------------------
 # A point to look at is seldom a pixel. ``order=0`` takes the nearest one. ``order=1`` joins
 # neighbours by straight lines. ``order=3`` is a *cubic spline*, the smooth curve of a thin strip of
-# wood that is held at the points. It passes through all of them, and so do its slopes without a
-# break. Beyond the image's edge we mirror it, ``mode="mirror"``, as the paper does in prediction.
+# wood that is held at the points. It passes through all of them, and its slope never jumps. Beyond
+# the image's edge we mirror it, ``mode="mirror"``, as the paper does in prediction.
 
 # %%
 values = np.array([0.0, 0.2, 1.0, 0.9, 0.1, 0.0, 0.4])
@@ -89,10 +91,10 @@ assert between.max() > values.max()
 # A coarse grid
 # -------------
 # If every pixel got a random displacement of its own, the picture would become dust. Neighbours
-# must move together. The paper draws random vectors on a grid of 3 by 3 points only, which spans
-# the tile from corner to corner. Each component is drawn from a normal distribution with a standard
-# deviation of 10 pixels. Between the grid points it interpolates: "bicubic", which is our cubic
-# spline, along both axes.
+# must move together. The paper draws random vectors on a grid of 3 by 3 points only. Each component
+# is drawn from a normal distribution with a standard deviation ``sigma`` of 10 pixels. Between the
+# grid points the paper interpolates, "bicubic"; we take the cubic spline, along both axes. Where
+# the grid lies, the paper does not say. Ours spans the tile from corner to corner.
 #
 # So the grid is itself a small image, of which we look up points that lie between its pixels. The
 # tile's row 0 lies at the grid's row 0, and its last row at the grid's last row.
@@ -101,7 +103,7 @@ assert between.max() > values.max()
 # %%
 @exercise("09.2", lines=4, hint="np.linspace for rows and columns, np.meshgrid(..., indexing='ij').")
 def displacement(grid, height, width):
-    """Return u, shape (2, height, width): the splines, mode "mirror", through grid, shape (2, P, Q)."""
+    """Return u, shape (2, height, width): cubic splines, mode "mirror", through grid, shape (2, P, Q)."""
     return ...
 
 
@@ -127,22 +129,24 @@ arrows = u[:, i.astype(int), j.astype(int)]
 axes[0].quiver(j, i, arrows[1], arrows[0], angles="xy", scale_units="xy", scale=1, color="w", width=0.004)
 i, j = np.meshgrid([0, 99.5, 199], [0, 129.5, 259], indexing="ij")
 axes[0].quiver(j, i, grid[1], grid[0], angles="xy", scale_units="xy", scale=1, color="#e69f00", width=0.01)
-axes[0].plot(j.ravel(), i.ravel(), "o", color="#e69f00")
-axes[0].set(xlim=(-30, 290), ylim=(230, -30))
-axes[0].set_title("u: nine vectors drawn, splines between")
-fig.colorbar(shown, ax=axes[0], label="length, px")
+axes[0].plot(j.ravel(), i.ravel(), "o", color="#e69f00", clip_on=False)
+axes[0].set_title("u, where to look: 9 vectors, splines between")
+fig.colorbar(shown, ax=axes[0], label="length of u, px", location="left", shrink=0.8)
 before = checkers(200, 260)
+after = ndimage.map_coordinates(before, np.indices(before.shape) + u, order=1, mode="mirror")
 axes[1].imshow(before, cmap="gray")
 axes[1].set_title("before")
-axes[2].imshow(
-    ndimage.map_coordinates(before, np.indices(before.shape) + u, order=1, mode="mirror"), cmap="gray"
-)
+axes[2].imshow(after, cmap="gray")
 axes[2].set_title("after")
 for panel in axes:
+    panel.axis((-8, 268, 208, -28))
     panel.set_axis_off()
 show("09-grid")
 
 # %% [markdown]
+# The arrows point to where a pixel looks, so the picture moves *against* them. At the top left they
+# point down and to the right: what was there has moved up and to the left, out of the image.
+#
 # Image and labels
 # ----------------
 # The labels must be bent by the *same* field, or the network learns nonsense. And they must not be
@@ -154,8 +158,7 @@ print("between label 1 and label 3:", invented[0])
 assert invented[0] == 2
 
 # %% [markdown]
-# A third cell, which does not exist, and in another image perhaps does. So labels take the nearest
-# pixel.
+# Label 2: a cell that is not there, or a quite different one. So labels take the nearest pixel.
 
 
 # %%
@@ -193,8 +196,9 @@ show("09-cells")
 #
 # Follow a small square of the output to where it looks: it becomes a parallelogram. The *Jacobian
 # determinant* is the factor by which its area changes, and it is negative if the square is turned
-# over. With ``u_y = u[0]`` and ``u_x = u[1]``, the map is ``(i + u_y, j + u_x)``, and the
-# determinant of its four slopes is::
+# over. A factor of 2 says that 2 px² of the input are shown in 1 px² of the output: there the
+# picture is shrunk. With ``u_y = u[0]`` and ``u_x = u[1]``, the map is ``(i + u_y, j + u_x)``, and
+# the determinant of its four slopes is::
 #
 #     (1 + du_y/di) (1 + du_x/dj) - (du_y/dj) (du_x/di)
 #
@@ -223,17 +227,18 @@ for column, sigma in zip(axes.T, [10, 25, 50], strict=True):
     column[1].set_title(f"{(factor <= 0).mean():.0%} folded")
     print(f"sigma {sigma}: area factors from {factor.min():.2f} to {factor.max():.2f}")
 fig.colorbar(shown, ax=axes[1], label="area factor; black line: 0")
-fig.suptitle("The same 9 vectors, longer and longer; grid spacing 99.5 px")
+fig.suptitle("The same 9 vectors, longer and longer; grid points 99.5 px apart")
 for panel in axes.flat:
     panel.set_axis_off()
 show("09-folds")
 assert (area_factor(np.zeros((2, 5, 7))) == 1).all()
 
 # %% [markdown]
-# What counts is ``sigma`` over the spacing of the grid: if both double, so does the whole picture.
-# With the paper's tile of 572 pixels the spacing is ``571 / 2 = 285.5`` pixels, and ``sigma /
-# spacing`` is 0.035. A small tile with the same 10 pixels is bent far more. **Predict** how large
-# the ratio may be before folds are common. Here 100 random grids are drawn for each ratio.
+# What counts is ``sigma`` over the *spacing*, the distance of two points of the grid: if both
+# double, the bent picture is the same, twice as large. With the paper's tile of 572 pixels the
+# spacing is ``571 / 2 = 285.5`` pixels, and ``sigma / spacing`` is 0.035. A small tile with the
+# same 10 pixels is bent far more. **Predict** the ratio at which half of all random grids fold
+# somewhere. Here 100 are drawn for each ratio, on a tile of 33 pixels, as only the ratio counts.
 
 # %%
 ratios = np.array([0.035, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5])
@@ -246,18 +251,21 @@ axes.plot(ratios, 100 * np.array(folded), "o-")
 for tile in (100, 200, 572):
     ratio = 10 / ((tile - 1) / 2)
     axes.axvline(ratio, color="0.6", ls=":")
-    axes.text(ratio, 60, f" tile {tile}", rotation=90, va="center", ha="right")
-axes.set(xlabel="sigma / grid spacing", ylabel="draws with a fold, %", title="Lines: 10 px, 3 × 3 points")
+    axes.text(ratio, 60, f"tile {tile} px", rotation=90, va="center", ha="right")
+axes.set(xlabel="sigma / spacing", ylabel="grids with a fold, %")
+axes.set_title("Dotted: sigma = 10 px on tiles of three sizes, 3 × 3 points")
 show("09-fold-rate")
 assert round(10 / 285.5, 3) == ratios[0]
 assert folded[0] == 0
 assert 0 < folded[3] < 0.2
+assert folded[5] < 0.5 < folded[6]
 assert folded[-1] > 0.9
 
 # %% [markdown]
-# At the paper's ratio not one of the 100 folds; at a ratio of 0.5 more than nine of ten do. With 10
-# pixels on a tile of 100 the ratio is 0.2, and the first folds appear: choose a smaller ``sigma``
-# for small tiles. The engine counts the folded pixels of each sample and says so in training.
+# At the paper's ratio not one of the 100 folds; half of them do between 0.3 and 0.4, and more than
+# nine of ten at 0.5. With 10 pixels on a tile of 100 the ratio is 0.2, and the first folds appear:
+# choose a smaller ``sigma`` for small tiles. The engine counts the folded pixels of each sample,
+# and each step of a training reports them.
 #
 # Simard's field
 # --------------
@@ -265,6 +273,9 @@ assert folded[-1] > 0.9
 # pixel, smooths this dense field with a Gaussian of some width, and scales it up again. Many
 # libraries offer this one under the name "elastic". Let both fields have the same mean length of
 # displacement. **Predict** which of them changes shapes more.
+#
+# As a measure we take the area factor: by how much areas grow *or* shrink, averaged over the
+# pixels. The average is taken of the logarithms, so that a factor of 2 and one of ½ count alike.
 
 
 # %%
@@ -285,7 +296,7 @@ changes = {}
 for panel, (name, field) in zip(axes, fields.items(), strict=True):
     changes[name] = np.abs(np.log2(area_factor(field).clip(0.01))).mean()
     panel.imshow(deform_both(image, labels, field)[0], cmap="gray", vmax=np.percentile(image, 99.5))
-    i, j = np.indices((200, 200)) - field  # nearly where the lines go, to show the field
+    i, j = np.indices((200, 200)) - field  # nearly where lines that were straight have gone
     for line in range(0, 200, 20):
         panel.plot(j[line], i[line], color="#e69f00", lw=0.6)
         panel.plot(j[:, line], i[:, line], color="#e69f00", lw=0.6)
@@ -299,9 +310,9 @@ paper, wide, narrow = changes.values()
 assert paper < wide < narrow
 
 # %% [markdown]
-# The grid moves whole regions and hardly changes a cell's shape; the dense field wrinkles each
-# cell, the more so the less it is smoothed. Neither is right or wrong: the question is always,
-# could the microscope have shown this?
+# The lines were straight and 20 pixels apart. The grid moves whole regions and hardly changes a
+# cell's shape; the dense field wrinkles each cell, the more so the less it is smoothed. Neither is
+# right or wrong: the question is always, could the microscope have shown this?
 #
 # The same in the engine
 # ----------------------
@@ -334,8 +345,9 @@ print(f"ours, {1000 * (middle - start):.0f} ms; engine, {1000 * (time.perf_count
 
 # %% [markdown]
 # In training, shift, rotation, flips and the elastic field become *one* map before anything is
-# looked up. Every interpolation blurs a little, so there is only one. ``tinyunet/augment.py`` does
-# it; the paper names shift, rotation and grey values, and gives figures for none of them.
+# looked up. Every interpolation blurs a little, so there is only one. Then the grey values change a
+# little. ``tinyunet/augment.py`` does it. The paper names shift, rotation and grey values, and
+# gives numbers for none of them; ours are our choice, and the flips too.
 
 # %%
 augmenter = Augmenter(
