@@ -151,7 +151,8 @@ def check_snapshot(function):
         return False
     expected = snapshot(model, optimiser, 1)
     if not isinstance(found, dict) or found.keys() != expected.keys():
-        raise WrongAnswer(f"{found!r:.60} where a dict with weights, velocity and step is expected")
+        what = f"a dict with {list(found)}" if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise WrongAnswer(f"a dict with weights, velocity and step is expected, not {what}")
     if found["step"] != 1:
         raise WrongAnswer(f"the step is {found['step']} where 1 is expected")
     train_step(model, optimiser, _Sample(np.random.default_rng(1)))
