@@ -32,10 +32,10 @@ from tinyunet.data import synthetic_cells
 #
 # Sizes
 # -----
-# No convolution is padded. Each takes two pixels off a side, two in a row take four. Pooling
-# halves, the up-convolution doubles. **Predict** the side of the output for 572 pixels: down four
-# levels, two convolutions at the bottom, up four levels. And, as a pooling needs an even number:
-# how far apart are the sides that fit?
+# The *side* of a square map is its height and width in pixels. No convolution is padded: each takes
+# two pixels off the side, two in a row take four. Pooling halves, the up-convolution doubles.
+# **Predict** the side of the output for 572 pixels: down four levels, two convolutions at the
+# bottom, up four levels. And, as a pooling needs an even number: how far apart are sides that fit?
 
 
 # %%
@@ -54,14 +54,15 @@ assert sides == list(range(188, 600, 16))
 assert {side - output_side(side, 4) for side in sides} == {184}
 
 # %% [markdown]
-# Sixteen apart, as four poolings divide by 16; and always 184 pixels are lost, 92 on each side.
+# Sixteen apart, as four poolings divide by 16; and always 184 pixels are lost, 92 at each border.
 # There is no prediction for that margin, and every pixel of the output has seen only real image.
 # Chapter 11 tiles large images with this.
 #
 # The U, drawn from the model
 # ---------------------------
-# ``trace`` goes through the parameters of a network and follows the size of the map. Nothing of the
-# picture is written by hand: its numbers come from the shapes of the weights.
+# ``state`` is a dictionary of the network's parameters: an array for each name. ``trace`` goes
+# through it and follows the size of the map; level 0 is the top of the U. Nothing of the picture is
+# written by hand: its numbers come from the shapes of the weights.
 
 
 # %%
@@ -119,7 +120,7 @@ state = tu.UNet().state_dict()  # the paper's
 maps = trace(state, 572)
 assert [side for _, level, side, _, _ in maps if level == 0] == [572, 570, 568, 392, 390, 388, 388]
 draw_u(maps)
-plt.title("Channels above, side in pixels below; orange: pooled, green: up-convolved, white: copied")
+plt.title("Channels above, side below; blue: convolved, orange: pooled, green: up-convolved, white: copied")
 show("07-u")
 
 # %% [markdown]
@@ -148,9 +149,9 @@ assert np.array_equal(crop_concat(*pair), tu.crop_concat(*map(tu.Tensor, pair)).
 # The whole network
 # -----------------
 # That was the last op. ``weights`` is a dictionary of tensors by the names of the layers; ``watch``
-# is called with every map that comes by. The last layer, a 1×1 convolution, gives each pixel one
-# score for each class. (In training the engine also drops values at random at the end of the
-# contracting path, as section 3.1 of the paper says. We leave it out.)
+# is called with every map that comes by. A ReLU follows each 3×3 convolution (``relu=True``), and
+# no other layer. The last layer, a 1×1 convolution, gives each pixel one score for each class. (The
+# dropout of section 3.1, values set to 0 at random in training, is left out here.)
 
 
 # %%
@@ -178,12 +179,12 @@ def unet(x, weights, depth, watch):
 # -----
 # A layer with a window of ``K`` × ``K`` has ``K K C F`` weights and ``F`` biases. The channels
 # start at ``base`` and double at each level. On the way up an up-convolution (2×2) halves them, and
-# the first 3×3 convolution sees twice as many again, because of the skip. How many for the paper: 1
-# channel in, 2 classes, base 64, depth 4?
+# the first 3×3 convolution sees twice as many again, because of the skip. The scores are a layer
+# too (1×1). How many for the paper: 1 channel in, 2 classes, base 64, depth 4?
 
 
 # %%
-@exercise("07.3", lines=9, hint="Two loops over the levels: 9 before here + here + 9 here here + here, ...")
+@exercise("07.3", lines=9, hint="Down: 9 before here + here + 9 here here + here. Then a loop up. Scores.")
 def count_parameters(in_channels, num_classes, base, depth):
     """Return the number of weights and biases of the U-Net."""
     return ...
@@ -195,8 +196,8 @@ assert count_parameters(1, 2, 64, 4) == sum(array.size for array in state.values
 
 # %% [markdown]
 # Where are they, and where is the work? The work is counted in multiplications: each weight of a
-# convolution is used once for each pixel of its output (of an up-convolution: of its input).
-# **Predict** which level has most of either.
+# convolution is used once for each pixel of its output (of an up-convolution: of its input). An
+# up-convolution counts to the level that it leads to. **Predict** which level has most of either.
 
 # %%
 parameters, work = np.zeros(5), np.zeros(5)
@@ -223,11 +224,11 @@ show("07-levels")
 # The first weights
 # -----------------
 # If each layer made the signal half as strong, nothing would be left after 23 of them. How strong
-# must the first weights be? One number before the ReLU is a sum of ``N = K K C`` products, weight
-# times input. Let the weights be random, independent, with mean 0 and variance ``s²``. Then the
-# mean of the square of the sum is ``N s² E[x²]``, where ``E[x²]`` is the mean square of the inputs:
-# mixed products cancel. The sum is as often negative as positive, so the ReLU keeps half: ``N s²
-# E[x²] / 2``. **Predict** the ``s`` that keeps the mean square as it is.
+# must the first weights be? One number before the ReLU is a sum of products, weight times input: of
+# ``N = K K C``, not the number of images here. Let the weights be random, independent, with mean 0
+# and variance ``s²``. Then the mean of the square of the sum is ``N s² E[x²]``, where ``E[x²]`` is
+# the mean square of the inputs: mixed products cancel. The sum is as often negative as positive, so
+# the ReLU keeps half: ``N s² E[x²] / 2``. **Predict** the ``s`` that keeps the mean square.
 
 
 # %%
@@ -239,8 +240,8 @@ def he_std(size, channels):
 
 # %% [markdown]
 # This is the initialisation of He et al. (2015), which the paper takes in its section 3: for 64
-# channels and 3×3, ``N`` is 576. Here are 18 layers of 512 channels, with that variance and with
-# half of it.
+# channels and 3×3, ``N`` is 576. Of the 23 layers 18 have a ReLU. Here are 18 such layers of 512
+# channels, with that variance and with half of it. One draw of the weights only comes near to 1.
 
 # %%
 assert np.isclose(he_std(3, 64) ** 2, 2 / 576)
@@ -280,34 +281,43 @@ less = he / half
 print(f"He: first layer {he[0]:.1f}, bottom {he[9]:.0f}, scores {he[-1]:.0f}")
 print(f"half: the bottom is {less[9]:.0f} times smaller, the scores {less[-1]:.0f} times; 2**23 is {2**23:,}")
 assert np.allclose(less[:11], 2.0 ** np.arange(1, 12), rtol=1e-3)
-assert 5 < he[9] / he[0] < 50
+assert 8 < he[9] / he[0] < 16
 assert 100 < less[-1] < 10_000
+
+_, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+layers = np.arange(1, 24)
+axes.semilogy(layers, he, "o-", ms=4, color="#0072B2", label="He et al.")
+axes.semilogy(layers, half, "s-", ms=4, color="#D55E00", label="half of the variance")
+axes.semilogy(layers, he[0] * 0.5**layers, "k:", label="a half at each layer")
+axes.axvspan(9, 10, color="0.9", label="the bottom")
+axes.set(xlabel="layer", ylabel="mean square of the map", title="Before training", ylim=(5e-8, 200))
+axes.legend()
+show("07-variance")
 
 # %% [markdown]
 # Two surprises. First, the mean square does not stay: it grows about tenfold on the way down. Each
-# pooling keeps the largest of four (chapter 06), and the derivation above knows nothing of pooling.
-# So *unit variance in every map* is what the paper aims at, and not what this initialisation gives.
-# It is near enough to begin.
+# pooling keeps the largest of four (chapter 06: about three times as much, less where neighbours
+# are alike), and the derivation above knows nothing of pooling. So *unit variance in every map* is
+# what the paper aims at, and not what this initialisation gives. It is near enough to begin.
 #
 # Second, with half of the variance the way down loses exactly a factor of 2 at each layer. But of
 # the scores far more is left than 2 to the minus 23: the skip of the top level reaches them through
 # five layers only. The skips carry strength, too.
 #
 # Does it matter? A small U-Net, 60 steps on five synthetic images of cells, with the variance as it
-# should be, a quarter of it, and a sixteenth.
+# should be, a quarter of it, and a sixteenth. Loss and optimiser: chapters 08 and 10.
 
 # %%
 images = synthetic_cells(6, 172, seed=4)
 inputs = [((image - image.mean()) / image.std()).astype(np.float32)[np.newaxis] for image in images.images]
-targets = [(label[44:-44, 44:-44] > 0).astype(int)[np.newaxis] for label in images.labels]
+targets = [(label[44:-44, 44:-44] > 0).astype(int)[np.newaxis] for label in images.labels]  # 172 to 84
 
 
 def train(factor):
     model = tu.UNet(base_channels=8, depth=3, dropout=0)
     for parameter in model.parameters():
         parameter.data *= np.float32(factor**0.5)
-    optimiser = tu.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    losses = []
+    losses, optimiser = [], tu.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for step in range(60):
         loss = tu.softmax_cross_entropy(model(tu.Tensor(inputs[step % 5])), targets[step % 5])
         optimiser.zero_grad()
@@ -322,28 +332,22 @@ last = {factor: np.mean(losses[-10:]) for factor, (_, losses) in trained.items()
 print("loss after 60 steps:", ", ".join(f"variance × {f:g}: {loss:.2f}" for f, loss in last.items()))
 assert 3 * last[1] < last[1 / 16]
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-layers = np.arange(1, 24)
-left.semilogy(layers, he, "o-", ms=4, color="#0072B2", label="He et al.")
-left.semilogy(layers, half, "s-", ms=4, color="#D55E00", label="half of the variance")
-left.semilogy(layers, he[0] * 0.5**layers, "k:", label="a half at each layer")
-left.axvspan(9, 10, color="0.9", label="the bottom")
-left.set(xlabel="layer", ylabel="mean square of the map", title="Before training", ylim=(5e-8, 200))
-for (factor, (_, losses)), style in zip(trained.items(), ("-", "--", ":"), strict=True):
-    right.plot(np.convolve(losses, np.ones(5) / 5, "valid"), style, label=f"variance × {factor:g}")
-right.set(xlabel="step", ylabel="loss, mean of 5 steps", title="Training", ylim=(0, 0.8))
-left.legend()
-right.legend()
-show("07-variance")
+_, axes = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
+for factor, style, name in ((1, "-", "1"), (1 / 4, "--", "1/4"), (1 / 16, ":", "1/16")):
+    axes.plot(np.convolve(trained[factor][1], np.ones(5) / 5, "valid"), style, label=f"variance × {name}")
+axes.set(xlabel="step", ylabel="loss, mean of 5 steps", title="Training", ylim=(0, 0.8))
+axes.legend()
+show("07-training")
 
 # %% [markdown]
 # Weights that start too small learn late. With a sixteenth of the variance each weight is a quarter
-# as large, and a quarter again in each of the layers that follow.
+# as large. So each layer makes its numbers four times smaller, and on the way back the gradient.
 #
 # What the maps show
 # ------------------
 # The network that was trained for 60 steps, on an image that it has not seen. Of each level the
-# three channels that vary most.
+# three channels that vary most, with size and number of channels. From expansive.0 on the maps show
+# only the middle of the image.
 
 # %%
 model, seen = trained[1][0].eval(), {}
