@@ -23,7 +23,7 @@ from lesson import exercise, show
 # %% [markdown]
 # What is asked for
 # -----------------
-# A network is a program that turns an image and some thousand parameters into one number, the loss.
+# A network is a program that turns an image and many thousand parameters into one number, the loss.
 # To make the loss smaller we ask of every parameter: if it grew by a little, by how much would the
 # loss grow? That is its derivative; all of them together are the *gradient*.
 #
@@ -56,10 +56,10 @@ assert round(days) == 72
 # %% [markdown]
 # One op at a time
 # ----------------
-# The way out is the chain rule. Cut the program into *ops* whose derivatives are known: ``t = a
-# b``, then ``y = t + a``. Say that ``L`` is the number at the very end. Each op is asked one thing
-# only: given ``dL/d(output)``, what is ``dL/d(input)`` for each of its inputs? Nothing else of the
-# program matters to it.
+# The way out is the chain rule. Cut the program into *ops* (operations) whose derivatives are
+# known: ``t = a b``, then ``y = t + a``. Say that ``L`` is the number at the very end. Each op is
+# asked one thing only: given ``dL/d(output)``, what is ``dL/d(input)`` for each of its inputs?
+# Nothing else of the program matters to it.
 #
 # For a sum ``y = a + b`` both answers are ``dL/dy`` itself. We write ``grad_y`` for ``dL/dy``; it
 # has the shape of ``y``.
@@ -75,7 +75,8 @@ def add_backward(grad_y, a, b):
 
 
 # %% [markdown]
-# Your turn: the product ``y = a b``, element by element. All four arrays have one shape.
+# Your turn: the product ``y = a b``, element by element. All arrays have one shape: what comes in,
+# and the two that you return.
 
 
 # %%
@@ -92,7 +93,8 @@ def multiply_backward(grad_y, a, b):
 # points to the op that made it, every op to the values that it read. Two classes are enough.
 #
 # ``Tensor`` is an array that knows its origin. ``Op`` is one application of an op. Each op takes
-# the next number from a counter: it will tell us which of two ops came later.
+# the next number from a counter: it will tell us which of two ops came later. ``record`` applies an
+# op and notes it.
 
 
 # %%
@@ -131,8 +133,9 @@ print(f"y = {y.data}, made by op {y.op.number}, which read the outputs of ops {r
 assert y.data == 9
 
 # %% [markdown]
-# Note that ``a`` is read by two ops: by the product and by the sum. Two paths lead from it to
-# ``y``. This is called a *fan-out*, and it is where mistakes are made.
+# ``None`` stands for a leaf, here ``a``. Note that ``a`` is read by two ops: by the product and by
+# the sum. Two paths lead from it to ``y``. This is called a *fan-out*, and it is where mistakes are
+# made.
 
 
 # %%
@@ -153,9 +156,9 @@ def draw_graph(values, ops, edges):
 
 
 draw_graph(
-    {"b": (0, 1.1), "a": (0, 0), "t = 6": (2, 0.9), "y = 9": (4, 0.4)},
+    {"b=2": (0, 1.1), "a=3": (0, 0), "t=6": (2, 0.9), "y=9": (4, 0.4)},
     {"×": (1, 0.9), "+": (3, 0.4)},
-    [("b", "×"), ("a", "×"), ("×", "t = 6"), ("t = 6", "+"), ("a", "+"), ("+", "y = 9")],
+    [("b=2", "×"), ("a=3", "×"), ("×", "t=6"), ("t=6", "+"), ("a=3", "+"), ("+", "y=9")],
 )
 show("01-graph")
 
@@ -164,7 +167,7 @@ show("01-graph")
 # ------------------------
 # Start with ``dL/dy = 1`` at the end, ask the last op for the gradients of its inputs, and go on
 # from each of them. As a recursion this takes six lines, and it is even right: a leaf that is
-# reached along two paths adds up what arrives.
+# reached along two paths adds up what arrives. It returns how many calls it took.
 
 
 # %%
@@ -207,7 +210,18 @@ show("01-paths")
 # %% [markdown]
 # 131,071 calls for a program of 16 ops. And a recursion has a second fault: a program of 2,000 ops
 # in a row is too deep for Python's stack.
-#
+
+# %%
+y = Tensor(1.0)
+for _ in range(2000):
+    y = y + Tensor(1.0)
+try:
+    too_deep = not walk_every_path(y, np.ones(()))
+except RecursionError:
+    too_deep = True
+assert too_deep
+
+# %% [markdown]
 # In the right order
 # ------------------
 # Each op shall be asked once, and only when everything has arrived that will arrive: after all ops
@@ -219,7 +233,7 @@ show("01-paths")
 # %%
 @exercise("01.2", lines=7, hint="A list of ops to visit, a set of ops seen; sort by number at the end.")
 def newest_first(output):
-    """Return a list of all ops behind the tensor `output`, each once, the newest first. Without recursion."""
+    """Return a list of output.op and all ops behind it, each once, the newest first. Without recursion."""
     return ...
 
 
@@ -240,7 +254,9 @@ def accumulate(pending, tensor, grad):
 
 # %% [markdown]
 # With these two the walk back is complete. It is the whole of *reverse-mode automatic
-# differentiation*.
+# differentiation*. An op does not know the tensor that it made, but the ops that read this tensor
+# do. So ``made_by`` notes it for each op: whoever read it is newer, and has been there before. At
+# the end only the leaves are still pending.
 
 
 # %%
@@ -286,8 +302,12 @@ assert x.grad == 5001
 # Use it
 # ------
 # A straight line through points: find ``slope`` and ``offset`` such that the sum of ``(slope x +
-# offset - y)**2`` is smallest. One more op is needed, the sum of all elements. Its derivative is 1
-# for every element.
+# offset - y)**2`` is smallest. Two more ops are needed. The sum of all elements has the derivative
+# 1 for every element. ``spread`` makes of one number an array, with that number for each point. Our
+# tape has no minus, so it is given ``-y``.
+#
+# *Gradient descent* then takes 200 steps. Each moves both numbers against their derivatives, by
+# 0.005 of them: downhill.
 
 
 # %%
@@ -298,7 +318,7 @@ def sum_all(tensor):
 rng = np.random.default_rng(0)
 x = Tensor(rng.uniform(-1, 1, 50))
 minus_y = Tensor(-(1.5 * x.data - 0.5 + 0.1 * rng.standard_normal(50)))
-slope, offset, ones = Tensor(0.0), Tensor(0.0), Tensor(np.ones(50))
+slope, offset = Tensor(0.0), Tensor(0.0)
 
 
 def spread(scalar):
@@ -308,7 +328,7 @@ def spread(scalar):
 
 losses = []
 for _ in range(200):
-    error = spread(slope) * x + spread(offset) * ones + minus_y
+    error = spread(slope) * x + spread(offset) + minus_y
     loss = sum_all(error * error)
     backward(loss)
     for parameter in (slope, offset):
@@ -320,7 +340,7 @@ print(f"found {slope.data:.4f} x {offset.data:+.4f}; least squares {best_slope:.
 assert abs(slope.data - best_slope) < 1e-4
 assert abs(offset.data - best_offset) < 1e-4
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 left.semilogy(losses)
 left.set(xlabel="step", ylabel="loss", title="Gradient descent")
 right.plot(x.data, -minus_y.data, ".", label="points")
@@ -335,7 +355,8 @@ show("01-line")
 # ``tinyunet/autograd.py`` is this tape with three additions: ops can be told that a gradient is not
 # needed, saved arrays are let go during the walk, and errors say what is wrong. An op there is a
 # class with a ``forward`` and a ``backward``. The engine has no product of its own, since the U-Net
-# needs none; here is one, and both tapes must agree.
+# needs none; here is one, and both tapes must agree. ``backward`` there takes the gradient to start
+# with: ones, as if the sum of all elements were taken at the end.
 
 # %%
 import tinyunet as tu
@@ -373,7 +394,7 @@ print("Both tapes agree.")
 #   inputs?
 # - Forward writes the graph down; backward walks it from the newest op to the oldest, each op once.
 # - Where a value is used twice, its gradients add up, in a new array.
-# - The gradient costs about as much time as the program itself, and the memory of all intermediate
-#   values.
+# - The gradient costs one walk back, however many parameters there are, and the memory of all
+#   intermediate values.
 #
 # Next: ``02_checking_gradients.py``. How do you know that a backward is right?
