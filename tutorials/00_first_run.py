@@ -66,11 +66,13 @@ show("00-data")
 # A ``TrainConfig`` says all that decides a training. ``Trainer(...).run()`` makes it, and reports
 # each step (``Stepped``) and each look at the images that were held out (``Validated``).
 #
-# The network here is small: 3 poolings instead of the paper's 4 (``depth``), and 8 channels in the
-# first level instead of 64. In each of the 200 steps it gets one tile: a piece of an image,
-# randomly turned and bent. It gives each pixel a probability of being in a cell. The *loss* is one
-# number that says how wrong these are; each step changes the network's numbers a little so that the
-# loss falls.
+# The network here is small. It halves the image 3 times, where the paper's does it 4 times
+# (``depth``; chapter 06). Its first layers compute 8 numbers for each pixel, the paper's 64
+# (``base_channels``; chapter 07). In each of the 200 steps it gets one *tile*: a square piece of an
+# image, randomly turned and bent. It gives each pixel a probability of being in a cell. The *loss*
+# is one number that says how wrong these are. Each step changes the network's numbers a little, so
+# that the loss falls. How far a step goes is the *learning rate*, ``lr``. The other options can
+# wait for chapters 09 and 10.
 #
 # The score of the held-out images is the *mean IoU*: the pixels that are rightly called cell,
 # divided by those that are called so or should be; the same for the background; and the mean of
@@ -118,7 +120,7 @@ assert scores[-1] > 0.8
 # --------------
 # The loss of a single step jumps: each tile is another one, and some are harder. A *running mean*
 # shows where it goes. Its first value is the mean of the first ``window`` losses, the next one that
-# of losses 1 to ``window``, and so on, as long as a full window is left.
+# of ``losses[1 : 1 + window]``, and so on, as long as a full window is left.
 
 
 # %%
@@ -130,14 +132,14 @@ def running_mean(losses, window):
 
 def draw_curves(axes, losses, looks, scores, window=15):
     """The loss with its running mean, and 1 - mean IoU of the held-out images."""
-    axes.plot(np.arange(len(losses)) + 1, losses, color="0.8", lw=0.7)
+    axes.plot(np.arange(len(losses)) + 1, losses, color="0.8", lw=0.7, label="loss of one step")
     if len(losses) >= window:
         mean = running_mean(losses, window)
         axes.plot(np.arange(len(mean)) + window, mean, color="#0072b2", label="loss, running mean")
     axes.plot(
         looks, 1 - np.array(scores), "o--", color="#d55e00", ms=4, label="held-out images: 1 - mean IoU"
     )
-    axes.set(xlabel="step", ylim=(0, 1.1))
+    axes.set(xlabel="step", ylabel="loss; 1 - mean IoU", ylim=(0, 1.1))
 
 
 fig, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -147,12 +149,12 @@ axes.legend()
 show("00-curve")
 
 # %% [markdown]
-# Two lines, and both matter. The loss tells whether the network learns what it is shown. The
-# held-out images tell whether it learns something that is true of *other* images.
+# Two lines, lower is better, and both matter. The loss tells whether the network learns what it is
+# shown. The held-out images tell whether it learns something that is true of *other* images.
 #
 # Here are four more trainings of a smaller network. One is *good*. In one the learning rate is far
 # too small: it learns, but *slow*. In one it is too large, and the training is *lost*. And one
-# network saw a single image, always in the same way: it learns it *by heart*.
+# network sees a single image, never turned or bent: it learns it *by heart*.
 
 # %%
 small = {"steps": 160, "depth": 2, "tile": 76, "momentum": 0.9, "dropout": 0.0, "schedule": "constant"}
@@ -197,7 +199,7 @@ assert not np.isfinite(lost[0]).all() or len(lost[0]) < 160 or lost[2][-1] < 0.6
 
 # %% [markdown]
 # - **Good**: both lines fall and then flatten. More steps bring little.
-# - **Slow**: the loss falls, evenly and hardly. Use a larger learning rate (chapter 10).
+# - **Slow**: the loss falls evenly, but hardly at all. Use a larger learning rate (chapter 10).
 # - **Lost**: the loss leaps, sticks, or becomes infinite. Use a smaller learning rate.
 # - **By heart**: the loss goes on falling, the held-out images do not follow. Use more images, or
 #   bend those that you have (chapter 09). Without held-out images you would not have noticed.
@@ -220,7 +222,7 @@ for row, image, labels in zip(axes, held_out.images, held_out.labels, strict=Fal
     row[2].imshow(coloured(cells))
     row[3].imshow(coloured(labels))
     print(
-        f"found {cells.max()} of {len(np.unique(labels)) - 1} cells, SEG {tu.metrics.seg(cells, labels):.2f}"
+        f"{cells.max()} found, {len(np.unique(labels)) - 1} in truth; SEG {tu.metrics.seg(cells, labels):.2f}"
     )
 for panel, title in zip(axes[0], ("image", "probability of a cell", "found", "truth"), strict=True):
     panel.set_title(title)
@@ -231,15 +233,16 @@ assert probabilities.shape == (180, 180, 2)
 
 # %% [markdown]
 # Look at the mistakes. Where do two cells become one? Which cells are missed: dim ones, small ones,
-# those at the edge? SEG (chapter 11) is a score by cells, from 0 to 1.
+# those at the edge? And which "cell" is none? SEG (chapter 11) is a score by cells, from 0 to 1.
 #
 # On your own images the same is done from the shell, without any Python: ``python -m
-# tinyunet.train``, then ``python -m tinyunet.predict``.
+# tinyunet.train``, then ``python -m tinyunet.predict``; ``--help`` lists their options.
 #
 # A map of the whole
 # ------------------
-# This is the way of an image through the engine, from the file to the measured cells. Each box is a
-# file or a folder of ``tinyunet/``, with the chapter that builds it.
+# Four rows, from the files on the disk to the measured cells: samples are made, the network
+# computes, the training changes it, and then it is used. Each box is a file or a folder of
+# ``tinyunet/``, with the chapter that builds it.
 
 # %%
 STEPS = {
@@ -256,7 +259,7 @@ STEPS = {
         ("models", "the U-Net and its rivals", "07, 12"),
     ],
     "Training": [
-        ("ops/softmax_cross_entropy.py", "the loss", "08"),
+        ("ops/softmax_cross_entropy.py", "the loss, in ops/", "08"),
         ("optim.py", "descent, momentum", "10"),
         ("trainer.py", "the loop", "10"),
         ("checkpoint.py", "keep and resume", "10"),
@@ -282,11 +285,11 @@ for row, (stage, boxes) in enumerate(STEPS.items()):
         axes.text(
             x, y + 0.13, short, ha="center", va="center", family="monospace", fontsize=size, weight="bold"
         )
-        axes.text(x, y - 0.02, does, ha="center", va="center", fontsize=9)
+        axes.text(x, y - 0.02, does, ha="center", va="center", fontsize=8)
         axes.text(
             x,
             y - 0.19,
-            f"chapter {chapter}" if chapter else "",
+            f"chapter{'s' * (len(chapter) > 2)} {chapter}" if chapter else "",
             ha="center",
             fontsize=8,
             color="0.35",
@@ -307,7 +310,9 @@ show("00-map")
 #
 # Keep it
 # -------
-# A checkpoint in one file holds the network, and all that is needed to train on.
+# A checkpoint in one file holds the network, and all that is needed to train on. With each number
+# of the network goes a second one, which the training keeps beside it (chapter 10). Each takes 4
+# bytes.
 
 # %%
 import tempfile
@@ -322,6 +327,7 @@ with tempfile.TemporaryDirectory() as folder:
 again = tu.predict_tiled(loaded, normalise(image), tile=180)
 assert np.array_equal(again, tu.predict_tiled(trainer.model, normalise(image), tile=180))
 count = sum(parameter.data.size for parameter in trainer.model.parameters())
+assert 1 < size / (2 * 4 * count) < 1.05  # the rest says which number is which
 print(f"{count:,} numbers, {size / 1e6:.1f} MB; the network that was read predicts the same, to the last bit")
 
 # %% [markdown]
