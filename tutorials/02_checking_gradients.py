@@ -90,6 +90,7 @@ assert 0.1 < double / steps[in_double.argmin()] < 10
 assert 0.1 < single / steps[in_single.argmin()] < 10
 assert at_one_side.min() > 100 * in_double.min()
 assert 1e-6 < in_single.min() < 1e-4  # four or five digits
+assert in_double[np.isclose(steps, 1e-6)].item() < 1e-9  # nine digits, at the step used below
 
 fig, axes = plt.subplots(figsize=(7, 4))
 axes.loglog(steps, in_single, "^-", color="#D55E00", ms=4, label="central, float32")
@@ -108,7 +109,8 @@ show("02-step")
 # %% [markdown]
 # The central quotient is better than the one-sided one by more than a factor of 100. In float64 it
 # has ten good digits, in float32 four or five. So gradients are checked in float64; the float32
-# version of an op is then compared with its float64 version.
+# version of an op is then compared with its float64 version. From here on the step is 1e-6, as in
+# the engine: a little below the best one, and good for nine digits.
 #
 # From a number to an array
 # -------------------------
@@ -150,12 +152,13 @@ def cube_backward(g, x):
 BACKWARDS = {
     "right": cube_backward,
     "1 in 1000 too large": lambda g, x: 1.001 * cube_backward(g, x),
-    "next element's gradient": lambda g, x: np.roll(cube_backward(g, x), 1, axis=1),
+    "neighbour's gradient": lambda g, x: np.roll(cube_backward(g, x), 1, axis=1),
     "g forgotten": lambda g, x: 3 * x**2,
 }
 
 
 def disagree(forward, backward, x, g, v):
+    """Whether both slopes differ by more than a millionth of them, or of 1 if they are smaller."""
     by_backward, by_difference = two_sides(forward, backward, x, g, v, h=1e-6)
     return abs(by_backward - by_difference) > 1e-6 * max(1, abs(by_difference))
 
@@ -176,7 +179,7 @@ for name, backward in BACKWARDS.items():
     passes[name] = {k: not disagree(cube, backward, *choice) for k, choice in choices.items()}
     print(f"{name:<24}", *(f"{'passes' if p else '-':>7}" for p in passes[name].values()))
 assert [name for name in BACKWARDS if passes[name]["random"]] == ["right"]
-assert [name for name in BACKWARDS if passes[name]["v = 1"]] == ["right", "next element's gradient"]
+assert [name for name in BACKWARDS if passes[name]["v = 1"]] == ["right", "neighbour's gradient"]
 assert [name for name in BACKWARDS if passes[name]["g = 1"]] == ["right", "g forgotten"]
 assert all(passes[name]["x = 0"] for name in BACKWARDS)
 
@@ -189,8 +192,9 @@ assert all(passes[name]["x = 0"] for name in BACKWARDS)
 # Where is it?
 # ------------
 # The direction says that something is wrong, not where. So halve it: let ``v`` be zero on one half
-# of the elements, then on the other, and go on in each half that disagrees. It is the search in a
-# sorted list. **Predict** how many comparisons find one wrong element of 64 × 64.
+# of the elements, then on the other, and go on in each half that disagrees, down to single
+# elements. **Predict** how many comparisons find one element of 64 × 64 whose gradient has the
+# wrong sign.
 
 
 # %%
@@ -212,7 +216,7 @@ def search(forward, backward, x, g, v, log):
 
 
 x, g, v = rng.standard_normal((3, 64, 64))
-x[41, 22] = 1.3
+x[41, 22] = 1.3  # not near 0, where the gradient of x³ is too small to be seen
 sign = np.ones_like(x)
 sign[41, 22] = -1
 log = []
@@ -277,10 +281,9 @@ def wrong_elements(backward, inputs):
 
 
 arrays = [rng.standard_normal((6, 3)), rng.standard_normal((3, 4)), rng.standard_normal(4)]
-large_bias = [arrays[0], arrays[1], arrays[2] + 10]
 report = wrong_elements(planted_backward, arrays)
 print("bias near 0:", report)
-assert not any(wrong_elements(planted_backward, large_bias).values())
+assert not any(wrong_elements(planted_backward, [*arrays[:2], arrays[2] + 10]).values())
 assert report == {"x": [], "weight": [], "bias": [(0,), (1,), (2,), (3,)]}
 
 # %% [markdown]
@@ -306,28 +309,30 @@ assert not any(wrong_elements(layer_backward, arrays).values())
 # That is a convention and not a mistake, but our checker would call it one.
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
 line = np.linspace(-1, 1, 201)
 functions = (lambda x: np.maximum(x, 0), lambda x: np.log1p(np.exp(3 * x)) / 3)
 for ax, f, title in zip(axes, functions, ("A kink: the slopes stay apart", "Smooth: they meet"), strict=True):
     ax.plot(line, f(line), color="0.7", lw=5)
-    for h, label, style in ((0.5, "ahead", "^-"), (-0.5, "behind", "v-")):
-        ax.plot([0, h], [f(0), f(h)], style, label=f"{label}: slope {abs(f(h) - f(0)) / 0.5:.2f}")
+    for h, style in ((0.5, "C0^-"), (-0.5, "C1v-"), (0.05, "C0^:"), (-0.05, "C1v:")):
+        label = f"h = {abs(h)}, {'ahead' if h > 0 else 'behind'}: slope {abs(f(h) - f(0)) / abs(h):.2f}"
+        ax.plot([0, h], [f(0), f(h)], style, label=label)
     ax.set(xlabel="x", ylabel="y", title=title, xticks=[-1, -0.5, 0, 0.5, 1])
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", fontsize=8)
 show("02-kink")
 
 # %% [markdown]
 # The two one-sided quotients tell. Call ``(L(x + h v) - L(x)) / h`` *ahead* and ``(L(x) - L(x - h
 # v)) / h`` *behind*; their mean is the central quotient. Of a smooth function they differ by about
-# ``h`` times the curvature: by nothing, at h = 1e-6. At a kink they stay apart, and each number
-# from the one to the other is an acceptable answer. Nothing outside is.
+# ``h`` times the curvature: by next to nothing, at h = 1e-6. At a kink they stay apart, and each
+# number from the one to the other is an acceptable answer. Nothing outside is. As all numbers are
+# rounded, a ``tolerance`` is allowed: at the mean, and beyond both ends of that range.
 
 
 # %%
 @exercise("02.4", lines=4, hint="Test for the mean first. Python reads a <= b <= c as one would like.")
 def judge(by_backward, ahead, behind, tolerance):
-    """Return "right" (agrees with the mean), else "kink" (from one quotient to the other), else "wrong"."""
+    """Return "right" (the mean), else "kink" (in the range), else "wrong"; within the tolerance."""
     return ...
 
 
@@ -370,16 +375,14 @@ class Planted(Layer):
 
 tensors = [tu.Tensor(array, requires_grad=True) for array in arrays]
 assert tu.gradcheck(Layer.apply, tensors)
-message = ""
 try:
     tu.gradcheck(Planted.apply, tensors)
 except GradientError as error:
-    message = str(error)
-print(message)
+    print(message := str(error))
 assert f"input 2, index {report['bias'][0]}" in message
 
 at_kinks = tu.Tensor(np.array([-1.0, 0.0, 2.0, 0.0]), requires_grad=True)
-with tu.use_backend("numpy"):
+with tu.use_backend("numpy"):  # the readable kernels
     assert tu.gradcheck(tu.relu, [at_kinks])
 
 # %% [markdown]
