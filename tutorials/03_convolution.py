@@ -29,7 +29,8 @@ from tinyunet.data import synthetic_cells
 # The input ``x`` has shape ``(N, H, W, C)``: ``N`` images of ``H`` rows and ``W`` columns, each
 # pixel with ``C`` channels. ``weight`` has shape ``(K, K, C, F)``: for each of ``F`` filters a
 # window of ``K`` × ``K`` pixels with ``C`` channels. ``bias`` has shape ``(F,)``. A filter is laid
-# on the image, what lies under each other is multiplied, and all is added up:
+# on the image, each of its weights is multiplied by the number that lies under it, and all products
+# are added up:
 #
 # ::
 #
@@ -40,9 +41,9 @@ from tinyunet.data import synthetic_cells
 # their convolution the window is turned by 180 degrees first. As weights are learned, it does not
 # matter which of the two a network uses, as long as the backward knows.
 #
-# The window has to lie inside the image. **Predict** the shape of ``y`` for an image of 7 × 9
-# pixels and a 3×3 window; and the side of 572 pixels that enters the paper's network, after two 3×3
-# convolutions.
+# The window has to lie inside the image. **Predict** the shape of ``y`` for two images of 7 × 9
+# pixels with 3 channels and four 3×3 filters. And the image that enters the paper's network has a
+# side of 572 pixels: how long is it after two 3×3 convolutions?
 
 
 # %%
@@ -65,9 +66,10 @@ assert y.shape == (2, 5, 7, 4)
 assert 572 - 2 - 2 == 568
 
 # %% [markdown]
-# The paper (section 2) calls these *unpadded* convolutions. Each takes two pixels off a side, and
-# in exchange each output pixel has seen only real image. The common alternative puts a border of
-# zeros around ``x`` first, ``padding=1``, and keeps the size.
+# So ``y`` has the shape ``(N, H', W', F)`` with ``H' = H - K + 1`` and ``W' = W - K + 1``. The
+# paper (section 2) calls these *unpadded* convolutions. Each takes two pixels off a side, and in
+# exchange each output pixel has seen only pixels of the image. The common alternative puts a border
+# of zeros around ``x`` first, ``padding=1``, and keeps the size.
 #
 # Windows, without copying
 # ------------------------
@@ -106,12 +108,14 @@ maps = conv_einsum(image, by_hand, np.zeros(4))
 assert by_hand.shape == (3, 3, 1, 4)
 assert maps.shape == (1, 126, 126, 4)
 
-fig, axes = plt.subplots(2, 5, figsize=(11, 5), height_ratios=[1, 3], layout="constrained")
+fig, axes = plt.subplots(2, 5, figsize=(11, 4), height_ratios=[1, 2], layout="constrained")
 axes[1, 0].imshow(image[0, ..., 0], cmap="gray")
 axes[0, 0].axis("off")
 titles = ("blur", "left to right", "top to bottom", "slanted")
 for f in range(4):
     axes[0, f + 1].imshow(by_hand[:, :, 0, f], cmap="RdBu_r", vmin=-1, vmax=1)
+    for p, q in np.ndindex(3, 3):
+        axes[0, f + 1].text(q, p, f"{by_hand[p, q, 0, f]:.2g}", ha="center", va="center", fontsize=7)
     limit = abs(maps[..., f]).max()
     style = {"cmap": "gray"} if f == 0 else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     axes[1, f + 1].imshow(maps[0, ..., f], **style)
@@ -119,7 +123,7 @@ for ax, title in zip(axes[1], ("image", *titles), strict=True):
     ax.set_title(title)
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
-fig.suptitle("Four windows of 3×3 and what they find (red positive, blue negative)")
+fig.suptitle("Four filters of 3×3 weights and what they find (red positive, blue negative)")
 show("03-filters")
 
 # %% [markdown]
@@ -197,7 +201,7 @@ def backward_weight_and_bias(x, grad_y, size):
 # The check needs no step ``h``. A convolution without bias is *linear* in its weight, and of a
 # linear function the slope along any direction is the function itself, of that direction. So
 # chapter 02's comparison is exact: ``<grad_weight, v>`` has to equal ``<grad_y, conv(x, v)>`` for
-# every ``v``.
+# every ``v``. ``grad_bias`` is checked in the same way, along ``bias``.
 
 # %%
 grad_y, v = rng.standard_normal(y.shape), rng.standard_normal(weight.shape)
@@ -249,14 +253,14 @@ count = backward_input(np.ones((1, 10, 10, 1)), np.ones((3, 3, 1, 1)))[0, :, :, 
 assert (count[0, 0], count[0, 6], count[6, 6]) == corner_edge_middle()
 
 # %% [markdown]
-# The border is seen less. In a valid network this is as it should be: the border is there to be
+# The border is seen less. In an unpadded network this is as it should be: the border is there to be
 # looked at from further inside.
 #
 # There and back as a matrix
 # --------------------------
 # Any linear op is a matrix, if image and output are written as long columns. Let us look at it: an
-# 8×8 image, 64 numbers, becomes 36. Convolve the 64 images that have a single 1. **Predict** how
-# many of the 36 × 64 numbers of the matrix are not zero.
+# 8×8 image, 64 numbers, becomes 36. Convolve the 64 images that have a single 1: each gives a
+# column. **Predict** how many of the 36 × 64 numbers of the matrix are not zero.
 
 # %%
 window = np.arange(1.0, 10).reshape(3, 3, 1, 1)
@@ -276,16 +280,16 @@ fig.colorbar(weights, ax=axes[:2], label="weight, 1 to 9", shrink=0.8)
 axes[2].imshow(count, cmap="cividis")
 for i, j in np.ndindex(count.shape):
     axes[2].text(j, i, f"{count[i, j]:.0f}", ha="center", va="center", color="w" if count[i, j] < 6 else "k")
-axes[2].set(xlabel="column", ylabel="row", title="How many windows use a pixel")
+axes[2].set(xlabel="column", ylabel="row", title="Windows that use a pixel", xticks=range(0, 12, 2))
 show("03-matrix")
 
 # %% [markdown]
 # The same nine weights in each row, a step further each time. The backward is the transposed
 # matrix: that is what ``<conv(x), g> = <x, backward(g)>`` says. And the transpose of such a matrix
 # is again a convolution: of ``grad_y`` with ``K - 1`` zeros around it, with the window *turned by
-# 180 degrees* and ``c`` and ``f`` exchanged. In the picture the nine colours of a column run
-# backwards. This is how the engine's fast version computes it, and a window that was not turned is
-# its classical mistake.
+# 180 degrees* and ``c`` and ``f`` exchanged. In the picture on the left the nine colours of a row
+# run from dark to bright, in the middle from bright to dark. This is how the engine's fast version
+# computes it, and a window that was not turned is its classical mistake.
 
 # %%
 padded = np.pad(grad_y, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -299,8 +303,8 @@ assert not np.allclose(unturned, grad_x)
 # --------
 # The work is counted in multiplications with an addition: ``N H' W' F`` outputs, ``K K C`` for
 # each. Our four versions all do this work. The engine gets by with fewer, as the next chapter
-# shows, and is counted as if it did them all. **Predict** the ratio between the slowest and the
-# fastest.
+# shows, and is counted as if it did them all. The slow versions get smaller images: what is
+# compared is the work in a second. **Predict** the ratio between the slowest and the fastest.
 
 # %%
 import tinyunet as tu
