@@ -160,6 +160,17 @@ def test_error_in_an_answer_shows_its_line():
         lesson.attempt(answer, np.zeros(3))
 
 
+def test_forgotten_return_is_told(tmp_path):
+    source = (TUTORIALS / "01_autograd.py").read_text(encoding="utf-8")
+    printed = run_chapter(tmp_path, "01_autograd", source.replace("return ...", "y = grad_y * b", 1))
+    assert "Exercise 01.1, multiply_backward: open, as it returns nothing, about 1 line" in printed
+    assert "Exercise 01.2, newest_first: open, about" in printed
+
+
+def test_numbers_are_described_in_short():
+    assert lesson.describe((np.float64(1 / 3), 0.5, 7, np.zeros((2, 3)))) == "0.333333, 0.5, 7, array (2, 3)"
+
+
 # The search for races
 
 
