@@ -17,6 +17,7 @@ import tinyunet as tu
 from tinyunet.backend import KERNELS
 from tinyunet.sampling import Sample
 
+HUNDRED = [step % 4 for step in range(100)]  # steps, on four images in turn
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-8}  # relative to the largest value of each parameter
 
 
@@ -41,15 +42,16 @@ def batch(model, size, dtype, seed):
     return sample.image, sample.target, sample.weight
 
 
-def assert_trains_like_torch(model, size, steps, lr, dtype, **options):
+def assert_trains_like_torch(model, size, seeds, lr, dtype, **options):
+    """One step on each of the images that the seeds make."""
     with_random_biases(model)
     if dtype == np.float64:
         as_float64(model)
     weights = torch_parameters(model)
     ours, theirs = tu.SGD(model.parameters(), lr), torch.optim.SGD(weights.values(), lr, momentum=0.99)
     losses = []
-    for step in range(steps):
-        image, target, weight = batch(model, size, dtype, seed=step % 4)
+    for seed in seeds:
+        image, target, weight = batch(model, size, dtype, seed)
         loss = tu.softmax_cross_entropy(model(tu.Tensor(image)), target, weight)
         ours.zero_grad()
         loss.backward()
@@ -69,12 +71,18 @@ def assert_trains_like_torch(model, size, steps, lr, dtype, **options):
         assert_close(array, weights[name].detach().numpy(), name, TOLERANCE[dtype])
 
 
-@pytest.mark.timeout(240)
+# With these seeds no value before a ReLU of a map of at most 8×8 pixels lies within 6e-5 of 0, twenty times
+# the rounding error there. With other images one value of 100,000 may change sides, on one processor and not
+# on the next: of a map of 4×4 pixels that was 4 % of the whole gradient, in float32 alone.
+CLEAR_SEEDS = (2, 4, 6, 8, 12, 13, 17, 24, 28, 29)
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ten_steps_of_the_network_of_the_paper(dtype):
     """31,030,658 parameters, 188×188 pixels in, 4×4 out: on the default backend."""
     model = tu.UNet(dropout=0)
-    assert_trains_like_torch(model, (188, 188), steps=10, lr=1e-5, dtype=dtype)
+    assert_trains_like_torch(model, (188, 188), CLEAR_SEEDS, lr=1e-5, dtype=dtype)
 
 
 @pytest.mark.timeout(120)
@@ -82,15 +90,17 @@ def test_ten_steps_of_the_network_of_the_paper(dtype):
 @pytest.mark.parametrize(
     ("options", "size"),
     [
-        ({"base_channels": 8, "depth": 2, "padding": "valid"}, (60, 68)),
-        ({"base_channels": 4, "depth": 3, "padding": "same", "variant": "release"}, (32, 24)),
-        ({"base_channels": 4, "depth": 4, "padding": "same", "in_channels": 3}, (32, 32)),
+        ({"base_channels": 8, "depth": 2, "padding": "valid", "seed": 1}, (60, 68)),
+        ({"base_channels": 4, "depth": 3, "padding": "same", "variant": "release", "seed": 1}, (32, 24)),
+        # Its smallest maps have 2×2 pixels. With this seed no value before a ReLU of maps up to 8×8 comes
+        # closer to 0 than 1.3e-5 in all hundred steps.
+        ({"base_channels": 4, "depth": 4, "padding": "same", "in_channels": 3, "seed": 27}, (32, 32)),
     ],
     ids=["valid", "same, release", "same, depth 4"],
 )
 def test_a_hundred_steps_of_a_narrow_network(backend, options, size, dtype):
-    model = tu.UNet(dropout=0, seed=1, **options)
-    assert_trains_like_torch(model, size, 100, 3e-4, dtype, variant=options.get("variant", "paper"))
+    model = tu.UNet(dropout=0, **options)
+    assert_trains_like_torch(model, size, HUNDRED, 3e-4, dtype, variant=options.get("variant", "paper"))
 
 
 @pytest.mark.timeout(120)
@@ -99,7 +109,7 @@ def test_a_hundred_steps_of_a_narrow_fcn(backend, dtype):
     """The up-sampling moves away from bilinear as theirs does. Scores that start at 0 would learn later."""
     model = randomised(tu.FCN(base_channels=4, dropout=0, seed=1))
     before = model.up[0].weight.data.copy()
-    assert_trains_like_torch(model, (64, 32), 100, 3e-4, dtype)
+    assert_trains_like_torch(model, (64, 32), HUNDRED, 3e-4, dtype)
     assert np.abs(model.up[0].weight.data - before).max() > 1e-3
 
 
@@ -108,7 +118,7 @@ def test_a_hundred_steps_of_a_narrow_fcn(backend, dtype):
 def test_a_hundred_steps_of_a_classifier_of_windows(backend, dtype):
     """Sixteen windows a step, cut from one image; the label is the brightness of the pixel in the middle."""
     model = tu.SlidingWindowClassifier(base_channels=4, depth=2, neurons=6, windows=16, seed=1)
-    assert_trains_like_torch(model, (40, 40), 100, 1e-3, dtype)
+    assert_trains_like_torch(model, (40, 40), HUNDRED, 1e-3, dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -119,4 +129,4 @@ def test_a_gradient_0_1_percent_too_large_is_noticed(monkeypatch, direction, dty
     monkeypatch.setitem(implementations, "numpy", lambda *arguments: dtype(1.001) * right(*arguments))
     model = tu.UNet(dropout=0, seed=1, base_channels=8, depth=2)
     with tu.use_backend("numpy"), pytest.raises(AssertionError, match="Not equal to tolerance"):
-        assert_trains_like_torch(model, (60, 68), 100, 3e-4, dtype)
+        assert_trains_like_torch(model, (60, 68), HUNDRED, 3e-4, dtype)
