@@ -31,8 +31,8 @@ threads = numba.get_num_threads()
 # How much work is it?
 # --------------------
 # We take one layer of the U-Net's kind and make it fast. Its input ``x`` has the shape ``(H, W,
-# C)``: rows, columns and channels of one image. The weights ``(3, 3, C, F)`` make ``F`` filters of
-# them. The output ``y`` has the shape ``(H - 2, W - 2, F)``::
+# C)``: rows, columns and channels of one image. There are ``F`` filters in ``weight``, of shape
+# ``(3, 3, C, F)``; we leave out the bias. The output ``y`` has the shape ``(H - 2, W - 2, F)``::
 #
 #     y[i,j,f] = sum over p,q,c of weight[p,q,c,f] x[i+p,j+q,c]
 #
@@ -58,9 +58,9 @@ assert (operations, moved) == (679_477_248, 4_965_376)
 # -------------------
 # A CPU has two limits: the operations that it can do in a second, and the bytes that its memory
 # delivers in a second. We measure both. For the first we take a large product of matrices by BLAS,
-# the library behind NumPy, which many people have tuned. For the second we add two arrays that are
-# too large for any cache. GFLOP/s are thousand millions of operations a second. A layer whose
-# intensity is below the quotient of the two limits waits for the memory.
+# the library behind NumPy, tuned by many people (another library may do better). For the second we
+# add two arrays that are too large for any cache. GFLOP/s are thousand millions of operations a
+# second. A layer whose intensity is below the quotient of the two limits waits for the memory.
 #
 # Numba's ``njit`` translates Python loops into machine code. ``prange`` is its parallel ``range``:
 # each core gets some of the passes. ``measure`` (in ``lesson.py``) calls a function once to compile
@@ -219,9 +219,9 @@ assert all(np.allclose(compiled(small_x, grad_y, np.zeros((3, 3, 4, 5))), right)
 # of all pixels become the rows of a matrix ``patches`` of 9 C columns.
 #
 # But ``patches`` is nearly nine times as large as ``x``, and would go to memory and back. So make
-# it for a few rows of ``y`` at a time: then it is still in the cache when the product reads it.
-# **Predict**: how many rows are best? ``gemm(routine, a, b, beta, out)``, the engine's way to call
-# BLAS in Numba code, sets ``out = a b + beta out``.
+# it for a few rows of ``y`` at a time: then it is still in the cache (0.5 to 2 MB a core, often)
+# when the product reads it. **Predict**: how many rows are best? ``gemm(routine, a, b, beta,
+# out)``, the engine's way to call BLAS in Numba code, sets ``out = a b + beta out``.
 
 # %%
 from tinyunet.blas import gemm, gemm_routine
@@ -254,13 +254,13 @@ time_it("blocks in the cache", in_blocks, routine, x, matrix, rows[times.argmin(
 
 fig, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
 axes.semilogx(rows, 1e3 * times, "o-", base=2)
-axes.set_xticks(rows, [f"{r}\n{r * WIDTH * 9 * C * 4 / 2**20:.1f} MB" for r in rows])
-axes.set(xlabel="rows of y a block, and the size of their patches", ylabel="time (ms)", ylim=(0, None))
+axes.set_xticks(rows, [f"{r}\n{r * WIDTH * 9 * C * 4 / 1e6:.1f} MB" for r in rows])
+axes.set(xlabel="rows of y in a block, size of patches", ylabel="time (ms)", ylim=(0, 1.1e3 * times.max()))
 show("04-blocks")
 
 # %% [markdown]
-# Compare the lowest point with the second-level cache of a core (often 0.5 to 2 MB). A larger block
-# does not fit, and leaves fewer blocks to share out; a very small one gives BLAS little to do.
+# Compare the lowest point with your cache. A larger block does not fit, and leaves fewer to share
+# out; a very small one gives BLAS little to do.
 #
 # Fewer multiplications
 # ---------------------
@@ -277,8 +277,9 @@ show("04-blocks")
 #     y1 + m4 = d1 s + d2 g1
 #
 # The sum of these two lines is ``(d2 + d1) (s + g1)``, their difference ``(d2 - d1) (s - g1)``. Let
-# ``m2`` and ``m3`` be the halves of both: two products that give the two lines back. Two and two
-# are four. What is made of ``g`` alone is not counted: it is computed once for all pixels.
+# ``m2`` be half the sum, ``m3`` half the difference: two products that give both lines back. That
+# makes four. Terms of ``g`` alone are not counted: they serve all pixels; those of ``d`` serve all
+# filters.
 
 
 # %%
@@ -308,12 +309,12 @@ assert [(m + 2) ** 2 / m**2 for m in (1, 2, 4)] == [9, 4, 2.25]
 
 # %% [markdown]
 # Now the channels. The sum over ``c`` can be done *before* ``A_T``, which is linear. So each of the
-# 16 places in a tile becomes one product of matrices, ``v u``: (tiles × C)(C × F).
+# 16 places in a tile becomes one product: d terms ``v`` (tiles × C) by g terms ``u`` (C × F).
 
 
 # %%
 def winograd(x, weight, a_t, g, b_t):
-    """H - 2 and W - 2 are multiples of the outputs of a tile."""
+    """A tile's outputs divide H - 2 and W - 2. Letters: u v tile, a b input, k l product, r s output."""
     outputs, size = a_t.shape
     tiles = sliding_window_view(x, (size, size), axis=(0, 1))[::outputs, ::outputs]
     down, across, channels = tiles.shape[:3]
@@ -329,7 +330,7 @@ assert largest_error(winograd(x, weight, A_T, G, B_T)) < 1e-5
 # %% [markdown]
 # Why not tiles of 8×8 outputs? Their matrices have constants far from 1, and large numbers that
 # cancel lose digits. The engine makes the matrices for any tile from some points (its file tells
-# how), and measures say which are best: ``POINTS`` for m = 4. Here is the error in float32.
+# how), and measurements say which are best: ``POINTS`` for m = 4. Here is the error in float32.
 
 # %%
 from tinyunet.ops.conv2d_winograd_transforms import POINTS, matrices
@@ -344,7 +345,7 @@ assert errors[2] < 1e-5 < errors[8]
 fig, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
 axes.semilogy(list(errors), list(errors.values()), "o-")
 axes.set_xticks(list(errors), [f"m = {m}\n{(m + 2) ** 2 / m**2:.2f}" for m in errors])
-axes.set(xlabel="outputs of a tile along an axis, and products an output", ylabel="error / largest value")
+axes.set(xlabel="outputs of a tile along an axis; products for one output", ylabel="error / largest value")
 show("04-winograd")
 
 # %% [markdown]
@@ -352,7 +353,7 @@ show("04-winograd")
 # ----------------------
 # ``tinyunet/ops/conv2d.py`` multiplies blocks of windows, one row each, as ``in_blocks`` does. For
 # layers like ours it calls ``tinyunet/ops/conv2d_winograd.py``, F(4×4, 3×3), again in blocks that
-# stay in the cache. It agrees with our loops. PyTorch stands beside it if it is installed.
+# stay in the cache. It agrees with our loops. PyTorch, if installed: in our order and its own.
 
 # %%
 import tinyunet as tu

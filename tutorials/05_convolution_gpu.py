@@ -33,16 +33,18 @@ except BackendError as error:
     raise SystemExit(0) from None
 
 # %% [markdown]
-# A thread an output
-# ------------------
+# One thread for each output
+# --------------------------
 # A GPU runs one function, the *kernel*, in many *threads* at once. Each learns from ``threadIdx``,
 # ``blockIdx`` and ``blockDim`` which one it is, and does its share. The simplest share is one
 # number of the output. Threads come in *blocks*, here of 256. The last block may have more threads
 # than there are outputs left: these return at once.
 #
-# The language is C++ with a few more words. Arrays are addresses; ``x[i,j,c]`` of an array with
-# ``width`` columns is ``x[(i * width + j) * channels + c]``. A *row* is an output pixel here: row
-# 0, 1, 2, ... of a matrix with one column for each filter ``f``.
+# The language is C++ with a few more words: ``__global__`` marks a kernel, ``__device__`` a
+# function for kernels, ``__shared__`` an array in shared memory (see below). Arrays are addresses,
+# ``const float* x``; ``x[i,j,c]`` of an array with ``width`` columns is ``x[(i * width + j) *
+# channels + c]``. A *row* is an output pixel here: row 0, 1, 2, ... of a matrix with one column for
+# each filter ``f``.
 
 # %%
 NAIVE = """
@@ -93,11 +95,11 @@ for number, traffic in report.lines.items():
 # %% [markdown]
 # What a warp asks of memory
 # --------------------------
-# The numbers above stand beside the lines that read or write memory. This is what they count. 32
-# threads with neighbouring numbers, a *warp*, run in step: they do the same instruction at the same
-# time. Their 32 loads are served together, in *segments* of 128 bytes that begin at multiples of
-# 128. One segment holds 32 float32. What counts is how many different segments a warp touches; each
-#    costs a turn of the memory, a *wavefront*.
+# The numbers above stand beside the lines that read or write *global* memory, the GPU's large one,
+# where the arrays lie. This is what they count. 32 threads with neighbouring numbers, a *warp*, run
+# in step: they do the same instruction at the same time. Their 32 loads are served together, in
+# *segments* of 128 bytes, or 32 float32, that follow one another from address 0 on. What counts is
+# how many different segments a warp touches; each costs a turn of the memory, a *wavefront*.
 
 
 # %%
@@ -154,13 +156,17 @@ bad = wavefronts(run(exchanged, "naive", (16,), (256,), *even))
 print(f"global wavefronts: {counted['naive'][0]:,}, and {bad[0]:,} with neighbouring pixels")
 assert counted["naive"][0] >= 2 * 128 * 144  # 128 warps, 144 steps, 2 reads
 assert bad[0] > 9 * counted["naive"][0]
+assert bad[0] == 128 * (144 * (16 + 1) + 48 * 4 + 32)
 
 # %% [markdown]
+# That is more than 17 for 2. Where ``q = 1``, in 48 of the 144 steps, the pixels begin in the
+# middle of a segment, and it is 20 for 16. And a warp's 32 writes to ``y`` lie in 32 segments.
+#
 # Tiles in shared memory
 # ----------------------
-# Each output needs 9 C pixels and as many weights, and the naive kernel reads all of them anew for
-# every output. But a product of matrices can share. Let a block compute a *tile* of r rows and s
-# filters: it needs r rows of windows and s columns of weights, for r · s outputs.
+# Each output needs 9 C numbers of ``x`` and as many weights, and the naive kernel reads all of them
+# anew for every output. But a product of matrices can share. Let a block compute a *tile* of r rows
+# and s filters: it needs r rows of windows and s columns of weights, for r · s outputs.
 
 
 # %%
@@ -231,6 +237,8 @@ for comment in ("// both tiles are complete", "// no one needs them any more"):
         print(f"without the barrier {comment}:\n{error}\n")
     else:
         raise AssertionError("the race was not found")
+for number in (21, 24):
+    print(f"kernels.cu:{number}  {TILED.splitlines()[number - 1].strip()}")
 
 # %% [markdown]
 # Without the first, a thread reads a word that no one has written. Without the second, a thread
@@ -261,11 +269,12 @@ def barriers():
 # %% [markdown]
 # Blocks in registers
 # -------------------
-# Shared memory serves a warp in turns as well: 32 words at a time, from 32 *banks*. The report
-# counts these too. Global memory has less to do now, but shared memory has more: two reads for each
-# multiplication, as many as the naive kernel asked of global memory. The same idea helps again, one
-# level further in. Each thread computes 4×4 outputs in its *registers*, which no other thread sees:
-# it reads 4 + 4 numbers for 16 multiplications. **Predict** the factor.
+# Shared memory serves a warp in turns as well: 32 words at a time, from 32 *banks*. Threads that
+# read the same word share it. The report counts these too. Global memory has less to do now, but
+# shared memory has more: two reads for each multiplication, as many as the naive kernel asked of
+# global memory. The same idea helps again, one level further in. Each thread computes 4×4 outputs
+# in its *registers*, which no other thread sees: it reads 4 + 4 numbers for 16 multiplications.
+# **Predict** how many times fewer shared wavefronts that makes.
 
 # %%
 REGISTERS = (
@@ -334,8 +343,8 @@ fig.suptitle("Which of the 32 threads of a warp holds which number")
 show("05-fragments")
 
 # %% [markdown]
-# The factors are rounded to TF32 first, with 10 bits behind the point. So this rung computes
-# another number, and the engine runs it only where it is asked for.
+# The factors are rounded to TF32 first, with 10 bits behind the point. So this rung computes a
+# slightly different number, and the engine runs it only where it is asked for.
 #
 # The same in the engine
 # ----------------------
@@ -352,7 +361,7 @@ from tinyunet.ops import conv2d_cuda
 
 (x, weight, *_), right = even
 for rung in conv2d_cuda.RUNGS:
-    with tu.use_backend("cuda-emulated"), checks(), launch_log() as log:
+    with tu.use_backend("cuda-emulated"), checks(), launch_log() as log:  # no bias, padding 0, no ReLU
         y = conv2d_cuda.forward(x[None], weight, None, 0, False, rung)
     traffic = log.totals[f"conv2d_forward_{rung}"].traffic
     counted[f"engine: {rung}"] = traffic.global_wavefronts, traffic.shared_wavefronts
@@ -372,9 +381,10 @@ axes.legend()
 show("05-wavefronts")
 
 # %% [markdown]
-# The engine's blocks are larger than this small layer, 128×64 outputs, and half empty here. How
-# fast a rung is on a GPU, none of these numbers says: caches, and the waiting of one warp while
-# another computes, are not counted. They say what the memory has to do.
+# The blocks of the engine's ``blocked`` and ``tensor``, 128×64 outputs, are larger than this small
+# layer, and half empty here. How fast a rung is on a GPU, none of these numbers says: caches, and
+# the waiting of one warp while another computes, are not counted. They say what the memory has to
+# do.
 #
 # Summary
 # -------

@@ -43,7 +43,8 @@ numba.set_num_threads(1)  # threads that wait for one another would be counted a
 # Let ``side`` be the side of an image in pixels and ``window`` that of a window. A convolution of
 # ``taps`` × ``taps`` weights gives ``(window - taps + 1)**2`` numbers a window, and ``(side - taps
 # + 1)**2`` for the whole image. **Predict** the factor between all windows and one pass, for 606,
-# 95 and 4: the first layer of the largest network of 2012.
+# 95 and 4: the first layer of the largest network of 2012, on images of 512 pixels with a border of
+# 47 around them.
 
 
 # %%
@@ -104,12 +105,14 @@ assert np.allclose(slid, shared)
 
 # %% [markdown]
 # The engine's ``SlidingWindowClassifier`` does both: ``slide`` window by window, ``forward`` with
-# shared work. They agree, and the paper's network has the factor of the first line. It is less than
-# that of its first layer alone. **Predict** its order of magnitude before you run this cell.
+# shared work. They agree. ``redundancy`` of the engine counts all layers of the network of 2012.
+# Its factor is less than that of the first layer alone. **Predict** its order of magnitude before
+# you run this cell.
 
 # %%
 model = tu.SlidingWindowClassifier(base_channels=8, depth=2)
 image = tu.Tensor(rng.standard_normal((1, 38, 42, 1), dtype=np.float32))
+model.slide(image)  # a first call may compile: it is not timed
 start = time.perf_counter()
 by_window = model.slide(image).data
 middle = time.perf_counter()
@@ -140,16 +143,18 @@ bars = axes.barh(list(work), work.values(), color=["C1", "C1", "C2", "C0", "C0"]
 axes.bar_label(
     bars, [f" {n:,.0f}   ({size / 1e6:.1f} M weights)" for n, size in zip(work.values(), sizes, strict=True)]
 )
-axes.set(xscale="log", xlim=(1e4, 1e11), xlabel="multiplications for one output pixel, as defined")
+axes.set(
+    xscale="log", xlim=(1e4, 1e11), xlabel="multiplications for one output pixel, at the size of the papers"
+)
 axes.invert_yaxis()
 show("12-multiplications")
 assert sizes[-1] == 31_030_658
 assert work["U-Net, valid"] > work["U-Net, padded"]
 
 # %% [markdown]
-# Note what this says and what not. Shared, the classifier is a cheap network: sliding was the
-# waste, not the network. And a valid U-Net computes its halo anew for every tile, so that a pixel
-# costs more than in a padded one.
+# Note what this says and what it does not. Shared, the classifier is a cheap network: sliding was
+# the waste, not the network. And a valid U-Net computes its halo anew for every tile, so that a
+# pixel costs more than in a padded one.
 #
 # Sum or concatenation
 # --------------------
@@ -262,20 +267,22 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 picture = left.imshow(np.log10(differences["same"] + 1e-8), cmap="magma")
 fig.colorbar(picture, ax=left, label="log10 of the difference")
 left.set(title="padded: tile against whole image", xticks=[], yticks=[])
-for padding, style in (("same", "o-"), ("valid", "s-")):
-    right.semilogy(np.array(by_distance(differences[padding])) + 1e-8, style, ms=3, label=padding)
-right.axvline(halo, color="0.5", linestyle=":", label="halo of the padded network")
+for padding, name, style in (("same", "padded", "o-"), ("valid", "valid", "s-")):
+    right.semilogy(np.array(by_distance(differences[padding])) + 1e-8, style, ms=3, label=name)
+right.axvline(halo, color="0.5", linestyle=":", label="halo, padded")
 right.set(xlabel="distance from the edge of the output (pixels)", ylabel="difference / largest score")
-right.legend(loc="center right")
+right.legend(loc="upper right")
 show("12-padding")
 assert differences["same"].max() > 0.05
 assert by_distance(differences["same"])[21] > 1e-4 > 1e-5 > max(by_distance(differences["same"])[22:])
 assert differences["valid"].max() < 1e-5
+assert halo == 24
 
 # %% [markdown]
 # A valid network gives the same scores in any tile: this is what overlap-tile rests on (chapter
 # 11). A padded one makes up its edge, and here the zeros reach 22 pixels into the tile. The engine
-# gives it a halo too, whose output is thrown away.
+# gives it a halo too, whose output is thrown away: 24 pixels, as tiles of this network begin at
+# multiples of 4.
 #
 # The same seconds
 # ----------------
