@@ -278,8 +278,7 @@ show("04-blocks")
 #
 # The sum of these two lines is ``(d2 + d1) (s + g1)``, their difference ``(d2 - d1) (s - g1)``. Let
 # ``m2`` be half the sum, ``m3`` half the difference: two products that give both lines back. That
-# makes four. Terms of ``g`` alone are not counted: they serve all pixels; those of ``d`` serve all
-# filters.
+# makes four. Terms of ``g`` alone do not count: they serve all pixels, those of ``d`` all filters.
 
 
 # %%
