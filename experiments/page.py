@@ -168,7 +168,8 @@ def mean_and_spread(values: Sequence[float | None]) -> str:
     if len(known) < len(values):
         return figure(None)
     mean = figure(statistics.mean(known))
-    return mean if len(known) == 1 else f"{mean} ± {figure(statistics.stdev(known))}"
+    decimals = len(mean.partition(".")[2])
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{decimals}f}"
 
 
 def verdict(measure: str, variant: Mapping[int, Record], reference: Mapping[int, Record]) -> str:
