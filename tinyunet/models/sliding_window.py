@@ -104,12 +104,8 @@ class SlidingWindowClassifier(Network):
             neurons=(neurons, neurons >= 1, "at least 1"),
             windows=(windows, windows >= 1, "at least 1"),
         )
-        self.in_channels, self.num_classes, self.depth, self.windows = (
-            in_channels,
-            num_classes,
-            depth,
-            windows,
-        )
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.depth, self.windows = depth, windows
         sizes = [5 if level == 1 else 4 for level in range(depth)]  # as in the paper
         self.window = LAST
         for size in reversed(sizes):
