@@ -48,7 +48,8 @@ _CONTROLLER.limit(limits=1, user_api="blas")
 # OpenBLAS takes its kernels for small products up to 100³ multiply-adds, where it has them.
 _SMALL = 100**3
 _HAVE_SMALL = {"SkylakeX", "Cooperlake", "SapphireRapids"}
-_LARGEST = _SMALL if {b.get("architecture") for b in _CONTROLLER.info()} <= _HAVE_SMALL else 2**62
+_FOUND = {library["architecture"] for library in _CONTROLLER.info() if library["internal_api"] == "openblas"}
+_LARGEST = _SMALL if _FOUND and _FOUND <= _HAVE_SMALL else 2**62
 ROWS, SUMMANDS, COLUMNS = 24, 256, 128  # of a piece
 
 

@@ -1,7 +1,8 @@
 """Numba, set up once for every kernel of the package.
 
 `kernel` compiles one function to machine code and keeps it on disk; `parallel_kernel` does the same and
-spreads its `prange` loops over the cores. Both release the GIL.
+spreads its `prange` loops over the cores, `inlined_kernel` is for a part of a kernel whose values shall stay in
+registers. All release the GIL.
 
 Rules that keep the results the same to the last bit for any number of threads:
 
@@ -30,10 +31,10 @@ from numba.core import event
 SAFE_MATH = {"contract", "reassoc", "nsz"}
 
 
-def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Any:
+def kernel(function: Callable[..., Any], **options: bool) -> Any:
     """Compile a function when it is first called, and keep the machine code on disk."""
     compiled: Any = numba.njit(
-        cache=True, nogil=True, fastmath=SAFE_MATH, error_model="numpy", parallel=parallel
+        cache=True, nogil=True, fastmath=SAFE_MATH, error_model="numpy", **options
     )(function)
     # Numba compiles anew when the function's file has changed, but not when the file of a kernel that it
     # calls has: here both count.
@@ -47,6 +48,11 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Any:
 def parallel_kernel(function: Callable[..., Any]) -> Any:
     """A `kernel` whose `prange` loops are spread over the cores."""
     return kernel(function, parallel=True)
+
+
+def inlined_kernel(function: Callable[..., Any]) -> Any:
+    """A `kernel` that becomes a part of those that call it."""
+    return kernel(function, forceinline=True)
 
 
 def _source_files(function: Callable[..., Any]) -> list[str]:

@@ -51,6 +51,7 @@ from tinyunet import workspace
 from tinyunet.blas import gemm, gemm_routine, gemm_tn
 from tinyunet.errors import OptionError
 from tinyunet.jit import kernel, parallel_kernel
+from tinyunet.lanes import prefetch
 from tinyunet.ops.conv2d_winograd_transforms import (
     transform_input,
     transform_output,
@@ -59,7 +60,6 @@ from tinyunet.ops.conv2d_winograd_transforms import (
     transform_weight_grad,
 )
 
-STRIP = 32  # tiles side by side that are transformed at once
 GROUPS = 16  # of tiles, whose weight gradients are added in order
 CHUNK = 2**18  # tiles × channels, and channels × filters, that a wide layer transforms at once: 38 MB
 
@@ -88,13 +88,13 @@ def suits(dtype, size, channels, filters) -> bool:
 
 def forward(x, weight, bias, padding, relu):
     """y, as `conv2d.forward`: x (N, H, W, C), weight (3, 3, C, F), bias (F,), float32."""
-    x = np.ascontiguousarray(x)
+    x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     batch, height, width, channels = x.shape
     filters = weight.shape[3]
     y = workspace.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, filters), x.dtype)
     routine, floor = gemm_routine(x.dtype), x.dtype.type(0 if relu else -np.inf)
     if is_narrow(channels, filters):
-        u = workspace.empty((36, channels, filters))
+        u = _planes(channels, filters)
         _transform_weights(weight, 0, filters, u)
         block, v, m = _blocks(channels, filters)
         _convolve_narrow(routine, x, u, bias, padding, floor, block, v, m, y)
@@ -103,12 +103,11 @@ def forward(x, weight, bias, padding, relu):
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
-        v = workspace.empty((36, last - first, channels))
+        v = _planes(last - first, channels)
         _transform_inputs(x, padding, y.shape[1], y.shape[2], first, last, v)
         for left in range(0, filters, part):
             right = min(filters, left + part)
-            u = workspace.empty((36, channels, right - left))
-            m = workspace.empty((36, last - first, right - left))
+            u, m = _planes(channels, right - left), _planes(last - first, right - left)
             _transform_weights(weight, left, right, u)
             _multiply(routine, v, u, m)
             _transform_outputs(m, bias[left:right], floor, first, last, left, y)
@@ -136,7 +135,7 @@ def backward_weight(x, grad_output, padding):
     if is_narrow(channels, filters) and tiles >= 64 * GROUPS:
         parts = workspace.empty((GROUPS, 3, 3, channels, filters))
         block, v, z = _blocks(channels, filters)
-        u = workspace.empty((len(v), 36, channels, filters))
+        u = _planes(channels, filters, len(v))
         _correlate_narrow(routine, x, grad_output, padding, block, v, z, u, parts)
         return parts.sum(axis=0, out=workspace.empty_like(parts[0]))
     grad_weight = workspace.empty((3, 3, channels, filters))
@@ -144,12 +143,12 @@ def backward_weight(x, grad_output, padding):
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
-        v, z = workspace.empty((36, last - first, channels)), workspace.empty((36, last - first, filters))
+        v, z = _planes(last - first, channels), _planes(last - first, filters)
         _transform_inputs(x, padding, height, width, first, last, v)
         _transform_output_grads(grad_output, first, last, z)
         for left in range(0, filters, part):
             right = min(filters, left + part)
-            u = workspace.empty((36, channels, right - left))
+            u = _planes(channels, right - left)
             _multiply_tn(routine, v, z, left, right, u)
             _transform_weight_grads(u, left, right, grad_weight)
     return grad_weight
@@ -167,104 +166,115 @@ def is_narrow(channels, filters) -> bool:
 def _blocks(channels, filters):
     """Tiles a block, and for each thread the memory for them, transformed: of all channels, of all filters.
 
-    Both together have at most 36 · 8192 elements, 1.2 MB, but 16 tiles at least. There are some rows to spare
-    between two frequencies: at a distance of a power of two, their tiles would fall into the same few places
-    of a cache.
+    Both together have at most 36 · 8192 elements, 1.2 MB, but 16 tiles at least.
     """
     workers, block = numba.get_num_threads(), min(256, max(16, 8192 // (channels + filters)))
-    v, m = (workspace.empty((workers, 36, block + 4, width)) for width in (channels, filters))
-    return block, v, m
+    return block, _planes(block, channels, workers), _planes(block, filters, workers)
+
+
+def _planes(rows, columns, *workers):
+    """Memory for 36 matrices, one a frequency, for each thread if told how many: (…, 36, rows, columns).
+
+    A transform writes to all 36 in turn. They lie an odd number of cache lines apart: at a distance of, say,
+    64 lines, all would want the same place of the cache.
+    """
+    line = workspace.CACHE_LINE // 4  # elements
+    size = rows * columns
+    memory = workspace.empty((*workers, 36, (size // line + 1 | 1) * line))
+    return memory[..., :size].reshape(*workers, 36, rows, columns)
 
 
 def _count_tiles(y):
     return y.shape[0] * -(-y.shape[1] // 4) * -(-y.shape[2] // 4)
 
 
-# Tiles are numbered along rows, row after row, image after image. Neighbours in a row are done together, as
-# a strip; `start` is the number of the first tile in the array of transformed ones.
+# Tiles are numbered along rows, row after row, image after image; `start` is the number of the first one in an
+# array of transformed tiles.
 
 
 @kernel
-def _window(x, n, i, j, rows, columns, patch):
-    """Where the pixels [i, i + rows) × [j, j + columns) are: an array of rows, the first row and element.
+def _gather(x, n, i, j, patch):
+    """Where the pixels from (i, j) on of image n are, as many as patch has: an array, and the place of the first.
 
     That is x itself where it has them all, otherwise `patch`, into which they are copied with zeros around.
     """
-    batch, height, width, channels = x.shape
-    if i >= 0 and j >= 0 and i + rows <= height and j + columns <= width:
-        return x.reshape(batch * height, width * channels), n * height + i, j * channels
-    begin = min(max(-j, 0), columns)
-    end = max(begin, min(columns, width - j))
+    _, height, width, channels = x.shape
+    size = patch.shape[1]
+    if i >= 0 and j >= 0 and i + size <= height and j + size <= width:
+        return x, ((n * height + i) * width + j) * channels
+    for r in range(size):
+        for s in range(size):
+            if 0 <= i + r < height and 0 <= j + s < width:
+                patch[0, r, s] = x[n, i + r, j + s]
+            else:
+                patch[0, r, s] = 0
+    return patch, 0
+
+
+@kernel
+def _prefetch(x, at, rows, columns):
+    """Ask for the pixels of a part of a map."""
+    _, _, width, channels = x.shape
     for r in range(rows):
-        line = patch[r, : columns * channels].reshape(columns, channels)
-        if 0 <= i + r < height:
-            line[:begin] = 0
-            line[begin:end] = x[n, i + r, j + begin : j + end]
-            line[end:] = 0
-        else:
-            line[:] = 0
-    return patch, 0, 0
+        for e in range(0, columns * channels, 16):  # a cache line
+            prefetch(x, at + r * width * channels + e)
 
 
 @kernel
-def _gather_inputs(x, padding, down, across, first, last, start, strip, patch, v):
-    """Transformed inputs of the tiles first to last - 1, into v[:, first - start : last - start]."""
-    tile = first
-    while tile < last:
-        row, left = tile // across, tile % across
-        count = min(STRIP, across - left, last - tile)
-        i, j = 4 * (row % down) - padding, 4 * left - padding
-        source, top, begin = _window(x, row // down, i, j, 6, 4 * count + 2, patch)
-        transform_input(source, top, begin, strip, v, tile - start, count)
-        tile += count
+def _gather_inputs(x, padding, down, across, first, last, start, patch, v):
+    """Transformed inputs of the tiles first to last - 1, into v. patch : (1, 6, 6, C), scratch."""
+    channels, plane = x.shape[3], v.strides[0] // 4
+    for tile in range(first, last):
+        n, i, j = _place(tile, down, across)
+        d, at = _gather(x, n, i - padding, j - padding, patch)
+        if channels > 16:  # the tile after the next; the next one's are on their way, or it has them from this
+            _prefetch(d, at + 10 * channels, 6, 4)
+        row = d.shape[2] * channels
+        transform_input(d, at, row, channels, v, (tile - start) * channels, plane, channels)
 
 
 @kernel
-def _gather_output_grads(grad, down, across, first, last, start, strip, patch, z):
-    """Transformed output gradients of these tiles, into z, as `_gather_inputs`."""
-    tile = first
-    while tile < last:
-        row, left = tile // across, tile % across
-        count = min(STRIP, across - left, last - tile)
-        source, top, begin = _window(grad, row // down, 4 * (row % down), 4 * left, 4, 4 * count, patch)
-        transform_output_grad(source, top, begin, strip, z, tile - start, count)
-        tile += count
+def _gather_output_grads(grad, down, across, first, last, start, patch, z):
+    """Transformed output gradients of these tiles, into z. patch : (1, 4, 4, F), scratch."""
+    filters, plane = grad.shape[3], z.strides[0] // 4
+    for tile in range(first, last):
+        n, i, j = _place(tile, down, across)
+        d, at = _gather(grad, n, i, j, patch)
+        if filters > 16:
+            _prefetch(d, at + 8 * filters, 4, 4)
+        row = d.shape[2] * filters
+        transform_output_grad(d, at, row, filters, z, (tile - start) * filters, plane, filters)
 
 
 @kernel
-def _scatter_outputs(m, bias, floor, down, across, first, last, start, strip, patch, y, begin):
-    """Outputs of the tiles first to last - 1 from m, into y, from filter `begin` on.
+def _place(tile, down, across):
+    """A tile's image, and the row and column of its first output."""
+    row = tile // across
+    return row // down, row % down * 4, tile % across * 4
 
-    m : (36, T, some of the filters).   bias : as in `transform_output`.
+
+@kernel
+def _scatter_outputs(m, bias, floor, down, across, first, last, start, patch, y, begin):
+    """Outputs of these tiles from m, into y, from filter `begin` on as many as there are biases.
+
+    patch : (1, 4, 4, filters), scratch.
     """
-    batch, height, width, all_filters = y.shape
-    filters = m.shape[2]
-    lines = y.reshape(batch * height, width * all_filters)
-    tile = first
-    while tile < last:
-        row, left = tile // across, tile % across
-        count = min(STRIP, across - left, last - tile)
-        n, i, j = row // down, 4 * (row % down), 4 * left
-        if filters == all_filters and i + 4 <= height and j + 4 * count <= width:
-            transform_output(m, tile - start, count, bias, floor, strip, lines, n * height + i, j * filters)
+    _, height, width, all_filters = y.shape
+    filters, plane = bias.size, m.strides[0] // 4
+    for tile in range(first, last):
+        n, i, j = _place(tile, down, across)
+        at = (tile - start) * filters
+        if i + 4 <= height and j + 4 <= width:
+            to = ((n * height + i) * width + j) * all_filters + begin
+            transform_output(m, at, plane, bias, floor, y, to, width * all_filters, all_filters)
         else:
-            transform_output(m, tile - start, count, bias, floor, strip, patch, 0, 0)
+            transform_output(m, at, plane, bias, floor, patch, 0, 4 * filters, filters)
             for r in range(min(4, height - i)):
-                for s in range(min(4 * count, width - j)):
-                    y[n, i + r, j + s, begin : begin + filters] = patch[r, s * filters : (s + 1) * filters]
-        tile += count
+                for s in range(min(4, width - j)):
+                    y[n, i + r, j + s, begin : begin + filters] = patch[0, r, s]
 
 
-@kernel
-def _repeat(values, times):
-    """The values, end to end, so many times."""
-    line = np.empty(times * values.size, values.dtype)
-    for i in range(times):
-        line[i * values.size : (i + 1) * values.size] = values
-    return line
-
-
-# Weights, a few channels at a time
+# Weights, a channel at a time
 
 
 @parallel_kernel
@@ -282,20 +292,18 @@ def _turn(weight, turned):
 
 @parallel_kernel
 def _transform_weights(weight, left, right, u):
-    channels = weight.shape[2]
-    for task in prange((channels + 7) // 8):
-        strip = np.empty((18, 8 * (right - left)), weight.dtype)
-        some = (8 * task, min(channels, 8 * task + 8))
-        transform_weight(weight, some, (left, right), strip, u)
+    _, _, channels, filters = weight.shape
+    some, tap, plane = right - left, channels * filters, u.strides[0] // 4
+    for c in prange(channels):
+        transform_weight(weight, c * filters + left, tap, u, c * some, plane, some)
 
 
 @parallel_kernel
 def _transform_weight_grads(u, left, right, grad_weight):
-    channels = grad_weight.shape[2]
-    for task in prange((channels + 7) // 8):
-        strip = np.empty((18, 8 * (right - left)), u.dtype)
-        some = (8 * task, min(channels, 8 * task + 8))
-        transform_weight_grad(u, strip, grad_weight, some, (left, right))
+    _, _, channels, filters = grad_weight.shape
+    some, tap, plane = right - left, channels * filters, u.strides[0] // 4
+    for c in prange(channels):
+        transform_weight_grad(u, c * some, plane, grad_weight, c * filters + left, tap, some)
 
 
 # Narrow layers: each core takes blocks of tiles through all three steps
@@ -304,45 +312,43 @@ def _transform_weight_grads(u, left, right, grad_weight):
 @parallel_kernel
 def _convolve_narrow(routine, x, u, bias, padding, floor, block, vs, ms, y):
     batch, height, width, filters = y.shape
-    workers, _, _, channels = vs.shape
+    workers, channels = len(vs), x.shape[3]
     down, across = (height + 3) // 4, (width + 3) // 4
     tiles = batch * down * across
-    pixels = (4 * min(STRIP, block) + 2) * max(channels, filters)
     for worker in prange(workers):
         v, m = vs[worker], ms[worker]
-        strip, patch = np.empty((6, pixels), x.dtype), np.empty((6, pixels), x.dtype)
-        biases = _repeat(bias, 4 * STRIP)
+        x_patch, y_patch = np.empty((1, 6, 6, channels), x.dtype), np.empty((1, 4, 4, filters), x.dtype)
         for first in range(worker * block, tiles, workers * block):
             last = min(tiles, first + block)
             size = last - first
-            _gather_inputs(x, padding, down, across, first, last, first, strip, patch, v)
+            _gather_inputs(x, padding, down, across, first, last, first, x_patch, v)
             for k in range(36):
                 gemm(routine, v[k, :size], u[k], 0.0, m[k, :size])
-            _scatter_outputs(m, biases, floor, down, across, first, last, first, strip, patch, y, 0)
+            _scatter_outputs(m, bias, floor, down, across, first, last, first, y_patch, y, 0)
 
 
 @parallel_kernel
 def _correlate_narrow(routine, x, grad, padding, block, vs, zs, us, parts):
     batch, height, width, filters = grad.shape
-    workers, _, _, channels = vs.shape
+    workers, channels = len(vs), x.shape[3]
     down, across = (height + 3) // 4, (width + 3) // 4
     tiles, groups = batch * down * across, len(parts)
-    pixels = (4 * min(STRIP, block) + 2) * max(channels, filters)
     for worker in prange(workers):
         v, z, u = vs[worker], zs[worker], us[worker]
-        strip, patch = np.empty((6, pixels), x.dtype), np.empty((6, pixels), x.dtype)
-        rows = np.empty((18, 8 * filters), x.dtype)
+        x_patch, grad_patch = np.empty((1, 6, 6, channels), x.dtype), np.empty((1, 4, 4, filters), x.dtype)
         for group in range(worker, groups, workers):
             begin, end = tiles * group // groups, tiles * (group + 1) // groups
             u[:], parts[group] = 0, 0
             for first in range(begin, end, block):
                 last = min(end, first + block)
                 size = last - first
-                _gather_inputs(x, padding, down, across, first, last, first, strip, patch, v)
-                _gather_output_grads(grad, down, across, first, last, first, strip, patch, z)
+                _gather_inputs(x, padding, down, across, first, last, first, x_patch, v)
+                _gather_output_grads(grad, down, across, first, last, first, grad_patch, z)
                 for k in range(36):
                     gemm_tn(routine, v[k, :size], z[k, :size], 1.0, u[k])
-            transform_weight_grad(u, rows, parts[group], (0, channels), (0, filters))
+            for c in range(channels):
+                at, plane = c * filters, u.strides[0] // 4
+                transform_weight_grad(u, at, plane, parts[group], at, channels * filters, filters)
 
 
 # Wide layers: the steps one after the other, each done by all cores
@@ -350,13 +356,11 @@ def _correlate_narrow(routine, x, grad, padding, block, vs, zs, us, parts):
 
 @parallel_kernel
 def _transform_inputs(x, padding, height, width, first, last, v):
-    channels = x.shape[3]
     down, across = (height + 3) // 4, (width + 3) // 4
     for task in prange((last - first + 15) // 16):
-        strip = np.empty((6, (4 * 16 + 2) * channels), x.dtype)
-        patch = np.empty((6, (4 * 16 + 2) * channels), x.dtype)
+        patch = np.empty((1, 6, 6, x.shape[3]), x.dtype)
         begin = first + 16 * task
-        _gather_inputs(x, padding, down, across, begin, min(last, begin + 16), first, strip, patch, v)
+        _gather_inputs(x, padding, down, across, begin, min(last, begin + 16), first, patch, v)
 
 
 @parallel_kernel
@@ -364,10 +368,9 @@ def _transform_output_grads(grad, first, last, z):
     _, height, width, filters = grad.shape
     down, across = (height + 3) // 4, (width + 3) // 4
     for task in prange((last - first + 15) // 16):
-        strip = np.empty((6, 4 * 16 * filters), grad.dtype)
-        patch = np.empty((4, 4 * 16 * filters), grad.dtype)
+        patch = np.empty((1, 4, 4, filters), grad.dtype)
         begin = first + 16 * task
-        _gather_output_grads(grad, down, across, begin, min(last, begin + 16), first, strip, patch, z)
+        _gather_output_grads(grad, down, across, begin, min(last, begin + 16), first, patch, z)
 
 
 @parallel_kernel
@@ -385,12 +388,8 @@ def _multiply_tn(routine, v, z, left, right, u):
 @parallel_kernel
 def _transform_outputs(m, bias, floor, first, last, left, y):
     _, height, width, _ = y.shape
-    filters = m.shape[2]
     down, across = (height + 3) // 4, (width + 3) // 4
     for task in prange((last - first + 15) // 16):
-        strip = np.empty((6, 4 * 16 * filters), m.dtype)
-        patch = np.empty((4, 4 * 16 * filters), m.dtype)
-        biases = _repeat(bias, 4 * 16)
+        patch = np.empty((1, 4, 4, bias.size), m.dtype)
         begin = first + 16 * task
-        end = min(last, begin + 16)
-        _scatter_outputs(m, biases, floor, down, across, begin, end, first, strip, patch, y, left)
+        _scatter_outputs(m, bias, floor, down, across, begin, min(last, begin + 16), first, patch, y, left)

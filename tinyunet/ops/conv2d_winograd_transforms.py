@@ -1,4 +1,4 @@
-"""The five small transforms of Winograd's convolution F(4×4, 3×3), along one axis and over tiles.
+"""The five small transforms of Winograd's convolution F(4×4, 3×3), along one axis and of tiles.
 
 One dimension first. Multiplying the polynomials g0 + g1·x + g2·x² and y0 + … + y3·x³ gives six coefficients.
 Instead of 12 products, take the values of both polynomials at six points, multiply them value by value (6
@@ -36,7 +36,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from tinyunet.jit import kernel
+from tinyunet.jit import inlined_kernel, kernel
+from tinyunet.lanes import WIDTH, at_least, load, store
 
 POINTS = (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2))  # and ∞
 
@@ -69,7 +70,7 @@ def _with_roots(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-# One axis. Below, the points are 0, a, -a, b, -b, ∞, in this order.
+# One axis, of numbers or of registers. Below, the points are 0, a, -a, b, -b, ∞, in this order.
 
 A, B = np.float32(POINTS[1]), np.float32(POINTS[3])
 A2, B2 = A * A, B * B
@@ -130,211 +131,184 @@ def weight_grad_1d(u0, u1, u2, u3, u4, u5):
     return N0 * u0 + even_a + even_b, odd_a + odd_b, A2 * even_a + B2 * even_b + u5
 
 
-# The first axis of a strip of tiles. Six (or four) image rows lie side by side, and every column of every
-# channel is done alike, so the rows of pixels and channels are read as flat arrays: long vector loops.
+# Both axes, of one tile in as many channels as a register has lanes: all that is between loading and storing
+# happens in registers. `at` and `to` are places in an array's memory (see tinyunet.lanes), `row` and `pixel` the
+# distances of two rows and of two pixels of a map, `plane` that of two frequencies of transformed tiles, `tap`
+# that of two taps of a window, all in elements.
+
+
+@inlined_kernel
+def _load3(array, at, step, count):
+    return load(array, at, count), load(array, at + step, count), load(array, at + 2 * step, count)
+
+
+@inlined_kernel
+def _load4(array, at, step, count):
+    a, b = load(array, at, count), load(array, at + step, count)
+    return a, b, load(array, at + 2 * step, count), load(array, at + 3 * step, count)
+
+
+@inlined_kernel
+def _load6(array, at, step, count):
+    a, b, c = _load3(array, at, step, count)
+    d, e, f = _load3(array, at + 3 * step, step, count)
+    return a, b, c, d, e, f
+
+
+@inlined_kernel
+def _store6(array, at, step, count, values):
+    a, b, c, d, e, f = values
+    store(array, at, count, a)
+    store(array, at + step, count, b)
+    store(array, at + 2 * step, count, c)
+    store(array, at + 3 * step, count, d)
+    store(array, at + 4 * step, count, e)
+    store(array, at + 5 * step, count, f)
+
+
+@inlined_kernel
+def _input(d, at, row, pixel, v, to, plane, count):
+    """Bᵀ d B: six columns of six rows, then the six rows of what comes out."""
+    a = input_1d(*_load6(d, at, row, count))
+    b = input_1d(*_load6(d, at + pixel, row, count))
+    c = input_1d(*_load6(d, at + 2 * pixel, row, count))
+    e = input_1d(*_load6(d, at + 3 * pixel, row, count))
+    f = input_1d(*_load6(d, at + 4 * pixel, row, count))
+    g = input_1d(*_load6(d, at + 5 * pixel, row, count))
+    _store6(v, to, plane, count, input_1d(a[0], b[0], c[0], e[0], f[0], g[0]))
+    _store6(v, to + 6 * plane, plane, count, input_1d(a[1], b[1], c[1], e[1], f[1], g[1]))
+    _store6(v, to + 12 * plane, plane, count, input_1d(a[2], b[2], c[2], e[2], f[2], g[2]))
+    _store6(v, to + 18 * plane, plane, count, input_1d(a[3], b[3], c[3], e[3], f[3], g[3]))
+    _store6(v, to + 24 * plane, plane, count, input_1d(a[4], b[4], c[4], e[4], f[4], g[4]))
+    _store6(v, to + 30 * plane, plane, count, input_1d(a[5], b[5], c[5], e[5], f[5], g[5]))
+
+
+@inlined_kernel
+def _output_grad(d, at, row, pixel, z, to, plane, count):
+    """A d Aᵀ: four columns of four rows, then six rows."""
+    a = output_grad_1d(*_load4(d, at, row, count))
+    b = output_grad_1d(*_load4(d, at + pixel, row, count))
+    c = output_grad_1d(*_load4(d, at + 2 * pixel, row, count))
+    e = output_grad_1d(*_load4(d, at + 3 * pixel, row, count))
+    _store6(z, to, plane, count, output_grad_1d(a[0], b[0], c[0], e[0]))
+    _store6(z, to + 6 * plane, plane, count, output_grad_1d(a[1], b[1], c[1], e[1]))
+    _store6(z, to + 12 * plane, plane, count, output_grad_1d(a[2], b[2], c[2], e[2]))
+    _store6(z, to + 18 * plane, plane, count, output_grad_1d(a[3], b[3], c[3], e[3]))
+    _store6(z, to + 24 * plane, plane, count, output_grad_1d(a[4], b[4], c[4], e[4]))
+    _store6(z, to + 30 * plane, plane, count, output_grad_1d(a[5], b[5], c[5], e[5]))
+
+
+@inlined_kernel
+def _output(m, at, plane, bias, floor, y, to, row, pixel, count):
+    """Aᵀ m A + bias, at least floor: the six rows, then four columns."""
+    a = output_1d(*_load6(m, at, plane, count))
+    b = output_1d(*_load6(m, at + 6 * plane, plane, count))
+    c = output_1d(*_load6(m, at + 12 * plane, plane, count))
+    e = output_1d(*_load6(m, at + 18 * plane, plane, count))
+    f = output_1d(*_load6(m, at + 24 * plane, plane, count))
+    g = output_1d(*_load6(m, at + 30 * plane, plane, count))
+    _store_column(y, to, row, count, output_1d(a[0], b[0], c[0], e[0], f[0], g[0]), bias, floor)
+    _store_column(y, to + pixel, row, count, output_1d(a[1], b[1], c[1], e[1], f[1], g[1]), bias, floor)
+    _store_column(y, to + 2 * pixel, row, count, output_1d(a[2], b[2], c[2], e[2], f[2], g[2]), bias, floor)
+    _store_column(y, to + 3 * pixel, row, count, output_1d(a[3], b[3], c[3], e[3], f[3], g[3]), bias, floor)
+
+
+@inlined_kernel
+def _store_column(y, to, row, count, values, bias, floor):
+    a, b, c, d = values
+    store(y, to, count, at_least(floor, a + bias))
+    store(y, to + row, count, at_least(floor, b + bias))
+    store(y, to + 2 * row, count, at_least(floor, c + bias))
+    store(y, to + 3 * row, count, at_least(floor, d + bias))
+
+
+@inlined_kernel
+def _weight(weight, at, tap, u, to, plane, count):
+    """G g Gᵀ: three columns of three taps, then six rows."""
+    a = weight_1d(*_load3(weight, at, 3 * tap, count))
+    b = weight_1d(*_load3(weight, at + tap, 3 * tap, count))
+    c = weight_1d(*_load3(weight, at + 2 * tap, 3 * tap, count))
+    _store6(u, to, plane, count, weight_1d(a[0], b[0], c[0]))
+    _store6(u, to + 6 * plane, plane, count, weight_1d(a[1], b[1], c[1]))
+    _store6(u, to + 12 * plane, plane, count, weight_1d(a[2], b[2], c[2]))
+    _store6(u, to + 18 * plane, plane, count, weight_1d(a[3], b[3], c[3]))
+    _store6(u, to + 24 * plane, plane, count, weight_1d(a[4], b[4], c[4]))
+    _store6(u, to + 30 * plane, plane, count, weight_1d(a[5], b[5], c[5]))
+
+
+@inlined_kernel
+def _weight_grad(u, at, plane, grad_weight, to, tap, count):
+    """Gᵀ u G, added: the six rows, then three columns."""
+    a = weight_grad_1d(*_load6(u, at, plane, count))
+    b = weight_grad_1d(*_load6(u, at + 6 * plane, plane, count))
+    c = weight_grad_1d(*_load6(u, at + 12 * plane, plane, count))
+    e = weight_grad_1d(*_load6(u, at + 18 * plane, plane, count))
+    f = weight_grad_1d(*_load6(u, at + 24 * plane, plane, count))
+    g = weight_grad_1d(*_load6(u, at + 30 * plane, plane, count))
+    _add_column(grad_weight, to, tap, count, weight_grad_1d(a[0], b[0], c[0], e[0], f[0], g[0]))
+    _add_column(grad_weight, to + tap, tap, count, weight_grad_1d(a[1], b[1], c[1], e[1], f[1], g[1]))
+    _add_column(grad_weight, to + 2 * tap, tap, count, weight_grad_1d(a[2], b[2], c[2], e[2], f[2], g[2]))
+
+
+@inlined_kernel
+def _add_column(grad_weight, to, tap, count, values):
+    a, b, c = values
+    store(grad_weight, to, count, load(grad_weight, to, count) + a)
+    store(grad_weight, to + 3 * tap, count, load(grad_weight, to + 3 * tap, count) + b)
+    store(grad_weight, to + 6 * tap, count, load(grad_weight, to + 6 * tap, count) + c)
+
+
+# All channels of a tile. In the first loop the number of lanes is a constant, and no lane is asked whether it
+# counts.
 
 
 @kernel
-def _input_rows(d0, d1, d2, d3, d4, d5, v0, v1, v2, v3, v4, v5):
-    for e in range(v0.size):
-        v0[e], v1[e], v2[e], v3[e], v4[e], v5[e] = input_1d(d0[e], d1[e], d2[e], d3[e], d4[e], d5[e])
+def transform_input(d, at, row, pixel, v, to, plane, channels):
+    """Bᵀ d B of the tile at `at` in d, 6×6 pixels, to the places to, to + plane, …, to + 35 plane in v."""
+    whole = channels // WIDTH * WIDTH
+    for c in range(0, whole, WIDTH):
+        _input(d, at + c, row, pixel, v, to + c, plane, WIDTH)
+    if whole < channels:
+        _input(d, at + whole, row, pixel, v, to + whole, plane, channels - whole)
 
 
 @kernel
-def _output_grad_rows(d0, d1, d2, d3, v0, v1, v2, v3, v4, v5):
-    for e in range(v0.size):
-        v0[e], v1[e], v2[e], v3[e], v4[e], v5[e] = output_grad_1d(d0[e], d1[e], d2[e], d3[e])
+def transform_output_grad(d, at, row, pixel, z, to, plane, filters):
+    """A d Aᵀ of the tile at `at` in d, 4×4 pixels, as `transform_input`."""
+    whole = filters // WIDTH * WIDTH
+    for f in range(0, whole, WIDTH):
+        _output_grad(d, at + f, row, pixel, z, to + f, plane, WIDTH)
+    if whole < filters:
+        _output_grad(d, at + whole, row, pixel, z, to + whole, plane, filters - whole)
 
 
 @kernel
-def _output_rows(m0, m1, m2, m3, m4, m5, bias, floor, y0, y1, y2, y3):
-    for e in range(y0.size):
-        a0, a1, a2, a3 = output_1d(m0[e], m1[e], m2[e], m3[e], m4[e], m5[e])
-        y0[e], y1[e] = _at_least(floor, a0 + bias[e]), _at_least(floor, a1 + bias[e])
-        y2[e], y3[e] = _at_least(floor, a2 + bias[e]), _at_least(floor, a3 + bias[e])
+def transform_output(m, at, plane, bias, floor, y, to, row, pixel):
+    """Aᵀ m A + bias, at least floor, of the tile at `at` in m, to 4×4 pixels of y. bias : (filters,)."""
+    filters = bias.size
+    whole = filters // WIDTH * WIDTH
+    for f in range(0, whole, WIDTH):
+        _output(m, at + f, plane, load(bias, f, WIDTH), floor, y, to + f, row, pixel, WIDTH)
+    if whole < filters:
+        rest = filters - whole
+        _output(m, at + whole, plane, load(bias, whole, rest), floor, y, to + whole, row, pixel, rest)
 
 
 @kernel
-def _at_least(floor, value):
-    return floor if value < floor else value  # a NaN stays
+def transform_weight(weight, at, tap, u, to, plane, filters):
+    """G g Gᵀ of one channel and some filters, to the places to, to + plane, …, to + 35 plane in u."""
+    whole = filters // WIDTH * WIDTH
+    for f in range(0, whole, WIDTH):
+        _weight(weight, at + f, tap, u, to + f, plane, WIDTH)
+    if whole < filters:
+        _weight(weight, at + whole, tap, u, to + whole, plane, filters - whole)
 
 
 @kernel
-def _weight_rows(g0, g1, g2, u0, u1, u2, u3, u4, u5):
-    for e in range(u0.size):
-        u0[e], u1[e], u2[e], u3[e], u4[e], u5[e] = weight_1d(g0[e], g1[e], g2[e])
-
-
-@kernel
-def _weight_grad_rows(u0, u1, u2, u3, u4, u5, g0, g1, g2):
-    for e in range(g0.size):
-        g0[e], g1[e], g2[e] = weight_grad_1d(u0[e], u1[e], u2[e], u3[e], u4[e], u5[e])
-
-
-# The second axis: tile t has the columns 4t to 4t + 5 of its inputs (two shared with the next tile) and
-# the columns 4t to 4t + 3 of its outputs.
-
-
-@kernel
-def _input_columns(d, v0, v1, v2, v3, v4, v5):
-    for t in range(v0.shape[0]):
-        j = 4 * t
-        for c in range(v0.shape[1]):
-            v0[t, c], v1[t, c], v2[t, c], v3[t, c], v4[t, c], v5[t, c] = input_1d(
-                d[j, c], d[j + 1, c], d[j + 2, c], d[j + 3, c], d[j + 4, c], d[j + 5, c]
-            )
-
-
-@kernel
-def _output_grad_columns(d, v0, v1, v2, v3, v4, v5):
-    for t in range(v0.shape[0]):
-        j = 4 * t
-        for c in range(v0.shape[1]):
-            v0[t, c], v1[t, c], v2[t, c], v3[t, c], v4[t, c], v5[t, c] = output_grad_1d(
-                d[j, c], d[j + 1, c], d[j + 2, c], d[j + 3, c]
-            )
-
-
-@kernel
-def _output_columns(m0, m1, m2, m3, m4, m5, y):
-    for t in range(m0.shape[0]):
-        j = 4 * t
-        for c in range(m0.shape[1]):
-            y[j, c], y[j + 1, c], y[j + 2, c], y[j + 3, c] = output_1d(
-                m0[t, c], m1[t, c], m2[t, c], m3[t, c], m4[t, c], m5[t, c]
-            )
-
-
-# Both axes. Rows first for the inputs, as the columns shared by neighbours are then done once.
-
-
-@kernel
-def transform_input(d, top, begin, strip, v, first, count):
-    """Bᵀ d B of `count` tiles side by side, into v[:, first : first + count].
-
-    d : (rows, columns × C); the tiles are in rows top to top + 5, from element `begin` on.
-    strip : (6, at least (4 count + 2) × C), scratch.   v : (36, T, C).
-    """
-    channels = v.shape[2]
-    size = (4 * count + 2) * channels
-    end, last = begin + size, first + count
-    _input_rows(
-        d[top, begin:end], d[top + 1, begin:end], d[top + 2, begin:end],
-        d[top + 3, begin:end], d[top + 4, begin:end], d[top + 5, begin:end],
-        strip[0, :size], strip[1, :size], strip[2, :size], strip[3, :size], strip[4, :size], strip[5, :size],
-    )  # fmt: skip
-    for p in range(6):
-        k = 6 * p
-        _input_columns(
-            strip[p, :size].reshape(4 * count + 2, channels),
-            v[k, first:last], v[k + 1, first:last], v[k + 2, first:last],
-            v[k + 3, first:last], v[k + 4, first:last], v[k + 5, first:last],
-        )  # fmt: skip
-
-
-@kernel
-def transform_output_grad(d, top, begin, strip, z, first, count):
-    """A d Aᵀ of `count` tiles side by side, into z[:, first : first + count]: as `transform_input`."""
-    filters = z.shape[2]
-    size = 4 * count * filters
-    end, last = begin + size, first + count
-    _output_grad_rows(
-        d[top, begin:end], d[top + 1, begin:end], d[top + 2, begin:end], d[top + 3, begin:end],
-        strip[0, :size], strip[1, :size], strip[2, :size], strip[3, :size], strip[4, :size], strip[5, :size],
-    )  # fmt: skip
-    for p in range(6):
-        k = 6 * p
-        _output_grad_columns(
-            strip[p, :size].reshape(4 * count, filters),
-            z[k, first:last], z[k + 1, first:last], z[k + 2, first:last],
-            z[k + 3, first:last], z[k + 4, first:last], z[k + 5, first:last],
-        )  # fmt: skip
-
-
-@kernel
-def transform_output(m, first, count, bias, floor, strip, y, top, begin):
-    """Aᵀ m A + bias, at least floor, of the tiles m[:, first : first + count], side by side.
-
-    m : (36, T, F).   bias : of 4 count pixels, (at least 4 count × F).   strip : (6, as long), scratch.
-    y : (rows, columns × F); the outputs go to rows top to top + 3, from element `begin` on.
-    """
-    filters = m.shape[2]
-    size = 4 * count * filters
-    end, last = begin + size, first + count
-    for p in range(6):
-        k = 6 * p
-        _output_columns(
-            m[k, first:last], m[k + 1, first:last], m[k + 2, first:last],
-            m[k + 3, first:last], m[k + 4, first:last], m[k + 5, first:last],
-            strip[p, :size].reshape(4 * count, filters),
-        )  # fmt: skip
-    _output_rows(
-        strip[0, :size], strip[1, :size], strip[2, :size], strip[3, :size], strip[4, :size], strip[5, :size],
-        bias, floor, y[top, begin:end], y[top + 1, begin:end], y[top + 2, begin:end], y[top + 3, begin:end],
-    )  # fmt: skip
-
-
-@kernel
-def transform_weight(weight, channels, filters, strip, u):
-    """G g Gᵀ for some channels and filters, into these channels of u (36, all C, these filters).
-
-    weight : (3, 3, all C, all F).   channels, filters : (first, end).   strip : (18, 8 × filters), scratch.
-    """
-    begin, size = filters[0], filters[1] - filters[0]
-    for c in range(channels[0], channels[1], 8):
-        end = min(c + 8, channels[1])
-        for q in range(3):
-            _read_weights(weight, q, c, end, begin, size, strip)
-        flat = (end - c) * size
-        for p in range(6):
-            k = 6 * p
-            _weight_rows(
-                strip[3 * p, :flat], strip[3 * p + 1, :flat], strip[3 * p + 2, :flat],
-                u[k, c:end].reshape(flat), u[k + 1, c:end].reshape(flat),
-                u[k + 2, c:end].reshape(flat), u[k + 3, c:end].reshape(flat),
-                u[k + 4, c:end].reshape(flat), u[k + 5, c:end].reshape(flat),
-            )  # fmt: skip
-
-
-@kernel
-def _read_weights(weight, q, first, last, begin, size, strip):
-    """The first axis, for column q of the windows of channels first to last - 1."""
-    for c in range(first, last):
-        e = (c - first) * size
-        for f in range(size):
-            u = weight_1d(weight[0, q, c, begin + f], weight[1, q, c, begin + f], weight[2, q, c, begin + f])
-            strip[q, e + f], strip[3 + q, e + f], strip[6 + q, e + f] = u[0], u[1], u[2]
-            strip[9 + q, e + f], strip[12 + q, e + f], strip[15 + q, e + f] = u[3], u[4], u[5]
-
-
-@kernel
-def transform_weight_grad(u, strip, grad_weight, channels, filters):
-    """Gᵀ u G, added to some channels and filters of grad_weight; the opposite of `transform_weight`."""
-    begin, size = filters[0], filters[1] - filters[0]
-    for c in range(channels[0], channels[1], 8):
-        end = min(c + 8, channels[1])
-        flat = (end - c) * size
-        for p in range(6):
-            k = 6 * p
-            _weight_grad_rows(
-                u[k, c:end].reshape(flat), u[k + 1, c:end].reshape(flat),
-                u[k + 2, c:end].reshape(flat), u[k + 3, c:end].reshape(flat),
-                u[k + 4, c:end].reshape(flat), u[k + 5, c:end].reshape(flat),
-                strip[p, :flat], strip[6 + p, :flat], strip[12 + p, :flat],
-            )  # fmt: skip
-        for q in range(3):
-            _write_weights(strip[6 * q : 6 * q + 6], q, c, end, begin, size, grad_weight)
-
-
-@kernel
-def _write_weights(strip, q, first, last, begin, size, grad_weight):
-    """The first axis, for column q of the windows of channels first to last - 1."""
-    for c in range(first, last):
-        e = (c - first) * size
-        for f in range(size):
-            u0, u1, u2 = strip[0, e + f], strip[1, e + f], strip[2, e + f]
-            u3, u4, u5 = strip[3, e + f], strip[4, e + f], strip[5, e + f]
-            g0, g1, g2 = weight_grad_1d(u0, u1, u2, u3, u4, u5)
-            grad_weight[0, q, c, begin + f] += g0
-            grad_weight[1, q, c, begin + f] += g1
-            grad_weight[2, q, c, begin + f] += g2
+def transform_weight_grad(u, at, plane, grad_weight, to, tap, filters):
+    """Gᵀ u G of one channel, added to grad_weight; the way back of `transform_weight`."""
+    whole = filters // WIDTH * WIDTH
+    for f in range(0, whole, WIDTH):
+        _weight_grad(u, at + f, plane, grad_weight, to + f, tap, WIDTH)
+    if whole < filters:
+        _weight_grad(u, at + whole, plane, grad_weight, to + whole, tap, filters - whole)

@@ -1,0 +1,161 @@
+"""Vector registers inside Numba kernels: some float32 side by side, added and multiplied at once.
+
+The compiler makes vector code of a loop by itself, but not of every loop: one that reads six arrays and writes
+six others must first be shown that none of them overlap, which costs more than a loop over 16 channels, and
+with 36 of them it gives up. Here a kernel says what it wants: `load` takes the elements from a place on into
+a register, `+`, `-` and `*` work on registers and numbers, `store` puts them back. A place is counted in the
+array's memory, from its first element, whatever the axes are.
+
+>>> from tinyunet.jit import kernel
+>>> @kernel
+... def double(x, y):
+...     for i in range(0, x.size, WIDTH):
+...         count = min(WIDTH, x.size - i)
+...         store(y, i, count, np.float32(2) * load(x, i, count))
+>>> x, y = np.arange(37, dtype=np.float32), np.zeros(37, np.float32)
+>>> double(x, y)
+>>> bool((y == 2 * x).all())
+True
+
+A register has WIDTH lanes: 16 with AVX-512, 8 elsewhere, where the compiler takes two smaller ones if need be.
+Where fewer elements are left, the lanes from `count` on are loaded as 0 and not stored.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import extending, types
+from numba.core import cgutils
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+
+WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+
+_INT = ir.IntType(32)
+_VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
+_MASK = ir.VectorType(ir.IntType(1), WIDTH)
+_INDICES = ir.VectorType(_INT, WIDTH)
+
+
+class Lanes(types.Type):
+    """Numba's type of a register."""
+
+
+lanes = Lanes(name=f"lanes{WIDTH}")
+
+
+@extending.register_model(Lanes)
+class _Model(extending.models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any):
+        super().__init__(manager, kind, _VECTOR)
+
+
+def _operator(function: Any, instruction: str) -> None:
+    """Give an operator its meaning for two registers, and for a register and a float32."""
+    pairs = [(lanes, lanes), (types.float32, lanes), (lanes, types.float32)]
+    cases = [signature(lanes, *pair) for pair in pairs]
+    infer_global(function)(type(f"_{instruction}", (ConcreteTemplate,), {"cases": cases}))
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*map(_spread, (builder, builder), args))
+
+    for pair in pairs:
+        extending.lower_builtin(function, *pair)(lower)
+
+
+def _spread(builder: Any, value: Any) -> Any:
+    """A register as it is; a number in every lane of one."""
+    if value.type == _VECTOR:
+        return value
+    nothing = ir.Constant(_VECTOR, ir.Undefined)
+    first = builder.insert_element(nothing, value, _INT(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(_INDICES, [0] * WIDTH))
+
+
+for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    _operator(_function, _instruction)
+
+
+def _intrinsic(function: Any) -> Any:
+    made: Any = extending.intrinsic(function)
+    made.source_files = [__file__]  # a kernel that uses it depends on this file: see tinyunet.jit
+    return made
+
+
+def _address(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """Of element args[1] in the memory of array args[0]."""
+    array = context.make_array(sig.args[0])(context, builder, args[0])
+    return builder.gep(array.data, [args[1]])
+
+
+def _mask(builder: Any, count: Any) -> Any:
+    """True in the lanes below `count`."""
+    spread = ir.Constant(_INDICES, ir.Undefined)
+    spread = builder.insert_element(spread, builder.trunc(count, _INT), _INT(0))
+    spread = builder.shuffle_vector(spread, spread, ir.Constant(_INDICES, [0] * WIDTH))
+    return builder.icmp_signed("<", ir.Constant(_INDICES, list(range(WIDTH))), spread)
+
+
+def _call(builder: Any, name: str, result: Any, args: Any) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _is_float32(array: Any) -> bool:
+    return isinstance(array, types.Array) and array.dtype == types.float32
+
+
+@_intrinsic
+def load(context, array, at, count):
+    """The elements at, at + 1, … at + count - 1 of a float32 array's memory, and 0 in the other lanes."""
+    if not _is_float32(array):
+        return None
+
+    def generate(context, builder, sig, args):
+        place = builder.bitcast(_address(context, builder, sig, args), _VECTOR.as_pointer())
+        zero = ir.Constant(_VECTOR, [0.0] * WIDTH)
+        arguments = [place, _INT(4), _mask(builder, args[2]), zero]
+        return _call(builder, f"llvm.masked.load.v{WIDTH}f32.p0", _VECTOR, arguments)
+
+    return lanes(array, types.intp, types.intp), generate
+
+
+@_intrinsic
+def store(context, array, at, count, values):
+    """Put the first `count` lanes into a float32 array's memory, from element `at` on."""
+    if not _is_float32(array):
+        return None
+
+    def generate(context, builder, sig, args):
+        place = builder.bitcast(_address(context, builder, sig, args), _VECTOR.as_pointer())
+        arguments = [args[3], place, _INT(4), _mask(builder, args[2])]
+        _call(builder, f"llvm.masked.store.v{WIDTH}f32.p0", ir.VoidType(), arguments)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, lanes), generate
+
+
+@_intrinsic
+def at_least(context, floor, values):
+    """The larger of a number and each value; a NaN stays."""
+
+    def generate(context, builder, sig, args):
+        floor = _spread(builder, args[0])
+        return builder.select(builder.fcmp_ordered("<", args[1], floor), floor, args[1])
+
+    return lanes(types.float32, lanes), generate
+
+
+@_intrinsic
+def prefetch(context, array, at):
+    """Ask for the cache line of an element, which will soon be loaded. It need not be in the array."""
+
+    def generate(context, builder, sig, args):
+        place = builder.bitcast(_address(context, builder, sig, args), ir.IntType(8).as_pointer())
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, _INT(0), _INT(3), _INT(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
