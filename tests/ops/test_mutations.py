@@ -25,6 +25,7 @@ SHAPES = {
 }
 RNG = np.random.default_rng(0)
 OPTIONS = {
+    "conv2d": {"relu": True},
     "softmax_cross_entropy": {
         "target": RNG.integers(0, 3, (2, 4, 4)),
         "weight": RNG.uniform(1, 10, (2, 4, 4)),
@@ -136,6 +137,12 @@ MUTATIONS = {
         "mean, not sum": result(lambda r, g: r / g[..., 0].size),
         "first image only": FIRST_IMAGE[1],
         "last row missing": arguments(lambda g: (g[:, :-1],)),
+    },
+    ("conv2d", "backward_relu"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "no ReLU": result(lambda r, g, y: (g, r[1])),
+        "the bias is added after the ReLU": result(lambda r, g, y: (r[0], g.sum(axis=(0, 1, 2)))),
     },
     ("conv_transpose2d", "backward_input"): {
         "sign": SIGN,

@@ -25,7 +25,7 @@ from tinyunet.errors import ShapeError, describe
 from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops import conv2d_cuda, conv2d_winograd
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
-from tinyunet.ops.relu import backward as backward_relu
+from tinyunet.ops.relu import backward as backward_of_relu
 
 
 def conv2d(
@@ -92,14 +92,22 @@ class Conv2d(Function):
 
     def backward(self, grad_output):
         x, weight, padding, rectified = self.saved
-        if rectified is not None:
-            grad_output = backward_relu(grad_output, rectified)
         needs_x, needs_weight, needs_bias = self.needs_grad
+        grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
         return (
             backward_input(grad_output, weight, padding) if needs_x else None,
             backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None,
-            backward_bias(grad_output) if needs_bias else None,
+            grad_bias,
         )
+
+
+def backward_bias_and_relu(grad_output, rectified, needs_bias):
+    """The gradient before the ReLU, if there is one, and that of the bias, if it is asked for."""
+    if rectified is None:
+        return grad_output, backward_bias(grad_output) if needs_bias else None
+    if needs_bias:
+        return backward_relu(grad_output, rectified)
+    return backward_of_relu(grad_output, rectified), None
 
 
 def pad(x, padding):
@@ -151,6 +159,12 @@ def backward_weight_numpy(x, grad_output, padding, size):
 
 def backward_bias_numpy(grad_output):
     return grad_output.sum(axis=(0, 1, 2))
+
+
+def backward_relu_in_two_steps(grad_output, y):
+    """The gradient before the ReLU, and that of the bias. Also for CUDA."""
+    grad_output = backward_of_relu(grad_output, y)
+    return grad_output, backward_bias(grad_output)
 
 
 # Numba: a row of the output at a time, as one product of its windows, laid out as rows of a matrix, and the
@@ -245,19 +259,52 @@ def _backward_weight(routine, x, grad_output, size, workers, parts):
 
 
 def backward_bias_numba(grad_output):
-    partial = np.zeros((grad_output.shape[0] * grad_output.shape[1], grad_output.shape[3]), np.float64)
-    _backward_bias(grad_output, partial)
-    return partial.sum(axis=0).astype(grad_output.dtype)
+    lines, partial = _lines(grad_output), _partial_sums(grad_output)
+    _backward_bias(lines, partial)
+    return _total(partial, grad_output)
+
+
+def backward_relu_numba(grad_output, y):
+    before, partial = workspace.empty_like(grad_output), _partial_sums(grad_output)
+    _backward_relu(_lines(grad_output), _lines(y), _lines(before), partial)
+    return before, _total(partial, grad_output)
+
+
+def _lines(maps):
+    """The rows of pixels, each as one line of numbers."""
+    return maps.reshape(maps.shape[0] * maps.shape[1], -1)
+
+
+def _partial_sums(maps):
+    """Zeros for each row: the sums of every so many-th pixel, together long enough for a loop in vector lanes."""
+    filters = maps.shape[3]
+    return np.zeros((maps.shape[0] * maps.shape[1], max(1, 128 // filters) * filters), np.float64)
+
+
+def _total(partial, maps):
+    return partial.reshape(-1, maps.shape[3]).sum(axis=0).astype(maps.dtype)
 
 
 @parallel_kernel
 def _backward_bias(grad_output, partial):
-    batch, height, width, filters = grad_output.shape
-    for row in prange(batch * height):
-        n, i = row // height, row % height
-        for j in range(width):
-            for f in range(filters):
-                partial[row, f] += grad_output[n, i, j, f]
+    for row in prange(len(partial)):
+        _add_up(grad_output[row], partial[row])
+
+
+@parallel_kernel
+def _backward_relu(grad_output, y, before, partial):
+    for row in prange(len(partial)):
+        for e in range(y.shape[1]):
+            before[row, e] = grad_output[row, e] if y[row, e] > 0 else 0
+        _add_up(before[row], partial[row])  # which is still in the cache
+
+
+@kernel
+def _add_up(line, sums):
+    for first in range(0, line.size, sums.size):
+        piece = line[first : first + sums.size]
+        for e in range(piece.size):
+            sums[e] += piece[e]
 
 
 # CUDA: conv2d_cuda.py and kernels/conv2d.cu
@@ -283,4 +330,11 @@ backward_bias = Kernel(
     numpy=backward_bias_numpy,
     numba=backward_bias_numba,
     cuda=conv2d_cuda.backward_bias,
+)
+backward_relu = Kernel(
+    "conv2d",
+    "backward_relu",
+    numpy=backward_relu_in_two_steps,
+    numba=backward_relu_numba,
+    cuda=backward_relu_in_two_steps,
 )

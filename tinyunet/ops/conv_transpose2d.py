@@ -28,8 +28,7 @@ from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops import conv_transpose2d_cuda
 from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
-from tinyunet.ops.conv2d import backward_bias
-from tinyunet.ops.relu import backward as backward_relu
+from tinyunet.ops.conv2d import backward_bias_and_relu
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
@@ -93,10 +92,8 @@ class ConvTranspose2d(Function):
 
     def backward(self, grad_output):
         x, weight, overlaps, rectified = self.saved
-        if rectified is not None:
-            grad_output = backward_relu(grad_output, rectified)
         needs_x, needs_weight, needs_bias = self.needs_grad
-        grad_bias = backward_bias(grad_output) if needs_bias else None
+        grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
         if overlaps:
             grad_output = overlapping.with_border(grad_output)
         grad_x = backward_input(grad_output, weight) if needs_x else None

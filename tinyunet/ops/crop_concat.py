@@ -127,17 +127,19 @@ def backward_numba(grad_output, upsampled_shape, skip_shape):
 @parallel_kernel
 def _backward(grad_output, top, left, grad_upsampled, grad_skip):
     _, height, width, channels = grad_upsampled.shape
-    batch, skip_height, skip_width, skip_channels = grad_skip.shape
+    batch, skip_height, _, _ = grad_skip.shape
     for row in prange(batch * skip_height):
         n, i = row // skip_height, row % skip_height - top
-        inside_row = 0 <= i < height
-        for j in range(-left, skip_width - left):
-            inside = inside_row and 0 <= j < width
-            for c in range(skip_channels):
-                grad_skip[n, i + top, j + left, c] = grad_output[n, i, j, channels + c] if inside else 0
-            if inside:
-                for c in range(channels):
-                    grad_upsampled[n, i, j, c] = grad_output[n, i, j, c]
+        if not 0 <= i < height:
+            grad_skip[n, i + top] = 0
+            continue
+        grad_skip[n, i + top, :left] = 0
+        grad_skip[n, i + top, left + width :] = 0
+        for j in range(width):
+            for c in range(channels):
+                grad_upsampled[n, i, j, c] = grad_output[n, i, j, c]
+            for c in range(grad_skip.shape[3]):
+                grad_skip[n, i + top, j + left, c] = grad_output[n, i, j, channels + c]
 
 
 # CUDA: kernels/crop_concat.cu
