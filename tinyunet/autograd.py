@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numba import prange
 from numpy.typing import ArrayLike, NDArray
 
 from tinyunet import workspace
 from tinyunet.backend import active_backend, array_library, lies_on_gpu, to_backend, to_host
 from tinyunet.errors import BackendError, GraphError, ShapeError
+from tinyunet.jit import parallel_kernel
 
 _serial_numbers = itertools.count()
 _recording = True
@@ -167,7 +169,17 @@ def _accumulate(leaf: Tensor, gradient: NDArray[Any]) -> None:
 
 def _sum(a: Any, b: Any) -> Any:
     """In a new array: a summand may be shared with another input."""
-    return np.add(a, b, out=workspace.empty_like(a)) if isinstance(a, np.ndarray) else a + b
+    if active_backend() != "numba":
+        return a + b
+    total = workspace.empty_like(a)
+    _add(a.reshape(-1), b.reshape(-1), total.reshape(-1))
+    return total
+
+
+@parallel_kernel
+def _add(a, b, total):
+    for i in prange(total.size):
+        total[i] = a[i] + b[i]
 
 
 def _require_on_backend(op: str, arrays: list[Any]) -> None:
