@@ -6,6 +6,7 @@ outline. Where two overlap, a pixel belongs to the one with the smaller rho: the
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from tinyunet.data.image_set import ImageSet
 from tinyunet.data.noise import smooth_noise
+from tinyunet.jit import kernel
 
 Field = NDArray[np.float32]
 
@@ -49,7 +51,8 @@ def synthetic_cells(n: int = 30, size: int = 512, seed: int = 0) -> ImageSet:
     ImageSet
         Images (size, size, 1) uint8, kind "instances".
     """
-    pairs = [_view(np.random.default_rng([seed, i]), size) for i in range(n)]
+    with ThreadPoolExecutor() as pool:
+        pairs = list(pool.map(lambda i: _view(np.random.default_rng([seed, i]), size), range(n)))
     return ImageSet(
         images=[image for image, _ in pairs],
         names=[f"cells-{i:03d}" for i in range(n)],
@@ -101,12 +104,12 @@ def _place(
     """Put one nucleus there, unless it would hide others or be hidden, and say whether it was put."""
     size = len(field.label)
     reach = 1.8 * radius
-    low, high = (centre - reach).astype(int).clip(0, size), (centre + reach + 1).astype(int).clip(0, size)
+    low, high = ([min(max(int(c + r), 0), size) for c in centre] for r in (-reach, reach + 1))
     window = slice(low[0], high[0]), slice(low[1], high[1])
-    y = np.arange(low[0], high[0])[:, None] - centre[0]
-    x = np.arange(low[1], high[1]) - centre[1]
     mitotic = rng.random() < 0.04  # condensed to a short bright bar
-    rho = _outline(rng, y, x, radius * (0.6 if mitotic else 1), 2.4 if mitotic else rng.uniform(1.05, 1.75))
+    rho = np.empty((high[0] - low[0], high[1] - low[1]), np.float32)
+    elongation = 2.4 if mitotic else rng.uniform(1.05, 1.75)
+    _outline(*(centre - low), radius * (0.6 if mitotic else 1), elongation, *_shape(rng), rho)
     inside, others = rho < 1, field.label[window] > 0
     ours = inside & (rho < field.rho[window])
     if ours.sum() < SMALLEST or (inside & others).sum() > MOST_OVERLAP * inside.sum():
@@ -114,32 +117,81 @@ def _place(
     field.label[window][ours] = number
     field.rho[window][ours] = rho[ours]
     brightness = rng.lognormal(0, 0.35) * (2.6 if mitotic else 1)
-    grain = rng.uniform(0.05, 0.2) * chromatin[window]
-    thickness = np.sqrt((1 - rho**2).clip(0)) ** 0.6  # a flattened body, thinner towards its rim
-    light = brightness * thickness * (1 + grain - _nucleoli(rng, y, x, radius))
-    field.light[window] += np.where(inside, light, 0)
+    grain = rng.uniform(0.05, 0.2)
+    spots = _nucleoli(rng, radius)
+    _shine(*(centre - low), rho, brightness, grain, chromatin[window], spots, field.light[window])
     return True
 
 
-def _outline(rng: np.random.Generator, y: Field, x: Field, radius: float, elongation: float) -> Field:
-    """`rho` of each pixel: an ellipse of the area of a circle of this radius, bent by four waves."""
+def _shape(rng: np.random.Generator) -> tuple[float, NDArray[np.float64]]:
+    """The turn of an ellipse, and the four waves that bend it: the amplitudes of cosine and sine."""
     turn = rng.uniform(0, 2 * np.pi)
-    u, v = np.cos(turn) * y + np.sin(turn) * x, np.cos(turn) * x - np.sin(turn) * y
-    u, v = u / np.sqrt(elongation), v * np.sqrt(elongation)
-    angle = np.arctan2(u, v)
-    waves = range(2, 6)
-    bend = sum(rng.normal(0, 0.11 / k) * np.sin(k * angle + rng.uniform(0, 2 * np.pi)) for k in waves)
-    return (np.hypot(u, v) / (radius * (1 + bend))).astype(np.float32)
+    waves = []
+    for k in range(2, 6):
+        amplitude, phase = rng.normal(0, 0.11 / k), rng.uniform(0, 2 * np.pi)
+        waves.append((amplitude * np.sin(phase), amplitude * np.cos(phase)))
+    return turn, np.array(waves)
 
 
-def _nucleoli(rng: np.random.Generator, y: Field, x: Field, radius: float) -> Field:
-    """Up to three dark spots, as the share of light that they take."""
-    spots = np.zeros(np.broadcast_shapes(y.shape, x.shape))
-    for _ in range(rng.integers(0, 4)):
-        spot_y, spot_x = rng.normal(0, 0.35 * radius, 2)
-        width = rng.uniform(0.1, 0.2) * radius
-        spots += rng.uniform(0.1, 0.35) * np.exp(-((y - spot_y) ** 2 + (x - spot_x) ** 2) / (2 * width**2))
-    return spots.clip(0, 0.6)
+@kernel
+def _outline(
+    centre_y: float,
+    centre_x: float,
+    radius: float,
+    elongation: float,
+    turn: float,
+    waves: NDArray[np.float64],
+    rho: Field,
+) -> None:
+    """`rho` of each pixel: an ellipse of the area of a circle of this radius, bent by the waves."""
+    along, across = np.array((np.cos(turn), np.sin(turn))), np.sqrt(elongation)
+    for i in range(rho.shape[0]):
+        for j in range(rho.shape[1]):
+            y, x = i - centre_y, j - centre_x
+            u, v = (along[0] * y + along[1] * x) / across, (along[0] * x - along[1] * y) * across
+            distance = np.sqrt(u**2 + v**2)
+            cosine, sine = (v / distance, u / distance) if distance > 0 else (1.0, 0.0)
+            bend, wave_cosine, wave_sine = 0.0, cosine, sine
+            for k in range(len(waves)):
+                wave_cosine, wave_sine = (
+                    wave_cosine * cosine - wave_sine * sine,  # of k + 2 times the angle
+                    wave_sine * cosine + wave_cosine * sine,
+                )
+                bend += waves[k, 0] * wave_cosine + waves[k, 1] * wave_sine
+            rho[i, j] = distance / (radius * (1 + bend))
+
+
+def _nucleoli(rng: np.random.Generator, radius: float) -> NDArray[np.float64]:
+    """Up to three dark spots: row, column, width and the share of light that each takes."""
+    spots = np.empty((rng.integers(0, 4), 4))
+    for spot in spots:
+        spot[:2] = rng.normal(0, 0.35 * radius, 2)
+        spot[2], spot[3] = rng.uniform(0.1, 0.2) * radius, rng.uniform(0.1, 0.35)
+    return spots
+
+
+@kernel
+def _shine(
+    centre_y: float,
+    centre_x: float,
+    rho: Field,
+    brightness: float,
+    grain: float,
+    chromatin: Field,
+    spots: NDArray[np.float64],
+    light: Field,
+) -> None:
+    """Add the light of a nucleus: a flattened body, thinner towards its rim, with grains and dark spots."""
+    for i in range(rho.shape[0]):
+        for j in range(rho.shape[1]):
+            if rho[i, j] >= 1:
+                continue
+            dark = 0.0
+            for y, x, width, share in spots:
+                squared = (i - centre_y - y) ** 2 + (j - centre_x - x) ** 2
+                dark += share * np.exp(-squared / (2 * width**2))
+            thickness = (1 - rho[i, j] ** 2) ** 0.3
+            light[i, j] += brightness * thickness * (1 + grain * chromatin[i, j] - min(dark, 0.6))
 
 
 def _draw_debris(rng: np.random.Generator, light: Field) -> None:
