@@ -220,7 +220,9 @@ def _windows(x, n, i, size, memory):
                     memory[j, p * length + e] = line[j * channels + e]
         else:
             for j in range(len(memory)):
-                memory[j, p * length : (p + 1) * length] = line[j * channels : j * channels + length]
+                source, window = line[j * channels :], memory[j, p * length : (p + 1) * length]
+                for e in range(length):
+                    window[e] = source[e]
     return memory
 
 

@@ -204,10 +204,9 @@ def _gather(x, n, i, j, patch):
         return x, ((n * height + i) * width + j) * channels
     for r in range(size):
         for s in range(size):
-            if 0 <= i + r < height and 0 <= j + s < width:
-                patch[0, r, s] = x[n, i + r, j + s]
-            else:
-                patch[0, r, s] = 0
+            inside = 0 <= i + r < height and 0 <= j + s < width
+            for c in range(channels):
+                patch[0, r, s, c] = x[n, i + r, j + s, c] if inside else 0
     return patch, 0
 
 
@@ -271,7 +270,8 @@ def _scatter_outputs(m, bias, floor, down, across, first, last, start, patch, y,
             transform_output(m, at, plane, bias, floor, patch, 0, 4 * filters, filters)
             for r in range(min(4, height - i)):
                 for s in range(min(4, width - j)):
-                    y[n, i + r, j + s, begin : begin + filters] = patch[0, r, s]
+                    for f in range(filters):
+                        y[n, i + r, j + s, begin + f] = patch[0, r, s, f]
 
 
 # Weights, a channel at a time

@@ -130,16 +130,17 @@ def _backward(grad_output, top, left, grad_upsampled, grad_skip):
     batch, skip_height, _, _ = grad_skip.shape
     for row in prange(batch * skip_height):
         n, i = row // skip_height, row % skip_height - top
+        line = grad_skip[n, i + top]
         if not 0 <= i < height:
-            grad_skip[n, i + top] = 0
+            line[:] = 0
             continue
-        grad_skip[n, i + top, :left] = 0
-        grad_skip[n, i + top, left + width :] = 0
+        line[:left] = 0
+        line[left + width :] = 0
         for j in range(width):
             for c in range(channels):
                 grad_upsampled[n, i, j, c] = grad_output[n, i, j, c]
-            for c in range(grad_skip.shape[3]):
-                grad_skip[n, i + top, j + left, c] = grad_output[n, i, j, channels + c]
+            for c in range(line.shape[1]):
+                line[j + left, c] = grad_output[n, i, j, channels + c]
 
 
 # CUDA: kernels/crop_concat.cu
