@@ -17,7 +17,7 @@ PACKAGE = Path(tinyunet.__file__).parent
 # From the bottom to the top. A module imports from lower layers and from its own package, nothing else.
 LAYERS = [
     {"errors"},
-    {"geometry", "jit", "workspace", "cuda_emulator"},
+    {"geometry", "jit", "lanes", "workspace", "cuda_emulator"},
     {"backend", "blas", "cuda_log"},
     {"cuda"},
     {"autograd"},

@@ -1,8 +1,8 @@
 """Numba, set up once for every kernel of the package.
 
 `kernel` compiles one function to machine code and keeps it on disk; `parallel_kernel` does the same and
-spreads its `prange` loops over the cores, `inlined_kernel` is for a part of a kernel whose values shall stay in
-registers. All release the GIL.
+spreads its `prange` loops over the cores; `inlined_kernel` is for a part of a kernel whose values shall stay
+in registers. All release the GIL.
 
 Rules that keep the results the same to the last bit for any number of threads:
 
@@ -31,10 +31,15 @@ from numba.core import event
 SAFE_MATH = {"contract", "reassoc", "nsz"}
 
 
-def kernel(function: Callable[..., Any], **options: bool) -> Any:
+def kernel(function: Callable[..., Any], *, parallel: bool = False, forceinline: bool = False) -> Any:
     """Compile a function when it is first called, and keep the machine code on disk."""
     compiled: Any = numba.njit(
-        cache=True, nogil=True, fastmath=SAFE_MATH, error_model="numpy", **options
+        cache=True,
+        nogil=True,
+        fastmath=SAFE_MATH,
+        error_model="numpy",
+        parallel=parallel,
+        forceinline=forceinline,
     )(function)
     # Numba compiles anew when the function's file has changed, but not when the file of a kernel that it
     # calls has: here both count.

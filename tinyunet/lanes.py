@@ -1,13 +1,14 @@
 """Vector registers inside Numba kernels: some float32 side by side, added and multiplied at once.
 
-The compiler makes vector code of a loop by itself, but not of every loop: one that reads six arrays and writes
-six others must first be shown that none of them overlap, which costs more than a loop over 16 channels, and
-with 36 of them it gives up. Here a kernel says what it wants: `load` takes the elements from a place on into
-a register, `+`, `-` and `*` work on registers and numbers, `store` puts them back. A place is counted in the
-array's memory, from its first element, whatever the axes are.
+The compiler makes vector code of a loop by itself, but not of every loop: one that reads six arrays and
+writes six others must first find out that none of them overlap, which costs more than a loop over 16
+channels, and with 36 of them it gives up. Here a kernel says what it wants: `load` takes the elements from a
+place on into a register, `+`, `-` and `*` work on registers and numbers, `store` puts them back. A place is
+counted in the array's memory, from its first element, whatever the axes are.
 
->>> from tinyunet.jit import kernel
->>> @kernel
+>>> import numpy as np
+>>> import numba
+>>> @numba.njit
 ... def double(x, y):
 ...     for i in range(0, x.size, WIDTH):
 ...         count = min(WIDTH, x.size - i)
@@ -17,7 +18,7 @@ array's memory, from its first element, whatever the axes are.
 >>> bool((y == 2 * x).all())
 True
 
-A register has WIDTH lanes: 16 with AVX-512, 8 elsewhere, where the compiler takes two smaller ones if need be.
+A register has WIDTH lanes: 16 with AVX-512, 8 elsewhere (two registers of 4, if the processor has no wider).
 Where fewer elements are left, the lanes from `count` on are loaded as 0 and not stored.
 """
 
@@ -26,7 +27,6 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import numpy as np
 from llvmlite import binding, ir
 from numba import extending, types
 from numba.core import cgutils

@@ -30,7 +30,7 @@ OPTIONS = {
         "target": RNG.integers(0, 3, (2, 4, 4)),
         "weight": RNG.uniform(1, 10, (2, 4, 4)),
         "ignore_label": 2,
-    }
+    },
 }
 
 

@@ -278,7 +278,7 @@ def _lines(maps):
 
 
 def _partial_sums(maps):
-    """Zeros for each row: the sums of every so many-th pixel, together long enough for a loop in vector lanes."""
+    """Zeros for each row: sums of every so many-th pixel, all of them enough for a loop in vector lanes."""
     filters = maps.shape[3]
     return np.zeros((maps.shape[0] * maps.shape[1], max(1, 128 // filters) * filters), np.float64)
 

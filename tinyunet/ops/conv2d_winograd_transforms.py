@@ -132,9 +132,9 @@ def weight_grad_1d(u0, u1, u2, u3, u4, u5):
 
 
 # Both axes, of one tile in as many channels as a register has lanes: all that is between loading and storing
-# happens in registers. `at` and `to` are places in an array's memory (see tinyunet.lanes), `row` and `pixel` the
-# distances of two rows and of two pixels of a map, `plane` that of two frequencies of transformed tiles, `tap`
-# that of two taps of a window, all in elements.
+# happens in registers. `at` and `to` are places in an array's memory (see tinyunet.lanes), `row` and `pixel`
+# the distances of two rows and of two pixels of a map, `plane` that of two frequencies of transformed tiles,
+# `tap` that of two taps of a window, all in elements.
 
 
 @inlined_kernel

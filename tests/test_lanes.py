@@ -1,0 +1,52 @@
+"""Vector registers in kernels: every number of lanes, what is left alone, NaN, and what they refuse."""
+
+import numpy as np
+import pytest
+from numba.core.errors import TypingError
+
+from tinyunet.jit import kernel
+from tinyunet.lanes import WIDTH, at_least, load, prefetch, store
+
+
+@kernel
+def compute(a, b, number, floor, at, count, out):
+    prefetch(a, at + 1000)  # beyond the array, where there may be no memory at all
+    x, y = load(a, at, count), load(b, at, count)
+    store(out, at, count, at_least(floor, number * x + (x - y) * y - number))
+
+
+@kernel
+def copy_all_lanes(a, count, out):
+    store(out, 0, WIDTH, load(a, 0, count))
+
+
+@pytest.mark.parametrize("count", range(1, WIDTH + 1))
+def test_equals_numpy_in_some_lanes_and_leaves_the_others(count):
+    """Integers: there is nothing to round, whether or not products and sums are fused."""
+    rng = np.random.default_rng(count)
+    a, b = rng.integers(-9, 9, (2, 3, WIDTH)).astype(np.float32)
+    out, at = np.full_like(a, 77), 5  # a place in memory, beyond the end of no row
+    compute(a, b, np.float32(3), np.float32(-20), at, count, out)
+    x, y = a.ravel()[at : at + count], b.ravel()[at : at + count]
+    expected = np.full(a.size, 77)
+    expected[at : at + count] = np.maximum(-20, 3 * x + (x - y) * y - 3)
+    np.testing.assert_array_equal(out.ravel(), expected)
+
+
+@pytest.mark.parametrize("count", [0, 1, WIDTH - 1, WIDTH])
+def test_lanes_that_do_not_count_are_loaded_as_0(count):
+    out = np.full(WIDTH, 77, np.float32)
+    copy_all_lanes(np.ones(WIDTH, np.float32), count, out)
+    np.testing.assert_array_equal(out, np.arange(WIDTH) < count)
+
+
+def test_nan_stays():
+    a, out = np.full(WIDTH, np.nan, np.float32), np.zeros(WIDTH, np.float32)
+    compute(a, a, np.float32(1), np.float32(0), 0, WIDTH, out)
+    assert np.isnan(out).all()
+
+
+def test_only_float32():
+    wide = np.ones(WIDTH)
+    with pytest.raises(TypingError):
+        copy_all_lanes(wide, WIDTH, wide)
