@@ -9,8 +9,7 @@ latter; for prediction also channels last with the whole image at once).
   also timed with one thread, for what two threads gain, and its page faults are counted: fresh memory.
 - A forward is the prediction of the same tile without a graph.
 - A prediction is that of an image of 2048×2048 pixels, in tiles: ours by `predict_tiled`, mirrored halo and
-  softmax included, PyTorch's the network alone, on as many tiles of the same size. Once, after one tile to
-  warm up.
+  softmax included, PyTorch's the network alone, on as many tiles of the same size, after one tile to warm up.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Options:
     base: tuple[int, ...] = (16, 32, 64)
     """Base widths; the paper's is 64."""
     turns: int = 5
-    """Timed turns of each engine, after two for warming up."""
+    """Timed turns of each engine."""
     threads: int = 2
     """Of each engine."""
     tasks: tuple[Literal["step", "forward", "prediction"], ...] = TASKS
@@ -173,8 +172,8 @@ def measure(task: str, base: int, options: Options) -> dict[str, dict[str, float
         processes[engine] = context.Process(target=_serve, args=(end, engine, base, threads))
         processes[engine].start()
     taken: dict[str, list[tuple[float, int]]] = {engine: [] for engine in pipes}
-    timed = 1 if task == "prediction" else options.turns
-    turns = ["forward", task] if task == "prediction" else [task] * (2 + timed)
+    warming_up = ["forward"] if task == "prediction" else [task] * 2
+    turns = [*warming_up, *[task] * options.turns]
     for turn in turns:
         for engine in list(pipes):
             pipes[engine].send(turn)
@@ -188,7 +187,7 @@ def measure(task: str, base: int, options: Options) -> dict[str, dict[str, float
     figures = {}
     for engine, pipe in pipes.items():
         pipe.send("")
-        seconds, faults = (statistics.median(values) for values in zip(*taken[engine][-timed:], strict=True))
+        seconds, faults = (statistics.median(values) for values in zip(*taken[engine][-options.turns :], strict=True))
         figures[engine] = {"seconds": seconds, "page_faults": faults, "peak_bytes": pipe.recv()}
         processes[engine].join()
     return figures
