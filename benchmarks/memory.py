@@ -2,8 +2,9 @@
 
 Max-pool, crop-concat, ReLU with bias, loss, dropout, and the first and last convolution do little with each
 number that they fetch: their time is that of moving bytes. Counted is what has to move, each array once:
-inputs read, outputs written. The bytes a second are given as a share of those of a large copy of the same run,
-which writes past the caches: an op that does not can come to two thirds of it.
+inputs read, outputs written. The bytes a second are given as a share of those of a large copy of the same
+run. That writes past the caches; an op that does not, and first reads what it overwrites, can come to two
+thirds of it.
 
 One process; ours and PyTorch's two layouts take turns, medians count, PyTorch is represented by the faster
 layout. Shapes are those of the paper's first level, where the maps are largest, batch 1.

@@ -187,7 +187,8 @@ def measure(task: str, base: int, options: Options) -> dict[str, dict[str, float
     figures = {}
     for engine, pipe in pipes.items():
         pipe.send("")
-        seconds, faults = (statistics.median(values) for values in zip(*taken[engine][-options.turns :], strict=True))
+        counted = taken[engine][-options.turns :]
+        seconds, faults = (statistics.median(values) for values in zip(*counted, strict=True))
         figures[engine] = {"seconds": seconds, "page_faults": faults, "peak_bytes": pipe.recv()}
         processes[engine].join()
     return figures
