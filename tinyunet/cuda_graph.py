@@ -146,9 +146,8 @@ class _Graph:
         self._seeds = seeds.places
         self._constants: list[tuple[Any, NDArray[Any]]] = []
         self._sent: list[NDArray[Any]] = []
-        stream = cupy.cuda.Stream(
-            non_blocking=True
-        )  # or the default stream, on which all else is, would wait
+        # Non-blocking: otherwise CUDA refuses all work on the default stream meanwhile.
+        stream = cupy.cuda.Stream(non_blocking=True)
         with (
             captured_launches() as self._launches,
             cuda.constants_made_by(self._constant),

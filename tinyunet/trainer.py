@@ -228,7 +228,7 @@ class Trainer:
         Raises
         ------
         RunError
-            The loss or a weight is not finite.
+            The loss or a weight is not finite. A step whose loss is not has changed the weights already.
         """
         config = self.config
         samples = self.sampler.stream(self.step, config.steps)
