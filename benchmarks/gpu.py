@@ -5,8 +5,9 @@ the turns after warming up; the tasks of a group take turns. Shares are of peaks
 measured: PyTorch's product of two large matrices in each precision, and its copy of a large array. FLOP/s
 are effective: 2 · K² · C · F for each pixel of a convolution's output.
 
-Groups: every convolution of the U-Net in all rungs and directions; the training step and the prediction of a
-tile in each precision, beside PyTorch eager (in both layouts) and compiled, with the memory of each.
+Groups: every convolution of the U-Net in all rungs and directions; the training step (kernel by kernel, and
+captured as a CUDA graph) and the prediction of a tile in each precision, beside PyTorch eager (in both
+layouts) and compiled, with the memory of each. What a graph holds in a pool of its own is not counted.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from benchmarks.step import _tile as random_tile
 from benchmarks.torch_unet import TorchUNet
 from tinyunet import command_line
 from tinyunet.backend import PRECISIONS, array_library, to_backend
+from tinyunet.cuda_graph import CapturedStep
 from tinyunet.errors import BackendError
 from tinyunet.ops import conv2d_cuda
+from tinyunet.ops.softmax_cross_entropy import checked_target, loss_of_checked
 
 PRECISION_OF_RUNG = {"tensor": "tf32", "tensor_bf16": "bf16"}  # of the others float32
 WARM_UP = 3
@@ -198,24 +201,32 @@ def measure_network(precision: str, options: Options) -> dict[str, Any]:
 
 
 def our_tasks(base: int) -> dict[str, Task]:
-    """A training step and a prediction of the paper's tile."""
+    """A training step, the same as a CUDA graph, and a prediction of the paper's tile."""
     image, target, weight = random_tile()
+    arrays = {"image": image, "target": checked_target(target, 2, None), "weight": weight}
     model = tu.UNet(base_channels=base)
     optimiser = tu.SGD(model.parameters(), lr=1e-5)
-    x = tu.Tensor(image)
+    on_gpu = {name: to_backend(array) for name, array in arrays.items()}
+    rng, captured = np.random.default_rng(0), CapturedStep()
 
-    def step() -> None:
-        model.train()
-        tu.softmax_cross_entropy(model(x), target, weight).backward()
+    def step(rng: np.random.Generator, image: Any, target: Any, weight: Any) -> Any:
+        model.train().dropout_rng = rng
+        loss = loss_of_checked(model(tu.Tensor(image)), target, weight, mean=True)
+        loss.backward()
         optimiser.step()
         optimiser.zero_grad()
+        return loss.data
 
     def prediction() -> None:
         model.eval()
         with tu.no_grad():
-            model(x)
+            model(tu.Tensor(on_gpu["image"]))
 
-    return {"step": step, "prediction": prediction}
+    return {
+        "step": lambda: step(rng, **on_gpu),
+        "captured step": lambda: captured.run(step, rng, **arrays),  # which copies its arrays to the GPU
+        "prediction": prediction,
+    }
 
 
 def torch_tasks(form: str, precision: str, base: int) -> dict[str, Task]:

@@ -4,6 +4,8 @@
 //
 //   forward   y[i] = x[i] · scale if uniform(seed, i) >= p, else 0
 //
+// The seed lies in memory: a step that was captured as a graph gets another one at each launch.
+//
 // Launch: a thread an element, blocks of 256.
 
 // The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), in [0, 1): its upper 53 bits.
@@ -15,8 +17,8 @@ __device__ __forceinline__ double uniform(unsigned long long seed, int i) {
     return (bits >> 11) * (1.0 / 9007199254740992.0);  // 2^-53
 }
 
-extern "C" __global__ void dropout_forward(const float* x, double p, float scale, unsigned long long seed,
-                                           float* y, int count) {
+extern "C" __global__ void dropout_forward(const float* x, double p, float scale,
+                                           const unsigned long long* seed, float* y, int count) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < count) y[i] = uniform(seed, i) >= p ? x[i] * scale : 0;
+    if (i < count) y[i] = uniform(*seed, i) >= p ? x[i] * scale : 0;
 }

@@ -3,6 +3,8 @@
 //   step      velocity = momentum · velocity + grad + weight_decay · weight
 //             weight = weight - lr · velocity
 //
+// The learning rate lies in memory: a step that was captured as a graph gets another one at each launch.
+//
 // Launch: a thread an element, blocks of 256; one launch for all parameters. A network has dozens, most of them
 // so small that launching would take longer than the work.
 
@@ -26,12 +28,12 @@ __device__ __forceinline__ const Row& row_of_block(const Row* rows, int number) 
     return rows[low];
 }
 
-extern "C" __global__ void sgd_momentum_step(const unsigned long long* table, int number, float lr,
-                                             float momentum, float weight_decay) {
+extern "C" __global__ void sgd_momentum_step(const unsigned long long* table, int number,
+                                             const float* lr, float momentum, float weight_decay) {
     const Row& row = row_of_block(reinterpret_cast<const Row*>(table), number);
     unsigned long long i = (blockIdx.x - row.first_block) * blockDim.x + threadIdx.x;
     if (i >= row.count) return;
     float velocity = momentum * row.velocity[i] + (row.grad[i] + weight_decay * row.weight[i]);
     row.velocity[i] = velocity;
-    row.weight[i] -= lr * velocity;
+    row.weight[i] -= *lr * velocity;
 }

@@ -4,15 +4,22 @@ Its arrays are of a class of their own. As CuPy's do, they refuse to become NumP
 and to be mixed with them, so that code which forgets on which side an array lies fails here as it would on a
 GPU. Kernels of a `RawModule` run on the CPU emulator, on the NumPy arrays within.
 
+A stream that captures runs nothing: what it would have run is written down with addresses and scalars, and a
+`Graph` runs it on whatever lies at these addresses when it is launched. Memory that was given back is handed
+out again by its pool, as CuPy's is, and an address that no pool has any more is an illegal one.
+
 Only what tinyunet uses is there. `tests/cuda/test_cupy.py` holds the names against the real CuPy, where that
 is installed.
 """
 
 import re
 import tempfile
+import threading
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +29,7 @@ from tinyunet.errors import KernelError
 
 __version__ = "stand-in"
 MIXED = "Implicit conversion to a NumPy array is not allowed"  # CuPy's words
+ALIGNMENT = 512
 
 
 class OutOfMemoryError(MemoryError):
@@ -32,36 +40,227 @@ class CompileException(Exception):
     """cupy.cuda.compiler.CompileException."""
 
 
+class CUDARuntimeError(RuntimeError):
+    """cupy.cuda.runtime.CUDARuntimeError."""
+
+
 class Device:
-    """The memory of the GPU that is not there: how much it has, and how much is taken."""
+    """The memory of the GPU that is not there."""
 
     total = 2**40
-    used = 0
-    held = 0  # by the pool, which keeps what is given back to it
+    pools: ClassVar = weakref.WeakSet()
+
+    held = 0
 
     @classmethod
-    def allocate(cls, array):
-        if cls.used + array.nbytes > cls.total:
-            raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
-        cls.used += array.nbytes
-        cls.held = max(cls.held, cls.used)
-        weakref.finalize(array, cls.free, array.nbytes)
+    def at(cls, address):
+        """The memory around an address, and where it begins."""
+        for pool in cls.pools:
+            for start, memory in pool.memories.items():
+                if start <= address < start + memory.size:
+                    return start, memory.bytes
+        raise CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
 
-    @classmethod
-    def free(cls, size):
-        cls.used -= size
 
-    @classmethod
-    def free_all_blocks(cls):
-        cls.held = cls.used
+class Memory:
+    """cupy.cuda.Memory: from the GPU, and back to it at the end."""
 
-    @classmethod
-    def total_bytes(cls):
-        return cls.held
+    size = 0
+
+    def __init__(self, size):
+        if Device.held + size > Device.total:
+            raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+        room = np.empty(size + ALIGNMENT, np.uint8)
+        begin = -room.ctypes.data % ALIGNMENT
+        self.size, self.bytes = size, room[begin : begin + size]
+        Device.held += size
+
+    def __del__(self):
+        Device.held -= self.size
+
+
+class MemoryPointer:
+    """cupy.cuda.MemoryPointer."""
+
+    def __init__(self, mem, offset):
+        self.mem, self.ptr = mem, mem.bytes.ctypes.data + offset
+
+
+class MemoryPool:
+    """cupy.cuda.MemoryPool: what is given back to it is kept for the next arrays of the same stream.
+
+    As CuPy's, it takes the smallest free piece that is large enough, and cuts off what is too much; free
+    neighbours become one piece again.
+    """
+
+    def __init__(self, allocator=lambda size: MemoryPointer(Memory(size), 0)):
+        self.allocator = allocator
+        self.memories = {}  # by address
+        self.free = {}  # pieces by address: (size, stream, address of the memory)
+        self.used = 0
+        Device.pools.add(self)
+
+    def malloc(self, size):
+        size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+        stream = id(_thread.stream)
+        fitting = [(p[0], address) for address, p in self.free.items() if p[0] >= size and p[1] == stream]
+        address = min(fitting)[1] if fitting else self.more(size, stream)
+        whole, _, memory = self.free.pop(address)
+        if whole > size:
+            self.free[address + size] = whole - size, stream, memory
+        self.used += size
+        return PooledMemory(self, address, (size, stream, memory))
+
+    def more(self, size, stream):
+        """A new piece; for which, if need be, all that is free is given back to the GPU."""
+        try:
+            pointer = self.allocator(size)
+        except CUDARuntimeError:
+            self.free_all_blocks()
+            try:
+                pointer = self.allocator(size)
+            except CUDARuntimeError:
+                raise OutOfMemoryError(f"Out of memory allocating {size} bytes") from None
+        self.memories[pointer.ptr] = pointer.mem
+        self.free[pointer.ptr] = size, stream, pointer.ptr
+        return pointer.ptr
+
+    def take_back(self, address, piece):
+        size, stream, memory = piece
+        self.used -= size
+        if self.free.get(address + size, ())[1:] == piece[1:]:
+            size += self.free.pop(address + size)[0]
+        for before, (length, *rest) in self.free.items():
+            if before + length == address and rest == [stream, memory]:
+                self.free[before] = length + size, stream, memory
+                return
+        self.free[address] = size, stream, memory
+
+    def free_all_blocks(self):
+        for address, (size, _, memory) in list(self.free.items()):
+            if size == self.memories[memory].size:
+                del self.free[address], self.memories[memory]
+
+    def used_bytes(self):
+        return self.used
+
+    def total_bytes(self):
+        return sum(memory.size for memory in self.memories.values())
+
+
+class PooledMemory:
+    """cupy.cuda.memory.PooledMemory: what an array lies in. Its end gives the memory back."""
+
+    def __init__(self, pool, ptr, piece):
+        self.pool, self.ptr, self.piece = weakref.ref(pool), ptr, piece
+        self.memory = pool.memories[piece[2]]  # so that a mistake is no crash: with a pool CUDA's is gone
+
+    def __del__(self):
+        if pool := self.pool():
+            pool.take_back(self.ptr, self.piece)
+
+    def array(self, shape, dtype):
+        """NumPy's array of this memory: it and all of its views hold on to it."""
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (self.ptr, False),
+            "shape": shape,
+            "typestr": np.dtype(dtype).str,
+        }
+        return np.asarray(self)
+
+
+class Stream:
+    """cupy.cuda.Stream: a context in which what is asked for is run at once, or captured."""
+
+    def __init__(self, null=False, non_blocking=False):
+        self.may_capture = non_blocking and not null
+        self.captured, self.valid = None, True
+
+    def __enter__(self):
+        self.before, _thread.stream = _thread.stream, self
+        return self
+
+    def __exit__(self, *_):
+        _thread.stream = self.before
+
+    def begin_capture(self):
+        if not self.may_capture:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        self.captured, self.valid = [], True
+
+    def end_capture(self):
+        captured, self.captured = self.captured, None
+        if not self.valid:
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture"
+            )
+        return Graph(captured)
+
+
+class Graph:
+    """cupy.cuda.Graph: what was captured, in order."""
+
+    def __init__(self, captured):
+        self.captured = captured
+
+    def launch(self):
+        for function, operands in self.captured:
+            function(*(o.array() if isinstance(o, _Place) else o for o in operands))
+
+
+class _Place:
+    """An array as a kernel knows it, by its address: what lies there may have been freed in between."""
+
+    def __init__(self, array):
+        self.address, self.shape, self.strides = array.data.ptr, array.shape, array.strides
+        self.dtype = array.dtype
+
+    def array(self):
+        start, block = Device.at(self.address)
+        return np.ndarray(self.shape, self.dtype, block, self.address - start, self.strides)
+
+
+class _Thread(threading.local):
+    """Of each thread its own, as in CuPy."""
+
+    def __init__(self):
+        self.stream, self.allocator = Stream(null=True), _default_pool.malloc
+
+
+_default_pool = MemoryPool()
+_thread = _Thread()
 
 
 def get_default_memory_pool():
-    return Device
+    return _default_pool
+
+
+@contextmanager
+def using_allocator(allocator):
+    before, _thread.allocator = _thread.allocator, allocator
+    try:
+        yield
+    finally:
+        _thread.allocator = before
+
+
+def _run(function, *operands):
+    """Now, or at each launch of the graph that is captured."""
+    if _thread.stream.captured is None:
+        function(*(o.hidden if isinstance(o, ndarray) else o for o in operands))
+    else:
+        places = [_Place(o) if isinstance(o, ndarray) else o for o in operands]
+        _thread.stream.captured.append((function, places))
+
+
+def _synchronise():
+    """Wait for the GPU, which a capture does not survive."""
+    if _thread.stream.captured is not None:
+        _thread.stream.valid = False
+        raise CUDARuntimeError(
+            "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+        )
 
 
 class ndarray:  # noqa: N801  CuPy's name
@@ -85,25 +284,30 @@ class ndarray:  # noqa: N801  CuPy's name
     data = property(lambda self: SimpleNamespace(ptr=self.hidden.ctypes.data))
 
     def get(self):
+        _synchronise()
         return self.hidden.copy()
 
     def item(self):
-        return self.hidden.item()
+        return self.get().item()
+
+    def set(self, arr):
+        _synchronise()
+        assert isinstance(arr, np.ndarray)
+        assert (arr.dtype, arr.shape) == (self.dtype, self.shape)
+        self.hidden[...] = arr
 
     def copy(self):
-        return _new(self.hidden.copy())
+        return self.astype(self.dtype)
 
     def astype(self, dtype):
-        return _new(self.hidden.astype(dtype))
-
-    def sum(self):
-        return _new(np.asarray(self.hidden.sum()))
+        return _filled(empty(self.shape, dtype), self)
 
     def __add__(self, other):
-        return _new(self.hidden + _inside(other))
-
-    def __mul__(self, other):
-        return _new(np.asarray(self.hidden * _inside(other)))
+        if not isinstance(other, ndarray):
+            raise TypeError(f"Unsupported type {type(other)}")
+        total = empty(self.shape, self.dtype)
+        _run(lambda total, a, b: np.add(a, b, out=total), total, self, other)
+        return total
 
     def __getitem__(self, key):
         return ndarray(self.hidden[key])
@@ -115,49 +319,53 @@ class ndarray:  # noqa: N801  CuPy's name
         return ndarray(self.hidden.transpose(axes))
 
     def __setitem__(self, key, value):
-        self.hidden[key] = _inside(value)
+        if not isinstance(value, (ndarray, int, float)):
+            raise TypeError(f"Unsupported type {type(value)}")
+        _filled(self[key], value)
 
 
-def _new(hidden):
-    """Take over an array that no one else holds."""
-    Device.allocate(hidden)
-    return ndarray(hidden)
-
-
-def _inside(operand):
-    """What an operator of CuPy takes: its own arrays and Python's numbers."""
-    if isinstance(operand, ndarray):
-        return operand.hidden
-    if isinstance(operand, (int, float)):
-        return operand
-    raise TypeError(f"Unsupported type {type(operand)}")
+def _filled(array, value):
+    """The array, with another's values or a number in it."""
+    _run(lambda array, value: np.copyto(array, value, casting="unsafe"), array, value)
+    return array
 
 
 def asarray(a, dtype=None, order=None, *, blocking=False):
-    """Copies from the computer's memory; `a` itself where it is on the GPU and of this type."""
+    """Copies from the computer's memory; `a` itself where it is on the GPU and of this type.
+
+    A single number is no copy: it is a scalar of a kernel that fills the array.
+    """
     if isinstance(a, ndarray):
-        return a if dtype in (None, a.dtype) and a.flags.c_contiguous else _new(a.hidden.astype(dtype))
+        return a if dtype in (None, a.dtype) and a.flags.c_contiguous else a.astype(dtype)
     assert blocking, "the array may be changed before it was copied"
-    return _new(np.array(a, dtype, order=order))
+    a = np.array(a, dtype, order=order)
+    array = empty(a.shape, a.dtype)
+    if a.ndim == 0:
+        return _filled(array, a)
+    array.set(a)
+    return array
 
 
 def concatenate(arrays):
-    return _new(np.concatenate([a.hidden for a in arrays]))
+    joined = empty((sum(a.shape[0] for a in arrays), *arrays[0].shape[1:]), arrays[0].dtype)
+    _run(lambda joined, *parts: np.concatenate(parts, out=joined), joined, *arrays)
+    return joined
 
 
 def ascontiguousarray(a):
-    return a if a.flags.c_contiguous else _new(np.ascontiguousarray(a.hidden))
+    return a if a.flags.c_contiguous else a.copy()
 
 
 def empty(shape, dtype=float):
     """Every byte is 255: a NaN, or a number that is noticed."""
-    array = np.empty(shape, dtype)
-    array.reshape(-1).view(np.uint8)[:] = 255
-    return _new(array)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    hidden = _thread.allocator(size).array(shape, dtype)
+    hidden.reshape(-1).view(np.uint8)[:] = 255
+    return ndarray(hidden)
 
 
 def zeros(shape, dtype=float):
-    return _new(np.zeros(shape, dtype))
+    return _filled(empty(shape, dtype), 0)
 
 
 def zeros_like(a):
@@ -165,7 +373,7 @@ def zeros_like(a):
 
 
 def ones_like(a):
-    return _new(np.ones(a.shape, a.dtype))
+    return _filled(empty(a.shape, a.dtype), 1)
 
 
 class RawModule:
@@ -175,6 +383,7 @@ class RawModule:
         self.code, self.options = code, options
 
     def get_function(self, name):
+        _synchronise()
         source = _file_with(self.code)
         kernels = kernels_in(source)
         try:
@@ -187,7 +396,7 @@ class RawModule:
             assert shared_mem == 0
             for argument in args:
                 assert isinstance(argument, (ndarray, np.generic)), f"{name} was given {type(argument)}"
-            run(grid, block, tuple(a.hidden if isinstance(a, ndarray) else a for a in args))
+            _run(lambda *arrays: run(grid, block, arrays), *args)
 
         return kernel
 
@@ -208,7 +417,13 @@ cuda = SimpleNamespace(
         driverGetVersion=lambda: 13020,
         runtimeGetVersion=lambda: 13020,
         memGetInfo=lambda: (Device.total - Device.held, Device.total),
+        CUDARuntimeError=CUDARuntimeError,
     ),
+    Memory=Memory,
+    MemoryPointer=MemoryPointer,
+    MemoryPool=MemoryPool,
+    Stream=Stream,
+    using_allocator=using_allocator,
     memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     compiler=SimpleNamespace(CompileException=CompileException),
 )

@@ -20,7 +20,7 @@ LAYERS = [
     {"geometry", "jit", "lanes", "workspace", "cuda_emulator"},
     {"backend", "blas", "cuda_log"},
     {"cuda"},
-    {"autograd"},
+    {"autograd", "cuda_graph"},
     {"ops", "gradcheck"},
     {"nn"},
     {"models"},

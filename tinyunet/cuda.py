@@ -7,7 +7,8 @@ is checked here against the parameters in its source.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyunet import cuda_emulator
-from tinyunet.backend import active_backend, array_library, use_backend
+from tinyunet.backend import active_backend, array_library, to_backend, use_backend
 from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic
 from tinyunet.cuda_log import record
 from tinyunet.errors import BackendError, KernelError
@@ -321,6 +323,25 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
 def zeros(shape: tuple[int, ...]) -> Any:
     """A new array of zeros."""
     return array_library().zeros(shape, np.float32)
+
+
+def constant(array: NDArray[Any]) -> Any:
+    """A copy for a kernel of an array that is the same whenever the kernel runs."""
+    return _make_constant(array)
+
+
+_make_constant: Callable[[NDArray[Any]], Any] = to_backend
+
+
+@contextmanager
+def constants_made_by(make: Callable[[NDArray[Any]], Any]) -> Iterator[None]:
+    """Give `constant` another way inside the ``with`` block: nothing is copied while a graph is captured."""
+    global _make_constant
+    _make_constant = make
+    try:
+        yield
+    finally:
+        _make_constant = to_backend
 
 
 def blocks(count: int, size: int) -> int:

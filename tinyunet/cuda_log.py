@@ -41,6 +41,8 @@ class LaunchLog:
 
     Wavefronts are counted by the checking build of the emulator only (`kernels/emulate_count.cpp`).
 
+    A kernel in a CUDA graph counts each time the graph runs: what is captured only is not launched.
+
     Attributes
     ----------
     totals : dict of str to Totals
@@ -52,11 +54,20 @@ class LaunchLog:
 
     def add(self, name: str, arguments: tuple[Any, ...], flops: int, traffic: Traffic) -> None:
         """Count one launch."""
+        size = sum(a.nbytes for a in arguments if not isinstance(a, np.generic))
+        self._add(name, Totals(1, size, flops, traffic))
+
+    def include(self, other: LaunchLog) -> None:
+        """Count all that another log has counted."""
+        for name, total in other.totals.items():
+            self._add(name, total)
+
+    def _add(self, name: str, more: Totals) -> None:
         total = self.totals.setdefault(name, Totals())
-        total.launches += 1
-        total.bytes += sum(a.nbytes for a in arguments if not isinstance(a, np.generic))
-        total.flops += flops
-        total.traffic = total.traffic.plus(traffic)
+        total.launches += more.launches
+        total.bytes += more.bytes
+        total.flops += more.flops
+        total.traffic = total.traffic.plus(more.traffic)
 
     def __str__(self) -> str:
         counted = any(total.traffic != Traffic() for total in self.totals.values())
@@ -80,6 +91,24 @@ def record(name: str, arguments: tuple[Any, ...], flops: int, traffic: Traffic) 
     """Tell the logs that are kept of one launch."""
     for log in _logs:
         log.add(name, arguments, flops, traffic)
+
+
+@contextmanager
+def captured_launches() -> Iterator[LaunchLog]:
+    """Keep apart what is launched inside the ``with`` block, where it is captured and does not run."""
+    global _logs
+    before, log = _logs, LaunchLog()
+    _logs = [log]
+    try:
+        yield log
+    finally:
+        _logs = before
+
+
+def record_graph(launches: LaunchLog) -> None:
+    """Tell the logs that are kept of one run of a graph: of all that was captured in it."""
+    for log in _logs:
+        log.include(launches)
 
 
 @contextmanager

@@ -62,12 +62,20 @@ class SGD:
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.velocity: list[NDArray[Any]] = [array_library().zeros_like(p.data) for p in self.parameters]
 
-    def step(self) -> None:
-        """One step for every parameter that has a gradient, in place."""
+    def step(self, lr: Any = None) -> None:
+        """One step for every parameter that has a gradient, in place.
+
+        Parameters
+        ----------
+        lr : array of one element, optional
+            The learning rate in place of `self.lr`: where the backend computes, so that a step that is
+            captured as a CUDA graph can be given another one at each launch.
+        """
         pairs = zip(self.parameters, self.velocity, strict=True)
         moving = [(p.data, p.grad, velocity) for p, velocity in pairs if p.grad is not None]
         if moving:
-            step(*zip(*moving, strict=True), self.lr, self.momentum, self.weight_decay)
+            lr = self.lr if lr is None else lr
+            step(*zip(*moving, strict=True), lr, self.momentum, self.weight_decay)
 
     def zero_grad(self) -> None:
         """Forget the gradients: without it they add up over backward passes."""
@@ -101,13 +109,13 @@ def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):
     first_blocks = itertools.accumulate(blocks[:-1], initial=0)
     places = (map(cuda.address, arrays) for arrays in (weights, grads, velocities))
     table = np.array(list(zip(*places, counts, first_blocks, strict=True)), np.uint64)
-    scalars = map(np.float32, (lr, momentum, weight_decay))
+    scalars = map(np.float32, (momentum, weight_decay))
     cuda.launch(
         "sgd_momentum",
         "step",
         (sum(blocks),),
         (cuda.WIDTH,),
-        *(to_backend(table), len(counts), *scalars),
+        *(cuda.constant(table), len(counts), to_backend(lr, np.float32), *scalars),
         reached={"weight": weights, "grad": grads, "velocity": velocities},
         flops=6 * sum(counts),
     )

@@ -19,15 +19,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import gpu_memory, metrics, ops
+from tinyunet import gpu_memory, metrics
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
 from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
+from tinyunet.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise, read_images
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import MODELS, ModelName, Network, make_network
+from tinyunet.ops.softmax_cross_entropy import checked_target, loss_of_checked
 from tinyunet.optim import SGD
 from tinyunet.sampling import Sample, Sampler, WeightMap, weights_by_class
 from tinyunet.tiling import predict_tiled
@@ -176,6 +178,9 @@ class Trainer:
     config : TrainConfig
     train, validation : ImageSet, with labels
         `validation` has the classes and channels of `train`.
+    cuda_graph : bool
+        On the backend "cuda": whether steps are captured as a CUDA graph, see `tinyunet.cuda_graph`. The
+        results are the same, to the last bit.
 
     Attributes
     ----------
@@ -184,7 +189,9 @@ class Trainer:
         Steps done.
     """
 
-    def __init__(self, config: TrainConfig, train: ImageSet, validation: ImageSet):
+    def __init__(
+        self, config: TrainConfig, train: ImageSet, validation: ImageSet, *, cuda_graph: bool = True
+    ):
         self.config, self.train, self.validation = config, train, validation
         self.network = {
             **_network_options(config),
@@ -206,6 +213,7 @@ class Trainer:
         )
         self.step = 0
         self.progress = Progress()
+        self._captured = CapturedStep(enabled=cuda_graph)
 
     def run(self) -> Iterator[Event]:
         """Train from `step` to the configured number of steps.
@@ -220,7 +228,7 @@ class Trainer:
         Raises
         ------
         RunError
-            The loss or a weight is not finite.
+            The loss or a weight is not finite. A step whose loss is not has changed the weights already.
         """
         config = self.config
         samples = self.sampler.stream(self.step, config.steps)
@@ -252,23 +260,38 @@ class Trainer:
         """One step of gradient descent. Counts it; returns the loss before it."""
         self.optimiser.lr = self.learning_rate(self.step)
         self.model.train()
-        self.model.dropout_rng = np.random.default_rng([self.config.seed, 2, self.step])
+        rng = np.random.default_rng([self.config.seed, 2, self.step])
         sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
-        loss = ops.softmax_cross_entropy(
-            self.model(Tensor(sample.image)), sample.target, sample.weight, ignore_label=UNKNOWN
+        array = self._captured.run(
+            self._descend,
+            rng,
+            image=sample.image,
+            target=checked_target(sample.target, self.train.num_classes, UNKNOWN),
+            weight=sample.weight,
+            lr=np.array(self.optimiser.lr, np.float32),
         )
-        if not math.isfinite(loss.item()):
-            raise self._diverged(f"step {self.step + 1}: the loss is {loss.item()}")
-        loss.backward()
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.model.dropout_rng = rng  # a step that is captured leaves its own
+        loss = float(array.item())
+        if not math.isfinite(loss):
+            raise self._diverged(f"step {self.step + 1}: the loss is {loss}")
         self.step += 1
-        self.progress.last_loss = loss.item()
+        self.progress.last_loss = loss
         weights = weights_by_class(sample, self.train.num_classes)
         if weights.any():
-            self.progress.recent.append([loss.item(), *(weights / weights.sum()).tolist()])
+            self.progress.recent.append([loss, *(weights / weights.sum()).tolist()])
             del self.progress.recent[:-RECENT]
-        return loss.item()
+        return loss
+
+    def _descend(self, rng: np.random.Generator, image: Any, target: Any, weight: Any, lr: Any) -> Any:
+        """The step on arrays of the backend: returns the loss, and reads nothing back."""
+        self.model.dropout_rng = rng
+        try:
+            loss = loss_of_checked(self.model(Tensor(image)), target, weight, mean=True)
+            loss.backward()
+            self.optimiser.step(lr)
+        finally:
+            self.optimiser.zero_grad()
+        return loss.data
 
     def _diverged(self, found: str) -> RunError:
         return RunError(

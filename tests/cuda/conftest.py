@@ -44,6 +44,13 @@ def emulated_or_gpu(request):
             yield
 
 
+@pytest.fixture
+def gpu():
+    """The backend "cuda" on a GPU."""
+    with _gpu():
+        yield
+
+
 def _gpu():
     """The backend "cuda", or a skip that says why not."""
     try:

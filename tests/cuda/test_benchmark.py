@@ -11,6 +11,7 @@ from oracle import assert_close, random_arrays
 
 from benchmarks import gpu
 from benchmarks.layers import Layer, layers
+from tinyunet.cuda_log import launch_log
 from tinyunet.errors import BackendError
 from tinyunet.ops.conv2d import forward_numpy
 
@@ -65,10 +66,15 @@ def test_the_tasks_compute_a_convolution(emulated):
 
 
 def test_our_step_runs_on_the_stand_in(on_stand_in, monkeypatch):
-    small = random_arrays([(1, 188, 188, 1)], np.float32)[0], np.zeros((1, 4, 4), int), np.ones((1, 4, 4))
+    (image,) = random_arrays([(1, 188, 188, 1)], np.float32)
+    small = image, np.zeros((1, 4, 4), int), np.ones((1, 4, 4), np.float32)
     monkeypatch.setattr(gpu, "random_tile", lambda: small)
     tasks = gpu.our_tasks(base=1)
     tasks["step"]()
+    tasks["captured step"]()
+    with launch_log() as log:
+        tasks["captured step"]()
+    assert log.totals["sgd_momentum_step"].launches == 1
     tasks["prediction"]()
 
 

@@ -246,6 +246,14 @@ BUGS = [
         "value += of_warp[warp]",
     ),
     (
+        "a sum begins while the one before is still read",
+        loss,
+        "    __syncthreads();  // of_warp may still be read for the sum before this one\n",
+        "",
+        "race",
+        "of_warp[threadIdx.x / 32] = value",
+    ),
+    (
         "all parts in one place",
         conv2d_naive,
         "parts[blockIdx.z * count + index] = sum",

@@ -7,6 +7,7 @@ results are the same, to the last bit.
 import re
 import sys
 from dataclasses import replace
+from operator import attrgetter
 from types import SimpleNamespace
 
 import fake_cupy
@@ -188,6 +189,7 @@ def test_cupy_has_what_the_stand_in_has():
         "ascontiguousarray",
         "concatenate",
         "RawModule",
+        "get_default_memory_pool",
     ):
         assert hasattr(cupy, name)
     for name in (
@@ -195,8 +197,17 @@ def test_cupy_has_what_the_stand_in_has():
         "runtime.driverGetVersion",
         "runtime.runtimeGetVersion",
         "runtime.memGetInfo",
+        "Stream.begin_capture",
+        "Stream.end_capture",
+        "Graph.launch",
+        "Memory",
+        "MemoryPointer",
+        "MemoryPool.malloc",
+        "MemoryPool.free_all_blocks",
+        "using_allocator",
     ):
-        assert hasattr(cupy.cuda, name.split(".")[0])
+        assert attrgetter(name)(cupy.cuda)
+    assert issubclass(cupy.cuda.runtime.CUDARuntimeError, RuntimeError)
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
     assert {name for name in vars(fake_cupy.ndarray) if not name.startswith("_")} - {"hidden"} <= set(
@@ -225,10 +236,17 @@ def test_without_nvrtc(on_stand_in, monkeypatch):
 
 def bytes_needed(run):
     """What the stand-in's pool grew by."""
-    before = fake_cupy.Device.used
-    fake_cupy.Device.free_all_blocks()
+    pool = fake_cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    before = pool.total_bytes()
     run()
-    return fake_cupy.Device.held - before
+    return pool.total_bytes() - before
+
+
+def leave_free(size, monkeypatch):
+    """From now on the GPU has so many bytes more than are in use."""
+    fake_cupy.get_default_memory_pool().free_all_blocks()
+    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + size)
 
 
 def train_one_step(tile):
@@ -247,7 +265,7 @@ def predict_one_tile(tile):
 def test_out_of_memory(on_stand_in, monkeypatch, program, what):
     """What is said to be needed is needed, and the tile that is said to fit does."""
     needed = bytes_needed(lambda: program(72))
-    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.used + int(0.6 * needed))
+    leave_free(int(0.6 * needed), monkeypatch)
     with pytest.raises(OutOfMemoryError, match=rf"{what} on an input of \d+ pixels(?s:.)*MB free") as caught:
         program(72)
     said = re.search(r"needs about (\S+) MB", str(caught.value))[1]
@@ -255,7 +273,7 @@ def test_out_of_memory(on_stand_in, monkeypatch, program, what):
     fits = int(re.search(r"a tile of (\d+) fits", str(caught.value))[1])
     assert 30 <= fits < 72
     program(fits)
-    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.used + 40000)
+    leave_free(40000, monkeypatch)
     with pytest.raises(OutOfMemoryError, match=r"does not fit either(?s:.)*fewer channels"):
         program(72)
 
@@ -285,6 +303,6 @@ def test_out_of_memory_whatever_the_tile(on_stand_in, monkeypatch):
     config = TrainConfig(steps=1, model="sliding-window", base_channels=4, depth=1, tile=48)
     images = split(synthetic_cells(n=2, size=60, seed=0), "1")
     some = Trainer(config, *images)
-    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.used + 400_000)
+    leave_free(400_000, monkeypatch)
     with pytest.raises(OutOfMemoryError, match=r"does not fit either(?s:.)*fewer channels"):
         list(some.run())

@@ -90,6 +90,15 @@ def test_softmax_cross_entropy(build, shape, ignore_label, reduction):
     assert_equals_torch("softmax_cross_entropy", [logits * 1e4], **options)  # whose exponentials overflow
 
 
+def test_softmax_cross_entropy_of_more_blocks_than_threads(emulated_or_gpu):
+    """A last block adds up the sums of the others: 260 with 256 threads."""
+    (logits,) = random_arrays([(1, 260, 256, 2)], np.float32)
+    target = np.random.default_rng(2).integers(0, 2, logits.shape[:3])
+    weight = np.ones(target.shape, np.float32)
+    weight[0, 256:] = 1000  # the blocks that come in the second turn
+    assert_equals_torch("softmax_cross_entropy", [logits], target=target, weight=weight)
+
+
 def test_sgd_momentum(build):
     """Of parameters with less than a block, with several blocks, with one element, with whole blocks.
 

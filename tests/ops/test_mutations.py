@@ -92,11 +92,11 @@ FIRST_IMAGE = {
 }
 
 
-def target_not_subtracted(result, logits, target, weight, with_gradient):
-    energy, gradient = result
+def target_not_subtracted(result, logits, target, weight, mean, with_gradient):
+    loss, scale, gradient = result
     if with_gradient:
         gradient = gradient + weight[..., None] * (target[..., None] == np.arange(3))
-    return energy, gradient
+    return loss, scale, gradient
 
 
 def last_of_equals(x):
@@ -193,13 +193,14 @@ MUTATIONS = {
     ("softmax_cross_entropy", "backward"): {
         "sign": SIGN,
         "scale": SCALE,
-        "not divided": lambda _: lambda gradient, scale: gradient,
+        "not divided": lambda _: lambda gradient, scale, _grad: gradient,
         "one class missing": each(lambda g: without(g, Ellipsis, 1)),
+        "the loss's gradient left out": arguments(lambda g, scale, grad: (g, scale, np.ones_like(grad))),
     },
     ("softmax_cross_entropy", "forward"): {
-        "not weighted": arguments(lambda z, t, w, want: (z, t, np.ones_like(w), want)),
+        "not weighted": arguments(lambda z, t, w, *more: (z, t, np.ones_like(w), *more)),
         "target not subtracted": result(target_not_subtracted),
-        "ignored pixels count": arguments(lambda z, t, w, want: (z, np.maximum(t, 0), w, want)),
+        "ignored pixels count": arguments(lambda z, t, *more: (z, np.maximum(t, 0), *more)),
     },
 }
 

@@ -92,8 +92,8 @@ def calls(dtype):
         ("relu", "forward"): (x,),
         ("relu", "backward"): (x, y),
         ("sgd_momentum", "step"): ([x, bias], [y, 2 * bias], [x + y, -bias], 0.01, 0.9, 1e-3),
-        ("softmax_cross_entropy", "forward"): (even, target, pixel_weight, True),
-        ("softmax_cross_entropy", "backward"): (x, 0.37),
+        ("softmax_cross_entropy", "forward"): (even, target, pixel_weight, True, True),
+        ("softmax_cross_entropy", "backward"): (x, 0.37, np.array(2, dtype)),
     }
 
 

@@ -15,7 +15,7 @@ from numba import prange
 
 from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel
+from tinyunet.backend import Kernel, to_backend
 from tinyunet.errors import OptionError
 from tinyunet.jit import kernel, parallel_kernel
 
@@ -105,7 +105,7 @@ def _forward(x, p, scale, seed, y):
 
 
 def forward_cuda(x, p, seed):
-    y = cuda.empty(x.shape)
+    y, seed = cuda.empty(x.shape), to_backend(seed, np.uint64)
     scale = np.float32(1 / (1 - p))
     cuda.launch_elementwise("dropout", "forward", x.size, x, np.float64(p), scale, seed, y, flops=x.size)
     return y

@@ -73,26 +73,57 @@ def softmax_cross_entropy(
     """
     require_axes("softmax_cross_entropy", logits=logits)
     target, weight = to_host(target), None if weight is None else to_host(weight)
+    if reduction not in ("mean", "sum"):
+        raise OptionError(
+            f"softmax_cross_entropy: unknown reduction {reduction!r}", remedy="use 'mean' or 'sum'"
+        )
+    return loss_of_checked(
+        logits,
+        checked_target(target, logits.shape[3], ignore_label),
+        np.ones(target.shape) if weight is None else weight,
+        mean=reduction == "mean",
+    )
+
+
+def loss_of_checked(logits: Tensor, target: NDArray[Any], weight: NDArray[Any], *, mean: bool) -> Tensor:
+    """`softmax_cross_entropy` of targets that were looked at before: of these nothing is read back.
+
+    So it can be captured as a part of a graph, once target and weight are on the GPU.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, H, W, K)
+    target : int32 array, shape (N, H, W)
+        From `checked_target`.
+    weight : array, shape (N, H, W)
+    mean : bool
+
+    Raises
+    ------
+    ShapeError
+        Target or weight do not have the logits' N, H, W.
+    """
     for name, array in (("target", target), ("weight", weight)):
-        if array is not None and array.shape != logits.shape[:3]:
+        if array.shape != logits.shape[:3]:
             raise ShapeError(
                 f"softmax_cross_entropy: {name} must have the N, H and W of the logits",
                 {"logits": describe(logits, "N H W K"), name: describe(array, "N H W")},
                 f"crop {name} to the network's output: a valid network's is smaller than its input",
             )
-    if reduction not in ("mean", "sum"):
-        raise OptionError(
-            f"softmax_cross_entropy: unknown reduction {reduction!r}", remedy="use 'mean' or 'sum'"
-        )
-    return SoftmaxCrossEntropy.apply(
-        logits,
-        target=_checked_target(target, logits.shape[3], ignore_label),
-        weight=np.ascontiguousarray(np.ones(target.shape) if weight is None else weight, logits.dtype),
-        mean=reduction == "mean",
-    )
+    target, weight = to_backend(target), to_backend(weight, logits.dtype)
+    return SoftmaxCrossEntropy.apply(logits, target=target, weight=weight, mean=mean)
 
 
-def _checked_target(target: NDArray[Any], classes: int, ignore_label: int | None) -> NDArray[np.int32]:
+def checked_target(target: NDArray[Any], classes: int, ignore_label: int | None) -> NDArray[np.int32]:
+    """The classes as the kernels take them, -1 where a pixel counts nothing.
+
+    Raises
+    ------
+    DtypeError
+        The target is not of an integer type.
+    DataError
+        A target is not a class: the first such pixel is named.
+    """
     if not np.issubdtype(target.dtype, np.integer):
         raise DtypeError(
             f"softmax_cross_entropy: target is {target.dtype}, expected an integer type",
@@ -122,21 +153,25 @@ class SoftmaxCrossEntropy(Function):
     name = "softmax_cross_entropy"
 
     def forward(self, logits, *, target, weight, mean):
-        energy, grad_logits = forward(logits, target, weight, any(self.needs_grad))
-        total = weight.sum(where=target != NO_LABEL, dtype=np.float64) if mean else 1.0
-        scale = 1 / total if total else 0.0
+        loss, scale, grad_logits = forward(logits, target, weight, mean, any(self.needs_grad))
         self.save(grad_logits, scale)
-        return to_backend(energy * scale, logits.dtype)
+        return to_backend(loss, logits.dtype)
 
     def backward(self, grad_output):
-        grad_logits, scale = self.saved
-        return (backward(grad_logits, scale * grad_output.item()),)
+        return (backward(*self.saved, grad_output),)
+
+
+def _scale(target, weight, mean):
+    """What the energy is multiplied by."""
+    total = weight.sum(where=target != NO_LABEL, dtype=np.float64) if mean else 1.0
+    return 1 / total if total else 0.0
 
 
 # NumPy: the reference
 
 
-def forward_numpy(logits, target, weight, with_gradient):
+def forward_numpy(logits, target, weight, mean, with_gradient):
+    scale = _scale(target, weight, mean)
     shifted = logits - logits.max(axis=3, keepdims=True)
     exponential = np.exp(shifted)
     total = exponential.sum(axis=3, keepdims=True)
@@ -146,25 +181,26 @@ def forward_numpy(logits, target, weight, with_gradient):
     pixel_weight = np.where(counted, weight, 0)[..., np.newaxis]
     energy = np.where(counted[..., np.newaxis], pixel_weight * minus_log_p, 0).sum(dtype=np.float64)
     if not with_gradient:
-        return energy, None
+        return energy * scale, scale, None
     grad_logits = exponential / total
     np.put_along_axis(grad_logits, index, np.take_along_axis(grad_logits, index, axis=3) - 1, axis=3)
-    return energy, np.where(counted[..., np.newaxis], pixel_weight * grad_logits, 0)
+    return energy * scale, scale, np.where(counted[..., np.newaxis], pixel_weight * grad_logits, 0)
 
 
-def backward_numpy(grad_logits, scale):
-    return grad_logits * grad_logits.dtype.type(scale)
+def backward_numpy(grad_logits, scale, grad_loss):
+    return grad_logits * grad_logits.dtype.type(scale * grad_loss.item())
 
 
 # Numba: a row at a time, each with a sum of its own
 
 
-def forward_numba(logits, target, weight, with_gradient):
+def forward_numba(logits, target, weight, mean, with_gradient):
     n, height, _, _ = logits.shape
     energy = np.zeros(n * height)
     grad_logits = workspace.empty_like(logits if with_gradient else logits[:0])
     _forward(logits, target, weight, energy, grad_logits)
-    return energy.sum(), grad_logits if with_gradient else None
+    scale = _scale(target, weight, mean)
+    return energy.sum() * scale, scale, grad_logits if with_gradient else None
 
 
 @parallel_kernel
@@ -189,37 +225,42 @@ def _forward(logits, target, weight, energy, grad_logits):
                     grad_logits[n, i, j, k] = 0 if label == NO_LABEL else w * (p - (k == label))
 
 
-def backward_numba(grad_logits, scale):
+def backward_numba(grad_logits, scale, grad_loss):
     grad = workspace.empty_like(grad_logits)
-    _backward(grad_logits.reshape(-1), grad_logits.dtype.type(scale), grad.reshape(-1))
+    factor = grad_logits.dtype.type(scale * grad_loss.item())
+    _backward(grad_logits.reshape(-1), factor, grad.reshape(-1))
     return grad
 
 
 @parallel_kernel
-def _backward(grad_logits, scale, grad):
+def _backward(grad_logits, factor, grad):
     for i in prange(grad.size):
-        grad[i] = scale * grad_logits[i]
+        grad[i] = factor * grad_logits[i]
 
 
 # CUDA: kernels/softmax_cross_entropy.cu
 
 
-def forward_cuda(logits, target, weight, with_gradient):
-    energy = cuda.empty((cuda.blocks(target.size, cuda.WIDTH),), np.float64)
+def forward_cuda(logits, target, weight, mean, with_gradient):
+    blocks = cuda.blocks(target.size, cuda.WIDTH)
+    energy, weights = cuda.empty((blocks,), np.float64), cuda.empty((blocks,), np.float64)
     grad_logits = cuda.empty(logits.shape)
-    arrays = (logits, to_backend(target), to_backend(weight), energy, grad_logits)
+    arrays = (logits, target, weight, energy, weights, grad_logits)
     flops = 7 * logits.size  # of which two are exponentials
     cuda.launch_elementwise(
         "softmax_cross_entropy", "forward", target.size, *arrays, logits.shape[3], flops=flops
     )
-    return energy.sum(), grad_logits
+    loss, scale = cuda.empty(()), cuda.empty((), np.float64)
+    sums = (energy, weights)
+    one_block = (1,), (cuda.WIDTH,)
+    cuda.launch("softmax_cross_entropy", "forward_end", *one_block, *sums, loss, scale, int(mean), blocks)
+    return loss, scale, grad_logits
 
 
-def backward_cuda(grad_logits, scale):
+def backward_cuda(grad_logits, scale, grad_loss):
     grad, count = cuda.empty(grad_logits.shape), grad_logits.size
-    cuda.launch_elementwise(
-        "softmax_cross_entropy", "backward", count, grad_logits, np.float32(scale), grad, flops=count
-    )
+    arrays = (grad_logits, scale, grad_loss, grad)
+    cuda.launch_elementwise("softmax_cross_entropy", "backward", count, *arrays, flops=count)
     return grad
 
 

@@ -1,0 +1,367 @@
+"""A training step captured as a CUDA graph: over the stand-in for CuPy, and on a GPU where there is one."""
+
+import gc
+import weakref
+from contextlib import contextmanager
+from dataclasses import replace
+
+import fake_cupy
+import numpy as np
+import pytest
+from oracle import random_arrays
+
+import tinyunet as tu
+from tinyunet import cuda, cuda_graph
+from tinyunet.backend import array_library, to_backend, to_host
+from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.cuda_graph import CapturedStep
+from tinyunet.cuda_log import launch_log
+from tinyunet.data import split, synthetic_cells
+from tinyunet.ops.softmax_cross_entropy import checked_target, loss_of_checked
+from tinyunet.optim import SGD
+from tinyunet.train import _parse
+from tinyunet.trainer import Stepped, TrainConfig, Trainer
+
+TEN = TrainConfig(
+    steps=10, base_channels=4, depth=1, tile=12, holdout="1", validate_every=4, schedule="poly", lr=0.01
+)  # and dropout
+
+
+def trainer(config=TEN, **options):
+    return Trainer(config, *split(synthetic_cells(n=2, size=40, seed=0), config.holdout), **options)
+
+
+def outcome(some, between=lambda: None):
+    """Losses, weights and velocities; `between` is called after each step."""
+    losses = []
+    for event in some.run():
+        if isinstance(event, Stepped):
+            losses.append(event.loss)
+            between()
+    arrays = [*(p.data for p in some.model.parameters()), *some.optimiser.velocity]
+    return [np.array(losses), *(to_host(array).copy() for array in arrays)]
+
+
+def same_bits(some, others):
+    return all(a.tobytes() == b.tobytes() for a, b in zip(some, others, strict=True))
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """How often Python launched a kernel, counted in a list of one number."""
+    count, launch = [0], cuda.launch
+
+    def counted(*arguments, **options):
+        count[0] += 1
+        launch(*arguments, **options)
+
+    monkeypatch.setattr(cuda, "launch", counted)
+    return count
+
+
+@pytest.fixture
+def pools():
+    """How many pools of memory there are: the common one, and what other tests have left."""
+    gc.collect()
+    return len(fake_cupy.Device.pools)
+
+
+@contextmanager
+def no_warning(recwarn):
+    yield
+    assert not [w for w in recwarn if "CUDA graph" in str(w.message)]
+
+
+def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn):
+    """And from the third step on, Python launches nothing."""
+    of_step, before = [], [0]
+
+    def count():
+        of_step.append(launches[0] - before[0])
+        before[0] = launches[0]
+
+    # No validation between the steps, whose launches would be counted.
+    config = replace(TEN, validate_every=10)
+    with no_warning(recwarn):
+        with_graphs = outcome(trainer(config), count)
+    assert of_step[0] == of_step[1] > 50
+    assert of_step[2:] == [0] * 8
+
+    of_step.clear()
+    before[0] = launches[0]
+    without = outcome(trainer(config, cuda_graph=False), count)
+    assert len(set(of_step)) == 1
+    assert of_step[0] > 50
+    assert same_bits(with_graphs, without)
+    assert len(set(with_graphs[0])) == 10
+    with tu.use_backend("cuda-emulated"):
+        assert same_bits(with_graphs, outcome(trainer(config)))
+
+
+@pytest.mark.gpu
+def test_ten_steps_on_a_gpu(gpu, recwarn):
+    with no_warning(recwarn):
+        assert same_bits(outcome(trainer()), outcome(trainer(cuda_graph=False)))
+
+
+def test_what_happens_between_the_steps(on_stand_in):
+    """Validation, arrays that others hold, and a common pool that gives back all that is free."""
+    kept = []
+
+    def others():
+        kept.append((values := np.random.default_rng(len(kept)).standard_normal(500), to_backend(values)))
+        fake_cupy.get_default_memory_pool().free_all_blocks()
+
+    disturbed = outcome(trainer(replace(TEN, validate_every=1)), others)
+    assert same_bits(disturbed, outcome(trainer(replace(TEN, validate_every=10))))
+    assert all(np.array_equal(values, to_host(array)) for values, array in kept)
+
+
+def baked_seed(monkeypatch):
+    drawn = np.random.default_rng(0).integers(2**64, dtype=np.uint64)
+    monkeypatch.setattr(cuda_graph._Seeds, "integers", lambda *_, dtype: drawn)
+
+
+def baked_rate(monkeypatch):
+    step = SGD.step
+    monkeypatch.setattr(SGD, "step", lambda self, lr: step(self))
+
+
+def targets_not_sent(monkeypatch):
+    send = fake_cupy.ndarray.set
+    monkeypatch.setattr(
+        fake_cupy.ndarray, "set", lambda self, arr: None if arr.dtype == np.int32 else send(self, arr)
+    )
+
+
+@pytest.mark.parametrize("mutation", [baked_seed, baked_rate, targets_not_sent])
+def test_what_changes_from_step_to_step(on_stand_in, monkeypatch, mutation):
+    """Each of these mistakes gives other bits."""
+    config = replace(TEN, steps=4, validate_every=9)
+    right = outcome(trainer(config, cuda_graph=False))
+    assert same_bits(outcome(trainer(config)), right)
+    mutation(monkeypatch)
+    assert not same_bits(outcome(trainer(config)), right)
+
+
+def dropped(enabled=True):
+    """Of three steps the results. The zeros in place of a bias are freed before the seed gets its place."""
+    x, weight = random_arrays([(1, 8, 8, 3), (3, 3, 3, 4)], np.float32)
+    weight = tu.Tensor(weight)
+
+    def step(rng, x):
+        return tu.dropout(tu.conv2d(tu.Tensor(x), weight), 0.5, rng).data
+
+    captured, found = CapturedStep(enabled=enabled), []
+    for number in range(3):
+        found.append(to_host(captured.run(step, np.random.default_rng(number), x=x)))
+        fake_cupy.get_default_memory_pool().free_all_blocks()
+    return found
+
+
+def test_what_a_launch_fills_is_not_written_over(on_stand_in, monkeypatch):
+    right = dropped(enabled=False)
+    assert same_bits(dropped(), right)
+    monkeypatch.setattr(cuda_graph._Graph, "_place", lambda self, *of: fake_cupy.empty(*of))
+    assert not same_bits(dropped(), right)
+
+
+def test_the_memory_of_a_graph_is_its_own(on_stand_in, monkeypatch):
+    """Where it was the common pool's, another may have it, or the GPU."""
+    dropped()
+    monkeypatch.setattr(fake_cupy.cuda, "MemoryPool", lambda _: fake_cupy.get_default_memory_pool())
+    with pytest.raises(fake_cupy.CUDARuntimeError, match="cudaErrorIllegalAddress"):
+        dropped()
+
+
+def test_a_resumed_training_goes_on_with_the_graph_that_it_has(on_stand_in, launches, tmp_path):
+    """Weights and velocities are loaded into the arrays that the graph knows."""
+    config = replace(TEN, validate_every=9)
+    some = trainer(config)
+    for event in some.run():
+        if event.step == 4:
+            save_checkpoint(tmp_path / "four", some.checkpoint())
+        if event.step == 7:
+            break
+    some.restore(load_checkpoint(tmp_path / "four"))
+    before = launches[0]
+    next(event for event in some.run() if isinstance(event, Stepped))
+    assert launches[0] == before
+    assert same_bits(outcome(some)[1:], outcome(trainer(config, cuda_graph=False))[1:])
+
+
+def test_the_log_counts_a_graph_as_what_it_launches(on_stand_in):
+    logs = []
+    for enabled in (True, False):
+        with launch_log() as log:
+            outcome(trainer(replace(TEN, steps=4), cuda_graph=enabled))
+        logs.append(log)
+    assert logs[0].totals == logs[1].totals
+    assert logs[0].totals["sgd_momentum_step"].launches == 4
+
+
+def test_a_trainer_that_is_gone_leaves_no_memory(on_stand_in, pools):
+    """At once: Python's search for circles may come too late for what is made next."""
+    held = sum(pool.used_bytes() for pool in fake_cupy.Device.pools)
+    some = trainer(replace(TEN, steps=3))
+    outcome(some)
+    assert len(fake_cupy.Device.pools) == pools + 1
+    reference = weakref.ref(some)
+    del some
+    assert reference() is None
+    assert len(fake_cupy.Device.pools) == pools
+    assert sum(pool.used_bytes() for pool in fake_cupy.Device.pools) == held
+
+
+class Descent:
+    """A small network and a step of it; graphs or not, on images of several sizes."""
+
+    def __init__(self, enabled):
+        self.model = tu.UNet(base_channels=4, depth=1, padding="same", seed=3)
+        self.optimiser = tu.SGD(self.model.parameters(), lr=0.01)
+        self.captured = CapturedStep(enabled=enabled)
+
+    def step(self, rng, image, target, weight):
+        self.model.dropout_rng = rng
+        loss = loss_of_checked(self.model(tu.Tensor(image)), target, weight, mean=True)
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return loss.data
+
+    def losses(self, sides):
+        found = []
+        for number, side in enumerate(sides):
+            rng = np.random.default_rng(number)
+            arrays = {
+                "image": rng.standard_normal((1, side, side, 1), np.float32),
+                "target": checked_target(rng.integers(0, 2, (1, side, side)), 2, None),
+                "weight": rng.uniform(0.5, 2, (1, side, side)).astype(np.float32),
+            }
+            found.append(self.captured.run(self.step, rng, **arrays).item())
+        return found
+
+
+def test_a_second_shape(on_stand_in, launches, pools):
+    """It begins anew, and so does the first when it comes again; one graph is kept."""
+    sides = [8, 8, 8, 8, 12, 12, 12, 8, 12, 12, 12]
+    expected = Descent(False).losses(sides)
+    a_step = launches[0] / len(sides)
+    by_graphs = Descent(True)
+    assert by_graphs.losses(sides) == expected
+    replays = 2 + 1 + 1  # of the first four steps, of the next three, of the last three
+    assert launches[0] == a_step * (len(sides) + len(sides) - replays)
+    assert len(fake_cupy.Device.pools) == pools + 1
+
+
+def test_another_precision_is_another_graph(on_stand_in, launches):
+    losses = {}
+    for enabled in (True, False):
+        some = Descent(enabled)
+        losses[enabled] = some.losses([8, 8, 8])
+        with tu.use_backend("cuda", "bf16"):
+            losses[enabled] += some.losses([8, 8, 8])
+    assert losses[True] == losses[False]
+    assert losses[True][3:] != losses[True][:3]
+
+
+def reads_back(loss):
+    to_host(loss)
+
+
+def copies(loss):
+    to_backend(np.ones(3))
+
+
+@pytest.mark.parametrize("forbidden", [reads_back, copies])
+def test_a_step_that_cannot_be_captured(on_stand_in, monkeypatch, forbidden):
+    """It is told once, and the training goes on without: with the same bits."""
+    config = replace(TEN, steps=5)
+    expected = outcome(trainer(config, cuda_graph=False))
+    descend = Trainer._descend
+
+    def spoilt(self, *arguments, **arrays):
+        loss = descend(self, *arguments, **arrays)
+        forbidden(loss)
+        return loss
+
+    monkeypatch.setattr(Trainer, "_descend", spoilt)
+    message = r"runs kernel by kernel: CUDARuntimeError: cudaErrorStreamCaptureUnsupported"
+    with pytest.warns(UserWarning, match=message) as told:
+        assert same_bits(outcome(trainer(config)), expected)
+    assert len(told) == 1
+    assert array_library().cuda.Stream(non_blocking=True).captured is None
+
+
+def test_no_memory_for_a_graph(on_stand_in, monkeypatch, pools):
+    """There would be enough if freed memory went back to the GPU, but it is at captured addresses."""
+    config = replace(TEN, steps=4, validate_every=9)
+    some = trainer(config)
+    expected = outcome(some)
+    needed = some._captured._graph._pool.total_bytes()
+    del some
+
+    def outcome_with_little_memory():
+        some = trainer(config)
+        monkeypatch.setattr(fake_cupy.Device, "total", 2**40)
+        losses = []
+        for event in some.run():
+            if isinstance(event, Stepped):
+                losses.append(event.loss)
+                fake_cupy.get_default_memory_pool().free_all_blocks()
+                monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + needed + 5000)
+        return losses
+
+    told = r"runs kernel by kernel: MemoryError: cudaErrorMemoryAllocation"
+    with pytest.warns(UserWarning, match=told):
+        assert outcome_with_little_memory() == expected[0].tolist()
+    assert len(fake_cupy.Device.pools) == pools
+    monkeypatch.setattr(
+        cuda_graph, "_memory", lambda size: fake_cupy.MemoryPointer(fake_cupy.Memory(size), 0)
+    )
+    with pytest.raises(fake_cupy.CUDARuntimeError, match="cudaErrorIllegalAddress"):
+        outcome_with_little_memory()
+
+
+def test_the_stand_in_captures_as_cuda_does(on_stand_in):
+    """Nothing runs before the launch; addresses and scalars stay; what waits is refused."""
+    x, y = to_backend(np.array([-1.0, 2.0], np.float32)), to_backend(np.zeros(2, np.float32))
+    cuda.launch("relu", "forward", (1,), (256,), x, y, 2)
+    y[...] = 7
+    stream = fake_cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        cuda.launch("relu", "forward", (1,), (256,), x, y, 2)
+        number = to_backend(np.float32(5))
+        graph = stream.end_capture()
+    assert to_host(y).tolist() == [7, 7]
+    x.set(np.array([3.0, -4.0], np.float32))
+    graph.launch()
+    assert to_host(y).tolist() == [3, 0]
+    assert number.item() == 5
+    refused = [
+        lambda: to_backend(np.ones(2)),
+        lambda: x.set(np.ones(2, np.float32)),
+        x.get,
+        number.item,
+        lambda: to_host(x),
+        lambda: fake_cupy.RawModule(code="").get_function("none"),
+    ]
+    for wait in refused:
+        with stream:
+            stream.begin_capture()
+            with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureUnsupported"):
+                wait()
+            with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+                stream.end_capture()
+    with pytest.raises(RuntimeError, match="cannot capture on the default"):
+        fake_cupy.cuda.Stream(null=True).begin_capture()
+    del y
+    fake_cupy.get_default_memory_pool().free_all_blocks()
+    with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
+        graph.launch()
+
+
+def test_the_switch_of_the_command():
+    assert _parse([]).cuda_graph
+    assert not _parse(["--no-cuda-graph"]).cuda_graph
