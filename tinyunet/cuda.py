@@ -18,7 +18,7 @@ import numpy as np
 
 from tinyunet import cuda_emulator
 from tinyunet.backend import active_backend, array_library, use_backend
-from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic
+from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic, text_of
 from tinyunet.cuda_log import record
 from tinyunet.errors import BackendError, KernelError
 
@@ -47,9 +47,11 @@ class Parameter:
     is_array: bool
 
 
-def source_of(stem: str) -> Path:
-    """The .cu file of an op."""
-    return KERNEL_FOLDER / f"{stem}.cu"
+@cache
+def source_of(stem: str, kernel: str) -> Path:
+    """The .cu file that has a kernel: its op's, or one beside it with the op's stem in front."""
+    (source,) = (path for path in KERNEL_FOLDER.glob(f"{stem}*.cu") if kernel in kernels_in(path))
+    return source
 
 
 @cache
@@ -74,7 +76,7 @@ def launch(
     reached: Mapping[str, Sequence[Any]] | None = None,
     flops: int = 0,
 ) -> None:
-    """Run kernel ``<stem>_<direction>`` of ``kernels/<stem>.cu``.
+    """Run kernel ``<stem>_<direction>`` of ``kernels/<stem>*.cu``.
 
     Parameters
     ----------
@@ -95,7 +97,7 @@ def launch(
         An argument does not fit its parameter, or the grid exceeds what a GPU takes.
     """
     name = f"{stem}_{direction}"
-    source = source_of(stem)
+    source = source_of(stem, name)
     parameters = kernels_in(source)[name]
     checked = _fitting(name, parameters, arguments)
     others = _reached(name, reached or {})
@@ -292,8 +294,7 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
     try:
         return _raw_module(source).get_function(name)
     except cupy.cuda.compiler.CompileException as error:
-        words = re.sub(r"default_program\((\d+)\)", rf"{source.name}:\1", str(error))
-        raise KernelError("the CUDA kernels do not compile", remedy=words.strip()) from None
+        raise KernelError("the CUDA kernels do not compile", remedy=str(error).strip()) from None
     except RuntimeError as error:
         if "nvrtc" not in str(error):
             raise
@@ -308,7 +309,7 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
 def _raw_module(source: Path) -> Any:
     import cupy
 
-    return cupy.RawModule(code=source.read_text(encoding="utf-8"), options=("-std=c++17",))
+    return cupy.RawModule(code=text_of(source), options=("-std=c++17",))
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:

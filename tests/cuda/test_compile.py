@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tinyunet.cuda import KERNEL_FOLDER, kernels_in
+from tinyunet.cuda import KERNEL_FOLDER, kernels_in, source_of
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 REGISTERS = 168  # a thread: three blocks of 128 threads then fit into the 65,536 of a multiprocessor
@@ -23,10 +23,17 @@ def nvcc(source, architecture, output, *options):
     return result.stderr
 
 
-def ptx_of_conv2d(folder):
-    """The instructions of each kernel, by name."""
-    nvcc(KERNEL_FOLDER / "conv2d.cu", "sm_80", folder / "kernels.ptx", "-ptx")
-    return dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", (folder / "kernels.ptx").read_text(), re.DOTALL))
+def ptx_of(rung, folder):
+    """Of conv2d: the text that nvcc makes of the file that has this rung."""
+    source = source_of("conv2d", f"conv2d_forward_{rung}")
+    nvcc(source, "sm_80", folder / "kernels.ptx", "-ptx")
+    return (folder / "kernels.ptx").read_text()
+
+
+def instructions(rung, folder):
+    """Those of both directions of a rung."""
+    code = dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", ptx_of(rung, folder), re.DOTALL))
+    return [code[f"conv2d_{direction}_{rung}"] for direction in ("forward", "backward_weight")]
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
@@ -49,26 +56,22 @@ def test_no_spills_and_within_the_budget(source, architecture, tmp_path):
     ],
 )
 def test_tensor_rungs_are_on_tensor_cores(tmp_path, rung, instruction):
-    code = ptx_of_conv2d(tmp_path)
-    for direction in ("forward", "backward_weight"):
-        for claimed in (instruction, "cp.async.cg", "cp.async.wait_group"):
-            assert claimed in code[f"conv2d_{direction}_{rung}"]
-            assert claimed not in code[f"conv2d_{direction}_blocked"]
+    claims = (instruction, "cp.async.cg", "cp.async.wait_group")
+    for code in instructions(rung, tmp_path):
+        assert all(claimed in code for claimed in claims)
+    for code in instructions("blocked", tmp_path):
+        assert not any(claimed in code for claimed in claims)
 
 
 def test_shared_memory_of_128_bit_accesses_is_aligned(tmp_path):
     """To 16 bytes, which an array of float is not by itself."""
-    nvcc(KERNEL_FOLDER / "conv2d.cu", "sm_80", tmp_path / "kernels.ptx", "-ptx")
-    shared = re.findall(
-        r"\.shared \.align (\d+) \.b8 \w*(blocked|tensor_cores)\w*", (tmp_path / "kernels.ptx").read_text()
-    )
-    # Left and right of two directions, for each kind of factors.
-    assert sorted(shared) == [("16", "blocked")] * 2 + [("16", "tensor_cores")] * 8
+    for rung, arrays in (("blocked", 2), ("tensor", 8)):  # left and right of a direction and kind of factors
+        alignments = re.findall(r"\.shared \.align (\d+) \.b8", ptx_of(rung, tmp_path))
+        assert alignments == ["16"] * arrays
 
 
 def test_the_blocked_rung_moves_four_numbers_at_once(tmp_path):
-    code = ptx_of_conv2d(tmp_path)
-    for direction in ("forward", "backward_weight"):
+    for code in instructions("blocked", tmp_path):
         for instruction in ("ld.global.v4.f32", "ld.shared.v4.f32", "st.shared.v4.f32", "st.global.v4.f32"):
-            assert instruction in code[f"conv2d_{direction}_blocked"]
-        assert "ld.global.v4" not in code[f"conv2d_{direction}_tiled"]
+            assert instruction in code
+    assert not any("ld.global.v4" in code for code in instructions("tiled", tmp_path))

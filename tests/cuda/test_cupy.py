@@ -204,11 +204,22 @@ def test_cupy_has_what_the_stand_in_has():
     )
 
 
-def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("before", "inside", "behind", "place"),
+    [
+        ("undeclared", 1, 1, r"relu\.cu\(1\)"),
+        (1, "undeclared", 1, r"one\.cuh\(2\)"),
+        (1, 1, "undeclared", r"relu\.cu\(4\)"),
+    ],
+)
+def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path, before, inside, behind, place):
+    """They name the file and its line, though NVRTC gets a header and what is around it in one piece."""
     source = tmp_path / "relu.cu"
-    source.write_text('extern "C" __global__ void relu_forward(float* y) {\n    y[0] = undeclared;\n}\n')
-    monkeypatch.setattr(cuda, "source_of", lambda stem: source)
-    with pytest.raises(KernelError, match=r"do not compile\n +relu\.cu:2: error: .*undeclared"):
+    kernel = f'extern "C" __global__ void relu_forward(float* y) {{\n    y[0] = {behind};\n}}\n'
+    source.write_text(f'float before = {before};\n#include "one.cuh"\n{kernel}')
+    (tmp_path / "one.cuh").write_text(f"\nfloat inside = {inside};\n")
+    monkeypatch.setattr(cuda, "source_of", lambda stem, kernel: source)
+    with pytest.raises(KernelError, match=rf"do not compile\n +{place}: error: .*undeclared"):
         cuda.launch("relu", "forward", (1,), (1,), cuda.empty((1,)))
 
 

@@ -260,7 +260,7 @@ def _backward_bias(grad_output, partial):
                 partial[row, f] += grad_output[n, i, j, f]
 
 
-# CUDA: conv2d_cuda.py and kernels/conv2d.cu
+# CUDA: conv2d_cuda.py and kernels/conv2d*.cu
 
 forward = Kernel("conv2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=conv2d_cuda.forward)
 backward_input = Kernel(
