@@ -33,6 +33,7 @@ INDEX_LIMIT = 2**31 - 2**12  # an int also counts the threads of the last block 
 MAX_BLOCKS = 65535  # along y and z; along x the limit is that of the index
 ALIGNMENT = 16
 WIDTH = 256  # threads a block, where each does one element
+NVRTC_OPTIONS = ("-std=c++17",)
 
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)')
 _PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?P<name>\w+)$")
@@ -309,7 +310,7 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
 def _raw_module(source: Path) -> Any:
     import cupy
 
-    return cupy.RawModule(code=text_of(source), options=("-std=c++17",))
+    return cupy.RawModule(code=text_of(source), options=NVRTC_OPTIONS)
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
