@@ -24,7 +24,8 @@ from typing import ClassVar
 import numpy as np
 
 from tinyunet import cuda_emulator
-from tinyunet.cuda import KERNEL_FOLDER, kernels_in
+from tinyunet.cuda import kernels_in
+from tinyunet.cuda_emulator import KERNEL_FOLDER, text_of
 from tinyunet.errors import KernelError
 
 __version__ = "stand-in"
@@ -389,8 +390,8 @@ class RawModule:
         try:
             run = cuda_emulator.function(source, name, tuple(p.name for p in kernels[name]), tuple(kernels))
         except KernelError as error:
-            line = re.search(r"\.cu:(\d+):\d+: (error: .*)", str(error))
-            raise CompileException(f"default_program({line[1]}): {line[2]}") from None
+            file, line, words = re.search(r"(\w+\.cuh?):(\d+):\d+: (error: .*)", str(error)).groups()
+            raise CompileException(f"{file}({line}): {words}") from None
 
         def kernel(grid, block, args, *, shared_mem=0):
             assert shared_mem == 0
@@ -404,7 +405,7 @@ class RawModule:
 def _file_with(code):
     """The file of ours that the code was read from, whose compiled form is at hand; else a new one."""
     for source in KERNEL_FOLDER.glob("*.cu"):
-        if source.read_text(encoding="utf-8") == code:
+        if text_of(source) == code:
             return source
     source = Path(tempfile.mkdtemp()) / "of_a_test.cu"
     source.write_text(code, encoding="utf-8")

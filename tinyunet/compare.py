@@ -20,7 +20,7 @@ from tinyunet import command_line, environment, train
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.data import ImageSet, LabelKind, class_labels, normalise, read_images, split
+from tinyunet.data import ImageSet, LabelKind, Truth, class_labels, normalise, split
 from tinyunet.errors import OptionError
 from tinyunet.evaluation import Measure, Prediction, figure, lower_is_better, score_image, summarise
 from tinyunet.instances import label_instances
@@ -28,7 +28,7 @@ from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.run_folder import RunFolder
 from tinyunet.sampling import WeightMap
 from tinyunet.tiling import multiplications_per_pixel, predict_tiled
-from tinyunet.trainer import Stepped, TrainConfig, Trainer
+from tinyunet.trainer import Stepped, TrainConfig, Trainer, read_data
 
 TRIAL = 0.05  # share of the time that a trial may take, in which the steps that fit are found
 SHOWN = 3  # held-out images in the picture
@@ -58,9 +58,14 @@ class Options:
     out: Path
     """Folder for the results; one that holds files is refused."""
     data: str = TrainConfig.data
-    """As of tinyunet.train: a folder, a TIFF stack, an .npz, or synthetic-cells | synthetic-membranes."""
+    """As of tinyunet.train: a folder, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
+    synthetic-cells | synthetic-membranes."""
     kind: LabelKind | None = None
     """What the labels mean; told from their values when left out."""
+    truth: Truth | None = None
+    """As in training."""
+    partly_annotated: float | None = None
+    """As in training."""
     holdout: str = TrainConfig.holdout
     """Images kept back to be judged on: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
     minutes: float = 10.0
@@ -133,7 +138,7 @@ def compare(options: Options, command: str) -> None:
     """Train, judge, tell; `command` is what was typed, for the records."""
     use_backend(options.backend or active_backend())
     command_line.require_empty(options.out, overwrite=options.overwrite)
-    images = read_images(options.data, kind=options.kind)
+    images = read_data(_config(options, options.networks[0]))  # which are the same for all
     print(f"{options.data}: {images.summary()}")
     training, held_out = split(images, options.holdout)
     results: dict[str, Result] = {}
@@ -156,6 +161,8 @@ def _config(options: Options, name: ModelName) -> TrainConfig:
     return TrainConfig(
         data=options.data,
         kind=options.kind,
+        truth=options.truth,
+        partly_annotated=options.partly_annotated,
         holdout=options.holdout,
         model=name,
         base_channels=recipe.base_channels,
@@ -276,6 +283,8 @@ def _write(
         "versions": environment.versions(),
         "data": options.data,
         "kind": held_out.kind,
+        "truth": options.truth,
+        "partly_annotated": options.partly_annotated,
         "holdout": options.holdout,
         "held_out_images": held_out.names,
         "minutes": options.minutes,

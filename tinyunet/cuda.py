@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tinyunet import cuda_emulator
 from tinyunet.backend import active_backend, array_library, to_backend, use_backend
-from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic
+from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic, text_of
 from tinyunet.cuda_log import record
 from tinyunet.errors import BackendError, KernelError
 
@@ -35,6 +35,7 @@ INDEX_LIMIT = 2**31 - 2**12  # an int also counts the threads of the last block 
 MAX_BLOCKS = 65535  # along y and z; along x the limit is that of the index
 ALIGNMENT = 16
 WIDTH = 256  # threads a block, where each does one element
+NVRTC_OPTIONS = ("-std=c++17",)
 
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)')
 _PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?P<name>\w+)$")
@@ -49,9 +50,11 @@ class Parameter:
     is_array: bool
 
 
-def source_of(stem: str) -> Path:
-    """The .cu file of an op."""
-    return KERNEL_FOLDER / f"{stem}.cu"
+@cache
+def source_of(stem: str, kernel: str) -> Path:
+    """The .cu file that has a kernel: its op's, or one beside it with the op's stem in front."""
+    (source,) = (path for path in KERNEL_FOLDER.glob(f"{stem}*.cu") if kernel in kernels_in(path))
+    return source
 
 
 @cache
@@ -76,7 +79,7 @@ def launch(
     reached: Mapping[str, Sequence[Any]] | None = None,
     flops: int = 0,
 ) -> None:
-    """Run kernel ``<stem>_<direction>`` of ``kernels/<stem>.cu``.
+    """Run kernel ``<stem>_<direction>`` of ``kernels/<stem>*.cu``.
 
     Parameters
     ----------
@@ -97,7 +100,7 @@ def launch(
         An argument does not fit its parameter, or the grid exceeds what a GPU takes.
     """
     name = f"{stem}_{direction}"
-    source = source_of(stem)
+    source = source_of(stem, name)
     parameters = kernels_in(source)[name]
     checked = _fitting(name, parameters, arguments)
     others = _reached(name, reached or {})
@@ -294,8 +297,7 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
     try:
         return _raw_module(source).get_function(name)
     except cupy.cuda.compiler.CompileException as error:
-        words = re.sub(r"default_program\((\d+)\)", rf"{source.name}:\1", str(error))
-        raise KernelError("the CUDA kernels do not compile", remedy=words.strip()) from None
+        raise KernelError("the CUDA kernels do not compile", remedy=str(error).strip()) from None
     except RuntimeError as error:
         if "nvrtc" not in str(error):
             raise
@@ -310,7 +312,7 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
 def _raw_module(source: Path) -> Any:
     import cupy
 
-    return cupy.RawModule(code=source.read_text(encoding="utf-8"), options=("-std=c++17",))
+    return cupy.RawModule(code=text_of(source), options=NVRTC_OPTIONS)
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:

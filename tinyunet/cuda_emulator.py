@@ -119,6 +119,22 @@ class Counts:
         return dict(sorted(total.items()))
 
 
+def text_of(source: Path) -> str:
+    """A .cu file as compilers are given it: in one piece with its header, each line known by file and number.
+
+    Compiled kernels are stored by their text, by CuPy as well as here: a header that was changed is noticed.
+    """
+    lines = [f'#line 1 "{source.name}"']
+    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+        include = re.fullmatch(r'#include "(.+)"', line)
+        if include and (header := source.parent / include[1]).is_file():
+            text = header.read_text(encoding="utf-8").splitlines()
+            lines += [f'#line 1 "{header.name}"', *text, f'#line {number + 1} "{source.name}"']
+        else:
+            lines.append(line)
+    return "\n".join([*lines, ""])
+
+
 def function(
     source: Path,
     name: str,
@@ -226,18 +242,18 @@ class _Library(ctypes.CDLL):
 @cache
 def _library(source: Path, kernels: tuple[str, ...], checked: bool) -> _Library:
     """Compile a .cu file, or find it compiled in the user's cache folder."""
-    program = f'#include "emulate.hpp"\n#include "{source.name}"\n'
-    program += "".join(f"EMULATED_KERNEL({name})\n" for name in kernels)
+    entries = "".join(f"EMULATED_KERNEL({name})\n" for name in kernels)
+    program = f'#include "emulate.hpp"\n{text_of(source)}#line 1 "kernels.cpp"\n{entries}'
     steps = CHECKED if checked else PLAIN
     key = hashlib.sha256("".join([program, _version(), *FLAGS, *map(str, steps)]).encode())
-    for path in (source, *sorted(KERNEL_FOLDER.glob("emulate*"))):
+    for path in sorted(KERNEL_FOLDER.glob("emulate*")):
         key.update(path.read_bytes())
     path = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             Path(folder, "kernels.cpp").write_text(program, encoding="utf-8")
             for step in steps:
-                _run([compiler(), *FLAGS, *step.split()], source, folder)
+                _run([compiler(), *FLAGS, f"-I{KERNEL_FOLDER}", *step.split()], folder)
             os.replace(Path(folder, "kernels.so"), path)  # whole or not at all: two may compile it at once
     library = _Library(str(path))
     library.checked = checked
@@ -255,10 +271,9 @@ CHECKED = [
 ]
 
 
-def _run(command: list[str], source: Path, folder: str) -> None:
-    folders = [f"-I{source.parent}", f"-I{KERNEL_FOLDER}"]
+def _run(command: list[str], folder: str) -> None:
     command = [str(KERNEL_FOLDER / word) if word.startswith("emulate") else word for word in command]
-    result = subprocess.run([*command, *folders], cwd=folder, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
         raise KernelError(
             "the CUDA kernels do not compile", {"command": " ".join(command)}, result.stderr.strip()

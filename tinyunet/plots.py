@@ -143,11 +143,14 @@ def plot_examples(
         axes.set_title(head, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
-    unknown = ", sand: not labelled" if any((label == UNKNOWN).any() for label in labels[:rows]) else ""
-    figure.suptitle(
-        f"{title}    red: background taken for a class, blue: the other mistakes{unknown}", fontsize=10
-    )
+    figure.suptitle(f"{title}    {_colours_of(labels[:rows])}", fontsize=10)
     figure.savefig(path, dpi=100)
+
+
+def _colours_of(labels: Sequence[NDArray[np.integer]]) -> str:
+    """What the colours of `wrong_pixels` mean, and that of `class_picture`."""
+    unknown = ", sand: not labelled" if any((label == UNKNOWN).any() for label in labels) else ""
+    return f"red: background taken for a class, blue: the other mistakes{unknown}"
 
 
 def wrong_pixels(
@@ -193,7 +196,7 @@ def plot_comparison(
         axes.set_title(head, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
-    figure.suptitle(f"{title}\nred: background taken for a class, blue: the other mistakes", fontsize=10)
+    figure.suptitle(f"{title}\n{_colours_of(labels)}", fontsize=10)
     figure.savefig(path, dpi=100)
 
 

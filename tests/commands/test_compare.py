@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from films import write_film
 from PIL import Image
 
 from tinyunet import compare, plots
@@ -83,6 +84,29 @@ def test_the_table_has_a_column_for_each_network(command, data, tiny_comparison,
         assert figures["mean_iou ↑"][i] == f"{result['measures']['mean_iou']['mean']:.4f}"
 
 
+def test_films_as_they_are_trained_on(command, tiny_comparison, monkeypatch, tmp_path):
+    """Silver truth, and background only near to it, reach the reader, the records and the pictures."""
+    titles = []
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda self, title, **_: titles.append(title))
+    film = write_film(tmp_path / "SET", outlined={0: [1, 2]}, markers=False)
+    write_film(film, outlined={frame: [1, 2] for frame in range(3)}, truth="ST", markers=False)
+    asked = ("--truth", "silver", "--partly-annotated", "5", "--networks", "unet")
+    status, out, message = command("compare", "--data", film, "--out", "out", *tiny_comparison, *asked)
+    assert status == 0, message
+    assert "3 of 4 frames have silver truth" in out
+    assert "background over 5 px from labels is unknown" in out
+    assert len(titles) >= 2  # of the run's examples and of the comparison
+    assert all("sand: not labelled" in title for title in titles)
+    results = tmp_path / "out"
+    for path in (results / "comparison.json", results / "unet" / "config.json"):
+        record = json.loads(path.read_text())
+        assert (record["truth"], record["partly_annotated"]) == ("silver", 5)
+    assert command("evaluate", results / "unet", "--out", "scores")[0] == 0
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    record = json.loads((results / "comparison.json").read_text())
+    assert scores["measures"] == record["networks"]["unet"]["measures"]
+
+
 def test_the_steps_that_fit(monkeypatch):
     """Half a second each: 20 in 10 s. The first, which compiles, does not count, nor one that was held up."""
 
@@ -129,6 +153,8 @@ def test_the_picture_shows_each_networks_mistakes(monkeypatch, tmp_path):
         (["--networks", "resnet"], ["resnet"]),
         (["--unet.base-channels", "0"], ["base_channels is 0"]),
         (["--holdout", "9"], ["holdout '9'"]),
+        (["--truth", "gold"], ["gold truth is for films"]),
+        (["--partly-annotated", "0"], ["partly_annotated is 0"]),
     ],
 )
 def test_options_that_do_not_fit(refused, data, tiny_comparison, tmp_path, options, texts):

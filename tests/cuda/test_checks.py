@@ -1,5 +1,7 @@
 """Bugs put into the kernels on purpose: the checking build finds each, and says in which line it is."""
 
+import shutil
+
 import numpy as np
 import pytest
 from oracle import random_arrays
@@ -268,22 +270,25 @@ BUGS = [
     ("program", "old", "new", "message", "place"), [bug[1:] for bug in BUGS], ids=[bug[0] for bug in BUGS]
 )
 def test_the_bug_is_found(emulated, monkeypatch, tmp_path, program, old, new, message, place):
-    written = []
+    written, source_of = [], cuda.source_of
+    for header in cuda.KERNEL_FOLDER.glob("*.cuh"):
+        shutil.copy(header, tmp_path)
 
-    def with_bug(stem):
-        text = (cuda.KERNEL_FOLDER / f"{stem}.cu").read_text(encoding="utf-8")
+    def with_bug(stem, kernel):
+        source = source_of(stem, kernel)
+        name, text = source.name, source.read_text(encoding="utf-8")
         if old in text:
             text = text.replace(old, new, 1)
-            written.append((stem, text))
-        (tmp_path / f"{stem}.cu").write_text(text, encoding="utf-8")
-        return tmp_path / f"{stem}.cu"
+            written.append((name, text))
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
 
     monkeypatch.setattr(cuda, "source_of", with_bug)
     with cuda_emulator.checks(), pytest.raises(KernelError, match=message) as caught:
         program()
-    stem, text = written[0]
+    name, text = written[0]
     line = 1 + text[: text.index(place)].count("\n")
-    assert f"{stem}.cu:{line}" in str(caught.value)
+    assert f"{name}:{line}" in str(caught.value)
 
 
 PROGRAMS = sorted({bug[1] for bug in BUGS}, key=lambda program: program.__name__)

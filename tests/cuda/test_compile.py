@@ -1,39 +1,70 @@
-"""The kernels as nvcc compiles them, where it is: nothing spilled, the instructions that a rung claims."""
+"""The kernels as NVRTC compiles them, which CuPy calls on a GPU and which needs none.
 
+Nothing is spilled, and a rung has the instructions that it claims.
+"""
+
+import ctypes
 import re
-import shutil
-import subprocess
+from functools import cache
+from importlib import metadata
 
 import pytest
 
-from tinyunet.cuda import KERNEL_FOLDER, kernels_in
+from tinyunet.cuda import KERNEL_FOLDER, NVRTC_OPTIONS, kernels_in, source_of
+from tinyunet.cuda_emulator import text_of
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 REGISTERS = 168  # a thread: three blocks of 128 threads then fit into the 65,536 of a multiprocessor
 SHARED_MEMORY = 48 * 1024  # a block, without asking for more
+architectures = pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 
 
-def nvcc(source, architecture, output, *options):
-    """Compile one file: what nvcc says."""
-    if shutil.which("nvcc") is None:
-        pytest.skip("nvcc is not on PATH: the kernels were not compiled for a GPU")
-    command = ["nvcc", f"-arch={architecture}", "-std=c++17", *options, str(source), "-o", str(output)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stderr
+@cache
+def nvrtc():
+    """The library, as pip installs it."""
+    try:
+        files = metadata.files("nvidia-cuda-nvrtc")
+    except metadata.PackageNotFoundError:
+        pytest.skip("no kernel was compiled for a GPU, NVRTC is missing: pip install nvidia-cuda-nvrtc")
+    # Two files, of which the second looks for the first among those that are loaded.
+    names = re.compile(r"libnvrtc-builtins\.so\.[\d.]+|libnvrtc\.so\.\d+")
+    _, library = (ctypes.CDLL(file.locate()) for file in sorted(files) if names.fullmatch(file.name))
+    return library
 
 
-def ptx_of_conv2d(folder):
-    """The instructions of each kernel, by name."""
-    nvcc(KERNEL_FOLDER / "conv2d.cu", "sm_80", folder / "kernels.ptx", "-ptx")
-    return dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", (folder / "kernels.ptx").read_text(), re.DOTALL))
+@cache
+def compiled(source, architecture):
+    """A file with CuPy's options: whether it compiles, its instructions (PTX), and what the compiler says."""
+    words = [*NVRTC_OPTIONS, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"]
+    options = (ctypes.c_char_p * len(words))(*(word.encode() for word in words))
+    program = ctypes.c_void_p()
+    nvrtc().nvrtcCreateProgram(
+        ctypes.byref(program), text_of(source).encode(), b"temporary.cu", 0, None, None
+    )
+    failed = nvrtc().nvrtcCompileProgram(program, len(words), options)
+    return not failed, _told("PTX", program), _told("ProgramLog", program)
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+def _told(what, program):
+    size = ctypes.c_size_t()
+    getattr(nvrtc(), f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    getattr(nvrtc(), f"nvrtcGet{what}")(program, text)
+    return text.value.decode()
+
+
+def instructions(rung, architecture):
+    """PTX of both directions of a rung of conv2d."""
+    _, ptx, _ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
+    code = dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", ptx, re.DOTALL))
+    return [code[f"conv2d_{direction}_{rung}"] for direction in ("forward", "backward_weight")]
+
+
+@architectures
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_no_spills_and_within_the_budget(source, architecture, tmp_path):
-    verbose = ["-cubin", "-Xptxas", "-v,-warn-spills,-Werror"]
-    words = nvcc(source, architecture, tmp_path / "kernels.cubin", *verbose)
+def test_no_spills_and_within_the_budget(source, architecture):
+    succeeded, _, words = compiled(source, architecture)
+    assert succeeded, words
     registers = re.findall(r"Used (\d+) registers", words)
     assert len(registers) == len(kernels_in(source))
     assert max(map(int, registers)) <= REGISTERS
@@ -41,6 +72,7 @@ def test_no_spills_and_within_the_budget(source, architecture, tmp_path):
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 
+@architectures
 @pytest.mark.parametrize(
     ("rung", "instruction"),
     [
@@ -48,27 +80,39 @@ def test_no_spills_and_within_the_budget(source, architecture, tmp_path):
         ("tensor_bf16", "mma.sync.aligned.m16n8k16.row.col.f32.bf16"),
     ],
 )
-def test_tensor_rungs_are_on_tensor_cores(tmp_path, rung, instruction):
-    code = ptx_of_conv2d(tmp_path)
-    for direction in ("forward", "backward_weight"):
-        for claimed in (instruction, "cp.async.cg", "cp.async.wait_group"):
-            assert claimed in code[f"conv2d_{direction}_{rung}"]
-            assert claimed not in code[f"conv2d_{direction}_blocked"]
+def test_tensor_rungs_are_on_tensor_cores(rung, instruction, architecture):
+    claims = (instruction, "cp.async.cg", "cp.async.wait_group")
+    for code in instructions(rung, architecture):
+        assert all(claimed in code for claimed in claims)
+    for code in instructions("blocked", architecture):
+        assert not any(claimed in code for claimed in claims)
 
 
-def test_shared_memory_of_128_bit_accesses_is_aligned(tmp_path):
-    """To 16 bytes, which an array of float is not by itself."""
-    nvcc(KERNEL_FOLDER / "conv2d.cu", "sm_80", tmp_path / "kernels.ptx", "-ptx")
-    shared = re.findall(
-        r"\.shared \.align (\d+) \.b8 \w*(blocked|tensor_cores)\w*", (tmp_path / "kernels.ptx").read_text()
-    )
-    # Left and right of two directions, for each kind of factors.
-    assert sorted(shared) == [("16", "blocked")] * 2 + [("16", "tensor_cores")] * 8
+@architectures
+@pytest.mark.parametrize(("rung", "arrays"), [("blocked", 2), ("tensor", 8)])
+def test_shared_memory_of_128_bit_accesses_is_aligned(rung, arrays, architecture):
+    """To 16 bytes, which an array of float is not by itself. Two arrays for each direction and precision."""
+    _, ptx, _ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
+    assert re.findall(r"\.shared \.align (\d+) \.b8", ptx) == ["16"] * arrays
 
 
-def test_the_blocked_rung_moves_four_numbers_at_once(tmp_path):
-    code = ptx_of_conv2d(tmp_path)
-    for direction in ("forward", "backward_weight"):
-        for instruction in ("ld.global.v4.f32", "ld.shared.v4.f32", "st.shared.v4.f32", "st.global.v4.f32"):
-            assert instruction in code[f"conv2d_{direction}_blocked"]
-        assert "ld.global.v4" not in code[f"conv2d_{direction}_tiled"]
+@architectures
+def test_the_blocked_rung_moves_four_numbers_at_once(architecture):
+    """Forward also single ones: the bias, and windows that are turned on their way into shared memory."""
+    moves = [
+        set(re.findall(r"(?:ld|st)\.(?:global|shared)\.[\w.]+", code))
+        for code in instructions("blocked", architecture)
+    ]
+    fours = {"ld.global.v4.f32", "ld.shared.v4.f32", "st.shared.v4.f32", "st.global.v4.f32"}
+    assert moves == [fours | {"ld.global.f32", "st.shared.f32"}, fours]
+    assert not any("ld.global.v4" in code for code in instructions("tiled", architecture))
+
+
+def test_words_of_the_compiler(tmp_path):
+    """File and line, behind a header that NVRTC was given in one piece with the file."""
+    source = tmp_path / "relu.cu"
+    source.write_text('#include "one.cuh"\n\n__device__ float zero() { return one - undeclared; }\n')
+    source.with_suffix(".cuh").with_stem("one").write_text("constexpr float one = 1;\n")
+    succeeded, _, words = compiled(source, "sm_90")
+    assert not succeeded
+    assert words.startswith("relu.cu(3): error: ")

@@ -7,6 +7,7 @@ results are the same, to the last bit.
 import re
 import sys
 from dataclasses import replace
+from inspect import isfunction, signature
 from operator import attrgetter
 from types import SimpleNamespace
 
@@ -178,48 +179,52 @@ def test_the_stand_in_refuses_to_be_mixed():
         array[...] = np.zeros(3)
 
 
+def names_in(space, before=""):
+    """All names in a namespace and in those inside it, such as "runtime.memGetInfo"."""
+    for name, value in vars(space).items():
+        yield from names_in(value, f"{name}.") if isinstance(value, SimpleNamespace) else [before + name]
+
+
 def test_cupy_has_what_the_stand_in_has():
+    """Every name, and every option of a function. Without a GPU, CuPy can be imported and asked for these."""
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its names were not compared")
-    for name in (
-        "asarray",
-        "empty",
-        "zeros",
-        "zeros_like",
-        "ones_like",
-        "ascontiguousarray",
-        "concatenate",
-        "RawModule",
-        "get_default_memory_pool",
-    ):
-        assert hasattr(cupy, name)
-    for name in (
-        "is_available",
-        "runtime.driverGetVersion",
-        "runtime.runtimeGetVersion",
-        "runtime.memGetInfo",
-        "Stream.begin_capture",
-        "Stream.end_capture",
-        "Graph.launch",
-        "Memory",
-        "MemoryPointer",
-        "MemoryPool.malloc",
-        "MemoryPool.free_all_blocks",
-        "using_allocator",
-    ):
+    functions = [f for f in vars(fake_cupy).values() if getattr(f, "__module__", "") == fake_cupy.__name__]
+    for function in filter(isfunction, functions):
+        name = function.__name__
+        if not name.startswith("_"):
+            options = {p.name for p in signature(function).parameters.values() if p.default is not p.empty}
+            theirs = getattr(cupy.cuda if name in vars(fake_cupy.cuda) else cupy, name)
+            assert options <= set(signature(theirs).parameters)
+    for name in names_in(fake_cupy.cuda):
+        assert attrgetter(name)(cupy.cuda)
+    for name in ("Stream.begin_capture", "Stream.end_capture", "Graph.launch", "MemoryPool.malloc"):
         assert attrgetter(name)(cupy.cuda)
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, RuntimeError)
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
+    assert cupy.RawModule(code="", options=cuda.NVRTC_OPTIONS).get_function
+    assert {"free_all_blocks", "total_bytes"} <= set(dir(cupy.get_default_memory_pool()))
     assert {name for name in vars(fake_cupy.ndarray) if not name.startswith("_")} - {"hidden"} <= set(
         dir(cupy.ndarray)
     )
 
 
-def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("before", "inside", "behind", "place"),
+    [
+        ("undeclared", 1, 1, r"relu\.cu\(1\)"),
+        (1, "undeclared", 1, r"one\.cuh\(2\)"),
+        (1, 1, "undeclared", r"relu\.cu\(4\)"),
+    ],
+)
+def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path, before, inside, behind, place):
+    """They name the file and its line, though NVRTC gets a header and what is around it in one piece."""
     source = tmp_path / "relu.cu"
-    source.write_text('extern "C" __global__ void relu_forward(float* y) {\n    y[0] = undeclared;\n}\n')
-    monkeypatch.setattr(cuda, "source_of", lambda stem: source)
-    with pytest.raises(KernelError, match=r"do not compile\n +relu\.cu:2: error: .*undeclared"):
+    kernel = f'extern "C" __global__ void relu_forward(float* y) {{\n    y[0] = {behind};\n}}\n'
+    source.write_text(f'float before = {before};\n#include "one.cuh"\n{kernel}')
+    (tmp_path / "one.cuh").write_text(f"\nfloat inside = {inside};\n")
+    monkeypatch.setattr(cuda, "source_of", lambda stem, kernel: source)
+    with pytest.raises(KernelError, match=rf"do not compile\n +{place}: error: .*undeclared"):
         cuda.launch("relu", "forward", (1,), (1,), cuda.empty((1,)))
 
 

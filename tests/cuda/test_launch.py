@@ -71,6 +71,20 @@ def test_words_of_the_compiler(emulated, tmp_path):
         cuda_emulator.function(source, "wrong", ("y",), ("wrong",))
 
 
+def test_a_header_that_was_changed(emulated, tmp_path):
+    """The same source beside another header is another program, for the cache of compiled kernels too."""
+    for value in ("1", "2"):
+        source = tmp_path / value / "number.cu"
+        source.parent.mkdir()
+        source.with_name("number.cuh").write_text(f"constexpr int NUMBER = {value};\n")
+        source.write_text(
+            '#include "number.cuh"\nextern "C" __global__ void number(int* y) { y[0] = NUMBER; }\n'
+        )
+        y = np.zeros(1, np.int32)
+        cuda_emulator.function(source, "number", ("y",), ("number",))((1, 1, 1), (1, 1, 1), (y,))
+        assert y.item() == int(value)
+
+
 def test_a_cache_folder_that_cannot_be_made(emulated, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

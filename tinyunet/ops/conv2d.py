@@ -309,7 +309,7 @@ def _add_up(line, sums):
             sums[e] += piece[e]
 
 
-# CUDA: conv2d_cuda.py and kernels/conv2d.cu
+# CUDA: conv2d_cuda.py and kernels/conv2d*.cu
 
 forward = Kernel("conv2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=conv2d_cuda.forward)
 backward_input = Kernel(

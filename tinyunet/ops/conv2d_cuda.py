@@ -1,4 +1,4 @@
-"""The CUDA convolution: which rung of `kernels/conv2d.cu` runs, and how it is launched.
+"""The CUDA convolution: which rung of `kernels/conv2d*.cu` runs, and how it is launched.
 
 All rungs compute the same values, up to rounding; each is meant to be faster than the one before it and may
 ask for more. Left open (`rung=None`), the last one runs that can take the arrays and keeps the precision that

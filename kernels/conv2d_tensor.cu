@@ -1,0 +1,280 @@
+// The rungs "tensor" and "tensor_bf16" of conv2d, forward and backward_weight; conv2d.cu has the ladder.
+//
+// Tiles are copied to shared memory past the registers, multiplied by tensor cores, and the sums written. Each
+// PTX instruction stands in a function of its own, with a second body for the CPU.
+
+#include "conv2d_patches.cuh"
+
+__device__ __forceinline__ unsigned to_tf32(float value) {
+#ifdef CUDA_EMULATED
+    return emulator::round_to_tf32(value);
+#else
+    unsigned rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+    return rounded;
+#endif
+}
+
+// Two numbers in one register, the first in its lower half.
+__device__ __forceinline__ unsigned to_bf16(float first, float second) {
+#ifdef CUDA_EMULATED
+    return emulator::round_to_bf16(first) | emulator::round_to_bf16(second) << 16;
+#else
+    unsigned rounded;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(rounded) : "f"(second), "f"(first));
+    return rounded;
+#endif
+}
+
+__device__ __forceinline__ void multiply_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef CUDA_EMULATED
+    emulator::mma_m16n8k8_tf32(d, a, b, __LINE__);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+__device__ __forceinline__ void multiply_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef CUDA_EMULATED
+    emulator::mma_m16n8k16_bf16(d, a, b, __LINE__);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// What is multiplied: DEPTH numbers at once, of which a lane, the t-th of four, holds some in each of two
+// registers. number(k) is the k-th of them.
+struct Tf32 {
+    static constexpr int DEPTH = 8;
+    template <class Number>
+    __device__ __forceinline__ static unsigned held(Number number, int t, int which) {
+        return to_tf32(number(t + 4 * which));
+    }
+    __device__ __forceinline__ static void multiply(float (&d)[4], const unsigned (&a)[4],
+                                                    const unsigned (&b)[2]) {
+        multiply_tf32(d, a, b);
+    }
+};
+
+struct Bf16 {
+    static constexpr int DEPTH = 16;
+    template <class Number>
+    __device__ __forceinline__ static unsigned held(Number number, int t, int which) {
+        return to_bf16(number(2 * t + 8 * which), number(2 * t + 8 * which + 1));
+    }
+    __device__ __forceinline__ static void multiply(float (&d)[4], const unsigned (&a)[4],
+                                                    const unsigned (&b)[2]) {
+        multiply_bf16(d, a, b);
+    }
+};
+
+// Four numbers on their way to shared memory; zeros where `offset` is negative.
+__device__ __forceinline__ void copy_four(float& to, const float* from, int offset) {
+#ifdef CUDA_EMULATED
+    emulator::copy_async(&to, offset >= 0 ? from + offset : nullptr);
+#else
+    unsigned address = __cvta_generic_to_shared(&to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from + max(offset, 0)),
+                 "r"(offset >= 0 ? 16 : 0)
+                 : "memory");
+#endif
+}
+
+__device__ __forceinline__ void end_group_of_copies() {
+#ifdef CUDA_EMULATED
+    emulator::end_group_of_copies();
+#else
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// All but the last GROUPS groups have arrived, as far as this thread asked for them.
+template <int GROUPS>
+__device__ __forceinline__ void wait_for_copies() {
+#ifdef CUDA_EMULATED
+    emulator::wait_for_copies(GROUPS);
+#else
+    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+#endif
+}
+
+constexpr int STAGES = 3, STAGE_DEPTH = 16;
+
+// Of the block's 128×64, each of the four warps has 64×32: 4×4 pieces of 16×8, four numbers of each a lane.
+struct Pieces {
+    float sum[4][4][4];
+};
+__device__ __forceinline__ int warp_row() { return threadIdx.x / 64 * 64; }
+__device__ __forceinline__ int warp_column() { return threadIdx.x / 32 % 2 * 32; }
+
+// left(row, k) is a number of the left tile. The rows of both tiles are longer than needed: with the lengths
+// chosen, the 32 lanes read from 32 banks.
+template <class Factors, class Left>
+__device__ __forceinline__ void multiply_stage(Left left, const float (&right)[STAGE_DEPTH][TILE_COLUMNS + 8],
+                                               Pieces& pieces) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int first = 0; first < STAGE_DEPTH; first += Factors::DEPTH) {
+        unsigned a[4][4], b[4][2];
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int row = warp_row() + 16 * m + g + e % 2 * 8;
+                a[m][e] = Factors::held([&](int k) { return left(row, first + k); }, t, e / 2);
+            }
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                int column = warp_column() + 8 * n + g;
+                b[n][e] = Factors::held([&](int k) { return right[first + k][column]; }, t, e);
+            }
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) Factors::multiply(pieces.sum[m][n], a[m], b[n]);
+    }
+}
+
+// fetch(stage, step) asks for the tiles that begin at this depth; use(stage) multiplies them.
+template <class Fetch, class Use>
+__device__ __forceinline__ void run_stages(int first, int last, Fetch fetch, Use use) {
+    for (int stage = 0; stage < STAGES - 1; stage++) {
+        fetch(stage, first + stage * STAGE_DEPTH);
+        end_group_of_copies();
+    }
+    int stage = 0;
+    for (int step = first; step < last; step += STAGE_DEPTH) {
+        wait_for_copies<STAGES - 2>();
+        __syncthreads();  // these tiles are complete, and no one needs those before them: they are replaced
+        fetch((stage + STAGES - 1) % STAGES, step + (STAGES - 1) * STAGE_DEPTH);
+        end_group_of_copies();
+        use(stage);
+        stage = (stage + 1) % STAGES;
+    }
+    wait_for_copies<0>();
+}
+
+// finish(number, column) before each is written. A lane has two numbers next to one another in each of two rows
+// of a piece.
+template <class Finish>
+__device__ __forceinline__ void write_pieces(float* result, int rows, int columns, const Pieces& pieces,
+                                             Finish finish) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < 4; m++)
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int row = blockIdx.x * TILE_ROWS + warp_row() + 16 * m + g + e / 2 * 8;
+                int column = blockIdx.y * TILE_COLUMNS + warp_column() + 8 * n + 2 * t + e % 2;
+                if (row < rows && column < columns)
+                    result[row * columns + column] = finish(pieces.sum[m][n][e], column);
+            }
+}
+
+// Where a number of a row × columns matrix is; negative outside of it.
+__device__ __forceinline__ int offset_in_matrix(int row, int rows, int column, int columns) {
+    return row < rows && column < columns ? row * columns + column : -1;
+}
+
+template <class Factors>
+__device__ __forceinline__ void forward_on_tensor_cores(const Shape& s, const float* x, const float* weight,
+                                                        const float* bias, float* y, int relu) {
+    __shared__ __align__(16) float left[STAGES][TILE_ROWS][STAGE_DEPTH + 4];
+    __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
+    // What this thread fetches: four channels each of four windows, four filters each of two rows of weight.
+    int row = threadIdx.x / 4, part = threadIdx.x % 4 * 4;
+    int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
+    Window windows[4];
+#pragma unroll
+    for (int e = 0; e < 4; e++) windows[e] = window_of(s, blockIdx.x * TILE_ROWS + row + 32 * e);
+    auto fetch = [&](int stage, int k) {
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            copy_four(left[stage][row + 32 * e][part], x, offset_in_x(s, windows[e], k + part));
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            copy_four(right[stage][depth + 8 * e][column], weight,
+                      offset_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
+                                       s.filters));
+    };
+    Pieces pieces = {};
+    run_stages(0, s.columns, fetch, [&](int stage) {
+        multiply_stage<Factors>([&](int r, int k) { return left[stage][r][k]; }, right[stage], pieces);
+    });
+    write_pieces(y, s.rows, s.filters, pieces, [&](float value, int f) {
+        value += bias[f];
+        return relu && value < 0 ? 0 : value;
+    });
+}
+
+template <class Factors>
+__device__ __forceinline__ void backward_weight_on_tensor_cores(const Shape& s, const float* x,
+                                                                const float* grad_output, float* parts,
+                                                                int rows_a_part) {
+    __shared__ __align__(16) float left[STAGES][STAGE_DEPTH][TILE_ROWS + 8];
+    __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
+    // What this thread fetches: four channels each of four pixels, four filters each of two.
+    int pixel = threadIdx.x / 32, channel = threadIdx.x % 32 * 4;
+    int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
+    int first = blockIdx.z * rows_a_part, last = min(s.rows, first + rows_a_part);
+    auto fetch = [&](int stage, int k) {
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            copy_four(left[stage][pixel + 4 * e][channel], x,
+                      offset_in_x(s, window_of(s, k + pixel + 4 * e), blockIdx.x * TILE_ROWS + channel));
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            copy_four(
+                right[stage][depth + 8 * e][column], grad_output,
+                offset_in_matrix(k + depth + 8 * e, s.rows, blockIdx.y * TILE_COLUMNS + column, s.filters));
+    };
+    Pieces pieces = {};
+    run_stages(first, last, fetch, [&](int stage) {
+        multiply_stage<Factors>([&](int r, int k) { return left[stage][k][r]; }, right[stage], pieces);
+    });
+    write_pieces(parts + blockIdx.z * s.columns * s.filters, s.columns, s.filters, pieces,
+                 [](float value, int) { return value; });
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_forward_tensor(const float* x, const float* weight, const float* bias, float* y, int height,
+                          int width, int channels, int size, int padding, int filters, int relu, int rows) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    forward_on_tensor_cores<Tf32>(s, x, weight, bias, y, relu);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_backward_weight_tensor(const float* x, const float* grad_output, float* parts, int height,
+                                  int width, int channels, int size, int padding, int filters, int rows,
+                                  int rows_a_part) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    backward_weight_on_tensor_cores<Tf32>(s, x, grad_output, parts, rows_a_part);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_forward_tensor_bf16(const float* x, const float* weight, const float* bias, float* y, int height,
+                               int width, int channels, int size, int padding, int filters, int relu,
+                               int rows) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    forward_on_tensor_cores<Bf16>(s, x, weight, bias, y, relu);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_backward_weight_tensor_bf16(const float* x, const float* grad_output, float* parts, int height,
+                                       int width, int channels, int size, int padding, int filters, int rows,
+                                       int rows_a_part) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    backward_weight_on_tensor_cores<Bf16>(s, x, grad_output, parts, rows_a_part);
+}
