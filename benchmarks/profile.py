@@ -1,0 +1,90 @@
+"""python -m benchmarks.profile: where the time of a training step goes, kernel by kernel.
+
+Each entry of the table of kernels is timed as it is called, and the median over the turns counts. "Products"
+is the time that the multiplications of the 3×3 convolutions would take at the speed of a large matrix product
+of the same run: what is above it goes into Winograd's transforms, into memory, and into products that are
+small. "The rest" is Python between the kernels, and sums of gradients that meet.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import tyro
+
+from benchmarks.layers import Layer, layers, peak
+from benchmarks.step import TILE, tinyunet_tasks
+from tinyunet.backend import Kernel
+from tinyunet.environment import processor
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time every kernel of a training step."""
+
+    base: int = 64
+    """Base width; the paper's is 64."""
+    turns: int = 7
+    """Timed steps, after two for warming up."""
+    threads: int = 2
+
+
+@contextmanager
+def timed() -> Iterator[dict[str, float]]:
+    """Seconds in each kernel, by name, while the block runs."""
+    seconds: dict[str, float] = defaultdict(float)
+    call = Kernel.__call__
+
+    def timed_call(kernel: Kernel, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = call(kernel, *arguments)
+        seconds[kernel.name] += time.perf_counter() - start
+        return result
+
+    Kernel.__call__ = timed_call  # type: ignore[method-assign]
+    try:
+        yield seconds
+    finally:
+        Kernel.__call__ = call  # type: ignore[method-assign]
+
+
+def winograd_flop(layer: Layer) -> float:
+    """Of the 36 products, in one direction."""
+    return 36 * 2.0 * math.ceil((layer.size - 2) / 4) ** 2 * layer.channels * layer.filters
+
+
+def main(options: Options) -> None:
+    """Print the table."""
+    numba.set_num_threads(options.threads)
+    step = tinyunet_tasks(options.base, options.threads)["step"]
+    turns = []
+    for _ in range(2 + options.turns):
+        start = time.perf_counter()
+        with timed() as seconds:
+            step()
+        turns.append({**seconds, "step": time.perf_counter() - start})
+    medians = {name: statistics.median(turn[name] for turn in turns[2:]) for name in turns[-1]}
+    whole = medians.pop("step")
+    speed = peak(options.threads, 5, time.perf_counter)
+    flop = sum(map(winograd_flop, layers(options.base, TILE)[1:-1]))
+    print(f"{processor()}, {options.threads} threads; a matrix product: {speed / 1e9:.0f} GFLOP/s")
+    print(f"base {options.base}: a step takes {whole:.3f} s")
+    for name, one in sorted(medians.items(), key=lambda item: -item[1]):
+        products = f"   products: {1e3 * flop / speed:.0f} ms" if name in CONVOLUTIONS else ""
+        print(f"{name:32}{1e3 * one:9.1f} ms {one / whole:6.1%}{products}")
+    rest = whole - sum(medians.values())
+    print(f"{'the rest':32}{1e3 * rest:9.1f} ms {rest / whole:6.1%}")
+
+
+CONVOLUTIONS = {f"conv2d.{direction}" for direction in ("forward", "backward_input", "backward_weight")}
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
