@@ -151,6 +151,7 @@ def test_labels_that_16_bits_cannot_hold_are_refused(tmp_path):
     ("probabilities", "error", "message"),
     [
         (np.ones((4, 4)) * 255, DataError, "found 255.0 to 255.0"),
+        (np.full((4, 4), 1.001), DataError, "found 1.001"),
         (np.full((4, 4), np.nan), DataError, "found nan"),
         (np.full((4, 4), -0.1), DataError, "found -0.1"),
         (np.ones((4, 4, 1)), ShapeError, r"probabilities\[..., 0\]"),

@@ -36,13 +36,12 @@ from skimage.segmentation import find_boundaries, relabel_sequential
 from tinyunet import metrics
 from tinyunet.data import UNKNOWN, LabelKind, class_labels
 from tinyunet.errors import DataError, ShapeError, describe
-from tinyunet.metrics.contingency import contingency
+from tinyunet.metrics.contingency import check_probabilities, contingency
 from tinyunet.metrics.segments import THRESHOLDS
 
 MISTAKES = ("border", "confused", "added", "split", "merged", "missed")  # a later one paints over an earlier
 SPECK = 10  # px: smaller pieces of a binary image are not counted as objects that were missed, split, …
 BORDER = 2  # px: how far from a true border a wrong class is a matter of where the border runs
-ROUNDING = 1e-5  # how far float32 probabilities may leave 0 … 1
 
 
 class Prediction(NamedTuple):
@@ -190,12 +189,7 @@ def _check(
             {"prediction": f"{found} classes", "labels": f"{num_classes} classes ({kind})"},
             "compare with the kind of labels that the network was trained on, or say it with --kind",
         )
-    lowest, highest = probabilities.min(), probabilities.max()
-    if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # in this form NaN fails too
-        raise DataError(
-            f"{name}: probabilities run from 0 to 1, found {lowest} to {highest}",
-            remedy="predict again, or apply softmax to the scores",
-        )
+    check_probabilities(name, probabilities)
     if kind == "instances" and objects is None:
         raise DataError(
             f"{name}: the labels are single objects, the prediction holds none",

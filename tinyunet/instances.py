@@ -16,9 +16,9 @@ from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
+from tinyunet.metrics.contingency import check_probabilities
 
 EIGHT_CONNECTED = np.ones((3, 3), bool)
-ROUNDING = 1e-5  # how far float32 means of probabilities may leave 0 … 1
 
 
 def label_instances(
@@ -113,12 +113,7 @@ def _foreground(probabilities: np.ndarray) -> np.ndarray:
             {"probabilities": describe(probabilities)},
             "label one image at a time; of a single channel pass probabilities[..., 0]",
         )
-    lowest, highest = probabilities.min(), probabilities.max()
-    if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # in this form NaN fails too
-        raise DataError(
-            f"label_instances: probabilities run from 0 to 1, found {lowest} to {highest}",
-            remedy="apply softmax to scores; divide 8-bit maps by 255",
-        )
+    check_probabilities("label_instances", probabilities)
     return probabilities if probabilities.ndim == 2 else 1 - probabilities[..., 0]
 
 

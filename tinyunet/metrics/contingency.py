@@ -7,6 +7,8 @@ from scipy import sparse
 
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 
+ROUNDING = 1e-5  # how far float32 means of probabilities may leave 0 … 1
+
 
 def check_same_shape(where: str, prediction: np.ndarray, labels: np.ndarray) -> None:
     """Raise ShapeError unless the prediction and the ground truth have the same pixels."""
@@ -36,6 +38,16 @@ def check_binary(where: str, **arrays: np.ndarray) -> None:
                 f"{where}: {name} must be binary, it holds more than two values",
                 remedy="compare label images with rand_error, information_score, seg or average_precision",
             )
+
+
+def check_probabilities(where: str, probabilities: np.ndarray) -> None:
+    """Raise DataError unless all numbers of an array, which has some, are from 0 to 1."""
+    lowest, highest = probabilities.min(), probabilities.max()
+    if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # in this form NaN fails too
+        raise DataError(
+            f"{where}: probabilities run from 0 to 1, found {lowest} to {highest}",
+            remedy="apply softmax to scores; divide 8-bit maps by 255",
+        )
 
 
 def contingency(where: str, segmentation: np.ndarray, labels: np.ndarray) -> sparse.csr_array:

@@ -20,10 +20,15 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from tinyunet.errors import DataError, ShapeError, describe
-from tinyunet.metrics.contingency import check_binary, check_same_shape, check_whole_numbers, contingency
+from tinyunet.metrics.contingency import (
+    check_binary,
+    check_probabilities,
+    check_same_shape,
+    check_whole_numbers,
+    contingency,
+)
 
 THRESHOLDS = tuple(i / 10 for i in range(11))
-ROUNDING = 1e-5  # how far float32 means of probabilities may leave 0 … 1
 
 
 def rand_error(segmentation: np.ndarray, labels: np.ndarray, *, singletons: bool = False) -> float:
@@ -197,10 +202,5 @@ def _check_challenge_pair(where: str, foreground: np.ndarray, labels: np.ndarray
         raise ShapeError(
             f"{where}: needs a section (H, W) or a stack (N, H, W)", {"foreground": describe(foreground)}
         )
-    lowest, highest = foreground.min(), foreground.max()
-    if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # in this form NaN fails too
-        raise DataError(
-            f"{where}: probabilities run from 0 to 1, found {lowest} to {highest}",
-            remedy="divide 8-bit maps by 255; apply softmax to scores",
-        )
+    check_probabilities(where, foreground)
     check_binary(where, labels=labels)
