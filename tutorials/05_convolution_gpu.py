@@ -4,7 +4,7 @@
 ========================
 
 **You will build** three CUDA kernels for the convolution, each with fewer trips to memory than the one
-before, and see what tensor cores add. They are the rungs of ``kernels/conv2d.cu``, which
+before, and see what tensor cores add. They are the rungs of ``kernels/conv2d*.cu``, which
 ``tinyunet/ops/conv2d_cuda.py`` launches.
 
 **You will learn** how thousands of threads share a convolution, what a warp asks of memory, what
@@ -348,7 +348,7 @@ show("05-fragments")
 #
 # The same in the engine
 # ----------------------
-# ``kernels/conv2d.cu`` has these rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs a thread,
+# ``kernels/conv2d*.cu`` has these rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs a thread,
 # four numbers a load, the next tiles fetched while these are multiplied) and ``tensor``, the last
 # also with factors of 16 bits (bfloat16, 7 behind the point). They agree with our kernels, as far
 # as they round alike. A launch log adds up what they ask of memory.
