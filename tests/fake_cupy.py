@@ -100,13 +100,13 @@ class ndarray:  # noqa: N801  CuPy's name
         return _new(np.asarray(self.hidden.sum()))
 
     def __add__(self, other):
-        return _new(self.hidden + _inside(other))
+        return _new(np.asarray(self.hidden + _inside(other)))
 
     def __mul__(self, other):
         return _new(np.asarray(self.hidden * _inside(other)))
 
     def __getitem__(self, key):
-        return ndarray(self.hidden[key])
+        return ndarray(np.asarray(self.hidden[key]))  # of one element too, where NumPy gives a scalar
 
     def reshape(self, *shape):
         return ndarray(self.hidden.reshape(shape))

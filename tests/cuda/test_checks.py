@@ -56,6 +56,13 @@ def loss():
     tu.softmax_cross_entropy(tu.Tensor(logits), np.zeros((1, 15, 20), np.uint8))
 
 
+def fused_loss():
+    arrays = random_arrays([(1, 15, 20, 12), (1, 1, 12, 2), (2,)], np.float32)
+    x, weight, bias = (tu.Tensor(array, requires_grad=True) for array in arrays)
+    loss = tu.linear_cross_entropy(x, weight, bias, np.zeros((1, 15, 20), np.uint8), reduction="sum")
+    loss.backward(np.float32(3))
+
+
 def sgd():
     weights, grads, velocities = (random_arrays([(5,), (600,), (7,)], np.float32) for _ in range(3))
     step(weights, grads, velocities, 0.1, 0.9, 0.0)
@@ -244,6 +251,54 @@ BUGS = [
         "    value = 0;",
         "reads word .* of the shared memory, which no thread",
         "value += of_warp[warp]",
+    ),
+    (
+        "a lane without channels reads those of the next pixel",
+        fused_loss,
+        "float4 v = takes_part ?",
+        "float4 v = pixel < last ?",
+        r"out of bounds: .* reads 16 bytes at x\[3600\], which has 3600",
+        "float4 v = pixel",
+    ),
+    (
+        "a part that goes on behind the last pixel",
+        fused_loss,
+        "last = min(count, first + pixels_a_part)",
+        "last = first + pixels_a_part",
+        r"out of bounds: .* reads 16 bytes at x\[3600\]",
+        "float4 v = takes_part",
+    ),
+    (
+        "lanes of a pixel that has ended do not add up",
+        fused_loss,
+        "int pixel = start + threadIdx.x / lanes;",
+        "int pixel = start + threadIdx.x / lanes; if (pixel >= last) break;",
+        r"waits for lanes of its warp that do not come \(mask ffffffff\)",
+        "__shfl_xor_sync",
+    ),
+    (
+        "no barrier between the sums of the warps",
+        fused_loss,
+        "    __syncthreads();\n    double* row",
+        "    double* row",
+        "reads word .* of the shared memory, which no thread",
+        "sum += products_of_warp[i]",
+    ),
+    (
+        "each warp writes its sums into the same place",
+        fused_loss,
+        "four(products_of_warp[warp][k][c]) =",
+        "four(products_of_warp[0][k][c]) =",
+        "race: thread 32 writes the shared memory.*which thread 0 wrote",
+        "four(products_of_warp[0][k][c])",
+    ),
+    (
+        "the threads scale all gradients",
+        fused_loss,
+        "for (int i = begin; i < of_x; i += step)",
+        "for (int i = 0; i < of_x; i += step)",
+        r"race: thread 1 reads grad_x\[0\], which thread 0 wrote",
+        "grad_x[i] *= scale",
     ),
     (
         "all parts in one place",

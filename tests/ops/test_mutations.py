@@ -19,17 +19,17 @@ SHAPES = {
     "conv_transpose2d": [(2, 3, 3, 3), (2, 2, 3, 3), (3,)],
     "crop_concat": [(2, 3, 3, 2), (2, 6, 6, 2)],
     "dropout": [(2, 4, 3)],
+    "linear_cross_entropy": [(2, 4, 4, 3), (1, 1, 3, 3), (3,)],
     "max_pool2d": [(2, 4, 4, 3)],
     "relu": [(2, 4, 4, 3)],
     "softmax_cross_entropy": [(2, 4, 4, 3)],
 }
 RNG = np.random.default_rng(0)
+PIXELS = {"target": RNG.integers(0, 3, (2, 4, 4)), "ignore_label": 2}
+WEIGHT = RNG.uniform(1, 10, (2, 4, 4))
 OPTIONS = {
-    "softmax_cross_entropy": {
-        "target": RNG.integers(0, 3, (2, 4, 4)),
-        "weight": RNG.uniform(1, 10, (2, 4, 4)),
-        "ignore_label": 2,
-    }
+    "linear_cross_entropy": {**PIXELS, "pixel_weight": WEIGHT},
+    "softmax_cross_entropy": {**PIXELS, "weight": WEIGHT},
 }
 
 
@@ -167,6 +167,27 @@ MUTATIONS = {
         "not scaled up": result(lambda r, g, p, seed: r * (1 - p)),
         "nothing dropped": result(lambda r, g, p, seed: g / (1 - p)),
     },
+    ("linear_cross_entropy", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "not scaled": lambda _: lambda *gradients_and_scale: gradients_and_scale[:3],
+        "features not scaled": result(lambda r, *given: (given[0], *r[1:])),
+        "weight missing": result(lambda r, *_: (r[0], 0 * r[1], r[2])),
+        "bias missing": result(lambda r, *_: (*r[:2], 0 * r[2])),
+    },
+    ("linear_cross_entropy", "forward"): {
+        "not weighted": arguments(lambda x, w, b, t, p, want: (x, w, b, t, np.ones_like(p), want)),
+        "ignored pixels count": arguments(
+            lambda x, w, b, t, p, want: (x, w, b, np.maximum(t, 0), p + 1, want)
+        ),
+        "without bias": arguments(lambda x, w, b, t, p, want: (x, w, 0 * b, t, p, want)),
+        "channels and classes exchanged": result(
+            lambda r, *_: (*r[:2], r[2] if r[2] is None else r[2].transpose(0, 1, 3, 2).copy(), r[3])
+        ),
+        "another pixel's features": result(
+            lambda r, *_: (r[0], r[1] if r[1] is None else np.roll(r[1], 1, axis=1), *r[2:])
+        ),
+    },
     ("max_pool2d", "backward"): {
         "sign": SIGN,
         "scale": SCALE,
@@ -201,6 +222,9 @@ MUTATIONS = {
 # other elements.
 UNSEEN = {
     ("differences", "max_pool2d", "the last of equals"),
+    ("differences", "linear_cross_entropy", "not weighted"),
+    ("differences", "linear_cross_entropy", "ignored pixels count"),
+    ("differences", "linear_cross_entropy", "without bias"),
     ("differences", "softmax_cross_entropy", "not weighted"),
     ("differences", "softmax_cross_entropy", "ignored pixels count"),
 }

@@ -24,7 +24,7 @@ from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel, to_backend, to_host
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
 from tinyunet.jit import parallel_kernel
-from tinyunet.ops.checks import require_axes
+from tinyunet.ops.checks import AXES, require_axes
 
 NO_LABEL = -1  # what an ignored pixel becomes before a kernel sees it
 
@@ -72,30 +72,54 @@ def softmax_cross_entropy(
     .. [1] Ronneberger et al. 2015, section 3, equation 1.
     """
     require_axes("softmax_cross_entropy", logits=logits)
+    target, weight = checked_pixels(
+        "softmax_cross_entropy",
+        logits.shape[3],
+        target,
+        reduction,
+        ignore_label,
+        logits=logits,
+        weight=weight,
+    )
+    return SoftmaxCrossEntropy.apply(logits, target=target, weight=weight, mean=reduction == "mean")
+
+
+def checked_pixels(
+    op: str,
+    classes: int,
+    target: NDArray[Any],
+    reduction: str,
+    ignore_label: int | None,
+    **maps: Any,
+) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    """Target and weight of each pixel as the kernels of a loss take them, or an error.
+
+    Parameters
+    ----------
+    **maps : Tensor, array
+        By the names that the op gives them: the map that is scored, and the weight or None.
+    """
+    (map_name, scored), (weight_name, weight) = maps.items()
     target, weight = to_host(target), None if weight is None else to_host(weight)
-    for name, array in (("target", target), ("weight", weight)):
-        if array is not None and array.shape != logits.shape[:3]:
+    for name, array in (("target", target), (weight_name, weight)):
+        if array is not None and array.shape != scored.shape[:3]:
             raise ShapeError(
-                f"softmax_cross_entropy: {name} must have the N, H and W of the logits",
-                {"logits": describe(logits, "N H W K"), name: describe(array, "N H W")},
+                f"{op}: {name} must have the N, H and W of the {map_name}",
+                {map_name: describe(scored, AXES[map_name]), name: describe(array, "N H W")},
                 f"crop {name} to the network's output: a valid network's is smaller than its input",
             )
     if reduction not in ("mean", "sum"):
-        raise OptionError(
-            f"softmax_cross_entropy: unknown reduction {reduction!r}", remedy="use 'mean' or 'sum'"
-        )
-    return SoftmaxCrossEntropy.apply(
-        logits,
-        target=_checked_target(target, logits.shape[3], ignore_label),
-        weight=np.ascontiguousarray(np.ones(target.shape) if weight is None else weight, logits.dtype),
-        mean=reduction == "mean",
-    )
+        raise OptionError(f"{op}: unknown reduction {reduction!r}", remedy="use 'mean' or 'sum'")
+    weight = np.ones(target.shape) if weight is None else weight
+    return _checked_target(op, target, classes, ignore_label), np.ascontiguousarray(weight, scored.dtype)
 
 
-def _checked_target(target: NDArray[Any], classes: int, ignore_label: int | None) -> NDArray[np.int32]:
+def _checked_target(
+    op: str, target: NDArray[Any], classes: int, ignore_label: int | None
+) -> NDArray[np.int32]:
     if not np.issubdtype(target.dtype, np.integer):
         raise DtypeError(
-            f"softmax_cross_entropy: target is {target.dtype}, expected an integer type",
+            f"{op}: target is {target.dtype}, expected an integer type",
             remedy="give class indices, not probabilities or one-hot vectors",
         )
     ignored = np.zeros(target.shape, bool) if ignore_label is None else target == ignore_label
@@ -103,7 +127,7 @@ def _checked_target(target: NDArray[Any], classes: int, ignore_label: int | None
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise DataError(
-            f"softmax_cross_entropy: target {target[place]} at {place} (n, row, column) is not a class",
+            f"{op}: target {target[place]} at {place} (n, row, column) is not a class",
             {
                 "classes": f"0 to {classes - 1}",
                 "wrong pixels": int(wrong.sum()),
