@@ -206,7 +206,7 @@ def our_tasks(base: int) -> dict[str, Task]:
 
     def step() -> None:
         model.train()
-        tu.softmax_cross_entropy(model(x), target, weight).backward()
+        model.loss(x, target, weight).backward()
         optimiser.step()
         optimiser.zero_grad()
 

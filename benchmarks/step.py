@@ -77,7 +77,7 @@ def tinyunet_tasks(base: int, threads: int) -> dict[str, Task]:
     def step() -> None:
         model.train()
         optimiser.zero_grad()
-        tu.softmax_cross_entropy(model(x), target, weight).backward()
+        model.loss(x, target, weight).backward()
         optimiser.step()
         optimiser.zero_grad()
 

@@ -52,7 +52,7 @@ def assert_trains_like_torch(model, size, seeds, lr, dtype, **options):
     losses = []
     for seed in seeds:
         image, target, weight = batch(model, size, dtype, seed)
-        loss = tu.softmax_cross_entropy(model(tu.Tensor(image)), target, weight)
+        loss = model.loss(tu.Tensor(image), target, weight)
         ours.zero_grad()
         loss.backward()
         ours.step()

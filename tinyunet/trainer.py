@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import gpu_memory, metrics, ops
+from tinyunet import gpu_memory, metrics
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
@@ -254,9 +254,7 @@ class Trainer:
         self.model.train()
         self.model.dropout_rng = np.random.default_rng([self.config.seed, 2, self.step])
         sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
-        loss = ops.softmax_cross_entropy(
-            self.model(Tensor(sample.image)), sample.target, sample.weight, ignore_label=UNKNOWN
-        )
+        loss = self.model.loss(Tensor(sample.image), sample.target, sample.weight, ignore_label=UNKNOWN)
         if not math.isfinite(loss.item()):
             raise self._diverged(f"step {self.step + 1}: the loss is {loss.item()}")
         loss.backward()

@@ -18,7 +18,7 @@ def train(model, optimizer, steps):
     x, target = image_and_target()
     losses = []
     for _ in range(steps):
-        loss = tu.softmax_cross_entropy(model(tu.Tensor(x)), target)
+        loss = model.loss(tu.Tensor(x), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -10,7 +10,9 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tinyunet import ops
 from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.geometry import Geometry
@@ -54,6 +56,25 @@ class Network(Module):
             Of this step.
         """
         return sample
+
+    def loss(
+        self,
+        x: Tensor,
+        target: NDArray[Any],
+        weight: NDArray[Any] | None = None,
+        ignore_label: int | None = None,
+    ) -> Tensor:
+        """What training makes smaller: `softmax_cross_entropy` of the scores, the mean over the weights.
+
+        A network may get the same, up to rounding, another way.
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, H, W, in_channels)
+        target, weight, ignore_label
+            As of `softmax_cross_entropy`.
+        """
+        return ops.softmax_cross_entropy(self(x), target, weight, ignore_label=ignore_label)
 
     def multiplications(self, height: int, width: int) -> int:
         """Multiplications of the convolutions, as they are defined, for one image of these sides.
