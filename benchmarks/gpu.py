@@ -34,7 +34,7 @@ from tinyunet.backend import PRECISIONS, array_library, to_backend
 from tinyunet.cuda_graph import CapturedStep
 from tinyunet.errors import BackendError
 from tinyunet.ops import conv2d_cuda
-from tinyunet.ops.softmax_cross_entropy import checked_target, loss_of_checked
+from tinyunet.ops.pixels import checked_pixels
 
 PRECISION_OF_RUNG = {"tensor": "tf32", "tensor_bf16": "bf16"}  # of the others float32
 WARM_UP = 3
@@ -203,7 +203,8 @@ def measure_network(precision: str, options: Options) -> dict[str, Any]:
 def our_tasks(base: int) -> dict[str, Task]:
     """A training step, the same as a CUDA graph, and a prediction of the paper's tile."""
     image, target, weight = random_tile()
-    arrays = {"image": image, "target": checked_target(target, 2, None), "weight": weight}
+    target, weight = checked_pixels("benchmark", target, weight, 2)
+    arrays = {"image": image, "target": target, "weight": weight}
     model = tu.UNet(base_channels=base)
     optimiser = tu.SGD(model.parameters(), lr=1e-5)
     on_gpu = {name: to_backend(array) for name, array in arrays.items()}
@@ -211,7 +212,7 @@ def our_tasks(base: int) -> dict[str, Task]:
 
     def step(rng: np.random.Generator, image: Any, target: Any, weight: Any) -> Any:
         model.train().dropout_rng = rng
-        loss = loss_of_checked(model(tu.Tensor(image)), target, weight, mean=True)
+        loss = model.loss(tu.Tensor(image), target, weight)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -234,7 +235,7 @@ def torch_tasks(form: str, precision: str, base: int) -> dict[str, Task]:
     layout = torch.contiguous_format if form == "eager" else torch.channels_last
     image, target, weight = random_tile()
     x = torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).cuda().to(memory_format=layout)
-    labels, weights = torch.from_numpy(target).cuda(), torch.from_numpy(weight).cuda()
+    labels, weights = torch.from_numpy(target).cuda(), torch.from_numpy(weight / weight.sum()).cuda()
     network = TorchUNet(base).cuda().to(memory_format=layout)
     model: Any = torch.compile(network) if form == "compiled" else network
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-5, momentum=0.99)
@@ -243,7 +244,7 @@ def torch_tasks(form: str, precision: str, base: int) -> dict[str, Task]:
         network.train()
         with set_precision(precision):
             losses = torch.nn.functional.cross_entropy(model(x), labels, reduction="none")
-            loss = (losses * weights).sum() / weights.sum()
+            loss = (losses * weights).sum()
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -66,6 +66,7 @@ def tinyunet_tasks(base: int, threads: int) -> dict[str, Task]:
     import numba
 
     import tinyunet as tu
+    from tinyunet.ops.pixels import checked_pixels
 
     numba.set_num_threads(threads)
     image, target, weight = _tile()
@@ -76,7 +77,7 @@ def tinyunet_tasks(base: int, threads: int) -> dict[str, Task]:
     def step() -> None:
         model.train()
         optimiser.zero_grad()
-        tu.softmax_cross_entropy(model(x), target, weight).backward()
+        model.loss(x, *checked_pixels("benchmark", target, weight, 2)).backward()
         optimiser.step()
         optimiser.zero_grad()
 

@@ -40,7 +40,9 @@ using std::min;
 #define gridDim (emulator::place.grid_size)
 
 #define __syncthreads() emulator::block_barrier(__LINE__)
-#define __shfl_down_sync(mask, value, delta) emulator::shuffle_down(mask, value, delta, __LINE__)
+#define __shfl_down_sync(mask, value, delta) \
+    emulator::shuffle(mask, value, emulator::lane() + (delta), __LINE__)
+#define __shfl_xor_sync(mask, value, bits) emulator::shuffle(mask, value, emulator::lane() ^ (bits), __LINE__)
 
 // Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps
 // (emulate_check.cpp). Inlined into a function that is checked, it would be.
@@ -63,8 +65,8 @@ void* mailbox(int of_lane);                  // 64 bytes of each lane of this wa
 
 // All lanes write, all lanes read: between the two, and before the next write, the warp waits.
 template <class T>
-UNCHECKED T shuffle_down(unsigned mask, T value, int delta, int line) {
-    int source = lane() + delta < WARP ? lane() + delta : lane();
+UNCHECKED T shuffle(unsigned mask, T value, int source, int line) {
+    if (source >= WARP) source = lane();
     if (!(mask >> source & 1))
         fail("line %d: the shuffle reads lane %d, which is not in its mask", line, source);
     std::memcpy(mailbox(lane()), &value, sizeof(T));

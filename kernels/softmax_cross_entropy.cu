@@ -3,20 +3,18 @@
 //   forward       p[k] = exp(logits[k]) / sum over k' of exp(logits[k'])       for each pixel
 //                 energy = sum over pixels of weight · -log p[target]
 //                 grad_logits[k] = weight · (p[k] - [k = target])
-//   forward_end   scale = 1, or of the mean 1 / sum of the weights
-//                 loss = energy · scale
-//   backward      grad_logits · scale · grad_loss
+//   forward_end   adds up the energies of the blocks
+//   backward      grad_logits · grad_loss
 //
-// Launch: forward a thread a pixel, blocks of 256; each block leaves the sums of its pixels, in double precision
+// Launch: forward a thread a pixel, blocks of 256; each block leaves the sum of its pixels, in double precision
 // and in an order that does not depend on which block is first. forward_end a single block of 256, backward a
-// thread an element. Sums, scale and the gradients stay in the GPU's memory: nobody waits for a number.
+// thread an element. Sums and gradients stay in the GPU's memory: nobody waits for a number.
 
 // The sum over the 256 threads of a block, in thread 0: halves of a warp, quarters, …, then the eight warps.
 __device__ double sum_of_block(double value) {
     __shared__ double of_warp[8];
     for (int distance = 16; distance > 0; distance /= 2)
         value += __shfl_down_sync(0xffffffff, value, distance);
-    __syncthreads();  // of_warp may still be read for the sum before this one
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
     __syncthreads();
     value = 0;
@@ -27,10 +25,9 @@ __device__ double sum_of_block(double value) {
 
 extern "C" __global__ void softmax_cross_entropy_forward(const float* logits, const int* target,
                                                          const float* weight, double* energy_of_block,
-                                                         double* weight_of_block, float* grad_logits,
-                                                         int classes, int count) {
+                                                         float* grad_logits, int classes, int count) {
     int pixel = blockIdx.x * blockDim.x + threadIdx.x;
-    double energy = 0, counted = 0;
+    double energy = 0;
     if (pixel < count) {
         const float* z = logits + pixel * classes;
         float* grad = grad_logits + pixel * classes;
@@ -40,38 +37,22 @@ extern "C" __global__ void softmax_cross_entropy_forward(const float* logits, co
         for (int k = 0; k < classes; k++) total += expf(z[k] - largest);
         for (int k = 0; k < classes; k++)
             grad[k] = label < 0 ? 0 : weight[pixel] * (expf(z[k] - largest) / total - (k == label));
-        if (label >= 0) {
-            counted = weight[pixel];
-            energy = counted * (logf(total) - (z[label] - largest));
-        }
+        if (label >= 0) energy = (double)weight[pixel] * (logf(total) - (z[label] - largest));
     }
     energy = sum_of_block(energy);  // outside of the branch: all threads of the block take part
-    counted = sum_of_block(counted);
-    if (threadIdx.x == 0) {
-        energy_of_block[blockIdx.x] = energy;
-        weight_of_block[blockIdx.x] = counted;
-    }
+    if (threadIdx.x == 0) energy_of_block[blockIdx.x] = energy;
 }
 
-extern "C" __global__ void softmax_cross_entropy_forward_end(const double* energy_of_block,
-                                                             const double* weight_of_block, float* loss,
-                                                             double* scale, int mean, int blocks) {
-    double energy = 0, total = 0;
-    for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
-        energy += energy_of_block[i];
-        total += weight_of_block[i];
-    }
+extern "C" __global__ void softmax_cross_entropy_forward_end(const double* energy_of_block, float* loss,
+                                                             int blocks) {
+    double energy = 0;
+    for (int i = threadIdx.x; i < blocks; i += blockDim.x) energy += energy_of_block[i];
     energy = sum_of_block(energy);
-    total = sum_of_block(total);
-    if (threadIdx.x == 0) {
-        *scale = !mean ? 1 : total != 0 ? 1 / total : 0;
-        *loss = energy * *scale;
-    }
+    if (threadIdx.x == 0) *loss = energy;
 }
 
-extern "C" __global__ void softmax_cross_entropy_backward(const float* grad_logits, const double* scale,
-                                                          const float* grad_loss, float* grad, int count) {
+extern "C" __global__ void softmax_cross_entropy_backward(const float* grad_logits, const float* grad_loss,
+                                                          float* grad, int count) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    float factor = *scale * *grad_loss;
-    if (i < count) grad[i] = factor * grad_logits[i];
+    if (i < count) grad[i] = *grad_loss * grad_logits[i];
 }

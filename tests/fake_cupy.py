@@ -311,7 +311,9 @@ class ndarray:  # noqa: N801  CuPy's name
         return total
 
     def __getitem__(self, key):
-        return ndarray(self.hidden[key])
+        key = key if isinstance(key, tuple) else (key,)
+        # A view of one element too, where NumPy gives a copy: a scalar.
+        return ndarray(self.hidden[key if Ellipsis in key else (*key, ...)])
 
     def reshape(self, *shape):
         return ndarray(self.hidden.reshape(shape))

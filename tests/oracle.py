@@ -95,11 +95,17 @@ def softmax_cross_entropy(logits, target, weight=None, reduction="mean", ignore_
     return total / weight.sum() if reduction == "mean" else total
 
 
+def linear_cross_entropy(x, weight, bias, target, pixel_weight=None, reduction="mean", ignore_label=None):
+    """One after the other: torch's own has no weights of pixels."""
+    return softmax_cross_entropy(conv2d(x, weight, bias), target, pixel_weight, reduction, ignore_label)
+
+
 TORCH = {
     "add": torch.add,
     "conv2d": conv2d,
     "conv_transpose2d": conv_transpose2d,
     "crop_concat": crop_concat,
+    "linear_cross_entropy": linear_cross_entropy,
     "max_pool2d": max_pool2d,
     "relu": F.relu,
     "softmax_cross_entropy": softmax_cross_entropy,

@@ -15,6 +15,7 @@ from oracle import TORCH, as_float64, assert_close, randomised, torch_parameters
 
 import tinyunet as tu
 from tinyunet.backend import KERNELS
+from tinyunet.ops.pixels import checked_pixels
 from tinyunet.sampling import Sample
 
 HUNDRED = [step % 4 for step in range(100)]  # steps, on four images in turn
@@ -52,7 +53,8 @@ def assert_trains_like_torch(model, size, seeds, lr, dtype, **options):
     losses = []
     for seed in seeds:
         image, target, weight = batch(model, size, dtype, seed)
-        loss = tu.softmax_cross_entropy(model(tu.Tensor(image)), target, weight)
+        pixels = checked_pixels("test", target, weight, model.num_classes, dtype=dtype)
+        loss = model.loss(tu.Tensor(image), *pixels)
         ours.zero_grad()
         loss.backward()
         ours.step()

@@ -170,7 +170,7 @@ def _accumulate(leaf: Tensor, gradient: NDArray[Any]) -> None:
 def _sum(a: Any, b: Any) -> Any:
     """In a new array: a summand may be shared with another input."""
     if active_backend() != "numba":
-        return a + b
+        return to_backend(a + b)  # NumPy's sum of two numbers is no array
     total = workspace.empty_like(a)
     _add(a.reshape(-1), b.reshape(-1), total.reshape(-1))
     return total

@@ -27,10 +27,11 @@ def compile_kernels() -> None:
         trainer = Trainer(config, *split(images, "1"))
         for _ in trainer.run():
             pass
-    x = Tensor(images.images[0][None].astype("float32"))
+    x = Tensor(images.images[0][None].astype("float32"), requires_grad=True)
     cells = label_instances(predict_tiled(trainer.model, x.numpy()[0], tile=64)) > 0
     metrics.warping_error(cells, cells)
-    ops.relu(ops.add(x, x))
+    loss = ops.softmax_cross_entropy(ops.relu(ops.add(x, x)), np.zeros(x.shape[:3], int))
+    loss.backward(2)  # the gradient 1 of a training calls nothing
     for size, channels in ((132, 8), (12, 256)):  # large and narrow, small and wide: kernels of their own
         maps = Tensor(np.zeros((1, size, size, channels), np.float32), requires_grad=True)
         weight = Tensor(np.zeros((3, 3, channels, channels), np.float32), requires_grad=True)

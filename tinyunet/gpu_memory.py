@@ -1,7 +1,8 @@
 """Out of memory on a GPU: how much a tile takes, and which tile fits.
 
 Maps grow with the square of the input's side, less the borders that valid convolutions lose: bytes = a + b ·
-side + c · side². Three smaller tiles, tried out when memory has run out, give a, b and c for any network.
+side + c · side². Smaller tiles, tried out when memory has run out, give a, b and c for any network. Three
+would be enough but for the gaps in a pool: of two neighbours the smaller one may take more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tinyunet.models import Network
 from tinyunet.sampling import Sample
 
 SPARE = 0.9  # of the memory that is free: pieces of a pool do not fit without gaps
+TRIED = 15  # tiles, at most
 
 
 @contextmanager
@@ -53,7 +55,8 @@ def _out_of_memory(model: Network, side: int, training: bool) -> OutOfMemoryErro
     geometry = model.geometry
     middle, _ = geometry.nearest_inputs(max(side // 2, geometry.smallest + 4 * geometry.step))
     assert middle is not None
-    sides = [geometry.smallest, geometry.nearest_inputs((geometry.smallest + middle) // 2)[1], middle]
+    evenly = np.linspace(geometry.smallest, middle, TRIED).astype(int).tolist()
+    sides = sorted({geometry.nearest_inputs(tried)[1] for tried in evenly})
     free, total = _free_memory()
     details = {"GPU": f"{free / 1e6:.1f} MB free of {total / 1e6:.1f} MB"}
     what = "a training step" if training else "a prediction"
@@ -91,10 +94,10 @@ def _tried(model: Network, side: int, training: bool) -> int:
     before = pool.total_bytes()
     x = np.zeros((1, side, side, model.in_channels), np.float32)
     if training:
-        target = np.zeros((1, *[model.geometry.output_size(side)] * 2), np.int64)
+        target = np.zeros((1, *[model.geometry.output_size(side)] * 2), np.int32)
         sample = Sample(x, target, np.ones(target.shape, np.float32), "zeros", 0)
-        output = model(Tensor(model.training_batch(sample, np.random.default_rng(0)).image))
-        output.backward(np.zeros(output.shape, np.float32))
+        sample = model.training_batch(sample, np.random.default_rng(0))
+        model.loss(Tensor(sample.image), sample.target, sample.weight).backward()
         for parameter in model.parameters():
             parameter.grad = None
     else:

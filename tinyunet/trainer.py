@@ -29,7 +29,7 @@ from tinyunet.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise, read_images
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import MODELS, ModelName, Network, make_network
-from tinyunet.ops.softmax_cross_entropy import checked_target, loss_of_checked
+from tinyunet.ops.pixels import checked_pixels
 from tinyunet.optim import SGD
 from tinyunet.sampling import Sample, Sampler, WeightMap, weights_by_class
 from tinyunet.tiling import predict_tiled
@@ -262,13 +262,12 @@ class Trainer:
         self.model.train()
         rng = np.random.default_rng([self.config.seed, 2, self.step])
         sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
+        target, weight = checked_pixels(
+            "training", sample.target, sample.weight, self.train.num_classes, ignore_label=UNKNOWN
+        )
+        lr = np.array(self.optimiser.lr, np.float32)
         array = self._captured.run(
-            self._descend,
-            rng,
-            image=sample.image,
-            target=checked_target(sample.target, self.train.num_classes, UNKNOWN),
-            weight=sample.weight,
-            lr=np.array(self.optimiser.lr, np.float32),
+            self._descend, rng, image=sample.image, target=target, weight=weight, lr=lr
         )
         self.model.dropout_rng = rng  # a step that is captured leaves its own
         loss = float(array.item())
@@ -286,7 +285,7 @@ class Trainer:
         """The step on arrays of the backend: returns the loss, and reads nothing back."""
         self.model.dropout_rng = rng
         try:
-            loss = loss_of_checked(self.model(Tensor(image)), target, weight, mean=True)
+            loss = self.model.loss(Tensor(image), target, weight)
             loss.backward()
             self.optimiser.step(lr)
         finally:

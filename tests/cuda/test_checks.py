@@ -58,6 +58,13 @@ def loss():
     tu.softmax_cross_entropy(tu.Tensor(logits), np.zeros((1, 15, 20), np.uint8))
 
 
+def fused_loss():
+    arrays = random_arrays([(1, 15, 20, 12), (1, 1, 12, 2), (2,)], np.float32)
+    x, weight, bias = (tu.Tensor(array, requires_grad=True) for array in arrays)
+    loss = tu.linear_cross_entropy(x, weight, bias, np.zeros((1, 15, 20), np.uint8), reduction="sum")
+    loss.backward(np.float32(3))
+
+
 def sgd():
     weights, grads, velocities = (random_arrays([(5,), (600,), (7,)], np.float32) for _ in range(3))
     step(weights, grads, velocities, 0.1, 0.9, 0.0)
@@ -248,12 +255,52 @@ BUGS = [
         "value += of_warp[warp]",
     ),
     (
-        "a sum begins while the one before is still read",
-        loss,
-        "    __syncthreads();  // of_warp may still be read for the sum before this one\n",
-        "",
-        "race",
-        "of_warp[threadIdx.x / 32] = value",
+        "a lane without channels reads those of the next pixel",
+        fused_loss,
+        "float4 v = takes_part ?",
+        "float4 v = pixel < last ?",
+        r"out of bounds: .* reads 16 bytes at x\[3600\], which has 3600",
+        "float4 v = pixel",
+    ),
+    (
+        "a part that goes on behind the last pixel",
+        fused_loss,
+        "last = min(count, first + pixels_a_part)",
+        "last = first + pixels_a_part",
+        r"out of bounds: .* reads 16 bytes at x\[3600\]",
+        "float4 v = takes_part",
+    ),
+    (
+        "lanes of a pixel that has ended do not add up",
+        fused_loss,
+        "int pixel = start + threadIdx.x / lanes;",
+        "int pixel = start + threadIdx.x / lanes; if (pixel >= last) break;",
+        r"waits for lanes of its warp that do not come \(mask ffffffff\)",
+        "__shfl_xor_sync",
+    ),
+    (
+        "no barrier between the sums of the warps",
+        fused_loss,
+        "    __syncthreads();\n    double* row",
+        "    double* row",
+        "race: thread 0 reads the shared memory.*which thread 32 wrote",
+        "sum += products_of_warp[i]",
+    ),
+    (
+        "each warp writes its sums into the same place",
+        fused_loss,
+        "four(products_of_warp[warp][k][c]) =",
+        "four(products_of_warp[0][k][c]) =",
+        "race: thread 32 writes the shared memory.*which thread 0 wrote",
+        "four(products_of_warp[0][k][c])",
+    ),
+    (
+        "the threads scale all gradients",
+        fused_loss,
+        "for (int i = begin; i < of_x; i += step)",
+        "for (int i = 0; i < of_x; i += step)",
+        r"race: thread 1 reads grad_x\[0\], which thread 0 wrote",
+        "grad_x[i] *= scale",
     ),
     (
         "all parts in one place",

@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from oracle import random_arrays
 
 import tinyunet as tu
 from tinyunet import cuda_emulator
-from tinyunet.cuda import run_checked
+from tinyunet.cuda import KERNEL_FOLDER, run_checked
 from tinyunet.cuda_emulator import Traffic
 from tinyunet.cuda_log import launch_log
 from tinyunet.errors import KernelError
@@ -74,6 +75,30 @@ def test_four_numbers_at_once(emulated):
     report = run_checked(source, "copy", (1,), (32,), x, y)
     np.testing.assert_array_equal(y, x)
     assert report.lines == {3: Traffic(4, 4, 4, 4), 4: Traffic(4, 4, 4, 4)}
+
+
+@pytest.mark.parametrize("channels", [16, 64])
+def test_features_and_their_gradient_are_read_and_written_at_best(emulated, channels):
+    """And the weights of the last layer by no more than four times as many wavefronts."""
+    pixels, lanes = 300, channels // 4
+    x, weight, bias = random_arrays([(pixels, channels), (channels, 2), (2,)], np.float32)
+    target, grad_x, parts = np.zeros(pixels, np.int32), np.zeros_like(x), np.zeros((2, 2 * channels + 5))
+    pixel_weight = np.ones(pixels, np.float32)
+    report = run_checked(
+        KERNEL_FOLDER / "linear_cross_entropy.cu",
+        "linear_cross_entropy_forward",
+        *((2,), (256,)),
+        *(x, weight, bias, target, pixel_weight, grad_x, parts),
+        *(channels, 2, lanes, 1, 256, pixels),
+    )
+    found = {}
+    for number, line in enumerate(report.source.splitlines(), 1):
+        for name in ("four(x[", "four(grad_x[", "= weight["):
+            if name in line:
+                found[name] = report.lines[number]
+    needed = x.nbytes // 128
+    assert found["four(x["] == found["four(grad_x["] == Traffic(needed, needed)
+    assert found["= weight["].global_wavefronts <= 4 * found["= weight["].global_at_best
 
 
 def test_lanes_that_stay_away(emulated):

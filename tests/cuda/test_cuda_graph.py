@@ -4,6 +4,7 @@ import gc
 import weakref
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import fake_cupy
 import numpy as np
@@ -17,7 +18,9 @@ from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.cuda_graph import CapturedStep
 from tinyunet.cuda_log import launch_log
 from tinyunet.data import split, synthetic_cells
-from tinyunet.ops.softmax_cross_entropy import checked_target, loss_of_checked
+from tinyunet.ops.linear_cross_entropy import loss_of_checked as fused_loss
+from tinyunet.ops.pixels import checked_pixels
+from tinyunet.ops.softmax_cross_entropy import loss_of_checked as unfused_loss
 from tinyunet.optim import SGD
 from tinyunet.train import _parse
 from tinyunet.trainer import Stepped, TrainConfig, Trainer
@@ -127,14 +130,27 @@ def baked_rate(monkeypatch):
     monkeypatch.setattr(SGD, "step", lambda self, lr: step(self))
 
 
-def targets_not_sent(monkeypatch):
-    send = fake_cupy.ndarray.set
+def of_the_first_launch(name, monkeypatch):
+    """Of each later one too: these arrays are not sent again."""
+    launch, first = cuda_graph._Graph.launch, {}
     monkeypatch.setattr(
-        fake_cupy.ndarray, "set", lambda self, arr: None if arr.dtype == np.int32 else send(self, arr)
+        cuda_graph._Graph,
+        "launch",
+        lambda self, rng, arrays: launch(
+            self, rng, {**arrays, name: first.setdefault(name, arrays[name].copy())}
+        ),
     )
 
 
-@pytest.mark.parametrize("mutation", [baked_seed, baked_rate, targets_not_sent])
+old_targets = partial(of_the_first_launch, "target")
+old_weights = partial(of_the_first_launch, "weight")  # which are divided by their sum
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [baked_seed, baked_rate, old_targets, old_weights],
+    ids=["seed", "rate", "targets", "weights"],
+)
 def test_what_changes_from_step_to_step(on_stand_in, monkeypatch, mutation):
     """Each of these mistakes gives other bits."""
     config = replace(TEN, steps=4, validate_every=9)
@@ -198,7 +214,8 @@ def test_the_log_counts_a_graph_as_what_it_launches(on_stand_in):
             outcome(trainer(replace(TEN, steps=4), cuda_graph=enabled))
         logs.append(log)
     assert logs[0].totals == logs[1].totals
-    assert logs[0].totals["sgd_momentum_step"].launches == 4
+    for kernel in ("sgd_momentum_step", "linear_cross_entropy_forward", "linear_cross_entropy_backward"):
+        assert logs[0].totals[kernel].launches == 4
 
 
 def test_a_trainer_that_is_gone_leaves_no_memory(on_stand_in, pools):
@@ -214,6 +231,55 @@ def test_a_trainer_that_is_gone_leaves_no_memory(on_stand_in, pools):
     assert sum(pool.used_bytes() for pool in fake_cupy.Device.pools) == held
 
 
+def random_pixels(rng, shape):
+    return checked_pixels("test", rng.integers(0, 2, shape), rng.uniform(0.5, 2, shape), 2)
+
+
+def unfused(x, layer, bias, *pixels):
+    return unfused_loss(tu.conv2d(x, layer, bias), *pixels)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("loss_of", "channels"), [(unfused, 8), (fused_loss, 8), (fused_loss, 5)])
+def test_either_loss_in_a_captured_step(on_stand_in, launches, recwarn, loss_of, channels, bias):
+    """With other pixels in each step, another sum of weights, and another gradient from behind.
+
+    With 8 channels the last layer and the loss are one kernel, with 5 two.
+    """
+    layer, bias_values = random_arrays([(1, 1, channels, 2), (2,)], np.float32)
+    parameters = tu.Tensor(layer, requires_grad=True), tu.Tensor(bias_values, requires_grad=True)
+
+    def step(rng, x, target, weight, grad):
+        x = tu.Tensor(x, requires_grad=True)
+        loss = loss_of(x, parameters[0], parameters[1] if bias else None, target, weight)
+        loss.backward(grad)
+        found = loss.data, x.grad, *(p.grad for p in parameters[: 1 + bias])
+        for parameter in parameters:
+            parameter.grad = None
+        return found
+
+    def results(enabled):
+        captured, found = CapturedStep(enabled=enabled), []
+        for number, grad in enumerate([3, 1, 0.5, 1, -2]):
+            rng = np.random.default_rng(number)
+            target, weight = random_pixels(rng, (1, 15, 20))
+            arrays = {
+                "x": rng.standard_normal((1, 15, 20, channels), np.float32),
+                "target": target,
+                "weight": weight * np.float32(1 + number),
+                "grad": np.array(grad, np.float32),
+            }
+            found += [to_host(array).copy() for array in captured.run(step, rng, **arrays)]
+            counts.append(launches[0])
+        return found
+
+    counts = []
+    with no_warning(recwarn):
+        by_graph = results(True)
+    assert counts[1] == counts[4]
+    assert same_bits(by_graph, results(False))
+
+
 class Descent:
     """A small network and a step of it; graphs or not, on images of several sizes."""
 
@@ -224,7 +290,7 @@ class Descent:
 
     def step(self, rng, image, target, weight):
         self.model.dropout_rng = rng
-        loss = loss_of_checked(self.model(tu.Tensor(image)), target, weight, mean=True)
+        loss = self.model.loss(tu.Tensor(image), target, weight)
         loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -234,11 +300,9 @@ class Descent:
         found = []
         for number, side in enumerate(sides):
             rng = np.random.default_rng(number)
-            arrays = {
-                "image": rng.standard_normal((1, side, side, 1), np.float32),
-                "target": checked_target(rng.integers(0, 2, (1, side, side)), 2, None),
-                "weight": rng.uniform(0.5, 2, (1, side, side)).astype(np.float32),
-            }
+            image = rng.standard_normal((1, side, side, 1), np.float32)
+            target, weight = random_pixels(rng, (1, side, side))
+            arrays = {"image": image, "target": target, "weight": weight}
             found.append(self.captured.run(self.step, rng, **arrays).item())
         return found
 

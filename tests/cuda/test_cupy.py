@@ -86,10 +86,10 @@ def test_a_checkpoint_goes_on_either_side(on_stand_in, tmp_path):
             assert tu.predict_tiled(model, image, tile=12).shape == (20, 20, 2)
 
 
-def every_op(x, y, weight, up_weight, wide_weight, bias):
+def every_op(*arrays):
     """Each op once, the sum of several gradients in one tensor, and the loss with all options."""
-    leaves = [tu.Tensor(a, requires_grad=True) for a in (x, y, weight, up_weight, wide_weight, bias)]
-    x, y, weight, up_weight, wide_weight, bias = leaves
+    leaves = [tu.Tensor(a, requires_grad=True) for a in arrays]
+    x, y, weight, up_weight, wide_weight, bias, features, last_weight = leaves
     z = tu.relu(tu.add(tu.conv2d(x, weight, bias, padding=1), tu.conv2d(y, weight, padding=1, relu=True)))
     z = tu.dropout(
         tu.conv_transpose2d(tu.max_pool2d(z), up_weight, bias, relu=True), 0.3, np.random.default_rng(0)
@@ -99,11 +99,22 @@ def every_op(x, y, weight, up_weight, wide_weight, bias):
     target = np.random.default_rng(1).integers(-1, 6, z.shape[:3])
     loss = tu.softmax_cross_entropy(z, target, np.ones(target.shape), "sum", ignore_label=-1)
     loss.backward()
-    return [z.numpy(), loss.numpy(), *(to_host(t.grad) for t in leaves)]
+    fused = tu.linear_cross_entropy(features, last_weight, bias, np.zeros((1, 3, 5), int))
+    tu.add(fused, fused).backward()
+    return [z.numpy(), loss.numpy(), fused.numpy(), *(to_host(t.grad) for t in leaves)]
 
 
 def test_every_op_gives_the_bits_of_cuda_emulated(on_stand_in):
-    shapes = [(1, 6, 8, 3), (1, 6, 8, 3), (3, 3, 3, 3), (2, 2, 3, 3), (4, 4, 3, 3), (3,)]
+    shapes = [
+        (1, 6, 8, 3),
+        (1, 6, 8, 3),
+        (3, 3, 3, 3),
+        (2, 2, 3, 3),
+        (4, 4, 3, 3),
+        (3,),
+        (1, 3, 5, 4),
+        (1, 1, 4, 3),
+    ]
     arrays = random_arrays(shapes, np.float32)
     ours = every_op(*arrays)
     with tu.use_backend("cuda-emulated"):

@@ -99,6 +99,58 @@ def test_softmax_cross_entropy_of_more_blocks_than_threads(emulated_or_gpu):
     assert_equals_torch("softmax_cross_entropy", [logits], target=target, weight=weight)
 
 
+@pytest.mark.parametrize("ignore_label", [None, 1])
+@pytest.mark.parametrize(
+    ("shape", "channels", "classes"),
+    [
+        ((1, 3, 5), 64, 2),  # as in the paper: two pixels a warp
+        ((2, 13, 21), 16, 3),  # several parts, the last of them not full
+        ((1, 20, 33), 12, 4),  # one lane in four has no channels
+        ((1, 5, 7), 128, 2),  # a whole warp a pixel
+        ((1, 9, 33), 4, 2),  # a lane a pixel
+        ((1, 5, 7), 132, 2),  # not fused, as the next two
+        ((1, 5, 7), 5, 3),
+        ((1, 5, 7), 8, 5),
+    ],
+)
+def test_linear_cross_entropy(build, shape, channels, classes, ignore_label):
+    arrays = random_arrays([(*shape, channels), (1, 1, channels, classes), (classes,)], np.float32)
+    rng = np.random.default_rng(2)
+    target = rng.integers(0, classes, shape)
+    options = {"target": target, "pixel_weight": rng.uniform(0.1, 10, shape), "ignore_label": ignore_label}
+    assert_equals_torch("linear_cross_entropy", arrays, **options)
+    arrays[0] *= 1e4  # scores whose exponentials overflow
+    assert_equals_torch("linear_cross_entropy", arrays, **options, reduction="sum")
+
+
+@pytest.mark.parametrize("channels", [5, 16])
+def test_linear_cross_entropy_without_gradients(build, channels):
+    shapes = [(2, 13, 21, channels), (1, 1, channels, 2), (2,)]
+    arrays = random_arrays(shapes, np.float32)
+    target = np.random.default_rng(2).integers(0, 2, shapes[0][:3])
+    with_gradients = tu.linear_cross_entropy(*(tu.Tensor(a, requires_grad=True) for a in arrays), target)
+    loss = tu.linear_cross_entropy(*map(tu.Tensor, arrays), target)
+    assert not loss.requires_grad
+    assert loss.item() == with_gradients.item()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_linear_cross_entropy_keeps_nan(build, ignored):
+    """Seen in the loss unless its pixel is ignored, and in the gradient of its channel's weight."""
+    x, weight, bias = random_arrays([(1, 3, 7, 8), (1, 1, 8, 2), (2,)], np.float32)
+    x[0, 1, 2, 3] = np.nan
+    target = np.zeros((1, 3, 7), int)
+    target[0, 1, 2] = 9 if ignored else 1
+    tensors = [tu.Tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    loss = tu.linear_cross_entropy(*tensors, target, ignore_label=9)
+    loss.backward()
+    grad_x, grad_weight, grad_bias = (np.isnan(to_host(t.grad)) for t in tensors)
+    assert np.isnan(loss.numpy()) == (not ignored)
+    np.testing.assert_array_equal(grad_x.any(axis=3).nonzero(), ([], [], []) if ignored else ([0], [1], [2]))
+    assert grad_weight[0, 0].all(axis=1).tolist() == [not ignored or c == 3 for c in range(8)]
+    assert grad_bias.all() == (not ignored)
+
+
 def test_sgd_momentum(build):
     """Of parameters with less than a block, with several blocks, with one element, with whole blocks.
 

@@ -4,10 +4,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from oracle import randomised
+from oracle import DTYPES, assert_close, randomised
 
 import tinyunet as tu
 from tinyunet.models import MODELS, ModelName, make_network
+from tinyunet.ops.pixels import checked_pixels
 
 SMALL = {"unet": {"depth": 1}, "fcn": {"depth": 3}, "sliding-window": {"depth": 1}}
 
@@ -37,6 +38,35 @@ def test_the_output_is_as_large_as_the_geometry_says(name):
         shape = (1, sides.smallest + height * sides.step, sides.smallest + width * sides.step, 2)
         output = model(tu.Tensor(np.zeros(shape, np.float32)))
         assert output.shape == (1, shape[1] - sides.shrink, shape[2] - sides.shrink, 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_loss_is_that_of_the_scores(backend, name, dtype):
+    """However the network gets it; so are the gradients."""
+    model = randomised(small(name))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.astype(dtype)
+    size = getattr(model, "window", model.geometry.smallest + model.geometry.step)
+    rng = np.random.default_rng(0)
+    x = tu.Tensor(rng.standard_normal((2, size, size, 2)).astype(dtype), requires_grad=True)
+    target = rng.integers(0, 4, model(x).shape[:3])  # 3: not labelled
+    weight = rng.uniform(0.5, 5, target.shape)
+    pixels = checked_pixels("test", target, weight, 3, ignore_label=3, dtype=dtype)
+    results = []
+    for loss_of in (
+        lambda: model.loss(x, *pixels),
+        lambda: tu.softmax_cross_entropy(model(x), target, weight, ignore_label=3),
+    ):
+        tensors = [x, *model.parameters()]
+        for tensor in tensors:
+            tensor.grad = None
+        loss = loss_of()
+        loss.backward()
+        results.append([loss.data, *(tensor.grad for tensor in tensors)])
+    for ours, expected in zip(*results, strict=True):
+        assert np.abs(expected).max() > 0
+        assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("name", MODELS)

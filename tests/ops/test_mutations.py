@@ -19,18 +19,18 @@ SHAPES = {
     "conv_transpose2d": [(2, 3, 3, 3), (2, 2, 3, 3), (3,)],
     "crop_concat": [(2, 3, 3, 2), (2, 6, 6, 2)],
     "dropout": [(2, 4, 3)],
+    "linear_cross_entropy": [(2, 4, 4, 3), (1, 1, 3, 3), (3,)],
     "max_pool2d": [(2, 4, 4, 3)],
     "relu": [(2, 4, 4, 3)],
     "softmax_cross_entropy": [(2, 4, 4, 3)],
 }
 RNG = np.random.default_rng(0)
+PIXELS = {"target": RNG.integers(0, 3, (2, 4, 4)), "ignore_label": 2}
+WEIGHT = RNG.uniform(1, 10, (2, 4, 4))
 OPTIONS = {
     "conv2d": {"relu": True},
-    "softmax_cross_entropy": {
-        "target": RNG.integers(0, 3, (2, 4, 4)),
-        "weight": RNG.uniform(1, 10, (2, 4, 4)),
-        "ignore_label": 2,
-    },
+    "linear_cross_entropy": {**PIXELS, "pixel_weight": WEIGHT},
+    "softmax_cross_entropy": {**PIXELS, "weight": WEIGHT},
 }
 
 
@@ -92,11 +92,11 @@ FIRST_IMAGE = {
 }
 
 
-def target_not_subtracted(result, logits, target, weight, mean, with_gradient):
-    loss, scale, gradient = result
+def target_not_subtracted(result, logits, target, weight, with_gradient):
+    loss, gradient = result
     if with_gradient:
         gradient = gradient + weight[..., None] * (target[..., None] == np.arange(3))
-    return loss, scale, gradient
+    return loss, gradient
 
 
 def last_of_equals(x):
@@ -174,6 +174,27 @@ MUTATIONS = {
         "not scaled up": result(lambda r, g, p, seed: r * (1 - p)),
         "nothing dropped": result(lambda r, g, p, seed: g / (1 - p)),
     },
+    ("linear_cross_entropy", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "not scaled": lambda _: lambda *gradients_and_scale: gradients_and_scale[:3],
+        "features not scaled": result(lambda r, *given: (given[0], *r[1:])),
+        "weight missing": result(lambda r, *_: (r[0], 0 * r[1], r[2])),
+        "bias missing": result(lambda r, *_: (*r[:2], 0 * r[2])),
+    },
+    ("linear_cross_entropy", "forward"): {
+        "not weighted": arguments(lambda x, w, b, t, p, want: (x, w, b, t, np.ones_like(p), want)),
+        "ignored pixels count": arguments(
+            lambda x, w, b, t, p, want: (x, w, b, np.maximum(t, 0), p + (t < 0), want)
+        ),
+        "without bias": arguments(lambda x, w, b, t, p, want: (x, w, 0 * b, t, p, want)),
+        "channels and classes exchanged": result(
+            lambda r, *_: (*r[:2], r[2] if r[2] is None else r[2].transpose(0, 1, 3, 2).copy(), r[3])
+        ),
+        "another pixel's features": result(
+            lambda r, *_: (r[0], r[1] if r[1] is None else np.roll(r[1], 1, axis=1), *r[2:])
+        ),
+    },
     ("max_pool2d", "backward"): {
         "sign": SIGN,
         "scale": SCALE,
@@ -193,14 +214,14 @@ MUTATIONS = {
     ("softmax_cross_entropy", "backward"): {
         "sign": SIGN,
         "scale": SCALE,
-        "not divided": lambda _: lambda gradient, scale, _grad: gradient,
         "one class missing": each(lambda g: without(g, Ellipsis, 1)),
-        "the loss's gradient left out": arguments(lambda g, scale, grad: (g, scale, np.ones_like(grad))),
+        "the loss's gradient left out": arguments(lambda g, grad: (g, np.ones_like(grad))),
     },
     ("softmax_cross_entropy", "forward"): {
         "not weighted": arguments(lambda z, t, w, *more: (z, t, np.ones_like(w), *more)),
         "target not subtracted": result(target_not_subtracted),
-        "ignored pixels count": arguments(lambda z, t, *more: (z, np.maximum(t, 0), *more)),
+        "not divided": arguments(lambda z, t, w, *more: (z, t, w * WEIGHT[t >= 0].sum(), *more)),
+        "ignored pixels count": arguments(lambda z, t, w, *more: (z, np.maximum(t, 0), w + (t < 0), *more)),
     },
 }
 
@@ -209,7 +230,11 @@ MUTATIONS = {
 # other elements.
 UNSEEN = {
     ("differences", "max_pool2d", "the last of equals"),
+    ("differences", "linear_cross_entropy", "not weighted"),
+    ("differences", "linear_cross_entropy", "ignored pixels count"),
+    ("differences", "linear_cross_entropy", "without bias"),
     ("differences", "softmax_cross_entropy", "not weighted"),
+    ("differences", "softmax_cross_entropy", "not divided"),
     ("differences", "softmax_cross_entropy", "ignored pixels count"),
 }
 CASES = [

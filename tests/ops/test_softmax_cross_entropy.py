@@ -11,6 +11,7 @@ from oracle import DTYPES, TORCH, assert_close, assert_equals_torch
 
 import tinyunet as tu
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
+from tinyunet.ops.softmax_cross_entropy import loss_of_checked
 
 
 def pixels(n=2, height=7, width=11, classes=3, dtype=np.float64, seed=0):
@@ -150,8 +151,12 @@ def test_arguments_that_do_not_fit():
     z = tu.Tensor(logits)
     with pytest.raises(ShapeError, match=r"target must(?s:.)*\(2, 7, 11, 3\)  N H W K(?s:.)*\(2, 7, 10\)"):
         tu.softmax_cross_entropy(z, target[:, :, :10])
-    with pytest.raises(ShapeError, match="weight must have"):
+    with pytest.raises(
+        ShapeError, match="softmax_cross_entropy: the pixels' weights must have the N, H and W of the target"
+    ):
         tu.softmax_cross_entropy(z, target, weight[:1])
+    with pytest.raises(ShapeError, match="the pixels' weights must have the N, H and W of the logits"):
+        loss_of_checked(z, target, weight[:1])
     with pytest.raises(ShapeError, match="logits has 3 axes"):
         tu.softmax_cross_entropy(tu.Tensor(logits[0]), target)
     with pytest.raises(OptionError, match="unknown reduction 'none'"):

@@ -27,6 +27,8 @@ TABLE = [
     ("crop_concat", "backward"),
     ("dropout", "forward"),
     ("dropout", "backward"),
+    ("linear_cross_entropy", "forward"),
+    ("linear_cross_entropy", "backward"),
     ("max_pool2d", "forward"),
     ("max_pool2d", "backward"),
     ("relu", "forward"),
@@ -71,6 +73,10 @@ def calls(dtype):
     place = rng.integers(0, 4, (3, 6, 10, 5)).astype(np.uint8)
     target = rng.integers(-1, 5, (3, 6, 10)).astype(np.int32)  # -1: an ignored pixel
     pixel_weight = rng.uniform(0, 10, target.shape).astype(dtype)
+    # Several parts of pixels, the last of them not full, and an odd number of classes.
+    features, classes = random_arrays([(2, 45, 50, 21), (1, 1, 21, 3)], dtype)
+    labels = rng.integers(-1, 3, (2, 45, 50)).astype(np.int32)
+    label_weight = rng.uniform(0, 10, labels.shape).astype(dtype)
     seed, share = np.uint64(2**63 + 12345), 0.4
     return {
         ("add", "forward"): (x, y),
@@ -87,13 +93,15 @@ def calls(dtype):
         ("crop_concat", "backward"): (x[:, :5, :6, :7].copy(), upsampled.shape, skip.shape),
         ("dropout", "forward"): (x, share, seed),
         ("dropout", "backward"): (x, share, seed),
+        ("linear_cross_entropy", "forward"): (features, classes, bias[:3], labels, label_weight, True),
+        ("linear_cross_entropy", "backward"): (x, weight, bias, np.asarray(0.37, dtype)),
         ("max_pool2d", "forward"): (even,),
         ("max_pool2d", "backward"): (even, place),
         ("relu", "forward"): (x,),
         ("relu", "backward"): (x, y),
         ("sgd_momentum", "step"): ([x, bias], [y, 2 * bias], [x + y, -bias], 0.01, 0.9, 1e-3),
-        ("softmax_cross_entropy", "forward"): (even, target, pixel_weight, True, True),
-        ("softmax_cross_entropy", "backward"): (x, 0.37, np.array(2, dtype)),
+        ("softmax_cross_entropy", "forward"): (even, target, pixel_weight, True),
+        ("softmax_cross_entropy", "backward"): (x, np.array(0.37, dtype)),
     }
 
 

@@ -10,11 +10,13 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.geometry import Geometry
 from tinyunet.nn import Module
+from tinyunet.ops.softmax_cross_entropy import loss_of_checked
 
 if TYPE_CHECKING:
     from tinyunet.sampling import Sample
@@ -54,6 +56,20 @@ class Network(Module):
             Of this step.
         """
         return sample
+
+    def loss(self, x: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
+        """What training makes smaller: `softmax_cross_entropy` of the scores.
+
+        A network may get the same, up to rounding, another way. On the GPU nothing of it is read back, and it
+        can be captured as a part of a CUDA graph.
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, H, W, in_channels)
+        target, weight : array, of the output's N, H, W
+            From `tinyunet.ops.pixels.checked_pixels`.
+        """
+        return loss_of_checked(self(x), target, weight)
 
     def multiplications(self, height: int, width: int) -> int:
         """Multiplications of the convolutions, as they are defined, for one image of these sides.

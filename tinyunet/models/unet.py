@@ -10,6 +10,8 @@ contracting                                                    expansive
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,7 @@ from tinyunet import geometry, ops
 from tinyunet.autograd import Tensor
 from tinyunet.models.network import Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module
+from tinyunet.ops.linear_cross_entropy import loss_of_checked
 
 
 class DoubleConv(Module):
@@ -126,6 +129,14 @@ class UNet(Network):
         ShapeError
             Sizes that the network cannot take (the nearest that it can are named), or other channels.
         """
+        return self.scores(self._features(x))
+
+    def loss(self, x: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
+        """As of every `Network`; the last layer is fused with it, see `linear_cross_entropy`."""
+        return loss_of_checked(self._features(x), self.scores.weight, self.scores.bias, target, weight)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """What the last layer scores: (N, H', W', base_channels)."""
         self.require_images(x)
         skips = []
         for level, block in enumerate(self.contracting):
@@ -136,7 +147,7 @@ class UNet(Network):
         skips.pop()
         for up, block in zip(self.up, self.expansive, strict=True):
             x = block(ops.crop_concat(up(x), skips.pop()))
-        return self.scores(x)
+        return x
 
     def multiplications(self, height: int, width: int) -> int:
         """As of every `Network`: the 3×3 convolutions of each level, the up-convolutions, the scores."""

@@ -72,13 +72,21 @@ def backward_bias(grad_output):
     filters = grad_output.shape[3]
     rows = grad_output.size // filters
     columns, shares = cuda.blocks(filters, 32), min(256, cuda.blocks(rows, 64))
-    parts, grad_bias = cuda.empty((shares, filters), float), cuda.empty((filters,))
+    parts = cuda.empty((shares, filters), float)
     grid, block = (columns, shares), (32, 8)
     cuda.launch(
         "conv2d", "backward_bias", grid, block, grad_output, parts, rows, filters, flops=rows * filters
     )
-    cuda.launch("conv2d", "backward_bias_end", (columns,), block, parts, grad_bias, shares, filters)
-    return grad_bias
+    return sum_rows(parts)
+
+
+def sum_rows(parts):
+    """The sums over the first axis of a float64 array with two, in order, as float32."""
+    number, columns = parts.shape
+    total = cuda.empty((columns,))
+    grid, block = (cuda.blocks(columns, 32),), (32, 8)
+    cuda.launch("conv2d", "backward_bias_end", grid, block, parts, total, number, columns, flops=parts.size)
+    return total
 
 
 def sum_parts(parts):

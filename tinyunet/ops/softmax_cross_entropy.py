@@ -21,12 +21,10 @@ from numpy.typing import NDArray
 
 from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, to_backend, to_host
-from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
+from tinyunet.backend import Kernel, to_backend
 from tinyunet.jit import parallel_kernel
 from tinyunet.ops.checks import require_axes
-
-NO_LABEL = -1  # what an ignored pixel becomes before a kernel sees it
+from tinyunet.ops.pixels import NO_LABEL, checked_pixels, pixels_on_backend
 
 
 def softmax_cross_entropy(
@@ -72,79 +70,34 @@ def softmax_cross_entropy(
     .. [1] Ronneberger et al. 2015, section 3, equation 1.
     """
     require_axes("softmax_cross_entropy", logits=logits)
-    target, weight = to_host(target), None if weight is None else to_host(weight)
-    if reduction not in ("mean", "sum"):
-        raise OptionError(
-            f"softmax_cross_entropy: unknown reduction {reduction!r}", remedy="use 'mean' or 'sum'"
-        )
-    return loss_of_checked(
-        logits,
-        checked_target(target, logits.shape[3], ignore_label),
-        np.ones(target.shape) if weight is None else weight,
-        mean=reduction == "mean",
+    checked = checked_pixels(
+        "softmax_cross_entropy",
+        target,
+        weight,
+        logits.shape[3],
+        reduction=reduction,
+        ignore_label=ignore_label,
+        dtype=logits.dtype,
     )
+    return loss_of_checked(logits, *checked)
 
 
-def loss_of_checked(logits: Tensor, target: NDArray[Any], weight: NDArray[Any], *, mean: bool) -> Tensor:
-    """`softmax_cross_entropy` of targets that were looked at before: of these nothing is read back.
-
-    So it can be captured as a part of a graph, once target and weight are on the GPU.
+def loss_of_checked(logits: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
+    """The energy of pixels that were looked at before: it can be captured as a part of a CUDA graph.
 
     Parameters
     ----------
     logits : Tensor, shape (N, H, W, K)
-    target : int32 array, shape (N, H, W)
-        From `checked_target`.
-    weight : array, shape (N, H, W)
-    mean : bool
+    target, weight : array, shape (N, H, W)
+        From `checked_pixels`. Where they are on the GPU, nothing is copied and nothing read back.
 
     Raises
     ------
     ShapeError
         Target or weight do not have the logits' N, H, W.
     """
-    for name, array in (("target", target), ("weight", weight)):
-        if array.shape != logits.shape[:3]:
-            raise ShapeError(
-                f"softmax_cross_entropy: {name} must have the N, H and W of the logits",
-                {"logits": describe(logits, "N H W K"), name: describe(array, "N H W")},
-                f"crop {name} to the network's output: a valid network's is smaller than its input",
-            )
-    target, weight = to_backend(target), to_backend(weight, logits.dtype)
-    return SoftmaxCrossEntropy.apply(logits, target=target, weight=weight, mean=mean)
-
-
-def checked_target(target: NDArray[Any], classes: int, ignore_label: int | None) -> NDArray[np.int32]:
-    """The classes as the kernels take them, -1 where a pixel counts nothing.
-
-    Raises
-    ------
-    DtypeError
-        The target is not of an integer type.
-    DataError
-        A target is not a class: the first such pixel is named.
-    """
-    if not np.issubdtype(target.dtype, np.integer):
-        raise DtypeError(
-            f"softmax_cross_entropy: target is {target.dtype}, expected an integer type",
-            remedy="give class indices, not probabilities or one-hot vectors",
-        )
-    ignored = np.zeros(target.shape, bool) if ignore_label is None else target == ignore_label
-    wrong = ((target < 0) | (target >= classes)) & ~ignored
-    if wrong.any():
-        place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise DataError(
-            f"softmax_cross_entropy: target {target[place]} at {place} (n, row, column) is not a class",
-            {
-                "classes": f"0 to {classes - 1}",
-                "wrong pixels": int(wrong.sum()),
-                "ignore_label": ignore_label,
-            },
-            "map the labels to class indices, or name the value as ignore_label",
-        )
-    checked = np.array(target, np.int32, order="C")  # signed before -1 is written: masks are often uint8
-    checked[ignored] = NO_LABEL
-    return checked
+    target, weight = pixels_on_backend("softmax_cross_entropy", target, weight, logits=logits)
+    return SoftmaxCrossEntropy.apply(logits, target=target, weight=weight)
 
 
 class SoftmaxCrossEntropy(Function):
@@ -152,26 +105,19 @@ class SoftmaxCrossEntropy(Function):
 
     name = "softmax_cross_entropy"
 
-    def forward(self, logits, *, target, weight, mean):
-        loss, scale, grad_logits = forward(logits, target, weight, mean, any(self.needs_grad))
-        self.save(grad_logits, scale)
-        return to_backend(loss, logits.dtype)
+    def forward(self, logits, *, target, weight):
+        energy, grad_logits = forward(logits, target, weight, any(self.needs_grad))
+        self.save(grad_logits)
+        return to_backend(energy, logits.dtype)
 
     def backward(self, grad_output):
         return (backward(*self.saved, grad_output),)
 
 
-def _scale(target, weight, mean):
-    """What the energy is multiplied by."""
-    total = weight.sum(where=target != NO_LABEL, dtype=np.float64) if mean else 1.0
-    return 1 / total if total else 0.0
-
-
 # NumPy: the reference
 
 
-def forward_numpy(logits, target, weight, mean, with_gradient):
-    scale = _scale(target, weight, mean)
+def forward_numpy(logits, target, weight, with_gradient):
     shifted = logits - logits.max(axis=3, keepdims=True)
     exponential = np.exp(shifted)
     total = exponential.sum(axis=3, keepdims=True)
@@ -181,26 +127,25 @@ def forward_numpy(logits, target, weight, mean, with_gradient):
     pixel_weight = np.where(counted, weight, 0)[..., np.newaxis]
     energy = np.where(counted[..., np.newaxis], pixel_weight * minus_log_p, 0).sum(dtype=np.float64)
     if not with_gradient:
-        return energy * scale, scale, None
+        return energy, None
     grad_logits = exponential / total
     np.put_along_axis(grad_logits, index, np.take_along_axis(grad_logits, index, axis=3) - 1, axis=3)
-    return energy * scale, scale, np.where(counted[..., np.newaxis], pixel_weight * grad_logits, 0)
+    return energy, np.where(counted[..., np.newaxis], pixel_weight * grad_logits, 0)
 
 
-def backward_numpy(grad_logits, scale, grad_loss):
-    return grad_logits * grad_logits.dtype.type(scale * grad_loss.item())
+def backward_numpy(grad_logits, grad_loss):
+    return grad_logits * grad_loss
 
 
 # Numba: a row at a time, each with a sum of its own
 
 
-def forward_numba(logits, target, weight, mean, with_gradient):
+def forward_numba(logits, target, weight, with_gradient):
     n, height, _, _ = logits.shape
     energy = np.zeros(n * height)
     grad_logits = workspace.empty_like(logits if with_gradient else logits[:0])
     _forward(logits, target, weight, energy, grad_logits)
-    scale = _scale(target, weight, mean)
-    return energy.sum() * scale, scale, grad_logits if with_gradient else None
+    return energy.sum(), grad_logits if with_gradient else None
 
 
 @parallel_kernel
@@ -225,10 +170,11 @@ def _forward(logits, target, weight, energy, grad_logits):
                     grad_logits[n, i, j, k] = 0 if label == NO_LABEL else w * (p - (k == label))
 
 
-def backward_numba(grad_logits, scale, grad_loss):
+def backward_numba(grad_logits, grad_loss):
+    if grad_loss == 1:  # as in training: nothing is read or written
+        return grad_logits
     grad = workspace.empty_like(grad_logits)
-    factor = grad_logits.dtype.type(scale * grad_loss.item())
-    _backward(grad_logits.reshape(-1), factor, grad.reshape(-1))
+    _backward(grad_logits.reshape(-1), grad_logits.dtype.type(grad_loss), grad.reshape(-1))
     return grad
 
 
@@ -241,25 +187,21 @@ def _backward(grad_logits, factor, grad):
 # CUDA: kernels/softmax_cross_entropy.cu
 
 
-def forward_cuda(logits, target, weight, mean, with_gradient):
+def forward_cuda(logits, target, weight, with_gradient):
     blocks = cuda.blocks(target.size, cuda.WIDTH)
-    energy, weights = cuda.empty((blocks,), np.float64), cuda.empty((blocks,), np.float64)
-    grad_logits = cuda.empty(logits.shape)
-    arrays = (logits, target, weight, energy, weights, grad_logits)
+    parts, energy, grad_logits = cuda.empty((blocks,), np.float64), cuda.empty(()), cuda.empty(logits.shape)
+    arrays = (logits, target, weight, parts, grad_logits)
     flops = 7 * logits.size  # of which two are exponentials
     cuda.launch_elementwise(
         "softmax_cross_entropy", "forward", target.size, *arrays, logits.shape[3], flops=flops
     )
-    loss, scale = cuda.empty(()), cuda.empty((), np.float64)
-    sums = (energy, weights)
-    one_block = (1,), (cuda.WIDTH,)
-    cuda.launch("softmax_cross_entropy", "forward_end", *one_block, *sums, loss, scale, int(mean), blocks)
-    return loss, scale, grad_logits
+    cuda.launch("softmax_cross_entropy", "forward_end", (1,), (cuda.WIDTH,), parts, energy, blocks)
+    return energy, grad_logits
 
 
-def backward_cuda(grad_logits, scale, grad_loss):
+def backward_cuda(grad_logits, grad_loss):
     grad, count = cuda.empty(grad_logits.shape), grad_logits.size
-    arrays = (grad_logits, scale, grad_loss, grad)
+    arrays = (grad_logits, grad_loss, grad)
     cuda.launch_elementwise("softmax_cross_entropy", "backward", count, *arrays, flops=count)
     return grad
 

@@ -1,0 +1,225 @@
+"""The last layer fused with the loss, against PyTorch, finite differences, and the two ops that it fuses."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import DTYPES, assert_close, assert_equals_torch, random_arrays
+from scipy.special import log_softmax, softmax
+
+import tinyunet as tu
+from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
+from tinyunet.ops import linear_cross_entropy_softmax
+
+PART = 2048  # pixels that the Numba kernel adds up at once
+
+
+def features(n=2, height=7, width=11, channels=6, classes=3, dtype=np.float64, seed=0):
+    """Features, weight and bias of the layer; options with targets and weights of the pixels."""
+    shapes = [(n, height, width, channels), (1, 1, channels, classes), (classes,)]
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, classes, (n, height, width))
+    weight = rng.uniform(0.1, 10, target.shape).astype(dtype)
+    return random_arrays(shapes, dtype, seed), {"target": target, "pixel_weight": weight}
+
+
+def loss_and_gradients(op, arrays, **options):
+    """Of either form, as float arrays."""
+    tensors = [tu.Tensor(a, requires_grad=True) for a in arrays]
+    loss = op(*tensors, **options)
+    loss.backward()
+    return [loss.data, *(t.grad for t in tensors)]
+
+
+def unfused(x, weight, bias, target, pixel_weight=None, reduction="mean", ignore_label=None):
+    return tu.softmax_cross_entropy(tu.conv2d(x, weight, bias), target, pixel_weight, reduction, ignore_label)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("ignore_label", [None, 1, 255, -1])
+def test_equals_torch(backend, reduction, weighted, ignore_label, dtype):
+    """The gradient that comes from behind is not 1 here."""
+    arrays, options = features(dtype=dtype)
+    if ignore_label is not None:
+        options["target"][0, ::2, 1::3] = ignore_label
+    if not weighted:
+        del options["pixel_weight"]
+    assert_equals_torch(
+        "linear_cross_entropy", arrays, **options, reduction=reduction, ignore_label=ignore_label
+    )
+
+
+@given(
+    n=st.integers(1, 3),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    channels=st.integers(1, 40),
+    classes=st.integers(2, 7),
+)
+def test_equals_torch_for_any_shape(backend, n, height, width, channels, classes):
+    arrays, options = features(n, height, width, channels, classes)
+    assert_equals_torch("linear_cross_entropy", arrays, **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(1, 1, PART), (1, 1, PART + 1), (3, 50, 41)])
+def test_more_pixels_than_a_part(backend, sizes, dtype):
+    arrays, options = features(*sizes, channels=17, classes=2, dtype=dtype)
+    assert_equals_torch("linear_cross_entropy", arrays, **options)
+
+
+def test_one_class_is_certain(backend):
+    arrays, options = features(classes=1)
+    loss, *gradients = loss_and_gradients(tu.linear_cross_entropy, arrays, **options)
+    assert loss == 0
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradients_equal_finite_differences(backend, reduction):
+    arrays, options = features(1, 3, 4, 5, 3)
+    options["target"][0, 1, 1] = 9
+    assert tu.gradcheck(
+        lambda *t: tu.linear_cross_entropy(*t, **options, reduction=reduction, ignore_label=9),
+        [tu.Tensor(a, requires_grad=True) for a in arrays],
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 5])
+def test_equals_the_two_ops(backend, classes, dtype):
+    arrays, options = features(2, 40, 37, 16, classes, dtype)
+    options["target"][1, 3:9] = 255
+    ours = loss_and_gradients(tu.linear_cross_entropy, arrays, **options, ignore_label=255)
+    theirs = loss_and_gradients(unfused, arrays, **options, ignore_label=255)
+    for our, their in zip(ours, theirs, strict=True):
+        assert_close(our, their)
+
+
+def test_without_bias_and_without_gradients(backend):
+    (x, weight, _), options = features()
+    expected = unfused(tu.Tensor(x), tu.Tensor(weight), None, **options)
+    loss = tu.linear_cross_entropy(tu.Tensor(x), tu.Tensor(weight), None, **options)
+    assert not loss.requires_grad
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_only_what_needs_a_gradient_has_one(backend):
+    (x, weight, bias), options = features()
+    x, weight, bias = tu.Tensor(x), tu.Tensor(weight, requires_grad=True), tu.Tensor(bias)
+    tu.linear_cross_entropy(x, weight, bias, **options).backward()
+    assert weight.grad is not None
+    assert x.grad is None
+    assert bias.grad is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_scores(backend, dtype):
+    """±10,000 and more: their exponentials overflow and underflow, the loss and its gradients do not."""
+    arrays, options = features(dtype=dtype)
+    arrays[0] = np.random.default_rng(0).choice([-1e4, 0, 1e4], arrays[0].shape).astype(dtype)
+    assert_equals_torch("linear_cross_entropy", arrays, **options, reduction="sum")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("why", ["ignored", "weight 0"])
+def test_nothing_to_count_is_zero(backend, why, reduction):
+    arrays, options = features()
+    if why == "ignored":
+        options["target"][:], options["pixel_weight"][:] = 255, np.nan
+    else:
+        options["pixel_weight"][:] = 0
+    results = loss_and_gradients(
+        tu.linear_cross_entropy, arrays, **options, reduction=reduction, ignore_label=255
+    )
+    assert not any(result.any() for result in results)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("channel", [0, 5])
+def test_nan_goes_where_the_two_ops_let_it_go(backend, channel, ignored):
+    """A NaN among the features of an ignored pixel does not reach the loss, but the weight's gradient."""
+    arrays, options = features()
+    arrays[0][1, 2, 3, channel] = np.nan
+    if ignored:
+        options["target"][1, 2, 3] = 255
+    ours = loss_and_gradients(tu.linear_cross_entropy, arrays, **options, ignore_label=255)
+    theirs = loss_and_gradients(unfused, arrays, **options, ignore_label=255)
+    assert math.isnan(ours[0]) is not ignored
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(np.isnan(our), np.isnan(their))
+
+
+def test_a_float32_loss_of_many_pixels_keeps_its_digits(backend):
+    """Half a million equal terms, log 2 each, and as many of a half in the gradient of the bias."""
+    shapes = [(1, 512, 1024, 4), (1, 1, 4, 2), (2,)]
+    x, weight, bias = (tu.Tensor(np.zeros(shape, np.float32), requires_grad=True) for shape in shapes)
+    loss = tu.linear_cross_entropy(x, weight, bias, np.zeros((1, 512, 1024), np.uint8), reduction="sum")
+    assert_close(loss.data, np.asarray(2**19 * math.log(2), np.float32), tolerance=2e-7)
+    loss.backward()
+    assert bias.grad.tolist() == [-(2**18), 2**18]
+
+
+def test_a_target_that_is_no_class_is_named():
+    arrays, options = features()
+    options["target"][1, 4, 7] = 3
+    with pytest.raises(DataError, match=r"linear_cross_entropy: target 3 at \(1, 4, 7\)(?s:.)*0 to 2"):
+        tu.linear_cross_entropy(*map(tu.Tensor, arrays), **options)
+
+
+def test_arguments_that_do_not_fit():
+    (x, weight, bias), options = features()
+    target = options["target"]
+    call = tu.linear_cross_entropy
+    x, weight, bias = map(tu.Tensor, (x, weight, bias))
+    with pytest.raises(ShapeError, match=r"target must(?s:.)*of the x\n +x +\(2, 7, 11, 6\)  N H W C"):
+        call(x, weight, bias, target[:, :, :10])
+    with pytest.raises(
+        ShapeError, match="linear_cross_entropy: the pixels' weights must have the N, H and W of the target"
+    ):
+        call(x, weight, bias, target, options["pixel_weight"][:1])
+    with pytest.raises(ShapeError, match=r"weight expects 5 input channels, x has 6"):
+        call(x, tu.Tensor(weight.data[:, :, :5]), bias, target)
+    with pytest.raises(ShapeError, match="bias must have one value for each of the 3"):
+        call(x, weight, tu.Tensor(bias.data[:2]), target)
+    with pytest.raises(ShapeError, match=r"the window is 1×3, expected 1×1\n +weight +\(1, 3, 6, 3\)"):
+        call(x, tu.Tensor(np.zeros((1, 3, 6, 3))), bias, target)
+    with pytest.raises(ShapeError, match="weight has 2 axes, expected 4: K K C F"):
+        call(x, tu.Tensor(weight.data[0, 0]), bias, target)
+    with pytest.raises(OptionError, match="linear_cross_entropy: unknown reduction 'none'"):
+        call(x, weight, bias, target, reduction="none")
+    with pytest.raises(DtypeError, match="linear_cross_entropy: target is float64"):
+        call(x, weight, bias, target.astype(float))
+    with pytest.raises(DtypeError, match="linear_cross_entropy: the inputs have different types"):
+        call(x, tu.Tensor(weight.data.astype(np.float32)), bias, target)
+
+
+# The softmax of the Numba kernel, whose exponentials and logarithms are its own, against SciPy. Allowed are
+# four rounding errors: of a probability in units of 1, of the loss in units of itself and 1.
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("spread", [0.01, 1, 30, 3000])
+def test_softmax_equals_scipy(spread, classes, dtype):
+    pixels, rng = 3001, np.random.default_rng(classes)
+    scores = (spread * rng.standard_normal((classes, pixels))).astype(dtype)
+    target = rng.integers(-1, classes, pixels).astype(np.int32)
+    weight = np.ones(pixels, dtype)
+    series = linear_cross_entropy_softmax.series(np.dtype(dtype))
+    memory, grad = np.empty((linear_cross_entropy_softmax.ROWS, pixels), dtype), np.empty_like(scores)
+    bits = memory[-1].view(series[2].dtype)
+    energy = linear_cross_entropy_softmax.softmax(scores.copy(), target, weight, series, memory, bits, grad)
+
+    counted, places = target >= 0, np.maximum(target, 0)
+    exact = scores.astype(np.longdouble)
+    expected = softmax(exact, axis=0) - (np.arange(classes)[:, np.newaxis] == target)
+    losses = -np.take_along_axis(log_softmax(exact, axis=0), places[np.newaxis], axis=0)[0]
+    error = 4 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(grad, np.where(counted, expected, 0), rtol=0, atol=error)
+    np.testing.assert_allclose(memory[3][counted], losses[counted], rtol=error, atol=error)
+    assert energy == pytest.approx(float(losses[counted].sum()), rel=error, abs=error * pixels)
