@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from tinyunet import gpu_memory
 from tinyunet.autograd import Tensor, no_grad
-from tinyunet.backend import active_backend
+from tinyunet.backend import active_backend, to_host
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.geometry import Geometry
 from tinyunet.mirror_tile_cuda import TilesOnGpu
@@ -43,7 +44,8 @@ def predict_tiled(
 ) -> NDArray[np.float32]:
     """Class probabilities for every pixel of an image of any size.
 
-    Dropout is off. Beside the image and the result, memory is needed for one tile; on a GPU, all three there.
+    Dropout is off. Beside the image and the result, memory is needed for one tile. All three are on the GPU, if
+    there is one; where they do not fit, the tile alone.
 
     Parameters
     ----------
@@ -80,8 +82,7 @@ def predict_tiled(
     if tile < 1 or symmetries not in (1, 8):
         raise OptionError(f"predict_tiled: tile {tile}, symmetries {symmetries}", remedy="tile >= 1; 1 or 8")
     transforms = [(turns, flip) for flip in (False, True) for turns in range(4)][:symmetries]
-    on_gpu = active_backend().startswith("cuda")
-    tiles = (TilesOnGpu if on_gpu else TilesInMemory)(image, model.num_classes)
+    tiles = _tiles_of(image, model.num_classes)
     total = len(transforms) * len(list(_tiles(model, image.shape, tile)))
     done = itertools.count(1)
     training = model.training
@@ -98,6 +99,14 @@ def predict_tiled(
     for row in scores:  # one at a time, so that no second array of the result's size is needed
         _softmax_in_place(row)
     return scores
+
+
+def _tiles_of(image: NDArray[Any], classes: int) -> TilesInMemory | TilesOnGpu:
+    """Where the backend computes; in the computer's memory if an image and its scores do not fit on a GPU."""
+    if active_backend().startswith("cuda"):
+        with suppress(MemoryError):
+            return TilesOnGpu(image, classes)
+    return TilesInMemory(image, classes)
 
 
 class TilesInMemory:
@@ -124,7 +133,7 @@ class TilesInMemory:
     def add(self, transform: tuple[int, bool], down: slice, across: slice, output: Any, cut: int) -> None:
         """Add an output (1, h, w, K), without `cut` pixels at its top and left, to these pixels' scores."""
         here = _turned(self._scores, *transform)[down, across]
-        here += output[0, cut : cut + here.shape[0], cut : cut + here.shape[1]]
+        here += to_host(output)[0, cut : cut + here.shape[0], cut : cut + here.shape[1]]
 
     def scores(self) -> NDArray[np.float32]:
         """What was added so far, (H, W, K)."""
@@ -226,4 +235,5 @@ def _add_scores(
         with gpu_memory.explained(model, rows.input, training=False), no_grad():
             x = Tensor(tiles.cut_out(transform, (top, top + rows.input), (left, left + columns.input)))
             tiles.add(transform, down, across, model(x).data, cut)
+            del x  # its memory is for the next tile
         yield

@@ -70,6 +70,15 @@ def test_an_image_that_is_a_view_into_another(emulated):
     )
 
 
+def test_an_image_larger_than_the_memory_of_the_gpu(on_stand_in, monkeypatch):
+    """It stays in the computer's, and only its tiles go to the GPU."""
+    model = tu.UNet(base_channels=2, depth=1, seed=1)
+    (image,) = random_arrays([(60, 500, 1)], np.float32)
+    expected = tu.predict_tiled(model, image, tile=8)
+    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.used + image.nbytes + 10**5)
+    np.testing.assert_array_equal(tu.predict_tiled(model, image, tile=8), expected)
+
+
 @pytest.mark.parametrize("symmetries", [1, 8])
 def test_one_image_goes_to_the_gpu_and_one_comes_back(on_stand_in, monkeypatch, symmetries):
     """Not one a tile. The predictions are those of cuda-emulated, to the bit."""
