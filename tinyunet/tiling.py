@@ -44,8 +44,8 @@ def predict_tiled(
 ) -> NDArray[np.float32]:
     """Class probabilities for every pixel of an image of any size.
 
-    Dropout is off. Beside the image and the result, memory is needed for one tile. All three are on the GPU, if
-    there is one; where they do not fit, the tile alone.
+    Dropout is off. Beside the image and the result, memory is needed for one tile. With a GPU all three are
+    there; where they do not fit, the tile alone.
 
     Parameters
     ----------
