@@ -24,7 +24,7 @@ LAYERS = [
     {"ops", "gradcheck"},
     {"nn"},
     {"models"},
-    {"gpu_memory", "elastic_deform_cuda"},
+    {"gpu_memory", "elastic_deform_cuda", "mirror_tile_cuda"},
     {"optim", "checkpoint", "tiling"},
     {"collapse"},
     {"trainer"},

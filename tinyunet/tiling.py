@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,10 @@ from numpy.typing import NDArray
 
 from tinyunet import gpu_memory
 from tinyunet.autograd import Tensor, no_grad
+from tinyunet.backend import active_backend, to_host
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.geometry import Geometry
+from tinyunet.mirror_tile_cuda import TilesOnGpu
 from tinyunet.models import Network
 
 OnTile = Callable[[int, int], None]
@@ -41,7 +44,8 @@ def predict_tiled(
 ) -> NDArray[np.float32]:
     """Class probabilities for every pixel of an image of any size.
 
-    Dropout is off. Beside the image and the result, memory is needed for one tile.
+    Dropout is off. Beside the image and the result, memory is needed for one tile. With a GPU all three are
+    there; where they do not fit, the tile alone.
 
     Parameters
     ----------
@@ -78,22 +82,62 @@ def predict_tiled(
     if tile < 1 or symmetries not in (1, 8):
         raise OptionError(f"predict_tiled: tile {tile}, symmetries {symmetries}", remedy="tile >= 1; 1 or 8")
     transforms = [(turns, flip) for flip in (False, True) for turns in range(4)][:symmetries]
-    scores = np.zeros((*image.shape[:2], model.num_classes), np.float32)
+    tiles = _tiles_of(image, model.num_classes)
     total = len(transforms) * len(list(_tiles(model, image.shape, tile)))
     done = itertools.count(1)
     training = model.training
     model.eval()
     try:
         for transform in transforms:
-            for _ in _add_scores(model, _turned(image, *transform), _turned(scores, *transform), tile):
+            for _ in _add_scores(model, tiles, transform, tile):
                 if on_tile:
                     on_tile(next(done), total)
     finally:
         model.train(training)
+    scores = tiles.scores()
     scores /= len(transforms)
     for row in scores:  # one at a time, so that no second array of the result's size is needed
         _softmax_in_place(row)
     return scores
+
+
+def _tiles_of(image: NDArray[Any], classes: int) -> TilesInMemory | TilesOnGpu:
+    """Where the backend computes; in the computer's memory if an image and its scores do not fit on a GPU."""
+    if active_backend().startswith("cuda"):
+        with suppress(MemoryError):
+            return TilesOnGpu(image, classes)
+    return TilesInMemory(image, classes)
+
+
+class TilesInMemory:
+    """An image out of which tiles are cut, and its scores, into which theirs are added.
+
+    Parameters
+    ----------
+    image : array, shape (H, W, C)
+    classes : int
+    """
+
+    def __init__(self, image: NDArray[Any], classes: int):
+        self.image = image
+        self._scores = np.zeros((*image.shape[:2], classes), np.float32)
+
+    def cut_out(
+        self, transform: tuple[int, bool], rows: tuple[int, int], columns: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """A tile (1, h, w, C) of the transformed image. rows, columns: its first, and the first behind it."""
+        image = _turned(self.image, *transform)
+        window = np.ix_(mirror_indices(*rows, image.shape[0]), mirror_indices(*columns, image.shape[1]))
+        return image[window][np.newaxis].astype(np.float32)
+
+    def add(self, transform: tuple[int, bool], down: slice, across: slice, output: Any, cut: int) -> None:
+        """Add an output (1, h, w, K), without `cut` pixels at its top and left, to these pixels' scores."""
+        here = _turned(self._scores, *transform)[down, across]
+        here += to_host(output)[0, cut : cut + here.shape[0], cut : cut + here.shape[1]]
+
+    def scores(self) -> NDArray[np.float32]:
+        """What was added so far, (H, W, K)."""
+        return self._scores
 
 
 def _turned(array: NDArray[Any], turns: int, flip: bool) -> NDArray[Any]:
@@ -180,18 +224,16 @@ def _tiles(
 
 
 def _add_scores(
-    model: Network, image: NDArray[Any], scores: NDArray[np.float32], tile: int
+    model: Network, tiles: TilesInMemory | TilesOnGpu, transform: tuple[int, bool], tile: int
 ) -> Iterator[None]:
-    """Add every pixel's scores to `scores` (H, W, K), a tile at each step."""
-    height, width, _ = image.shape
-    for (down, rows), (across, columns) in _tiles(model, image.shape, tile):
-        window = np.ix_(
-            mirror_indices(down.start - rows.halo, down.start - rows.halo + rows.input, height),
-            mirror_indices(across.start - columns.halo, across.start - columns.halo + columns.input, width),
-        )
+    """Add the scores of every pixel of the transformed image, a tile at each step."""
+    height, width = tiles.image.shape[:2]
+    shape = (width, height) if transform[0] % 2 else (height, width)
+    cut = model.geometry.halo - model.geometry.shrink // 2  # of a padded network, the whole halo
+    for (down, rows), (across, columns) in _tiles(model, shape, tile):
+        top, left = down.start - rows.halo, across.start - columns.halo
         with gpu_memory.explained(model, rows.input, training=False), no_grad():
-            output = model(Tensor(image[window][np.newaxis].astype(np.float32))).numpy()[0]
-        cut = model.geometry.halo - model.geometry.shrink // 2  # of a padded network, the whole halo
-        here = scores[down, across]
-        here += output[cut : cut + here.shape[0], cut : cut + here.shape[1]]
+            x = Tensor(tiles.cut_out(transform, (top, top + rows.input), (left, left + columns.input)))
+            tiles.add(transform, down, across, model(x).data, cut)
+            del x  # its memory is for the next tile
         yield

@@ -75,6 +75,10 @@ def elastic():
     elastic_deform_cuda.deform(image, np.zeros((9, 11), int), weights, np.full((2, 3, 3), 30.0))
 
 
+def overlap_tile():
+    tu.predict_tiled(tu.UNet(base_channels=2, depth=1), np.zeros((3, 9, 1), np.float32), tile=4)
+
+
 # A name, the program, what is replaced in its kernels by what, what is said, and the line that is named: the
 # first with this text, once the bug is in.
 BUGS = [
@@ -301,6 +305,22 @@ BUGS = [
         "for (int i = 0; i < of_x; i += step)",
         r"race: thread 1 reads grad_x\[0\], which thread 0 wrote",
         "grad_x[i] *= scale",
+    ),
+    (
+        "pixels before the first are not folded",
+        overlap_tile,
+        "i = (i % period + period) % period",
+        "i = i % period",
+        r"out of bounds: .* reads 4 bytes at image\[-",
+        "tile[index] = image[origin",
+    ),
+    (
+        "the columns of the scores as its rows",
+        overlap_tile,
+        "(top + i) * down + (left + j) * across",
+        "(top + j) * down + (left + i) * across",
+        r"out of bounds: .* at scores\[",
+        "scores[origin +",
     ),
     (
         "all parts in one place",

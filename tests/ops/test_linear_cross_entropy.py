@@ -203,7 +203,7 @@ def test_arguments_that_do_not_fit():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 7])
 @pytest.mark.parametrize("spread", [0.01, 1, 30, 3000])
 def test_softmax_equals_scipy(spread, classes, dtype):
     pixels, rng = 3001, np.random.default_rng(classes)

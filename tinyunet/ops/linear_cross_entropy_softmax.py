@@ -81,8 +81,7 @@ def _subtract_largest(scores, largest):
     for k in range(1, len(scores)):
         row = scores[k]
         for j in range(row.size):
-            larger = (row[j] > largest[j]) | np.isnan(row[j])
-            largest[j] = row[j] if larger else largest[j]
+            largest[j] = row[j] if row[j] > largest[j] else largest[j]
     for k in range(len(scores)):
         row = scores[k]
         for j in range(row.size):

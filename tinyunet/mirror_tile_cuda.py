@@ -1,0 +1,78 @@
+"""Tiles of a mirrored image by CUDA kernels: `kernels/mirror_tile.cu`.
+
+The image goes to the GPU once, its scores come back once. In between, tiles are cut out and put together
+there, and no tile waits for the computer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet import cuda
+from tinyunet.backend import to_backend, to_host
+
+
+class _View(NamedTuple):
+    """How a turned array (H, W, C) lies in memory: where it begins, steps to the next row and column."""
+
+    origin: int
+    down: int
+    across: int
+
+
+def _view(shape: tuple[int, ...], turns: int, flip: bool) -> _View:
+    """Of an array of this shape, mirrored or not, then turned: as `numpy.rot90` of ``array[:, ::-1]``."""
+    height, width, channels = shape
+    view = (
+        _View((width - 1) * channels, width * channels, -channels)
+        if flip
+        else _View(0, width * channels, channels)
+    )
+    for _ in range(turns):  # rows become columns, the last column the first row
+        view = _View(view.origin + (width - 1) * view.across, -view.across, view.down)
+        height, width = width, height
+    return view
+
+
+class TilesOnGpu:
+    """As `tiling.TilesInMemory`, on the GPU."""
+
+    def __init__(self, image: NDArray[Any], classes: int):
+        self.image = to_backend(np.array(image, np.float32))  # copied: a view may begin at any address
+        self._scores = cuda.zeros((*image.shape[:2], classes))
+
+    def cut_out(self, transform: tuple[int, bool], rows: tuple[int, int], columns: tuple[int, int]) -> Any:
+        """As of `TilesInMemory`."""
+        height, width, channels = self.image.shape
+        if transform[0] % 2:
+            height, width = width, height
+        (top, bottom), (left, right) = rows, columns
+        tile = cuda.empty((1, bottom - top, right - left, channels))
+        cuda.launch_elementwise(
+            "mirror_tile",
+            "gather",
+            tile.size,
+            *(self.image, tile, *_view(self.image.shape, *transform)),
+            *(height, width, channels, top, left, right - left),
+        )
+        return tile
+
+    def add(self, transform: tuple[int, bool], down: slice, across: slice, output: Any, cut: int) -> None:
+        """As of `TilesInMemory`."""
+        height, width = down.stop - down.start, across.stop - across.start
+        classes = self._scores.shape[2]
+        cuda.launch_elementwise(
+            "mirror_tile",
+            "add",
+            height * width * classes,
+            *(output, self._scores, *_view(self._scores.shape, *transform)),
+            *(classes, down.start, across.start, cut, output.shape[2], width),
+            flops=height * width * classes,
+        )
+
+    def scores(self) -> NDArray[np.float32]:
+        """As of `TilesInMemory`."""
+        return to_host(self._scores)
