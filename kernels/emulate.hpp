@@ -40,6 +40,7 @@ using std::min;
 #define gridDim (emulator::place.grid_size)
 
 #define __syncthreads() emulator::block_barrier(__LINE__)
+#define __int_as_float(bits) emulator::number_of(bits)
 #define __shfl_down_sync(mask, value, delta) emulator::shuffle_down(mask, value, delta, __LINE__)
 
 // Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps
