@@ -19,17 +19,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import gpu_memory, metrics
+from tinyunet import gpu_memory, metrics, sampling_cuda
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
-from tinyunet.backend import to_backend
+from tinyunet.backend import active_backend, to_backend
 from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise, read_images
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import MODELS, ModelName, Network, make_network
-from tinyunet.ops.softmax_cross_entropy import checked_target, loss_of_checked
+from tinyunet.ops.softmax_cross_entropy import loss_of_checked
 from tinyunet.optim import SGD
 from tinyunet.sampling import Sample, Sampler, WeightMap, weights_by_class
 from tinyunet.tiling import predict_tiled
@@ -231,7 +231,9 @@ class Trainer:
             The loss or a weight is not finite. A step whose loss is not has changed the weights already.
         """
         config = self.config
-        samples = self.sampler.stream(self.step, config.steps)
+        on_cuda = active_backend().startswith("cuda")
+        sampler = sampling_cuda.CudaSampler(self.sampler) if on_cuda else self.sampler
+        samples = sampler.stream(self.step, config.steps)
         while True:
             if self._must_validate():  # looked at first: a run may have been stopped just before
                 validated, collapsed = self._validate()
@@ -245,9 +247,9 @@ class Trainer:
                 yield Finished(self.step, f"all {config.steps} steps")
                 return
             started = time.perf_counter()
-            sample = next(samples)
-            waited = time.perf_counter() - started
             with gpu_memory.explained(self.model, self.input_size, training=True):
+                sample = next(samples)
+                waited = time.perf_counter() - started
                 loss = self._train_on(sample)
             seconds = time.perf_counter() - started
             yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
@@ -266,7 +268,7 @@ class Trainer:
             self._descend,
             rng,
             image=sample.image,
-            target=checked_target(sample.target, self.train.num_classes, UNKNOWN),
+            target=sample.target,  # a class, or UNKNOWN, which the loss leaves out
             weight=sample.weight,
             lr=np.array(self.optimiser.lr, np.float32),
         )
@@ -276,7 +278,9 @@ class Trainer:
             raise self._diverged(f"step {self.step + 1}: the loss is {loss}")
         self.step += 1
         self.progress.last_loss = loss
-        weights = weights_by_class(sample, self.train.num_classes)
+        on_cuda = active_backend().startswith("cuda")
+        sums_of = sampling_cuda.weights_by_class if on_cuda else weights_by_class
+        weights = sums_of(sample, self.train.num_classes)
         if weights.any():
             self.progress.recent.append([loss, *(weights / weights.sum()).tolist()])
             del self.progress.recent[:-RECENT]
