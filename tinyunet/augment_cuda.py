@@ -16,6 +16,7 @@ from tinyunet import cuda
 from tinyunet.augment import Augmenter, Draw
 from tinyunet.augment_elastic import cardinal_splines
 from tinyunet.backend import to_backend
+from tinyunet.errors import OutOfMemoryError
 
 
 class TileMaker:
@@ -26,13 +27,28 @@ class TileMaker:
     augmenter : Augmenter
     cells, classes : sequence of ndarray, each (H, W), integers below 2^31
         In place of the augmenter's labels: what they mean.
+
+    Raises
+    ------
+    OutOfMemoryError
+        The GPU has no room for all images.
     """
 
     def __init__(self, augmenter: Augmenter, cells: Sequence[NDArray[Any]], classes: Sequence[NDArray[Any]]):
         self._augmenter = augmenter
-        self._sources = [to_backend(source) for source in augmenter.sources]
-        self._cells = [to_backend(image, np.int32) for image in cells]
-        self._classes = [to_backend(image, np.int32) for image in classes]
+        try:
+            self._sources = [to_backend(source) for source in augmenter.sources]
+            self._cells = [to_backend(image, np.int32) for image in cells]
+            self._classes = [to_backend(image, np.int32) for image in classes]
+        except MemoryError:
+            needed = sum(
+                source.nbytes + 8 * image.size for source, image in zip(augmenter.sources, cells, strict=True)
+            )
+            raise OutOfMemoryError(
+                f"out of memory: the GPU has no room for the {len(augmenter)} images to train on",
+                {"needed": f"{needed / 1e6:.1f} MB, and more for the training"},
+                "train on fewer or smaller images, or use another GPU or the backend 'numba'",
+            ) from None
         along, _ = cardinal_splines(augmenter.augmentation.elastic_points, augmenter.input_size)
         self._along = to_backend(along)
 

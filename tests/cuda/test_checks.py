@@ -87,8 +87,8 @@ BUGS = [
         tile,
         "x = mirror(x, width)",
         "mirror(x, width)",
-        r"out of bounds: .* reads 4 bytes at cells\[",
-        "cells[nearest]",
+        r"out of bounds: .* reads 4 bytes at source\[-",
+        "weights_x[b] * row",
     ),
     (
         "the label tile is as large as the image tile",

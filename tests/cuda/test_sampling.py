@@ -12,6 +12,7 @@ from tinyunet import augment_cuda, cuda, sampling, weight_map_cuda
 from tinyunet.augment import Augmentation, Augmenter
 from tinyunet.backend import lies_on_gpu, to_backend, to_host
 from tinyunet.data import UNKNOWN, ImageSet, split, synthetic_cells
+from tinyunet.errors import OutOfMemoryError
 from tinyunet.sampling import Sampler, WeightMap
 from tinyunet.sampling_cuda import CudaSampler, weights_by_class
 from tinyunet.trainer import Stepped, TrainConfig, Trainer
@@ -255,6 +256,20 @@ def test_where_samples_lie(on_stand_in):
     assert sample.image.shape == (1, INPUT, INPUT, 1)
     assert sample.target.shape == sample.weight.shape == (1, OUTPUT, OUTPUT)
     assert isinstance(sample.folded, int)
+
+
+def test_images_that_do_not_fit(on_stand_in, monkeypatch):
+    """Of 50 × 61 pixels: 53 · 64 coefficients, and two labels a pixel."""
+    some = sampler(image_set([discs(0), discs(1)]))
+    fake_cupy.get_default_memory_pool().free_all_blocks()
+    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + 70_000)
+    needed = 2 * (4 * 53 * 64 + 8 * 50 * 61) / 1e6
+    with pytest.raises(
+        OutOfMemoryError, match=rf"no room for the 2 images(?s:.)*needed +{needed:.1f} MB(?s:.)*'numba'"
+    ):
+        CudaSampler(some)
+    monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + 2**20)
+    CudaSampler(some)
 
 
 def test_a_tile_of_more_columns_than_a_block_has_threads(emulated):
