@@ -40,6 +40,7 @@ using std::min;
 #define gridDim (emulator::place.grid_size)
 
 #define __syncthreads() emulator::block_barrier(__LINE__)
+#define __int_as_float(bits) emulator::number_of(bits)
 #define __shfl_down_sync(mask, value, delta) \
     emulator::shuffle(mask, value, emulator::lane() + (delta), __LINE__)
 #define __shfl_xor_sync(mask, value, bits) emulator::shuffle(mask, value, emulator::lane() ^ (bits), __LINE__)

@@ -76,6 +76,20 @@ class Tile(NamedTuple):
     """Number of the image tile's pixels where the elastic deformation folds (`count_folded`); mostly 0."""
 
 
+class Draw(NamedTuple):
+    """What is random about a tile."""
+
+    turn: NDArray[np.float64]
+    """The matrix L, shape (2, 2): flips first, then the rotation."""
+    centre: NDArray[np.float64]
+    """Row and column of the image that the tile's centre looks at."""
+    grid: NDArray[np.float64]
+    """Displacement vectors, shape (2, points, points), in pixels."""
+    brightness: float
+    contrast: float
+    gamma: float
+
+
 class Augmenter:
     """Random tiles of a set of images.
 
@@ -105,10 +119,17 @@ class Augmenter:
     ShapeError, DtypeError, DataError
         Images and labels that do not go together, or sizes that are not concentric.
 
-    Notes
-    -----
-    Keeps references to the labels and, where tiles are interpolated, the spline coefficients of all images:
-    4 (H + 3) (W + 3) C bytes each; otherwise references to the images.
+    Attributes
+    ----------
+    order : int
+        3 where tiles are interpolated, else 0, as of `warp`.
+    sources : list of ndarray
+        What `warp` looks tiles up in: where they are interpolated the spline coefficients of each image,
+        4 (H + 3) (W + 3) C bytes, else the image itself, which is not copied.
+    labels : list of ndarray
+        As given, not copied.
+    grey_ranges : list of (float, float)
+        Least and largest value of each image.
     """
 
     def __init__(
@@ -128,45 +149,47 @@ class Augmenter:
         self.augmentation = augmentation
         self.label_margin = label_margin
         # Between pixels the image is a spline, on them it is copied, which is exact.
-        self._order = 3 if augmentation.moves_between_pixels else 0
-        self._sources = [spline_coefficients(image) for image in images] if self._order else list(images)
-        self._grey_ranges = [(float(image.min()), float(image.max())) for image in images]
-        self._labels = list(labels)
+        self.order = 3 if augmentation.moves_between_pixels else 0
+        self.sources = [spline_coefficients(image) for image in images] if self.order else list(images)
+        self.grey_ranges = [(float(image.min()), float(image.max())) for image in images]
+        self.labels = list(labels)
 
     def __len__(self) -> int:
         """The number of images."""
-        return len(self._labels)
+        return len(self.labels)
 
     def sample(self, index: int, rng: np.random.Generator) -> Tile:
         """A random tile of image `index`; `rng` alone decides which, e.g. `default_rng([seed, step])`."""
-        a, labels = self.augmentation, self._labels[index]
-        low, high = np.sort([np.zeros(2, int), np.array(labels.shape) - self.output_size], axis=0)
+        draw = self.draw(index, rng)
+        coordinates = self._coordinates(draw)
+        image = warp(self.sources[index], coordinates, self.order)
+        _vary_grey_values(image, self.grey_ranges[index], draw.brightness, draw.contrast, draw.gamma)
+        cut = (self.input_size - self.output_size) // 2 - self.label_margin
+        middle = slice(cut, self.input_size - cut)
+        label_tile = warp(self.labels[index][:, :, None], coordinates[:, middle, middle], 0)[:, :, 0]
+        return Tile(image, label_tile, count_folded(draw.grid, self.input_size, self.input_size))
+
+    def draw(self, index: int, rng: np.random.Generator) -> Draw:
+        """What is random about the tile of image `index` that `sample` makes of the same `rng`."""
+        a, shape = self.augmentation, np.array(self.labels[index].shape)
+        low, high = np.sort([np.zeros(2, int), shape - self.output_size], axis=0)
         origin = rng.integers(low, high, endpoint=True)
         largest = (a.rotation, a.brightness, a.contrast, a.gamma)
         angle, brightness, contrast, gamma = map(float, largest * rng.uniform(-1, 1, 4))
         signs = 1 - 2 * rng.integers(2, size=2) * a.flips
         grid = a.elastic_sigma * rng.standard_normal((2, a.elastic_points, a.elastic_points))
+        cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        turn: NDArray[np.float64] = np.array([[cos, -sin], [sin, cos]]) * signs
+        return Draw(turn, origin + (self.output_size - 1) / 2, grid, brightness, contrast, gamma)
 
-        coordinates = self._coordinates(origin, angle, signs, grid)
-        image = warp(self._sources[index], coordinates, self._order)
-        _vary_grey_values(image, self._grey_ranges[index], brightness, contrast, gamma)
-        cut = (self.input_size - self.output_size) // 2 - self.label_margin
-        middle = slice(cut, self.input_size - cut)
-        label_tile = warp(labels[:, :, None], coordinates[:, middle, middle], 0)[:, :, 0]
-        return Tile(image, label_tile, count_folded(grid, self.input_size, self.input_size))
-
-    def _coordinates(
-        self, origin: NDArray, angle: float, signs: NDArray, grid: NDArray
-    ) -> NDArray[np.float64]:
+    def _coordinates(self, draw: Draw) -> NDArray[np.float64]:
         """Where each pixel of the input tile looks in the image: (2, input_size, input_size)."""
-        y, x = displacement_field(grid, self.input_size, self.input_size)
+        y, x = displacement_field(draw.grid, self.input_size, self.input_size)
         from_centre = np.arange(self.input_size) - (self.input_size - 1) / 2
         y += from_centre[:, None]
         x += from_centre
-        cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-        (a, b), (c, d) = np.array([[cos, -sin], [sin, cos]]) * signs  # flips first, then the rotation
-        centre = origin + (self.output_size - 1) / 2
-        return np.stack([a * y + b * x + centre[0], c * y + d * x + centre[1]])
+        (a, b), (c, d) = draw.turn
+        return np.stack([a * y + b * x + draw.centre[0], c * y + d * x + draw.centre[1]])
 
 
 def sample_tile(

@@ -14,7 +14,8 @@ again what was freed, and so does the graph. What is written before the launch m
 kernel of the graph would write over it.
 
 **What cannot be captured** is whatever waits for the GPU: a copy from the computer's memory, reading back.
-The one is done before the launch, the other after it.
+The one is done before the launch, the other after it. Inputs that lie on the GPU are copied there as well, to
+the place that the graph knows.
 
 References
 ----------
@@ -33,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet import cuda
-from tinyunet.backend import active_backend, active_precision, array_library, to_backend
+from tinyunet.backend import active_backend, active_precision, array_library, lies_on_gpu, to_backend
 from tinyunet.cuda_log import captured_launches, record_graph
 
 
@@ -65,7 +66,7 @@ class CapturedStep:
         self._shapes: tuple[Any, ...] = ()
         self._graph: _Graph | None = None
 
-    def run(self, step: Callable[..., Any], rng: np.random.Generator, **arrays: NDArray[Any]) -> Any:
+    def run(self, step: Callable[..., Any], rng: np.random.Generator, **arrays: Any) -> Any:
         """Make one step.
 
         Parameters
@@ -76,8 +77,8 @@ class CapturedStep:
             there before it. From `rng` dropout draws, and nobody else.
         rng : numpy.random.Generator
             Of this step: gives dropout its seeds.
-        **arrays : ndarray
-            What else changes from step to step, in the computer's memory.
+        **arrays : array
+            What else changes from step to step, on the GPU or in the computer's memory.
 
         Returns
         -------
@@ -93,7 +94,7 @@ class CapturedStep:
                 return self._graph.launch(rng, arrays)
         return step(rng, **{name: to_backend(array) for name, array in arrays.items()})
 
-    def _captured(self, step: Callable[..., Any], arrays: Mapping[str, NDArray[Any]]) -> _Graph | None:
+    def _captured(self, step: Callable[..., Any], arrays: Mapping[str, Any]) -> _Graph | None:
         try:
             return _Graph(step, arrays)
         except (RuntimeError, MemoryError) as error:  # CuPy's
@@ -135,17 +136,17 @@ def _memory(size: int) -> Any:
 class _Graph:
     """A captured step, its memory, and the places where its inputs go."""
 
-    def __init__(self, step: Callable[..., Any], arrays: Mapping[str, NDArray[Any]]):
+    def __init__(self, step: Callable[..., Any], arrays: Mapping[str, Any]):
         cupy = array_library()
         common = cupy.get_default_memory_pool()
         common.free_all_blocks()  # of the ordinary step before: the graph needs as much once more
         self._outside = common.malloc
         self._pool = cupy.cuda.MemoryPool(_memory)
-        self._inputs = {name: to_backend(array) for name, array in arrays.items()}
+        self._inputs = {name: self._place(array.shape, array.dtype) for name, array in arrays.items()}
         seeds = _Seeds(self._place)
         self._seeds = seeds.places
         self._constants: list[tuple[Any, NDArray[Any]]] = []
-        self._sent: list[NDArray[Any]] = []
+        self._sent: list[Any] = []
         # Non-blocking: otherwise CUDA refuses all work on the default stream meanwhile.
         stream = cupy.cuda.Stream(non_blocking=True)
         with (
@@ -176,13 +177,16 @@ class _Graph:
         self._constants.append((place, values))
         return place
 
-    def launch(self, rng: np.random.Generator, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    def launch(self, rng: np.random.Generator, arrays: Mapping[str, Any]) -> Any:
         """Run the graph on the current stream: it waits for all work before it, and all work after for it."""
         seeds = [np.array(rng.integers(2**64, dtype=np.uint64)) for _ in self._seeds]  # in the same order
         # Kept until the next launch: CUDA may read them after `set` has returned.
         self._sent = [*arrays.values(), *seeds]
         for place, values in zip([*self._inputs.values(), *self._seeds], self._sent, strict=True):
-            place.set(values)
+            if lies_on_gpu(values):
+                place[...] = values
+            else:
+                place.set(values)
         self._graph.launch()
         record_graph(self._launches)
         return self._output

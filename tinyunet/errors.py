@@ -62,7 +62,7 @@ class KernelError(TinyUNetError, RuntimeError):
 
 
 class OutOfMemoryError(TinyUNetError, MemoryError):
-    """A tile that is too large for the memory of a GPU."""
+    """A tile, or a set of images, that is too large for the memory of a GPU."""
 
 
 class DataError(TinyUNetError, ValueError):

@@ -88,10 +88,15 @@ def _free_memory() -> tuple[int, int]:
 
 
 def _tried(model: Network, side: int, training: bool) -> int:
-    """The bytes that the pool grows by for a tile of zeros."""
-    pool = array_library().get_default_memory_pool()
-    pool.free_all_blocks()
-    before = pool.total_bytes()
+    """The bytes that a tile of zeros takes, in a pool of its own: it may fit into gaps of the common one."""
+    cupy = array_library()
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        _try(model, side, training)
+    return pool.total_bytes()
+
+
+def _try(model: Network, side: int, training: bool) -> None:
     x = np.zeros((1, side, side, model.in_channels), np.float32)
     if training:
         target = np.zeros((1, *[model.geometry.output_size(side)] * 2), np.int32)
@@ -103,4 +108,3 @@ def _tried(model: Network, side: int, training: bool) -> int:
     else:
         with no_grad():
             model(Tensor(x))
-    return pool.total_bytes() - before

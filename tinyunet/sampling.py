@@ -48,8 +48,8 @@ class Sample(NamedTuple):
 
     image: NDArray[np.float32]
     """Shape (1, input_size, input_size, C)."""
-    target: NDArray[np.integer]
-    """Classes, shape (1, output_size, output_size); `UNKNOWN` where nobody labelled the image."""
+    target: NDArray[np.int32]
+    """Classes, shape (1, output_size, output_size); `UNKNOWN`, -1, where nobody labelled the image."""
     weight: NDArray[np.float32]
     """Shape (1, output_size, output_size)."""
     name: str
@@ -80,7 +80,7 @@ class Sampler:
     Raises
     ------
     DataError
-        The set has no labels.
+        The set has no labels, or a class that it says not to have.
     """
 
     def __init__(
@@ -119,14 +119,11 @@ class Sampler:
 
     def sample(self, step: int) -> Sample:
         """The sample of a step, counted from 0. All images come up once before one comes up again."""
-        epoch, place = divmod(step, len(self.names))
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.names))
-        index = int(order[place])
-        rng = np.random.default_rng([self.seed, 1, step])
+        index, rng = self.index_and_rng(step)
         inside = slice(self.margin, self.output_size + self.margin)
         for _ in range(DRAWS):
             tile = self.augmenter.sample(index, rng)
-            cells, classes = _unpacked(tile.labels, self.num_classes)
+            cells, classes = unpacked(tile.labels, self.num_classes)
             if (classes[inside, inside] != UNKNOWN).any():
                 break
         weight = weight_map(
@@ -139,11 +136,17 @@ class Sampler:
         )
         return Sample(
             tile.image[np.newaxis],
-            np.ascontiguousarray(classes[inside, inside])[np.newaxis],
+            np.ascontiguousarray(classes[inside, inside], np.int32)[np.newaxis],
             np.ascontiguousarray(weight[inside, inside])[np.newaxis],
             self.names[index],
             tile.folded,
         )
+
+    def index_and_rng(self, step: int) -> tuple[int, np.random.Generator]:
+        """Which image a step's tile is of, and what the tile is drawn from."""
+        epoch, place = divmod(step, len(self.names))
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.names))
+        return int(order[place]), np.random.default_rng([self.seed, 1, step])
 
     def stream(self, start: int, stop: int, ahead: int = 2) -> Iterator[Sample]:
         """Samples of steps start … stop - 1, made in a background thread while the caller computes.
@@ -178,10 +181,11 @@ def _cells_and_classes(labels: NDArray[Any], kind: str) -> tuple[NDArray[np.int6
 
 
 def _packed(cells: NDArray[np.int64], classes: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Cell and class in one number that is not negative; `_unpacked` takes them apart."""
+    """Cell and class in one number that is not negative; `unpacked` takes them apart."""
     return cells * (num_classes + 1) + classes - UNKNOWN
 
 
-def _unpacked(packed: NDArray[Any], num_classes: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def unpacked(packed: NDArray[Any], num_classes: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Cells and classes of the labels that a sampler's augmenter holds."""
     cells, classes = np.divmod(packed, num_classes + 1)
     return cells, classes + UNKNOWN

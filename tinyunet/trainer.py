@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import gpu_memory, metrics
+from tinyunet import gpu_memory, metrics, sampling_cuda
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
-from tinyunet.backend import to_backend
+from tinyunet.backend import active_backend, to_backend
 from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.cuda_graph import CapturedStep
@@ -231,7 +231,9 @@ class Trainer:
             The loss or a weight is not finite. A step whose loss is not has changed the weights already.
         """
         config = self.config
-        samples = self.sampler.stream(self.step, config.steps)
+        on_cuda = active_backend().startswith("cuda")
+        sampler = sampling_cuda.CudaSampler(self.sampler) if on_cuda else self.sampler
+        samples = sampler.stream(self.step, config.steps)
         while True:
             if self._must_validate():  # looked at first: a run may have been stopped just before
                 validated, collapsed = self._validate()
@@ -245,9 +247,9 @@ class Trainer:
                 yield Finished(self.step, f"all {config.steps} steps")
                 return
             started = time.perf_counter()
-            sample = next(samples)
-            waited = time.perf_counter() - started
             with gpu_memory.explained(self.model, self.input_size, training=True):
+                sample = next(samples)
+                waited = time.perf_counter() - started
                 loss = self._train_on(sample)
             seconds = time.perf_counter() - started
             yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
@@ -262,9 +264,7 @@ class Trainer:
         self.model.train()
         rng = np.random.default_rng([self.config.seed, 2, self.step])
         sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
-        target, weight = checked_pixels(
-            "training", sample.target, sample.weight, self.train.num_classes, ignore_label=UNKNOWN
-        )
+        target, weight, shares = self._pixels(sample)
         lr = np.array(self.optimiser.lr, np.float32)
         array = self._captured.run(
             self._descend, rng, image=sample.image, target=target, weight=weight, lr=lr
@@ -275,11 +275,21 @@ class Trainer:
             raise self._diverged(f"step {self.step + 1}: the loss is {loss}")
         self.step += 1
         self.progress.last_loss = loss
-        weights = weights_by_class(sample, self.train.num_classes)
-        if weights.any():
-            self.progress.recent.append([loss, *(weights / weights.sum()).tolist()])
+        if shares.any():
+            self.progress.recent.append([loss, *shares.tolist()])
             del self.progress.recent[:-RECENT]
         return loss
+
+    def _pixels(self, sample: Sample) -> tuple[Any, Any, NDArray[np.float64]]:
+        """Targets and weights as `Network.loss` takes them, and the share of the weights of each class."""
+        classes = self.train.num_classes
+        if active_backend().startswith("cuda"):  # a CudaSampler's: classes or UNKNOWN, and there no weight
+            sums = sampling_cuda.weights_by_class(sample, classes)
+            return sample.target, sampling_cuda.mean_weights(sample, sums), _shares(sums)
+        target, weight = checked_pixels(
+            "training", sample.target, sample.weight, classes, ignore_label=UNKNOWN
+        )
+        return target, weight, _shares(weights_by_class(sample, classes))
 
     def _descend(self, rng: np.random.Generator, image: Any, target: Any, weight: Any, lr: Any) -> Any:
         """The step on arrays of the backend: returns the loss, and reads nothing back."""
@@ -434,6 +444,10 @@ def _network_options(config: TrainConfig) -> dict[str, Any]:
                 f"leave {name} out, or choose another network",
             )
     return {"model": config.model, **own, **asked}
+
+
+def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return weights / (weights.sum() or 1)
 
 
 def _known_classes(images: ImageSet) -> set[int]:

@@ -110,11 +110,16 @@ def _weights_by_class(
 
 def _border(cells: NDArray[np.integer], w0: float, sigma: float) -> NDArray[np.float32]:
     """The term w0 exp(−(d1 + d2)² / 2σ²) at every pixel; 0 where d2 alone brings it under `NEGLIGIBLE`."""
-    if w0 <= NEGLIGIBLE:
+    reach = border_reach(w0, sigma)
+    if reach == 0:
         return np.zeros(cells.shape, np.float32)
-    reach = sigma * np.sqrt(2 * np.log(w0 / NEGLIGIBLE))  # the distance where the term falls to NEGLIGIBLE
     d1, d2 = nearest_two_cells(cells, max_distance=reach)
     return np.float32(w0) * np.exp(-((d1 + d2) ** 2) / np.float32(2 * sigma**2))
+
+
+def border_reach(w0: float, sigma: float) -> float:
+    """The distance in pixels where the border term falls to `NEGLIGIBLE`; 0 where it is never above."""
+    return float(sigma * np.sqrt(2 * np.log(max(w0 / NEGLIGIBLE, 1))))
 
 
 def class_weights(label_images: Iterable[NDArray[np.integer]], num_classes: int) -> NDArray[np.float32]:
@@ -182,10 +187,15 @@ def nearest_two_cells(
     third of that column, the two before it would be nearer to the pixel as well.
     """
     labels = _check_labels("nearest_two_cells", labels)
-    most = min(max_distance, sum(labels.shape))  # no distance exceeds H + W
     cell, dy = _nearest_two_of_columns(labels)
-    d1, d2 = _nearest_two_of_rows(cell, dy, int(most * most) + 1)
+    d1, d2 = _nearest_two_of_rows(cell, dy, squared_limit(labels.shape, max_distance))
     return d1, d2
+
+
+def squared_limit(shape: tuple[int, ...], max_distance: float) -> int:
+    """The squares of the distances that are looked for are less than this; no distance exceeds H + W."""
+    most = min(max_distance, sum(shape))
+    return int(most * most) + 1
 
 
 @kernel

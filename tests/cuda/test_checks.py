@@ -7,7 +7,8 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import cuda, cuda_emulator, elastic_deform_cuda
+from tinyunet import augment_cuda, cuda, cuda_emulator, weight_map_cuda
+from tinyunet.augment import Augmenter
 from tinyunet.errors import KernelError
 from tinyunet.ops import conv2d_cuda
 from tinyunet.optim import step
@@ -70,9 +71,19 @@ def sgd():
     step(weights, grads, velocities, 0.1, 0.9, 0.0)
 
 
-def elastic():
-    image, weights = random_arrays([(9, 11, 1), (9, 11)], np.float32)
-    elastic_deform_cuda.deform(image, np.zeros((9, 11), int), weights, np.full((2, 3, 3), 30.0))
+def tile():
+    """Larger than its image."""
+    (image,), labels = random_arrays([(9, 11, 1)], np.float32), [np.zeros((9, 11), int)]
+    augmenter = Augmenter([image], labels, input_size=20, output_size=12, label_margin=2)
+    augment_cuda.TileMaker(augmenter, labels, labels).tile(0, augmenter.draw(0, np.random.default_rng(0)))
+
+
+def weights():
+    cells = np.zeros((20, 21), np.int32)
+    cells[3:5, 4:6], cells[7:11, 15:17] = 1, 2
+    classes = np.ascontiguousarray(cells[2:-2, 2:-2] > 0).astype(np.int32)
+    weight = weight_map_cuda.weight_map(cells, classes, np.ones(2, np.float32), w0=10, sigma=5)
+    weight_map_cuda.sums_by_class(classes, weight, 2)
 
 
 def overlap_tile():
@@ -84,11 +95,43 @@ def overlap_tile():
 BUGS = [
     (
         "a point beyond the border is not mirrored",
-        elastic,
+        tile,
         "x = mirror(x, width)",
         "mirror(x, width)",
-        r"out of bounds: .* reads 4 bytes at labels\[",
-        "labels[nearest]",
+        r"out of bounds: .* reads 4 bytes at source\[-",
+        "weights_x[b] * row",
+    ),
+    (
+        "the label tile is as large as the image tile",
+        tile,
+        "0 <= i && i < middle && 0 <= j",
+        "0 <= j",
+        r"out of bounds: .* writes 4 bytes at classes_out\[144\]",
+        "classes_out[in_classes] =",
+    ),
+    (
+        "a column is followed beyond the image",
+        weights,
+        "if (i + dy < height) insert",
+        "insert",
+        r"out of bounds: .* reads 4 bytes at cells\[420\]",
+        "insert(near, cells[(i + dy)",
+    ),
+    (
+        "a margin of which the classes know nothing",
+        weights,
+        "int label = classes[index]",
+        "int label = classes[i * width + j]",
+        r"out of bounds: .* reads 4 bytes at classes\[",
+        "int label = classes",
+    ),
+    (
+        "the sums of all classes in one place",
+        weights,
+        "sums[label * width + j] = sum",
+        "sums[j] = sum",
+        r"race: thread 0 writes sums\[0\], which thread 0 of another block wrote",
+        "sums[j] = sum",
     ),
     (
         "one element past a parameter",

@@ -277,9 +277,10 @@ def predict_one_tile(tile):
 
 
 @pytest.mark.parametrize(
-    ("program", "what"), [(train_one_step, "a training step"), (predict_one_tile, "a prediction")]
+    ("program", "what", "little"),
+    [(train_one_step, "a training step", 100_000), (predict_one_tile, "a prediction", 40_000)],
 )
-def test_out_of_memory(on_stand_in, monkeypatch, program, what):
+def test_out_of_memory(on_stand_in, monkeypatch, program, what, little):
     """What is said to be needed is needed, and the tile that is said to fit does."""
     needed = bytes_needed(lambda: program(72))
     leave_free(int(0.6 * needed), monkeypatch)
@@ -291,7 +292,7 @@ def test_out_of_memory(on_stand_in, monkeypatch, program, what):
     traceback.clear_frames(caught.tb)  # which hold the image and its scores
     assert 30 <= fits < 72
     program(fits)
-    leave_free(40000, monkeypatch)
+    leave_free(little, monkeypatch)  # the images to train on fit, no tile does
     with pytest.raises(OutOfMemoryError, match=r"does not fit either(?s:.)*fewer channels"):
         program(72)
 

@@ -8,9 +8,8 @@ import torch
 from oracle import assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
-from tinyunet import augment_elastic, elastic_deform_cuda
 from tinyunet.backend import KERNELS, to_backend, to_host
-from tinyunet.errors import KernelError, ShapeError
+from tinyunet.errors import KernelError
 from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
 from tinyunet.ops.dropout import backward as dropout_backward
@@ -170,28 +169,6 @@ def test_sgd_momentum_finds_no_array_of_another_type(emulated):
     arrays = random_arrays([(5,), (4,)], np.float32)
     with pytest.raises(KernelError, match=r"sgd_momentum_step: grad\[1\] is an array of float64"):
         step(arrays, [arrays[0], arrays[1].astype(np.float64)], arrays, 0.1, 0.9, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("shape", "points", "sigma"), [((19, 23, 1), (3, 3), 4), ((9, 30, 3), (2, 4), 40), ((1, 7, 2), (3, 3), 3)]
-)
-def test_elastic_deform(build, shape, points, sigma):
-    """As on the CPU, also far beyond the borders. Both compute in float64 and round the image once."""
-    rng = np.random.default_rng(0)
-    image, weights = random_arrays([shape, shape[:2]], np.float32)
-    labels = rng.integers(0, 1000, shape[:2])
-    grid = sigma * rng.standard_normal((2, *points))
-    expected = augment_elastic.deform([image, labels, weights], grid, order=[3, 0, 0])
-    ours = [to_host(array) for array in elastic_deform_cuda.deform(image, labels, weights, grid)]
-    assert_close(ours[0], expected[0], tolerance=1e-6)
-    np.testing.assert_array_equal(ours[1], expected[1])
-    np.testing.assert_array_equal(ours[2], expected[2])
-
-
-def test_elastic_deform_of_images_that_do_not_fit(emulated):
-    image, labels = np.zeros((4, 5, 1), np.float32), np.zeros((4, 6), int)
-    with pytest.raises(ShapeError, match=r"one height and width(?s:.)*\(4, 6\)"):
-        elastic_deform_cuda.deform(image, labels, image[..., 0], np.zeros((2, 3, 3)))
 
 
 def conv2d_arrays(n, height, width, channels, filters, size):

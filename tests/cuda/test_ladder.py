@@ -9,12 +9,13 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import elastic_deform_cuda
 from tinyunet.backend import KERNELS
 from tinyunet.cuda import KERNEL_FOLDER, kernels_in
 from tinyunet.cuda_emulator import text_of
 from tinyunet.cuda_log import Totals, launch_log
+from tinyunet.data import synthetic_cells
 from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
+from tinyunet.trainer import TrainConfig, Trainer
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 README = (KERNEL_FOLDER / "README.md").read_text(encoding="utf-8")
@@ -42,7 +43,7 @@ def test_every_direction_has_its_kernel():
 
 
 def test_every_kernel_is_launched(emulated):
-    """By a training step of a U-Net, the ops that it does not use, and the rungs that are not chosen."""
+    """By a training step of a U-Net, the ops that it does not use, the rungs not chosen, and a trainer."""
     with launch_log() as log:
         model = tu.UNet(base_channels=4, depth=1)
         (image,) = random_arrays([(1, 28, 28, 1)], np.float32)
@@ -60,9 +61,9 @@ def test_every_kernel_is_launched(emulated):
         y = conv_transpose2d_cuda.forward(x, weight, None, False, "naive")
         conv_transpose2d_cuda.backward_input(y, weight, "naive")
         conv_transpose2d_cuda.backward_weight(x, y, "naive")
-        plane = np.zeros((4, 4), np.float32)
         tu.predict_tiled(model, image[0], tile=12)
-        elastic_deform_cuda.deform(x[0], plane.astype(int), plane, np.zeros((2, 2, 2)))
+        config = TrainConfig(steps=1, base_channels=1, depth=1, tile=8)
+        list(Trainer(config, *[synthetic_cells(n=1, size=20, seed=0)] * 2).run())
     assert set(log.totals) == {name for source in SOURCES for name in kernels_in(source)}
 
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from tinyunet import ops
 from tinyunet.autograd import Tensor, no_grad
-from tinyunet.backend import array_library
+from tinyunet.backend import array_library, to_backend, to_host
 from tinyunet.errors import ShapeError
 from tinyunet.geometry import Geometry
 from tinyunet.models.network import Network, require_options
@@ -192,18 +192,20 @@ class SlidingWindowClassifier(Network):
         The weights are then 1: what counts more comes more often. With class balance alone, all classes are
         drawn equally often, as in the paper.
         """
-        up_to = np.cumsum(sample.weight[0].astype(np.float64))
+        image, target, weight = to_backend(sample.image), to_host(sample.target)[0], to_host(sample.weight)[0]
+        up_to = np.cumsum(weight.astype(np.float64))
         drawn = np.searchsorted(up_to, rng.uniform(0, up_to[-1], self.windows), side="right")
-        places = np.unravel_index(np.minimum(drawn, up_to.size - 1), sample.weight.shape[1:])
-        views = sliding_window_view(sample.image[0], (self.window, self.window), axis=(0, 1))
-        counts = sample.weight[0][places] > 0  # none does where nobody labelled anything
+        places = np.unravel_index(np.minimum(drawn, up_to.size - 1), weight.shape)
+        side = self.window
+        windows = [image[:, i : i + side, j : j + side] for i, j in zip(*places, strict=True)]
+        counts = weight[places] > 0  # none does where nobody labelled anything
 
         def pixels(array: NDArray) -> NDArray:
             return array[:, np.newaxis, np.newaxis]
 
         return sample._replace(
-            image=np.ascontiguousarray(np.moveaxis(views[places], 1, 3)),
-            target=pixels(sample.target[0][places]),
+            image=array_library().concatenate(windows),
+            target=pixels(target[places]),
             weight=pixels(counts.astype(np.float32)),
         )
 

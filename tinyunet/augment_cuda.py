@@ -1,0 +1,98 @@
+"""Random tiles by a CUDA kernel: `kernels/augment.cu`.
+
+What depends on the images alone, spline coefficients and labels, is computed on the CPU and goes to the GPU
+once. What is random about a tile is drawn on the CPU, and is a few numbers; the kernel looks the tile up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet import cuda
+from tinyunet.augment import Augmenter, Draw
+from tinyunet.augment_elastic import cardinal_splines
+from tinyunet.backend import to_backend
+from tinyunet.errors import OutOfMemoryError
+
+
+class TileMaker:
+    """The images of an `Augmenter` where the backend computes.
+
+    Parameters
+    ----------
+    augmenter : Augmenter
+    cells, classes : sequence of ndarray, each (H, W), integers below 2^31
+        In place of the augmenter's labels: what they mean.
+
+    Raises
+    ------
+    OutOfMemoryError
+        The GPU has no room for all images.
+    """
+
+    def __init__(self, augmenter: Augmenter, cells: Sequence[NDArray[Any]], classes: Sequence[NDArray[Any]]):
+        self._augmenter = augmenter
+        try:
+            self._sources = [to_backend(source) for source in augmenter.sources]
+            self._cells = [to_backend(image, np.int32) for image in cells]
+            self._classes = [to_backend(image, np.int32) for image in classes]
+        except MemoryError:
+            needed = sum(
+                source.nbytes + 8 * image.size for source, image in zip(augmenter.sources, cells, strict=True)
+            )
+            raise OutOfMemoryError(
+                f"out of memory: the GPU has no room for the {len(augmenter)} images to train on",
+                {"needed": f"{needed / 1e6:.1f} MB, and more for the training"},
+                "train on fewer or smaller images, or use another GPU or the backend 'numba'",
+            ) from None
+        along, _ = cardinal_splines(augmenter.augmentation.elastic_points, augmenter.input_size)
+        self._along = to_backend(along)
+
+    def tile(self, index: int, draw: Draw) -> tuple[Any, Any, Any]:
+        """The tile that is drawn of image `index`.
+
+        The image is that of `Augmenter.sample` up to rounding, and exact without interpolation. The nearest
+        pixel may be another one where a coordinate is within rounding, 1e-12, of the edge between two.
+
+        Returns
+        -------
+        image : array, shape (input_size, input_size, C), float32
+        cells : array, shape (n, n), n = output_size + 2 label_margin, int32
+        classes : array, shape (output_size, output_size), int32
+        """
+        augmenter = self._augmenter
+        side, inside = augmenter.input_size, augmenter.output_size
+        wide = inside + 2 * augmenter.label_margin
+        height, width = self._cells[index].shape
+        channels = self._sources[index].shape[2]
+        points = self._along.shape[0]
+        low, high = augmenter.grey_ranges[index]
+        grey_values = (
+            np.float32(low),
+            np.float32(high - low if draw.gamma else 0),
+            np.exp(draw.gamma, dtype=np.float32),
+            np.exp(draw.contrast, dtype=np.float32),
+            np.float32(draw.brightness),
+        )
+        tile = (
+            cuda.empty((side, side, channels)),
+            cuda.empty((wide, wide), np.int32),
+            cuda.empty((inside, inside), np.int32),
+        )
+        cuda.launch_elementwise(
+            "augment",
+            "tile",
+            side * side,
+            *(self._sources[index], self._cells[index], self._classes[index]),
+            to_backend(np.concatenate([draw.turn, draw.centre, draw.grid], axis=None)),
+            self._along,
+            *tile,
+            *(augmenter.order, height, width, channels, points, side, wide, inside),
+            *grey_values,
+            flops=side * side * (4 * points * (points + 1) + 50 * channels),
+        )
+        return tile
