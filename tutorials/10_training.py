@@ -355,8 +355,9 @@ assert min(ends["all but the velocity"], ends["all but the step"]) > 1e-4
 # The same in the engine
 # ----------------------
 # ``tinyunet/optim.py`` is the optimiser, ``tinyunet/trainer.py`` the loop with validation and
-# checkpoints, ``tinyunet/checkpoint.py`` the file. The same configuration must give our losses, bit
-# by bit, and a resumed run our weights.
+# checkpoints, ``tinyunet/checkpoint.py`` the file. The same configuration must give our losses, up
+# to rounding: there the last layer and the loss are one op (``linear_cross_entropy``). A run that is
+# stopped and resumed must end with the weights of one that was not, bit by bit.
 
 # %%
 from tinyunet.trainer import Stepped, TrainConfig, Trainer
@@ -364,8 +365,10 @@ from tinyunet.trainer import Stepped, TrainConfig, Trainer
 config = TrainConfig(
     steps=20, base_channels=4, depth=2, dropout=0, tile=44, lr=0.002, schedule="constant", seed=7
 )
-events = list(Trainer(config, cells, cells.subset([0])).run())
-assert [event.loss for event in events if isinstance(event, Stepped)] == losses
+whole = Trainer(config, cells, cells.subset([0]))
+engine = [event.loss for event in whole.run() if isinstance(event, Stepped)]
+print(f"largest relative difference of a loss: {np.abs(np.divide(engine, losses) - 1).max():.1g}")
+assert np.allclose(engine, losses, rtol=1e-5, atol=0)
 
 first = Trainer(config, cells, cells.subset([0]))
 for event in first.run():
@@ -374,8 +377,8 @@ for event in first.run():
 second = Trainer(config, cells, cells.subset([0]))
 second.restore(first.checkpoint())
 list(second.run())
-assert all(np.array_equal(second.model.state_dict()[key], straight[key]) for key in straight)
-print("The engine's losses and its resumed weights are ours, bit by bit.")
+resumed, straight = (trainer.model.state_dict() for trainer in (second, whole))
+assert all(np.array_equal(resumed[key], straight[key]) for key in straight)
 
 weight, velocity = rng.standard_normal((2, 5))
 parameter = tu.Tensor(weight.copy(), requires_grad=True)

@@ -9,6 +9,7 @@ from oracle import as_float64, assert_network_equals_torch, randomised
 import tinyunet as tu
 from tinyunet import ops
 from tinyunet.errors import OptionError, ShapeError
+from tinyunet.ops.pixels import checked_pixels
 
 
 @pytest.mark.parametrize(("variant", "count"), [("paper", 31_030_658), ("release", 31_100_354)])
@@ -246,3 +247,17 @@ def test_multiplications_of_the_paper():
         + 388**2 * 64 * 2
     )
     assert tu.UNet().multiplications(572, 572) == by_hand == 150_428_424_448
+
+
+def test_the_loss_of_a_subclass_is_that_of_its_own_forward():
+    """Not that of the features, which a forward of its own may go around."""
+
+    class Twice(tu.UNet):
+        def forward(self, x):
+            return tu.add(super().forward(x), super().forward(x))
+
+    model = randomised(Twice(base_channels=4, depth=1, dropout=0))
+    x = tu.Tensor(np.random.default_rng(0).standard_normal((1, 20, 20, 1), dtype=np.float32))
+    target = np.zeros(model(x).shape[:3], int)
+    expected = tu.softmax_cross_entropy(model(x), target)
+    assert model.loss(x, *checked_pixels("test", target, None, 2)).item() == expected.item()

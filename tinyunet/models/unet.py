@@ -132,7 +132,12 @@ class UNet(Network):
         return self.scores(self._features(x))
 
     def loss(self, x: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
-        """As of every `Network`; the last layer is fused with it, see `linear_cross_entropy`."""
+        """As of every `Network`; the last layer is fused with it, see `linear_cross_entropy`.
+
+        A subclass with a `forward` of its own has the loss of what that gives.
+        """
+        if type(self).forward is not UNet.forward:
+            return super().loss(x, target, weight)
         return loss_of_checked(self._features(x), self.scores.weight, self.scores.bias, target, weight)
 
     def _features(self, x: Tensor) -> Tensor:
