@@ -231,8 +231,7 @@ class Trainer:
             The loss or a weight is not finite. A step whose loss is not has changed the weights already.
         """
         config = self.config
-        on_cuda = active_backend().startswith("cuda")
-        sampler = sampling_cuda.CudaSampler(self.sampler) if on_cuda else self.sampler
+        sampler = sampling_cuda.CudaSampler(self.sampler) if _on_cuda() else self.sampler
         samples = sampler.stream(self.step, config.steps)
         while True:
             if self._must_validate():  # looked at first: a run may have been stopped just before
@@ -278,8 +277,7 @@ class Trainer:
             raise self._diverged(f"step {self.step + 1}: the loss is {loss}")
         self.step += 1
         self.progress.last_loss = loss
-        on_cuda = active_backend().startswith("cuda")
-        sums_of = sampling_cuda.weights_by_class if on_cuda else weights_by_class
+        sums_of = sampling_cuda.weights_by_class if _on_cuda() else weights_by_class
         weights = sums_of(sample, self.train.num_classes)
         if weights.any():
             self.progress.recent.append([loss, *(weights / weights.sum()).tolist()])
@@ -418,6 +416,11 @@ class Trainer:
                     remedy="resume from last, not from best",
                 )
             own[...] = to_backend(velocity[name], own.dtype)
+
+
+def _on_cuda() -> bool:
+    """Whether the kernels are CUDA's, on a GPU or emulated."""
+    return active_backend().startswith("cuda")
 
 
 def _network_options(config: TrainConfig) -> dict[str, Any]:
