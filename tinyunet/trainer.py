@@ -231,8 +231,7 @@ class Trainer:
             The loss or a weight is not finite. A step whose loss is not has changed the weights already.
         """
         config = self.config
-        on_cuda = active_backend().startswith("cuda")
-        sampler = sampling_cuda.CudaSampler(self.sampler) if on_cuda else self.sampler
+        sampler = sampling_cuda.CudaSampler(self.sampler) if _on_cuda() else self.sampler
         samples = sampler.stream(self.step, config.steps)
         while True:
             if self._must_validate():  # looked at first: a run may have been stopped just before
@@ -283,7 +282,7 @@ class Trainer:
     def _pixels(self, sample: Sample) -> tuple[Any, Any, NDArray[np.float64]]:
         """Targets and weights as `Network.loss` takes them, and the share of the weights of each class."""
         classes = self.train.num_classes
-        if active_backend().startswith("cuda"):  # a CudaSampler's: classes or UNKNOWN, and there no weight
+        if _on_cuda():  # a CudaSampler's: classes or UNKNOWN, and there no weight
             sums = sampling_cuda.weights_by_class(sample, classes)
             return sample.target, sampling_cuda.mean_weights(sample, sums), _shares(sums)
         target, weight = checked_pixels(
@@ -423,6 +422,11 @@ class Trainer:
                     remedy="resume from last, not from best",
                 )
             own[...] = to_backend(velocity[name], own.dtype)
+
+
+def _on_cuda() -> bool:
+    """Whether the kernels are CUDA's, on a GPU or emulated."""
+    return active_backend().startswith("cuda")
 
 
 def _network_options(config: TrainConfig) -> dict[str, Any]:

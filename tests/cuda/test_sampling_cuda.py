@@ -38,9 +38,9 @@ def discs(seed, shape=(50, 61), cells=25):
 
 
 def image_set(labels, kind="instances", num_classes=2, channels=1):
-    images = [
-        np.random.default_rng(i).normal(5, 3, (*label.shape, channels)) for i, label in enumerate(labels)
-    ]
+    shapes = [(*label.shape, channels) for label in labels]
+    # Clipped: between pixels at either end of the range the spline overshoots it.
+    images = [np.random.default_rng(i).normal(5, 3, shape).clip(3, 7) for i, shape in enumerate(shapes)]
     return ImageSet(images, [f"image-{i}" for i in range(len(labels))], labels, kind, num_classes)
 
 
