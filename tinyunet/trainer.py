@@ -267,7 +267,7 @@ class Trainer:
             self._descend,
             rng,
             image=sample.image,
-            target=sample.target,  # a class, or UNKNOWN, which the loss leaves out
+            target=sample.target,  # ImageSet has checked it; UNKNOWN is the loss's NO_LABEL
             weight=sample.weight,
             lr=np.array(self.optimiser.lr, np.float32),
         )
