@@ -10,6 +10,7 @@ from scipy import ndimage
 from tinyunet.augment import Augmentation
 from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.errors import DataError, OptionError
+from tinyunet.ops.softmax_cross_entropy import NO_LABEL
 from tinyunet.sampling import Sampler, WeightMap
 
 INPUT, OUTPUT = 64, 20  # as of a network of depth 2 that gives a little more; the halo is 22
@@ -299,6 +300,11 @@ def test_without_labels():
     images = ImageSet([np.zeros((9, 9, 1))], ["one"], source="folder")
     with pytest.raises(DataError, match="folder: training needs labels"):
         sampler(images)
+
+
+def test_unknown_is_what_the_loss_takes_for_no_label():
+    """Targets go into a step as they are: `ImageSet` has looked at the labels."""
+    assert UNKNOWN == NO_LABEL
 
 
 @pytest.mark.parametrize("options", [{"w0": -1}, {"sigma": 0}, {"sigma": float("nan")}])

@@ -80,7 +80,7 @@ class Sampler:
     Raises
     ------
     DataError
-        The set has no labels, or a class that it says not to have.
+        The set has no labels.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ The stand-in's kernels are those of "cuda-emulated". What differs is on which si
 results are the same, to the last bit.
 """
 
+import gc
 import re
 import sys
 import traceback
@@ -262,6 +263,7 @@ def bytes_needed(run):
 
 def leave_free(size, monkeypatch):
     """From now on the GPU has so many bytes more than are in use."""
+    gc.collect()  # what other tests have left would be freed later, and then there would be more
     fake_cupy.get_default_memory_pool().free_all_blocks()
     monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + size)
 

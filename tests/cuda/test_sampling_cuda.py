@@ -1,5 +1,6 @@
 """Training samples by the CUDA kernels, against those that are made on the CPU."""
 
+import gc
 from dataclasses import replace
 
 import fake_cupy
@@ -261,6 +262,7 @@ def test_where_samples_lie(on_stand_in):
 def test_images_that_do_not_fit(on_stand_in, monkeypatch):
     """Of 50 × 61 pixels: 53 · 64 coefficients, and two labels a pixel."""
     some = sampler(image_set([discs(0), discs(1)]))
+    gc.collect()  # what other tests have left would be freed later
     fake_cupy.get_default_memory_pool().free_all_blocks()
     monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + 70_000)
     needed = 2 * (4 * 53 * 64 + 8 * 50 * 61) / 1e6
