@@ -17,6 +17,7 @@ import tempfile
 import threading
 import weakref
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -105,7 +106,8 @@ class MemoryPool:
         size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
         stream = id(_thread.stream)
         fitting = [(p[0], address) for address, p in self.free.items() if p[0] >= size and p[1] == stream]
-        address = min(fitting)[1] if fitting else self.more(size, stream)
+        # Of equals the one that was free first: which address is lower depends on what else the process did.
+        address = min(fitting, key=itemgetter(0))[1] if fitting else self.more(size, stream)
         whole, _, memory = self.free.pop(address)
         if whole > size:
             self.free[address + size] = whole - size, stream, memory

@@ -1,5 +1,6 @@
 """The tests of the CUDA kernels run them on the CPU, as compiled plainly and with every access checked."""
 
+import gc
 import shutil
 import sys
 from contextlib import nullcontext
@@ -65,6 +66,7 @@ def on_stand_in(emulated, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
     cuda._gpu_function.cache_clear()
     cuda._raw_module.cache_clear()
+    gc.collect()  # what other tests have left would be freed at any time, which tests of memory would notice
     with tu.use_backend("cuda"):
         yield fake_cupy
     cuda._gpu_function.cache_clear()
