@@ -55,11 +55,11 @@ class Device:
     held = 0
 
     @classmethod
-    def at(cls, address):
-        """The memory around an address, and where it begins."""
+    def at(cls, address, size):
+        """The memory around some bytes at an address, and where it begins."""
         for pool in cls.pools:
             for start, memory in pool.memories.items():
-                if start <= address < start + memory.size:
+                if start <= address and address + size <= start + memory.size:
                     return start, memory.bytes
         raise CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
 
@@ -217,10 +217,10 @@ class _Place:
 
     def __init__(self, array):
         self.address, self.shape, self.strides = array.data.ptr, array.shape, array.strides
-        self.dtype = array.dtype
+        self.dtype, self.size = array.dtype, array.nbytes
 
     def array(self):
-        start, block = Device.at(self.address)
+        start, block = Device.at(self.address, self.size)
         return np.ndarray(self.shape, self.dtype, block, self.address - start, self.strides)
 
 
