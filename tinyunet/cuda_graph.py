@@ -94,6 +94,32 @@ class CapturedStep:
                 return self._graph.launch(rng, arrays)
         return step(rng, **{name: to_backend(array) for name, array in arrays.items()})
 
+    @property
+    def bytes(self) -> int:
+        """What the graph holds of the GPU's memory, beside the common pool."""
+        return self._graph.bytes if self._graph else 0
+
+    def drop(self, reason: str) -> bool:
+        """Give the graph's memory back, and make all further steps kernel by kernel.
+
+        Parameters
+        ----------
+        reason : str
+            For the warning.
+
+        Returns
+        -------
+        Whether there was a graph.
+        """
+        if self._graph is None:
+            return False
+        self._graph, self._enabled = None, False
+        warnings.warn(
+            f"the training step runs kernel by kernel from now on, its CUDA graph was given up: {reason}",
+            stacklevel=3,
+        )
+        return True
+
     def _captured(self, step: Callable[..., Any], arrays: Mapping[str, Any]) -> _Graph | None:
         try:
             return _Graph(step, arrays)
@@ -176,6 +202,11 @@ class _Graph:
         place = self._place(values.shape, values.dtype)
         self._constants.append((place, values))
         return place
+
+    @property
+    def bytes(self) -> int:
+        """What the step takes while it runs; its inputs lie in the common pool."""
+        return int(self._pool.total_bytes())
 
     def launch(self, rng: np.random.Generator, arrays: Mapping[str, Any]) -> Any:
         """Run the graph on the current stream: it waits for all work before it, and all work after for it."""

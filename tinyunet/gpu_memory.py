@@ -102,9 +102,11 @@ def _try(model: Network, side: int, training: bool) -> None:
         target = np.zeros((1, *[model.geometry.output_size(side)] * 2), np.int32)
         sample = Sample(x, target, np.ones(target.shape, np.float32), "zeros", 0)
         sample = model.training_batch(sample, np.random.default_rng(0))
-        model.loss(Tensor(sample.image), sample.target, sample.weight).backward()
-        for parameter in model.parameters():
-            parameter.grad = None
+        try:
+            model.loss(Tensor(sample.image), sample.target, sample.weight).backward()
+        finally:  # a training that goes on must not find them
+            for parameter in model.parameters():
+                parameter.grad = None
     else:
         with no_grad():
             model(Tensor(x))

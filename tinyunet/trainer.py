@@ -27,7 +27,7 @@ from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise, read_images
-from tinyunet.errors import CheckpointError, OptionError, RunError
+from tinyunet.errors import CheckpointError, OptionError, OutOfMemoryError, RunError
 from tinyunet.models import MODELS, ModelName, Network, make_network
 from tinyunet.ops.pixels import checked_pixels
 from tinyunet.optim import SGD
@@ -37,6 +37,7 @@ from tinyunet.tiling import predict_tiled
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
 EXAMPLES = 3  # held-out images whose predictions are shown, and looked at for dead units
 RECENT = 50  # steps whose mean loss says where the training stands
+MEMORY_RAN_OUT = "there is not enough memory beside it"
 PATIENT = 100  # steps, and a tenth of all, in which a constant prediction is nothing to worry about
 
 
@@ -246,10 +247,16 @@ class Trainer:
                 yield Finished(self.step, f"all {config.steps} steps")
                 return
             started = time.perf_counter()
-            with gpu_memory.explained(self.model, self.input_size, training=True):
-                sample = next(samples)
-                waited = time.perf_counter() - started
-                loss = self._train_on(sample)
+            try:
+                with gpu_memory.explained(self.model, self.input_size, training=True):
+                    sample = next(samples)
+                    waited = time.perf_counter() - started
+                    loss = self._train_on(sample)
+            except OutOfMemoryError:
+                if not self._captured.drop(MEMORY_RAN_OUT):
+                    raise
+                samples = sampler.stream(self.step, config.steps)  # the other one ended with the error
+                continue
             seconds = time.perf_counter() - started
             yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
 
@@ -326,6 +333,26 @@ class Trainer:
     def _validate(self) -> tuple[Validated, Collapsed | None]:
         self._require_finite_weights()
         started = time.perf_counter()
+        scores, examples, predicted = self._scores()
+        progress = self.progress
+        is_best = scores.mean_iou > progress.best_score
+        if is_best:
+            progress.best_score, progress.best_step = scores.mean_iou, self.step
+        progress.since_best = 0 if is_best else progress.since_best + 1
+        progress.validated_step = self.step
+        seconds = time.perf_counter() - started
+        return Validated(self.step, scores, is_best, seconds, tuple(examples)), self._collapse(predicted)
+
+    def _scores(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
+        """Of the held-out images; the probabilities of the first few, and the classes that were predicted."""
+        try:
+            return self._predicted()
+        except OutOfMemoryError:
+            if not self._captured.drop(MEMORY_RAN_OUT):
+                raise
+        return self._predicted()
+
+    def _predicted(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
         examples: list[NDArray[np.float32]] = []
         predicted: set[int] = set()
 
@@ -335,14 +362,7 @@ class Trainer:
                 examples.append(probabilities)
 
         scores = evaluate(self.model, self.validation, tile=self.config.tile, on_image=keep)
-        progress = self.progress
-        is_best = scores.mean_iou > progress.best_score
-        if is_best:
-            progress.best_score, progress.best_step = scores.mean_iou, self.step
-        progress.since_best = 0 if is_best else progress.since_best + 1
-        progress.validated_step = self.step
-        seconds = time.perf_counter() - started
-        return Validated(self.step, scores, is_best, seconds, tuple(examples)), self._collapse(predicted)
+        return scores, examples, predicted
 
     def _collapse(self, predicted: set[int]) -> Collapsed | None:
         """What there is to tell of a validation that predicted these classes, and was not told before."""

@@ -37,7 +37,10 @@ def trainer(config=CONFIG):
 
 def outcome(trainer):
     """What a run leaves: losses, predictions, weights, velocities."""
-    events = list(trainer.run())
+    return left_by(list(trainer.run()), trainer)
+
+
+def left_by(events, trainer):
     stored = trainer.checkpoint()
     return [
         *(event.loss for event in events if isinstance(event, Stepped)),
@@ -297,6 +300,30 @@ def test_out_of_memory(on_stand_in, monkeypatch, program, what, little):
     leave_free(little, monkeypatch)  # the images to train on fit, no tile does
     with pytest.raises(OutOfMemoryError, match=r"does not fit either(?s:.)*fewer channels"):
         program(72)
+
+
+def run_short_of_memory(some, step, monkeypatch):
+    """The events of a training, beside whose graph there is no room from some step on."""
+    events = []
+    for event in some.run():
+        events.append(event)
+        if isinstance(event, Stepped) and event.step == step:
+            assert some._captured.bytes > 1_000_000
+            leave_free(20_000, monkeypatch)
+    assert some._captured.bytes == 0
+    return events
+
+
+@pytest.mark.parametrize("step", [2, 3], ids=["for the next sample", "for predictions"])
+def test_memory_that_a_graph_holds(on_stand_in, monkeypatch, step):
+    """Is given up where it is short, and the training ends with the bits that it has with room for all."""
+    config = replace(CONFIG, tile=72, steps=4, validate_every=3)
+    right = outcome(trainer(config))
+    some = trainer(config)
+    with pytest.warns(UserWarning, match="kernel by kernel from now on.* not enough memory") as warnings:
+        events = run_short_of_memory(some, step, monkeypatch)
+    assert len(warnings) == 1
+    assert_same_bits(left_by(events, some), right)
 
 
 @pytest.mark.parametrize(
