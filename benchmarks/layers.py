@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 import tyro
 from threadpoolctl import threadpool_limits
 
-from benchmarks.roofline import draw
+from benchmarks.roofline import Series, draw
 from benchmarks.step import processor
 
 conv2d = import_module("tinyunet.ops.conv2d")  # the attribute of the package is the op
@@ -88,6 +89,19 @@ def layers(base: int, tile: int) -> list[Layer]:
     return [*found, Layer(size, base, 2, window=1)]
 
 
+def random_arrays(layer: Layer) -> list[np.ndarray]:
+    """x, weight, bias and the output's gradient."""
+    rng = np.random.default_rng(0)
+    side = layer.size - layer.window + 1
+    shapes = [
+        (1, layer.size, layer.size, layer.channels),
+        (layer.window, layer.window, layer.channels, layer.filters),
+        (layer.filters,),
+        (1, side, side, layer.filters),
+    ]
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+
+
 def ours(layer: Layer, arrays: list[np.ndarray]) -> list[Callable[[], object]]:
     """The three directions, as the op calls them."""
     x, weight, bias, grad = arrays
@@ -99,11 +113,17 @@ def ours(layer: Layer, arrays: list[np.ndarray]) -> list[Callable[[], object]]:
 
 
 def pytorchs(
-    layer: Layer, arrays: list[np.ndarray], layout: torch.memory_format
+    layer: Layer,
+    arrays: list[np.ndarray],
+    layout: torch.memory_format,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> list[Callable[[], object]]:
     """The same of PyTorch, with its arrays in one of the two layouts."""
     order = [(0, 3, 1, 2), (3, 2, 0, 1), (0,), (0, 3, 1, 2)]
-    x, weight, bias, grad = (torch.from_numpy(a).permute(o) for a, o in zip(arrays, order, strict=True))
+    x, weight, bias, grad = (
+        torch.from_numpy(a).permute(o).to(device, dtype) for a, o in zip(arrays, order, strict=True)
+    )
     x, weight, grad = (a.clone(memory_format=layout) for a in (x, weight, grad))
 
     def backward(*which: bool) -> object:
@@ -128,15 +148,7 @@ def seconds(task: Callable[[], object], clock: Clock) -> float:
 
 def measure(layer: Layer, turns: int, clock: Clock) -> dict[str, dict[str, float]]:
     """Median seconds by direction: ours, and the best of PyTorch's."""
-    rng = np.random.default_rng(0)
-    side = layer.size - layer.window + 1
-    shapes = [
-        (1, layer.size, layer.size, layer.channels),
-        (layer.window, layer.window, layer.channels, layer.filters),
-        (layer.filters,),
-        (1, side, side, layer.filters),
-    ]
-    arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    arrays = random_arrays(layer)
     candidates = [ours(layer, arrays), *(pytorchs(layer, arrays, layout) for layout in LAYOUTS)]
     times = np.array(
         [[[seconds(task, clock) for task in tasks] for tasks in candidates] for _ in range(1 + turns)]
@@ -195,7 +207,29 @@ def main(options: Options) -> None:
         )
     if options.picture:
         title = f"Convolutions at base width {options.base}, {machine}, {date.today()}"
-        draw(rows, top, copying, title, options.picture)
+        draw_roofline(rows, top, copying, title, options.picture)
+
+
+def draw_roofline(rows: list[dict[str, Any]], top: float, copying: float, title: str, path: Path) -> None:
+    """Write the picture; Winograd's algorithm needs a quarter of the direct way's multiplications."""
+    from matplotlib.figure import Figure
+
+    def points(direction: str, who: str) -> list[tuple[float, float]]:
+        timed = [row for row in rows if direction in row["seconds"]]
+        return [(row["flop"] / row["bytes"], row["flop"] / row["seconds"][direction][who]) for row in timed]
+
+    series = [
+        Series(f"{direction}, {name}", colour, points(direction, who), filled=who == "ours")
+        for direction, colour in zip(DIRECTIONS, ("tab:blue", "tab:orange", "tab:green"), strict=True)
+        for who, name in (("ours", "tinyunet"), ("torch", "PyTorch"))
+    ]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    draw(axes, series, {"copy, matrix product": top, "with a quarter of the products": 4 * top}, copying)
+    axes.set_title(title)
+    axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
 
 
 def _print_sum(name: str, times: list[dict[str, float]]) -> None:

@@ -26,7 +26,7 @@ import tyro
 
 import tinyunet as tu
 from benchmarks.layers import LAYOUTS, copy_speed, seconds
-from benchmarks.step import processor
+from benchmarks.step import TILE, processor
 from tinyunet.backend import KERNELS, to_backend
 
 Task = Callable[[], Any]
@@ -55,20 +55,20 @@ class Row:
     bytes: int
 
 
-def rows(base: int, device: str = "cpu") -> list[Row]:
+def rows(base: int, tile: int = TILE, device: str = "cpu") -> list[Row]:
     """All of them, ours of the active backend and PyTorch's on a device."""
     rng = np.random.default_rng(0)
 
     def maps(size: int, channels: int) -> np.ndarray:
         return rng.standard_normal((1, size, size, channels), dtype=np.float32)
 
-    image, first, half = maps(572, 1), maps(568, base), maps(284, base)
-    up, last, logits = maps(392, base), maps(388, base), maps(388, 2)
+    image, first, half = maps(tile, 1), maps(tile - 4, base), maps(tile // 2 - 2, base)
+    up, last, logits = maps(tile - 180, base), maps(tile - 184, base), maps(tile - 184, 2)
     return [
-        _convolution("first convolution", image, maps(570, base), 3, rng, device),
-        _relu_and_bias(maps(568, base), first, device),
+        _convolution("first convolution", image, maps(tile - 2, base), 3, rng, device),
+        _relu_and_bias(maps(tile - 4, base), first, device),
         *_max_pool(first, half, device),
-        *_crop_concat(up, first, maps(392, 2 * base), device),
+        *_crop_concat(up, first, maps(tile - 180, 2 * base), device),
         _convolution("last convolution", last, logits, 1, rng, device),
         _loss(logits, rng, device),
         _last_convolution_and_loss(last, rng, device),

@@ -69,7 +69,7 @@ def tinyunet_tasks(base: int, threads: int) -> dict[str, Task]:
     from tinyunet.ops.pixels import checked_pixels
 
     numba.set_num_threads(threads)
-    image, target, weight = _tile()
+    image, target, weight = random_tile()
     model = tu.UNet(base_channels=base)
     optimiser = tu.SGD(model.parameters(), lr=1e-5)
     x = tu.Tensor(image)
@@ -103,7 +103,7 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
     tiles = (
         1 if form == "torch whole" else math.ceil((IMAGE - 4) / 384) ** 2
     )  # as predict_tiled's: 388, every 384
-    image, target, weight = _tile()
+    image, target, weight = random_tile()
     x = torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
     labels, weights = torch.from_numpy(target), torch.from_numpy(weight)
     network = TorchUNet(base).to(memory_format=layout)
@@ -133,12 +133,14 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
     return {"step": step, "forward": forward, "prediction": predict}
 
 
-def _tile() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_tile(side: int = TILE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An input tile, and classes and weights for the pixels that the U-Net gives back of it."""
+    inner = side - 2 * HALO
     rng = np.random.default_rng(0)
     return (
-        rng.standard_normal((1, TILE, TILE, 1), dtype=np.float32),
-        rng.integers(0, 2, (1, 388, 388)),
-        rng.uniform(0.5, 5, (1, 388, 388)).astype(np.float32),
+        rng.standard_normal((1, side, side, 1), dtype=np.float32),
+        rng.integers(0, 2, (1, inner, inner)),
+        rng.uniform(0.5, 5, (1, inner, inner)).astype(np.float32),
     )
 
 

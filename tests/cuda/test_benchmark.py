@@ -4,16 +4,15 @@ import json
 from itertools import count
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from oracle import assert_close, random_arrays
+from oracle import assert_close
 
-from benchmarks import gpu
-from benchmarks.layers import Layer, layers
-from tinyunet.cuda_log import launch_log
+from benchmarks import gpu, gpu_clock, gpu_layers
+from benchmarks.gpu_layers import convolution, up_convolution
+from benchmarks.layers import DIRECTIONS, Layer
 from tinyunet.errors import BackendError
-from tinyunet.ops.conv2d import forward_numpy
+from tinyunet.ops import conv_transpose2d_cuda
 
 
 def test_without_a_gpu(monkeypatch):
@@ -37,51 +36,88 @@ class Event(SimpleNamespace):
         return end.at - self.at
 
 
-def test_tasks_take_turns_and_the_first_ones_do_not_count():
+@pytest.fixture
+def events(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", lambda *, enable_timing: Event())
+
+
+def test_tasks_take_turns_and_the_first_ones_do_not_count(events):
     done = []
     tasks = {name: lambda name=name: done.append(name) for name in "ab"}
-    assert gpu.milliseconds(tasks, Event, turns=4) == {"a": 1, "b": 1}
-    assert done == ["a", "b"] * (gpu.WARM_UP + 4)
+    assert gpu_clock.milliseconds(tasks, turns=4) == {"a": 1, "b": 1}
+    assert done == ["a", "b"] * (gpu_clock.WARM_UP + 4)
 
 
 def test_rates():
-    """10 ms for 1e12 operations are 100 TFLOP/s."""
-    peaks = {"float32": 200e12, "tf32": 400e12, "bf16": 800e12}
-    for rung, share in (("blocked", 0.5), ("tensor", 0.25), ("tensor_bf16", 0.125)):
-        assert gpu.with_rates(10, 1e12, rung, peaks) == {"ms": 10, "tflops": 100, "share": share}
+    """10 ms for 1e12 operations are 100 TFLOP/s, and for 1e9 bytes 100 GB/s."""
+    peaks = {"float32": 200e12, "tf32": 400e12, "bf16": 800e12, "copy": 1e12}
+    shares = {"blocked": 0.5, "tensor": 0.25, "tensor_bf16": 0.125, "PyTorch tf32": 0.25}
+    for rung, share in shares.items():
+        expected = {"ms": 10, "tflops": 100, "share": share, "gbytes": 100, "share_of_copy": 0.1}
+        assert gpu_layers.rates(10, 1e12, 1e9, rung, peaks) == pytest.approx(expected)
 
 
-def test_the_rungs_of_each_layer():
-    all_rungs = gpu.Options().rungs
-    chosen = [gpu.rungs_for(layer, all_rungs) for layer in layers(64, 572)]
-    assert chosen == [["naive", "tiled"], *[list(all_rungs)] * 17, ["naive", "tiled"]]
+def test_the_layers_and_their_rungs():
+    all_rungs, pytorch = gpu.Options().rungs, tuple(gpu_layers.PYTORCHS)
+    found = {case.name: tuple(case.rungs) for case in gpu_layers.cases(64, 572, all_rungs)}
+    assert len(found) == 23
+    assert found["572: 1→64"] == found["388: 64→2"] == ("naive", "tiled", *pytorch)
+    assert found["30: 1024→1024"] == (*all_rungs, *pytorch)
+    ups = [name for name in found if name.startswith("up")]
+    assert ups == ["up 28: 1024→512", "up 52: 512→256", "up 100: 256→128", "up 196: 128→64"]
+    assert {found[name] for name in ups} == {(*conv_transpose2d_cuda.RUNGS, *pytorch)}
 
 
-def test_the_tasks_compute_a_convolution(emulated):
-    x, weight, grad = random_arrays([(1, 6, 7, 4), (3, 3, 4, 8), (1, 4, 5, 8)], np.float32)
-    results = {name: task() for name, task in gpu.tasks_of("blocked", 3, x, weight, grad).items()}
-    assert_close(results["forward"], forward_numpy(x, weight, None, 0, True))
-    assert results["input gradient"].shape == x.shape
-    assert results["weight gradient"].shape == weight.shape
+def test_the_work_of_an_up_convolution():
+    """Of an input pixel four, each with C·F multiplications and additions; each array is moved once."""
+    case = gpu_layers.up_convolution(5, 8)
+    assert case.flop == 25 * 4 * 2 * 8 * 4
+    assert case.bytes == 4 * (25 * 8 + 4 * 8 * 4 + 100 * 4)
 
 
-def test_our_step_runs_on_the_stand_in(on_stand_in, monkeypatch):
-    (image,) = random_arrays([(1, 188, 188, 1)], np.float32)
-    small = image, np.zeros((1, 4, 4), int), np.ones((1, 4, 4), np.float32)
-    monkeypatch.setattr(gpu, "random_tile", lambda: small)
-    tasks = gpu.our_tasks(base=1)
-    tasks["step"]()
-    tasks["captured step"]()
-    with launch_log() as log:
-        tasks["captured step"]()
-    assert log.totals["sgd_momentum_step"].launches == 1
-    tasks["prediction"]()
+@pytest.mark.parametrize(
+    "case", [convolution(Layer(7, 4, 8), ("tiled",)), up_convolution(3, 8)], ids=["3×3", "up"]
+)
+def test_ours_and_pytorchs_compute_the_same(emulated, monkeypatch, case):
+    """Of PyTorch both layouts, of its three precisions the first."""
+    monkeypatch.setattr(gpu_clock, "DEVICE", "cpu")
+    rungs = list(case.rungs)
+    ((ours,), *others) = case.rungs[rungs[0]](), *case.rungs["PyTorch float32"]()
+    for direction in DIRECTIONS:
+        result = ours[direction]()
+        for theirs in others:
+            expected = theirs[direction]()
+            expected = expected if direction == "forward" else expected[DIRECTIONS.index(direction) - 1]
+            is_up = expected.shape[0] != 1 and case.name.startswith("up")
+            order = (2, 3, 0, 1) if is_up else (2, 3, 1, 0) if expected.shape[0] != 1 else (0, 2, 3, 1)
+            assert_close(result, expected.permute(order).numpy())
 
 
-def test_the_picture(tmp_path):
-    rungs = {"blocked": {"forward": {"tflops": 3.0}}, "naive": {"forward": {"tflops": 0.2}}}
-    layer = {"size": 572, "channels": 64, "filters": 64, "rungs": rungs}
-    results = {"gpu": "a GPU", "date": "2026-01-01", "layers": [layer, layer]}
-    gpu.draw_ladder(json.loads(json.dumps(results)), tmp_path / "ladder.png")
-    assert (tmp_path / "ladder.png").stat().st_size > 5000
-    assert Layer(572, 64, 64).flop == 2 * 9 * 64 * 64 * 570**2
+def test_the_whole_benchmark_without_its_times(on_stand_in, events, monkeypatch, tmp_path, capsys):
+    """Every group, narrow: with a stand-in for CuPy, and PyTorch on the CPU."""
+    monkeypatch.setattr(gpu_clock, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_clock, "WARM_UP", 1)
+    monkeypatch.setattr(gpu, "peaks", lambda turns: gpu_clock.peaks(turns, size=16))
+    for name, value in {
+        "is_available": True,
+        "get_device_name": "a GPU",
+        "empty_cache": None,
+        "reset_peak_memory_stats": None,
+        "max_memory_allocated": 1,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    options = gpu.Options(
+        base=1, tile=188, turns=1, rungs=("tiled",), compiled=False, out=tmp_path / "gpu.json"
+    )
+    gpu.main(options)
+    results = json.loads(options.out.read_text())
+    assert {len(results[group]) for group in ("layers", "memory", "networks")} == {23, 11, 3}
+    for layer in results["layers"]:
+        for rung in layer["rungs"].values():
+            assert list(rung) == list(DIRECTIONS)
+            assert all(figures["ms"] == 1 for figures in rung.values())
+    for network in results["networks"]:
+        assert network["tinyunet, CUDA graph"]["bytes"] > network["tinyunet"]["bytes"] / 2
+    for picture in ("ladder", "roofline"):
+        assert (tmp_path / f"gpu_{picture}.png").stat().st_size > 20_000
+    assert "SGD with momentum" in capsys.readouterr().out

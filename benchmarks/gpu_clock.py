@@ -1,0 +1,56 @@
+"""Time on a GPU: CUDA events around a task, and the peaks that a run compares itself with.
+
+PyTorch and CuPy both work on the default stream unless told otherwise, so an event of either library times
+tasks of both.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import torch
+
+from tinyunet.backend import PRECISIONS
+
+DEVICE = "cuda"  # PyTorch's
+WARM_UP = 3
+Key = TypeVar("Key")
+Task = Callable[[], Any]
+
+
+def milliseconds(tasks: Mapping[Key, Task], turns: int) -> dict[Key, float]:
+    """The median time of each task on the GPU. The tasks take turns; the first three turns do not count."""
+    times: dict[Key, list[float]] = {name: [] for name in tasks}
+    for turn in range(WARM_UP + turns):
+        for name, task in tasks.items():
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            task()
+            end.record()
+            end.synchronize()
+            if turn >= WARM_UP:
+                times[name].append(start.elapsed_time(end))
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def set_precision(precision: str) -> Any:
+    """Let PyTorch compute in it, inside the ``with`` block that is returned."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return torch.autocast(DEVICE, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def peaks(turns: int, size: int = 8192) -> dict[str, float]:
+    """FLOP/s of a large product in each precision, and as "copy" the bytes/s of one, read and written."""
+    a = torch.randn(size, size, device=DEVICE)
+    b = torch.empty_like(a)
+    found = {}
+    for precision in PRECISIONS:
+        factor = a.bfloat16() if precision == "bf16" else a
+        with set_precision(precision):
+            took = milliseconds({"product": lambda factor=factor: factor @ factor}, turns)["product"]
+        found[precision] = 2 * size**3 / took * 1e3
+    found["copy"] = 2 * a.nbytes / milliseconds({"copy": lambda: b.copy_(a)}, turns)["copy"] * 1e3
+    return found

@@ -1,0 +1,224 @@
+"""Each convolution and up-convolution of the U-Net on a GPU: all rungs, all directions, beside PyTorch's.
+
+Rates are effective: FLOP/s count the multiplications and additions of the direct way, bytes/s each array
+once. Both are given with the share of what the same run has measured at most: a large product in the same
+precision, a large copy. PyTorch's convolutions are cuDNN's; of its two layouts the faster one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks import gpu_clock
+from benchmarks.gpu_clock import Task, milliseconds, set_precision
+from benchmarks.layers import DIRECTIONS, LAYOUTS, Layer, layers, pytorchs, random_arrays
+from benchmarks.roofline import Series, draw
+from tinyunet.backend import PRECISIONS, to_backend
+from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
+
+PYTORCHS = {f"PyTorch {precision}": precision for precision in PRECISIONS}
+PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", **PYTORCHS}  # of the other rungs float32
+COLOURS = {
+    "naive": "tab:brown",
+    "tiled": "tab:pink",
+    "blocked": "tab:blue",
+    "product": "tab:purple",
+    "tensor": "tab:orange",
+    "tensor_bf16": "tab:green",
+    **dict(zip(PYTORCHS, ("tab:blue", "tab:orange", "tab:green"), strict=True)),
+}
+Tasks = dict[str, Task]  # by direction
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer, its work, and who does it: for each rung a function that makes its tasks.
+
+    A rung may have several ways, of which the fastest counts in each direction.
+    """
+
+    name: str
+    flop: float
+    bytes: float
+    rungs: Mapping[str, Callable[[], list[Tasks]]]
+
+
+def cases(base: int, tile: int, rungs: tuple[str, ...]) -> list[Case]:
+    """All layers of the U-Net."""
+    convolutions = layers(base, tile)
+    after_up = [layer for layer in convolutions if layer.window == 3 and layer.channels > layer.filters]
+    ups = [up_convolution(layer.size // 2, layer.channels) for layer in after_up]
+    return [*(convolution(layer, rungs) for layer in convolutions), *ups]
+
+
+def measured(case: Case, turns: int, peaks: Mapping[str, float]) -> dict[str, Any]:
+    """What goes into the results."""
+    figures = {}
+    for rung, make in case.rungs.items():
+        with set_precision(PYTORCHS.get(rung, "float32")):
+            took = fastest(make(), turns)
+        moved = case.bytes / 2 if rung == "PyTorch bf16" else case.bytes
+        figures[rung] = {name: rates(t, case.flop, moved, rung, peaks) for name, t in took.items()}
+        cells = (f"{f['ms']:9.3f} ms {f['tflops']:6.1f} {f['share']:4.0%}" for f in figures[rung].values())
+        print(f"{case.name:<16}{rung:<16}" + "".join(cells), flush=True)
+    return {"name": case.name, "flop": case.flop, "bytes": case.bytes, "rungs": figures}
+
+
+def fastest(ways: list[Tasks], turns: int) -> dict[str, float]:
+    """Milliseconds of each direction, in the fastest of several ways, which take turns."""
+    took = milliseconds({(way, d): tasks[d] for way, tasks in enumerate(ways) for d in tasks}, turns)
+    return {d: min(took[way, d] for way in range(len(ways))) for d in ways[0]}
+
+
+def rates(took: float, flop: float, size: float, rung: str, peaks: Mapping[str, float]) -> dict[str, float]:
+    """Of a time in milliseconds: TFLOP/s, GB/s and their shares of the peaks."""
+    flops, speed = flop / took * 1e3, size / took * 1e3
+    return {
+        "ms": took,
+        "tflops": flops / 1e12,
+        "share": flops / peaks[PRECISION_OF.get(rung, "float32")],
+        "gbytes": speed / 1e9,
+        "share_of_copy": speed / peaks["copy"],
+    }
+
+
+def convolution(layer: Layer, rungs: tuple[str, ...]) -> Case:
+    """A convolution in all rungs that take its channels, and of PyTorch in each precision."""
+    fast = layer.channels % 4 == 0 and layer.filters % 4 == 0
+    able = [rung for rung in rungs if fast or rung in ("naive", "tiled")]
+
+    def pytorch(dtype: torch.dtype) -> list[Tasks]:
+        arrays = random_arrays(layer)
+        return [_by_direction(pytorchs(layer, arrays, layout, gpu_clock.DEVICE, dtype)) for layout in LAYOUTS]
+
+    name = f"{layer.size}: {layer.channels}→{layer.filters}"
+    ours = {rung: partial(conv2d_tasks, rung, layer) for rung in able}
+    return Case(name, layer.flop, layer.bytes, {**ours, **_in_each_precision(pytorch)})
+
+
+def up_convolution(size: int, channels: int) -> Case:
+    """The 2×2 up-convolution of a square, which halves the channels."""
+    filters, rng = channels // 2, np.random.default_rng(0)
+    shapes = [
+        (1, size, size, channels),
+        (2, 2, channels, filters),
+        (filters,),
+        (1, 2 * size, 2 * size, filters),
+    ]
+    arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    x, weight, _, grad = arrays
+    ours = {rung: partial(up_tasks, rung, arrays) for rung in conv_transpose2d_cuda.RUNGS}
+    return Case(
+        f"up {size}: {channels}→{filters}",
+        8.0 * size**2 * channels * filters,
+        x.nbytes + weight.nbytes + grad.nbytes,
+        {**ours, **_in_each_precision(partial(pytorch_up_tasks, arrays))},
+    )
+
+
+def _by_direction(tasks: Sequence[Task]) -> Tasks:
+    return dict(zip(DIRECTIONS, tasks, strict=True))
+
+
+def _in_each_precision(make: Callable[[torch.dtype], list[Tasks]]) -> dict[str, Callable[[], list[Tasks]]]:
+    dtypes = {"bf16": torch.bfloat16}
+    return {name: partial(make, dtypes.get(precision, torch.float32)) for name, precision in PYTORCHS.items()}
+
+
+def conv2d_tasks(rung: str, layer: Layer) -> list[Tasks]:
+    """The three directions of a convolution."""
+    x, weight, bias, grad = map(to_backend, random_arrays(layer))
+    tasks = (
+        lambda: conv2d_cuda.forward(x, weight, bias, 0, True, rung),
+        lambda: conv2d_cuda.backward_input(grad, weight, 0, rung),
+        lambda: conv2d_cuda.backward_weight(x, grad, 0, layer.window, rung),
+    )
+    return [_by_direction(tasks)]
+
+
+def up_tasks(rung: str, arrays: list[np.ndarray]) -> list[Tasks]:
+    """The three directions of an up-convolution."""
+    x, weight, bias, grad = map(to_backend, arrays)
+    tasks = (
+        lambda: conv_transpose2d_cuda.forward(x, weight, bias, True, rung),
+        lambda: conv_transpose2d_cuda.backward_input(grad, weight, rung),
+        lambda: conv_transpose2d_cuda.backward_weight(x, grad, rung),
+    )
+    return [_by_direction(tasks)]
+
+
+def pytorch_up_tasks(arrays: list[np.ndarray], dtype: torch.dtype) -> list[Tasks]:
+    """The same of PyTorch, in each layout."""
+    ways = []
+    for layout in LAYOUTS:
+        x, weight, bias, grad = (torch.from_numpy(a).to(gpu_clock.DEVICE, dtype) for a in arrays)
+        x, grad = (a.permute(0, 3, 1, 2).clone(memory_format=layout) for a in (x, grad))
+        weight = weight.permute(2, 3, 0, 1).clone(memory_format=layout)
+        ways.append(_by_direction(_pytorch_up_tasks(x, weight, bias, grad)))
+    return ways
+
+
+def _pytorch_up_tasks(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, grad: torch.Tensor
+) -> tuple[Task, Task, Task]:
+    def backward(*which: bool) -> object:
+        return torch.ops.aten.convolution_backward(
+            grad, x, weight, [weight.shape[1]], [2, 2], [0, 0], [1, 1], True, [0, 0], 1, which
+        )
+
+    return (
+        lambda: torch.relu_(torch.nn.functional.conv_transpose2d(x, weight, bias, stride=2)),
+        lambda: backward(True, False, False),
+        lambda: backward(False, True, False),
+    )
+
+
+def draw_ladder(results: Mapping[str, Any], path: Path) -> None:
+    """TFLOP/s of each rung, a column a layer, a row of the picture a direction."""
+    figure = Figure(figsize=(14, 11), layout="constrained")
+    layers = results["layers"]
+    for axes, direction in zip(figure.subplots(3, sharex=True), DIRECTIONS, strict=True):
+        for rung, colour in COLOURS.items():
+            found = {x: layer["rungs"][rung] for x, layer in enumerate(layers) if rung in layer["rungs"]}
+            rates = [figures[direction]["tflops"] for figures in found.values()]
+            style = {"facecolors": "none"} if rung in PYTORCHS else {"color": colour}
+            axes.scatter(list(found), rates, s=36, edgecolors=colour, label=rung, **style)
+        axes.set(title=direction, ylabel="TFLOP/s", yscale="log")
+        axes.grid(alpha=0.3)
+    axes.set_xticks(range(len(layers)), [layer["name"].replace(": ", "\n") for layer in layers], fontsize=6)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(COLOURS))
+    figure.suptitle(f"Convolutions by rung: {results['gpu']}, {results['date']}")
+    figure.savefig(path, dpi=120)
+
+
+def draw_roofline(results: Mapping[str, Any], path: Path) -> None:
+    """Each layer by its work for each byte, a panel a direction."""
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    peaks = results["peaks"]
+    roofs = {f"copy, product in {precision}": peaks[precision] for precision in PRECISIONS}
+    for axes, direction in zip(figure.subplots(1, 3, sharey=True), DIRECTIONS, strict=True):
+        series = [
+            Series(rung, colour, _points(results["layers"], rung, direction), filled=rung not in PYTORCHS)
+            for rung, colour in COLOURS.items()
+        ]
+        draw(axes, series, roofs, peaks["copy"])
+        axes.set_title(direction)
+        axes.label_outer()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.suptitle(f"Convolutions: {results['gpu']}, {results['date']}")
+    figure.savefig(path, dpi=120)
+
+
+def _points(layers: list[dict[str, Any]], rung: str, direction: str) -> list[tuple[float, float]]:
+    timed = [layer for layer in layers if direction in layer["rungs"].get(rung, {})]
+    return [
+        (layer["flop"] / layer["bytes"], 1e12 * layer["rungs"][rung][direction]["tflops"]) for layer in timed
+    ]
