@@ -1,0 +1,89 @@
+"""NVIDIA's compute-sanitizer over all kernels, where a GPU is there and it too: it sees what really happened.
+
+Each of its tools first has to find a bug that is there for it. CuPy's memory pool is switched off: within the
+pool's large pieces nothing is out of bounds.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOUND = 9  # the exit status when it has found something; pytest's own are smaller
+SECONDS = 1800  # kernels run some ten to hundred times as long
+
+RUN_TESTS = """
+import sys, cupy, pytest
+cupy.cuda.set_allocator(None)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+TESTS = ["-q", "-x", "-m", "gpu", "-p", "no:cacheprovider", "-o", "timeout=0", "tests/cuda/test_kernels.py"]
+
+RUN_KERNEL = """
+import sys, cupy
+cupy.cuda.set_allocator(None)
+y = cupy.empty(64, cupy.float32)
+text = 'extern "C" __global__ void broken(float* y) { __shared__ float s[64]; int i = threadIdx.x; %s }'
+cupy.RawKernel(text % sys.argv[1], "broken")((1,), (64,), (y,))
+cupy.cuda.get_current_stream().synchronize()
+"""
+BUGS = {
+    "memcheck": "y[i + 1] = i;",
+    "racecheck": "s[i] = i; y[i] = s[63 - i];",
+    "initcheck": "y[i] = y[63 - i] + 1;",
+    "synccheck": "if (i < 16) __syncthreads(); y[i] = i;",
+}
+
+
+def sanitize(tool, program, *words):
+    """Run Python text under one of the tools: (exit status, the end of what was said)."""
+    command = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(command).exists():
+        pytest.skip("no kernel was run under compute-sanitizer, which comes with the CUDA toolkit: not found")
+    finished = subprocess.run(
+        [command, "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    return finished.returncode, finished.stdout[-4000:] + finished.stderr[-2000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.parametrize("tool", BUGS)
+def test_nothing_is_found_in_our_kernels(gpu, tool):
+    assert_clean(*sanitize(tool, RUN_KERNEL, "y[i] = i;"))
+    status, words = sanitize(tool, RUN_KERNEL, BUGS[tool])
+    assert status != 0, f"{tool} did not find the bug that is there for it:\n{words}"
+    assert_clean(*sanitize(tool, RUN_TESTS, *TESTS))
+
+
+def assert_clean(status, words):
+    assert status == 0, words
+
+
+@pytest.mark.parametrize("status", [0, FOUND])
+def test_what_the_tool_says_is_kept(monkeypatch, tmp_path, status):
+    """With a program in its place, which repeats what it was given."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f'#!/bin/sh\necho "$@"\necho words >&2\nexit {status}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    returned, words = sanitize("racecheck", "pass", "one", "two")
+    assert returned == status
+    assert words.split() == [
+        *("--tool", "racecheck", "--error-exitcode", str(FOUND)),
+        *(sys.executable, "-c", "pass", "one", "two", "words"),
+    ]
+
+
+def test_without_the_tool(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match="no kernel was run under compute-sanitizer"):
+        sanitize("memcheck", "pass")
