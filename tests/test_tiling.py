@@ -9,8 +9,9 @@ from scipy.special import softmax
 
 from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError
+from tinyunet.geometry import unet
 from tinyunet.models import FCN, UNet
-from tinyunet.tiling import mirror_indices, multiplications_per_pixel, predict_tiled
+from tinyunet.tiling import _plan, mirror_indices, multiplications_per_pixel, predict_tiled
 
 # Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.
 TOLERANCE = 1e-5
@@ -66,6 +67,24 @@ def test_tiled_equals_whole(variant, depth, shape, tiles):
     for tile in tiles:
         found = predict_tiled(model, image, tile=tile)
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=f"tile {tile}")
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("tile", [1, 20, 100])
+def test_tiles_are_few_and_no_larger_than_they_have_to_be(padding, tile):
+    """Of all that fit below `tile`: the smallest with which the number of tiles is the least."""
+    geometry = unet(2, padding)
+    largest = geometry.nearest_inputs(max(4, tile) + 2 * geometry.halo)[1] - 2 * geometry.halo
+    for size in range(1, 130):
+        counts = {}
+        for output in range(largest, 0, -4):
+            if geometry.takes(output + 2 * geometry.halo) and output >= 4:
+                step = output - output % 4
+                counts[output] = 1 + max(0, -(-(size - output) // step))
+        fewest = min(counts.values())
+        side = _plan(geometry, size, tile)
+        assert len(side.parts) == fewest
+        assert side.output == min(output for output, count in counts.items() if count == fewest)
 
 
 def test_channels_and_classes():

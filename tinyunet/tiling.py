@@ -206,14 +206,22 @@ class _Side:
 
 
 def _plan(geometry: Geometry, size: int, tile: int) -> _Side:
+    """As few tiles as `tile` allows, and these as small as so many can be."""
     grid, halo = geometry.step, geometry.halo
     wanted = max(grid, min(tile, size))
     side = geometry.nearest_inputs(wanted + 2 * halo)[1]
-    output = side - 2 * halo
-    step = output // grid * grid
-    starts = range(0, max(1, size - output + step), step)
+    starts = _starts(size, side - 2 * halo, grid)
+    while geometry.takes(side - grid) and len(_starts(size, side - grid - 2 * halo, grid)) == len(starts):
+        side -= grid
+        starts = _starts(size, side - 2 * halo, grid)
     parts = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
-    return _Side(side, output, halo, parts)
+    return _Side(side, side - 2 * halo, halo, parts)
+
+
+def _starts(size: int, output: int, grid: int) -> range:
+    """Where tiles begin, on the grid, of which each gives so many pixels."""
+    step = output // grid * grid
+    return range(0, max(1, size - output + step), step) if step else range(0)
 
 
 def _tiles(
