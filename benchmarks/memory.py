@@ -26,7 +26,7 @@ import tyro
 
 import tinyunet as tu
 from benchmarks.layers import LAYOUTS, copy_speed, seconds
-from benchmarks.step import TILE, processor
+from benchmarks.step import INPUT, processor
 from tinyunet.backend import KERNELS, to_backend
 
 Task = Callable[[], Any]
@@ -55,7 +55,7 @@ class Row:
     bytes: int
 
 
-def rows(base: int, tile: int = TILE, device: str = "cpu") -> list[Row]:
+def rows(base: int, tile: int = INPUT, device: str = "cpu") -> list[Row]:
     """All of them, ours of the active backend and PyTorch's on a device."""
     rng = np.random.default_rng(0)
 

@@ -21,7 +21,7 @@ import numba
 import tyro
 
 from benchmarks.layers import Layer, layers, peak
-from benchmarks.step import TILE, tinyunet_tasks
+from benchmarks.step import INPUT, tinyunet_tasks
 from tinyunet.backend import Kernel
 from tinyunet.environment import processor
 
@@ -74,7 +74,7 @@ def main(options: Options) -> None:
     medians = {name: statistics.median(turn[name] for turn in turns[2:]) for name in turns[-1]}
     whole = medians.pop("step")
     speed = peak(options.threads, 5, time.perf_counter)
-    flop = sum(map(winograd_flop, layers(options.base, TILE)[1:-1]))
+    flop = sum(map(winograd_flop, layers(options.base, INPUT)[1:-1]))
     print(f"{processor()}, {options.threads} threads; a matrix product: {speed / 1e9:.0f} GFLOP/s")
     print(f"base {options.base}: a step takes {whole:.3f} s")
     for name, one in sorted(medians.items(), key=lambda item: -item[1]):

@@ -15,7 +15,6 @@ latter; for prediction also channels last with the whole image at once).
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import resource
@@ -35,7 +34,7 @@ from tinyunet.environment import processor
 
 TORCH_FORMS = ("torch", "torch channels_last", "torch compiled")
 TASKS = ("step", "forward", "prediction")
-TILE, IMAGE, HALO = 572, 2048, 92  # pixels
+INPUT, IMAGE, HALO = 572, 2048, 92  # pixels
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,11 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
     import torch
 
     from benchmarks.torch_unet import TorchUNet
+    from tinyunet.geometry import unet
+    from tinyunet.tiling import TILE, plan
 
     torch.set_num_threads(threads)
     layout = torch.contiguous_format if form == "torch" else torch.channels_last
-    tiles = (
-        1 if form == "torch whole" else math.ceil((IMAGE - 4) / 384) ** 2
-    )  # as predict_tiled's: 388, every 384
     image, target, weight = random_tile()
     x = torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
     labels, weights = torch.from_numpy(target), torch.from_numpy(weight)
@@ -124,16 +122,16 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
             model(x)
 
     def predict() -> None:
-        side = 16 * math.ceil((IMAGE + 2 * HALO - 12) / 16) + 12  # what the network can take
-        image = torch.zeros((1, 1, side, side)) if form == "torch whole" else x
+        rows = plan(unet(4), IMAGE, IMAGE if form == "torch whole" else TILE)
+        image = torch.zeros((1, 1, rows.input, rows.input))
         with torch.inference_mode():
-            for _ in range(tiles):
+            for _ in range(len(rows.parts) ** 2):
                 torch.softmax(model(image.to(memory_format=layout)), 1)
 
     return {"step": step, "forward": forward, "prediction": predict}
 
 
-def random_tile(side: int = TILE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_tile(side: int = INPUT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An input tile, and classes and weights for the pixels that the U-Net gives back of it."""
     inner = side - 2 * HALO
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError
 from tinyunet.geometry import unet
 from tinyunet.models import FCN, UNet
-from tinyunet.tiling import _plan, mirror_indices, multiplications_per_pixel, predict_tiled
+from tinyunet.tiling import mirror_indices, multiplications_per_pixel, plan, predict_tiled
 
 # Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.
 TOLERANCE = 1e-5
@@ -82,7 +82,7 @@ def test_tiles_are_few_and_no_larger_than_they_have_to_be(padding, tile):
                 step = output - output % 4
                 counts[output] = 1 + max(0, -(-(size - output) // step))
         fewest = min(counts.values())
-        side = _plan(geometry, size, tile)
+        side = plan(geometry, size, tile)
         assert len(side.parts) == fewest
         assert side.output == min(output for output, count in counts.items() if count == fewest)
 

@@ -24,7 +24,7 @@ from tinyunet.film_results import FilmWriter
 from tinyunet.instances import label_instances, save_labels
 from tinyunet.models import Network
 from tinyunet.plots import overlay
-from tinyunet.tiling import predict_tiled
+from tinyunet.tiling import TILE, predict_tiled
 
 # Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.
 BACKGROUND = (0, 0, 0)
@@ -49,8 +49,8 @@ class Options:
     """Folder for the results; one that holds files is refused."""
     layout: Literal["files", "film"] | None = None
     """files: four for each image. film: the Cell Tracking Challenge's. When left out, that of the images."""
-    tile: int = 388
-    """Side of the output tile, in pixels; only speed and memory depend on it."""
+    tile: int = TILE
+    """Largest side of the output tile, in pixels; only speed and memory depend on it."""
     symmetries: Literal[1, 8] = 1
     """8: average over rotations and mirror images, which takes eight times as long."""
     threshold: float = 0.5
