@@ -93,6 +93,15 @@ def test_extreme_logits(backend, dtype):
     assert math.isfinite(loss.item())
 
 
+@pytest.mark.parametrize("classes", [2, 3, 16])
+def test_a_small_loss_of_large_logits_keeps_its_digits(backend, classes):
+    """log(1 + e^-5), not the 1/128 that the neighbours of 100,000 in float32 would round it to."""
+    logits = np.full((1, 3, 5, classes), -1e5, np.float32)
+    logits[..., :2] = 1e5, 1e5 - 5
+    loss = tu.softmax_cross_entropy(tu.Tensor(logits), np.zeros((1, 3, 5), int)).item()
+    assert loss == pytest.approx(math.log1p(math.exp(-5)), rel=1e-5)  # exp and log round, the sum does not
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("why", ["ignored", "weight 0"])
 def test_nothing_to_count_is_zero(backend, why, reduction):

@@ -159,11 +159,15 @@ def _forward(logits, target, weight, energy, grad_logits):
             largest = pixel.max()
             total = logits.dtype.type(0)
             for k in range(classes):
-                exponential[k] = np.exp(pixel[k] - largest)
+                exponential[k] = pixel[k] - largest
+            # Read back: log(total) - (score - largest) might be computed as (log(total) - score) + largest.
+            shifted = exponential[0 if label == NO_LABEL else label]
+            for k in range(classes):
+                exponential[k] = np.exp(exponential[k])
             for k in range(classes):  # not above: see tinyunet.jit
                 total += exponential[k]
             if label != NO_LABEL:
-                energy[row] += w * (np.log(total) - (pixel[label] - largest))
+                energy[row] += w * (np.log(total) - shifted)
             if grad_logits.size:
                 for k in range(classes):
                     p = exponential[k] / total
