@@ -350,9 +350,9 @@ show("04-winograd")
 # %% [markdown]
 # The same in the engine
 # ----------------------
-# ``tinyunet/ops/conv2d.py`` multiplies blocks of windows, one row each, as ``in_blocks`` does. For
-# layers like ours it calls ``tinyunet/ops/conv2d_winograd.py``, F(4×4, 3×3), again in blocks that
-# stay in the cache. It agrees with our loops. PyTorch, if installed: in our order and its own.
+# ``ops/conv2d.py`` multiplies blocks of windows, one row each, as ``in_blocks`` does. Layers like ours
+# go to ``ops/conv2d_winograd.py``, F(4×4, 3×3): blocks that stay in the cache, transforms in vector
+# registers (``lanes.py``). It agrees with our loops. PyTorch, if installed: in our order and its own.
 
 # %%
 import tinyunet as tu
