@@ -83,9 +83,10 @@ extern "C" __global__ void conv2d_forward_tiled(const float* x, const float* wei
     Window window = window_of(s, row);
     float sum = 0;
     for (int k = 0; k < s.columns; k += TILE) {
-        int from = offset_in_x(s, window, k + threadIdx.x), w = k + threadIdx.y;
-        patches[threadIdx.y][threadIdx.x] = from >= 0 ? x[from] : 0;
-        weights[threadIdx.y][threadIdx.x] = w < s.columns && f < filters ? weight[w * filters + f] : 0;
+        Place left = place_in_x(s, window, tap_of(s, k + threadIdx.x));
+        Place right = place_in_matrix(k + threadIdx.y, s.columns, f, filters);
+        patches[threadIdx.y][threadIdx.x] = left.exists ? x[left.offset] : 0;
+        weights[threadIdx.y][threadIdx.x] = right.exists ? weight[right.offset] : 0;
         __syncthreads();  // both tiles are complete
         for (int e = 0; e < TILE; e++) sum += patches[threadIdx.y][e] * weights[e][threadIdx.x];
         __syncthreads();  // no one needs them any more
@@ -103,12 +104,14 @@ extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const fl
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     int column = blockIdx.x * TILE + threadIdx.y, f = blockIdx.y * TILE + threadIdx.x;
     int first = blockIdx.z * rows_a_part, last = min(rows, first + rows_a_part);
+    Tap tap = tap_of(s, blockIdx.x * TILE + threadIdx.x);
     float sum = 0;
     for (int r = first; r < last; r += TILE) {
         int row = r + threadIdx.y;  // parts begin at multiples of TILE: none reaches into the next
-        int from = offset_in_x(s, window_of(s, row), blockIdx.x * TILE + threadIdx.x);
-        patches[threadIdx.y][threadIdx.x] = from >= 0 ? x[from] : 0;
-        grads[threadIdx.y][threadIdx.x] = row < rows && f < filters ? grad_output[row * filters + f] : 0;
+        Place left = place_in_x(s, window_of(s, row), tap);
+        Place right = place_in_matrix(row, rows, f, filters);
+        patches[threadIdx.y][threadIdx.x] = left.exists ? x[left.offset] : 0;
+        grads[threadIdx.y][threadIdx.x] = right.exists ? grad_output[right.offset] : 0;
         __syncthreads();
         for (int e = 0; e < TILE; e++) sum += patches[e][threadIdx.y] * grads[e][threadIdx.x];
         __syncthreads();

@@ -18,15 +18,8 @@ __device__ __forceinline__ float4& four(const float& first) {
     return *reinterpret_cast<float4*>(const_cast<float*>(&first));
 }
 
-// Four numbers of a row × columns matrix; 0 outside of it.
-__device__ __forceinline__ float4 four_of(const float* matrix, int row, int rows, int column, int columns) {
-    return row < rows && column < columns ? four(matrix[row * columns + column]) : make_float4(0, 0, 0, 0);
-}
-
-__device__ __forceinline__ float4 four_of_patches(const float* x, const Shape& s, const Window& window,
-                                                  int column) {
-    int from = offset_in_x(s, window, column);
-    return from >= 0 ? four(x[from]) : make_float4(0, 0, 0, 0);
+__device__ __forceinline__ float4 four_at(const float* array, Place place) {
+    return place.exists ? four(array[place.offset]) : make_float4(0, 0, 0, 0);
 }
 
 // A thread's 8×8: rows r..r+3 and 64+r..64+r+3, columns c..c+3 and 32+c..32+c+3, with
@@ -48,8 +41,8 @@ __device__ __forceinline__ void multiply_tiles(const Tiles& tiles, int buffer, f
     }
 }
 
-// fetch(step) reads the tiles that begin at this depth into registers, put(buffer) writes them to shared
-// memory.
+// fetch(step) reads the tiles that begin at this depth into registers, each time DEPTH further; put(buffer)
+// writes them to shared memory.
 template <class Fetch, class Put>
 __device__ __forceinline__ void multiply(const Tiles& tiles, int first, int last, Fetch fetch, Put put,
                                          float (&sum)[8][8]) {
@@ -92,14 +85,17 @@ extern "C" __global__ void __launch_bounds__(128)
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     // What this thread fetches: four channels each of two windows, four filters.
     int row = threadIdx.x / 2, part = threadIdx.x % 2 * 4;
+    Tap tap = tap_of(s, part);
     Window upper = window_of(s, blockIdx.x * TILE_ROWS + row);
     Window lower = window_of(s, blockIdx.x * TILE_ROWS + TILE_ROWS / 2 + row);
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
     float4 a, b, w;
     auto fetch = [&](int k) {
-        a = four_of_patches(x, s, upper, k + part);
-        b = four_of_patches(x, s, lower, k + part);
-        w = four_of(weight, k + depth, s.columns, blockIdx.y * TILE_COLUMNS + column, filters);
+        a = four_at(x, place_in_x(s, upper, tap));
+        b = four_at(x, place_in_x(s, lower, tap));
+        w = four_at(weight,
+                    place_in_matrix(k + depth, s.columns, blockIdx.y * TILE_COLUMNS + column, filters));
+        advance(tap, s, DEPTH);
     };
     auto put = [&](int buffer) {
         float upper_four[4] = {a.x, a.y, a.z, a.w}, lower_four[4] = {b.x, b.y, b.z, b.w};
@@ -124,22 +120,27 @@ extern "C" __global__ void __launch_bounds__(128)
                                    int rows_a_part) {
     __shared__ Tiles tiles;
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
-    // What this thread fetches: four channels of two pixels, four filters of one.
-    int pixel = threadIdx.x / 32, channel = threadIdx.x % 32 * 4;
+    // What this thread fetches of one pixel: twice four channels, four filters.
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
+    int first = blockIdx.z * rows_a_part;
+    Tap near = tap_of(s, blockIdx.x * TILE_ROWS + column);
+    Tap far = tap_of(s, blockIdx.x * TILE_ROWS + TILE_ROWS / 2 + column);
+    Window window = window_of(s, first + depth);
     float4 a, b, g;
     auto fetch = [&](int k) {
-        a = four_of_patches(x, s, window_of(s, k + pixel), blockIdx.x * TILE_ROWS + channel);
-        b = four_of_patches(x, s, window_of(s, k + 4 + pixel), blockIdx.x * TILE_ROWS + channel);
-        g = four_of(grad_output, k + depth, rows, blockIdx.y * TILE_COLUMNS + column, filters);
+        if (k + depth >= rows) window.i = height;
+        a = four_at(x, place_in_x(s, window, near));
+        b = four_at(x, place_in_x(s, window, far));
+        g = four_at(grad_output,
+                    place_in_matrix(k + depth, rows, blockIdx.y * TILE_COLUMNS + column, filters));
+        advance(window, s, DEPTH);
     };
     auto put = [&](int buffer) {
-        four(tiles.left[buffer][pixel][channel]) = a;
-        four(tiles.left[buffer][4 + pixel][channel]) = b;
+        four(tiles.left[buffer][depth][column]) = a;
+        four(tiles.left[buffer][depth][TILE_ROWS / 2 + column]) = b;
         four(tiles.right[buffer][depth][column]) = g;
     };
     float sum[8][8] = {};
-    int first = blockIdx.z * rows_a_part;
     multiply(tiles, first, min(rows, first + rows_a_part), fetch, put, sum);
     write_result(parts + blockIdx.z * s.columns * filters, s.columns, filters, sum,
                  [](float value, int) { return value; });

@@ -76,14 +76,14 @@ struct Bf16 {
     }
 };
 
-// Four numbers on their way to shared memory; zeros where `offset` is negative.
-__device__ __forceinline__ void copy_four(float& to, const float* from, int offset) {
+// Four numbers on their way to shared memory.
+__device__ __forceinline__ void copy_four(float& to, const float* from, Place place) {
 #ifdef CUDA_EMULATED
-    emulator::copy_async(&to, offset >= 0 ? from + offset : nullptr);
+    emulator::copy_async(&to, place.exists ? from + place.offset : nullptr);
 #else
     unsigned address = __cvta_generic_to_shared(&to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from + max(offset, 0)),
-                 "r"(offset >= 0 ? 16 : 0)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address),
+                 "l"(from + (place.exists ? place.offset : 0)), "r"(place.exists ? 16 : 0)
                  : "memory");
 #endif
 }
@@ -145,21 +145,23 @@ __device__ __forceinline__ void multiply_stage(Left left, const float (&right)[S
     }
 }
 
-// fetch(stage, step) asks for the tiles that begin at this depth; use(stage) multiplies them.
+// fetch(stage, step) asks for the tiles that begin at this depth, each time STAGE_DEPTH further; use(stage)
+// multiplies them.
 template <class Fetch, class Use>
 __device__ __forceinline__ void run_stages(int first, int last, Fetch fetch, Use use) {
-    for (int stage = 0; stage < STAGES - 1; stage++) {
-        fetch(stage, first + stage * STAGE_DEPTH);
+    int fetched = 0, used = 0;
+    for (; fetched < STAGES - 1; fetched++) {
+        fetch(fetched, first + fetched * STAGE_DEPTH);
         end_group_of_copies();
     }
-    int stage = 0;
     for (int step = first; step < last; step += STAGE_DEPTH) {
         wait_for_copies<STAGES - 2>();
         __syncthreads();  // these tiles are complete, and no one needs those before them: they are replaced
-        fetch((stage + STAGES - 1) % STAGES, step + (STAGES - 1) * STAGE_DEPTH);
+        fetch(fetched, step + (STAGES - 1) * STAGE_DEPTH);
         end_group_of_copies();
-        use(stage);
-        stage = (stage + 1) % STAGES;
+        use(used);
+        fetched = fetched == STAGES - 1 ? 0 : fetched + 1;
+        used = used == STAGES - 1 ? 0 : used + 1;
     }
     wait_for_copies<0>();
 }
@@ -183,11 +185,6 @@ __device__ __forceinline__ void write_pieces(float* result, int rows, int column
             }
 }
 
-// Where a number of a row × columns matrix is; negative outside of it.
-__device__ __forceinline__ int offset_in_matrix(int row, int rows, int column, int columns) {
-    return row < rows && column < columns ? row * columns + column : -1;
-}
-
 template <class Factors>
 __device__ __forceinline__ void forward_on_tensor_cores(const Shape& s, const float* x, const float* weight,
                                                         const float* bias, float* y, int relu) {
@@ -196,18 +193,20 @@ __device__ __forceinline__ void forward_on_tensor_cores(const Shape& s, const fl
     // What this thread fetches: four channels each of four windows, four filters each of two rows of weight.
     int row = threadIdx.x / 4, part = threadIdx.x % 4 * 4;
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
+    Tap tap = tap_of(s, part);
     Window windows[4];
 #pragma unroll
     for (int e = 0; e < 4; e++) windows[e] = window_of(s, blockIdx.x * TILE_ROWS + row + 32 * e);
     auto fetch = [&](int stage, int k) {
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            copy_four(left[stage][row + 32 * e][part], x, offset_in_x(s, windows[e], k + part));
+            copy_four(left[stage][row + 32 * e][part], x, place_in_x(s, windows[e], tap));
+        advance(tap, s, STAGE_DEPTH);
 #pragma unroll
         for (int e = 0; e < 2; e++)
             copy_four(right[stage][depth + 8 * e][column], weight,
-                      offset_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
-                                       s.filters));
+                      place_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
+                                      s.filters));
     };
     Pieces pieces = {};
     run_stages(0, s.columns, fetch, [&](int stage) {
@@ -225,20 +224,25 @@ __device__ __forceinline__ void backward_weight_on_tensor_cores(const Shape& s, 
                                                                 int rows_a_part) {
     __shared__ __align__(16) float left[STAGES][STAGE_DEPTH][TILE_ROWS + 8];
     __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
-    // What this thread fetches: four channels each of four pixels, four filters each of two.
-    int pixel = threadIdx.x / 32, channel = threadIdx.x % 32 * 4;
+    // What this thread fetches: four times four channels of one pixel, four filters each of two.
+    int pixel = threadIdx.x / 8, channel = threadIdx.x % 8 * 4;
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
     int first = blockIdx.z * rows_a_part, last = min(s.rows, first + rows_a_part);
+    Window window = window_of(s, first + pixel);
+    Tap taps[4];
+#pragma unroll
+    for (int e = 0; e < 4; e++) taps[e] = tap_of(s, blockIdx.x * TILE_ROWS + channel + 32 * e);
     auto fetch = [&](int stage, int k) {
+        if (k + pixel >= s.rows) window.i = s.height;
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            copy_four(left[stage][pixel + 4 * e][channel], x,
-                      offset_in_x(s, window_of(s, k + pixel + 4 * e), blockIdx.x * TILE_ROWS + channel));
+            copy_four(left[stage][pixel][channel + 32 * e], x, place_in_x(s, window, taps[e]));
+        advance(window, s, STAGE_DEPTH);
 #pragma unroll
         for (int e = 0; e < 2; e++)
             copy_four(
                 right[stage][depth + 8 * e][column], grad_output,
-                offset_in_matrix(k + depth + 8 * e, s.rows, blockIdx.y * TILE_COLUMNS + column, s.filters));
+                place_in_matrix(k + depth + 8 * e, s.rows, blockIdx.y * TILE_COLUMNS + column, s.filters));
     };
     Pieces pieces = {};
     run_stages(first, last, fetch, [&](int stage) {

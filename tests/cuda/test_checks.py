@@ -195,7 +195,7 @@ BUGS = [
         "__syncthreads();  // no one needs them any more",
         "",
         "race: thread 1 reads the shared memory.*which thread 0 wrote",
-        "patches[threadIdx.y][threadIdx.x] = from",
+        "patches[threadIdx.y][threadIdx.x] = left",
     ),
     (
         "one buffer where two are needed",
@@ -232,18 +232,18 @@ BUGS = [
     (
         "a copy to tiles that are in use",
         conv2d_tensor,
-        "fetch((stage + STAGES - 1) % STAGES, step",
-        "fetch(stage, step",
+        "fetch(fetched, step",
+        "fetch(used, step",
         "reads word .* of the shared memory, which no thread of the block has written so far",
         "a[m][e] = ",
     ),
     (
         "four numbers from an odd address",
         conv2d_blocked,
-        "four(x[from])",
-        "four(x[from + 1])",
+        "four(array[place.offset])",
+        "four(array[place.offset + 1])",
         r"misaligned: .* reads 16 bytes at x\[1\]",
-        "four(x[from + 1])",
+        "four(array[place.offset + 1])",
     ),
     (
         "half of the threads write their sum",

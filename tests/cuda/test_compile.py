@@ -1,12 +1,14 @@
 """The kernels as NVRTC compiles them, which CuPy calls on a GPU and which needs none.
 
-Nothing is spilled, and a rung has the instructions that it claims.
+Nothing is spilled, a rung has the instructions that it claims, and its main loop mostly multiplies.
 """
 
 import ctypes
 import re
+import subprocess
 from functools import cache
 from importlib import metadata
+from tempfile import NamedTemporaryFile
 
 import pytest
 
@@ -34,7 +36,7 @@ def nvrtc():
 
 @cache
 def compiled(source, architecture):
-    """A file with CuPy's options: whether it compiles, its instructions (PTX), and what the compiler says."""
+    """A file with CuPy's options: whether it compiles, PTX, machine code, and what the compiler says."""
     words = [*NVRTC_OPTIONS, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"]
     options = (ctypes.c_char_p * len(words))(*(word.encode() for word in words))
     program = ctypes.c_void_p()
@@ -42,20 +44,21 @@ def compiled(source, architecture):
         ctypes.byref(program), text_of(source).encode(), b"temporary.cu", 0, None, None
     )
     failed = nvrtc().nvrtcCompileProgram(program, len(words), options)
-    return not failed, _told("PTX", program), _told("ProgramLog", program)
+    ptx, code, words = (_told(what, program) for what in ("PTX", "CUBIN", "ProgramLog"))
+    return not failed, ptx.decode().rstrip("\0"), code, words.decode().rstrip("\0")
 
 
 def _told(what, program):
     size = ctypes.c_size_t()
     getattr(nvrtc(), f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-    text = ctypes.create_string_buffer(size.value)
-    getattr(nvrtc(), f"nvrtcGet{what}")(program, text)
-    return text.value.decode()
+    told = ctypes.create_string_buffer(size.value)
+    getattr(nvrtc(), f"nvrtcGet{what}")(program, told)
+    return told.raw
 
 
 def instructions(rung, architecture):
     """PTX of both directions of a rung of conv2d."""
-    _, ptx, _ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
+    _, ptx, *_ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
     code = dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", ptx, re.DOTALL))
     return [code[f"conv2d_{direction}_{rung}"] for direction in ("forward", "backward_weight")]
 
@@ -63,7 +66,7 @@ def instructions(rung, architecture):
 @architectures
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_no_spills_and_within_the_budget(source, architecture):
-    succeeded, _, words = compiled(source, architecture)
+    succeeded, _, _, words = compiled(source, architecture)
     assert succeeded, words
     registers = re.findall(r"Used (\d+) registers", words)
     assert len(registers) == len(kernels_in(source))
@@ -92,7 +95,7 @@ def test_tensor_rungs_are_on_tensor_cores(rung, instruction, architecture):
 @pytest.mark.parametrize(("rung", "arrays"), [("blocked", 2), ("tensor", 8)])
 def test_shared_memory_of_128_bit_accesses_is_aligned(rung, arrays, architecture):
     """To 16 bytes, which an array of float is not by itself. Two arrays for each direction and precision."""
-    _, ptx, _ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
+    _, ptx, *_ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
     assert re.findall(r"\.shared \.align (\d+) \.b8", ptx) == ["16"] * arrays
 
 
@@ -108,11 +111,63 @@ def test_the_blocked_rung_moves_four_numbers_at_once(architecture):
     assert not any("ld.global.v4" in code for code in instructions("tiled", architecture))
 
 
+@cache
+def disassembled(source, architecture):
+    """The machine code of the kernels of a file, by name."""
+    try:
+        (program,) = (f for f in metadata.files("nvidia-cuda-nvdisasm") if f.stem == "nvdisasm")
+    except metadata.PackageNotFoundError:
+        pytest.skip("no machine code was looked at, nvdisasm is missing: pip install nvidia-cuda-nvdisasm")
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled(source, architecture)[2])
+        file.flush()
+        command = [program.locate(), "--print-code", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    _, *parts = text.split("\n.text.")
+    return {part.partition(":")[0]: part for part in parts}
+
+
+def loops(code):
+    """The names of the instructions from each label to each jump that goes back there."""
+    names, labels = [], {}
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(names)
+        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?(\w+)(.*)", line):
+            names.append(found[1])
+            target = re.search(r"`\((\.L_x_\d+)\)", found[2])
+            if found[1] == "BRA" and target and target[1] in labels:
+                yield names[labels[target[1]] :]
+
+
+@architectures
+@pytest.mark.parametrize(
+    ("kernel", "multiplication", "others"),
+    [
+        ("conv2d_forward_blocked", "FFMA", 0.27),
+        ("conv2d_backward_weight_blocked", "FFMA", 0.27),
+        ("conv2d_forward_tensor", "HMMA", 9.5),  # each a thousand multiplications, with bf16 two thousand
+        ("conv2d_backward_weight_tensor", "HMMA", 9.5),
+        ("conv2d_forward_tensor_bf16", "HMMA", 13),
+        ("conv2d_backward_weight_tensor_bf16", "HMMA", 15),
+    ],
+)
+def test_the_main_loop_mostly_multiplies(kernel, multiplication, others, architecture):
+    """A multiprocessor issues a limited number of instructions a cycle: at most so many others for each.
+
+    With divisions where additions do (see kernels/conv2d_patches.cuh) there were a third to two thirds more.
+    """
+    code = disassembled(source_of("conv2d", kernel), architecture)[kernel]
+    count, length = max((loop.count(multiplication), len(loop)) for loop in loops(code))
+    assert count >= 16
+    assert (length - count) / count <= others
+
+
 def test_words_of_the_compiler(tmp_path):
     """File and line, behind a header that NVRTC was given in one piece with the file."""
     source = tmp_path / "relu.cu"
     source.write_text('#include "one.cuh"\n\n__device__ float zero() { return one - undeclared; }\n')
     source.with_suffix(".cuh").with_stem("one").write_text("constexpr float one = 1;\n")
-    succeeded, _, words = compiled(source, "sm_90")
+    succeeded, _, _, words = compiled(source, "sm_90")
     assert not succeeded
     assert words.startswith("relu.cu(3): error: ")

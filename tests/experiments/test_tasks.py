@@ -45,6 +45,7 @@ def test_one_thing_at_a_time(run):
         "eight": {},
         "uncut": {},
         "plain-uncut": {"w0": 0.0, "class_balance": False},
+        "momentum": {"momentum": 0.9, "lr": 0.02 if plain else 0.03},
     }
     assert difference(run) == expected[run.variant.name]
     judged = tyro.cli(evaluate.Options, args=list(run.evaluate))
