@@ -54,11 +54,12 @@ def plot_examples(runs: Sequence[Run], path: Path) -> None:
     """One held-out image as each run sees it: its true outlines, then every run's mistakes.
 
     It is the image on which the first run's score is the median, so that nobody has picked it. Runs whose
-    files are no longer there are left out; without any, a picture that was drawn before stays.
+    files are no longer there are left out; without the first, a picture that was drawn before stays.
     """
-    runs = [run for run in runs if (run.folder / "last.safetensors").is_file() and run.scores.is_dir()]
-    if not runs:
+    there = [run for run in runs if (run.folder / "last.safetensors").is_file() and run.scores.is_dir()]
+    if not there or there[0] != runs[0]:
         return
+    runs = there
     task, measure = runs[0].task, runs[0].task.measures[0]
     values = [_values(run, measure) for run in runs]
     name = sorted(values[0], key=lambda image: values[0][image] or 0)[len(values[0]) // 2]

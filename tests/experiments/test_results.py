@@ -220,6 +220,7 @@ def test_three_networks(options, monkeypatch):
     options = dataclasses.replace(options, tasks=("compare",), minutes=0.5)
     results.results(options)
     results.results(options)
+    results.results(dataclasses.replace(options, tasks=("tiny",), dry=True))  # the page keeps them
     assert [call[0] for call in made] == 2 * ["tinyunet.compare"]
     assert {"--minutes", "0.5", "--holdout", "2-4"} <= set(made[0])
     text = options.page.read_text()
