@@ -53,7 +53,7 @@ class Options:
     """Timed turns, after three for warming up."""
     groups: tuple[Literal["layers", "memory", "networks"], ...] = GROUPS
     """What to measure."""
-    rungs: tuple[str, ...] = conv2d_cuda.RUNGS
+    rungs: tuple[str, ...] = (*conv2d_cuda.RUNGS, conv2d_cuda.WINOGRAD)
     """Of the convolutions."""
     compiled: bool = True
     """Whether torch.compile takes part."""

@@ -2,7 +2,8 @@
 
 Rates are effective: FLOP/s count the multiplications and additions of the direct way, bytes/s each array
 once. Both are given with the share of what the same run has measured at most: a large product in the same
-precision, a large copy. PyTorch's convolutions are cuDNN's; of its two layouts the faster one counts.
+precision, a large copy. "winograd", which needs a quarter of the products, may exceed it. PyTorch's
+convolutions are cuDNN's; of its two layouts the faster one counts.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ COLOURS = {
     "tiled": "tab:pink",
     "blocked": "tab:blue",
     "product": "tab:purple",
+    "winograd": "tab:cyan",
     "tensor": "tab:orange",
     "tensor_bf16": "tab:green",
     **dict(zip(PYTORCHS, ("tab:blue", "tab:orange", "tab:green"), strict=True)),
@@ -94,6 +96,8 @@ def convolution(layer: Layer, rungs: tuple[str, ...]) -> Case:
     """A convolution in all rungs that take its channels, and of PyTorch in each precision."""
     fast = layer.channels % 4 == 0 and layer.filters % 4 == 0
     able = [rung for rung in rungs if fast or rung in ("naive", "tiled")]
+    if layer.window != 3:
+        able = [rung for rung in able if rung != conv2d_cuda.WINOGRAD]
 
     def pytorch(dtype: torch.dtype) -> list[Tasks]:
         arrays = random_arrays(layer)

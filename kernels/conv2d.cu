@@ -21,8 +21,9 @@
 //   tensor_bf16   the same with 16×16 by 16×8, and factors rounded to bfloat16 (7 bits behind the point) as
 //            they enter the tensor cores: arrays and sums stay float32
 //
-// The first two are here, the others in conv2d_blocked.cu and conv2d_tensor.cu. The other kernels: turn_weight
-// (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and its end.
+// The first two are here, the others in conv2d_blocked.cu and conv2d_tensor.cu. For windows of 3×3 there is
+// another, which multiplies less: conv2d_winograd.cu. The other kernels: turn_weight (for grad_x), sum_parts (of
+// a weight gradient, in order), backward_bias and its end.
 //
 // Launch: naive and the others a thread an element, blocks of 256; tiled (rows / 16, F / 16) blocks of 16×16;
 // blocked (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares) blocks of 32×8. Weight gradients

@@ -28,7 +28,7 @@ __device__ __forceinline__ unsigned to_bf16(float first, float second) {
 
 __device__ __forceinline__ void multiply_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef CUDA_EMULATED
-    emulator::mma_m16n8k8_tf32(d, a, b, __LINE__);
+    emulator::mma_m16n8k8_tf32(d, a, b, EMULATED_LINE);
 #else
     asm volatile(
         "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
@@ -40,7 +40,7 @@ __device__ __forceinline__ void multiply_tf32(float (&d)[4], const unsigned (&a)
 
 __device__ __forceinline__ void multiply_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef CUDA_EMULATED
-    emulator::mma_m16n8k16_bf16(d, a, b, __LINE__);
+    emulator::mma_m16n8k16_bf16(d, a, b, EMULATED_LINE);
 #else
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "

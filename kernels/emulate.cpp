@@ -74,21 +74,23 @@ void resume(int t) {
     begin(*current);
 }
 
+bool same(const char* line, const char* other) { return std::strcmp(line, other) == 0; }
+
 // All threads are at one barrier, or the kernel is wrong: the barrier stands in a branch that not all take.
 void open_barrier(int threads) {
     const Fiber& first = fibers[0];
     for (int t = 0; t < threads; t++) {
         const Fiber& fiber = fibers[t];
         if (fiber.state == State::at_warp_barrier)
-            fail("line %d: thread %d waits for lanes of its warp that do not come (mask %08x)", fiber.line, t,
+            fail("%s: thread %d waits for lanes of its warp that do not come (mask %08x)", fiber.line, t,
                  fiber.mask);
-        if (fiber.state != first.state || fiber.line != first.line) {
+        if (fiber.state != first.state || !same(fiber.line, first.line)) {
             const Fiber& waiting = first.state == State::at_block_barrier ? first : fiber;
             const Fiber& other = &waiting == &first ? fiber : first;
             int who = &other - fibers;
             if (other.state == State::done)
-                fail("line %d: divergent barrier: thread %d ended without coming here", waiting.line, who);
-            fail("line %d: divergent barrier: thread %d waits at line %d", waiting.line, who, other.line);
+                fail("%s: divergent barrier: thread %d ended without coming here", waiting.line, who);
+            fail("%s: divergent barrier: thread %d waits at %s", waiting.line, who, other.line);
         }
     }
     for (int t = 0; t < threads; t++) fibers[t].state = State::ready;
@@ -183,22 +185,22 @@ bool next_copy(int groups_left, float4** to, const float4** from) {
     return true;
 }
 
-void block_barrier(int line) {
+void block_barrier(const char* line) {
     current->state = State::at_block_barrier;
     current->line = line;
     yield();
 }
 
-void warp_barrier(unsigned mask, int line) {
+void warp_barrier(unsigned mask, const char* line) {
     if (!(mask >> lane() & 1))
-        fail("line %d: lane %d is not in the mask %08x that it gives", line, lane(), mask);
+        fail("%s: lane %d is not in the mask %08x that it gives", line, lane(), mask);
     current->state = State::at_warp_barrier;
     current->line = line;
     current->mask = mask;
     Fiber* warp = current - lane();
     for (int i = 0; i < WARP; i++)
         if (mask >> i & 1 &&
-            (warp[i].state != State::at_warp_barrier || warp[i].mask != mask || warp[i].line != line))
+            (warp[i].state != State::at_warp_barrier || warp[i].mask != mask || !same(warp[i].line, line)))
             return yield();
     for (int i = 0; i < WARP; i++)
         if (mask >> i & 1) {

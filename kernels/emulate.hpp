@@ -39,11 +39,17 @@ using std::min;
 #define blockDim (emulator::place.block_size)
 #define gridDim (emulator::place.grid_size)
 
-#define __syncthreads() emulator::block_barrier(__LINE__)
+// Where a barrier stands in the sources, for messages: the loader of kernels says which line is of which file.
+#define EMULATED_TEXT_OF(number) #number
+#define EMULATED_TEXT(macro) EMULATED_TEXT_OF(macro)
+#define EMULATED_LINE __FILE__ ":" EMULATED_TEXT(__LINE__)
+
+#define __syncthreads() emulator::block_barrier(EMULATED_LINE)
 #define __int_as_float(bits) emulator::number_of(bits)
 #define __shfl_down_sync(mask, value, delta) \
-    emulator::shuffle(mask, value, emulator::lane() + (delta), __LINE__)
-#define __shfl_xor_sync(mask, value, bits) emulator::shuffle(mask, value, emulator::lane() ^ (bits), __LINE__)
+    emulator::shuffle(mask, value, emulator::lane() + (delta), EMULATED_LINE)
+#define __shfl_xor_sync(mask, value, bits) \
+    emulator::shuffle(mask, value, emulator::lane() ^ (bits), EMULATED_LINE)
 
 // Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps
 // (emulate_check.cpp). Inlined into a function that is checked, it would be.
@@ -58,18 +64,18 @@ struct Place {
 extern Place place;  // of the thread that runs now
 
 constexpr int WARP = 32;
-int lane();                                  // of the thread that runs now, 0 to 31
-void block_barrier(int line);                // returns when all threads of the block have come to this line
-void warp_barrier(unsigned mask, int line);  // returns when all lanes of the mask have come to this line
-void* mailbox(int of_lane);                  // 64 bytes of each lane of this warp
+int lane();                                          // of the thread that runs now, 0 to 31
+void block_barrier(const char* line);                // returns when all threads of the block have come here
+void warp_barrier(unsigned mask, const char* line);  // returns when all lanes of the mask have come here
+void* mailbox(int of_lane);                          // 64 bytes of each lane of this warp
 [[noreturn]] void fail(const char* format, ...);
 
 // All lanes write, all lanes read: between the two, and before the next write, the warp waits.
 template <class T>
-UNCHECKED T shuffle(unsigned mask, T value, int source, int line) {
+UNCHECKED T shuffle(unsigned mask, T value, int source, const char* line) {
     if (source >= WARP) source = lane();
     if (!(mask >> source & 1))
-        fail("line %d: the shuffle reads lane %d, which is not in its mask", line, source);
+        fail("%s: the shuffle reads lane %d, which is not in its mask", line, source);
     std::memcpy(mailbox(lane()), &value, sizeof(T));
     warp_barrier(mask, line);
     std::memcpy(&value, mailbox(source), sizeof(T));
@@ -130,7 +136,7 @@ inline unsigned round_to_bf16(float value) {
 // number(bits, i) is the i-th number in a register.
 template <int PER, class Number>
 UNCHECKED void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
-                                  Number number, int line) {
+                                  Number number, const char* line) {
     unsigned* own = static_cast<unsigned*>(mailbox(lane()));
     std::memcpy(own, a, sizeof a);
     std::memcpy(own + 4, b, sizeof b);
@@ -147,11 +153,13 @@ UNCHECKED void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const u
     warp_barrier(0xffffffff, line);
 }
 
-inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line) {
+inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                             const char* line) {
     multiply_fragments<1>(d, a, b, [](unsigned bits, int) { return number_of(bits); }, line);
 }
 
-inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line) {
+inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                             const char* line) {
     auto half = [](unsigned bits, int i) { return number_of(i ? bits & 0xffff0000 : bits << 16); };
     multiply_fragments<2>(d, a, b, half, line);
 }

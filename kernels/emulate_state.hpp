@@ -16,9 +16,9 @@ struct Copy {
 
 struct Fiber {
     State state;
-    int line;        // at which it waits
-    unsigned mask;   // of the lanes for which it waits
-    int warp_epoch;  // how often it has met others at a warp barrier
+    const char* line;  // at which it waits
+    unsigned mask;     // of the lanes for which it waits
+    int warp_epoch;    // how often it has met others at a warp barrier
     bool begun;
     jmp_buf context;
     alignas(16) char mailbox[64];

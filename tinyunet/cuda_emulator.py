@@ -110,12 +110,13 @@ class Counts:
         return reduce(Traffic.plus, self.by_place.values(), Traffic())
 
     def by_line(self) -> dict[int, Traffic]:
-        """By the line of the source."""
-        places = _lines(self.by_place, self.source, self.library)
+        """By the line of the source; of what happens in a header, by that from which it was called."""
+        places = _lines(self.by_place, self.library)
         total: dict[int, Traffic] = {}
         for lines, traffic in zip(places, self.by_place.values(), strict=True):
-            if lines:
-                total[lines[0]] = total.get(lines[0], Traffic()).plus(traffic)
+            own = [line for file, line in lines if file == self.source.name]
+            if own:
+                total[own[0]] = total.get(own[0], Traffic()).plus(traffic)
         return dict(sorted(total.items()))
 
 
@@ -176,7 +177,7 @@ def function(
             problem = entry((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), places)
             counts = Counts(library, source)
         if problem is not None:
-            raise KernelError(f"{name}: {_with_lines(problem.decode(), source, library)}")
+            raise KernelError(f"{name}: {_with_lines(problem.decode(), library)}")
         return counts
 
     return run
@@ -210,18 +211,18 @@ def _take_counts(library: _Library) -> dict[int, Traffic]:
     }
 
 
-def _with_lines(problem: str, source: Path, library: _Library) -> str:
-    """Replace places in the program, ``@12f4``, by lines of the source."""
+def _with_lines(problem: str, library: _Library) -> str:
+    """Replace places in the program, ``@12f4``, by lines of the sources."""
 
     def line(match: re.Match[str]) -> str:
-        (lines,) = _lines([int(match[1], 16)], source, library)
-        return " from ".join(f"{source.name}:{line}" for line in lines) or match[0]
+        (lines,) = _lines([int(match[1], 16)], library)
+        return " from ".join(f"{file}:{line}" for file, line in lines) or match[0]
 
-    return re.sub(r"@([0-9a-f]+)", line, problem.replace("line ", f"{source.name}:"))
+    return re.sub(r"@([0-9a-f]+)", line, problem)
 
 
-def _lines(places: Iterable[int], source: Path, library: _Library) -> list[list[int]]:
-    """The lines of the source at these places of the program.
+def _lines(places: Iterable[int], library: _Library) -> list[list[tuple[str, int]]]:
+    """File and line of the sources at these places of the program.
 
     Several for one place, where a function is inlined: from the innermost to the one that it is inlined into.
     """
@@ -229,8 +230,8 @@ def _lines(places: Iterable[int], source: Path, library: _Library) -> list[list[
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     # The answer for a place begins with its address.
     answers = re.split(r"^0x[0-9a-f]+\n", found, flags=re.MULTILINE)[1:]
-    line = re.compile(rf"^{re.escape(source.name)}:(\d+)", re.MULTILINE)
-    return [list(map(int, line.findall(answer))) for answer in answers]
+    line = re.compile(r"^(.+\.cuh?):(\d+)", re.MULTILINE)
+    return [[(file, int(number)) for file, number in line.findall(answer)] for answer in answers]
 
 
 class _Library(ctypes.CDLL):

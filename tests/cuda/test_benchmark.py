@@ -12,7 +12,7 @@ from benchmarks import gpu, gpu_clock, gpu_layers
 from benchmarks.gpu_layers import convolution, up_convolution
 from benchmarks.layers import DIRECTIONS, Layer
 from tinyunet.errors import BackendError
-from tinyunet.ops import conv_transpose2d_cuda
+from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 
 
 def test_without_a_gpu(monkeypatch):
@@ -61,6 +61,7 @@ def test_the_layers_and_their_rungs():
     all_rungs, pytorch = gpu.Options().rungs, tuple(gpu_layers.PYTORCHS)
     found = {case.name: tuple(case.rungs) for case in gpu_layers.cases(64, 572, all_rungs)}
     assert len(found) == 23
+    assert all_rungs == (*conv2d_cuda.RUNGS, "winograd")
     assert found["572: 1→64"] == found["388: 64→2"] == ("naive", "tiled", *pytorch)
     assert found["30: 1024→1024"] == (*all_rungs, *pytorch)
     ups = [name for name in found if name.startswith("up")]
@@ -76,7 +77,13 @@ def test_the_work_of_an_up_convolution():
 
 
 @pytest.mark.parametrize(
-    "case", [convolution(Layer(7, 4, 8), ("tiled",)), up_convolution(3, 8)], ids=["3×3", "up"]
+    "case",
+    [
+        convolution(Layer(7, 4, 8), ("tiled",)),
+        convolution(Layer(7, 4, 8), ("winograd",)),
+        up_convolution(3, 8),
+    ],
+    ids=["3×3", "winograd", "up"],
 )
 def test_ours_and_pytorchs_compute_the_same(emulated, monkeypatch, case):
     """Of PyTorch both layouts, of its three precisions the first."""

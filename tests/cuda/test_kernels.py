@@ -179,7 +179,7 @@ def conv2d_arrays(n, height, width, channels, filters, size):
 @pytest.fixture(params=[rung for rung in conv2d_cuda.RUNGS if not rung.startswith("tensor")])
 def rung(request, monkeypatch):
     """Launch this rung, whatever the channel counts are."""
-    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters: request.param)
+    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: request.param)
     return request.param
 
 
@@ -203,6 +203,28 @@ def test_conv2d(build, rung, size, padding):
 )
 def test_conv2d_of_several_blocks(build, rung, sizes):
     assert_equals_torch("conv2d", conv2d_arrays(*sizes))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (2, 8, 6, 4, 8),  # whole tiles, or rows and columns beyond the output, by padding
+        (1, 7, 11, 8, 4),
+        (1, 13, 12, 36, 68),  # more than one block along the filters
+        (1, 3, 3, 4, 4),  # an output of one pixel
+    ],
+)
+def test_winograd(build, monkeypatch, sizes, padding):
+    """Padding of 3 has a gradient of x with a negative one."""
+    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: conv2d_cuda.WINOGRAD)
+    assert_equals_torch("conv2d", conv2d_arrays(*sizes, 3), padding=padding, relu=True)
+
+
+def test_winograd_of_several_parts(build, monkeypatch):
+    """More tiles than a block multiplies (128), and than a thread adds up in a weight's gradient (512)."""
+    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: conv2d_cuda.WINOGRAD)
+    assert_equals_torch("conv2d", conv2d_arrays(1, 94, 91, 4, 4, 3))
 
 
 def rounded_to_tf32(array):
@@ -266,10 +288,23 @@ def test_conv2d_nan_reaches_the_outputs_that_it_goes_into(build):
 
 
 @pytest.mark.parametrize(
-    ("channels", "filters", "expected"), [(64, 64, "blocked"), (1, 64, "tiled"), (64, 2, "tiled")]
+    ("sizes", "precision", "algorithm", "expected"),
+    [
+        ((64, 64, 3), "float32", "auto", "winograd"),
+        ((64, 64, 3), "float32", "direct", "blocked"),
+        ((64, 64, 1), "float32", "auto", "blocked"),
+        ((28, 64, 3), "float32", "auto", "blocked"),
+        ((28, 64, 3), "float32", "winograd", "winograd"),
+        ((64, 64, 3), "tf32", "auto", "tensor"),
+        ((64, 64, 3), "bf16", "winograd", "tensor_bf16"),
+        ((1, 64, 3), "float32", "auto", "tiled"),
+        ((64, 2, 1), "tf32", "auto", "tiled"),
+    ],
 )
-def test_the_rung_that_is_chosen(channels, filters, expected):
-    assert conv2d_cuda.fastest_rung(channels, filters) == expected
+def test_the_rung_that_is_chosen(emulated, monkeypatch, sizes, precision, algorithm, expected):
+    monkeypatch.setenv("TINYUNET_CONV", algorithm)
+    with tu.use_backend("cuda-emulated", precision):
+        assert conv2d_cuda.fastest_rung(*sizes) == expected
 
 
 def test_bias_gradient_of_many_pixels_keeps_its_digits(emulated):

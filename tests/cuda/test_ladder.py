@@ -14,7 +14,7 @@ from tinyunet.cuda import KERNEL_FOLDER, kernels_in
 from tinyunet.cuda_emulator import text_of
 from tinyunet.cuda_log import Totals, launch_log
 from tinyunet.data import synthetic_cells
-from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
+from tinyunet.ops import conv2d_cuda, conv2d_winograd_cuda, conv_transpose2d_cuda
 from tinyunet.trainer import TrainConfig, Trainer
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
@@ -57,6 +57,9 @@ def test_every_kernel_is_launched(emulated):
         for rung in conv2d_cuda.RUNGS:
             y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
             conv2d_cuda.backward_weight(x, y, 0, 1, rung)
+        weight = np.zeros((3, 3, 4, 4), np.float32)
+        y = conv2d_cuda.forward(x, weight, None, 0, False, conv2d_cuda.WINOGRAD)
+        conv2d_cuda.backward_weight(x, y, 0, 3, conv2d_cuda.WINOGRAD)
         weight = np.zeros((2, 2, 4, 4), np.float32)
         y = conv_transpose2d_cuda.forward(x, weight, None, False, "naive")
         conv_transpose2d_cuda.backward_input(y, weight, "naive")
@@ -110,6 +113,13 @@ def test_the_numbers_of_the_ladder():
         assert np.prod(grid) * np.prod([int(n) for n in results.split("×")]) == 1024 * 256
         assert "×".join(map(str, block)) == threads
     assert f"parts of {conv2d_cuda.ROWS_A_PART} pixels" in README
+    in_products, of_transforms = re.search(
+        r"is (\d+)\noperations a result.* and some (\d+) in", README
+    ).groups()
+    assert int(in_products) == 2 * 64 * 36 / 16
+    transforms = conv2d_winograd_cuda.OF_INPUT + conv2d_winograd_cuda.OF_OUTPUT
+    assert int(of_transforms) == pytest.approx(transforms / 16, abs=1)
+    assert f"from {conv2d_cuda.LEAST} channels and filters on" in README
     for rung, _, operations, read in table("rung of conv_transpose2d"):
         rows, columns = conv2d_cuda.TILES["blocked"][0] if rung == "product" else (1, 1)
         again = 8 if rung == "product" else 0  # what paint reads and writes

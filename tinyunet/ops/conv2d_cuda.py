@@ -7,8 +7,12 @@ ask for more. Left open (`rung=None`), the last one runs that can take the array
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinyunet import cuda
 from tinyunet.backend import active_precision
+from tinyunet.ops import conv2d_winograd_cuda
+from tinyunet.ops.conv2d_winograd import suits
 
 # Of each rung: rows and columns of the result that a block computes, and its threads.
 TILES = {
@@ -19,15 +23,19 @@ TILES = {
 }
 FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}  # by precision
 RUNGS = ("naive", *TILES)
+WINOGRAD = "winograd"  # a rung for windows of 3×3 only, see `conv2d_winograd_cuda`
+LEAST = 32  # channels and filters, for which it is chosen: by counts of bytes and operations, not by a clock
 ROWS_A_PART = 2048  # pixels that one thread adds up in the gradient of a weight: a multiple of every tile
 
 
 def forward(x, weight, bias, padding, relu, rung=None):
     n, height, width, channels = x.shape
     size, filters = weight.shape[0], weight.shape[3]
-    y = cuda.empty((n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters))
     bias = cuda.zeros((filters,)) if bias is None else bias
-    rung = rung or fastest_rung(channels, filters)
+    rung = rung or fastest_rung(channels, filters, size)
+    if rung == WINOGRAD:
+        return conv2d_winograd_cuda.forward(x, weight, bias, padding, relu)
+    y = cuda.empty((n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters))
     rows = y.size // filters
     cuda.launch(
         "conv2d",
@@ -52,9 +60,11 @@ def backward_input(grad_output, weight, padding, rung=None):
 def backward_weight(x, grad_output, padding, size, rung=None):
     _, height, width, channels = x.shape
     filters = grad_output.shape[3]
+    rung = rung or fastest_rung(channels, filters, size)
+    if rung == WINOGRAD:
+        return conv2d_winograd_cuda.backward_weight(x, grad_output, padding)
     rows, columns = grad_output.size // filters, size**2 * channels
     parts = cuda.empty((cuda.blocks(rows, ROWS_A_PART), size, size, channels, filters))
-    rung = rung or fastest_rung(channels, filters)
     (across, down), block = _grid_and_block(rung, columns, filters)
     cuda.launch(
         "conv2d",
@@ -96,9 +106,16 @@ def sum_parts(parts):
     return total
 
 
-def fastest_rung(channels, filters):
-    """The last rung that keeps the precision and takes these counts: 128-bit loads need multiples of 4."""
-    return FASTEST[active_precision()] if channels % 4 == 0 and filters % 4 == 0 else "tiled"
+def fastest_rung(channels, filters, size):
+    """The rung that keeps the precision and takes these counts: 128-bit loads need multiples of 4.
+
+    The environment variable TINYUNET_CONV switches Winograd's algorithm on and off, as on the CPU.
+    """
+    if channels % 4 or filters % 4:
+        return "tiled"
+    if active_precision() == "float32" and suits(np.float32, size, channels, filters, LEAST):
+        return WINOGRAD
+    return FASTEST[active_precision()]
 
 
 def _grid_and_block(rung, rows, columns):

@@ -68,8 +68,8 @@ GROUPS = 16  # of tiles, whose weight gradients are added in order
 CHUNK = 2**18  # tiles × channels, and channels × filters, that a wide layer transforms at once: 38 MB
 
 
-def suits(dtype, size, channels, filters) -> bool:
-    """Whether to take this way. It is for 3×3 windows in float32, and pays from 8 channels and filters on.
+def suits(dtype, size, channels, filters, least=8) -> bool:
+    """Whether to take this way: for 3×3 windows in float32. It pays from `least` channels and filters on.
 
     The environment variable TINYUNET_CONV overrules the last condition: ``direct`` or ``winograd``; ``auto``
     is the default.
@@ -87,7 +87,7 @@ def suits(dtype, size, channels, filters) -> bool:
             "choose one of these",
         )
     able = size == 3 and dtype == np.float32 and choice != "direct"
-    return able and (choice == "winograd" or min(channels, filters) >= 8)
+    return able and (choice == "winograd" or min(channels, filters) >= least)
 
 
 def forward(x, weight, bias, padding, relu):

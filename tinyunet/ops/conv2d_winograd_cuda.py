@@ -1,0 +1,75 @@
+"""The rung "winograd" of the CUDA convolution: 3×3 windows by `kernels/conv2d_winograd.cu`.
+
+As `conv2d_winograd`, whose docstring has the equations, but whole maps at once: the transformed tiles go
+through the GPU's memory, 36/16 times as large as the maps.
+"""
+
+from __future__ import annotations
+
+from tinyunet import cuda
+
+OUT, FREQUENCIES = 4, 36  # pixels of a tile's side; elements of a transformed tile
+TILE, THREADS = (128, 64), (128,)  # rows and columns of a product that a block computes, and its threads
+TILES_A_PART = 512  # that one thread adds up in the gradient of a weight: a multiple of what a block fetches
+# Operations of the transforms of a tile in one channel: how often along one axis, times the operations there.
+OF_INPUT, OF_OUTPUT, OF_OUTPUT_GRAD, OF_WEIGHT, OF_WEIGHT_GRAD = 12 * 22, 10 * 16, 10 * 14, 9 * 13, 9 * 16
+
+
+def forward(x, weight, bias, padding, relu):
+    n, height, width, channels = x.shape
+    filters = weight.shape[3]
+    y = cuda.empty((n, height + 2 * padding - 2, width + 2 * padding - 2, filters))
+    v, u = _inputs(x, padding, y.shape), _planes(channels * filters)
+    _transform("weights", channels * filters, OF_WEIGHT, weight, u)
+    tiles = v.size // FREQUENCIES // channels
+    m = _planes(tiles * filters)
+    _multiply("multiply", (tiles, filters), FREQUENCIES, channels, v, u, m, tiles, channels, filters)
+    sizes = (*y.shape[1:], int(relu), *_tiles(y.shape)[1:])
+    _transform("outputs", tiles * filters, OF_OUTPUT, m, bias, y, *sizes)
+    return y
+
+
+def backward_weight(x, grad_output, padding):
+    channels, filters = x.shape[3], grad_output.shape[3]
+    v = _inputs(x, padding, grad_output.shape)
+    tiles = v.size // FREQUENCIES // channels
+    z = _planes(tiles * filters)
+    sizes = (*grad_output.shape[1:], *_tiles(grad_output.shape)[1:])
+    _transform("output_grads", tiles * filters, OF_OUTPUT_GRAD, grad_output, z, *sizes)
+    number = cuda.blocks(tiles, TILES_A_PART)
+    parts = cuda.empty((number * FREQUENCIES, channels, filters))
+    arguments = (v, z, parts, tiles, channels, filters, TILES_A_PART)
+    _multiply("multiply_transposed", (channels, filters), number * FREQUENCIES, tiles / number, *arguments)
+    grad_weight = cuda.empty((3, 3, channels, filters))
+    _transform("weight_grad", channels * filters, OF_WEIGHT_GRAD + 36 * number, parts, grad_weight, number)
+    return grad_weight
+
+
+def _tiles(shape):
+    """Images, and tiles down and across, of an output."""
+    n, height, width, _ = shape
+    return n, cuda.blocks(height, OUT), cuda.blocks(width, OUT)
+
+
+def _planes(count):
+    return cuda.empty((FREQUENCIES, count))
+
+
+def _inputs(x, padding, shape_of_output):
+    """v, the transformed tiles of x."""
+    n, down, across = _tiles(shape_of_output)
+    v = _planes(n * down * across * x.shape[3])
+    _transform("inputs", v.shape[1], OF_INPUT, x, v, *x.shape[1:], padding, down, across)
+    return v
+
+
+def _transform(direction, count, operations, *arguments):
+    cuda.launch_elementwise("conv2d", f"winograd_{direction}", count, *arguments, flops=operations * count)
+
+
+def _multiply(direction, shape, products, depth, *arguments):
+    """So many products, of matrices whose results have this shape."""
+    (rows, columns), (tile_rows, tile_columns) = shape, TILE
+    grid = (cuda.blocks(rows, tile_rows), cuda.blocks(columns, tile_columns), products)
+    flops = int(2 * rows * columns * depth * products)
+    cuda.launch("conv2d", f"winograd_{direction}", grid, THREADS, *arguments, flops=flops)
