@@ -27,7 +27,7 @@ from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 class Augmentation:
     """How far training samples may stray from the images; 0 or False turns a part off.
 
-    Shifts need no field: a tile's position is random. The paper (section 3.1) names shift, rotation,
+    Shifts have no option here: a tile's position is random. The paper (section 3.1) names shift, rotation,
     grey values and elastic deformation and gives figures for the last one only; the other defaults are ours.
     """
 
@@ -42,9 +42,9 @@ class Augmentation:
     gamma: float = 0.2
     """Largest logarithm of the exponent, which acts between the image's least and largest grey value."""
     elastic_sigma: float = 10.0
-    """Standard deviation of the displacement vectors' components, in pixels."""
+    """Standard deviation of each component of the displacement vectors, in pixels; 10 in the paper."""
     elastic_points: int = 3
-    """The displacement vectors stand on a grid of this many points squared, which spans the image tile."""
+    """Points on each side of the grid of displacement vectors, which spans the image tile; 3 in the paper."""
 
     def __post_init__(self) -> None:
         for name in ("rotation", "brightness", "contrast", "gamma", "elastic_sigma"):

@@ -93,9 +93,10 @@ class Tensor:
         return f"Tensor({self.data!r}, requires_grad={self.requires_grad}{source})"
 
     def backward(self, grad: ArrayLike | None = None) -> None:
-        """Add d(scalar)/d(t) to `t.grad` for every tensor t that this one was computed from.
+        """Add d(scalar)/d(t) to `t.grad` for every leaf t with requires_grad that this one was computed from.
 
-        Saved arrays are released on the way, so that a graph can be walked once.
+        A leaf is a tensor that the user made. Saved arrays are released on the way, so a graph can be walked
+        only once.
 
         Parameters
         ----------

@@ -28,7 +28,8 @@ class Options:
     """
 
     data: tyro.conf.Positional[str]
-    """A folder with images/ and labels/, a TIFF stack, an .npz, or synthetic-cells | synthetic-membranes."""
+    """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
+    synthetic-cells | synthetic-membranes."""
     kind: LabelKind | None = None
     """What the labels mean; told from their values when left out."""
     truth: Truth | None = None

@@ -37,7 +37,7 @@ from tinyunet.tiling import predict_tiled
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
 EXAMPLES = 3  # held-out images whose predictions are shown, and looked at for dead units
 RECENT = 50  # steps whose mean loss says where the training stands
-PATIENT = 100  # steps, and a tenth of all, in which a constant prediction is nothing to worry about
+PATIENT = 100  # steps in which, as in the first tenth of the run, a constant prediction is no cause for alarm
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class TrainConfig:
     lr: float = 0.003
     """Learning rate at the start. With momentum 0.99 a constant gradient acts a hundredfold."""
     momentum: float = 0.99
-    """As in the paper."""
+    """Momentum of SGD; 0.99 in the paper."""
     weight_decay: float = 0.0
     """Share of each weight that is added to its gradient."""
     schedule: Literal["constant", "poly"] = "poly"
     """poly: lr · (1 - step / steps)^0.9."""
     tile: int = 388
-    """Side of the output tile, in pixels, rounded up to what the network can give."""
+    """Side of the output tile in pixels, 388 in the paper; rounded up to a size that the network can give."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     weights: WeightMap = field(default_factory=WeightMap)
     seed: int = 0
@@ -220,10 +220,10 @@ class Trainer:
 
         Yields
         ------
-        Stepped after each step, Validated after each validation, Finished at the end. Collapsed before
-        Validated, where that found one class everywhere, see `tinyunet.collapse`: at once if a layer is dead,
-        otherwise after 100 steps and a tenth of all, as many a good training starts so. Once, unless it
-        recovers.
+        Stepped after each step, Validated after each validation, Finished at the end. Collapsed before a
+        Validated that found one class predicted everywhere (see `tinyunet.collapse`). If a layer is dead it
+        comes at once; otherwise not before step 100 nor in the first tenth of the run, because many good
+        trainings start that way. It is not repeated unless another class was predicted in between.
 
         Raises
         ------

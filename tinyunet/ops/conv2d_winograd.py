@@ -32,7 +32,8 @@ of 16 channels (or 8), all 36 elements of a tile are transformed in registers (`
 products find v[k] and m[k] as plain row-major matrices.
 
 **What is not kept.** u is computed anew in each pass, also from tile to tile of a prediction. At 64 base
-channels that takes 10 of 300 ms a tile on two cores; to fetch 497 MB of kept ones would take longer.
+channels that takes 10 of 300 ms a tile on two cores; fetching a stored u of all layers, 452 MB, would take
+longer.
 
 **What it costs.** Rounding: the largest error is around 1e-6 of the largest value (at most 3.5e-6 in the
 tests), against 2e-7 of the direct way. The bits are the same for any number of threads: blocks, and the order

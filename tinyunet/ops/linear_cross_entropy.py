@@ -274,7 +274,7 @@ def backward_numba(grad_x, grad_weight, grad_bias, grad_output):
 
 # CUDA: kernels/linear_cross_entropy.cu, or the two ops one after the other where it does not take the sizes
 
-PIXELS_A_PART = 256  # that a block adds up: 588 blocks for 388 × 388 pixels, some for each multiprocessor
+PIXELS_A_PART = 256  # summed by one block: 589 blocks for 388 × 388 pixels, a few for each multiprocessor
 MAX_CLASSES, MAX_CHANNELS = 4, 128
 
 
