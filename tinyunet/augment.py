@@ -93,8 +93,8 @@ class Draw(NamedTuple):
 class Augmenter:
     """Random tiles of a set of images.
 
-    The same generator state gives the same tile to the last bit. From it are drawn, all of them always and in
-    this order, so that turning one part of the augmentation off leaves the others as they were:
+    The same generator state gives the same tile to the last bit. Every tile draws all of the following, in
+    this order, so that turning one part of the augmentation off leaves the others unchanged:
 
     1. first row and column of the output tile, by one `integers`: so that it lies in the image, or, along an
        axis where the image is smaller, covers it;
@@ -122,7 +122,7 @@ class Augmenter:
     Attributes
     ----------
     order : int
-        3 where tiles are interpolated, else 0, as of `warp`.
+        3 where tiles are interpolated, else 0: that of `warp`.
     sources : list of ndarray
         What `warp` looks tiles up in: where they are interpolated the spline coefficients of each image,
         4 (H + 3) (W + 3) C bytes, else the image itself, which is not copied.
@@ -202,7 +202,7 @@ def sample_tile(
     label_margin: int = 0,
     rng: np.random.Generator,
 ) -> Tile:
-    """A random tile of one image: `Augmenter`, which see, without keeping the spline for the next tile."""
+    """A random tile of one image: see `Augmenter`, which keeps the spline for the next tile as well."""
     augmenter = Augmenter(
         [image],
         [labels],

@@ -26,17 +26,17 @@ class TrainConfig:
     """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
     synthetic-cells | synthetic-membranes."""
     kind: LabelKind | None = None
-    """What the labels mean; told from their values when left out."""
+    """What the labels mean; inferred from their values when left out."""
     truth: Truth | None = None
     """Of the Cell Tracking Challenge: gold when left out, and silver where there is no gold."""
     partly_annotated: float | None = None
-    """Only some cells are labelled: background further than so many pixels from them counts nothing."""
+    """Only some cells are labelled: background further than this many pixels from them does not count."""
     holdout: str = "20%"
     """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
 
     model: ModelName = "unet"
-    """Which network. Of its options below, those that are left out are as in its paper. The FCN and the
-    sliding window want a smaller --lr than the U-Net, such as 0.001."""
+    """Which network. Those of its options below that are left out are as in its paper. The FCN and the
+    sliding window need a smaller --lr than the U-Net, such as 0.001."""
     base_channels: int = 16
     """Channels of the first level; 64 in the papers, 48 of the sliding window."""
     depth: int | None = None
@@ -51,11 +51,11 @@ class TrainConfig:
     steps: int = 200
     """Training steps, one tile each."""
     lr: float = 0.003
-    """Learning rate at the start. With momentum 0.99 a constant gradient acts a hundredfold."""
+    """Learning rate at the start. With momentum 0.99 a constant gradient has a hundredfold effect."""
     momentum: float = 0.99
     """Momentum of SGD; 0.99 in the paper."""
     weight_decay: float = 0.0
-    """Share of each weight that is added to its gradient."""
+    """What share of each weight is added to its gradient."""
     schedule: Literal["constant", "poly"] = "poly"
     """poly: lr · (1 - step / steps)^0.9."""
     tile: int = 388
@@ -66,9 +66,9 @@ class TrainConfig:
     """Decides initial weights, samples and dropout."""
 
     validate_every: int = 50
-    """Steps between two looks at the held-out images."""
+    """Steps between two validations on the held-out images."""
     patience: int = 0
-    """Stop after so many validations without a better score; 0: never."""
+    """Stop after this many validations without a better score; 0: never."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("tile", 1), ("validate_every", 1), ("patience", 0), ("seed", 0)):

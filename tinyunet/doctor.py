@@ -32,7 +32,7 @@ class Options:
     """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
     synthetic-cells | synthetic-membranes."""
     kind: LabelKind | None = None
-    """What the labels mean; told from their values when left out."""
+    """What the labels mean; inferred from their values when left out."""
     truth: Truth | None = None
     """As in training."""
     partly_annotated: float | None = None

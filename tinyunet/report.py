@@ -341,7 +341,7 @@ def _times(log: Sequence[dict[str, Any]], judged: Judged) -> list[tuple[str, str
 
 
 def _duration(seconds: float) -> str:
-    """Seconds for people to read.
+    """Seconds in readable units.
 
     >>> _duration(0.0421), _duration(9.87), _duration(75), _duration(7384)
     ('42 ms', '9.9 s', '1 min 15 s', '2 h 03 min')

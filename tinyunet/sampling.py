@@ -4,8 +4,8 @@ What the labels mean is settled once for each whole image: which pixels belong t
 each pixel. Both travel through the augmenter in one integer image, so that one warp moves them together; the
 weight map is computed from the warped cells, because bending changes the distance between two cells.
 
-Pixels that nobody labelled are no cell, weigh nothing, and count in no class balance; a tile that would hold
-no other ones is drawn anew.
+Pixels that nobody labelled belong to no cell, weigh nothing, and do not count in the class balance; a tile
+with no other pixels is drawn anew.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.errors import DataError, OptionError
 from tinyunet.weight_map import class_weights, label_cells, separate_touching, weight_map
 
-DRAWS = 100  # of a tile with a labelled pixel, before one without is taken
+DRAWS = 100  # attempts to find a tile with a labelled pixel, before one without is taken
 SIGHT = 4  # sigmas: cells further outside the tile are ignored; they would add at most exp(-8) w0, or 0.003
 
 
@@ -76,6 +76,15 @@ class Sampler:
     augmentation : Augmentation
     weights : WeightMap
     seed : int
+
+    Attributes
+    ----------
+    class_shares : ndarray, shape (num_classes,)
+        Share of each class in the labelled pixels.
+    class_weights : list of float
+        w_c of the weight map: balanced over the whole set, or all 1.
+    margin : int
+        Labels around the output tile, in pixels, whose cells count in its weight map.
 
     Raises
     ------

@@ -38,7 +38,7 @@ class Options:
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     out: Path | None = None
-    """The run's folder; runs/NAME-OF-THE-DATA when left out. One that exists is refused."""
+    """The run's folder; runs/NAME-OF-THE-DATA when left out. One that holds files is refused."""
     resume: Path | None = None
     """Go on with the run in this folder, with the options it was started with."""
     overwrite: bool = False
@@ -84,9 +84,8 @@ def _parse(arguments: list[str] | None) -> Options:
 
 def train(options: Options, command: str) -> None:
     """Train as the options say, with a progress bar; `command` is what was typed, for the log."""
-    use_backend(
-        options.backend or active_backend(), options.precision
-    )  # now, before anything is read or written
+    # Now, before anything is read or written.
+    use_backend(options.backend or active_backend(), options.precision)
     config = options.config
     folder = RunFolder(
         options.resume or options.out or Path("runs") / Path(config.data).stem.replace(":", "-")
@@ -110,7 +109,7 @@ def train(options: Options, command: str) -> None:
 
 
 def run(trainer: Trainer, folder: RunFolder, command: str) -> None:
-    """Make the steps that are left, told on the screen and kept in the folder; Ctrl-C ends the command.
+    """Make the remaining steps, shown on the screen and recorded in the folder; Ctrl-C ends the command.
 
     Parameters
     ----------
@@ -233,7 +232,7 @@ def _log(event: Event, folder: RunFolder) -> None:
 
 @contextmanager
 def _stop_after_step() -> Iterator[list[bool]]:
-    """Ctrl-C sets a flag, looked at between steps: no step is left half done. Twice: stop at once."""
+    """Ctrl-C sets a flag that is checked between steps, so no step is left half done. Twice: stop at once."""
     interrupted = [False]
 
     def on_interrupt(number: int, frame: Any) -> None:

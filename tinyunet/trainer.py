@@ -34,7 +34,7 @@ from tinyunet.optim import SGD
 from tinyunet.sampling import Sample, Sampler, weights_by_class
 from tinyunet.tiling import predict_tiled
 
-EXAMPLES = 3  # held-out images whose predictions are shown, and looked at for dead units
+EXAMPLES = 3  # held-out images whose predictions are shown, and on which dead units are looked for
 RECENT = 50  # steps whose mean loss says where the training stands
 PATIENT = 100  # steps in which, as in the first tenth of the run, a constant prediction is no cause for alarm
 
@@ -89,7 +89,7 @@ Event = Stepped | Validated | Collapsed | Finished
 
 @dataclass
 class Progress:
-    """What is known of the run so far, beside the weights."""
+    """What is known of the run so far, besides the weights."""
 
     best_score: float = -1.0
     best_step: int = 0
@@ -101,7 +101,7 @@ class Progress:
     recent: list[list[float]] = field(default_factory=list)
     """Of each of the last `RECENT` steps: the loss, and the share of each class in the tile's weights."""
     collapsed: bool = False
-    """Whether a constant prediction was told of, and no other prediction has been seen since."""
+    """Whether a constant prediction was reported, and no other prediction has been seen since."""
 
 
 class Trainer:
@@ -168,7 +168,7 @@ class Trainer:
         sampler = sampling_cuda.CudaSampler(self.sampler) if _on_cuda() else self.sampler
         samples = sampler.stream(self.step, config.steps)
         while True:
-            if self._must_validate():  # looked at first: a run may have been stopped just before
+            if self._must_validate():  # before the step: the run may have been stopped just before validating
                 validated, collapsed = self._validate()
                 if collapsed:
                     yield collapsed
@@ -279,7 +279,7 @@ class Trainer:
         return Validated(self.step, scores, is_best, seconds, tuple(examples)), self._collapse(predicted)
 
     def _collapse(self, predicted: set[int]) -> Collapsed | None:
-        """What there is to tell of a validation that predicted these classes, and was not told before."""
+        """A report on a validation that predicted only these classes, if one is due and was not made yet."""
         progress = self.progress
         if len(predicted) > 1 or len(_known_classes(self.validation)) == 1:
             progress.collapsed = False

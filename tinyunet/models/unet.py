@@ -132,7 +132,7 @@ class UNet(Network):
         return self.scores(self._features(x))
 
     def loss(self, x: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
-        """As of every `Network`; the last layer is fused with it, see `linear_cross_entropy`.
+        """See `Network.loss`; here the last layer is fused with it, by `linear_cross_entropy`.
 
         A subclass with a `forward` of its own has the loss of what that gives.
         """
@@ -155,7 +155,7 @@ class UNet(Network):
         return x
 
     def multiplications(self, height: int, width: int) -> int:
-        """As of every `Network`: the 3×3 convolutions of each level, the up-convolutions, the scores."""
+        """See `Network.multiplications`: 3×3 convolutions of each level, up-convolutions, scores."""
         sides, total = np.array([height, width]), 0
         lost = self.geometry.shrink and 2  # by a 3×3 convolution
 

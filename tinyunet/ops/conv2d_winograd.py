@@ -6,8 +6,8 @@ next tile's. With d a tile's input in one channel, g a window of the weights and
     Y = Aᵀ [ Σ_c (G g_c Gᵀ) ∘ (Bᵀ d_c B) ] A
 
 where ∘ multiplies element by element; `conv2d_winograd_transforms` derives the small constant matrices. For
-each of the 36 elements in the brackets (a frequency, say) the sum over channels, for all tiles and filters,
-is a matrix product:
+each of the 36 elements in the brackets (here called frequencies) the sum over channels, for all tiles and
+filters, is a matrix product:
 
     v = Bᵀ d B              (36, tiles, C)          u = G g Gᵀ   (36, C, F), once
     m[k] = v[k] u[k]        (36, tiles, F)          36 products, by BLAS
@@ -199,9 +199,9 @@ def _count_tiles(y):
 
 @kernel
 def _gather(x, n, i, j, patch):
-    """Where the pixels from (i, j) of image n on are, as many as in a patch: an array, and the first's place.
+    """The pixels of image n from (i, j) on, as many as in a patch: the array that has them, and their start.
 
-    That is x itself where it has them all, otherwise `patch`, into which they are copied with zeros around.
+    The array is x where all of them lie inside; otherwise `patch`, with a copy of them and zeros around.
     """
     _, height, width, channels = x.shape
     size = patch.shape[1]
