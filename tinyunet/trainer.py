@@ -119,8 +119,13 @@ class Trainer:
     Attributes
     ----------
     model : Network
+    sampler : Sampler
+        Of the training images.
+    input_size, output_size : int
+        Sides of the network's input and output tile, in pixels.
     step : int
         Steps done.
+    progress : Progress
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def weight_map(
         and gets no border: number it with `label_cells` first. Cells that touch leave no background between
         them to weight: separate them with `separate_touching` first.
     w0 : float
-        Weight of the border at its strongest, in units of loss per pixel.
+        Weight of the border at its strongest, where 1 leaves a pixel's loss as it is.
     sigma : float
         Width of the border term, in pixels.
     class_balance : bool or sequence of float

@@ -8,7 +8,7 @@ the ground truth T, s[i] = Σ_j p[i,j] and t[j] = Σ_i p[i,j]:
     information score  2 I(S; T) / (H(S) + H(T))
 
 Pixels that are 0 in the ground truth (background, membrane) are left out: where exactly a border runs, and
-how wide it is, is no matter of grouping.
+how wide it is, says nothing about the grouping.
 """
 
 from __future__ import annotations

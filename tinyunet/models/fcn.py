@@ -51,7 +51,7 @@ class Upsample(Module):
 
 
 class FCN(Network):
-    """The network that sums coarse scores, where `UNet` concatenates features and convolves them.
+    """The FCN-8s, which sums coarse scores where `UNet` concatenates features and convolves them.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ LAST = 3  # side of the map that the neurons see
 
 
 class SlidingWindowClassifier(Network):
-    """The network that classifies one pixel from the window around it.
+    """The sliding-window network, which classifies one pixel from the window around it.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ class DoubleConv(Module):
 
 
 class UNet(Network):
-    """The network that gives each pixel a score for each class.
+    """The U-Net: a contracting path, an expansive path, and a skip connection between them at each level.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ def softmax_cross_entropy(
     target : integer array, shape (N, H, W)
         The true class of each pixel, 0 to K - 1.
     weight : array, shape (N, H, W), optional
-        Loss per pixel, as from `weight_map`; 1 where it is left out. It gets no gradient.
+        Factor of each pixel's loss, as from `weight_map`; 1 if left out. It gets no gradient.
     reduction : {"mean", "sum"}
         "sum": the paper's energy. "mean": that divided by the sum of the weights; then a learning rate
         does not depend on the tile's size. 0 where all weights are 0.
