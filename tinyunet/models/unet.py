@@ -157,7 +157,7 @@ class UNet(Network):
     def multiplications(self, height: int, width: int) -> int:
         """See `Network.multiplications`: 3×3 convolutions of each level, up-convolutions, scores."""
         sides, total = np.array([height, width]), 0
-        lost = self.geometry.shrink and 2  # by a 3×3 convolution
+        lost = 2 if self.padding == "valid" else 0  # by a 3×3 convolution
 
         def convolved(block: DoubleConv, sides: NDArray[np.integer]) -> NDArray[np.integer]:
             nonlocal total
