@@ -9,21 +9,22 @@ from scipy import ndimage
 
 from tinyunet import diagnosis
 from tinyunet.data import UNKNOWN, ImageSet
-from tinyunet.diagnosis import (
-    ALIKE,
-    CHECKS,
-    RARE,
+from tinyunet.diagnosis import CHECKS
+from tinyunet.diagnosis.copies import ALIKE, check_duplicates, signature
+from tinyunet.diagnosis.images import (
     SATURATED,
-    check_absent_classes,
-    check_balance,
     check_bit_depth,
     check_constant,
-    check_duplicates,
     check_equal_channels,
-    check_kind,
-    check_objects,
     check_saturation,
     check_size,
+)
+from tinyunet.diagnosis.labels import (
+    RARE,
+    check_absent_classes,
+    check_balance,
+    check_kind,
+    check_objects,
     check_touching,
     check_unknown,
     check_unlabelled,
@@ -367,7 +368,7 @@ def test_unlike_images_of_any_size_are_no_duplicates():
     images[-1][...] = 5
     labels = [cells(side=60)] * 12 + [np.eye(10, dtype=int)] * 12
     assert found(check_duplicates, images, labels, held_out=6) == []
-    signatures = np.array([diagnosis._signature(image).ravel() for image in images[:12]])
+    signatures = np.array([signature(image).ravel() for image in images[:12]])
     assert np.abs(signatures @ signatures.T - np.eye(12)).max() < ALIKE - 0.1
 
 
@@ -378,7 +379,7 @@ def test_signature_is_the_means_of_blocks(side):
     cuts = [slice(*ends) for ends in pairwise(edges)]
     blocks = np.array([[image[rows, columns].mean() for columns in cuts] for rows in cuts])
     expected = (blocks - blocks.mean()) / np.linalg.norm(blocks - blocks.mean())
-    np.testing.assert_allclose(diagnosis._signature(image[..., None]), expected, atol=1e-12)
+    np.testing.assert_allclose(signature(image[..., None]), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(("same_labels", "severity"), [(True, "note"), (False, "problem")])

@@ -26,7 +26,7 @@ LAYERS = [
     {"models"},
     {"gpu_memory", "augment_cuda", "weight_map_cuda", "mirror_tile_cuda"},
     {"optim", "checkpoint", "tiling", "sampling_cuda"},
-    {"collapse"},
+    {"collapse", "config"},
     {"trainer"},
     {"command_line", "run_folder", "diagnosis", "environment", "stored_run"},
     {"train", "predict", "evaluate", "doctor", "report", "compile"},

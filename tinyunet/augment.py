@@ -27,7 +27,7 @@ from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 class Augmentation:
     """How far training samples may stray from the images; 0 or False turns a part off.
 
-    Shifts need no field: a tile's position is random. The paper (section 3.1) names shift, rotation,
+    Shifts have no option here: a tile's position is random. The paper (section 3.1) names shift, rotation,
     grey values and elastic deformation and gives figures for the last one only; the other defaults are ours.
     """
 
@@ -42,9 +42,9 @@ class Augmentation:
     gamma: float = 0.2
     """Largest logarithm of the exponent, which acts between the image's least and largest grey value."""
     elastic_sigma: float = 10.0
-    """Standard deviation of the displacement vectors' components, in pixels."""
+    """Standard deviation of each component of the displacement vectors, in pixels; 10 in the paper."""
     elastic_points: int = 3
-    """The displacement vectors stand on a grid of this many points squared, which spans the image tile."""
+    """Points on each side of the grid of displacement vectors, which spans the image tile; 3 in the paper."""
 
     def __post_init__(self) -> None:
         for name in ("rotation", "brightness", "contrast", "gamma", "elastic_sigma"):
@@ -93,8 +93,8 @@ class Draw(NamedTuple):
 class Augmenter:
     """Random tiles of a set of images.
 
-    The same generator state gives the same tile to the last bit. From it are drawn, all of them always and in
-    this order, so that turning one part of the augmentation off leaves the others as they were:
+    The same generator state gives the same tile to the last bit. Every tile draws all of the following, in
+    this order, so that turning one part of the augmentation off leaves the others unchanged:
 
     1. first row and column of the output tile, by one `integers`: so that it lies in the image, or, along an
        axis where the image is smaller, covers it;
@@ -122,7 +122,7 @@ class Augmenter:
     Attributes
     ----------
     order : int
-        3 where tiles are interpolated, else 0, as of `warp`.
+        3 where tiles are interpolated, else 0: that of `warp`.
     sources : list of ndarray
         What `warp` looks tiles up in: where they are interpolated the spline coefficients of each image,
         4 (H + 3) (W + 3) C bytes, else the image itself, which is not copied.
@@ -202,7 +202,7 @@ def sample_tile(
     label_margin: int = 0,
     rng: np.random.Generator,
 ) -> Tile:
-    """A random tile of one image: `Augmenter`, which see, without keeping the spline for the next tile."""
+    """A random tile of one image: see `Augmenter`, which keeps the spline for the next tile as well."""
     augmenter = Augmenter(
         [image],
         [labels],

@@ -40,7 +40,7 @@ def no_grad() -> Iterator[None]:
 
 
 class Tensor:
-    """An array, and how it came to be.
+    """An array, and the op that computed it.
 
     Parameters
     ----------
@@ -48,12 +48,12 @@ class Tensor:
         C-contiguous arrays of float32 and float64 are kept as they are, not copied; everything else is
         copied, and other types become float32. On the backend "cuda" an array is copied to the GPU.
     requires_grad : bool
-        Whether `backward` shall leave a gradient in `grad`.
+        Whether `backward` leaves a gradient in `grad`.
 
     Attributes
     ----------
     data : ndarray
-        Where the backend computes, on which the tensor was made: for "cuda" a CuPy array.
+        The values, in the memory of the backend on which the tensor was made: a CuPy array for "cuda".
     grad : ndarray or None
         d(scalar)/d(data), of data's shape and dtype: summed over all backward passes since it was None. Only
         tensors that the user made have one, not the results of ops.
@@ -93,9 +93,10 @@ class Tensor:
         return f"Tensor({self.data!r}, requires_grad={self.requires_grad}{source})"
 
     def backward(self, grad: ArrayLike | None = None) -> None:
-        """Add d(scalar)/d(t) to `t.grad` for every tensor t that this one was computed from.
+        """Add d(scalar)/d(t) to `t.grad` for every leaf t with requires_grad that this one was computed from.
 
-        Saved arrays are released on the way, so that a graph can be walked once.
+        A leaf is a tensor that the user made. Saved arrays are released on the way, so a graph can be walked
+        only once.
 
         Parameters
         ----------

@@ -1,11 +1,11 @@
-"""Checkpoints: everything a training needs to go on, in one safetensors file.
+"""Checkpoints: everything that a training run needs to continue, in one safetensors file.
 
 The arrays are the weights (``weight/NAME``) and the optimiser's velocities (``velocity/NAME``); the rest
 (network, configuration, step, scores) is JSON in the file's metadata, and a checksum covers both. Nothing in
-it can run code. What is random in step n is drawn from (seed, n), so that these two are the random state.
+it can run code. What is random in step n is drawn from (seed, n), so these two are the whole random state.
 
-A file is written beside its place and moved there when it is complete: whoever reads finds the old one or the
-new one, never a half.
+A file is written under another name and renamed when it is complete: a reader finds the old one or the new
+one, never half of one.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """A training that predicts one class everywhere: noticed, and explained with numbers.
 
-A network that says "background" at every pixel has given up, or never had a reason to say anything else. Four
-numbers tell why: how many units are dead, how far the steps go, what the loss is beside that of a constant
-prediction, and how rare the classes are. `explain` looks at them in this order:
+A network that says "background" at every pixel has stopped learning, or never had a reason to say anything
+else. Four numbers tell why: how many units are dead, how far the steps go, how the loss compares with that of
+a constant prediction, and how rare the classes are. `explain` gives the first of these causes that fits:
 
-dead units       a layer none of whose units answers to any held-out pixel: its gradient is 0 and stays so
+dead units       in some layer no unit is above 0 on the first held-out images, so no gradient passes
+imbalance        the training labels are all of one class, so there is nothing else to learn
 steps too long   the loss is well above that of a constant prediction
-imbalance        the loss is that of a constant prediction, and a constant prediction costs little, or nothing
-                 where one class is all there is to learn
-nothing learned  the loss is that of a constant prediction, though that costs much
+imbalance        the loss is that of a constant prediction, and such a prediction costs little
+nothing learned  the loss is that of a constant prediction, although that costs a lot
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tinyunet.nn import Module
 Units = dict[str, NDArray[np.bool_]]  # by layer: which of its units gave more than 0 at some pixel
 
 LEARNING = 0.95  # times the loss of a constant prediction: below this the network has learned something
-OVERSHOT = 1.5  # times the same: more than a lack of learning, the steps lead away
-CHEAP = 0.5  # times log K, the loss of guessing among K classes: with less a constant prediction is cheap
+OVERSHOT = 1.5  # times the same: above this it is worse than not learning, the steps overshoot
+CHEAP = 0.5  # times log K, the loss of guessing among K classes: below this a constant prediction is cheap
 
 
 @dataclass(frozen=True)
 class Collapsed:
-    """Every labelled held-out pixel is predicted to be of one class."""
+    """One class is predicted at every pixel of the held-out images."""
 
     step: int
     cause: str

@@ -11,7 +11,7 @@ from tinyunet.errors import RunError, TinyUNetError
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command. A user's mistake is told on stderr, without a traceback, and the exit status is 2."""
+    """Run a command. A user's mistake is printed to stderr, without a traceback, and the exit status is 2."""
     try:
         command()
     except TinyUNetError as error:

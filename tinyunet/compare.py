@@ -20,6 +20,7 @@ from tinyunet import command_line, environment, train
 from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
+from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import ImageSet, LabelKind, Truth, class_labels, normalise, split
 from tinyunet.errors import OptionError
 from tinyunet.evaluation import Measure, Prediction, figure, lower_is_better, score_image, summarise
@@ -28,7 +29,7 @@ from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.run_folder import RunFolder
 from tinyunet.sampling import WeightMap
 from tinyunet.tiling import multiplications_per_pixel, predict_tiled
-from tinyunet.trainer import Stepped, TrainConfig, Trainer, read_data
+from tinyunet.trainer import Stepped, Trainer
 
 TRIAL = 0.05  # share of the time that a trial may take, in which the steps that fit are found
 SHOWN = 3  # held-out images in the picture
@@ -51,8 +52,8 @@ class Options:
 
     A short trial of each network finds how many steps fit into the minutes; then these steps are made, and
     the last weights are judged on the held-out images: none is chosen by its score there. Prints a table with
-    the seconds that the steps took in truth, and writes comparison.json, comparison.png and the folder of a
-    run for each network. Let the machine do nothing else meanwhile, or the times will not be the same.
+    the seconds that the steps really took, and writes comparison.json, comparison.png and the folder of a run
+    for each network. Keep the machine otherwise idle, or the times will not be the same.
     """
 
     out: Path
@@ -61,7 +62,7 @@ class Options:
     """As of tinyunet.train: a folder, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
     synthetic-cells | synthetic-membranes."""
     kind: LabelKind | None = None
-    """What the labels mean; told from their values when left out."""
+    """What the labels mean; inferred from their values when left out."""
     truth: Truth | None = None
     """As in training."""
     partly_annotated: float | None = None
@@ -176,13 +177,13 @@ def _config(options: Options, name: ModelName) -> TrainConfig:
 
 
 def _with_steps(trainer: Trainer, steps: int) -> Trainer:
-    """A new trainer, which is to make so many steps and looks at the held-out images only then."""
+    """A new trainer that makes this many steps and validates only after the last one."""
     config = replace(trainer.config, steps=steps, validate_every=steps)
     return Trainer(config, trainer.train, trainer.validation)
 
 
 def _steps_that_fit(trainer: Trainer, seconds: float) -> int:
-    """How many steps take so long, by the median of some: one that was held up does not count for more."""
+    """How many steps fit into this time, by the median of a few: one that was held up does not distort it."""
     print("finding out how long a step takes …", flush=True)
     events = _with_steps(trainer, steps=2**31).run()
     next(events)  # the first may compile kernels
@@ -230,7 +231,7 @@ def _judge(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction
 
 
 def _brute_force(model: Network, pixels: float) -> dict[str, float] | None:
-    """What an image of so many pixels costs if each window is computed by itself."""
+    """What an image of this many pixels costs if each window is computed by itself."""
     if not isinstance(model, SlidingWindowClassifier):
         return None
     side = model.window + TIMED - 1

@@ -13,10 +13,11 @@ import tyro
 
 from tinyunet import command_line, metrics, ops
 from tinyunet.autograd import Tensor
+from tinyunet.config import TrainConfig
 from tinyunet.data import split, synthetic_cells
 from tinyunet.instances import label_instances
 from tinyunet.tiling import predict_tiled
-from tinyunet.trainer import TrainConfig, Trainer
+from tinyunet.trainer import Trainer
 
 
 def compile_kernels() -> None:

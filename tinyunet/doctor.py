@@ -9,12 +9,13 @@ from typing import Literal
 import tyro
 
 from tinyunet import command_line
+from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import LabelKind, Truth, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import RunError
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
-from tinyunet.trainer import TrainConfig, Trainer, read_data
+from tinyunet.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ class Options:
     """
 
     data: tyro.conf.Positional[str]
-    """A folder with images/ and labels/, a TIFF stack, an .npz, or synthetic-cells | synthetic-membranes."""
+    """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
+    synthetic-cells | synthetic-membranes."""
     kind: LabelKind | None = None
-    """What the labels mean; told from their values when left out."""
+    """What the labels mean; inferred from their values when left out."""
     truth: Truth | None = None
     """As in training."""
     partly_annotated: float | None = None

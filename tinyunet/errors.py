@@ -1,7 +1,7 @@
-"""What can go wrong, and how a message is built: what, where, both values, the remedy.
+"""The errors, and how a message is built: what, where, both values, the remedy.
 
-Every error a user can cause derives from `TinyUNetError`. The commands print it and leave with exit
-status 2; a program that imports tinyunet catches the class it can mend. An `assert` is for our own
+Every error that a user can cause derives from `TinyUNetError`. The commands print it and exit with status 2;
+a program that imports tinyunet can catch the class that it knows how to handle. An `assert` is for our own
 mistakes only.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 
 class TinyUNetError(Exception):
-    """A mistake that its user can mend. Its text says how.
+    """A mistake that the user can correct. The message says how.
 
     Parameters
     ----------

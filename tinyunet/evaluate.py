@@ -53,11 +53,11 @@ class Options:
     labels: tyro.conf.Positional[str | None] = None
     """The images that were predicted, with their labels: any set that training reads, of the same names."""
     kind: LabelKind | None = None
-    """What the labels mean; told from their values when left out."""
+    """What the labels mean; inferred from their values when left out."""
     truth: Truth | None = None
     """Of the Cell Tracking Challenge: gold when left out, and silver where there is no gold."""
     partly_annotated: float | None = None
-    """Only some cells are labelled: background further than so many pixels from them is not judged."""
+    """Only some cells are labelled: background further than this many pixels from them is not judged."""
     out: Path | None = None
     """Folder for scores.json and the pictures; one that holds files is refused."""
     symmetries: Literal[1, 8] = 1
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def evaluate(options: Options) -> None:
-    """Score every image, with a progress bar, and tell."""
+    """Score every image, with a progress bar, and print the scores."""
     use_backend(options.backend or active_backend())
     if options.out:
         command_line.require_empty(options.out, overwrite=options.overwrite)

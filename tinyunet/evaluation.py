@@ -19,7 +19,7 @@ some were; a class that neither image has is found perfectly, IoU 1.
 
 Pixels that nobody labelled are not judged: the measures of pixels leave them out, those of binary labels take
 them for background in both images. A predicted object is judged whole, as the Cell Tracking Challenge does,
-unless more than half of it is unknown: then it is left out. No match at IoU 0.5 is lost so.
+unless more than half of it is unknown: then it is left out, which cannot lose a match at IoU 0.5.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Mistakes(NamedTuple):
     kinds: NDArray[np.uint8]
     """Shape (H, W): 0 where all is well, else 1 + the place in `MISTAKES`."""
     counts: dict[str, int]
-    """Objects; of "classes", pixels. "border" always in pixels. With "objects", all that there are."""
+    """By name: objects, or pixels where the labels are "classes"; "border" is always in pixels. "objects" is
+    the number of true objects."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def lower_is_better(measure: str) -> bool:
 
 
 def headline(kind: LabelKind) -> str:
-    """The measure that says most of this kind of labels, by which images are ordered."""
+    """The most telling measure for this kind of labels, by which images are ordered."""
     return "average_precision" if kind == "instances" else "mean_iou"
 
 
@@ -265,7 +266,7 @@ def _by_objects(objects: NDArray[np.integer], labels: NDArray[np.integer]) -> di
 
 
 def _components(mask: NDArray[np.integer], at_least: int = 1) -> NDArray[np.integer]:
-    """The 4-connected components of a mask that have so many pixels, numbered."""
+    """The 4-connected components of a mask that have at least this many pixels, numbered."""
     components, _ = ndimage.label(mask)
     return np.where(np.bincount(components.ravel())[components] >= at_least, components, 0)
 

@@ -1,8 +1,8 @@
 """Sizes of a network's input and output, in whole numbers, one side of the image at a time.
 
-A network takes sides in steps, because its poolings halve them, and gives less than it takes, because valid
-convolutions lose pixels at the border. `Geometry` holds the few numbers that follow, for any network; `unet`
-gives those of a U-Net.
+A network takes only sides of certain sizes, because its poolings halve them, and gives less than it takes,
+because valid convolutions lose pixels at the border. `Geometry` holds the few numbers that describe this for
+any network; `unet` gives those of a U-Net.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Gradients held against finite differences.
+"""Gradients compared with finite differences.
 
-The derivative along a direction v is a number that both sides can give: backward as <J^T g, v>, forward as
-(<f(x + h v), g> - <f(x - h v), g>) / 2h, for a random g. A random v has a part of every element, so that one
-comparison covers them all; the elements of a tiny input are also checked one by one.
+The derivative along a direction v can be computed in two ways: from backward as <J^T g, v>, from forward as
+(<f(x + h v), g> - <f(x - h v), g>) / 2h, for a random g. A random v has a component along every element, so
+that one comparison covers them all; the elements of a tiny input are also checked one by one.
 
 Where the two disagree, the direction is split into two halves, each with half of the elements, and so on down
 to single elements: that finds a mistake, and tells it from a kink (a ReLU at 0, a tie in a max-pool). At a

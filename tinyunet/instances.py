@@ -1,8 +1,8 @@
 """From class probabilities to numbered objects, and to a label image that Fiji and napari open.
 
-The network says for every pixel whether it is inside of a cell. Pixels above the threshold that hang together
-are one object, unless the distance to the background has two summits with a neck between them: then a
-watershed cuts at the neck.
+The network says for every pixel whether it is inside a cell. Connected pixels above the threshold are one
+object, unless the distance to the background has two summits with a neck between them: then a watershed cuts
+at the neck.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _fill_holes(mask: np.ndarray, max_hole: int) -> np.ndarray:
 
 
 def _split(mask: np.ndarray, components: np.ndarray, depth: float) -> np.ndarray:
-    """Cut touching objects by a watershed of their distance to the background, a seed a summit."""
+    """Cut touching objects by a watershed of their distance to the background, with one seed per summit."""
     distance = ndimage.distance_transform_edt(mask)
     # Summits lowered by the depth and grown back under the surface: those with a shallower neck become one.
     summits = local_maxima(reconstruction(distance - depth, distance)) & mask

@@ -47,7 +47,7 @@ class Module:
                 yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
-        """Names and modules of all parts, the parts of a part after it."""
+        """Names and modules of all parts, depth first: each part before its own parts."""
         for prefix, child in self._children():
             yield prefix, child
             yield from ((f"{prefix}.{name}", part) for name, part in child.named_modules())
@@ -109,8 +109,8 @@ class Module:
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...], incoming: int) -> Parameter:
     """Normal numbers of variance 2 / incoming, float32.
 
-    Drawn with this variance, and followed by a ReLU, a layer keeps the mean square of what enters it (He et
-    al. 2015; section 3 of the U-Net paper).
+    With weights of this variance, a layer followed by a ReLU keeps the mean square of its input (He et al.
+    2015; section 3 of the U-Net paper).
 
     Parameters
     ----------

@@ -3,8 +3,8 @@
     v = momentum · v + grad + weight_decay · w
     w = w - lr · v
 
-The form of PyTorch; Caffe, which the paper used, has lr inside v: the same while lr is constant. With
-momentum μ a constant gradient adds up to a step of lr / (1 - μ) of it: at the paper's 0.99 of 100 lr.
+This is PyTorch's form; Caffe, which the paper used, has lr inside v, which is the same while lr is constant.
+With momentum μ, the steps for a constant gradient grow to lr / (1 - μ) times it: 100 lr at the paper's 0.99.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tinyunet.jit import parallel_kernel
 
 
 class SGD:
-    """Changes parameters against their gradients.
+    """Moves parameters against their gradients, with momentum.
 
     Parameters
     ----------
@@ -33,8 +33,13 @@ class SGD:
     lr : float
         Learning rate, > 0. May be changed between steps.
     momentum : float, 0 <= momentum < 1
-        0.99 in the paper: with a batch of one image, many images shall decide on a step.
+        0.99 in the paper, so that with a batch of one image many images decide each step.
     weight_decay : float, >= 0
+
+    Raises
+    ------
+    OptionError
+        One of the three is outside its range.
 
     Attributes
     ----------

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from tinyunet import command_line, environment, plots
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import Checkpoint, load_model
+from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import ImageSet, LabelKind, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import OptionError, RunError
@@ -41,7 +42,7 @@ from tinyunet.evaluation import (
 from tinyunet.models import Network
 from tinyunet.run_folder import RunFolder
 from tinyunet.stored_run import predict_images, stored_config
-from tinyunet.trainer import TrainConfig, Trainer, read_data
+from tinyunet.trainer import Trainer
 
 LIGHT_INK, DARK_INK = "#1a1a1a", "#e6e6e6"  # as in the page's style
 WIDEST = 720  # px: larger pictures are shrunk, so that the page stays small
@@ -340,7 +341,7 @@ def _times(log: Sequence[dict[str, Any]], judged: Judged) -> list[tuple[str, str
 
 
 def _duration(seconds: float) -> str:
-    """Seconds for people to read.
+    """Seconds in readable units.
 
     >>> _duration(0.0421), _duration(9.87), _duration(75), _duration(7384)
     ('42 ms', '9.9 s', '1 min 15 s', '2 h 03 min')

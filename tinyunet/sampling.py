@@ -4,8 +4,8 @@ What the labels mean is settled once for each whole image: which pixels belong t
 each pixel. Both travel through the augmenter in one integer image, so that one warp moves them together; the
 weight map is computed from the warped cells, because bending changes the distance between two cells.
 
-Pixels that nobody labelled are no cell, weigh nothing, and count in no class balance; a tile that would hold
-no other ones is drawn anew.
+Pixels that nobody labelled belong to no cell, weigh nothing, and do not count in the class balance; a tile
+with no other pixels is drawn anew.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.errors import DataError, OptionError
 from tinyunet.weight_map import class_weights, label_cells, separate_touching, weight_map
 
-DRAWS = 100  # of a tile with a labelled pixel, before one without is taken
-SIGHT = 4  # in units of sigma: how far outside the tile a cell can still raise a border weight
+DRAWS = 100  # attempts to find a tile with a labelled pixel, before one without is taken
+SIGHT = 4  # sigmas: cells further outside the tile are ignored; they would add at most exp(-8) w0, or 0.003
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class WeightMap:
     """How much each pixel counts in the loss (the paper's equation 2)."""
 
     w0: float = 10.0
-    """Weight of the border between two cells at its strongest; 0 switches the border term off."""
+    """Weight of the border between two cells at its strongest, 10 in the paper; 0 switches it off."""
     sigma: float = 5.0
-    """Width of the border term, in pixels."""
+    """Width of the border term, in pixels; about 5 in the paper."""
     class_balance: bool = True
-    """Whether rare classes count more, so that all classes have the same weight in sum."""
+    """Give rare classes more weight, so that every class has the same total, as the paper asks."""
 
     def __post_init__(self) -> None:
         if not (self.w0 >= 0 and self.sigma > 0):
@@ -76,6 +76,15 @@ class Sampler:
     augmentation : Augmentation
     weights : WeightMap
     seed : int
+
+    Attributes
+    ----------
+    class_shares : ndarray, shape (num_classes,)
+        Share of each class in the labelled pixels.
+    class_weights : list of float
+        w_c of the weight map: balanced over the whole set, or all 1.
+    margin : int
+        Labels around the output tile, in pixels, whose cells count in its weight map.
 
     Raises
     ------
@@ -118,7 +127,7 @@ class Sampler:
         )
 
     def sample(self, step: int) -> Sample:
-        """The sample of a step, counted from 0. All images come up once before one comes up again."""
+        """The sample of a step, counted from 0. Each epoch takes every image once, in an order of its own."""
         index, rng = self.index_and_rng(step)
         inside = slice(self.margin, self.output_size + self.margin)
         for _ in range(DRAWS):

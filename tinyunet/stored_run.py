@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tinyunet.augment import Augmentation
 from tinyunet.checkpoint import Checkpoint, load_checkpoint
+from tinyunet.config import TrainConfig
 from tinyunet.data import ImageSet, normalise
 from tinyunet.errors import CheckpointError
 from tinyunet.evaluation import Prediction
@@ -17,7 +18,6 @@ from tinyunet.instances import label_instances
 from tinyunet.models import Network
 from tinyunet.sampling import WeightMap
 from tinyunet.tiling import predict_tiled
-from tinyunet.trainer import TrainConfig
 
 
 def stored_config(checkpoint: Path) -> TrainConfig:

@@ -47,8 +47,8 @@ def predict_tiled(
 ) -> NDArray[np.float32]:
     """Class probabilities for every pixel of an image of any size.
 
-    Dropout is off. Beside the image and the result, memory is needed for one tile. With a GPU all three are
-    there; where they do not fit, the tile alone.
+    Dropout is off. Besides the image and the result, one tile needs memory. On a GPU all three lie there or,
+    if they do not fit, only the tile.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def predict_tiled(
 
 
 def _tiles_of(image: NDArray[Any], classes: int) -> TilesInMemory | TilesOnGpu:
-    """Where the backend computes; in the computer's memory if an image and its scores do not fit on a GPU."""
+    """Where the backend computes; in host memory if the image and its scores do not fit on a GPU."""
     if active_backend().startswith("cuda"):
         with suppress(MemoryError):
             return TilesOnGpu(image, classes)
@@ -113,7 +113,7 @@ def _tiles_of(image: NDArray[Any], classes: int) -> TilesInMemory | TilesOnGpu:
 
 
 class TilesInMemory:
-    """An image out of which tiles are cut, and its scores, into which theirs are added.
+    """An image to cut tiles from, and its scores, to which those of the tiles are added.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class TilesInMemory:
     def cut_out(
         self, transform: tuple[int, bool], rows: tuple[int, int], columns: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """A tile (1, h, w, C) of the transformed image. rows, columns: its first, and the first behind it."""
+        """A tile (1, h, w, C) of the transformed image. rows, columns: its first, and one past its last."""
         image = _turned(self.image, *transform)
         window = np.ix_(mirror_indices(*rows, image.shape[0]), mirror_indices(*columns, image.shape[1]))
         return image[window][np.newaxis].astype(np.float32)
@@ -144,7 +144,7 @@ class TilesInMemory:
 
 
 def _turned(array: NDArray[Any], turns: int, flip: bool) -> NDArray[Any]:
-    """A view of an array (H, W, …), mirrored or not, then turned by so many right angles."""
+    """A view of an array (H, W, …), mirrored or not, then turned by this many right angles."""
     return np.rot90(array[:, ::-1] if flip else array, turns)
 
 
@@ -172,7 +172,7 @@ def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
 def multiplications_per_pixel(model: Network, shape: tuple[int, int], *, tile: int = TILE) -> float:
     """What `predict_tiled` computes for each pixel of an image: see `Network.multiplications`.
 
-    Tiles overlap, and stand out over the image's edge; so this depends on the sizes of both.
+    Tiles overlap and reach beyond the image's edge, so this depends on the sizes of both.
 
     Parameters
     ----------

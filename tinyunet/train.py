@@ -19,11 +19,12 @@ from tinyunet import command_line, diagnosis, environment
 from tinyunet.backend import active_backend, active_precision, use_backend
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.collapse import Collapsed
+from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import class_labels, split
 from tinyunet.errors import OptionError, RunError
 from tinyunet.run_folder import RunFolder
 from tinyunet.stored_run import stored_config
-from tinyunet.trainer import Event, Stepped, TrainConfig, Trainer, Validated, read_data
+from tinyunet.trainer import Event, Stepped, Trainer, Validated
 
 MAY_CHANGE = {"steps", "validate_every", "patience"}  # by --resume: the rest decides the steps made before
 
@@ -37,7 +38,7 @@ class Options:
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     out: Path | None = None
-    """The run's folder; runs/NAME-OF-THE-DATA when left out. One that exists is refused."""
+    """The run's folder; runs/NAME-OF-THE-DATA when left out. One that holds files is refused."""
     resume: Path | None = None
     """Go on with the run in this folder, with the options it was started with."""
     overwrite: bool = False
@@ -83,9 +84,8 @@ def _parse(arguments: list[str] | None) -> Options:
 
 def train(options: Options, command: str) -> None:
     """Train as the options say, with a progress bar; `command` is what was typed, for the log."""
-    use_backend(
-        options.backend or active_backend(), options.precision
-    )  # now, before anything is read or written
+    # Now, before anything is read or written.
+    use_backend(options.backend or active_backend(), options.precision)
     config = options.config
     folder = RunFolder(
         options.resume or options.out or Path("runs") / Path(config.data).stem.replace(":", "-")
@@ -109,7 +109,7 @@ def train(options: Options, command: str) -> None:
 
 
 def run(trainer: Trainer, folder: RunFolder, command: str) -> None:
-    """Make the steps that are left, told on the screen and kept in the folder; Ctrl-C ends the command.
+    """Make the remaining steps, shown on the screen and recorded in the folder; Ctrl-C ends the command.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def _log(event: Event, folder: RunFolder) -> None:
 
 @contextmanager
 def _stop_after_step() -> Iterator[list[bool]]:
-    """Ctrl-C sets a flag, looked at between steps: no step is left half done. Twice: stop at once."""
+    """Ctrl-C sets a flag that is checked between steps, so no step is left half done. Twice: stop at once."""
     interrupted = [False]
 
     def on_interrupt(number: int, frame: Any) -> None:

@@ -14,96 +14,30 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet import gpu_memory, metrics, sampling_cuda
-from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, to_backend
 from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
+from tinyunet.config import TrainConfig, network_options
 from tinyunet.cuda_graph import CapturedStep
-from tinyunet.data import UNKNOWN, ImageSet, LabelKind, Truth, class_labels, normalise, read_images
-from tinyunet.errors import CheckpointError, OptionError, OutOfMemoryError, RunError
-from tinyunet.models import MODELS, ModelName, Network, make_network
+from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
+from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
+from tinyunet.models import Network, make_network
 from tinyunet.ops.pixels import checked_pixels
 from tinyunet.optim import SGD
-from tinyunet.sampling import Sample, Sampler, WeightMap, weights_by_class
+from tinyunet.sampling import Sample, Sampler, weights_by_class
 from tinyunet.tiling import predict_tiled
 
-NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
-EXAMPLES = 3  # held-out images whose predictions are shown, and looked at for dead units
+EXAMPLES = 3  # held-out images whose predictions are shown, and on which dead units are looked for
 RECENT = 50  # steps whose mean loss says where the training stands
 MEMORY_RAN_OUT = "there is not enough memory beside it"
-PATIENT = 100  # steps, and a tenth of all, in which a constant prediction is nothing to worry about
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides a training run."""
-
-    data: str = "synthetic-cells"
-    """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
-    synthetic-cells | synthetic-membranes."""
-    kind: LabelKind | None = None
-    """What the labels mean; told from their values when left out."""
-    truth: Truth | None = None
-    """Of the Cell Tracking Challenge: gold when left out, and silver where there is no gold."""
-    partly_annotated: float | None = None
-    """Only some cells are labelled: background further than so many pixels from them counts nothing."""
-    holdout: str = "20%"
-    """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
-
-    model: ModelName = "unet"
-    """Which network. Of its options below, those that are left out are as in its paper. The FCN and the
-    sliding window want a smaller --lr than the U-Net, such as 0.001."""
-    base_channels: int = 16
-    """Channels of the first level; 64 in the papers, 48 of the sliding window."""
-    depth: int | None = None
-    """Number of poolings; when left out, as in its paper: 4, of the FCN 5."""
-    padding: Literal["valid", "same"] | None = None
-    """Of the U-Net. valid: as in the paper. same: zeros around every map, output as large as the input."""
-    variant: Literal["paper", "release"] | None = None
-    """Of the U-Net. release: as the network that the authors published."""
-    dropout: float | None = None
-    """Of U-Net and FCN: probability at the end of the contracting path; 0.5 when left out."""
-
-    steps: int = 200
-    """Training steps, one tile each."""
-    lr: float = 0.003
-    """Learning rate at the start. With momentum 0.99 a constant gradient acts a hundredfold."""
-    momentum: float = 0.99
-    """As in the paper."""
-    weight_decay: float = 0.0
-    """Share of each weight that is added to its gradient."""
-    schedule: Literal["constant", "poly"] = "poly"
-    """poly: lr · (1 - step / steps)^0.9."""
-    tile: int = 388
-    """Side of the output tile, in pixels, rounded up to what the network can give."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    weights: WeightMap = field(default_factory=WeightMap)
-    seed: int = 0
-    """Decides initial weights, samples and dropout."""
-
-    validate_every: int = 50
-    """Steps between two looks at the held-out images."""
-    patience: int = 0
-    """Stop after so many validations without a better score; 0: never."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("tile", 1), ("validate_every", 1), ("patience", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
-
-
-def read_data(config: TrainConfig) -> ImageSet:
-    """The whole set that a configuration names, before any of it is held out."""
-    return read_images(
-        config.data, kind=config.kind, truth=config.truth, partly_annotated=config.partly_annotated
-    )
+PATIENT = 100  # steps in which, as in the first tenth of the run, a constant prediction is no cause for alarm
 
 
 @dataclass(frozen=True)
@@ -156,7 +90,7 @@ Event = Stepped | Validated | Collapsed | Finished
 
 @dataclass
 class Progress:
-    """What is known of the run so far, beside the weights."""
+    """What is known of the run so far, besides the weights."""
 
     best_score: float = -1.0
     best_step: int = 0
@@ -168,7 +102,7 @@ class Progress:
     recent: list[list[float]] = field(default_factory=list)
     """Of each of the last `RECENT` steps: the loss, and the share of each class in the tile's weights."""
     collapsed: bool = False
-    """Whether a constant prediction was told of, and no other prediction has been seen since."""
+    """Whether a constant prediction was reported, and no other prediction has been seen since."""
 
 
 class Trainer:
@@ -186,8 +120,13 @@ class Trainer:
     Attributes
     ----------
     model : Network
+    sampler : Sampler
+        Of the training images.
+    input_size, output_size : int
+        Sides of the network's input and output tile, in pixels.
     step : int
         Steps done.
+    progress : Progress
     """
 
     def __init__(
@@ -195,7 +134,7 @@ class Trainer:
     ):
         self.config, self.train, self.validation = config, train, validation
         self.network = {
-            **_network_options(config),
+            **network_options(config),
             "in_channels": train.images[0].shape[2],
             "num_classes": train.num_classes,
             "seed": config.seed,
@@ -221,10 +160,10 @@ class Trainer:
 
         Yields
         ------
-        Stepped after each step, Validated after each validation, Finished at the end. Collapsed before
-        Validated, where that found one class everywhere, see `tinyunet.collapse`: at once if a layer is dead,
-        otherwise after 100 steps and a tenth of all, as many a good training starts so. Once, unless it
-        recovers.
+        Stepped after each step, Validated after each validation, Finished at the end. Collapsed before a
+        Validated that found one class predicted everywhere (see `tinyunet.collapse`). If a layer is dead it
+        comes at once; otherwise not before step 100 nor in the first tenth of the run, because many good
+        trainings start that way. It is not repeated unless another class was predicted in between.
 
         Raises
         ------
@@ -235,7 +174,7 @@ class Trainer:
         sampler = sampling_cuda.CudaSampler(self.sampler) if _on_cuda() else self.sampler
         samples = sampler.stream(self.step, config.steps)
         while True:
-            if self._must_validate():  # looked at first: a run may have been stopped just before
+            if self._must_validate():  # before the step: the run may have been stopped just before validating
                 validated, collapsed = self._validate()
                 if collapsed:
                     yield collapsed
@@ -365,7 +304,7 @@ class Trainer:
         return scores, examples, predicted
 
     def _collapse(self, predicted: set[int]) -> Collapsed | None:
-        """What there is to tell of a validation that predicted these classes, and was not told before."""
+        """A report on a validation that predicted only these classes, if one is due and was not made yet."""
         progress = self.progress
         if len(predicted) > 1 or len(_known_classes(self.validation)) == 1:
             progress.collapsed = False
@@ -447,27 +386,6 @@ class Trainer:
 def _on_cuda() -> bool:
     """Whether the kernels are CUDA's, on a GPU or emulated."""
     return active_backend().startswith("cuda")
-
-
-def _network_options(config: TrainConfig) -> dict[str, Any]:
-    """Which network, and all its options: what the configuration asks for, else its own defaults.
-
-    Raises
-    ------
-    OptionError
-        The network does not have an option that is asked for.
-    """
-    own = MODELS[config.model].options()
-    asked = {name: getattr(config, name) for name in NETWORK_OPTIONS}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    for name, value in asked.items():
-        if name not in own:
-            raise OptionError(
-                f"{name} is {value!r}, but the network {config.model!r} has no such option",
-                {"its options": ", ".join(name for name in NETWORK_OPTIONS if name in own)},
-                f"leave {name} out, or choose another network",
-            )
-    return {"model": config.model, **own, **asked}
 
 
 def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:

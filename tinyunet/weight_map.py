@@ -20,7 +20,7 @@ from scipy import ndimage
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 from tinyunet.jit import kernel
 
-NEGLIGIBLE = 1e-6  # border weights below this may be left out: float32 rounds a weight of 10 as coarsely
+NEGLIGIBLE = 1e-6  # smaller border weights may be left out: this is the spacing of float32 numbers at 10
 
 
 def weight_map(
@@ -38,10 +38,10 @@ def weight_map(
     ----------
     labels : ndarray, shape (H, W), integer
         0 is background, each other value one cell, in one piece or several. A binary mask is one single cell
-        and gets no border: number it with `label_cells` first. Cells that touch leave no background to
-        weigh: part them with `separate_touching` first.
+        and gets no border: number it with `label_cells` first. Cells that touch leave no background between
+        them to weight: separate them with `separate_touching` first.
     w0 : float
-        Weight of the border at its strongest, in units of loss per pixel.
+        Weight of the border at its strongest, where 1 leaves a pixel's loss as it is.
     sigma : float
         Width of the border term, in pixels.
     class_balance : bool or sequence of float
@@ -123,9 +123,9 @@ def border_reach(w0: float, sigma: float) -> float:
 
 
 def class_weights(label_images: Iterable[NDArray[np.integer]], num_classes: int) -> NDArray[np.float32]:
-    """Weights w_c that give every class the same say: w_c = n / (K n_c).
+    """Weights w_c that give every class the same total weight: w_c = n / (K n_c).
 
-    n_c of all n pixels are of class c, and K classes occur: so the weights' mean over the pixels is 1. The
+    n_c of all n pixels are of class c, and K classes occur, so the weights' mean over the pixels is 1. The
     paper asks for a balance and gives no formula; this is ours.
 
     Parameters
@@ -200,7 +200,7 @@ def squared_limit(shape: tuple[int, ...], max_distance: float) -> int:
 
 @kernel
 def _insert(first, d_first, second, d_second, label, d):
-    """The two nearest different cells of three candidates, of which the first two are in order; 0 is none."""
+    """The two nearest distinct cells of three candidates, of which the first two are in order; 0: no cell."""
     if label == 0:
         return first, d_first, second, d_second
     if label == first:
@@ -266,11 +266,11 @@ def _nearest_two_of_rows(cell, dy, limit):
 
 
 def separate_touching(labels: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Part cells that touch, by turning the pixels in contact into background.
+    """Separate touching cells by turning the pixels in contact into background.
 
-    The paper's "separation border", which it computes "using morphological operations": either cell loses the
-    pixels that have a pixel of the other among their eight neighbours, so that a gap of two pixels opens. Of
-    a cell two pixels thin or less nothing may be left.
+    The paper's "separation border", which it computes "using morphological operations": both cells lose the
+    pixels that have a pixel of the other among their eight neighbours, so that a gap of two pixels opens. A
+    cell two pixels wide or less may vanish.
 
     Parameters
     ----------
@@ -303,7 +303,7 @@ def _touches_other_cell(labels):
 
 
 def label_cells(mask: NDArray) -> NDArray[np.int32]:
-    """Number the cells of a binary mask (H, W): pieces that hang together by their pixels' sides."""
+    """Number the cells of a binary mask (H, W): its 4-connected components."""
     cells, _ = ndimage.label(mask, output=np.int32)
     return cells
 

@@ -6,8 +6,8 @@ SET/01_ST/SEG/man_seg000.tif    silver truth: voted from earlier results, in mos
 SET/01_GT/TRA/man_track000.tif  a marker in every cell of every frame, without its outline
 SET/01_RES/mask000.tif          results: numbered cells; res_track.txt says which frames a number is in
 
-Frames without outlines are left out of a labelled set. What the others leave open is told from their markers:
-see `tinyunet.data.partly_annotated`.
+Frames without outlines are left out of a labelled set. What is unknown in the others follows from their
+markers: see `tinyunet.data.partly_annotated`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read_frames(films: Sequence[Path]) -> list[tuple[str, Image]]:
 def read_annotated(
     films: Sequence[Path], truth: Truth | None = None
 ) -> tuple[list[tuple[str, Image, Labels]], str]:
-    """Names, pixels and labels of the annotated frames; and what was read and left out, in words.
+    """Names, pixels and labels of the annotated frames; and a sentence on what was read and left out.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def _outlines(film: Path, truth: Truth) -> dict[int, Path]:
 
 
 def _frames(film: Path, truth: Truth | None) -> list[Frame]:
-    """The frames of a film in their order, with the files of their annotation if `truth` is told."""
+    """The frames of a film in their order, with the files of their annotation if `truth` is given."""
     images = _numbered(film, FRAME)
     outlines = _outlines(film, truth) if truth else {}
     markers = _numbered(film.with_name(f"{film.name}_GT") / "TRA", _annotation("man_track"))

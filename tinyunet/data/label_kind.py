@@ -1,4 +1,4 @@
-"""What label values mean: two halves, classes, or single objects. Files do not say; this rule does.
+"""What label values mean: a mask, classes, or single objects. Files do not say; this rule does.
 
 It looks at the values of the whole set, never at one image alone:
 
@@ -8,8 +8,8 @@ It looks at the values of the whole set, never at one image alone:
 3. 0..K-1 without a gap: "classes";
 4. anything else (such as 0, 128, 255) is refused.
 
-What it cannot tell, and `kind=` is there to say: objects of which every image holds one at most (they look
-binary), and classes that form one piece an image and are missing in some images (they look like instances).
+What it cannot tell, so that `kind=` has to say it: objects of which every image holds one at most (they look
+binary), and classes that form one piece per image and are missing in some images (they look like instances).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which pixels nobody labelled, in images of which only some cells are labelled.
 
-Unlabelled cells look like background in a label image, and a network that is told so learns to miss cells.
-Two rules find pixels that are not known to be background, and make them `UNKNOWN`.
+Unlabelled cells look like background in a label image, and a network that is trained on that learns to miss
+cells. Two rules find pixels that are not known to be background, and make them `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinyunet.errors import DataError, describe
 
 
 def forget_far_background(labels: Labels, distance: float) -> Labels:
-    """Background is known near to a labelled pixel only: whoever drew that outline looked there.
+    """Keep background near labelled pixels only: whoever drew the outline looked there.
 
     Parameters
     ----------
@@ -45,11 +45,11 @@ def forget_far_background(labels: Labels, distance: float) -> Labels:
 def forget_around_lone_markers(
     cells: Sequence[Labels], markers: Sequence[Labels], names: Sequence[str]
 ) -> tuple[list[Labels], str]:
-    """Where there is a marker but no outline of its cell, the cell is somewhere around the marker.
+    """Make background unknown around markers whose cell has no outline: the cell is somewhere there.
 
-    It may reach as far from its marker as any outlined cell of the set reaches from its own. Background as
-    near as that to a marker without outline is `UNKNOWN`. A marker has an outline if more than half of it is
-    on outlined cells.
+    It may reach as far from its marker as any outlined cell of the set reaches from its own. Background no
+    further than that from a marker without an outline is `UNKNOWN`. A marker has an outline if more than half
+    of it is on outlined cells.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def read_images(
     truth : "gold" or "silver", optional
         Of the Cell Tracking Challenge; gold where there is some when left out, else silver.
     partly_annotated : float, optional
-        Only some cells are labelled: background further from them than so many pixels is `UNKNOWN`.
+        Only some cells are labelled: background further from them than this many pixels is `UNKNOWN`.
 
     Raises
     ------

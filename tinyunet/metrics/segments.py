@@ -8,7 +8,7 @@ the ground truth T, s[i] = Σ_j p[i,j] and t[j] = Σ_i p[i,j]:
     information score  2 I(S; T) / (H(S) + H(T))
 
 Pixels that are 0 in the ground truth (background, membrane) are left out: where exactly a border runs, and
-how wide it is, is no matter of grouping.
+how wide it is, says nothing about the grouping.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def v_rand(foreground: np.ndarray, labels: np.ndarray, *, thresholds: Sequence[f
     foreground : float array, shape (H, W) or (N, H, W)
         Probability that the pixel is inside a cell (not membrane).
     labels : integer or bool array, same shape
-        0 for membrane, one other value (1 or 255) inside of cells.
+        0 for membrane, one other value (1 or 255) inside cells.
     thresholds : sequence of float
         The challenge's: 0, 0.1, … 1.
 
@@ -138,7 +138,7 @@ def thin_borders(foreground: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     foreground : bool array, shape (H, W)
-        True inside of cells.
+        True inside cells.
 
     Returns
     -------

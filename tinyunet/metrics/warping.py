@@ -52,7 +52,7 @@ def warping_error(prediction: np.ndarray, labels: np.ndarray) -> float:
     Parameters
     ----------
     prediction, labels : integer or bool array, shape (H, W)
-        Binary: 0 for membrane or background, one other value inside of cells.
+        Binary: 0 for membrane or background, one other value inside cells.
 
     Raises
     ------

@@ -51,7 +51,7 @@ class Upsample(Module):
 
 
 class FCN(Network):
-    """The network that sums coarse scores, where `UNet` concatenates features and convolves them.
+    """The FCN-8s, which sums coarse scores where `UNet` concatenates features and convolves them.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class FCN(Network):
         return y
 
     def multiplications(self, height: int, width: int) -> int:
-        """As of every `Network`: the contracting path, its end, the scores and the up-sampling."""
+        """See `Network.multiplications`: contracting path, its end, scores and up-sampling."""
         pixels = [(height // 2**level) * (width // 2**level) for level in range(self.depth + 1)]
         layers: list[tuple[int, Conv2d | Upsample]] = [
             *((pixels[i], part) for i, b in enumerate(self.contracting) for part in (b.first, b.second)),

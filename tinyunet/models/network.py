@@ -1,4 +1,4 @@
-"""What a network has to be, so that it can be trained, stored, and used for images of any size.
+"""The interface of a network that can be trained, stored, and used on images of any size.
 
 The trainer, overlap-tile and the commands know a network by this class only. Its constructor takes
 `in_channels`, `num_classes` and `seed`, and whatever else it is built from, all by name and with defaults.
@@ -58,10 +58,10 @@ class Network(Module):
         return sample
 
     def loss(self, x: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
-        """What training makes smaller: `softmax_cross_entropy` of the scores.
+        """What training minimises: `softmax_cross_entropy` of the scores.
 
-        A network may get the same, up to rounding, another way. On the GPU nothing of it is read back, and it
-        can be captured as a part of a CUDA graph.
+        A network may compute it in another way that gives the same up to rounding. On the GPU nothing is read
+        back, and it can be captured as a part of a CUDA graph.
 
         Parameters
         ----------
@@ -72,10 +72,10 @@ class Network(Module):
         return loss_of_checked(self(x), target, weight)
 
     def multiplications(self, height: int, width: int) -> int:
-        """Multiplications of the convolutions, as they are defined, for one image of these sides.
+        """Multiplications of the convolutions, by their definition, for one image of these sides.
 
-        A number of a convolution's output takes K · K · C of them, of an up-convolution C. Winograd's
-        algorithm makes do with fewer; that is a matter of the engine and not of the network.
+        Each number that a convolution gives takes K · K · C of them, a 2×2 up-convolution C. Winograd's
+        algorithm makes do with fewer, but that is a matter of the engine and not of the network.
         """
         raise NotImplementedError
 

@@ -1,11 +1,11 @@
 """A pixel classifier slid over the image (Ciresan et al. 2012), which the U-Net replaced.
 
-It looks at one window and says the class of the pixel in its middle. The largest network of [1]_:
+It classifies the pixel in the middle of a window. The largest network of [1]_:
 
     window 95 conv 92 pool 46 conv 42 pool 21 conv 18 pool 9 conv 6 pool 3 -> 200 neurons -> classes
 
 Every pixel has a window of its own, and the windows of neighbours are nearly the same: slid over an image,
-the network computes nearly the same numbers again and again. `slide` does it so. `forward` gets the same
+the network computes nearly the same numbers again and again. `slide` does just that. `forward` gets the same
 scores from convolutions of the whole image, in which each number is computed once. The poolings stand in the
 way: the windows of two neighbours are pooled at places one pixel apart. So a map is pooled four times, from
 each of the four offsets, into four maps of half the side, *fragments*, which hold the windows of even and of
@@ -44,7 +44,7 @@ LAST = 3  # side of the map that the neurons see
 
 
 class SlidingWindowClassifier(Network):
-    """The network that classifies one pixel from the window around it.
+    """The sliding-window network, which classifies one pixel from the window around it.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ class SlidingWindowClassifier(Network):
         )
 
     def multiplications(self, height: int, width: int) -> int:
-        """As of every `Network`: of one window, or of all windows of an image, which share their work."""
+        """See `Network.multiplications`: of one window, or of all windows of an image, sharing their work."""
         sides, total, maps = np.array([height, width]), 0, 1
         fragments = 1 if height == width == self.window else 4
         for layer in self.convolutions:

@@ -35,7 +35,7 @@ class DoubleConv(Module):
 
 
 class UNet(Network):
-    """The network that gives each pixel a score for each class.
+    """The U-Net: a contracting path, an expansive path, and a skip connection between them at each level.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class UNet(Network):
         return self.scores(self._features(x))
 
     def loss(self, x: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
-        """As of every `Network`; the last layer is fused with it, see `linear_cross_entropy`.
+        """See `Network.loss`; here the last layer is fused with it, by `linear_cross_entropy`.
 
         A subclass with a `forward` of its own has the loss of what that gives.
         """
@@ -155,9 +155,9 @@ class UNet(Network):
         return x
 
     def multiplications(self, height: int, width: int) -> int:
-        """As of every `Network`: the 3×3 convolutions of each level, the up-convolutions, the scores."""
+        """See `Network.multiplications`: 3×3 convolutions of each level, up-convolutions, scores."""
         sides, total = np.array([height, width]), 0
-        lost = self.geometry.shrink and 2  # by a 3×3 convolution
+        lost = 2 if self.padding == "valid" else 0  # by a 3×3 convolution
 
         def convolved(block: DoubleConv, sides: NDArray[np.integer]) -> NDArray[np.integer]:
             nonlocal total

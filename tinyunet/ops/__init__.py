@@ -1,6 +1,6 @@
-"""The ops of the network: one file an op, with its equation, checks, NumPy reference and Numba kernels.
+"""The ops of the network: one file per op, with its equation, checks, NumPy reference and Numba kernels.
 
-`tinyunet.backend.KERNELS` is the table of all of them: op and direction, an implementation for each backend.
+`tinyunet.backend.KERNELS` lists them all: for each op and direction, the implementation of each backend.
 """
 
 from tinyunet.ops.add import add

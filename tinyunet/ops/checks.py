@@ -1,4 +1,4 @@
-"""What every op asks of its inputs before a kernel sees them."""
+"""The checks that ops share: axes, dtypes and channels of the inputs, before a kernel sees them."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def conv2d(
     padding : int
         Rows and columns of zeros on each side of x. 0: valid; (K - 1) / 2: the output is as large as x.
     relu : bool
-        Whether max(y, 0) is returned, without another pass over y.
+        Whether to return max(y, 0), computed in the same pass.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def conv2d(
     Raises
     ------
     ShapeError
-        Channel counts differ, the window is no square, or larger than the padded x.
+        Wrong number of axes, channel counts differ, or the window is not square or larger than the padded x.
     DtypeError
         The dtypes differ.
 
@@ -167,8 +167,8 @@ def backward_relu_in_two_steps(grad_output, y):
     return grad_output, backward_bias(grad_output)
 
 
-# Numba: a row of the output at a time, as one product of its windows, laid out as rows of a matrix, and the
-# weights. 3×3 windows over many channels go another way, with fewer multiplications: `conv2d_winograd`.
+# Numba: one row of the output at a time, as a matrix product: its windows, laid out as the rows of a matrix,
+# times the weights. 3×3 windows over many channels take a way with fewer multiplications: `conv2d_winograd`.
 
 
 def forward_numba(x, weight, bias, padding, relu):
@@ -278,7 +278,7 @@ def _lines(maps):
 
 
 def _partial_sums(maps):
-    """Zeros for each row: sums of every so many-th pixel, all of them enough for a loop in vector lanes."""
+    """Zeros to add each row of pixels to: some for each filter, taking turns, so as to fill vector lanes."""
     filters = maps.shape[3]
     return np.zeros((maps.shape[0] * maps.shape[1], max(1, 128 // filters) * filters), np.float64)
 

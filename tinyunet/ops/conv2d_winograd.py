@@ -6,8 +6,8 @@ next tile's. With d a tile's input in one channel, g a window of the weights and
     Y = Aᵀ [ Σ_c (G g_c Gᵀ) ∘ (Bᵀ d_c B) ] A
 
 where ∘ multiplies element by element; `conv2d_winograd_transforms` derives the small constant matrices. For
-each of the 36 elements in the brackets (a frequency, say) the sum over channels, for all tiles and filters,
-is a matrix product:
+each of the 36 elements in the brackets (here called frequencies) the sum over channels, for all tiles and
+filters, is a matrix product:
 
     v = Bᵀ d B              (36, tiles, C)          u = G g Gᵀ   (36, C, F), once
     m[k] = v[k] u[k]        (36, tiles, F)          36 products, by BLAS
@@ -32,7 +32,8 @@ of 16 channels (or 8), all 36 elements of a tile are transformed in registers (`
 products find v[k] and m[k] as plain row-major matrices.
 
 **What is not kept.** u is computed anew in each pass, also from tile to tile of a prediction. At 64 base
-channels that takes 10 of 300 ms a tile on two cores; to fetch 497 MB of kept ones would take longer.
+channels that takes 10 of 300 ms a tile on two cores; fetching a stored u of all layers, 452 MB, would take
+longer.
 
 **What it costs.** Rounding: the largest error is around 1e-6 of the largest value (at most 3.5e-6 in the
 tests), against 2e-7 of the direct way. The bits are the same for any number of threads: blocks, and the order
@@ -198,9 +199,9 @@ def _count_tiles(y):
 
 @kernel
 def _gather(x, n, i, j, patch):
-    """Where the pixels from (i, j) of image n on are, as many as in a patch: an array, and the first's place.
+    """The pixels of image n from (i, j) on, as many as in a patch: the array that has them, and their start.
 
-    That is x itself where it has them all, otherwise `patch`, into which they are copied with zeros around.
+    The array is x where all of them lie inside; otherwise `patch`, with a copy of them and zeros around.
     """
     _, height, width, channels = x.shape
     size = patch.shape[1]

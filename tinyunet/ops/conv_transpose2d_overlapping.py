@@ -1,8 +1,9 @@
 """Up-convolution with a window of 4×4: 2×2 input pixels paint each output pixel, which can interpolate.
 
-    y[n,2i+r-1,2j+s-1,f] = bias[f] + sum over i,j,r,s,c of weight[r,s,c,f] · x[n,i,j,c]
+    y[n,u,v,f] = bias[f] + sum over c and all i,j,r,s with 2i+r-1 = u, 2j+s-1 = v
+                           of weight[r,s,c,f] · x[n,i,j,c]
 
-The outermost row and column that the windows paint are cut off, so that y has twice the height and width.
+The outermost rows and columns that the windows paint are cut off, so that y has twice the height and width.
 
 With r = 2a + p and s = 2b + q this is the 2×2 up-convolution of an image whose pixels carry their neighbours
 as further channels: z[n,i,j,(a,b,c)] = x[n,i-a,j-b,c], and weight[p,q,(a,b,c),f] of it is

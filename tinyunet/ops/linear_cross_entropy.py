@@ -10,11 +10,10 @@
     grad_weight[0,0,c,k] = sum over n,i,j of x[n,i,j,c] · grad_z[n,i,j,k]
     grad_bias[k]         = sum over n,i,j of grad_z[n,i,j,k]
 
-With few classes all of it waits for memory. One op after the other, x is read twice (for z and grad_weight),
-and z and grad_z are written and read again. Here a pixel's features are read once, and z and grad_z never
-leave the cache (CUDA: the registers). That needs the gradients before the backward pass, in the forward pass:
-the sum of the weights is known before, and what a later op makes of the loss only scales them. In training it
-is 1.
+With few classes all of it is bound by memory. As two ops, x is read twice (for z and for grad_weight), and z
+and grad_z are written and read again. Here a pixel's features are read once, and z and grad_z never leave the
+cache (CUDA: the registers). So the forward pass computes the gradients too. It can: the sum of the weights is
+known beforehand, and whatever is computed from the loss only scales them, in training by 1.
 
 References
 ----------
@@ -65,7 +64,7 @@ def linear_cross_entropy(
         Of the layer that scores the K classes.
     bias : Tensor, shape (K,), or None
     target, pixel_weight, reduction, ignore_label
-        As of `softmax_cross_entropy`, where pixel_weight is called weight.
+        As in `softmax_cross_entropy`, where pixel_weight is called weight.
 
     Returns
     -------
@@ -76,7 +75,7 @@ def linear_cross_entropy(
     ShapeError
         Channel counts differ, the window is not 1×1, or target or pixel_weight do not have the N, H, W of x.
     OptionError, DtypeError, DataError
-        As of `softmax_cross_entropy`; the dtypes of x, weight and bias differ.
+        As in `softmax_cross_entropy`; the dtypes of x, weight and bias differ.
 
     Examples
     --------
@@ -101,19 +100,19 @@ def linear_cross_entropy(
 def loss_of_checked(
     x: Tensor, weight: Tensor, bias: Tensor | None, target: NDArray[Any], pixel_weight: NDArray[Any]
 ) -> Tensor:
-    """The energy of pixels that were looked at before: it can be captured as a part of a CUDA graph.
+    """The energy of pixels that are checked already: it can be captured as a part of a CUDA graph.
 
     Parameters
     ----------
     x, weight, bias
-        As of `linear_cross_entropy`.
+        As in `linear_cross_entropy`.
     target, pixel_weight : array, shape (N, H, W)
         From `checked_pixels`. Where they are on the GPU, nothing is copied and nothing read back.
 
     Raises
     ------
     ShapeError, DtypeError
-        As of `linear_cross_entropy`.
+        As in `linear_cross_entropy`.
     """
     require_one_dtype("linear_cross_entropy", x=x, weight=weight, bias=bias)
     require_channels("linear_cross_entropy", x, weight, bias)
@@ -274,7 +273,7 @@ def backward_numba(grad_x, grad_weight, grad_bias, grad_output):
 
 # CUDA: kernels/linear_cross_entropy.cu, or the two ops one after the other where it does not take the sizes
 
-PIXELS_A_PART = 256  # that a block adds up: 588 blocks for 388 × 388 pixels, some for each multiprocessor
+PIXELS_A_PART = 256  # summed by one block: 589 blocks for 388 × 388 pixels, a few for each multiprocessor
 MAX_CLASSES, MAX_CHANNELS = 4, 128
 
 

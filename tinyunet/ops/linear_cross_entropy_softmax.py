@@ -76,7 +76,7 @@ def softmax(scores, target, weight, series, memory, bits, grad):
 
 @kernel
 def _subtract_largest(scores, largest):
-    """In memory, before anything is added: the compiler may change the order of additions."""
+    """In place. Stored before anything else is added: the compiler may reorder additions within a loop."""
     largest[:] = scores[0]
     for k in range(1, len(scores)):
         row = scores[k]

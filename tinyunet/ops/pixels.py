@@ -1,8 +1,8 @@
-"""The class and the weight of each pixel, as both losses take them: looked at once, in the computer's memory.
+"""Target class and weight of each pixel, in the form that both losses take: checked once, in host memory.
 
-A loss is "sum" or "mean", and pixels may be ignored. All of that is settled in the weights before a kernel
-sees them, so that every loss is the energy: the sum over the pixels of w · -log p. The mean divides the
-weights by their sum, and an ignored pixel has weight 0. A training step that is captured as a CUDA graph gets
+A loss is "sum" or "mean", and pixels may be ignored. Both are folded into the weights before a kernel sees
+them, so that every loss is the energy, the sum over the pixels of w · -log p: for the mean the weights are
+divided by their sum, and an ignored pixel has weight 0. A training step that is captured as a CUDA graph gets
 the two arrays anew at each launch: nothing in it depends on what the weights were when it was captured.
 """
 
@@ -31,7 +31,7 @@ def checked_pixels(
     ignore_label: int | None = None,
     dtype: DTypeLike = np.float32,
 ) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """What the `loss_of_checked` of an op takes, and the `loss` of a network.
+    """Target and weight as an op's `loss_of_checked` and a network's `loss` take them.
 
     Parameters
     ----------
@@ -41,21 +41,21 @@ def checked_pixels(
     weight : array, shape (N, H, W), or None
     classes : int
     reduction, ignore_label
-        As of `softmax_cross_entropy`.
+        As in `softmax_cross_entropy`.
     dtype : dtype
         Of the scores, and so of the weights.
 
     Returns
     -------
     target : int32 array
-        -1 where a pixel counts nothing.
+        -1 where a pixel is ignored.
     weight : array of dtype
         0 there; for the mean divided by the sum of all, or 0 where that is 0.
 
     Raises
     ------
     ShapeError
-        The weights are not as many as the targets.
+        The weights do not have the shape of the target.
     OptionError
         The reduction is unknown.
     DtypeError
@@ -106,7 +106,7 @@ def _checked_target(
 
 
 def pixels_on_backend(op: str, target: Any, weight: Any, **scored: Tensor) -> tuple[Any, Any]:
-    """Checked pixels where the backend computes. Of them nothing is read back.
+    """Checked pixels, moved to where the backend computes. Nothing is read back.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def pixels_on_backend(op: str, target: Any, weight: Any, **scored: Tensor) -> tu
     target, weight : array, shape (N, H, W)
         From `checked_pixels`.
     **scored : Tensor, shape (N, H, W, any)
-        By its name, the map whose pixels they are.
+        The map whose pixels they are, under its name: logits=logits.
 
     Raises
     ------

@@ -7,7 +7,7 @@
     grad_logits[n,i,j,k] = w[n,i,j] · (p[n,i,j,k] - [k = target[n,i,j]])      ("sum"; "mean": divided)
 
 The paper prints E without the minus sign. The largest logit of a pixel is subtracted first, so that no
-exponential overflows. Pixels whose target is `ignore_label` count nothing. The loss is summed in float64, row
+exponential overflows. Pixels whose target is `ignore_label` do not count. The loss is summed in float64, row
 by row.
 """
 
@@ -43,12 +43,12 @@ def softmax_cross_entropy(
     target : integer array, shape (N, H, W)
         The true class of each pixel, 0 to K - 1.
     weight : array, shape (N, H, W), optional
-        Loss per pixel, as from `weight_map`; 1 where it is left out. It gets no gradient.
+        Factor of each pixel's loss, as from `weight_map`; 1 if left out. It gets no gradient.
     reduction : {"mean", "sum"}
         "sum": the paper's energy. "mean": that divided by the sum of the weights; then a learning rate
         does not depend on the tile's size. 0 where all weights are 0.
     ignore_label : int, optional
-        Pixels with this target count nothing.
+        Pixels with this target do not count.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def softmax_cross_entropy(
 
 
 def loss_of_checked(logits: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
-    """The energy of pixels that were looked at before: it can be captured as a part of a CUDA graph.
+    """The energy of pixels that are checked already: it can be captured as a part of a CUDA graph.
 
     Parameters
     ----------

@@ -1,0 +1,88 @@
+"""A check for copies: the same image twice, or one that is much like another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyunet.data import ImageSet
+from tinyunet.diagnosis.finding import Finding, all_labels, count
+from tinyunet.trainer import Trainer
+
+SIGNATURE = 16  # a signature is the image shrunk to SIGNATURE × SIGNATURE pixels
+ALIKE = 0.95  # correlation of two signatures; neighbouring sections of ISBI 2012 reach 0.80
+
+
+def check_duplicates(trainer: Trainer) -> Iterator[Finding]:
+    """The same image twice: held out and trained on, or labelled in two ways."""
+    twins = same_pixels(trainer.train, trainer.validation)
+    if twins:
+        yield Finding(
+            "problem",
+            f"{count(twins, 'pair')} of a held-out and a training image with the same pixels",
+            [f"{held_out} = {train}" for train, held_out in twins],
+            remedy="take them out or change --holdout: scores on images that were learned mean nothing",
+        )
+    if near := [pair for pair in same_signature(trainer.train, trainer.validation) if pair not in twins]:
+        yield Finding(
+            "warning",
+            f"{count(near, 'pair')} of a held-out and a training image that are much alike",
+            [f"{held_out} ~ {train}" for train, held_out in near],
+            remedy="are they copies, turned or re-lit? Hold out whole specimens, films or stacks",
+        )
+    labels = dict(all_labels(trainer))
+    again = [pair for pair in same_pixels(trainer.train, trainer.train) if pair[0] < pair[1]]
+    if again:
+        contradict = [pair for pair in again if not np.array_equal(labels[pair[0]], labels[pair[1]])]
+        yield Finding(
+            "problem" if contradict else "note",
+            f"{count(again, 'pair')} of training images with the same pixels, "
+            f"{len(contradict) or 'none'} of them with different labels",
+            [f"{one} = {other}" for one, other in contradict or again],
+            remedy="keep one of each",
+        )
+
+
+def same_pixels(one: ImageSet, other: ImageSet) -> list[tuple[str, str]]:
+    by_hash = defaultdict(list)
+    for name, image in zip(one.names, one.images, strict=True):
+        by_hash[_hash(image)].append(name)
+    return [
+        (name, twin)
+        for twin, image in zip(other.names, other.images, strict=True)
+        for name in by_hash.get(_hash(image), [])
+    ]
+
+
+def _hash(image: NDArray[Any]) -> bytes:
+    return hashlib.sha256(f"{image.shape} {image.dtype}".encode() + image.tobytes()).digest()
+
+
+def same_signature(one: ImageSet, other: ImageSet) -> list[tuple[str, str]]:
+    """Pairs of which one is nearly the other, turned or mirrored; brightness and contrast do not matter."""
+    first = np.array([signature(image).ravel() for image in one.images])
+    likeness = np.full((len(one), len(other)), -1.0)
+    for turns in range(4):
+        for flip in (1, -1):
+            second = [np.rot90(signature(image)[:, ::flip], turns).ravel() for image in other.images]
+            likeness = np.maximum(likeness, first @ np.array(second).T)
+    return [(one.names[i], other.names[j]) for i, j in np.argwhere(likeness > ALIKE)]
+
+
+def signature(image: NDArray[Any]) -> NDArray[np.float64]:
+    """The image's means over a grid of blocks, less their mean, of length 1; 0 for a constant image."""
+    grey = image.mean(axis=2)
+    rows, columns = (np.arange(SIGNATURE) * side // SIGNATURE for side in grey.shape)
+    heights, widths = (
+        np.maximum(np.diff(edges, append=side), 1)  # in an image of few pixels one may be in several blocks
+        for edges, side in zip((rows, columns), grey.shape, strict=True)
+    )
+    blocks = np.add.reduceat(np.add.reduceat(grey, rows, axis=0), columns, axis=1) / np.outer(heights, widths)
+    blocks -= blocks.mean()
+    length = np.linalg.norm(blocks)
+    return blocks / length if length > 0 else blocks
