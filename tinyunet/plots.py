@@ -64,6 +64,11 @@ def class_picture(classes: NDArray[np.integer], num_classes: int) -> NDArray[np.
     return picture
 
 
+def _literal(text: str) -> str:
+    """Text that is drawn as it stands: Matplotlib takes what is between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
 def plot_curves(log: Log, path: Path) -> None:
     """Loss at each step with its running mean, and the scores on the held-out images."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -236,7 +241,7 @@ def plot_mistakes(
         axes.set_title(head, fontsize=10)
         axes.set_axis_off()
     total = f" ({mistakes.counts['objects']:,} objects)" if "objects" in mistakes.counts else ""
-    figure.suptitle(title + total, fontsize=10)
+    figure.suptitle(_literal(title) + total, fontsize=10)
     handles = [
         Patch(color=colour, label=f"{name}: {count}")
         for name, (colour, count) in mistakes_legend(mistakes).items()
@@ -282,5 +287,7 @@ def plot_samples(samples: Mapping[str, Sample], path: Path) -> None:
         for panel in axes:
             panel.set_axis_off()
     shown_images = " and ".join({sample.name: None for sample in samples.values()})
-    figure.suptitle(f"{shown_images}: the network sees the tile and predicts the square", fontsize=10)
+    figure.suptitle(
+        f"{_literal(shown_images)}: the network sees the tile and predicts the square", fontsize=10
+    )
     figure.savefig(path, dpi=110)
