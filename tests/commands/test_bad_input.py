@@ -174,6 +174,17 @@ def test_option_values(refused, data, tiny, tmp_path, option, value):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("tile", "10000000"), ("base-channels", "2000000"), ("augmentation.elastic-points", "10000000")],
+)
+def test_options_beyond_all_memory(refused, data, tiny, tmp_path, option, value):
+    """Hundreds of terabytes: more than a machine's addresses reach, so that none even tries."""
+    message = refused("train", "--data", data, "--out", "run", *tiny, f"--{option}", value)
+    says(message, "the memory of this machine does not suffice", "reason  ", "smaller --tile")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("option", "value"), [("variant", "release"), ("padding", "valid")])
 def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path, option, value):
     message = refused("train", "--data", data, "--out", "run", *tiny, "--model", "fcn", f"--{option}", value)
