@@ -158,10 +158,11 @@ def test_holdout(refused, data, tiny, tmp_path, holdout, text):
     ("option", "value"),
     [
         ("steps", "-3"), ("steps", "0"), ("tile", "0"), ("validate-every", "0"), ("patience", "-1"),
-        ("seed", "-1"), ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("momentum", "1"), ("weight-decay", "-1"),
+        ("seed", "-1"), ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("lr", "inf"),
+        ("momentum", "1"), ("weight-decay", "-1"), ("weight-decay", "inf"),
         ("dropout", "1"), ("base-channels", "0"), ("depth", "-1"), ("weights.sigma", "0"),
         ("partly-annotated", "0"), ("partly-annotated", "nan"), ("truth", "bronze"),
-        ("weights.w0", "-1"),
+        ("weights.w0", "-1"), ("weights.w0", "inf"), ("weights.sigma", "inf"),
         ("augmentation.rotation", "-10"), ("augmentation.elastic-points", "1"),
         ("steps", "many"), ("padding", "full"), ("stepps", "3"),
     ],
