@@ -19,7 +19,7 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
 from tinyunet.data.cell_tracking import frame_of
-from tinyunet.errors import DataError
+from tinyunet.errors import DataError, OptionError
 from tinyunet.film_results import FilmWriter
 from tinyunet.instances import label_instances, save_labels
 from tinyunet.models import Network
@@ -65,6 +65,12 @@ class Options:
     """Which kernels run; numba when left out."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Of convolutions on "cuda": what their factors are rounded to; weights and sums stay float32."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise OptionError(f"threshold is {self.threshold}, expected a probability from 0 to 1")
+        if self.min_size < 0:
+            raise OptionError(f"min_size is {self.min_size}, expected at least 0")
 
 
 def main(arguments: list[str] | None = None) -> None:

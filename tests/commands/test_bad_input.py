@@ -193,11 +193,17 @@ def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [("--tile", "0"), ("--tile", "-5"), ("--symmetries", "4")])
-def test_option_values_of_predict(refused, trained, image, options):
-    message = refused("predict", trained, image, "--out", "results", *options)
-    assert options[0].removeprefix("--") in message
-    assert options[1] in message
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("tile", "0"), ("tile", "-5"), ("symmetries", "4"),
+        ("threshold", "50"), ("threshold", "-0.1"), ("threshold", "nan"), ("min-size", "-1"),
+    ],
+)  # fmt: skip
+def test_option_values_of_predict(refused, trained, image, option, value):
+    message = refused("predict", trained, image, "--out", "results", f"--{option}", value)
+    assert option in message or option.replace("-", "_") in message
+    assert value in message
 
 
 def test_channels_unlike_the_networks(refused, trained, make_data, tmp_path):
