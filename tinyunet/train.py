@@ -99,6 +99,12 @@ def train(options: Options, command: str) -> None:
         print(finding, file=sys.stderr)
     if options.resume:
         trainer.restore(load_checkpoint(folder.last))
+        if config.steps < trainer.step:
+            raise RunError(
+                f"resume: {folder.path} has made more steps than it is to make",
+                {"made": trainer.step, "--steps": config.steps},
+                "give more --steps, or leave them out",
+            )
         with command_line.writing(folder.path):
             folder.forget_after(trainer.step)
             folder.write_config(asdict(config))

@@ -282,6 +282,11 @@ def test_resume_with_other_options(refused, trained, unchanged, option, value, b
     says(message, f"resume: {option} cannot change", f"started with  {before}", f"given         {value}")
 
 
+def test_resume_with_fewer_steps_than_were_made(refused, trained, unchanged):
+    with unchanged(trained):
+        says(refused("train", "--resume", trained, "--steps", "3"), trained, "made     4", "--steps  3")
+
+
 @pytest.mark.parametrize("option", [("--out", "other"), ("--overwrite",)])
 def test_resume_into_another_folder(refused, trained, unchanged, option):
     with unchanged(trained):
