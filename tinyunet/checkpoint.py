@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tinyunet.backend import to_host
 from tinyunet.errors import CheckpointError
@@ -71,7 +71,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         **{f"weight/{name}": array for name, array in checkpoint.weights.items()},
         **{f"velocity/{name}": array for name, array in checkpoint.velocity.items()},
     }
-    # C-contiguous: save_file sees the memory
+    # C-contiguous: save sees the memory
     arrays = {name: np.ascontiguousarray(to_host(array)) for name, array in named.items()}
     header = json.dumps(
         {
@@ -84,8 +84,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     metadata = {"format": FORMAT, "header": header, "checksum": _checksum(header, arrays)}
     beside = path.with_name(path.name + ".part")
     try:
-        save_file(arrays, beside, metadata)
-        with open(beside, "rb+") as file:
+        # Not by save_file: its files are for their owner's eyes only, and if it is killed a hidden one stays.
+        with open(beside, "wb") as file:
+            file.write(save(arrays, metadata))
+            file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:

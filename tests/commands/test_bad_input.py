@@ -364,7 +364,7 @@ def full(*arguments, **options):
     ("function", "file"),
     [
         ("tinyunet.run_folder.RunFolder.append", "log.jsonl"),
-        ("tinyunet.checkpoint.save_file", "last.safetensors"),
+        ("tinyunet.checkpoint.save", "last.safetensors"),
         ("tinyunet.plots.plot_curves", "curves.png"),
         ("tinyunet.plots.plot_examples", "examples.png"),
         ("tinyunet.run_folder.RunFolder.forget_after", ""),
