@@ -199,11 +199,14 @@ def _told(event: Validated, trainer: Trainer) -> str:
 
 
 def _keep(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
-    """Checkpoints first: a picture that fails must not cost a training."""
+    """Checkpoints first: a picture that fails must not cost a training.
+
+    Of them the best first: once `last` says that the best was seen, a resumed run does not make it again.
+    """
     checkpoint = trainer.checkpoint()
-    save_checkpoint(folder.last, checkpoint)
     if event.is_best:
         save_checkpoint(folder.best, replace(checkpoint, velocity={}))
+    save_checkpoint(folder.last, checkpoint)
 
     from tinyunet import plots  # here, because matplotlib takes long to import
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyunet.checkpoint import load_checkpoint
+from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.trainer import Trainer
 
 FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
@@ -118,6 +118,29 @@ def test_resumed_equals_uninterrupted(command, data, tiny, trained, monkeypatch,
     assert same_weights(run / "last.safetensors", trained / "last.safetensors")
     assert same_weights(run / "best.safetensors", trained / "best.safetensors")
     assert deterministic(log_of(run)) == deterministic(log_of(trained))
+
+
+def test_stopped_between_two_checkpoints(command, data, tiny, monkeypatch, tmp_path):
+    """The last step is the best; of its two checkpoints one is written. Both are there in the end."""
+    tiny += ["--seed", "1"]
+    assert command("train", "--data", data, "--out", "whole", *tiny)[0] == 0
+    assert load_checkpoint(tmp_path / "whole" / "best.safetensors").step == 4
+    written = []
+
+    def cut(path, checkpoint):
+        if checkpoint.step == 4 and 4 in written:
+            raise OSError("power cut")
+        save_checkpoint(path, checkpoint)
+        written.append(checkpoint.step)
+
+    monkeypatch.setattr("tinyunet.train.save_checkpoint", cut)
+    assert command("train", "--data", data, "--out", "run", *tiny)[0] == 2
+    assert written == [2, 2, 4]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert command("train", "--resume", "run")[0] == 0
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same_weights(tmp_path / "run" / name, tmp_path / "whole" / name)
 
 
 def test_resume_with_more_steps(command, trained):
