@@ -242,10 +242,12 @@ def _log(event: Event, folder: RunFolder) -> None:
 @contextmanager
 def _stop_after_step() -> Iterator[list[bool]]:
     """Ctrl-C sets a flag, looked at between steps: no step is left half done. Twice: stop at once."""
-    interrupted = [False]
+    interrupted, twice = [False], False
 
     def on_interrupt(number: int, frame: Any) -> None:
+        nonlocal twice
         if interrupted[0]:
+            twice = True
             raise KeyboardInterrupt
         interrupted[0] = True
         print("\nstopping after this step (Ctrl-C again: at once, without saving)", file=sys.stderr)
@@ -253,6 +255,10 @@ def _stop_after_step() -> Iterator[list[bool]]:
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield interrupted
+    except Exception as error:
+        if twice:  # in code that is not Python's an interrupt can become any error
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 

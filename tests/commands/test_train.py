@@ -234,6 +234,22 @@ def test_ctrl_c_twice_stops_at_once(command, data, tiny, monkeypatch, tmp_path):
     assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
+def test_ctrl_c_twice_in_code_that_makes_an_error_of_it(command, data, tiny, monkeypatch):
+    """As Matplotlib's does, which draws for seconds."""
+
+    def pressed_twice(*arguments, **options):
+        try:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("invalid affine transformation matrix") from None
+
+    monkeypatch.setattr("tinyunet.plots.plot_examples", pressed_twice)
+    status, _, message = command("train", "--data", data, "--out", "run", *tiny)
+    assert status == 130
+    assert "affine" not in message
+
+
 def test_overwrite(command, refused, data, tiny, trained, unchanged):
     with unchanged(trained):
         message = refused("train", "--data", data, "--out", trained, *tiny)
