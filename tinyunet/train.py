@@ -87,9 +87,7 @@ def train(options: Options, command: str) -> None:
         options.backend or active_backend(), options.precision
     )  # now, before anything is read or written
     config = options.config
-    folder = RunFolder(
-        options.resume or options.out or Path("runs") / Path(config.data).stem.replace(":", "-")
-    )
+    folder = RunFolder(options.resume or options.out or Path("runs") / _name_of(config.data))
     if not options.resume:
         folder.require_free(overwrite=options.overwrite)
     images = read_data(config)
@@ -112,6 +110,11 @@ def train(options: Options, command: str) -> None:
         with command_line.writing(folder.path):
             folder.create(asdict(config))
     run(trainer, folder, command)
+
+
+def _name_of(data: str) -> str:
+    """Of a set, for its run's folder; "." is called as the folder that it stands for."""
+    return Path(data).resolve().stem.replace(":", "-")
 
 
 def run(trainer: Trainer, folder: RunFolder, command: str) -> None:

@@ -97,6 +97,13 @@ def test_the_default_folder_is_named_by_the_data(command, data, tiny, tmp_path):
     assert {file.name for file in (tmp_path / "runs" / "data").iterdir()} == FILES
 
 
+def test_the_default_folder_of_data_that_are_here(command, data, tiny, monkeypatch):
+    """Not runs/ itself, in which the next run would not find room."""
+    monkeypatch.chdir(data)
+    assert command("train", "--data", ".", *tiny)[0] == 0
+    assert {file.name for file in (data / "runs" / "data").iterdir()} == FILES
+
+
 def test_resumed_equals_uninterrupted(command, data, tiny, trained, monkeypatch, tmp_path):
     """A run that ends within step 4, as in a power cut, goes on from its checkpoint of step 2."""
     train_on = Trainer._train_on
