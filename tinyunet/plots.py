@@ -138,7 +138,9 @@ def plot_examples(
     rows = len(probabilities)
     figure = Figure(figsize=(11, 2.9 * rows), layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
-    heads = ("image", "label", "predicted probability", "wrong pixels")
+    classes = probabilities[0].shape[2]
+    of_which = f" of class {classes - 1}" if classes > 2 else ""
+    heads = ("image", "label", f"predicted probability{of_which}", "wrong pixels")
     for axes, image, label, probability in zip(grid, images, labels, probabilities, strict=False):
         axes[0].imshow(grey_or_colour(image))
         axes[1].imshow(class_picture(label, probability.shape[2]))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.plots import plot_examples
 from tinyunet.trainer import Trainer
 
 FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
@@ -90,6 +91,17 @@ def test_pictures_show_something(trained):
     for panel in np.array_split(picture, 4, axis=1):
         inside = panel[panel.shape[0] // 3 : -20, panel.shape[1] // 3 : -panel.shape[1] // 3]
         assert inside.std() > 1
+
+
+def test_the_examples_say_whose_probability_they_show(tmp_path, monkeypatch):
+    """Of three classes it is that of one, and the label shows all."""
+    heads = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, head, **_: heads.append(head))
+    image, label = np.zeros((8, 8, 1)), np.eye(8, dtype=int)
+    for classes in (2, 3):
+        probabilities = np.full((8, 8, classes), 1 / classes, np.float32)
+        plot_examples([image], [label], [probabilities], tmp_path / "x.png", title="")
+    assert heads[2::4] == ["predicted probability", "predicted probability of class 2"]
 
 
 def test_the_default_folder_is_named_by_the_data(command, data, tiny, tmp_path):
