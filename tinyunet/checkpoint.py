@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class Checkpoint:
         Best score and the like.
     weights, velocity : dict of str to ndarray
         By the parameters' names. The velocity is empty in a file for prediction only.
+    images : dict
+        Checksums of the images of each part, "train" and "held out": see `tinyunet.data.fingerprint`. Empty
+        in files of before there were any.
     """
 
     network: dict[str, Any]
@@ -57,6 +60,7 @@ class Checkpoint:
     progress: dict[str, Any]
     weights: Arrays
     velocity: Arrays
+    images: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -79,6 +83,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "config": checkpoint.config,
             "step": checkpoint.step,
             "progress": checkpoint.progress,
+            "images": checkpoint.images,
         }
     )
     metadata = {"format": FORMAT, "header": header, "checksum": _checksum(header, arrays)}

@@ -19,11 +19,12 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
 from tinyunet.data.cell_tracking import frame_of
-from tinyunet.errors import DataError, OptionError
+from tinyunet.errors import OptionError
 from tinyunet.film_results import FilmWriter
 from tinyunet.instances import label_instances, save_labels
 from tinyunet.models import Network
 from tinyunet.plots import overlay
+from tinyunet.stored_run import require_channels
 from tinyunet.tiling import predict_tiled
 
 # Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.
@@ -84,7 +85,7 @@ def predict(options: Options) -> None:
     use_backend(options.backend or active_backend(), options.precision)
     model, checkpoint = load_model(options.run)
     images = read_images(options.images, labels=False)
-    _require_channels(model, images.images[0], options)
+    require_channels(model, images)
     command_line.require_empty(options.out, overwrite=options.overwrite)
     with command_line.writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
@@ -131,15 +132,6 @@ def _segment(
         split_depth=1.0 if options.split else None,
     )
     return probabilities, objects
-
-
-def _require_channels(model: Network, image: NDArray[np.generic], options: Options) -> None:
-    if image.shape[2] != model.in_channels:
-        raise DataError(
-            f"{options.images}: the images do not have the channels that the network was trained on",
-            {"network": f"{model.in_channels} channels", "images": f"{image.shape[2]} channels"},
-            "convert the images to grey or to colour, as the training images were",
-        )
 
 
 def _write(
