@@ -74,7 +74,7 @@ def strange_labels(data):
 def all_background(data):
     for file in (data / "labels").iterdir():
         Image.fromarray(np.zeros((40, 36), np.uint8)).save(file)
-    return "every label pixel is 0, there is nothing to learn", "check the label files"
+    return "every label pixel is 0, there is nothing to learn", "check the label files", "--kind binary"
 
 
 def other_channels(data):

@@ -81,7 +81,7 @@ def tell_kind(labels: Sequence[Labels], source: str) -> tuple[LabelKind, str]:
     if len(values) == 1:
         raise DataError(
             f"{source}: every label pixel is {values[0]}, there is nothing to learn or to judge",
-            remedy="check the label files; if this is right, say so with kind='binary'",
+            remedy="check the label files; if this is right, say so with --kind binary",
         )
     if len(values) == 2:
         return "binary", f"two values, {values[1]} is foreground"
@@ -100,7 +100,7 @@ def tell_kind(labels: Sequence[Labels], source: str) -> tuple[LabelKind, str]:
             "expected": "two values, or classes 0..K-1, or one connected piece for each object's number",
             "found": f"values {_listing(values)}; {100 * connected:.0f} % of them connected",
         },
-        "renumber the classes 0..K-1 (numpy.searchsorted), or give kind='classes' or kind='instances'",
+        "renumber the classes 0..K-1 (numpy.searchsorted), or give --kind classes or --kind instances",
     )
 
 
@@ -124,7 +124,7 @@ def apply_kind(labels: Sequence[Labels], kind: LabelKind, source: str) -> tuple[
         if values[-1] > HIGHEST_CLASS:
             raise DataError(
                 f"{source}: classes go up to {HIGHEST_CLASS}, found {values[-1]}",
-                remedy="renumber the classes 0..K-1, or give kind='instances'",
+                remedy="renumber the classes 0..K-1, or give --kind instances",
             )
         return list(labels), int(values[-1]) + 1
     if len(values) > 2:

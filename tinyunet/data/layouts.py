@@ -65,7 +65,7 @@ def _label_folder(path: Path) -> Path:
         raise DataError(
             f"{path}: expected one folder of labels beside images/, found {len(found)}",
             {"looked for": " and ".join(f"{name}/" for name in LABEL_FOLDERS)},
-            "put one label image for each image there; to predict, read the set with labels=False",
+            "put one label image for each image there; to predict, none are needed",
         )
     return found[0]
 
@@ -115,7 +115,7 @@ def _labels_beside(image_file: Path) -> Path:
         raise DataError(
             f"{image_file}: no labels found for this file",
             LAYOUTS,
-            "name the files so; to predict, no labels are needed (read_images(path, labels=False))",
+            "name the files so; to predict, no labels are needed",
         )
     return label_file
 
