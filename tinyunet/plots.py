@@ -138,9 +138,7 @@ def plot_examples(
     rows = len(probabilities)
     figure = Figure(figsize=(11, 2.9 * rows), layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
-    classes = probabilities[0].shape[2]
-    of_which = f" of class {classes - 1}" if classes > 2 else ""
-    heads = ("image", "label", f"predicted probability{of_which}", "wrong pixels")
+    heads = ("image", "label", _which_probability(probabilities[0]), "wrong pixels")
     for axes, image, label, probability in zip(grid, images, labels, probabilities, strict=False):
         axes[0].imshow(grey_or_colour(image))
         axes[1].imshow(class_picture(label, probability.shape[2]))
@@ -152,6 +150,12 @@ def plot_examples(
         axes.set_axis_off()
     figure.suptitle(f"{title}    {_colours_of(labels[:rows])}", fontsize=10)
     figure.savefig(path, dpi=100)
+
+
+def _which_probability(probabilities: NDArray[np.floating]) -> str:
+    """What the picture of the last class's probability shows."""
+    classes = probabilities.shape[2]
+    return "predicted probability" + (f" of class {classes - 1}" if classes > 2 else "")
 
 
 def _colours_of(labels: Sequence[NDArray[np.integer]]) -> str:
@@ -203,7 +207,8 @@ def plot_comparison(
         axes.set_title(head, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
-    figure.suptitle(f"{title}\n{_colours_of(labels)}", fontsize=10)
+    above = _which_probability(next(iter(probabilities.values()))[0])
+    figure.suptitle(f"{title}\nabove: {above}; below: {_colours_of(labels)}", fontsize=10)
     figure.savefig(path, dpi=100)
 
 
