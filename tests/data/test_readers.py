@@ -57,6 +57,7 @@ def test_folder_matches_across_types_and_ignores_hidden_files(tmp_path: Path) ->
     tifffile.imwrite(tmp_path / "labels" / "10.TIF", LABELS[1])
     (tmp_path / "images" / ".DS_Store").write_bytes(b"0")
     (tmp_path / "labels" / "Thumbs.db").write_bytes(b"0")
+    (tmp_path / "images" / "desktop.ini").write_bytes(b"0")
     assert_is_the_set(read_images(str(tmp_path)), [2, 0, 1])
 
 

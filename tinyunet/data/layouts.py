@@ -19,6 +19,7 @@ LAYOUTS = {
     "made": "synthetic-cells or synthetic-membranes; with another seed: synthetic-cells:7",
 }
 LABEL_FOLDERS = ("labels", "masks")
+LITTER = ("Thumbs.db", "desktop.ini")  # which Windows leaves in folders
 
 
 def find_files(path: Path, labels: bool) -> list[tuple[Path, Path | None]]:
@@ -48,7 +49,7 @@ def name_of(file: Path) -> str:
 
 def _files_in(folder: Path) -> list[Path]:
     """The files of a folder, without hidden ones; 10.png comes after 9.png."""
-    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith((".", "Thumbs.db"))]
+    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith((".", *LITTER))]
     if not files:
         raise DataError(f"{folder}: no files in this folder", LAYOUTS, f"put {some(DECODERS)} files there")
     return sorted(files, key=_text_and_numbers)
