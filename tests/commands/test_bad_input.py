@@ -206,6 +206,12 @@ def test_option_values_of_predict(refused, trained, image, option, value):
     assert value in message
 
 
+def test_two_images_of_one_name(refused, trained, image):
+    Image.fromarray(np.zeros((30, 30), np.uint8)).save(image.with_suffix(".png"))
+    message = refused("predict", trained, image.parent, "--out", "results")
+    says(message, image.parent, "2 images need as many different names", "more than once  slide")
+
+
 def test_channels_unlike_the_networks(refused, trained, make_data, tmp_path):
     message = refused("predict", trained, make_data("colour", channels=(3,)), "--out", "results")
     says(message, "colour", "network  1 channels", "images   3 channels", "convert the images")
