@@ -113,12 +113,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ------
     CheckpointError
         The file is missing, damaged, or not one of tinyunet's.
+    OSError
+        It may not be read.
     """
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such checkpoint",
             remedy="give the folder of a run that has one, or a file that it wrote, such as last.safetensors",
         )
+    with path.open("rb"):  # safetensors says of a file that may not be read that it is not there
+        pass
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

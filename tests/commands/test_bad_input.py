@@ -362,6 +362,19 @@ def test_a_folder_without_permission(refused, data, tiny, trained, image, tmp_pa
         says(message, tmp_path / "locked" / "run", "Permission denied", "choose another --out")
 
 
+def denied(path, *arguments, **options):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize(
+    ("function", "file"), [("PIL.Image.open", "0.png"), ("pathlib.Path.open", "best.safetensors")]
+)
+def test_what_may_not_be_read_is_not_called_damaged(refused, trained, data, monkeypatch, function, file):
+    monkeypatch.setattr(function, denied)
+    message = refused("predict", trained, data, "--out", "results")
+    says(message, f"{file} could not be read or written: Permission denied")
+
+
 def full(*arguments, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
