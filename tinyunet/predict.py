@@ -141,8 +141,9 @@ def _write(
     probabilities: NDArray[np.float32],
     objects: NDArray[np.int32],
 ) -> None:
-    pages = np.moveaxis(probabilities, 2, 0)
-    tifffile.imwrite(folder / f"{name}_probabilities.tif", pages, photometric="minisblack")
+    with tifffile.TiffWriter(folder / f"{name}_probabilities.tif") as file:
+        for page in np.moveaxis(probabilities, 2, 0):  # each by itself: of one column all would be one page
+            file.write(page, photometric="minisblack", contiguous=True)
     classes = Image.fromarray(probabilities.argmax(axis=2).astype(np.uint8))
     palette = [BACKGROUND, *islice(cycle(COLOURS), 255)]  # all 256: Pillow stores no more bits than colours
     classes.putpalette([value for colour in palette for value in colour])
