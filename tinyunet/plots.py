@@ -24,6 +24,7 @@ Log = Sequence[dict[str, Any]]
 INK, ACCENT, GOOD, FAINT = "#1a1a1a", "#c0392b", "#2471a3", "#b8b8b8"
 RED, BLUE = (230, 57, 70), (86, 180, 233)  # on grey images
 SAND = (214, 190, 138)
+TALLEST = 24  # inches, of a picture whose width is given: as tall as four squares
 MISTAKE_COLOURS = {  # Okabe and Ito's, which colour-blind readers can tell apart
     "border": (240, 228, 66),
     "confused": (86, 180, 233),
@@ -241,7 +242,7 @@ def plot_mistakes(
 ) -> None:
     """The image with the true outlines, and beside it with the mistakes coloured by kind and counted."""
     height, width = image.shape[:2]
-    figure = Figure(figsize=(12, 6 * height / width + 0.8), layout="constrained")
+    figure = Figure(figsize=(12, min(6 * height / width, TALLEST) + 0.8), layout="constrained")
     panels = {"true outlines": overlay(image, labels), "mistakes": mistakes_picture(image, mistakes)}
     for axes, (head, picture) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         axes.imshow(picture, interpolation="nearest")
