@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import pickle
+import signal
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -188,7 +190,7 @@ def no_space(*arguments):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("fails", ["save_file", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("fails", ["save", "os.fsync", "os.replace"])
 def test_a_failed_write_leaves_the_old_file(path, checkpoint, monkeypatch, fails):
     monkeypatch.setattr(f"tinyunet.checkpoint.{fails}", no_space)
     with pytest.raises(
@@ -210,6 +212,41 @@ def test_an_interrupted_write_leaves_the_old_file(path, checkpoint, monkeypatch)
         save_checkpoint(path, replace(checkpoint, step=8))
     monkeypatch.undo()
     assert_same(load_checkpoint(path), checkpoint)
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_who_may_read_it(tmp_path, checkpoint):
+    """Whoever may read other files: a run on a shared disk is there for the colleagues too."""
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "last.safetensors", checkpoint)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "last.safetensors").stat().st_mode) == 0o640
+
+
+KILLED = """
+import resource, signal, sys
+from pathlib import Path
+from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+path = Path(sys.argv[1])
+checkpoint = load_checkpoint(path)
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2,) * 2)
+save_checkpoint(path, checkpoint)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on a file's size")
+def test_killed_while_writing(path, checkpoint):
+    """Half a file is left beside the old one. It is replaced by the next write, and does not pile up."""
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(path)], timeout=200, check=False)
+        assert done.returncode == -signal.SIGXFSZ
+    assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}.part"]
+    assert_same(load_checkpoint(path), checkpoint)
+    save_checkpoint(path, checkpoint)
     assert os.listdir(path.parent) == [path.name]
 
 

@@ -38,6 +38,15 @@ def test_a_line_cut_off_by_a_full_disk_is_no_line(folder):
     assert folder.read_log() == [{"step": 1}, {"step": 2}]
 
 
+@pytest.mark.parametrize("damage", [b'{"step": 2, "lo\n', b"\0\0\0\n", b'{"step": \xff}\n'])
+def test_a_damaged_line_is_named(folder, damage):
+    folder.append({"step": 1})
+    folder.log.write_bytes(folder.log.read_bytes() + damage)
+    folder.append({"step": 3})
+    with pytest.raises(RunError, match=r"log.jsonl: line 2 is damaged"):
+        folder.read_log()
+
+
 def test_forget_after(folder):
     for step in (1, 2, 2, 3):
         folder.append({"step": step})

@@ -309,5 +309,5 @@ def test_unknown_is_what_the_loss_takes_for_no_label():
 
 @pytest.mark.parametrize("options", [{"w0": -1}, {"sigma": 0}, {"sigma": float("nan")}])
 def test_weights_out_of_range(options):
-    with pytest.raises(OptionError, match="expected w0 >= 0, sigma > 0"):
+    with pytest.raises(OptionError, match="expected finite w0 >= 0, sigma > 0"):
         WeightMap(**options)

@@ -15,14 +15,14 @@ import os
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tinyunet.backend import to_host
 from tinyunet.errors import CheckpointError
@@ -49,6 +49,9 @@ class Checkpoint:
         Best score and the like.
     weights, velocity : dict of str to ndarray
         By the parameters' names. The velocity is empty in a file for prediction only.
+    images : dict
+        Checksums of the images of each part, "train" and "held out": see `tinyunet.data.fingerprint`. Empty
+        in files of before there were any.
     """
 
     network: dict[str, Any]
@@ -57,6 +60,7 @@ class Checkpoint:
     progress: dict[str, Any]
     weights: Arrays
     velocity: Arrays
+    images: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -71,7 +75,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         **{f"weight/{name}": array for name, array in checkpoint.weights.items()},
         **{f"velocity/{name}": array for name, array in checkpoint.velocity.items()},
     }
-    # C-contiguous: save_file sees the memory
+    # C-contiguous: save sees the memory
     arrays = {name: np.ascontiguousarray(to_host(array)) for name, array in named.items()}
     header = json.dumps(
         {
@@ -79,13 +83,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "config": checkpoint.config,
             "step": checkpoint.step,
             "progress": checkpoint.progress,
+            "images": checkpoint.images,
         }
     )
     metadata = {"format": FORMAT, "header": header, "checksum": _checksum(header, arrays)}
     beside = path.with_name(path.name + ".part")
     try:
-        save_file(arrays, beside, metadata)
-        with open(beside, "rb+") as file:
+        # Not by save_file: its files are for their owner's eyes only, and if it is killed a hidden one stays.
+        with open(beside, "wb") as file:
+            file.write(save(arrays, metadata))
+            file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
@@ -106,12 +113,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ------
     CheckpointError
         The file is missing, damaged, or not one of tinyunet's.
+    OSError
+        It may not be read.
     """
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such checkpoint",
             remedy="give the folder of a run that has one, or a file that it wrote, such as last.safetensors",
         )
+    with path.open("rb"):  # safetensors says of a file that may not be read that it is not there
+        pass
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

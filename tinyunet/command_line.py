@@ -20,6 +20,13 @@ def run(command: Callable[[], None]) -> None:
         sys.exit(
             _told(f"{error.filename or 'a file'} could not be read or written: {error.strerror or error}")
         )
+    except MemoryError as error:
+        told = RunError(
+            "the memory of this machine does not suffice",
+            {"reason": error},
+            "give a smaller --tile, a smaller network (--base-channels, --depth) or smaller images",
+        )
+        sys.exit(_told(str(told)))
     except KeyboardInterrupt:
         sys.exit(130)
 

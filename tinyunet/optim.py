@@ -31,10 +31,10 @@ class SGD:
     ----------
     parameters : iterable of Tensor
     lr : float
-        Learning rate, > 0. May be changed between steps.
+        Learning rate, > 0 and finite. May be changed between steps.
     momentum : float, 0 <= momentum < 1
         0.99 in the paper, so that with a batch of one image many images decide each step.
-    weight_decay : float, >= 0
+    weight_decay : float, >= 0 and finite
 
     Raises
     ------
@@ -55,13 +55,14 @@ class SGD:
         self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.99, weight_decay: float = 0.0
     ):
         for name, value, fits in (
-            ("lr", lr, lr > 0),
+            ("lr", lr, 0 < lr < np.inf),
             ("momentum", momentum, 0 <= momentum < 1),
-            ("weight_decay", weight_decay, weight_decay >= 0),
+            ("weight_decay", weight_decay, 0 <= weight_decay < np.inf),
         ):
             if not fits:
                 raise OptionError(
-                    f"SGD: {name} is {value}", remedy="lr > 0, 0 <= momentum < 1, weight_decay >= 0"
+                    f"SGD: {name} is {value}",
+                    remedy="finite lr > 0, 0 <= momentum < 1, finite weight_decay >= 0",
                 )
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay

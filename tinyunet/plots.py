@@ -24,6 +24,7 @@ Log = Sequence[dict[str, Any]]
 INK, ACCENT, GOOD, FAINT = "#1a1a1a", "#c0392b", "#2471a3", "#b8b8b8"
 RED, BLUE = (230, 57, 70), (86, 180, 233)  # on grey images
 SAND = (214, 190, 138)
+TALLEST = 24  # inches, of a picture whose width is given: as tall as four squares
 MISTAKE_COLOURS = {  # Okabe and Ito's, which colour-blind readers can tell apart
     "border": (240, 228, 66),
     "confused": (86, 180, 233),
@@ -62,6 +63,11 @@ def class_picture(classes: NDArray[np.integer], num_classes: int) -> NDArray[np.
     picture = np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     picture[classes == UNKNOWN] = SAND
     return picture
+
+
+def _literal(text: str) -> str:
+    """Text that is drawn as it stands: Matplotlib takes what is between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
 
 
 def plot_curves(log: Log, path: Path) -> None:
@@ -133,7 +139,7 @@ def plot_examples(
     rows = len(probabilities)
     figure = Figure(figsize=(11, 2.9 * rows), layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
-    heads = ("image", "label", "predicted probability", "wrong pixels")
+    heads = ("image", "label", _which_probability(probabilities[0]), "wrong pixels")
     for axes, image, label, probability in zip(grid, images, labels, probabilities, strict=False):
         axes[0].imshow(grey_or_colour(image))
         axes[1].imshow(class_picture(label, probability.shape[2]))
@@ -145,6 +151,12 @@ def plot_examples(
         axes.set_axis_off()
     figure.suptitle(f"{title}    {_colours_of(labels[:rows])}", fontsize=10)
     figure.savefig(path, dpi=100)
+
+
+def _which_probability(probabilities: NDArray[np.floating]) -> str:
+    """What the picture of the last class's probability shows."""
+    classes = probabilities.shape[2]
+    return "predicted probability" + (f" of class {classes - 1}" if classes > 2 else "")
 
 
 def _colours_of(labels: Sequence[NDArray[np.integer]]) -> str:
@@ -196,7 +208,8 @@ def plot_comparison(
         axes.set_title(head, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
-    figure.suptitle(f"{title}\n{_colours_of(labels)}", fontsize=10)
+    above = _which_probability(next(iter(probabilities.values()))[0])
+    figure.suptitle(f"{title}\nabove: {above}; below: {_colours_of(labels)}", fontsize=10)
     figure.savefig(path, dpi=100)
 
 
@@ -229,14 +242,14 @@ def plot_mistakes(
 ) -> None:
     """The image with the true outlines, and beside it with the mistakes coloured by kind and counted."""
     height, width = image.shape[:2]
-    figure = Figure(figsize=(12, 6 * height / width + 0.8), layout="constrained")
+    figure = Figure(figsize=(12, min(6 * height / width, TALLEST) + 0.8), layout="constrained")
     panels = {"true outlines": overlay(image, labels), "mistakes": mistakes_picture(image, mistakes)}
     for axes, (head, picture) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(head, fontsize=10)
         axes.set_axis_off()
     total = f" ({mistakes.counts['objects']:,} objects)" if "objects" in mistakes.counts else ""
-    figure.suptitle(title + total, fontsize=10)
+    figure.suptitle(_literal(title) + total, fontsize=10)
     handles = [
         Patch(color=colour, label=f"{name}: {count}")
         for name, (colour, count) in mistakes_legend(mistakes).items()
@@ -282,5 +295,7 @@ def plot_samples(samples: Mapping[str, Sample], path: Path) -> None:
         for panel in axes:
             panel.set_axis_off()
     shown_images = " and ".join({sample.name: None for sample in samples.values()})
-    figure.suptitle(f"{shown_images}: the network sees the tile and predicts the square", fontsize=10)
+    figure.suptitle(
+        f"{_literal(shown_images)}: the network sees the tile and predicts the square", fontsize=10
+    )
     figure.savefig(path, dpi=110)

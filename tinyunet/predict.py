@@ -19,11 +19,12 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
 from tinyunet.data.cell_tracking import frame_of
-from tinyunet.errors import DataError
+from tinyunet.errors import OptionError
 from tinyunet.film_results import FilmWriter
 from tinyunet.instances import label_instances, save_labels
 from tinyunet.models import Network
 from tinyunet.plots import overlay
+from tinyunet.stored_run import require_channels
 from tinyunet.tiling import TILE, predict_tiled
 
 # Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.
@@ -66,6 +67,12 @@ class Options:
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Of convolutions on "cuda": what their factors are rounded to; weights and sums stay float32."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise OptionError(f"threshold is {self.threshold}, expected a probability from 0 to 1")
+        if self.min_size < 0:
+            raise OptionError(f"min_size is {self.min_size}, expected at least 0")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
@@ -78,7 +85,7 @@ def predict(options: Options) -> None:
     use_backend(options.backend or active_backend(), options.precision)
     model, checkpoint = load_model(options.run)
     images = read_images(options.images, labels=False)
-    _require_channels(model, images.images[0], options)
+    require_channels(model, images)
     command_line.require_empty(options.out, overwrite=options.overwrite)
     with command_line.writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
@@ -127,15 +134,6 @@ def _segment(
     return probabilities, objects
 
 
-def _require_channels(model: Network, image: NDArray[np.generic], options: Options) -> None:
-    if image.shape[2] != model.in_channels:
-        raise DataError(
-            f"{options.images}: the images do not have the channels that the network was trained on",
-            {"network": f"{model.in_channels} channels", "images": f"{image.shape[2]} channels"},
-            "convert the images to grey or to colour, as the training images were",
-        )
-
-
 def _write(
     folder: Path,
     name: str,
@@ -143,8 +141,9 @@ def _write(
     probabilities: NDArray[np.float32],
     objects: NDArray[np.int32],
 ) -> None:
-    pages = np.moveaxis(probabilities, 2, 0)
-    tifffile.imwrite(folder / f"{name}_probabilities.tif", pages, photometric="minisblack")
+    with tifffile.TiffWriter(folder / f"{name}_probabilities.tif") as file:
+        for page in np.moveaxis(probabilities, 2, 0):  # each by itself: of one column all would be one page
+            file.write(page, photometric="minisblack", contiguous=True)
     classes = Image.fromarray(probabilities.argmax(axis=2).astype(np.uint8))
     palette = [BACKGROUND, *islice(cycle(COLOURS), 255)]  # all 256: Pillow stores no more bits than colours
     classes.putpalette([value for colour in palette for value in colour])

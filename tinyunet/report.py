@@ -137,6 +137,10 @@ def report(options: Options) -> None:
     use_backend(options.backend or active_backend())
     folder = RunFolder(options.run)
     page = options.out or folder.report
+    if page.is_dir():
+        raise RunError(
+            f"{page}: a folder, expected the page's file", remedy=f"such as {page / 'report.html'}"
+        )
     if page.exists() and not options.overwrite:
         raise RunError(
             f"{page}: exists, nothing was overwritten", remedy="choose another --out, or give --overwrite"
@@ -153,34 +157,34 @@ def report(options: Options) -> None:
     trainer = Trainer(config, train, held_out)  # untrained, as the doctor wants it
     assert held_out.kind is not None
     judged = _judge(model, checkpoint, held_out, options.symmetries)
+    text = _render(
+        name=options.run.resolve().name,
+        made=datetime.now(UTC),
+        version=environment.versions()["tinyunet"],
+        config=config,
+        checkpoint=checkpoint,
+        parameters=sum(parameter.data.size for parameter in model.parameters()),
+        counts=(len(train), len(held_out)),
+        symmetries=options.symmetries,
+        commands=_commands(options, log),
+        places=_places(log),
+        times=_times(log, judged),
+        curves=_curves(log),
+        collapses=[{"where": (), **record} for record in log if record["event"] == "collapsed"],
+        rows=list(_rows(judged.measures)),
+        tiles=TILES[held_out.kind],
+        order=headline(held_out.kind),
+        judged=judged,
+        shown=_shown(model, checkpoint, judged, options),
+        settings=list(_settings(config, checkpoint)),
+        findings=diagnose(trainer),
+        samples=_samples(trainer),
+    )
     with command_line.writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(
-            _render(
-                name=options.run.resolve().name,
-                made=datetime.now(UTC),
-                version=environment.versions()["tinyunet"],
-                config=config,
-                checkpoint=checkpoint,
-                parameters=sum(parameter.data.size for parameter in model.parameters()),
-                counts=(len(train), len(held_out)),
-                symmetries=options.symmetries,
-                commands=_commands(options, log),
-                places=_places(log),
-                times=_times(log, judged),
-                curves=_curves(log),
-                collapses=[{"where": (), **record} for record in log if record["event"] == "collapsed"],
-                rows=list(_rows(judged.measures)),
-                tiles=TILES[held_out.kind],
-                order=headline(held_out.kind),
-                judged=judged,
-                shown=_shown(model, checkpoint, judged, options),
-                settings=list(_settings(config, checkpoint)),
-                findings=diagnose(trainer),
-                samples=_samples(trainer),
-            ),
-            encoding="utf-8",
-        )
+        beside = page.with_name(page.name + ".part")  # half a page must not pass for one
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(page)
     print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 

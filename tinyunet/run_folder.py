@@ -67,11 +67,28 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All complete lines of the log."""
+        """All complete lines of the log.
+
+        Raises
+        ------
+        RunError
+            A line is damaged.
+        """
         if not self.log.exists():
             return []
-        lines = self.log.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = self.log.read_bytes().splitlines(keepends=True)
+        return [self._record(n, line) for n, line in enumerate(lines, 1) if line.endswith(b"\n")]
+
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except ValueError as error:  # no JSON, or no text
+            raise RunError(
+                f"{self.log}: line {number} is damaged",
+                {"reason": error},
+                "take the line out: the log is for curves and reports, the checkpoints do without",
+            ) from error
+        return record
 
     def forget_after(self, step: int) -> None:
         """Drop the log's lines beyond a step: a run that is resumed there will write them again."""

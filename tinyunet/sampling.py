@@ -39,8 +39,10 @@ class WeightMap:
     """Give rare classes more weight, so that every class has the same total, as the paper asks."""
 
     def __post_init__(self) -> None:
-        if not (self.w0 >= 0 and self.sigma > 0):
-            raise OptionError(f"weight map: w0 is {self.w0}, sigma {self.sigma}; expected w0 >= 0, sigma > 0")
+        if not (0 <= self.w0 < np.inf and 0 < self.sigma < np.inf):
+            raise OptionError(
+                f"weight map: w0 is {self.w0}, sigma {self.sigma}; expected finite w0 >= 0, sigma > 0"
+            )
 
 
 class Sample(NamedTuple):

@@ -12,7 +12,9 @@ from tinyunet.augment import Augmentation
 from tinyunet.checkpoint import Checkpoint, load_checkpoint
 from tinyunet.config import TrainConfig
 from tinyunet.data import ImageSet, normalise
-from tinyunet.errors import CheckpointError
+from tinyunet.data.fingerprint import seen
+from tinyunet.data.layouts import some
+from tinyunet.errors import CheckpointError, DataError
 from tinyunet.evaluation import Prediction
 from tinyunet.instances import label_instances
 from tinyunet.models import Network
@@ -59,7 +61,14 @@ def predict_images(
         As in `predict_tiled`.
     cut : bool
         Whether objects are cut at narrow necks, as in `label_instances`; otherwise what is connected is one.
+
+    Raises
+    ------
+    DataError
+        An image was trained on, or they do not have the network's channels.
     """
+    require_channels(model, images)
+    _require_unseen(checkpoint, images)
 
     def predict(image: NDArray[Any]) -> Prediction:
         probabilities = predict_tiled(
@@ -68,3 +77,26 @@ def predict_images(
         return Prediction(probabilities, label_instances(probabilities, split_depth=1.0 if cut else None))
 
     return map(predict, images.images)
+
+
+def require_channels(model: Network, images: ImageSet) -> None:
+    """Raise a DataError unless the images have the channels that the network was trained on."""
+    found = images.images[0].shape[2]
+    if found != model.in_channels:
+        raise DataError(
+            f"{images.source}: the images do not have the channels that the network was trained on",
+            {"network": f"{model.in_channels} channels", "images": f"{found} channels"},
+            "convert the images to grey or to colour, as the training images were",
+        )
+
+
+def _require_unseen(checkpoint: Checkpoint, images: ImageSet) -> None:
+    if names := seen(images, checkpoint.images):
+        raise DataError(
+            f"{images.source}: images that are held out now were trained on, the set is not what it was",
+            {
+                "trained on": f"{len(names)}: {some(names)}",
+                "held out in training": some(checkpoint.images["held out"]),
+            },
+            "bring the set back, with its options; or predict other images and compare with their labels",
+        )

@@ -87,9 +87,7 @@ def train(options: Options, command: str) -> None:
     # Now, before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
     config = options.config
-    folder = RunFolder(
-        options.resume or options.out or Path("runs") / Path(config.data).stem.replace(":", "-")
-    )
+    folder = RunFolder(options.resume or options.out or Path("runs") / _name_of(config.data))
     if not options.resume:
         folder.require_free(overwrite=options.overwrite)
     images = read_data(config)
@@ -99,6 +97,12 @@ def train(options: Options, command: str) -> None:
         print(finding, file=sys.stderr)
     if options.resume:
         trainer.restore(load_checkpoint(folder.last))
+        if config.steps < trainer.step:
+            raise RunError(
+                f"resume: {folder.path} has made more steps than it is to make",
+                {"made": trainer.step, "--steps": config.steps},
+                "give more --steps, or leave them out",
+            )
         with command_line.writing(folder.path):
             folder.forget_after(trainer.step)
             folder.write_config(asdict(config))
@@ -106,6 +110,11 @@ def train(options: Options, command: str) -> None:
         with command_line.writing(folder.path):
             folder.create(asdict(config))
     run(trainer, folder, command)
+
+
+def _name_of(data: str) -> str:
+    """Of a set, for its run's folder; "." is called as the folder that it stands for."""
+    return Path(data).resolve().stem.replace(":", "-")
 
 
 def run(trainer: Trainer, folder: RunFolder, command: str) -> None:
@@ -193,11 +202,14 @@ def _told(event: Validated, trainer: Trainer) -> str:
 
 
 def _keep(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
-    """Checkpoints first: a picture that fails must not cost a training."""
+    """Checkpoints first: a picture that fails must not cost a training.
+
+    Of them the best first: once `last` says that the best was seen, a resumed run does not make it again.
+    """
     checkpoint = trainer.checkpoint()
-    save_checkpoint(folder.last, checkpoint)
     if event.is_best:
         save_checkpoint(folder.best, replace(checkpoint, velocity={}))
+    save_checkpoint(folder.last, checkpoint)
 
     from tinyunet import plots  # here, because matplotlib takes long to import
 
@@ -233,10 +245,12 @@ def _log(event: Event, folder: RunFolder) -> None:
 @contextmanager
 def _stop_after_step() -> Iterator[list[bool]]:
     """Ctrl-C sets a flag that is checked between steps, so no step is left half done. Twice: stop at once."""
-    interrupted = [False]
+    interrupted, twice = [False], False
 
     def on_interrupt(number: int, frame: Any) -> None:
+        nonlocal twice
         if interrupted[0]:
+            twice = True
             raise KeyboardInterrupt
         interrupted[0] = True
         print("\nstopping after this step (Ctrl-C again: at once, without saving)", file=sys.stderr)
@@ -244,6 +258,10 @@ def _stop_after_step() -> Iterator[list[bool]]:
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield interrupted
+    except Exception as error:
+        if twice:  # in code that is not Python's an interrupt can become any error
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_
 from tinyunet.config import TrainConfig, network_options
 from tinyunet.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
+from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import Network, make_network
 from tinyunet.ops.pixels import checked_pixels
@@ -352,6 +354,7 @@ class Trainer:
             progress=asdict(self.progress),
             weights=self.model.state_dict(),
             velocity=dict(zip(names, self.optimiser.velocity, strict=True)),
+            images=self._images,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -360,8 +363,9 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            It is of another network, or holds no velocities.
+            It is of other images or of another network, or holds no velocities.
         """
+        self._require_same_images(checkpoint)
         if checkpoint.network != self.network:
             raise CheckpointError(
                 "resume: the checkpoint is of another network",
@@ -372,6 +376,18 @@ class Trainer:
         self._load_velocity(checkpoint.velocity)
         self.step = checkpoint.step
         self.progress = Progress(**checkpoint.progress)
+
+    @cached_property
+    def _images(self) -> dict[str, Fingerprints]:
+        return {"train": fingerprints(self.train), "held out": fingerprints(self.validation)}
+
+    def _require_same_images(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.images and (found := changes(checkpoint.images, self._images)):
+            raise CheckpointError(
+                f"resume: {self.train.source} is not what the run was started with",
+                found,
+                "bring it back as it was, or start another run",
+            )
 
     def _load_velocity(self, velocity: Arrays) -> None:
         for (name, _), own in zip(self.model.named_parameters(), self.optimiser.velocity, strict=True):

@@ -74,7 +74,7 @@ def strange_labels(data):
 def all_background(data):
     for file in (data / "labels").iterdir():
         Image.fromarray(np.zeros((40, 36), np.uint8)).save(file)
-    return "every label pixel is 0, there is nothing to learn", "check the label files"
+    return "every label pixel is 0, there is nothing to learn", "check the label files", "--kind binary"
 
 
 def other_channels(data):
@@ -158,10 +158,11 @@ def test_holdout(refused, data, tiny, tmp_path, holdout, text):
     ("option", "value"),
     [
         ("steps", "-3"), ("steps", "0"), ("tile", "0"), ("validate-every", "0"), ("patience", "-1"),
-        ("seed", "-1"), ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("momentum", "1"), ("weight-decay", "-1"),
+        ("seed", "-1"), ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("lr", "inf"),
+        ("momentum", "1"), ("weight-decay", "-1"), ("weight-decay", "inf"),
         ("dropout", "1"), ("base-channels", "0"), ("depth", "-1"), ("weights.sigma", "0"),
         ("partly-annotated", "0"), ("partly-annotated", "nan"), ("truth", "bronze"),
-        ("weights.w0", "-1"),
+        ("weights.w0", "-1"), ("weights.w0", "inf"), ("weights.sigma", "inf"),
         ("augmentation.rotation", "-10"), ("augmentation.elastic-points", "1"),
         ("steps", "many"), ("padding", "full"), ("stepps", "3"),
     ],
@@ -174,6 +175,17 @@ def test_option_values(refused, data, tiny, tmp_path, option, value):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("tile", "10000000"), ("base-channels", "2000000"), ("augmentation.elastic-points", "10000000")],
+)
+def test_options_beyond_all_memory(refused, data, tiny, tmp_path, option, value):
+    """Hundreds of terabytes: more than a machine's addresses reach, so that none even tries."""
+    message = refused("train", "--data", data, "--out", "run", *tiny, f"--{option}", value)
+    says(message, "the memory of this machine does not suffice", "reason  ", "smaller --tile")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("option", "value"), [("variant", "release"), ("padding", "valid")])
 def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path, option, value):
     message = refused("train", "--data", data, "--out", "run", *tiny, "--model", "fcn", f"--{option}", value)
@@ -181,11 +193,23 @@ def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [("--tile", "0"), ("--tile", "-5"), ("--symmetries", "4")])
-def test_option_values_of_predict(refused, trained, image, options):
-    message = refused("predict", trained, image, "--out", "results", *options)
-    assert options[0].removeprefix("--") in message
-    assert options[1] in message
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("tile", "0"), ("tile", "-5"), ("symmetries", "4"),
+        ("threshold", "50"), ("threshold", "-0.1"), ("threshold", "nan"), ("min-size", "-1"),
+    ],
+)  # fmt: skip
+def test_option_values_of_predict(refused, trained, image, option, value):
+    message = refused("predict", trained, image, "--out", "results", f"--{option}", value)
+    assert option in message or option.replace("-", "_") in message
+    assert value in message
+
+
+def test_two_images_of_one_name(refused, trained, image):
+    Image.fromarray(np.zeros((30, 30), np.uint8)).save(image.with_suffix(".png"))
+    message = refused("predict", trained, image.parent, "--out", "results")
+    says(message, image.parent, "2 images need as many different names", "more than once  slide")
 
 
 def test_channels_unlike_the_networks(refused, trained, make_data, tmp_path):
@@ -264,6 +288,11 @@ def test_resume_with_other_options(refused, trained, unchanged, option, value, b
     says(message, f"resume: {option} cannot change", f"started with  {before}", f"given         {value}")
 
 
+def test_resume_with_fewer_steps_than_were_made(refused, trained, unchanged):
+    with unchanged(trained):
+        says(refused("train", "--resume", trained, "--steps", "3"), trained, "made     4", "--steps  3")
+
+
 @pytest.mark.parametrize("option", [("--out", "other"), ("--overwrite",)])
 def test_resume_into_another_folder(refused, trained, unchanged, option):
     with unchanged(trained):
@@ -333,6 +362,19 @@ def test_a_folder_without_permission(refused, data, tiny, trained, image, tmp_pa
         says(message, tmp_path / "locked" / "run", "Permission denied", "choose another --out")
 
 
+def denied(path, *arguments, **options):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize(
+    ("function", "file"), [("PIL.Image.open", "0.png"), ("pathlib.Path.open", "best.safetensors")]
+)
+def test_what_may_not_be_read_is_not_called_damaged(refused, trained, data, monkeypatch, function, file):
+    monkeypatch.setattr(function, denied)
+    message = refused("predict", trained, data, "--out", "results")
+    says(message, f"{file} could not be read or written: Permission denied")
+
+
 def full(*arguments, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -341,7 +383,7 @@ def full(*arguments, **options):
     ("function", "file"),
     [
         ("tinyunet.run_folder.RunFolder.append", "log.jsonl"),
-        ("tinyunet.checkpoint.save_file", "last.safetensors"),
+        ("tinyunet.checkpoint.save", "last.safetensors"),
         ("tinyunet.plots.plot_curves", "curves.png"),
         ("tinyunet.plots.plot_examples", "examples.png"),
         ("tinyunet.run_folder.RunFolder.forget_after", ""),

@@ -121,10 +121,11 @@ def test_the_steps_that_fit(monkeypatch):
 
 def test_the_picture_shows_each_networks_mistakes(monkeypatch, tmp_path):
     """Two networks of which one is right everywhere, the other nowhere."""
-    shown = []
+    shown, titles = [], []
     monkeypatch.setattr(
         "matplotlib.axes.Axes.imshow", lambda self, picture, **_: shown.append(np.asarray(picture))
     )
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda self, title, **_: titles.append(title))
     label = np.arange(12).reshape(3, 4) % 2
     right = np.eye(2)[label]
     plots.plot_comparison(
@@ -141,6 +142,7 @@ def test_the_picture_shows_each_networks_mistakes(monkeypatch, tmp_path):
     assert (mistakes == mistakes[0, 0]).all()
     assert (all_wrong[label == 0] == plots.RED).all()
     assert (all_wrong[label == 1] == plots.BLUE).all()
+    assert "above: predicted probability; below: red: background" in titles[0]
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,13 @@ def test_training_on_sound_data_warns_of_nothing(command, data, tiny):
     _, _, warned = command("train", "--data", data, "--out", "run", *tiny)
     assert "warning: " not in warned
     assert "problem: " not in warned
+
+
+def test_a_name_that_looks_like_a_formula(command, data, tiny, tmp_path):
+    """Matplotlib takes what is between two dollar signs for one, and this one cannot be set."""
+    for file in [*data.glob("*/*.png")]:
+        file.rename(file.with_stem(f"{file.stem}$^_$"))
+    assert command("doctor", data, *SMALL)[0] == 0
+    assert command("train", "--data", data, "--out", "run", *tiny)[0] == 0
+    assert command("evaluate", "run", "--out", "scores")[0] == 0
+    assert (tmp_path / "scores" / "1$^_$_errors.png").is_file()

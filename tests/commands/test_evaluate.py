@@ -428,6 +428,16 @@ def test_pictures_of_the_worst(binary, command, tmp_path):
     assert "wrote scores.json and 1 pictures" in out
 
 
+def test_the_picture_of_a_tall_image_is_not_gigantic(command, trained, make_data, tmp_path):
+    """Half as wide as the picture, this one would be 75,000 pixels tall."""
+    tall = make_data("tall", n=1, shape=(1000, 8))
+    assert command("predict", trained, tall, "--out", "predicted")[0] == 0
+    status, _, message = command("evaluate", "predicted", tall, "--kind", "binary", "--out", "scores")
+    assert status == 0, message
+    with Image.open(tmp_path / "scores" / "0_errors.png") as picture:
+        assert picture.height < 3000
+
+
 def test_the_table_needs_no_folder(binary, command, tmp_path):
     _, _, predicted, labels = binary
     before = set(tmp_path.iterdir())

@@ -43,6 +43,7 @@ def test_the_annotation_that_is_asked_for(command, film, tiny, tmp_path, name):
         status, out, message = command("doctor", film, "--tile", "16", "--depth", "1", *asked)
         assert "of the pixels are unknown" in out
     else:
+        tiny[tiny.index("--holdout") + 1] = "0"  # of silver truth a frame that was not trained on
         assert command("train", "--data", film, "--out", "run", *tiny)[0] == 0
         status, out, message = command("evaluate", "run", *asked)
     assert status == 0, message

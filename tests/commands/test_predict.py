@@ -39,6 +39,16 @@ def test_writes_four_files_of_the_images_size(command, trained, image, tmp_path)
     assert (overlay.size, overlay.mode) == ((50, 33), "RGB")
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (40, 1), (1, 40), (3, 3)])
+def test_a_page_for_each_class_however_small_the_image(command, trained, make_data, shape):
+    """A line scan, a pixel; and evaluate reads it back."""
+    small = make_data("small", n=1, shape=shape)
+    assert command("predict", trained, small, "--out", "results")[0] == 0
+    with tifffile.TiffFile("results/0_probabilities.tif") as file:
+        assert [page.shape for page in file.pages] == [shape, shape]
+    assert command("evaluate", "results", small, "--kind", "binary")[0] == 0
+
+
 @pytest.mark.parametrize("options", [(), ("--tile", "8"), ("--backend", "numpy")])
 def test_the_probabilities_are_the_best_networks(command, trained, image, tmp_path, options):
     """Whatever the tile and the backend: to 1e-4, for float32 sums of order 1 in another order."""

@@ -1,13 +1,16 @@
 """python -m tinyunet.report: one valid page with everything in it, and the numbers that evaluate gives."""
 
 import base64
+import errno
 import io
 import json
+import os
 import re
 from dataclasses import asdict
 
 import html5lib
 import numpy as np
+import pytest
 from PIL import Image
 from skimage.measure import label as components
 
@@ -46,6 +49,27 @@ def table_under(document, heading):
     """Rows of the section's first table, each a list of texts."""
     section = next(s for s in document.iter("section") if text_of(s.find("h2")) == heading)
     return [[text_of(cell) for cell in row] for row in next(section.iter("table")).iter("tr")]
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_a_folder_in_the_place_of_the_page(refused, trained, overwrite):
+    message = refused("report", trained, "--out", ".", *overwrite)
+    assert ".: a folder, expected the page's file" in message
+    assert "such as report.html" in message
+
+
+def test_a_page_that_the_disk_has_no_room_for(command, refused, trained, monkeypatch):
+    """Half of it does not pass for a page, and is in nobody's way."""
+
+    def half(path, text, **options):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_text", half)
+    assert "report.html: could not be written" in refused("report", trained)
+    assert not RunFolder(trained).report.exists()
+    monkeypatch.undo()
+    assert command("report", trained)[0] == 0
 
 
 def test_a_page_of_a_run(command, trained):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyunet.checkpoint import load_checkpoint
+from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.plots import plot_examples
 from tinyunet.trainer import Trainer
 
 FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
@@ -92,9 +93,27 @@ def test_pictures_show_something(trained):
         assert inside.std() > 1
 
 
+def test_the_examples_say_whose_probability_they_show(tmp_path, monkeypatch):
+    """Of three classes it is that of one, and the label shows all."""
+    heads = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, head, **_: heads.append(head))
+    image, label = np.zeros((8, 8, 1)), np.eye(8, dtype=int)
+    for classes in (2, 3):
+        probabilities = np.full((8, 8, classes), 1 / classes, np.float32)
+        plot_examples([image], [label], [probabilities], tmp_path / "x.png", title="")
+    assert heads[2::4] == ["predicted probability", "predicted probability of class 2"]
+
+
 def test_the_default_folder_is_named_by_the_data(command, data, tiny, tmp_path):
     assert command("train", "--data", data, *tiny)[0] == 0
     assert {file.name for file in (tmp_path / "runs" / "data").iterdir()} == FILES
+
+
+def test_the_default_folder_of_data_that_are_here(command, data, tiny, monkeypatch):
+    """Not runs/ itself, in which the next run would not find room."""
+    monkeypatch.chdir(data)
+    assert command("train", "--data", ".", *tiny)[0] == 0
+    assert {file.name for file in (data / "runs" / "data").iterdir()} == FILES
 
 
 def test_resumed_equals_uninterrupted(command, data, tiny, trained, monkeypatch, tmp_path):
@@ -118,6 +137,29 @@ def test_resumed_equals_uninterrupted(command, data, tiny, trained, monkeypatch,
     assert same_weights(run / "last.safetensors", trained / "last.safetensors")
     assert same_weights(run / "best.safetensors", trained / "best.safetensors")
     assert deterministic(log_of(run)) == deterministic(log_of(trained))
+
+
+def test_stopped_between_two_checkpoints(command, data, tiny, monkeypatch, tmp_path):
+    """The last step is the best; of its two checkpoints one is written. Both are there in the end."""
+    tiny += ["--seed", "1"]
+    assert command("train", "--data", data, "--out", "whole", *tiny)[0] == 0
+    assert load_checkpoint(tmp_path / "whole" / "best.safetensors").step == 4
+    written = []
+
+    def cut(path, checkpoint):
+        if checkpoint.step == 4 and 4 in written:
+            raise OSError("power cut")
+        save_checkpoint(path, checkpoint)
+        written.append(checkpoint.step)
+
+    monkeypatch.setattr("tinyunet.train.save_checkpoint", cut)
+    assert command("train", "--data", data, "--out", "run", *tiny)[0] == 2
+    assert written == [2, 2, 4]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert command("train", "--resume", "run")[0] == 0
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same_weights(tmp_path / "run" / name, tmp_path / "whole" / name)
 
 
 def test_resume_with_more_steps(command, trained):
@@ -209,6 +251,22 @@ def test_ctrl_c_twice_stops_at_once(command, data, tiny, monkeypatch, tmp_path):
     assert command("train", "--data", data, "--out", "run", *tiny)[0] == 130
     assert signal.getsignal(signal.SIGINT) is before
     assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_ctrl_c_twice_in_code_that_makes_an_error_of_it(command, data, tiny, monkeypatch):
+    """As Matplotlib's does, which draws for seconds."""
+
+    def pressed_twice(*arguments, **options):
+        try:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("invalid affine transformation matrix") from None
+
+    monkeypatch.setattr("tinyunet.plots.plot_examples", pressed_twice)
+    status, _, message = command("train", "--data", data, "--out", "run", *tiny)
+    assert status == 130
+    assert "affine" not in message
 
 
 def test_overwrite(command, refused, data, tiny, trained, unchanged):

@@ -51,8 +51,11 @@ def test_rule_counts_pieces_by_corners_too() -> None:
 
 
 def test_rule_refuses_what_it_cannot_tell() -> None:
-    with pytest.raises(DataError, match=r"cannot tell(.|\n)*values 0, 128, 255(.|\n)*kind='classes'"):
+    with pytest.raises(DataError, match=r"cannot tell(.|\n)*values 0, 128, 255(.|\n)*--kind classes"):
         tell_kind([stripes(0, 128, 255)], "set")
+    assert tell_kind([stripes(*range(32))], "set")[0] == "classes"
+    with pytest.raises(DataError, match=r"cannot tell(.|\n)*up to 32 classes(.|\n)*smoothed edges"):
+        tell_kind([stripes(*range(256))], "set")
     with pytest.raises(DataError, match="every label pixel is 0"):
         tell_kind([np.zeros((4, 4), np.int32)], "set")
 

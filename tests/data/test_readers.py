@@ -57,7 +57,18 @@ def test_folder_matches_across_types_and_ignores_hidden_files(tmp_path: Path) ->
     tifffile.imwrite(tmp_path / "labels" / "10.TIF", LABELS[1])
     (tmp_path / "images" / ".DS_Store").write_bytes(b"0")
     (tmp_path / "labels" / "Thumbs.db").write_bytes(b"0")
+    (tmp_path / "images" / "desktop.ini").write_bytes(b"0")
     assert_is_the_set(read_images(str(tmp_path)), [2, 0, 1])
+
+
+def test_folder_whose_images_come_from_a_mac(tmp_path: Path) -> None:
+    """Its ä is an a with two dots behind it: the names look the same and are not."""
+    folder_set(tmp_path, names=("\u00e42", "\u00e410", "\u00e41"))
+    for file in [*(tmp_path / "images").iterdir()]:
+        file.rename(file.with_name(file.name.replace("\u00e4", "a\u0308")))
+    found = read_images(tmp_path)
+    assert_is_the_set(found, [2, 0, 1])
+    assert found.names == ["\u00e41", "\u00e42", "\u00e410"]
 
 
 def test_folder_without_labels(tmp_path: Path) -> None:

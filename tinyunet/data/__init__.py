@@ -7,6 +7,7 @@
     cell_tracking        the Cell Tracking Challenge's films
     partly_annotated     which pixels nobody labelled
     holdout, intensity   what happens before training
+    fingerprint          whether the images are still those that were trained on
     nuclei, neurites     synthetic sets: fluorescence and electron microscopy, grown from noise
 
 Everything here is arrays in, arrays out: no tensors, no network.

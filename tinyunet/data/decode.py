@@ -36,6 +36,8 @@ def decode(path: Path, *, labels: bool = False) -> list[Image]:
     ------
     DataError
         Unknown type of file, damaged or cut-off file, transparent pixels, labels as JPEG.
+    PermissionError
+        The file may not be read.
     """
     decoder = DECODERS.get(path.suffix.lower())
     if decoder is None:
@@ -45,7 +47,7 @@ def decode(path: Path, *, labels: bool = False) -> list[Image]:
         )
     try:
         return decoder(path, labels)
-    except DataError:
+    except (DataError, PermissionError):  # one that may not be read is not damaged
         raise
     except Exception as error:  # three libraries raise a dozen types for a damaged file
         raise DataError(

@@ -95,7 +95,11 @@ def _check_images(image_set: ImageSet) -> None:
     if len(names) != len(images) or len(set(names)) != len(names):
         raise DataError(
             f"{source}: {len(images)} images need as many different names, found {len(set(names))}",
-            remedy="name every image differently",
+            {
+                "more than once": ", ".join(sorted({name for name in names if names.count(name) > 1}))
+                or "none"
+            },
+            "name every image differently; what is behind the last dot does not count",
         )
     for image, name in zip(images, names, strict=True):
         if image.ndim != 3 or 0 in image.shape:

@@ -5,8 +5,8 @@ It looks at the values of the whole set, never at one image alone:
 1. at most two values: "binary", the larger one is foreground, however the two are numbered;
 2. nearly every value of every image is one connected piece, and the images hold different numbers of
    them, or more than 16: "instances". So are values beyond 255;
-3. 0..K-1 without a gap: "classes";
-4. anything else (such as 0, 128, 255) is refused.
+3. 0..K-1 without a gap, K no more than 32: "classes";
+4. anything else is refused, such as 0, 128, 255, or the 256 values of a mask whose edges were smoothed.
 
 What it cannot tell, so that `kind=` has to say it: objects of which every image holds one at most (they look
 binary), and classes that form one piece per image and are missing in some images (they look like instances).
@@ -26,6 +26,7 @@ from tinyunet.errors import DataError, describe
 KINDS: tuple[LabelKind, ...] = ("binary", "classes", "instances")
 ONE_PIECE = 0.9  # the share of connected values above which they are objects: annotators leave stray pixels
 MANY_OBJECTS = 16  # more connected values than this in one image are hardly classes
+MANY_CLASSES = 32  # more values than this are hardly classes, unless somebody says so
 HIGHEST_CLASS = 255
 TOUCHING = np.ones((3, 3))  # pixels that share a corner are connected
 
@@ -81,7 +82,7 @@ def tell_kind(labels: Sequence[Labels], source: str) -> tuple[LabelKind, str]:
     if len(values) == 1:
         raise DataError(
             f"{source}: every label pixel is {values[0]}, there is nothing to learn or to judge",
-            remedy="check the label files; if this is right, say so with kind='binary'",
+            remedy="check the label files; if this is right, say so with --kind binary",
         )
     if len(values) == 2:
         return "binary", f"two values, {values[1]} is foreground"
@@ -92,15 +93,15 @@ def tell_kind(labels: Sequence[Labels], source: str) -> tuple[LabelKind, str]:
     connected = np.mean(np.concatenate(pieces) == 1)
     if connected >= ONE_PIECE and (len(set(counts)) > 1 or max(counts) > MANY_OBJECTS):
         return "instances", f"{100 * connected:.0f} % of the values are one connected piece of their image"
-    if values[-1] == len(values) - 1:
+    if values[-1] == len(values) - 1 < MANY_CLASSES:
         return "classes", f"values 0..{values[-1]}"
     raise DataError(
         f"{source}: cannot tell what the labels mean",
         {
-            "expected": "two values, or classes 0..K-1, or one connected piece for each object's number",
+            "expected": f"two values, up to {MANY_CLASSES} classes 0..K-1, or a connected piece a number",
             "found": f"values {_listing(values)}; {100 * connected:.0f} % of them connected",
         },
-        "renumber the classes 0..K-1 (numpy.searchsorted), or give kind='classes' or kind='instances'",
+        "threshold masks with smoothed edges, renumber classes 0..K-1, or give --kind classes or instances",
     )
 
 
@@ -124,7 +125,7 @@ def apply_kind(labels: Sequence[Labels], kind: LabelKind, source: str) -> tuple[
         if values[-1] > HIGHEST_CLASS:
             raise DataError(
                 f"{source}: classes go up to {HIGHEST_CLASS}, found {values[-1]}",
-                remedy="renumber the classes 0..K-1, or give kind='instances'",
+                remedy="renumber the classes 0..K-1, or give --kind instances",
             )
         return list(labels), int(values[-1]) + 1
     if len(values) > 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 
@@ -18,6 +19,7 @@ LAYOUTS = {
     "made": "synthetic-cells or synthetic-membranes; with another seed: synthetic-cells:7",
 }
 LABEL_FOLDERS = ("labels", "masks")
+LITTER = ("Thumbs.db", "desktop.ini")  # which Windows leaves in folders
 
 
 def find_files(path: Path, labels: bool) -> list[tuple[Path, Path | None]]:
@@ -40,9 +42,14 @@ def find_files(path: Path, labels: bool) -> list[tuple[Path, Path | None]]:
     return [labelled[0]]
 
 
+def name_of(file: Path) -> str:
+    """A file's name without suffix; an umlaut is one character of it, though macOS may write two."""
+    return unicodedata.normalize("NFC", file.stem)
+
+
 def _files_in(folder: Path) -> list[Path]:
     """The files of a folder, without hidden ones; 10.png comes after 9.png."""
-    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith((".", "Thumbs.db"))]
+    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith((".", *LITTER))]
     if not files:
         raise DataError(f"{folder}: no files in this folder", LAYOUTS, f"put {some(DECODERS)} files there")
     return sorted(files, key=_text_and_numbers)
@@ -59,18 +66,18 @@ def _label_folder(path: Path) -> Path:
         raise DataError(
             f"{path}: expected one folder of labels beside images/, found {len(found)}",
             {"looked for": " and ".join(f"{name}/" for name in LABEL_FOLDERS)},
-            "put one label image for each image there; to predict, read the set with labels=False",
+            "put one label image for each image there; to predict, none are needed",
         )
     return found[0]
 
 
 def _matched(images: list[Path], labels: list[Path]) -> list[tuple[Path, Path | None]]:
     """Pairs of the same stem; every image has one label and every label one image."""
-    by_stem = {file.stem: file for file in labels}
-    stems = {file.stem for file in images}
+    by_stem = {name_of(file): file for file in labels}
+    stems = {name_of(file) for file in images}
     for files in (images, labels):
-        if len({file.stem for file in files}) < len(files):
-            twice = [a.name for a in files if any(a.stem == b.stem and a != b for b in files)]
+        if len({name_of(file) for file in files}) < len(files):
+            twice = [a.name for a in files if any(name_of(a) == name_of(b) and a != b for b in files)]
             raise DataError(
                 f"{files[0].parent}: several files of one name: {some(twice)}", remedy="keep one of each"
             )
@@ -84,7 +91,7 @@ def _matched(images: list[Path], labels: list[Path]) -> list[tuple[Path, Path | 
             },
             f"give image and label the same name ({images[0].stem}.png in both folders)",
         )
-    return [(file, by_stem[file.stem]) for file in images]
+    return [(file, by_stem[name_of(file)]) for file in images]
 
 
 def _label_stem(image_file: Path) -> str | None:
@@ -109,7 +116,7 @@ def _labels_beside(image_file: Path) -> Path:
         raise DataError(
             f"{image_file}: no labels found for this file",
             LAYOUTS,
-            "name the files so; to predict, no labels are needed (read_images(path, labels=False))",
+            "name the files so; to predict, no labels are needed",
         )
     return label_file
 

@@ -13,7 +13,7 @@ from tinyunet.data.cell_tracking import Truth, find_films, read_annotated, read_
 from tinyunet.data.decode import decode
 from tinyunet.data.image_set import Image, ImageSet, LabelKind, Labels
 from tinyunet.data.label_kind import apply_kind, label_image, tell_kind
-from tinyunet.data.layouts import LAYOUTS, find_files, some
+from tinyunet.data.layouts import LAYOUTS, find_files, name_of, some
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.partly_annotated import forget_far_background
@@ -125,7 +125,7 @@ def _understand(records: Sequence[Record], kind: LabelKind | None, source: str) 
 def _read_pair(image_file: Path, label_file: Path | None) -> list[Record]:
     """The pages of an image file with those of its label file."""
     images = decode(image_file)
-    names = _page_names(image_file.stem, len(images))
+    names = _page_names(name_of(image_file), len(images))
     if label_file is None:
         return [(name, image, None) for name, image in zip(names, images, strict=True)]
     labels = [label_image(page, str(label_file)) for page in decode(label_file, labels=True)]
