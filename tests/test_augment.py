@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from tinyunet.augment import Augmentation, Augmenter, sample_tile
 from tinyunet.augment_spline import spline_coefficients
-from tinyunet.errors import DataError, DtypeError, ShapeError
+from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
 
 GEOMETRY_ONLY = Augmentation(brightness=0, contrast=0, gamma=0)
 
@@ -271,7 +271,7 @@ def test_images_are_kept_as_they_were():
 @pytest.mark.parametrize("name", ["rotation", "brightness", "contrast", "gamma", "elastic_sigma"])
 @pytest.mark.parametrize("value", [-1, np.nan, np.inf])
 def test_magnitudes_are_checked(name, value):
-    with pytest.raises(DataError, match=name):
+    with pytest.raises(OptionError, match=name):
         Augmentation(**{name: value})
 
 
@@ -305,5 +305,5 @@ def test_mistakes_are_named(change, error):
     Augmenter(**arguments)
     with pytest.raises(error, match="Augmenter: "):
         Augmenter(**arguments | change)
-    with pytest.raises(DataError, match="elastic_points"):
+    with pytest.raises(OptionError, match="elastic_points"):
         Augmentation(elastic_points=1)

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from tinyunet.augment_elastic import count_folded, deform, displacement_field, elastic_deform
-from tinyunet.errors import DataError, DtypeError, ShapeError
+from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
 
 # Images here have unit variance. Spline coefficients in float32 are off by up to 3e-6, and an image value is
 # a mean of 16 of them.
@@ -157,5 +157,5 @@ def test_mistakes_are_named(arrays, displacement, order, error):
 
 @pytest.mark.parametrize("sigma", [-1, np.nan])
 def test_sigma_must_be_a_standard_deviation(sigma):
-    with pytest.raises(DataError, match="sigma"):
+    with pytest.raises(OptionError, match="sigma"):
         elastic_deform(np.zeros((8, 8)), sigma=sigma, rng=np.random.default_rng(0))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tinyunet.errors import DataError, DtypeError, ShapeError
+from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
 from tinyunet.weight_map import (
     class_weights,
     label_cells,
@@ -210,8 +210,8 @@ def test_cells_of_a_mask_hang_together_by_sides():
         (np.eye(3, dtype=int), {"class_balance": [1.0, -1.0]}, DataError),
         (np.eye(3, dtype=int), {"classes": np.zeros((3, 4), int)}, ShapeError),
         (np.eye(3, dtype=int), {"classes": np.full((3, 3), -1)}, DataError),
-        (np.eye(3, dtype=int), {"sigma": 0}, DataError),
-        (np.eye(3, dtype=int), {"w0": -1}, DataError),
+        (np.eye(3, dtype=int), {"sigma": 0}, OptionError),
+        (np.eye(3, dtype=int), {"w0": -1}, OptionError),
     ],
 )
 def test_mistakes_are_named(labels, options, error):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tinyunet.augment_elastic import count_folded, displacement_field
 from tinyunet.augment_spline import spline_coefficients, warp
-from tinyunet.errors import DataError, DtypeError, ShapeError, describe
+from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Augmentation:
         for name in ("rotation", "brightness", "contrast", "gamma", "elastic_sigma"):
             value = getattr(self, name)
             if not 0 <= value < np.inf:
-                raise DataError(f"Augmentation: {name} is a magnitude, at least 0, got {value}")
+                raise OptionError(f"Augmentation: {name} is a magnitude, at least 0, got {value}")
         if self.elastic_points < 2:
-            raise DataError(f"Augmentation: elastic_points must be at least 2, got {self.elastic_points}")
+            raise OptionError(f"Augmentation: elastic_points must be at least 2, got {self.elastic_points}")
 
     @classmethod
     def off(cls) -> Augmentation:

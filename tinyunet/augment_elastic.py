@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyunet.augment_spline import bump_slopes, bump_weights, filter_lines, mirror, spline_coefficients, warp
-from tinyunet.errors import DataError, DtypeError, ShapeError, describe
+from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
 from tinyunet.jit import kernel
 
 
@@ -52,6 +52,8 @@ def elastic_deform(
     ------
     ShapeError, DtypeError, DataError
         As in `deform`.
+    OptionError
+        A negative sigma.
 
     References
     ----------
@@ -65,7 +67,7 @@ def elastic_deform(
     >>> image, labels = elastic_deform([image, labels], sigma=4, order=[3, 0], rng=rng)
     """
     if not sigma >= 0:
-        raise DataError(f"elastic_deform: sigma is a standard deviation in pixels, got {sigma}")
+        raise OptionError(f"elastic_deform: sigma is a standard deviation in pixels, got {sigma}")
     return deform(arrays, rng.normal(0.0, sigma, (2, points, points)), order=order)
 
 

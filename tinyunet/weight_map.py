@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tinyunet.errors import DataError, DtypeError, ShapeError, describe
+from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
 from tinyunet.jit import kernel
 
 NEGLIGIBLE = 1e-6  # smaller border weights may be left out: this is the spacing of float32 numbers at 10
@@ -60,8 +60,8 @@ def weight_map(
 
     Raises
     ------
-    ShapeError, DtypeError, DataError
-        Not (H, W) integers, `classes` of another shape, or a class without a weight.
+    ShapeError, DtypeError, DataError, OptionError
+        Not (H, W) integers, `classes` of another shape, a class without a weight, w0 or sigma out of range.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def weight_map(
     """
     labels = _check_labels("weight_map", labels)
     if not (w0 >= 0 and sigma > 0):
-        raise DataError(f"weight_map: w0 must be at least 0 and sigma above 0, got {w0} and {sigma}")
+        raise OptionError(f"weight_map: w0 must be at least 0 and sigma above 0, got {w0} and {sigma}")
     target = labels if classes is None else _check_labels("weight_map", classes)
     if target.shape != labels.shape:
         raise ShapeError(
