@@ -53,6 +53,7 @@ class Device:
     pools: ClassVar = weakref.WeakSet()
 
     held = 0
+    lost = 0  # what pools still had when they ended: CuPy 14.1 and 14.2 never give it back
 
     @classmethod
     def at(cls, address, size):
@@ -101,6 +102,9 @@ class MemoryPool:
         self.free = {}  # pieces by address: (size, stream, address of the memory)
         self.used = 0
         Device.pools.add(self)
+
+    def __del__(self):
+        Device.lost += self.total_bytes()
 
     def malloc(self, size):
         size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT

@@ -181,7 +181,7 @@ def dropped(enabled=True):
 def test_what_a_launch_fills_is_not_written_over(on_stand_in, monkeypatch):
     right = dropped(enabled=False)
     assert same_bits(dropped(), right)
-    monkeypatch.setattr(cuda_graph._Graph, "_place", lambda self, *of: fake_cupy.empty(*of))
+    monkeypatch.setattr(cuda_graph, "_place", lambda outside, *of: fake_cupy.empty(*of))
     assert not same_bits(dropped(), right)
 
 
@@ -224,6 +224,7 @@ def test_the_log_counts_a_graph_as_what_it_launches(on_stand_in):
 def test_a_trainer_that_is_gone_leaves_no_memory(on_stand_in, pools):
     """At once: Python's search for circles may come too late for what is made next."""
     held = sum(pool.used_bytes() for pool in fake_cupy.Device.pools)
+    lost = fake_cupy.Device.lost
     some = trainer(replace(TEN, steps=3))
     outcome(some)
     assert len(fake_cupy.Device.pools) == pools + 1
@@ -232,6 +233,7 @@ def test_a_trainer_that_is_gone_leaves_no_memory(on_stand_in, pools):
     assert reference() is None
     assert len(fake_cupy.Device.pools) == pools
     assert sum(pool.used_bytes() for pool in fake_cupy.Device.pools) == held
+    assert fake_cupy.Device.lost == lost
 
 
 def random_pixels(rng, shape):
@@ -322,6 +324,27 @@ def test_a_second_shape(on_stand_in, launches, pools):
     assert len(fake_cupy.Device.pools) == pools + 1
 
 
+def test_the_memory_of_a_graph_goes_back_to_the_gpu(on_stand_in):
+    """When another shape comes, when the graph is given up, and after a capture that failed."""
+    some, other, third = (Descent(True) for _ in range(3))
+
+    def held(descent):
+        assert descent.captured._pool.total_bytes() == descent.captured.bytes
+        return descent.captured.bytes
+
+    for descent in (some, other):
+        descent.losses([8, 8])
+        assert held(descent) > 0
+    some.losses([12])
+    with pytest.warns(UserWarning, match="was given up: a reason"):
+        assert other.captured.drop("a reason")
+    step = third.step
+    third.step = lambda *arguments, **arrays: to_host(step(*arguments, **arrays))
+    with pytest.warns(UserWarning, match="runs kernel by kernel"):
+        third.losses([12, 12])
+    assert [held(descent) for descent in (some, other, third)] == [0, 0, 0]
+
+
 def test_another_precision_is_another_graph(on_stand_in, launches):
     losses = {}
     for enabled in (True, False):
@@ -367,7 +390,7 @@ def test_no_memory_for_a_graph(on_stand_in, monkeypatch, pools):
     config = replace(TEN, steps=4, validate_every=9)
     some = trainer(config)
     expected = outcome(some)
-    needed = some._captured._graph._pool.total_bytes()
+    needed = some._captured._pool.total_bytes()
     del some
 
     begin = fake_cupy.Stream.begin_capture
