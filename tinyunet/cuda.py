@@ -299,10 +299,10 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
     except cupy.cuda.compiler.CompileException as error:
         raise KernelError("the CUDA kernels do not compile", remedy=str(error).strip()) from None
     except RuntimeError as error:
-        if "nvrtc" not in str(error):
+        if not re.search("nvrtc|CUDA headers", str(error)):
             raise
         raise BackendError(
-            "the backend 'cuda' compiles its kernels with NVRTC, which CuPy does not find",
+            "the backend 'cuda' compiles its kernels with NVRTC and CUDA's headers, which CuPy does not find",
             {"reason": str(error).strip().split("\n")[0]},
             "pip install 'tinyunet[cuda13]' (or cuda12), or install the CUDA toolkit",
         ) from None

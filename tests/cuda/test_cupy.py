@@ -244,15 +244,24 @@ def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path, before, insid
         cuda.launch("relu", "forward", (1,), (1,), cuda.empty((1,)))
 
 
-def test_without_nvrtc(on_stand_in, monkeypatch):
-    def missing(self, name):
-        raise RuntimeError('Failure finding "libnvrtc.so.13": No such file')
+# Words of CuPy's.
+NO_NVRTC = 'Failure finding "libnvrtc.so.13": No such file'
+NO_HEADERS = "Failed to find CUDA headers. Please install CUDA toolkit headers or specify CUDA_PATH."
 
-    monkeypatch.setattr(fake_cupy.RawModule, "get_function", missing)
-    with pytest.raises(
-        BackendError, match=r"with NVRTC, which CuPy does not find\n +reason +Fail.*\n.*pip install"
-    ):
-        tu.relu(tu.Tensor(np.ones((1, 1), np.float32)))
+
+def relu_when_compiling_fails(monkeypatch, error):
+    def failing(self, name):
+        raise error
+
+    monkeypatch.setattr(fake_cupy.RawModule, "get_function", failing)
+    tu.relu(tu.Tensor(np.ones((1, 1), np.float32)))
+
+
+@pytest.mark.parametrize("reason", [NO_NVRTC, NO_HEADERS])
+def test_without_nvrtc_or_headers(on_stand_in, monkeypatch, reason):
+    message = r"NVRTC and CUDA's headers, which CuPy does not find\n +reason +Fail.*\n.*pip install"
+    with pytest.raises(BackendError, match=message):
+        relu_when_compiling_fails(monkeypatch, RuntimeError(reason))
 
 
 def bytes_needed(run):
