@@ -422,6 +422,7 @@ def _file_with(code):
 
 cuda = SimpleNamespace(
     is_available=lambda: True,
+    Device=lambda: SimpleNamespace(compute_capability="90"),
     runtime=SimpleNamespace(
         driverGetVersion=lambda: 13020,
         runtimeGetVersion=lambda: 13020,

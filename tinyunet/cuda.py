@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet import cuda_emulator
-from tinyunet.backend import active_backend, array_library, to_backend, use_backend
+from tinyunet.backend import active_backend, array_library, compute_capability, to_backend, use_backend
 from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic, text_of
 from tinyunet.cuda_log import record
 from tinyunet.errors import BackendError, KernelError
@@ -297,7 +297,14 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
     try:
         return _raw_module(source).get_function(name)
     except cupy.cuda.compiler.CompileException as error:
-        raise KernelError("the CUDA kernels do not compile", remedy=str(error).strip()) from None
+        words = str(error).strip()
+        if "--gpu-architecture" in words:
+            raise BackendError(
+                "the backend 'cuda': the GPU is older than what the CUDA compiler of this CuPy knows",
+                {"GPU": "compute capability {}.{}".format(*compute_capability()), "compiler": words},
+                "install a CuPy for an older CUDA, such as 'tinyunet[cuda12]', or use the backend 'numba'",
+            ) from None
+        raise KernelError("the CUDA kernels do not compile", remedy=words) from None
     except RuntimeError as error:
         if not re.search("nvrtc|CUDA headers", str(error)):
             raise

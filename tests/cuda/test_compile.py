@@ -75,6 +75,17 @@ def test_no_spills_and_within_the_budget(source, architecture):
     assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_older_gpus(source):
+    """One of 2018 has all rungs but those on tensor cores; one of 2013 is unknown to the compiler."""
+    succeeded, *_, words = compiled(source, "sm_75")
+    assert succeeded == (source.stem != "conv2d_tensor"), words
+    assert succeeded or "requires .target sm_80" in words
+    succeeded, *_, words = compiled(source, "sm_35")
+    assert not succeeded
+    assert "--gpu-architecture" in words
+
+
 @architectures
 @pytest.mark.parametrize(
     ("rung", "instruction"),

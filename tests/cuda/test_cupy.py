@@ -244,9 +244,10 @@ def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path, before, insid
         cuda.launch("relu", "forward", (1,), (1,), cuda.empty((1,)))
 
 
-# Words of CuPy's.
+# Words of CuPy's, and of NVRTC.
 NO_NVRTC = 'Failure finding "libnvrtc.so.13": No such file'
 NO_HEADERS = "Failed to find CUDA headers. Please install CUDA toolkit headers or specify CUDA_PATH."
+OLD_GPU = "nvrtc: error: invalid value for --gpu-architecture (-arch)\n"
 
 
 def relu_when_compiling_fails(monkeypatch, error):
@@ -262,6 +263,24 @@ def test_without_nvrtc_or_headers(on_stand_in, monkeypatch, reason):
     message = r"NVRTC and CUDA's headers, which CuPy does not find\n +reason +Fail.*\n.*pip install"
     with pytest.raises(BackendError, match=message):
         relu_when_compiling_fails(monkeypatch, RuntimeError(reason))
+
+
+def test_a_gpu_that_the_compiler_does_not_know(on_stand_in, monkeypatch):
+    monkeypatch.setattr(fake_cupy.cuda, "Device", lambda: SimpleNamespace(compute_capability="70"))
+    with pytest.raises(BackendError, match=r"older than(?s:.)*GPU +compute capability 7\.0\n(?s:.)*cuda12"):
+        relu_when_compiling_fails(monkeypatch, fake_cupy.CompileException(OLD_GPU))
+
+
+@pytest.mark.parametrize(("digits", "version"), [("75", "7.5"), ("80", None), ("120", None)])
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_gpu_without_the_tensor_cores(on_stand_in, monkeypatch, precision, digits, version):
+    monkeypatch.setattr(fake_cupy.cuda, "Device", lambda: SimpleNamespace(compute_capability=digits))
+    if version is None:
+        with tu.use_backend("cuda", precision):
+            return
+    with pytest.raises(BackendError, match=rf"{precision} needs(?s:.)*capability {version}\n(?s:.)*leave"):
+        tu.use_backend("cuda", precision)
+    assert tu.use_backend("cuda")
 
 
 def bytes_needed(run):
