@@ -161,7 +161,7 @@ def loops(code):
         ("conv2d_winograd_multiply_transposed", "FFMA", 0.27),
         ("conv2d_forward_tensor", "HMMA", 9.5),  # each a thousand multiplications, with bf16 two thousand
         ("conv2d_backward_weight_tensor", "HMMA", 9.5),
-        ("conv2d_forward_tensor_bf16", "HMMA", 13),
+        ("conv2d_forward_tensor_bf16", "HMMA", 14),
         ("conv2d_backward_weight_tensor_bf16", "HMMA", 15),
     ],
 )
