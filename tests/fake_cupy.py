@@ -5,8 +5,9 @@ and to be mixed with them, so that code which forgets on which side an array lie
 GPU. Kernels of a `RawModule` run on the CPU emulator, on the NumPy arrays within.
 
 A stream that captures runs nothing: what it would have run is written down with addresses and scalars, and a
-`Graph` runs it on whatever lies at these addresses when it is launched. Memory that was given back is handed
-out again by its pool, as CuPy's is, and an address that no pool has any more is an illegal one.
+`Graph` runs it on whatever lies at these addresses when it is launched. Transfers are refused, as by CuPy.
+Memory that was given back is handed out again by its pool, as CuPy's is, and an address that no pool has any
+more is an illegal one.
 
 Only what tinyunet uses is there. `tests/cuda/test_cupy.py` holds the names against the real CuPy, where that
 is installed.
@@ -261,6 +262,12 @@ def _run(function, *operands):
         _thread.stream.captured.append((function, places))
 
 
+def _transfer(kind):
+    """Between the computer's memory and the GPU's, which CuPy refuses while a stream captures."""
+    if _thread.stream.captured is not None:
+        raise RuntimeError(f"the current stream is capturing, so {kind} transfers are disallowed")
+
+
 def _synchronise():
     """Wait for the GPU, which a capture does not survive."""
     if _thread.stream.captured is not None:
@@ -291,14 +298,14 @@ class ndarray:  # noqa: N801  CuPy's name
     data = property(lambda self: SimpleNamespace(ptr=self.hidden.ctypes.data))
 
     def get(self):
-        _synchronise()
+        _transfer("D2H")
         return self.hidden.copy()
 
     def item(self):
         return self.get().item()
 
     def set(self, arr):
-        _synchronise()
+        _transfer("H2D")
         assert isinstance(arr, np.ndarray)
         assert (arr.dtype, arr.shape) == (self.dtype, self.shape)
         self.hidden[...] = arr

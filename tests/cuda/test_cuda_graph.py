@@ -364,8 +364,20 @@ def copies(loss):
     to_backend(np.ones(3))
 
 
-@pytest.mark.parametrize("forbidden", [reads_back, copies])
-def test_a_step_that_cannot_be_captured(on_stand_in, monkeypatch, forbidden):
+def compiles(loss):
+    source = cuda.source_of("relu", "relu_forward")
+    fake_cupy.RawModule(code=cuda.text_of(source)).get_function("relu_forward")
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "why"),
+    [
+        (reads_back, "RuntimeError: the current stream is capturing, so D2H"),
+        (copies, "RuntimeError: the current stream is capturing, so H2D"),
+        (compiles, "CUDARuntimeError: cudaErrorStreamCaptureUnsupported"),  # ends the capture as well
+    ],
+)
+def test_a_step_that_cannot_be_captured(on_stand_in, monkeypatch, forbidden, why):
     """It is told once, and the training goes on without: with the same bits."""
     config = replace(TEN, steps=5)
     expected = outcome(trainer(config, cuda_graph=False))
@@ -379,8 +391,7 @@ def test_a_step_that_cannot_be_captured(on_stand_in, monkeypatch, forbidden):
     monkeypatch.setattr(Trainer, "_descend", spoilt)
     end, ended = fake_cupy.Stream.end_capture, []
     monkeypatch.setattr(fake_cupy.Stream, "end_capture", lambda stream: ended.append(stream) or end(stream))
-    message = r"runs kernel by kernel: CUDARuntimeError: cudaErrorStreamCaptureUnsupported"
-    with pytest.warns(UserWarning, match=message) as told:
+    with pytest.warns(UserWarning, match=f"runs kernel by kernel: {why}") as told:
         assert same_bits(outcome(trainer(config)), expected)
     assert len(told) == len(ended) == 1
 
@@ -436,21 +447,22 @@ def test_the_stand_in_captures_as_cuda_does(on_stand_in):
     graph.launch()
     assert to_host(y).tolist() == [3, 0]
     assert number.item() == 5
-    refused = [
-        lambda: to_backend(np.ones(2)),
-        lambda: x.set(np.ones(2, np.float32)),
-        x.get,
-        number.item,
-        lambda: to_host(x),
-        lambda: fake_cupy.RawModule(code="").get_function("none"),
-    ]
-    for wait in refused:
-        with stream:
-            stream.begin_capture()
-            with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureUnsupported"):
-                wait()
-            with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
-                stream.end_capture()
+    refused = {
+        "H2D": [lambda: to_backend(np.ones(2)), lambda: x.set(np.ones(2, np.float32))],
+        "D2H": [x.get, number.item, lambda: to_host(x)],
+    }
+    with stream:
+        stream.begin_capture()
+        for kind, transfers in refused.items():
+            for transfer in transfers:
+                with pytest.raises(RuntimeError, match=f"is capturing, so {kind} transfers are disallowed"):
+                    transfer()
+        stream.end_capture()
+        stream.begin_capture()
+        with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureUnsupported"):
+            fake_cupy.RawModule(code="").get_function("none")
+        with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+            stream.end_capture()
     with pytest.raises(RuntimeError, match="cannot capture on the default"):
         fake_cupy.cuda.Stream(null=True).begin_capture()
     del y
