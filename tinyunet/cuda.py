@@ -31,7 +31,7 @@ C_TYPES = {
     "unsigned char": np.uint8,
     "unsigned long long": np.uint64,
 }
-INDEX_LIMIT = 2**31 - 2**12  # an int also counts the threads of the last block that have no element
+INDEX_LIMIT = 2**31 - 2**18  # an int also counts past the end: as far as all threads of 1024 blocks
 MAX_BLOCKS = 65535  # along y and z; along x the limit is that of the index
 ALIGNMENT = 16
 WIDTH = 256  # threads a block, where each does one element
