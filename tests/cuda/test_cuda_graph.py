@@ -110,6 +110,24 @@ def test_ten_steps_on_a_gpu(gpu, recwarn):
         assert same_bits(outcome(trainer()), outcome(trainer(cuda_graph=False)))
 
 
+@pytest.mark.gpu
+def test_trainers_leave_no_memory_on_a_gpu(gpu):
+    """A graph of which has some megabytes, more than CUDA takes at once."""
+    import cupy
+
+    def train_and_tell_what_is_free():
+        some = trainer(replace(TEN, base_channels=8, tile=90, steps=2, validate_every=9))
+        outcome(some)
+        assert some._captured.bytes > 3_000_000
+        del some
+        gc.collect()
+        cupy.get_default_memory_pool().free_all_blocks()
+        return cupy.cuda.runtime.memGetInfo()[0]
+
+    first = train_and_tell_what_is_free()  # what kernels take has been taken
+    assert train_and_tell_what_is_free() > first - 1_000_000
+
+
 def test_what_happens_between_the_steps(on_stand_in):
     """Validation, arrays that others hold, and a common pool that gives back all that is free."""
     kept = []
