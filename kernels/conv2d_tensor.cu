@@ -51,7 +51,9 @@ __device__ __forceinline__ void multiply_bf16(float (&d)[4], const unsigned (&a)
 }
 
 // What is multiplied: DEPTH numbers at once, of which a lane, the t-th of four, holds some in each of two
-// registers. number(k) is the k-th of them.
+// registers. number(k) is the k-th of them. The products may be added in any order, so that the lanes may hold
+// other numbers than PTX says, if those of both factors do: of bfloat16 the k-th and the one four behind it in
+// place of two neighbours. Then they read from as many banks as those of TF32.
 struct Tf32 {
     static constexpr int DEPTH = 8;
     template <class Number>
@@ -68,7 +70,7 @@ struct Bf16 {
     static constexpr int DEPTH = 16;
     template <class Number>
     __device__ __forceinline__ static unsigned held(Number number, int t, int which) {
-        return to_bf16(number(2 * t + 8 * which), number(2 * t + 8 * which + 1));
+        return to_bf16(number(t + 8 * which), number(t + 8 * which + 4));
     }
     __device__ __forceinline__ static void multiply(float (&d)[4], const unsigned (&a)[4],
                                                     const unsigned (&b)[2]) {

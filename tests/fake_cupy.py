@@ -5,8 +5,9 @@ and to be mixed with them, so that code which forgets on which side an array lie
 GPU. Kernels of a `RawModule` run on the CPU emulator, on the NumPy arrays within.
 
 A stream that captures runs nothing: what it would have run is written down with addresses and scalars, and a
-`Graph` runs it on whatever lies at these addresses when it is launched. Memory that was given back is handed
-out again by its pool, as CuPy's is, and an address that no pool has any more is an illegal one.
+`Graph` runs it on whatever lies at these addresses when it is launched. Transfers are refused, as by CuPy.
+Memory that was given back is handed out again by its pool, as CuPy's is, and an address that no pool has any
+more is an illegal one.
 
 Only what tinyunet uses is there. `tests/cuda/test_cupy.py` holds the names against the real CuPy, where that
 is installed.
@@ -53,6 +54,7 @@ class Device:
     pools: ClassVar = weakref.WeakSet()
 
     held = 0
+    lost = 0  # what pools still had when they ended: CuPy 14.1 and 14.2 never give it back
 
     @classmethod
     def at(cls, address, size):
@@ -101,6 +103,9 @@ class MemoryPool:
         self.free = {}  # pieces by address: (size, stream, address of the memory)
         self.used = 0
         Device.pools.add(self)
+
+    def __del__(self):
+        Device.lost += self.total_bytes()
 
     def malloc(self, size):
         size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
@@ -257,6 +262,12 @@ def _run(function, *operands):
         _thread.stream.captured.append((function, places))
 
 
+def _transfer(kind):
+    """Between the computer's memory and the GPU's, which CuPy refuses while a stream captures."""
+    if _thread.stream.captured is not None:
+        raise RuntimeError(f"the current stream is capturing, so {kind} transfers are disallowed")
+
+
 def _synchronise():
     """Wait for the GPU, which a capture does not survive."""
     if _thread.stream.captured is not None:
@@ -287,14 +298,14 @@ class ndarray:  # noqa: N801  CuPy's name
     data = property(lambda self: SimpleNamespace(ptr=self.hidden.ctypes.data))
 
     def get(self):
-        _synchronise()
+        _transfer("D2H")
         return self.hidden.copy()
 
     def item(self):
         return self.get().item()
 
     def set(self, arr):
-        _synchronise()
+        _transfer("H2D")
         assert isinstance(arr, np.ndarray)
         assert (arr.dtype, arr.shape) == (self.dtype, self.shape)
         self.hidden[...] = arr
@@ -418,6 +429,7 @@ def _file_with(code):
 
 cuda = SimpleNamespace(
     is_available=lambda: True,
+    Device=lambda: SimpleNamespace(compute_capability="90"),
     runtime=SimpleNamespace(
         driverGetVersion=lambda: 13020,
         runtimeGetVersion=lambda: 13020,

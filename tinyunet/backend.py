@@ -127,6 +127,12 @@ def _require_precision(name: str, precision: str) -> None:
             f"the backend {name!r} does not compute in {precision}",
             remedy="leave the precision out, or use the backend 'cuda'",
         )
+    if precision != "float32" and name == "cuda" and compute_capability() < (8, 0):
+        raise BackendError(
+            f"{precision} needs a GPU of compute capability 8.0 (of the year 2020) or later",
+            {"GPU": "compute capability {}.{}".format(*compute_capability())},
+            "leave the precision out, or use another GPU",
+        )
 
 
 def _require(name: str) -> None:
@@ -168,6 +174,14 @@ def _require_cuda() -> None:
         },
         "check that nvidia-smi lists a GPU, or use the backend 'numba'",
     )
+
+
+def compute_capability() -> tuple[int, int]:
+    """Of the GPU: which instructions it has."""
+    import cupy
+
+    digits = cupy.cuda.Device().compute_capability  # "120" is 12.0
+    return int(digits[:-1]), int(digits[-1])
 
 
 def _version(number: int) -> str:

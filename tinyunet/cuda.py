@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet import cuda_emulator
-from tinyunet.backend import active_backend, array_library, to_backend, use_backend
+from tinyunet.backend import active_backend, array_library, compute_capability, to_backend, use_backend
 from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic, text_of
 from tinyunet.cuda_log import record
 from tinyunet.errors import BackendError, KernelError
@@ -31,7 +31,7 @@ C_TYPES = {
     "unsigned char": np.uint8,
     "unsigned long long": np.uint64,
 }
-INDEX_LIMIT = 2**31 - 2**12  # an int also counts the threads of the last block that have no element
+INDEX_LIMIT = 2**31 - 2**18  # an int also counts past the end: as far as all threads of 1024 blocks
 MAX_BLOCKS = 65535  # along y and z; along x the limit is that of the index
 ALIGNMENT = 16
 WIDTH = 256  # threads a block, where each does one element
@@ -297,12 +297,19 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
     try:
         return _raw_module(source).get_function(name)
     except cupy.cuda.compiler.CompileException as error:
-        raise KernelError("the CUDA kernels do not compile", remedy=str(error).strip()) from None
+        words = str(error).strip()
+        if "--gpu-architecture" in words:
+            raise BackendError(
+                "the backend 'cuda': the GPU is older than what the CUDA compiler of this CuPy knows",
+                {"GPU": "compute capability {}.{}".format(*compute_capability()), "compiler": words},
+                "install a CuPy for an older CUDA, such as 'tinyunet[cuda12]', or use the backend 'numba'",
+            ) from None
+        raise KernelError("the CUDA kernels do not compile", remedy=words) from None
     except RuntimeError as error:
-        if "nvrtc" not in str(error):
+        if not re.search("nvrtc|CUDA headers", str(error)):
             raise
         raise BackendError(
-            "the backend 'cuda' compiles its kernels with NVRTC, which CuPy does not find",
+            "the backend 'cuda' compiles its kernels with NVRTC and CUDA's headers, which CuPy does not find",
             {"reason": str(error).strip().split("\n")[0]},
             "pip install 'tinyunet[cuda13]' (or cuda12), or install the CUDA toolkit",
         ) from None

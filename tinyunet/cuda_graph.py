@@ -9,9 +9,9 @@ and weights, the learning rate, the seeds of dropout. Kernels read them there. E
 when the step was captured: momentum, weight decay, the addresses of parameters.
 
 **Memory.** A graph writes to its addresses whenever it is launched. So a step is captured in a memory pool of
-its own, which lives as long as the graph, and from which nobody else takes. Within a step the pool hands out
-again what was freed, and so does the graph. What is written before the launch must not lie there: an earlier
-kernel of the graph would write over it.
+its own, from which nobody else takes, and which gives nothing back to the GPU while there is the graph.
+Within a step the pool hands out again what was freed, and so does the graph. What is written before the
+launch must not lie there: an earlier kernel of the graph would write over it.
 
 **What cannot be captured** is whatever waits for the GPU: a copy from the computer's memory, reading back.
 The one is done before the launch, the other after it. Inputs that lie on the GPU are copied there as well, to
@@ -28,6 +28,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,10 @@ class CapturedStep:
         self._enabled = enabled
         self._shapes: tuple[Any, ...] = ()
         self._graph: _Graph | None = None
+        self._pool: Any = None
+
+    def __del__(self) -> None:
+        self._release()
 
     def run(self, step: Callable[..., Any], rng: np.random.Generator, **arrays: Any) -> Any:
         """Make one step.
@@ -87,7 +92,8 @@ class CapturedStep:
         if active_backend() == "cuda" and self._enabled:
             shapes = active_precision(), *((name, a.shape, a.dtype) for name, a in arrays.items())
             if shapes != self._shapes:
-                self._shapes, self._graph = shapes, None
+                self._shapes = shapes
+                self._release()
             elif self._graph is None:
                 self._graph = self._captured(step, arrays)
             if self._graph is not None:
@@ -96,8 +102,8 @@ class CapturedStep:
 
     @property
     def bytes(self) -> int:
-        """What the graph holds of the GPU's memory, beside the common pool."""
-        return self._graph.bytes if self._graph else 0
+        """What the graph holds of the GPU's memory, beside the common pool, where its inputs lie."""
+        return int(self._pool.total_bytes()) if self._graph else 0
 
     def drop(self, reason: str) -> bool:
         """Give the graph's memory back, and make all further steps kernel by kernel.
@@ -113,7 +119,8 @@ class CapturedStep:
         """
         if self._graph is None:
             return False
-        self._graph, self._enabled = None, False
+        self._enabled = False
+        self._release()
         warnings.warn(
             f"the training step runs kernel by kernel from now on, its CUDA graph was given up: {reason}",
             stacklevel=3,
@@ -121,17 +128,26 @@ class CapturedStep:
         return True
 
     def _captured(self, step: Callable[..., Any], arrays: Mapping[str, Any]) -> _Graph | None:
+        if self._pool is None:
+            self._pool = array_library().cuda.MemoryPool(_memory)
         try:
-            return _Graph(step, arrays)
+            return _Graph(step, arrays, self._pool)
         except (RuntimeError, MemoryError) as error:  # CuPy's
             traceback.clear_frames(error.__traceback__)  # which hold the arrays of the capture
             self._enabled = False
+            self._release()
             warnings.warn(
                 "the training step could not be captured as a CUDA graph and runs kernel by kernel: "
                 f"{type(error).__name__}: {error}",
                 stacklevel=3,
             )
             return None
+
+    def _release(self) -> None:
+        """Give the memory of the graph back to the GPU. A pool of CuPy 14.2 does not when it ends."""
+        self._graph = None
+        if self._pool is not None:
+            self._pool.free_all_blocks()
 
 
 class _Seeds:
@@ -159,15 +175,22 @@ def _memory(size: int) -> Any:
         raise MemoryError(str(error)) from None
 
 
-class _Graph:
-    """A captured step, its memory, and the places where its inputs go."""
+def _place(outside: Callable[[int], Any], shape: tuple[int, ...], dtype: Any) -> Any:
+    """Memory that the graph only reads, and hence none of its own."""
+    cupy = array_library()
+    with cupy.cuda.using_allocator(outside):
+        return cupy.empty(shape, dtype)
 
-    def __init__(self, step: Callable[..., Any], arrays: Mapping[str, Any]):
+
+class _Graph:
+    """A step that is captured in a pool's memory, and the places where its inputs go."""
+
+    def __init__(self, step: Callable[..., Any], arrays: Mapping[str, Any], pool: Any):
         cupy = array_library()
         common = cupy.get_default_memory_pool()
         common.free_all_blocks()  # of the ordinary step before: the graph needs as much once more
-        self._outside = common.malloc
-        self._pool = cupy.cuda.MemoryPool(_memory)
+        # No method of this graph: the network may hold the seeds, and the graph would not end before it does.
+        self._place = partial(_place, common.malloc)
         self._inputs = {name: self._place(array.shape, array.dtype) for name, array in arrays.items()}
         seeds = _Seeds(self._place)
         self._seeds = seeds.places
@@ -179,7 +202,7 @@ class _Graph:
             captured_launches() as self._launches,
             cuda.constants_made_by(self._constant),
             stream,
-            cupy.cuda.using_allocator(self._pool.malloc),
+            cupy.cuda.using_allocator(pool.malloc),
         ):
             stream.begin_capture()
             try:
@@ -192,21 +215,10 @@ class _Graph:
         for place, values in self._constants:
             place.set(values)
 
-    def _place(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Memory that the graph only reads, and hence none of its own."""
-        cupy = array_library()
-        with cupy.cuda.using_allocator(self._outside):
-            return cupy.empty(shape, dtype)
-
     def _constant(self, values: NDArray[Any]) -> Any:
         place = self._place(values.shape, values.dtype)
         self._constants.append((place, values))
         return place
-
-    @property
-    def bytes(self) -> int:
-        """What the step takes while it runs; its inputs lie in the common pool."""
-        return int(self._pool.total_bytes())
 
     def launch(self, rng: np.random.Generator, arrays: Mapping[str, Any]) -> Any:
         """Run the graph on the current stream: it waits for all work before it, and all work after for it."""

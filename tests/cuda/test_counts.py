@@ -9,8 +9,8 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import cuda_emulator
-from tinyunet.cuda import KERNEL_FOLDER, run_checked
+from tinyunet import cuda, cuda_emulator
+from tinyunet.cuda import KERNEL_FOLDER, kernels_in, run_checked, source_of
 from tinyunet.cuda_emulator import Traffic
 from tinyunet.cuda_log import launch_log
 from tinyunet.errors import KernelError
@@ -99,6 +99,30 @@ def test_features_and_their_gradient_are_read_and_written_at_best(emulated, chan
     needed = x.nbytes // 128
     assert found["four(x["] == found["four(grad_x["] == Traffic(needed, needed)
     assert found["= weight["].global_wavefronts <= 4 * found["= weight["].global_at_best
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward_weight"])
+@pytest.mark.parametrize("rung", ["tensor", "tensor_bf16"])
+def test_factors_are_read_from_all_banks(emulated, rung, direction):
+    """On their way into the tensor cores: with each instruction 32 lanes read from 32 banks."""
+    x, weight, bias = random_arrays([(1, 18, 18, 16), (3, 3, 16, 64), (64,)], np.float32)
+    y, parts = np.zeros((1, 16, 16, 64), np.float32), np.zeros((1, 3, 3, 16, 64), np.float32)
+    arrays, ends = {
+        "forward": ((x, weight, bias, y), (0, 256)),
+        "backward_weight": ((x, y, parts), (256, 2048)),
+    }[direction]
+    name = f"conv2d_{direction}_{rung}"
+    source = source_of("conv2d", name)
+    arguments = cuda._fitting(name, kernels_in(source)[name], (*arrays, 18, 18, 16, 3, 0, 64, *ends))
+    with cuda_emulator.checks():
+        lines = cuda._function(source, name, {})((2, 1, 1), (128, 1, 1), arguments).by_line()
+    reads = [
+        lines[number]
+        for number, text in enumerate(source.read_text(encoding="utf-8").splitlines(), 1)
+        if number in lines and ("{ return left[" in text or "{ return right[" in text)
+    ]
+    assert len(reads) == 2
+    assert all(read.shared_wavefronts == read.shared_at_best > 0 for read in reads)
 
 
 def test_lanes_that_stay_away(emulated):

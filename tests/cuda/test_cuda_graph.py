@@ -110,6 +110,24 @@ def test_ten_steps_on_a_gpu(gpu, recwarn):
         assert same_bits(outcome(trainer()), outcome(trainer(cuda_graph=False)))
 
 
+@pytest.mark.gpu
+def test_trainers_leave_no_memory_on_a_gpu(gpu):
+    """A graph of which has some megabytes, more than CUDA takes at once."""
+    import cupy
+
+    def train_and_tell_what_is_free():
+        some = trainer(replace(TEN, base_channels=8, tile=90, steps=2, validate_every=9))
+        outcome(some)
+        assert some._captured.bytes > 3_000_000
+        del some
+        gc.collect()
+        cupy.get_default_memory_pool().free_all_blocks()
+        return cupy.cuda.runtime.memGetInfo()[0]
+
+    first = train_and_tell_what_is_free()  # what kernels take has been taken
+    assert train_and_tell_what_is_free() > first - 1_000_000
+
+
 def test_what_happens_between_the_steps(on_stand_in):
     """Validation, arrays that others hold, and a common pool that gives back all that is free."""
     kept = []
@@ -181,7 +199,7 @@ def dropped(enabled=True):
 def test_what_a_launch_fills_is_not_written_over(on_stand_in, monkeypatch):
     right = dropped(enabled=False)
     assert same_bits(dropped(), right)
-    monkeypatch.setattr(cuda_graph._Graph, "_place", lambda self, *of: fake_cupy.empty(*of))
+    monkeypatch.setattr(cuda_graph, "_place", lambda outside, *of: fake_cupy.empty(*of))
     assert not same_bits(dropped(), right)
 
 
@@ -224,6 +242,7 @@ def test_the_log_counts_a_graph_as_what_it_launches(on_stand_in):
 def test_a_trainer_that_is_gone_leaves_no_memory(on_stand_in, pools):
     """At once: Python's search for circles may come too late for what is made next."""
     held = sum(pool.used_bytes() for pool in fake_cupy.Device.pools)
+    lost = fake_cupy.Device.lost
     some = trainer(replace(TEN, steps=3))
     outcome(some)
     assert len(fake_cupy.Device.pools) == pools + 1
@@ -232,6 +251,7 @@ def test_a_trainer_that_is_gone_leaves_no_memory(on_stand_in, pools):
     assert reference() is None
     assert len(fake_cupy.Device.pools) == pools
     assert sum(pool.used_bytes() for pool in fake_cupy.Device.pools) == held
+    assert fake_cupy.Device.lost == lost
 
 
 def random_pixels(rng, shape):
@@ -322,6 +342,27 @@ def test_a_second_shape(on_stand_in, launches, pools):
     assert len(fake_cupy.Device.pools) == pools + 1
 
 
+def test_the_memory_of_a_graph_goes_back_to_the_gpu(on_stand_in):
+    """When another shape comes, when the graph is given up, and after a capture that failed."""
+    some, other, third = (Descent(True) for _ in range(3))
+
+    def held(descent):
+        assert descent.captured._pool.total_bytes() == descent.captured.bytes
+        return descent.captured.bytes
+
+    for descent in (some, other):
+        descent.losses([8, 8])
+        assert held(descent) > 0
+    some.losses([12])
+    with pytest.warns(UserWarning, match="was given up: a reason"):
+        assert other.captured.drop("a reason")
+    step = third.step
+    third.step = lambda *arguments, **arrays: to_host(step(*arguments, **arrays))
+    with pytest.warns(UserWarning, match="runs kernel by kernel"):
+        third.losses([12, 12])
+    assert [held(descent) for descent in (some, other, third)] == [0, 0, 0]
+
+
 def test_another_precision_is_another_graph(on_stand_in, launches):
     losses = {}
     for enabled in (True, False):
@@ -341,8 +382,20 @@ def copies(loss):
     to_backend(np.ones(3))
 
 
-@pytest.mark.parametrize("forbidden", [reads_back, copies])
-def test_a_step_that_cannot_be_captured(on_stand_in, monkeypatch, forbidden):
+def compiles(loss):
+    source = cuda.source_of("relu", "relu_forward")
+    fake_cupy.RawModule(code=cuda.text_of(source)).get_function("relu_forward")
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "why"),
+    [
+        (reads_back, "RuntimeError: the current stream is capturing, so D2H"),
+        (copies, "RuntimeError: the current stream is capturing, so H2D"),
+        (compiles, "CUDARuntimeError: cudaErrorStreamCaptureUnsupported"),  # ends the capture as well
+    ],
+)
+def test_a_step_that_cannot_be_captured(on_stand_in, monkeypatch, forbidden, why):
     """It is told once, and the training goes on without: with the same bits."""
     config = replace(TEN, steps=5)
     expected = outcome(trainer(config, cuda_graph=False))
@@ -356,8 +409,7 @@ def test_a_step_that_cannot_be_captured(on_stand_in, monkeypatch, forbidden):
     monkeypatch.setattr(Trainer, "_descend", spoilt)
     end, ended = fake_cupy.Stream.end_capture, []
     monkeypatch.setattr(fake_cupy.Stream, "end_capture", lambda stream: ended.append(stream) or end(stream))
-    message = r"runs kernel by kernel: CUDARuntimeError: cudaErrorStreamCaptureUnsupported"
-    with pytest.warns(UserWarning, match=message) as told:
+    with pytest.warns(UserWarning, match=f"runs kernel by kernel: {why}") as told:
         assert same_bits(outcome(trainer(config)), expected)
     assert len(told) == len(ended) == 1
 
@@ -367,7 +419,7 @@ def test_no_memory_for_a_graph(on_stand_in, monkeypatch, pools):
     config = replace(TEN, steps=4, validate_every=9)
     some = trainer(config)
     expected = outcome(some)
-    needed = some._captured._graph._pool.total_bytes()
+    needed = some._captured._pool.total_bytes()
     del some
 
     begin = fake_cupy.Stream.begin_capture
@@ -413,21 +465,22 @@ def test_the_stand_in_captures_as_cuda_does(on_stand_in):
     graph.launch()
     assert to_host(y).tolist() == [3, 0]
     assert number.item() == 5
-    refused = [
-        lambda: to_backend(np.ones(2)),
-        lambda: x.set(np.ones(2, np.float32)),
-        x.get,
-        number.item,
-        lambda: to_host(x),
-        lambda: fake_cupy.RawModule(code="").get_function("none"),
-    ]
-    for wait in refused:
-        with stream:
-            stream.begin_capture()
-            with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureUnsupported"):
-                wait()
-            with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
-                stream.end_capture()
+    refused = {
+        "H2D": [lambda: to_backend(np.ones(2)), lambda: x.set(np.ones(2, np.float32))],
+        "D2H": [x.get, number.item, lambda: to_host(x)],
+    }
+    with stream:
+        stream.begin_capture()
+        for kind, transfers in refused.items():
+            for transfer in transfers:
+                with pytest.raises(RuntimeError, match=f"is capturing, so {kind} transfers are disallowed"):
+                    transfer()
+        stream.end_capture()
+        stream.begin_capture()
+        with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureUnsupported"):
+            fake_cupy.RawModule(code="").get_function("none")
+        with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+            stream.end_capture()
     with pytest.raises(RuntimeError, match="cannot capture on the default"):
         fake_cupy.cuda.Stream(null=True).begin_capture()
     del y

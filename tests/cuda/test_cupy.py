@@ -244,15 +244,43 @@ def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path, before, insid
         cuda.launch("relu", "forward", (1,), (1,), cuda.empty((1,)))
 
 
-def test_without_nvrtc(on_stand_in, monkeypatch):
-    def missing(self, name):
-        raise RuntimeError('Failure finding "libnvrtc.so.13": No such file')
+# Words of CuPy's, and of NVRTC.
+NO_NVRTC = 'Failure finding "libnvrtc.so.13": No such file'
+NO_HEADERS = "Failed to find CUDA headers. Please install CUDA toolkit headers or specify CUDA_PATH."
+OLD_GPU = "nvrtc: error: invalid value for --gpu-architecture (-arch)\n"
 
-    monkeypatch.setattr(fake_cupy.RawModule, "get_function", missing)
-    with pytest.raises(
-        BackendError, match=r"with NVRTC, which CuPy does not find\n +reason +Fail.*\n.*pip install"
-    ):
-        tu.relu(tu.Tensor(np.ones((1, 1), np.float32)))
+
+def relu_when_compiling_fails(monkeypatch, error):
+    def failing(self, name):
+        raise error
+
+    monkeypatch.setattr(fake_cupy.RawModule, "get_function", failing)
+    tu.relu(tu.Tensor(np.ones((1, 1), np.float32)))
+
+
+@pytest.mark.parametrize("reason", [NO_NVRTC, NO_HEADERS])
+def test_without_nvrtc_or_headers(on_stand_in, monkeypatch, reason):
+    message = r"NVRTC and CUDA's headers, which CuPy does not find\n +reason +Fail.*\n.*pip install"
+    with pytest.raises(BackendError, match=message):
+        relu_when_compiling_fails(monkeypatch, RuntimeError(reason))
+
+
+def test_a_gpu_that_the_compiler_does_not_know(on_stand_in, monkeypatch):
+    monkeypatch.setattr(fake_cupy.cuda, "Device", lambda: SimpleNamespace(compute_capability="70"))
+    with pytest.raises(BackendError, match=r"older than(?s:.)*GPU +compute capability 7\.0\n(?s:.)*cuda12"):
+        relu_when_compiling_fails(monkeypatch, fake_cupy.CompileException(OLD_GPU))
+
+
+@pytest.mark.parametrize(("digits", "version"), [("75", "7.5"), ("80", None), ("120", None)])
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_gpu_without_the_tensor_cores(on_stand_in, monkeypatch, precision, digits, version):
+    monkeypatch.setattr(fake_cupy.cuda, "Device", lambda: SimpleNamespace(compute_capability=digits))
+    if version is None:
+        with tu.use_backend("cuda", precision):
+            return
+    with pytest.raises(BackendError, match=rf"{precision} needs(?s:.)*capability {version}\n(?s:.)*leave"):
+        tu.use_backend("cuda", precision)
+    assert tu.use_backend("cuda")
 
 
 def bytes_needed(run):

@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import tinyunet as tu
 from tinyunet import backend, cuda, cuda_emulator
 from tinyunet.errors import BackendError, KernelError
+from tinyunet.ops.linear_cross_entropy import backward_cuda
 
 
 def launch_relu(x, y, count=6):
@@ -41,6 +43,17 @@ def test_more_elements_than_the_kernel_counts(emulated, monkeypatch):
     monkeypatch.setattr(cuda, "INDEX_LIMIT", 5)
     with pytest.raises(KernelError, match=r"x has 6 elements, the kernel counts to 5\n +x +\(2, 3\)"):
         launch_relu(*arrays((2, 3), (2, 3)))
+
+
+def test_an_index_past_the_end_is_an_int(monkeypatch):
+    """Of the kernel that goes over its array in turns, as of those with a thread for each element."""
+    launched = []
+    monkeypatch.setattr(cuda, "launch", lambda *arguments: launched.append(arguments))
+    largest = SimpleNamespace(size=cuda.INDEX_LIMIT)
+    backward_cuda(largest, largest, largest, None)
+    ((_, _, (blocks,), (threads,), *_),) = launched
+    for step in (blocks * threads, cuda.WIDTH):
+        assert cuda.INDEX_LIMIT - 1 + step < 2**31
 
 
 def test_more_blocks_than_a_gpu_takes(emulated):

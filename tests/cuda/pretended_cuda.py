@@ -1,0 +1,325 @@
+"""The real CuPy where there is no GPU: a pytest plugin, for the tests that need one.
+
+    PYTHONPATH=tests/cuda python -m pytest -p pretended_cuda -m gpu tests/cuda
+
+CuPy's modules reach CUDA through functions that they import from one another. Some of these functions are
+replaced here before anyone imports them: the GPU's memory is the computer's, a stream is a list of what is to
+be done, kernels of ours run on the emulator. All else is CuPy's: arrays, memory pools, capture, what a kernel
+is given, and NVRTC, which compiles for an H100.
+
+Nothing is done before somebody waits for it, so that what was freed or overwritten too early is seen. A
+function cannot raise from here: CUDA has no errors, and what it does not know how to do ends the process.
+"""
+
+import ctypes
+import os
+import re
+import traceback
+from functools import cache
+from itertools import count
+
+import cupy_backends.cuda.api.driver as driver
+import cupy_backends.cuda.api.runtime as runtime
+import numpy as np
+
+from tinyunet import cuda_emulator
+from tinyunet.cuda import kernels_in
+from tinyunet.cuda_emulator import KERNEL_FOLDER
+
+ALIGNMENT = 512
+CAPABILITY = {75: 9, 76: 0}  # by CUDA's number of the attribute: compute capability 9.0
+TO_GPU, TO_HOST, ON_GPU = 1, 2, 3  # kinds of memcpy
+RELAXED = 2  # mode of a capture
+TOTAL = 80 * 10**9
+FAILED = 70  # exit status
+
+handles = count(16, 16)  # of streams, events, graphs, modules and kernels
+memory = {}  # of the GPU, by address
+pinned = {}  # memory of the computer, by address
+waiting = []  # what is still to be done, on all streams
+capturing = {}  # by stream
+graphs, modules, kernels = {}, {}, {}
+compiled = [""]  # the text that is compiled at present
+
+
+def do(stream, function, *arguments):
+    """Later, or at each launch of the graph that is captured."""
+    capturing.get(stream, waiting).append((function, arguments))
+
+
+def wait(*_):
+    """For all streams."""
+    done, waiting[:] = list(waiting), []
+    run(done)
+
+
+def run(list_of_work):
+    """In order."""
+    for function, arguments in list_of_work:
+        function(*arguments)
+
+
+def on_gpu(address, size=0):
+    """The bytes from an address to the end of its memory."""
+    start = max(start for start in memory if start <= address)
+    block = memory[start][address - start :]
+    assert size <= len(block) > 0, "an address outside of all memory"
+    return block
+
+
+def new_memory(size):
+    """At an aligned address; each byte is 255."""
+    room = np.full(size + ALIGNMENT, 255, np.uint8)
+    begin = -room.ctypes.data % ALIGNMENT
+    return room[begin : begin + size]
+
+
+def malloc(size):
+    block = new_memory(size)
+    memory[block.ctypes.data] = block
+    return block.ctypes.data
+
+
+def free(address):
+    wait()
+    memory.pop(address)[:] = 254
+
+
+def host_alloc(size, flags):
+    block = new_memory(size)
+    pinned[block.ctypes.data] = block
+    return block.ctypes.data
+
+
+def memory_type(address):
+    return int(any(start <= address < start + len(block) for start, block in pinned.items()))
+
+
+def memcpy_async(to, source, size, kind, stream):
+    def copy():
+        for address in [to] * (kind in (TO_GPU, ON_GPU)) + [source] * (kind in (TO_HOST, ON_GPU)):
+            on_gpu(address, size)
+        ctypes.memmove(to, source, size)
+
+    do(stream, copy)
+
+
+def memset_async(address, value, size, stream):
+    do(stream, lambda: on_gpu(address, size)[:size].fill(value))
+
+
+def begin_capture(stream, options):
+    number, mode = ctypes.cast(options, ctypes.POINTER(ctypes.c_int))[:2]
+    assert (number, mode) == (1, RELAXED)
+    capturing[stream] = []
+
+
+def end_capture(stream):
+    return known(graphs, capturing.pop(stream))
+
+
+def synchronize(stream):
+    assert stream not in capturing
+    wait()
+
+
+def known(table, value):
+    """A new handle of it."""
+    handle = next(handles)
+    table[handle] = value
+    return handle
+
+
+def launch(kernel, *sizes_and_more):
+    grid, block = sizes_and_more[:3], sizes_and_more[3:6]
+    shared, stream, places = sizes_and_more[6:9]
+    assert max(grid[1:]) <= 65535
+    assert np.prod(block) <= 1024
+    assert shared == 0
+    name, text = kernels[kernel]
+    places = ctypes.cast(places, ctypes.POINTER(ctypes.c_void_p))
+    ours = source_of(name)
+    if ours is None:
+        do(stream, CUPYS[re.match("cupy_[a-z]+", name)[0]], *arguments_of_cupys(name, text, places))
+    else:
+        do(stream, run_ours, ours, name, grid, block, arguments_of_ours(kernels_in(ours)[name], places))
+
+
+FUNCTIONS = {
+    runtime: {
+        "getDeviceCount": lambda: 1,
+        "getDevice": lambda: 0,
+        "setDevice": lambda device: None,
+        "_ensure_context": lambda: None,
+        "deviceGetAttribute": lambda attribute, device: CAPABILITY.get(attribute, 0),
+        "memGetInfo": lambda: (TOTAL - sum(map(len, memory.values())), TOTAL),
+        "malloc": malloc,
+        "free": free,
+        "hostAlloc": host_alloc,
+        "freeHost": lambda address: pinned.pop(address),
+        "pointerGetMemoryType": memory_type,
+        "memcpyAsync": memcpy_async,
+        "memsetAsync": memset_async,
+        "streamCreateWithPriority": lambda flags, priority: next(handles),
+        "streamDestroy": lambda stream: None,
+        "streamSynchronize": synchronize,
+        "streamIsCapturing": lambda stream: stream in capturing,
+        "streamBeginCapture": begin_capture,
+        "streamEndCapture": end_capture,
+        "graphInstantiate": lambda graph: known(graphs, graphs[graph]),
+        "graphLaunch": lambda graph, stream: do(stream, run, graphs[graph]),
+        "graphDestroy": lambda graph: graphs.pop(graph),
+        "graphExecDestroy": lambda graph: graphs.pop(graph),
+        "eventCreateWithFlags": lambda flags: next(handles),
+        "eventDestroy": lambda event: None,
+        "eventRecord": lambda event, stream: None,
+        "eventSynchronize": wait,
+        "eventQuery": lambda event: 600 if waiting else 0,  # cudaErrorNotReady
+    },
+    driver: {
+        "moduleLoadData": lambda cubin: known(modules, compiled[0]),
+        "moduleUnload": lambda module: None,
+        "moduleGetFunction": lambda module, name: known(kernels, (name, modules[module])),
+        "launchKernel": launch,
+    },
+}
+
+
+# Kernels
+
+
+@cache
+def source_of(kernel):
+    """Our file that has it, or None."""
+    found = [source for source in KERNEL_FOLDER.glob("*.cu") if kernel in kernels_in(source)]
+    return found[0] if found else None
+
+
+def value_at(place, dtype):
+    return np.frombuffer(ctypes.string_at(place, np.dtype(dtype).itemsize), dtype)[0]
+
+
+def arguments_of_ours(parameters, places):
+    """An array as its address and type, a scalar as it is."""
+    return [
+        (int(value_at(places[i], np.uint64)), p.dtype) if p.is_array else value_at(places[i], p.dtype)
+        for i, p in enumerate(parameters)
+    ]
+
+
+def run_ours(source, name, grid, block, given):
+    """On the emulator. It sees of an array all that lies behind its beginning."""
+    arguments = []
+    for argument in given:
+        if isinstance(argument, tuple):
+            address, dtype = argument
+            behind = on_gpu(address) if address else np.zeros(0, np.uint8)
+            argument = behind[: len(behind) // dtype.itemsize * dtype.itemsize].view(dtype)
+        arguments.append(argument)
+    names = tuple(p.name for p in kernels_in(source)[name])
+    cuda_emulator.function(source, name, names, tuple(kernels_in(source)))(grid, block, tuple(arguments))
+
+
+C_TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "int": np.int32,
+    "long long": np.int64,
+    "unsigned long long": np.uint64,
+    "unsigned char": np.uint8,
+}
+
+
+def arguments_of_cupys(name, text, places):
+    """As functions that give them: an array lies where it lies when the kernel runs."""
+    names = {new: old for old, new in re.findall(r"typedef ([\w ]+) (\w+);", text)}
+    signature = re.search(rf"__global__ void {name}\((.*?)\) {{", text, re.DOTALL)[1]
+    for i, parameter in enumerate(re.split(r",(?![^<]*>)", signature.replace("const ", ""))):
+        array = re.match(r"\s*CArray<([\w ]+), (\d+)", parameter)
+        if array:  # a structure: address, size, shape, strides
+            dtype, axes = np.dtype(C_TYPES[names.get(array[1], array[1])]), int(array[2])
+            address, _, *sizes = (int(value_at(places[i] + 8 * k, np.int64)) for k in range(2 + 2 * axes))
+            yield array_at(address, dtype, sizes[:axes], sizes[axes:])
+        elif "CIndexer" not in parameter:
+            dtype = parameter.rsplit(maxsplit=1)[0].strip()
+            yield value_at(places[i], C_TYPES[names.get(dtype, dtype)])
+
+
+def array_at(address, dtype, shape, strides):
+    return np.ndarray(shape, dtype, on_gpu(address), strides=strides)
+
+
+def concatenate(addresses, axis, begins, strides, joined):
+    """Along the first axis."""
+    assert axis == 0
+    ends = [*begins[1:], len(joined)]
+    for address, begin, end, steps in zip(addresses, begins, ends, strides, strict=True):
+        part = joined[begin:end]
+        part[...] = array_at(int(address), part.dtype, part.shape, tuple(map(int, steps)))
+
+
+CUPYS = {
+    "cupy_fill": lambda x, y: np.copyto(y, x, casting="unsafe"),
+    "cupy_copy": lambda x, y: np.copyto(y, x, casting="unsafe"),
+    "cupy_add": lambda a, b, total: np.add(a, b, out=total),
+    "cupy_concatenate": concatenate,
+}
+
+
+# In CUDA's place
+
+CTYPES = {
+    "int": ctypes.c_int,
+    "unsigned int": ctypes.c_uint,
+    "size_t": ctypes.c_size_t,
+    "intptr_t": ctypes.c_ssize_t,
+    "PyObject *": ctypes.py_object,
+}
+api = ctypes.pythonapi
+api.PyCapsule_GetName.restype = ctypes.c_char_p
+api.PyCapsule_GetName.argtypes = [ctypes.py_object]
+api.PyCapsule_New.restype = ctypes.py_object
+api.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+kept = []
+
+
+def replace(module, name, function):
+    """What a module of CuPy exports, by a function of Python."""
+    signature = api.PyCapsule_GetName(module.__pyx_capi__[name])
+    result, parameters = re.fullmatch(r"(.+?) ?\((.*)\)", signature.decode()).groups()
+    types = [p.strip() for p in parameters.split(",") if p != "void"]
+    given = [i for i, p in enumerate(types) if "__pyx_skip_dispatch" not in p]
+
+    def call(*arguments):
+        try:
+            value = function(*(arguments[i] for i in given))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(FAILED)
+        return True if value is None else value  # ctypes does not count a None that it returns
+
+    def type_of(parameter):
+        return CTYPES.get(parameter, ctypes.c_void_p if "*" in parameter else ctypes.c_int)
+
+    form = ctypes.PYFUNCTYPE(CTYPES[result], *map(type_of, types))
+    kept.extend([callback := form(call), signature])
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    module.__pyx_capi__[name] = api.PyCapsule_New(address, signature, None)
+    setattr(module, name, function)
+
+
+for module, functions in FUNCTIONS.items():
+    for name, function in functions.items():
+        replace(module, name, function)
+
+from cupy.cuda import compiler  # noqa: E402  after CUDA was replaced
+
+compile_text = compiler._compile_module_with_cache
+
+
+def compile_and_remember(source, *arguments, **options):
+    compiled[0] = source
+    return compile_text(source, *arguments, **options)
+
+
+compiler._compile_module_with_cache = compile_and_remember

@@ -1,0 +1,28 @@
+"""The tests that need a GPU, on the real CuPy over a pretended CUDA: where CuPy is, and no GPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def test_what_needs_a_gpu_runs_on_the_real_cupy(emulated):
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: nothing was run on it")
+    if cupy.cuda.is_available():
+        pytest.skip("a GPU is there: the tests run on it")
+    words = ["-q", "-s", "-p", "pretended_cuda", "-p", "no:cacheprovider", "-m", "gpu"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "--ignore", HERE / "test_sanitizer.py", HERE],
+        cwd=HERE.parents[1],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, (finished.stdout + finished.stderr)[-4000:]
+    assert re.fullmatch(r"\d{3} passed, \d+ deselected in .*", finished.stdout.splitlines()[-1])
