@@ -6,6 +6,7 @@ tasks of both.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,23 +18,36 @@ from tinyunet.backend import PRECISIONS
 
 DEVICE = "cuda"  # PyTorch's
 WARM_UP = 3
+LEAST = 1.0  # milliseconds between two events, longer than Python takes to launch something
 Key = TypeVar("Key")
 Task = Callable[[], Any]
 
 
 def milliseconds(tasks: Mapping[Key, Task], turns: int) -> dict[Key, float]:
-    """The median time of each task on the GPU. The tasks take turns; the first three turns do not count."""
+    """The median time of each task on the GPU. The tasks take turns; the first three turns do not count.
+
+    A short task is done several times in a turn, so that the GPU does not wait for Python.
+    """
     times: dict[Key, list[float]] = {name: [] for name in tasks}
+    repeats = dict.fromkeys(tasks, 1)
     for turn in range(WARM_UP + turns):
         for name, task in tasks.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            task()
-            end.record()
-            end.synchronize()
-            if turn >= WARM_UP:
-                times[name].append(start.elapsed_time(end))
-    return {name: statistics.median(taken) for name, taken in times.items()}
+            took = _milliseconds(task, repeats[name])
+            times[name].append(took)
+            if turn < WARM_UP:
+                repeats[name] = max(1, math.ceil(LEAST / took))
+    return {name: statistics.median(taken[WARM_UP:]) for name, taken in times.items()}
+
+
+def _milliseconds(task: Task, repeats: int) -> float:
+    """Of one of so many, one behind the other."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        task()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / repeats
 
 
 def set_precision(precision: str) -> Any:

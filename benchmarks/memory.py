@@ -217,7 +217,10 @@ def _dropout(x: np.ndarray, device: str) -> Row:
 
 
 def _sgd(base: int, rng: np.random.Generator, device: str) -> Row:
-    """All parameters at once: weights and velocities read and written, gradients read."""
+    """All parameters at once: weights and velocities read and written, gradients read.
+
+    On a GPU ours sends the list of all addresses before each step, which a captured step has done once.
+    """
     shapes = [parameter.shape for parameter in tu.UNet(base_channels=base).parameters()]
     weights, grads, velocities = (
         [to_backend(rng.standard_normal(shape, np.float32)) for shape in shapes] for _ in range(3)

@@ -91,9 +91,15 @@ def _tried(model: Network, side: int, training: bool) -> int:
     """The bytes that a tile of zeros takes, in a pool of its own: it may fit into gaps of the common one."""
     cupy = array_library()
     pool = cupy.cuda.MemoryPool()
-    with cupy.cuda.using_allocator(pool.malloc):
-        _try(model, side, training)
-    return pool.total_bytes()
+    try:
+        with cupy.cuda.using_allocator(pool.malloc):
+            _try(model, side, training)
+        return int(pool.total_bytes())
+    except MemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # which hold arrays in the pool
+        raise
+    finally:
+        pool.free_all_blocks()  # a pool of CuPy 14.2 does not give its memory back when it ends
 
 
 def _try(model: Network, side: int, training: bool) -> None:

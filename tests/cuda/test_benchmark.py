@@ -48,6 +48,15 @@ def test_tasks_take_turns_and_the_first_ones_do_not_count(events):
     assert done == ["a", "b"] * (gpu_clock.WARM_UP + 4)
 
 
+def test_short_tasks_are_repeated_in_a_turn(events, monkeypatch):
+    """Here the clock stands still while a task runs: three of them in the millisecond between two events."""
+    monkeypatch.setattr(gpu_clock, "LEAST", 3)
+    monkeypatch.setattr(gpu_clock, "WARM_UP", 1)
+    done = []
+    assert gpu_clock.milliseconds({"a": lambda: done.append("a")}, turns=2) == {"a": pytest.approx(1 / 3)}
+    assert len(done) == 1 + 2 * 3
+
+
 def test_rates():
     """10 ms for 1e12 operations are 100 TFLOP/s, and for 1e9 bytes 100 GB/s."""
     peaks = {"float32": 200e12, "tf32": 400e12, "bf16": 800e12, "copy": 1e12}
