@@ -18,6 +18,7 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.checkpoint import load_model
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images, split
 from tinyunet.data.decode import decode
+from tinyunet.data.layouts import some
 from tinyunet.errors import DataError, OptionError
 from tinyunet.evaluation import (
     ImageScores,
@@ -174,15 +175,11 @@ def _require_same_names(predicted: set[str], labelled: set[str], options: Option
         raise DataError(
             f"{options.predictions} and {options.labels} are not the same images, by name",
             {
-                "predicted, without labels": _some(without_labels),
-                "labelled, not predicted": _some(without_prediction),
+                "predicted, without labels": f"{len(without_labels)}: {some(without_labels)}",
+                "labelled, not predicted": f"{len(without_prediction)}: {some(without_prediction)}",
             },
             "predict exactly the images that are to be compared, and keep their names",
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{len(names)}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else "none"
 
 
 def _read_prediction(folder: Path, name: str, images: ImageSet) -> Prediction:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from oracle import DTYPES, assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
-from tinyunet.errors import DtypeError, ShapeError
+from tinyunet.errors import DtypeError, OptionError, ShapeError
 from tinyunet.ops.conv2d import forward
 
 
@@ -114,7 +114,7 @@ def test_shapes_that_do_not_fit():
             tu.conv2d(x, tu.Tensor(np.zeros((*window, 4, 5), np.float32)), bias)
     with pytest.raises(ShapeError, match=r"3×3 window does not fit(?s:.)*\(1, 2, 8, 4\)"):
         tu.conv2d(tu.Tensor(np.zeros((1, 2, 8, 4), np.float32)), weight)
-    with pytest.raises(ShapeError, match="-1 pixels of padding"):
+    with pytest.raises(OptionError, match=r"padding is -1 pixels, expected at least 0(?s:.)*\(1, 8, 8, 4\)"):
         tu.conv2d(x, weight, padding=-1)
 
 

@@ -21,7 +21,7 @@ from tinyunet import workspace
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel
 from tinyunet.blas import gemm, gemm_routine, gemm_tn
-from tinyunet.errors import ShapeError, describe
+from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops import conv2d_cuda, conv2d_winograd
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
@@ -55,6 +55,8 @@ def conv2d(
         Wrong number of axes, channel counts differ, or the window is not square or larger than the padded x.
     DtypeError
         The dtypes differ.
+    OptionError
+        A negative padding.
 
     References
     ----------
@@ -71,7 +73,9 @@ def conv2d(
             details,
             "use a window of 1×1, 3×3, 4×4, …",
         )
-    if padding < 0 or min(x.shape[1:3]) + 2 * padding < size:
+    if padding < 0:
+        raise OptionError(f"conv2d: padding is {padding} pixels, expected at least 0", details)
+    if min(x.shape[1:3]) + 2 * padding < size:
         raise ShapeError(
             f"conv2d: a {size}×{size} window does not fit into x with {padding} pixels of padding",
             details,
