@@ -98,6 +98,14 @@ def test_fcn_has_no_seam(shape):
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=f"tile {tile}")
 
 
+def test_an_image_of_any_type():
+    """Camera images of 16 bits, and float64, which NumPy makes of most that it computes."""
+    model, image = random_net(1), np.random.default_rng(0).integers(0, 9, (20, 13, 1))
+    expected = predict_tiled(model, image.astype(np.float32), tile=8)
+    for dtype in (np.uint16, np.float64):
+        np.testing.assert_array_equal(predict_tiled(model, image.astype(dtype), tile=8), expected)
+
+
 def test_padded_network_inside_a_large_image():
     """Far from the edge the prediction is that of the plain network on the plain image."""
     model, image = random_net(1, padding="same"), random_image(64, 48, 1)
