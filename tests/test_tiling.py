@@ -106,6 +106,13 @@ def test_an_image_of_any_type():
         np.testing.assert_array_equal(predict_tiled(model, image.astype(dtype), tile=8), expected)
 
 
+def test_scores_whose_exponentials_overflow():
+    model, image = random_net(1, classes=3), random_image(9, 7, 1)
+    model.scores.bias.data[...] = [1000, -1000, 1000]
+    model.scores.weight.data[...] = 0
+    np.testing.assert_array_equal(predict_tiled(model, image), np.broadcast_to([0.5, 0, 0.5], (9, 7, 3)))
+
+
 def test_padded_network_inside_a_large_image():
     """Far from the edge the prediction is that of the plain network on the plain image."""
     model, image = random_net(1, padding="same"), random_image(64, 48, 1)
