@@ -113,6 +113,21 @@ def test_scores_whose_exponentials_overflow():
     np.testing.assert_array_equal(predict_tiled(model, image), np.broadcast_to([0.5, 0, 0.5], (9, 7, 3)))
 
 
+def test_prediction_records_no_graph(monkeypatch):
+    """Else the maps of all layers would be kept for a backward pass, several times the memory of a tile."""
+    model, recorded = random_net(1), []
+    forward = UNet.forward
+
+    def watched(self, x):
+        y = forward(self, x)
+        recorded.append(y.requires_grad)
+        return y
+
+    monkeypatch.setattr(UNet, "forward", watched)
+    predict_tiled(model, random_image(20, 13, 1), tile=8)
+    assert set(recorded) == {False}
+
+
 def test_padded_network_inside_a_large_image():
     """Far from the edge the prediction is that of the plain network on the plain image."""
     model, image = random_net(1, padding="same"), random_image(64, 48, 1)
