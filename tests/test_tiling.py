@@ -229,6 +229,13 @@ def test_an_option_out_of_range(options):
         predict_tiled(random_net(1), random_image(5, 5, 1), **options)
 
 
+def test_a_small_image_costs_no_more_with_a_large_tile():
+    """The tile is not larger than the image needs."""
+    model = random_net(1)
+    costs = [multiplications_per_pixel(model, (20, 14), tile=tile) for tile in (20, 388)]
+    assert costs[0] == costs[1]
+
+
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_multiplications_are_those_of_all_tiles(monkeypatch, padding):
     model, image = random_net(1, padding=padding), random_image(20, 13, 1)
