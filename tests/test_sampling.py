@@ -119,6 +119,17 @@ def test_cells_that_touch_are_parted():
     np.testing.assert_allclose(crossed.weight[crossed.target == 0], expected, rtol=1e-5)
 
 
+def test_the_weight_map_has_the_strength_and_the_width_that_are_asked_for():
+    """The border between the two half planes once more: d1 + d2 is 3 in its two columns."""
+    halves = np.repeat(np.array([1, 2], np.int32), 30)[None, :].repeat(60, axis=0)
+    images = image_set([halves], "instances", images=[halves[..., None] * 1.0])
+    made = sampler(images, weights=WeightMap(w0=3, sigma=2, class_balance=False))
+    crossed = next(s for s in map(made.sample, range(40)) if (s.target == 0).sum() == 2 * OUTPUT)
+    np.testing.assert_allclose(
+        crossed.weight[crossed.target == 0], 1 + 3 * np.exp(-(3**2) / (2 * 2**2)), rtol=1e-5
+    )
+
+
 def test_image_and_target_stay_together_when_bent():
     """The image is the class itself: after rotation, flips and bending they differ at borders at most."""
     labels = [(discs(seed, (120, 120), 12) > 0).astype(np.uint8) for seed in range(2)]
