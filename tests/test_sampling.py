@@ -165,6 +165,14 @@ def test_the_step_decides_the_sample(cells):
         assert not np.array_equal(other.image, expected[3].image)
 
 
+def test_the_seed_decides_the_order_of_the_images_and_the_places_in_each(cells):
+    one, other = sampler(cells), sampler(cells, seed=1)
+    assert [one.sample(step).name for step in range(10)] != [other.sample(step).name for step in range(10)]
+    one, other = (sampler(cells.subset([0]), seed=seed) for seed in (0, 1))
+    for step in range(3):
+        assert not np.array_equal(one.sample(step).image, other.sample(step).image)
+
+
 @pytest.mark.parametrize("ahead", [1, 2, 5])
 @pytest.mark.parametrize(("consumer", "producer"), [(0, 0), (0.004, 0), (0, 0.004)])
 def test_the_stream_does_not_depend_on_timing(cells, ahead, consumer, producer, monkeypatch):
