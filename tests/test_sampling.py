@@ -305,6 +305,17 @@ def test_unknown_pixels_are_bent_with_the_image(partly_known):
     assert seen >= 3
 
 
+@pytest.mark.parametrize("kind", ["binary", "classes"])
+def test_unknown_pixels_join_no_cells(kind):
+    """Two cells that hang together by unknown pixels only are two, with a border between them."""
+    label = np.zeros((OUTPUT, OUTPUT), np.int32)
+    label[:, :9] = label[:, 11:] = 1
+    label[12:, 9:11] = UNKNOWN
+    images = image_set([label], kind, images=[label[..., None] * 1.0])
+    sample = sampler(images, weights=WeightMap(class_balance=False)).sample(0)  # there is one position only
+    np.testing.assert_allclose(sample.weight[sample.target == 0], 1 + 10 * np.exp(-(3**2) / 50), rtol=1e-5)
+
+
 def test_a_tile_without_a_labelled_pixel_is_drawn_anew():
     label = np.full((200, 200), UNKNOWN, np.int32)
     label[:60, :60] = 1
