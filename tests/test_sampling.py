@@ -104,6 +104,7 @@ def test_shapes_and_types():
     assert sample.image.shape == (1, INPUT, INPUT, 1)
     assert sample.target.shape == sample.weight.shape == (1, OUTPUT, OUTPUT)
     assert sample.image.dtype == sample.weight.dtype == np.float32
+    assert sample.target.dtype == np.int32
     assert all(array.flags.c_contiguous for array in sample[:3])
 
 
