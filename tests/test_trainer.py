@@ -144,6 +144,20 @@ def test_every_step_drops_other_values():
     assert len(set(drawn)) == 5
 
 
+def test_what_a_step_draws_is_of_its_own_seed_and_step(monkeypatch):
+    """Its dropout, and what a network is given to make a batch, such as the sliding window's windows."""
+    drawn = []
+    monkeypatch.setattr(
+        UNet, "training_batch", lambda self, sample, rng: drawn.append(rng.random()) or sample
+    )
+    for seed in (0, 1):
+        some = trainer(replace(TINY, seed=seed, steps=2))
+        for event in some.run():
+            if isinstance(event, Stepped):
+                drawn.append(some.model.dropout_rng.random())
+    assert len(drawn) == len(set(drawn)) == 8
+
+
 def test_a_finished_run_goes_on_with_more_steps():
     some = trainer()
     assert finished(some).reason == "all 5 steps"
