@@ -158,6 +158,17 @@ def test_what_a_step_draws_is_of_its_own_seed_and_step(monkeypatch):
     assert len(drawn) == len(set(drawn)) == 8
 
 
+def test_the_options_reach_what_they_are_for():
+    options = {"momentum": 0.7, "weight_decay": 0.25, "augmentation": Augmentation.off()}
+    some = trainer(replace(TINY, weights=WeightMap(w0=2), **options))
+    assert (some.optimiser.momentum, some.optimiser.weight_decay) == (0.7, 0.25)
+    assert some.sampler.augmenter.augmentation == Augmentation.off()
+    assert some.sampler.settings == WeightMap(w0=2)
+    other = trainer(replace(TINY, seed=1, **options))
+    assert bits(other) != bits(some)
+    assert not np.array_equal(other.sampler.sample(0).image, some.sampler.sample(0).image)
+
+
 def test_a_finished_run_goes_on_with_more_steps():
     some = trainer()
     assert finished(some).reason == "all 5 steps"
