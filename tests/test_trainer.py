@@ -169,6 +169,15 @@ def test_the_options_reach_what_they_are_for():
     assert not np.array_equal(other.sampler.sample(0).image, some.sampler.sample(0).image)
 
 
+def test_a_listener_may_leave_the_network_in_any_mode():
+    """It may predict between two steps: they drop out what they would have dropped without."""
+    alone, watched = trainer(), trainer()
+    finished(alone)
+    for _ in watched.run():
+        watched.model.eval()
+    assert bits(watched) == bits(alone)
+
+
 def test_a_finished_run_goes_on_with_more_steps():
     some = trainer()
     assert finished(some).reason == "all 5 steps"
