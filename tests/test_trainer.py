@@ -178,6 +178,15 @@ def test_a_listener_may_leave_the_network_in_any_mode():
     assert bits(watched) == bits(alone)
 
 
+def test_a_tile_in_which_nothing_is_labelled_changes_no_average():
+    """Its loss of 0 says nothing of where the training stands."""
+    some = trainer()
+    sample = some.sampler.sample(0)
+    nothing = sample._replace(target=np.full_like(sample.target, UNKNOWN), weight=0 * sample.weight)
+    assert some._train_on(nothing) == 0
+    assert some.progress.recent == []
+
+
 def test_a_finished_run_goes_on_with_more_steps():
     some = trainer()
     assert finished(some).reason == "all 5 steps"
