@@ -169,6 +169,11 @@ def test_the_options_reach_what_they_are_for():
     assert not np.array_equal(other.sampler.sample(0).image, some.sampler.sample(0).image)
 
 
+def test_defaults_are_the_papers():
+    config = TrainConfig()
+    assert (config.momentum, config.tile) == (0.99, 388)
+
+
 def test_a_listener_may_leave_the_network_in_any_mode():
     """It may predict between two steps: they drop out what they would have dropped without."""
     alone, watched = trainer(), trainer()
