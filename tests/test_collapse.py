@@ -149,6 +149,16 @@ def test_a_stopped_run_tells_the_same(tmp_path):
         assert found + told(resumed) == [expected]
 
 
+def test_what_is_not_explained_is_looked_at_again(monkeypatch):
+    """A network that was learning, by its loss, may have given up at the next validation."""
+    answers = iter([None])
+    monkeypatch.setattr("tinyunet.trainer.PATIENT", 2)
+    monkeypatch.setattr("tinyunet.trainer.explain", lambda facts: next(answers, explain(facts)))
+    some = trainer(lr=1e-9, steps=4, validate_every=1)
+    says_class_0(some)
+    assert [event.step for event in told(some)] == [3]
+
+
 def test_held_out_images_of_one_class_are_no_collapse():
     some = trainer(lr=1e-9)
     empty = image_set(some.validation.images, [np.zeros((40, 36), np.uint8)] * 2)
