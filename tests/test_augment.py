@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from tinyunet.augment import Augmentation, Augmenter, sample_tile
+from tinyunet.augment_elastic import count_folded
 from tinyunet.augment_spline import spline_coefficients
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
 
@@ -252,6 +253,16 @@ def test_folds_are_reported():
         assert tile.folded <= 60 * 60
 
 
+def test_folds_are_those_of_the_whole_image_tile():
+    """Not only of the part of it that is predicted."""
+    image, labels = image_and_labels(12, 60, 60)
+    bent = replace(GEOMETRY_ONLY, elastic_sigma=60)
+    augmenter = Augmenter([image], [labels], input_size=60, output_size=20, augmentation=bent)
+    draw = augmenter.draw(0, np.random.default_rng(12))
+    tile = augmenter.sample(0, np.random.default_rng(12))
+    assert tile.folded == count_folded(draw.grid, 60, 60) != count_folded(draw.grid, 20, 20)
+
+
 def test_images_are_kept_as_they_were():
     image, labels = image_and_labels(13, 50, 50)
     before, labels_before = image.copy(), labels.copy()
@@ -275,15 +286,26 @@ def test_magnitudes_are_checked(name, value):
         Augmentation(**{name: value})
 
 
+def test_the_elastic_deformation_is_the_papers():
+    """Section 3.1: vectors of 10 pixels standard deviation on a grid of 3 by 3."""
+    assert (Augmentation().elastic_sigma, Augmentation().elastic_points) == (10, 3)
+
+
 def test_an_augmentation_cannot_change_under_a_running_training():
     with pytest.raises(FrozenInstanceError):
         Augmentation().rotation = 0
+
+
+EIGHT = np.zeros((8, 8), int)
 
 
 @pytest.mark.parametrize(
     ("change", "error"),
     [
         ({"images": []}, DataError),
+        ({"images": [], "labels": []}, DataError),
+        ({"images": [np.zeros((0, 8, 1), np.float32)], "labels": [np.zeros((0, 8), int)]}, ShapeError),
+        ({"images": [np.zeros((8, 8, c), np.float32) for c in (1, 2)], "labels": [EIGHT] * 2}, ShapeError),
         ({"images": [np.zeros((9, 8, 1), np.float32)]}, ShapeError),
         ({"images": [np.zeros((8, 8), np.float32)]}, ShapeError),
         ({"images": [np.zeros((8, 8, 1))]}, DtypeError),
@@ -298,7 +320,7 @@ def test_an_augmentation_cannot_change_under_a_running_training():
 def test_mistakes_are_named(change, error):
     arguments = {
         "images": [np.zeros((8, 8, 1), np.float32)],
-        "labels": [np.zeros((8, 8), int)],
+        "labels": [EIGHT],
         "input_size": 8,
         "output_size": 4,
     }

@@ -140,6 +140,25 @@ def test_second_backward_is_an_error():
         y.backward()
 
 
+def test_second_backward_through_an_op_that_saves_nothing_is_an_error():
+    y = tu.add(leaf(3.0), leaf(4.0))
+    y.backward()
+    with pytest.raises(GraphError, match="through add was walked before"):
+        y.backward()
+
+
+def test_backward_lets_go_of_the_ops_before():
+    """A loss that is kept, for a curve say, keeps none of the graph that led to it."""
+    x = leaf(3.0)
+    before = Square.apply(x)
+    y = Square.apply(before)
+    function = weakref.ref(before._function)
+    del before
+    assert function() is not None
+    y.backward()
+    assert function() is None
+
+
 def test_backward_into_a_released_part_is_an_error():
     shared = Square.apply(leaf(3.0))
     first, second = Square.apply(shared), Square.apply(shared)
@@ -223,7 +242,7 @@ def test_two_leaves_never_share_a_gradient():
     assert d.grad.tolist() == [1, 1]
 
 
-def test_an_array_given_to_two_inputs_is_not_added_to_in_place():
+def test_an_array_given_to_two_inputs_is_not_added_to_in_place(backend):
     """A function may hand the same array back for two inputs; more arrives for only one of them."""
 
     class Sum(Function):
@@ -241,13 +260,16 @@ def test_an_array_given_to_two_inputs_is_not_added_to_in_place():
     assert b.grad.tolist() == [2 * 5]
 
 
-def test_an_accumulated_gradient_is_a_new_array():
-    x = leaf(3.0)
+@pytest.mark.parametrize("shape", [(1,), ()])
+def test_an_accumulated_gradient_is_a_new_array(backend, shape):
+    """An array also where the tensor is a single number: NumPy's sum of two such arrays is none."""
+    x = Tensor(np.full(shape, 3.0), requires_grad=True)
     Square.apply(x).backward()
     first = x.grad
     Square.apply(x).backward()
-    assert first.tolist() == [6]
-    assert x.grad.tolist() == [12]
+    assert isinstance(x.grad, np.ndarray)
+    np.testing.assert_array_equal(first, np.full(shape, 6.0))
+    np.testing.assert_array_equal(x.grad, np.full(shape, 12.0))
 
 
 def test_leaves_without_requires_grad_get_none():
@@ -282,6 +304,10 @@ def test_gradients_have_the_dtype_of_the_tensor():
     x = Tensor(np.ones(2, np.float32), requires_grad=True)
     tu.relu(x).backward(np.ones(2, np.float64))
     assert x.grad.dtype == np.float32
+    for dtype in (np.float32, np.float64):
+        number = Tensor(np.ones((), dtype), requires_grad=True)
+        tu.relu(number).backward()
+        assert number.grad.dtype == dtype
 
 
 def test_item_and_repr():

@@ -11,6 +11,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.collapse import Collapsed, Facts, explain, loss_of_constant, watch_units
 from tinyunet.data import ImageSet
+from tinyunet.errors import ShapeError
 from tinyunet.models import UNet
 from tinyunet.sampling import WeightMap
 from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
@@ -149,6 +150,25 @@ def test_a_stopped_run_tells_the_same(tmp_path):
         assert found + told(resumed) == [expected]
 
 
+def test_what_is_not_explained_is_looked_at_again(monkeypatch):
+    """A network that was learning, by its loss, may have given up at the next validation."""
+    answers = iter([None])
+    monkeypatch.setattr("tinyunet.trainer.PATIENT", 2)
+    monkeypatch.setattr("tinyunet.trainer.explain", lambda facts: next(answers, explain(facts)))
+    some = trainer(lr=1e-9, steps=4, validate_every=1)
+    says_class_0(some)
+    assert [event.step for event in told(some)] == [3]
+
+
+def test_a_layer_that_answers_to_another_image_is_not_dead():
+    """A constant image is 0 everywhere once it is normalised, and no unit answers to it at the start."""
+    some = trainer(lr=1e-9, steps=2, validate_every=1)
+    images = [np.ones((40, 36, 1)), *some.validation.images[1:]]
+    some = Trainer(some.config, some.train, image_set(images, some.validation.labels))
+    says_class_0(some)
+    assert not told(some)
+
+
 def test_held_out_images_of_one_class_are_no_collapse():
     some = trainer(lr=1e-9)
     empty = image_set(some.validation.images, [np.zeros((40, 36), np.uint8)] * 2)
@@ -186,6 +206,8 @@ def facts(**changes):
         ),
         ({"shares": np.array([1.0, 0]), "loss": 0.1, "constant": 0.0}, "imbalance", "label some"),
         ({"loss": 0.33, "constant": 0.33}, "imbalance", "label more of the rare classes"),
+        # To guess among two classes costs log 2, also if the labels could have a third.
+        ({"shares": np.array([0.5, 0.5, 0]), "loss": 0.4, "constant": 0.4}, "nothing learned", "--lr"),
         ({"units": {"a": np.zeros(2, bool)}, "loss": 0.1}, "dead units", "does not recover"),
     ],
 )
@@ -196,6 +218,12 @@ def test_causes(changes, cause, remedy):
         assert remedy in found.remedy
         assert "with momentum 0.99 a constant gradient acts as with 3" in str(found)
         assert len(str(found).splitlines()) == 6
+
+
+def test_dead_units_are_told():
+    assert explain(facts()).numbers["dead units"] == "1 of 5"
+    layers = {"a": np.zeros(2, bool), "b": np.array([True, False, True])}
+    assert explain(facts(units=layers)).numbers["dead units"] == "3 of 5; all of a"
 
 
 def test_dead_units_are_counted():
@@ -224,6 +252,13 @@ def test_dead_units_are_counted():
     np.testing.assert_array_equal(model(x).data, expected)
     assert len(units["contracting.0.first"]) == 4
     assert all("forward" not in vars(part) for _, part in model.named_modules())  # as it was
+
+
+def test_an_error_does_not_leave_the_network_watched():
+    model = UNet(1, 2, base_channels=2, depth=1)
+    with pytest.raises(ShapeError), watch_units(model):
+        model(Tensor(np.zeros((1, 21, 20, 1), np.float32)))
+    assert all("forward" not in vars(part) for _, part in model.named_modules())
 
 
 @pytest.mark.parametrize("weights", [[3.0, 1.0], [5.0, 0.0, 5.0], [1.0, 2.0, 3.0, 4.0], [0.0, 7.0]])

@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from tinyunet import diagnosis
+from tinyunet.augment import Augmentation
 from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.diagnosis import CHECKS
 from tinyunet.diagnosis.copies import ALIKE, check_duplicates, signature
@@ -97,6 +98,14 @@ def test_gravest_first_and_told_as_errors_are():
     ]
 
 
+def test_the_telling_sample_is_that_with_the_most_border():
+    told = diagnosis.telling_samples(trainer())
+    as_filed = trainer(augmentation=Augmentation.off()).sampler
+    weights = [as_filed.sample(step).weight.sum() for step in range(3)]
+    assert told["as in the file"].weight.sum() == max(weights) > min(weights)
+    assert told["augmented"].name == told["as in the file"].name
+
+
 def test_every_check_is_in_the_list():
     assert set(CHECKS) == {value for name, value in vars(diagnosis).items() if name.startswith("check_")}
 
@@ -147,6 +156,11 @@ def test_one_number_for_two_objects():
     assert "apart from the rest of their object: 2" in scattered[1]
     assert "2: i1 (1), i2 (1)" in scattered[1]
     assert others == []
+
+
+def test_numbers_may_be_left_out():
+    """A number that no object has is no speck."""
+    assert found(check_objects, labels=[np.where(cells() == 3, 9, cells())] * 4) == []
 
 
 def test_corners_hold_an_object_together():
@@ -270,6 +284,12 @@ def test_balance(share, severity):
     found_severity, message = only(found(check_balance, labels=labels, kind="binary"))
     assert found_severity == severity
     assert f"class 0 everywhere would be wrong at {100 * labels[0].mean():.1f} % of the pixels" in message
+
+
+def test_a_class_that_is_absent_is_not_the_rarest():
+    """That is another finding."""
+    labels = [three_classes(0, 1)[-1]] * 4
+    assert only(found(check_balance, labels=labels, kind="classes", num_classes=3))[0] == "note"
 
 
 @pytest.mark.parametrize("class_balance", [True, False])
@@ -399,6 +419,12 @@ def test_touching(apart, text):
     severity, message = only(found(check_touching, labels=[cells(apart)] * 4))
     assert severity == "note"
     assert text in message
+
+
+def test_touching_where_there_are_no_cells():
+    severity, message = only(found(check_touching, labels=[np.zeros((SIDE, SIDE), int)] * 4))
+    assert severity == "note"
+    assert "no cells touch" in message
 
 
 def test_touching_without_the_border_weight():

@@ -94,6 +94,18 @@ def test_parameters_without_a_gradient_stay():
     assert (unused.data == 1).all()
 
 
+def test_a_step_without_any_gradient_changes_nothing():
+    weight = tu.Tensor(np.ones(2), requires_grad=True)
+    tu.SGD([weight], lr=0.1, weight_decay=0.5).step()
+    assert (weight.data == 1).all()
+
+
+def test_defaults_are_the_papers():
+    """A high momentum, section 3, and no weight decay, which the paper does not name."""
+    optimiser = tu.SGD([], lr=0.1)
+    assert (optimiser.momentum, optimiser.weight_decay) == (0.99, 0)
+
+
 def test_zero_grad_forgets():
     x = tu.Tensor(np.ones(2), requires_grad=True)
     optimiser = tu.SGD([x], lr=0.1)

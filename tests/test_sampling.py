@@ -104,6 +104,7 @@ def test_shapes_and_types():
     assert sample.image.shape == (1, INPUT, INPUT, 1)
     assert sample.target.shape == sample.weight.shape == (1, OUTPUT, OUTPUT)
     assert sample.image.dtype == sample.weight.dtype == np.float32
+    assert sample.target.dtype == np.int32
     assert all(array.flags.c_contiguous for array in sample[:3])
 
 
@@ -117,6 +118,17 @@ def test_cells_that_touch_are_parted():
     crossed = next(s for s in map(made.sample, range(40)) if (s.target == 0).sum() == 2 * OUTPUT)
     expected = made.class_weights[0] + 10 * np.exp(-(3**2) / 50)
     np.testing.assert_allclose(crossed.weight[crossed.target == 0], expected, rtol=1e-5)
+
+
+def test_the_weight_map_has_the_strength_and_the_width_that_are_asked_for():
+    """The border between the two half planes once more: d1 + d2 is 3 in its two columns."""
+    halves = np.repeat(np.array([1, 2], np.int32), 30)[None, :].repeat(60, axis=0)
+    images = image_set([halves], "instances", images=[halves[..., None] * 1.0])
+    made = sampler(images, weights=WeightMap(w0=3, sigma=2, class_balance=False))
+    crossed = next(s for s in map(made.sample, range(40)) if (s.target == 0).sum() == 2 * OUTPUT)
+    np.testing.assert_allclose(
+        crossed.weight[crossed.target == 0], 1 + 3 * np.exp(-(3**2) / (2 * 2**2)), rtol=1e-5
+    )
 
 
 def test_image_and_target_stay_together_when_bent():
@@ -152,6 +164,14 @@ def test_the_step_decides_the_sample(cells):
         assert_same(made.sample(step), expected[step])
     for other in (sampler(cells, seed=1, **bent).sample(3), expected[4]):
         assert not np.array_equal(other.image, expected[3].image)
+
+
+def test_the_seed_decides_the_order_of_the_images_and_the_places_in_each(cells):
+    one, other = sampler(cells), sampler(cells, seed=1)
+    assert [one.sample(step).name for step in range(10)] != [other.sample(step).name for step in range(10)]
+    one, other = (sampler(cells.subset([0]), seed=seed) for seed in (0, 1))
+    for step in range(3):
+        assert not np.array_equal(one.sample(step).image, other.sample(step).image)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
@@ -190,6 +210,14 @@ def test_the_stream_works_ahead(cells, monkeypatch):
     next(stream)
     assert second.wait(10)
     stream.close()
+
+
+def test_the_stream_makes_no_sample_beyond_its_end(cells, monkeypatch):
+    made, steps = sampler(cells), []
+    sample = made.sample
+    monkeypatch.setattr(made, "sample", lambda step: steps.append(step) or sample(step))
+    assert len(list(made.stream(2, 5))) == 3
+    assert steps == [2, 3, 4]
 
 
 def test_a_stream_that_is_left_ends_its_thread(cells):
@@ -284,6 +312,17 @@ def test_unknown_pixels_are_bent_with_the_image(partly_known):
         assert (sample.weight[0][sample.target[0] != UNKNOWN] > 0).all()
         seen += 0 < marked.mean() < 1
     assert seen >= 3
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes"])
+def test_unknown_pixels_join_no_cells(kind):
+    """Two cells that hang together by unknown pixels only are two, with a border between them."""
+    label = np.zeros((OUTPUT, OUTPUT), np.int32)
+    label[:, :9] = label[:, 11:] = 1
+    label[12:, 9:11] = UNKNOWN
+    images = image_set([label], kind, images=[label[..., None] * 1.0])
+    sample = sampler(images, weights=WeightMap(class_balance=False)).sample(0)  # there is one position only
+    np.testing.assert_allclose(sample.weight[sample.target == 0], 1 + 10 * np.exp(-(3**2) / 50), rtol=1e-5)
 
 
 def test_a_tile_without_a_labelled_pixel_is_drawn_anew():

@@ -117,6 +117,36 @@ def test_fcn_has_no_seam(shape):
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=f"tile {tile}")
 
 
+def test_an_image_of_any_type():
+    """Camera images of 16 bits, and float64, which NumPy makes of most that it computes."""
+    model, image = random_net(1), np.random.default_rng(0).integers(0, 9, (20, 13, 1))
+    expected = predict_tiled(model, image.astype(np.float32), tile=8)
+    for dtype in (np.uint16, np.float64):
+        np.testing.assert_array_equal(predict_tiled(model, image.astype(dtype), tile=8), expected)
+
+
+def test_scores_whose_exponentials_overflow():
+    model, image = random_net(1, classes=3), random_image(9, 7, 1)
+    model.scores.bias.data[...] = [1000, -1000, 1000]
+    model.scores.weight.data[...] = 0
+    np.testing.assert_array_equal(predict_tiled(model, image), np.broadcast_to([0.5, 0, 0.5], (9, 7, 3)))
+
+
+def test_prediction_records_no_graph(monkeypatch):
+    """Else the maps of all layers would be kept for a backward pass, several times the memory of a tile."""
+    model, recorded = random_net(1), []
+    forward = UNet.forward
+
+    def watched(self, x):
+        y = forward(self, x)
+        recorded.append(y.requires_grad)
+        return y
+
+    monkeypatch.setattr(UNet, "forward", watched)
+    predict_tiled(model, random_image(20, 13, 1), tile=8)
+    assert set(recorded) == {False}
+
+
 def test_padded_network_inside_a_large_image():
     """Far from the edge the prediction is that of the plain network on the plain image."""
     model, image = random_net(1, padding="same"), random_image(64, 48, 1)
@@ -216,6 +246,13 @@ def test_an_option_out_of_range(options):
     (name, value), *_ = options.items()
     with pytest.raises(OptionError, match=f"{name} {value}"):
         predict_tiled(random_net(1), random_image(5, 5, 1), **options)
+
+
+def test_a_small_image_costs_no_more_with_a_large_tile():
+    """The tile is not larger than the image needs."""
+    model = random_net(1)
+    costs = [multiplications_per_pixel(model, (20, 14), tile=tile) for tile in (20, 388)]
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])

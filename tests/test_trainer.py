@@ -144,6 +144,54 @@ def test_every_step_drops_other_values():
     assert len(set(drawn)) == 5
 
 
+def test_what_a_step_draws_is_of_its_own_seed_and_step(monkeypatch):
+    """Its dropout, and what a network is given to make a batch, such as the sliding window's windows."""
+    drawn = []
+    monkeypatch.setattr(
+        UNet, "training_batch", lambda self, sample, rng: drawn.append(rng.random()) or sample
+    )
+    for seed in (0, 1):
+        some = trainer(replace(TINY, seed=seed, steps=2))
+        for event in some.run():
+            if isinstance(event, Stepped):
+                drawn.append(some.model.dropout_rng.random())
+    assert len(drawn) == len(set(drawn)) == 8
+
+
+def test_the_options_reach_what_they_are_for():
+    options = {"momentum": 0.7, "weight_decay": 0.25, "augmentation": Augmentation.off()}
+    some = trainer(replace(TINY, weights=WeightMap(w0=2), **options))
+    assert (some.optimiser.momentum, some.optimiser.weight_decay) == (0.7, 0.25)
+    assert some.sampler.augmenter.augmentation == Augmentation.off()
+    assert some.sampler.settings == WeightMap(w0=2)
+    other = trainer(replace(TINY, seed=1, **options))
+    assert bits(other) != bits(some)
+    assert not np.array_equal(other.sampler.sample(0).image, some.sampler.sample(0).image)
+
+
+def test_defaults_are_the_papers():
+    config = TrainConfig()
+    assert (config.momentum, config.tile) == (0.99, 388)
+
+
+def test_a_listener_may_leave_the_network_in_any_mode():
+    """It may predict between two steps: they drop out what they would have dropped without."""
+    alone, watched = trainer(), trainer()
+    finished(alone)
+    for _ in watched.run():
+        watched.model.eval()
+    assert bits(watched) == bits(alone)
+
+
+def test_a_tile_in_which_nothing_is_labelled_changes_no_average():
+    """Its loss of 0 says nothing of where the training stands."""
+    some = trainer()
+    sample = some.sampler.sample(0)
+    nothing = sample._replace(target=np.full_like(sample.target, UNKNOWN), weight=0 * sample.weight)
+    assert some._train_on(nothing) == 0
+    assert some.progress.recent == []
+
+
 def test_a_finished_run_goes_on_with_more_steps():
     some = trainer()
     assert finished(some).reason == "all 5 steps"
@@ -333,8 +381,11 @@ def test_a_checkpoint_of_another_network():
 
 def test_a_checkpoint_for_prediction_only():
     some = trainer()
-    with pytest.raises(CheckpointError, match="no velocity for contracting"):
-        some.restore(replace(some.checkpoint(), velocity={}))
+    checkpoint = some.checkpoint()
+    one_number = {name: np.zeros(1, np.float32) for name in checkpoint.velocity}  # would fit any shape
+    for velocity in ({}, one_number):
+        with pytest.raises(CheckpointError, match="no velocity for contracting"):
+            some.restore(replace(checkpoint, velocity=velocity))
 
 
 def test_images_smaller_than_a_tile_are_mirrored():

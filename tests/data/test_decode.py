@@ -1,7 +1,9 @@
 """Files written by Pillow, tifffile and imagecodecs, byte by byte as users have them, read back exactly."""
 
+import logging
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import imagecodecs
@@ -72,6 +74,15 @@ def test_palette_png_is_colours_for_an_image_and_indices_for_a_label(tmp_path: P
     picture.save(tmp_path / "a.png")
     np.testing.assert_array_equal(only(tmp_path / "a.png"), colours[indices])
     np.testing.assert_array_equal(only(tmp_path / "a.png", labels=True)[..., 0], indices)
+
+
+def test_palette_png_with_a_transparent_colour(tmp_path: Path) -> None:
+    picture = PIL.Image.fromarray(GREY % 4).convert("P")
+    picture.putdata((GREY % 4).ravel().tolist())
+    picture.save(tmp_path / "a.png", transparency=2)
+    with pytest.raises(DataError, match=r"a\.png: the image has transparent pixels"):
+        decode(tmp_path / "a.png")
+    np.testing.assert_array_equal(only(tmp_path / "a.png", labels=True)[..., 0], GREY % 4)
 
 
 @pytest.mark.parametrize("pixels", [GREY[..., None], RGB, RGB16], ids=["grey", "rgb", "rgb16"])
@@ -151,6 +162,12 @@ def test_tiff_palette_is_only_a_display(tmp_path: Path) -> None:
         (STACK[:2], {"metadata": {"axes": "CYX"}, "imagej": True}, STACK[None, :2].transpose(0, 2, 3, 1)),
         (RGB.transpose(2, 0, 1), {"photometric": "rgb", "planarconfig": "separate"}, RGB[None]),
         (np.stack([RGB, 255 - RGB]), {"photometric": "rgb"}, np.stack([RGB, 255 - RGB])),
+        # Of samples and channels the samples are the colours.
+        (
+            np.stack([RGB, 255 - RGB]),
+            {"photometric": "rgb", "metadata": {"axes": "CYXS"}},
+            np.stack([RGB, 255 - RGB]),
+        ),
         # Channels between the pages and the rows, as hyperstacks have them.
         (
             np.stack([STACK, 255 - STACK], axis=1),
@@ -158,7 +175,7 @@ def test_tiff_palette_is_only_a_display(tmp_path: Path) -> None:
             np.stack([STACK, 255 - STACK], axis=-1),
         ),
     ],
-    ids=["stack", "plain", "imagej", "one page", "channels", "planes", "rgb pages", "hyperstack"],
+    ids=["stack", "plain", "imagej", "one page", "channels", "planes", "rgb pages", "both", "hyperstack"],
 )
 def test_tiff_pages_and_channels(
     tmp_path: Path, pixels: np.ndarray, options: dict, expected: np.ndarray
@@ -184,6 +201,18 @@ def test_cut_off_stack_is_an_error_and_not_a_shorter_stack(
     with pytest.raises(DataError, match=r"a\.tif: cannot be decoded"):
         decode(file)
     assert not caplog.records  # the error says it; nothing is logged besides
+
+
+@pytest.mark.parametrize("share", [1, 0.9])
+def test_the_log_of_tifffile_is_left_as_it_was(tmp_path: Path, share: float) -> None:
+    """Also after an error: what the caller's program reads later is logged as ever."""
+    file, logger = tmp_path / "a.tif", logging.getLogger("tifffile")
+    tifffile.imwrite(file, STACK, photometric="minisblack")
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    before = logger.propagate, list(logger.handlers)
+    with nullcontext() if share == 1 else pytest.raises(DataError):
+        decode(file)
+    assert (logger.propagate, list(logger.handlers)) == before
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

@@ -40,6 +40,7 @@ NOT_FINITE[3, 0] = np.inf
         ({"images": [np.zeros((4, 5)), np.zeros((4, 5))]}, "image a is empty or not"),
         ({"images": [np.zeros((4, 5, 1)), np.zeros((4, 5, 3))]}, "differ in their number of channels"),
         ({"images": [np.zeros((4, 5, 1)), NOT_FINITE]}, "b: 2 pixels are NaN or infinite\n.*row 2, column 3"),
+        ({"images": [np.zeros((4, 5, 1)), np.full((4, 5, 1), np.inf)]}, "b: 20 pixels are NaN or infinite"),
         ({"images": [np.zeros((4, 5, 1), complex)] * 2}, "pixels must be numbers, found complex128"),
         ({"labels": [ZEROS], "kind": "binary", "num_classes": 2}, "every image needs a label"),
         ({"labels": [ZEROS, ZEROS[:3]], "kind": "binary", "num_classes": 2}, "image b and its label differ"),
@@ -63,6 +64,8 @@ def test_unknown_pixels_are_no_class(kind: str, classes: list[int], tmp_path: Pa
     some = make(labels=[ZEROS, labels], kind=kind, num_classes=3)
     assert class_labels(labels, some.kind)[0, :4].tolist() == classes
     assert "2 % of the pixels unknown" in some.summary()  # 1 of 40
+    if kind == "classes":
+        assert "3 classes, 54, 3, 44 %" in some.summary()  # 21, 1 and 17 of the 39 others
     assert "unknown" not in some.subset([0]).summary()
     with pytest.raises(DataError, match="unknown pixels cannot be written"):
         save_image_set(some, tmp_path / "set")
@@ -84,6 +87,7 @@ def test_subset_keeps_order_and_meaning() -> None:
         ("24-29", range(24, 30)),
         (" 0, 3 ,5 - 7 ", [0, 3, 5, 6, 7]),
         ("7,0", [0, 7]),
+        ("9,1", [1, 9]),  # of which Python's set gives 9 first
         ("20%", range(24, 30)),
         ("1%", [29]),
         ("12.5 %", range(26, 30)),

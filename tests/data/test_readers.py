@@ -83,6 +83,13 @@ def test_images_and_labels_that_do_not_match(tmp_path: Path) -> None:
     (tmp_path / "labels" / "2.png").rename(tmp_path / "labels" / "3.png")
     with pytest.raises(DataError, match=r"without a label +1: 2\n  labels without an image +1: 3"):
         read_images(tmp_path)
+    (tmp_path / "images" / "2.png").rename(tmp_path / "images" / "unused")
+    with pytest.raises(DataError, match=r"without a label +1: unused\n  labels without an image +1: 3"):
+        read_images(tmp_path)
+    (tmp_path / "images" / "unused").unlink()
+    with pytest.raises(DataError, match=r"without a label +0: nothing\n  labels without an image +1: 3"):
+        read_images(tmp_path)
+    png(tmp_path / "images" / "2.png", IMAGES[0])
     (tmp_path / "labels" / "3.png").unlink()
     with pytest.raises(DataError, match=r"without a label +1: 2\n  labels without an image +0: nothing"):
         read_images(tmp_path)
@@ -159,6 +166,13 @@ def test_stack_by_folder_and_by_file(tmp_path: Path, images: str, labels: str) -
     assert len(read_images(tmp_path, labels=False)) == 6  # both volumes, and not the labels
 
 
+def test_stack_with_names_in_capitals(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "train-volume.TIF", IMAGES, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "train-labels.TIFF", LABELS, photometric="minisblack")
+    for path in (tmp_path, tmp_path / "train-volume.TIF"):
+        assert_is_the_set(read_images(path), [0, 1, 2])
+
+
 def test_stacks_that_do_not_fit(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "train-volume.tif", IMAGES, photometric="minisblack")
     tifffile.imwrite(tmp_path / "train-labels.tif", LABELS[:2], photometric="minisblack")
@@ -180,6 +194,12 @@ def test_npz(tmp_path: Path, channels: bool) -> None:
     assert_is_the_set(read_images(tmp_path / "set.npz", labels=False), [0, 1, 2], labelled=False)
 
 
+def test_npz_with_a_name_in_capitals(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=IMAGES, labels=LABELS)
+    (tmp_path / "set.npz").rename(tmp_path / "SET.NPZ")
+    assert_is_the_set(read_images(tmp_path / "SET.NPZ"), [0, 1, 2])
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -187,6 +207,7 @@ def test_npz(tmp_path: Path, channels: bool) -> None:
         ({"images": IMAGES}, "no array called labels"),
         ({"images": IMAGES[0], "labels": LABELS[0]}, r"images must be \(N, H, W\)"),
         ({"images": IMAGES, "labels": LABELS[:2]}, "labels do not fit the images"),
+        ({"images": IMAGES, "labels": np.stack([LABELS] * 3, axis=3)}, "labels do not fit the images"),
         ({"images": IMAGES, "labels": LABELS / 2}, "set-0: labels must be whole numbers"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no images"),
         ({"images": IMAGES[:, :0], "labels": LABELS[:, :0]}, "image set-0 is empty"),
@@ -254,7 +275,8 @@ OBJECTS[:, 1:4, 1:4], OBJECTS[:, 6:9, 1:4], OBJECTS[1:, 6:9, 6:9] = 1, 2, 3
     ("kind", "k", "labels"), [("binary", 2, LABELS // 255), ("classes", 7, MANY), ("instances", 2, OBJECTS)]
 )
 @pytest.mark.parametrize(
-    ("dtype", "channels"), [(np.uint8, 1), (np.uint8, 3), (np.uint16, 1), (np.uint16, 2), (np.float32, 3)]
+    ("dtype", "channels"),
+    [(np.uint8, 1), (np.uint8, 2), (np.uint8, 3), (np.uint16, 1), (np.uint16, 2), (np.float32, 3)],
 )
 def test_saved_set_reads_back_the_same(
     tmp_path: Path, kind: str, k: int, labels: np.ndarray, dtype: type, channels: int
@@ -284,6 +306,12 @@ def test_saved_colours_open_as_colours_elsewhere(tmp_path: Path) -> None:
         assert tiff.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
 
 
+def test_saved_masks_are_black_and_white(tmp_path: Path) -> None:
+    save_image_set(image_set(IMAGES[..., None], LABELS // 255, "binary", 2), tmp_path)
+    with PIL.Image.open(tmp_path / "labels" / "c.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), LABELS[1])
+
+
 def test_saved_without_labels_and_never_over_another(tmp_path: Path) -> None:
     unlabelled = image_set(IMAGES[..., None], None, None, 0)
     save_image_set(unlabelled, tmp_path)
@@ -291,6 +319,10 @@ def test_saved_without_labels_and_never_over_another(tmp_path: Path) -> None:
     assert not (tmp_path / "labels").exists()
     with pytest.raises(DataError, match="images: exists already"):
         save_image_set(unlabelled, tmp_path)
+    (tmp_path / "other" / "labels").mkdir(parents=True)
+    with pytest.raises(DataError, match="labels: exists already"):
+        save_image_set(unlabelled, tmp_path / "other")
+    assert not (tmp_path / "other" / "images").exists()
 
 
 REAL = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[3] / "shared" / "data"))

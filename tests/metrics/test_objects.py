@@ -74,6 +74,12 @@ def test_images_without_objects():
         assert average_precision(*pair).tolist() == [value] * 10
 
 
+def test_an_object_of_more_pixels_than_16_bits_count():
+    large = np.ones((260, 260), np.uint8)
+    assert seg(large, large) == 1
+    assert average_precision(large, large, 0.95).tolist() == [1]
+
+
 def test_an_image_all_of_objects_has_no_background():
     halves = np.array([[1, 1, 2, 2]])
     assert seg(halves, halves) == seg(halves * 10**12, halves) == 1

@@ -155,6 +155,13 @@ def test_a_pixel_at_the_threshold_is_border_and_no_foreground_is_one_segment():
         assert v_rand(foreground, truth, thresholds=[threshold]) == pytest.approx(score)
 
 
+def test_the_thresholds_begin_at_zero():
+    """A network that is sure of the membranes only, and never of the cells."""
+    truth = np.array([[1, 1, 0, 1, 1]])
+    for measure in (v_rand, v_info):
+        assert measure(0.05 * truth, truth) == pytest.approx(1)
+
+
 def test_gaps_in_real_membranes_cost_more_than_their_width():
     folder = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
     if not (folder / "isbi2012_em_train.npz").exists():
@@ -189,15 +196,19 @@ def test_bad_challenge_input(measure):
     truth = np.ones((3, 4), np.uint8)
     with pytest.raises(ShapeError, match=r"(?s)\(3, 4\).*\(4, 3\)"):
         measure(truth * 1.0, truth.T)
-    with pytest.raises(ShapeError, match=r"\(N, H, W\)"):
-        measure(np.ones(4), np.ones(4, int))
+    for shape in [(4,), (0, 4)]:
+        with pytest.raises(ShapeError, match=r"\(N, H, W\)"):
+            measure(np.ones(shape), np.ones(shape, int))
+    with pytest.raises(DtypeError, match="labels must hold whole numbers, it is float64"):
+        measure(truth * 1.0, truth * 1.0)
     with pytest.raises(DataError, match="found 1 to 255"):
         measure(np.array([[1, 255]]), truth[:1, :2])
     measure(np.full((3, 4), np.nextafter(np.float32(1), np.float32(2))), truth)  # rounding is no mistake
     with pytest.raises(DataError, match="found nan"):
         measure(np.full((3, 4), np.nan), truth)
-    with pytest.raises(DataError, match="binary"):
-        measure(np.ones((1, 3)), np.array([[0, 1, 2]]))
+    for third in (2, -1):
+        with pytest.raises(DataError, match="binary"):
+            measure(np.ones((1, 3)), np.array([[0, 1, third]]))
     with pytest.raises(DataError, match="no object"):
         measure(truth * 1.0, 0 * truth)
     with pytest.raises(DataError, match="no threshold"):

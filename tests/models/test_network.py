@@ -30,6 +30,30 @@ def test_a_network_is_made_from_its_options_alone(name):
     assert (model.in_channels, model.num_classes) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("unet", {"base_channels": 64, "depth": 4, "padding": "valid", "dropout": 0.5, "variant": "paper"}),
+        ("fcn", {"base_channels": 64, "depth": 5, "dropout": 0.5}),
+        ("sliding-window", {"base_channels": 48, "depth": 4, "neurons": 200}),
+    ],
+)
+def test_defaults_are_those_of_its_paper(name, expected):
+    """The strength of the dropout is that of common practice: the U-Net's paper does not name it."""
+    options = MODELS[name].options()
+    assert {option: options[option] for option in expected} == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_seed_decides_the_initial_weights(name):
+    """Of three seeds that are compared, three networks are made."""
+    one, same, other = (make_network(name, base_channels=2, seed=seed, **SMALL[name]) for seed in (1, 1, 2))
+    for parameter, array in one.state_dict().items():
+        np.testing.assert_array_equal(array, same.state_dict()[parameter])
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    assert not all(np.array_equal(a.data, b.data) for a, b in pairs)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_output_is_as_large_as_the_geometry_says(name):
     model = small(name)

@@ -81,14 +81,15 @@ def test_nan_reaches_every_output_that_it_goes_into(backend, channels, dtype, re
     assert not np.isnan(y[0, 11:]).any()
 
 
-def test_only_the_gradients_asked_for(backend):
-    x, weight, bias = (tu.Tensor(a) for a in random_arrays(shapes(1, 4, 4, 2, 3, 3), np.float32))
-    weight.requires_grad = True
-    y = tu.conv2d(x, weight, bias)
+@pytest.mark.parametrize("needed", range(3))
+def test_only_the_gradients_asked_for(backend, needed):
+    tensors = [tu.Tensor(a) for a in random_arrays(shapes(1, 4, 4, 2, 3, 3), np.float32)]
+    tensors[needed].requires_grad = True
+    y = tu.conv2d(*tensors)
+    computed = y._function.backward(np.ones(y.shape, np.float32))
+    assert [gradient is not None for gradient in computed] == [i == needed for i in range(3)]
     y.backward(np.ones(y.shape))
-    assert weight.grad is not None
-    assert x.grad is None
-    assert bias.grad is None
+    assert [tensor.grad is not None for tensor in tensors] == [i == needed for i in range(3)]
 
 
 def test_bias_gradient_of_many_pixels_keeps_its_digits():
@@ -112,8 +113,9 @@ def test_shapes_that_do_not_fit():
     for window in [(2, 4), (3, 5)]:
         with pytest.raises(ShapeError, match=f"the window is {window[0]}×{window[1]}"):
             tu.conv2d(x, tu.Tensor(np.zeros((*window, 4, 5), np.float32)), bias)
-    with pytest.raises(ShapeError, match=r"3×3 window does not fit(?s:.)*\(1, 2, 8, 4\)"):
-        tu.conv2d(tu.Tensor(np.zeros((1, 2, 8, 4), np.float32)), weight)
+    for shape, found in [((1, 2, 8, 4), r"\(1, 2, 8, 4\)"), ((1, 8, 2, 4), r"\(1, 8, 2, 4\)")]:
+        with pytest.raises(ShapeError, match=rf"3×3 window does not fit(?s:.)*{found}"):
+            tu.conv2d(tu.Tensor(np.zeros(shape, np.float32)), weight)
     with pytest.raises(OptionError, match=r"padding is -1 pixels, expected at least 0(?s:.)*\(1, 8, 8, 4\)"):
         tu.conv2d(x, weight, padding=-1)
 
