@@ -159,6 +159,17 @@ def test_what_is_not_explained_is_looked_at_again(monkeypatch):
     assert [event.step for event in told(some)] == [3]
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_layer_that_answers_to_another_image_is_not_dead(silent):
+    """A constant image is 0 everywhere once it is normalised, and no unit answers to it at the start."""
+    some = trainer(lr=1e-9, steps=2, validate_every=1)
+    images = list(some.validation.images)
+    images[silent] = np.ones((40, 36, 1))
+    some = Trainer(some.config, some.train, image_set(images, some.validation.labels))
+    says_class_0(some)
+    assert not told(some)
+
+
 def test_held_out_images_of_one_class_are_no_collapse():
     some = trainer(lr=1e-9)
     empty = image_set(some.validation.images, [np.zeros((40, 36), np.uint8)] * 2)
