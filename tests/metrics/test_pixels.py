@@ -46,6 +46,12 @@ def test_confusion_matrix_has_the_truth_in_rows():
     assert matrix.tolist() == [[0, 2], [1, 0]]
 
 
+def test_many_classes_in_eight_bits():
+    """The number of a pair of classes, up to 399, is not computed in the type of the labels."""
+    classes = np.arange(20, dtype=np.uint8)
+    np.testing.assert_array_equal(confusion_matrix(classes, classes, 20), np.eye(20))
+
+
 @pytest.mark.parametrize("measure", [pixel_error, lambda p, t, **kw: iou(p, t, 2, **kw)])
 def test_bad_input(measure):
     zeros = np.zeros((3, 4), int)
