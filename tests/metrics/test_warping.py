@@ -202,5 +202,7 @@ def test_bad_input():
             measure(binary[None], binary[None])
         with pytest.raises(DtypeError, match="float64"):
             measure(binary * 0.5, binary * 0.5)
-        with pytest.raises(DataError, match="binary"):
-            measure(np.arange(3)[None], np.arange(3)[None])
+        with pytest.raises(DataError, match="labels must be binary"):
+            measure(np.arange(3)[None] > 1, np.arange(3)[None])
+        with pytest.raises(DataError, match="prediction must be binary"):
+            measure(np.arange(3)[None], np.arange(3)[None] > 1)
