@@ -191,6 +191,8 @@ def test_bad_challenge_input(measure):
         measure(truth * 1.0, truth.T)
     with pytest.raises(ShapeError, match=r"\(N, H, W\)"):
         measure(np.ones(4), np.ones(4, int))
+    with pytest.raises(DtypeError, match="labels must hold whole numbers, it is float64"):
+        measure(truth * 1.0, truth * 1.0)
     with pytest.raises(DataError, match="found 1 to 255"):
         measure(np.array([[1, 255]]), truth[:1, :2])
     measure(np.full((3, 4), np.nextafter(np.float32(1), np.float32(2))), truth)  # rounding is no mistake
