@@ -60,6 +60,13 @@ def test_silver_where_there_is_no_gold_and_where_it_is_told(tmp_path):
     assert "silver" in silver.summary()
 
 
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    """Those with more digits come last, as in a film of more than a thousand frames."""
+    for name in ("t1000", "t999", "t1001"):
+        write(tmp_path / "01" / f"{name}.tif", picture_of(cells_of(0)))
+    assert read_images(tmp_path, labels=False).names == ["01_t999", "01_t1000", "01_t1001"]
+
+
 def distance_to(mask, shape=SHAPE):
     """Of each pixel to the nearest of the mask, by comparing with all of them."""
     pixels = np.argwhere(np.ones(shape, bool))
