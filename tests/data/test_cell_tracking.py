@@ -8,6 +8,7 @@ from scipy.spatial.distance import cdist
 
 from tinyunet.data import UNKNOWN, read_images
 from tinyunet.data.cell_tracking import frame_of
+from tinyunet.data.partly_annotated import forget_around_lone_markers
 from tinyunet.errors import DataError
 
 
@@ -91,6 +92,26 @@ def test_around_markers_without_outline_nothing_is_known(tmp_path):
     assert (partly[np.isin(cells_of(1), [2, 3, 5])] == UNKNOWN).all()  # no cell is taken for background
     assert (partly == UNKNOWN).sum() < 2 * np.isin(cells_of(1), [2, 3, 5]).sum()  # and not much else
     assert f"3 markers have no outline, {reach:.0f} px around them" in read_images(tmp_path).summary()
+
+
+def test_the_cell_that_reaches_furthest_counts():
+    """Bars of three lengths, each with its marker in the middle, and a marker without an outline."""
+    cells, markers = np.zeros((2, *SHAPE), int)
+    for number, reach in enumerate((3, 8, 5), 1):
+        cells[10 * number, 10 - reach : 11 + reach], markers[10 * number, 10] = number, number
+    markers[20, 45] = 4
+    (label,), found = forget_around_lone_markers([cells], [markers], ["a"])
+    np.testing.assert_array_equal(label == UNKNOWN, distance_to(markers == 4) <= 8)
+    assert "1 markers have no outline, 8 px around them" in found
+
+
+def test_a_marker_belongs_to_the_cell_that_most_of_it_is_on():
+    """Its last pixel is on the long neighbour, from whose end it is far."""
+    cells, markers = np.zeros((2, *SHAPE), int)
+    cells[5, 8:13], cells[5, 13:40] = 1, 2
+    markers[5, 10:14], markers[40, 50] = 1, 2
+    _, found = forget_around_lone_markers([cells], [markers], ["a"])
+    assert "1 markers have no outline, 2 px around them" in found
 
 
 def test_a_marker_half_on_an_outline_has_none(tmp_path):
