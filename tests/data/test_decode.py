@@ -74,6 +74,15 @@ def test_palette_png_is_colours_for_an_image_and_indices_for_a_label(tmp_path: P
     np.testing.assert_array_equal(only(tmp_path / "a.png", labels=True)[..., 0], indices)
 
 
+def test_palette_png_with_a_transparent_colour(tmp_path: Path) -> None:
+    picture = PIL.Image.fromarray(GREY % 4).convert("P")
+    picture.putdata((GREY % 4).ravel().tolist())
+    picture.save(tmp_path / "a.png", transparency=2)
+    with pytest.raises(DataError, match=r"a\.png: the image has transparent pixels"):
+        decode(tmp_path / "a.png")
+    np.testing.assert_array_equal(only(tmp_path / "a.png", labels=True)[..., 0], GREY % 4)
+
+
 @pytest.mark.parametrize("pixels", [GREY[..., None], RGB, RGB16], ids=["grey", "rgb", "rgb16"])
 def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path: Path, pixels: np.ndarray) -> None:
     full = np.iinfo(pixels.dtype).max
