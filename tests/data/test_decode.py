@@ -160,6 +160,12 @@ def test_tiff_palette_is_only_a_display(tmp_path: Path) -> None:
         (STACK[:2], {"metadata": {"axes": "CYX"}, "imagej": True}, STACK[None, :2].transpose(0, 2, 3, 1)),
         (RGB.transpose(2, 0, 1), {"photometric": "rgb", "planarconfig": "separate"}, RGB[None]),
         (np.stack([RGB, 255 - RGB]), {"photometric": "rgb"}, np.stack([RGB, 255 - RGB])),
+        # Of samples and channels the samples are the colours.
+        (
+            np.stack([RGB, 255 - RGB]),
+            {"photometric": "rgb", "metadata": {"axes": "CYXS"}},
+            np.stack([RGB, 255 - RGB]),
+        ),
         # Channels between the pages and the rows, as hyperstacks have them.
         (
             np.stack([STACK, 255 - STACK], axis=1),
@@ -167,7 +173,7 @@ def test_tiff_palette_is_only_a_display(tmp_path: Path) -> None:
             np.stack([STACK, 255 - STACK], axis=-1),
         ),
     ],
-    ids=["stack", "plain", "imagej", "one page", "channels", "planes", "rgb pages", "hyperstack"],
+    ids=["stack", "plain", "imagej", "one page", "channels", "planes", "rgb pages", "both", "hyperstack"],
 )
 def test_tiff_pages_and_channels(
     tmp_path: Path, pixels: np.ndarray, options: dict, expected: np.ndarray
