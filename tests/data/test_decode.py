@@ -1,7 +1,9 @@
 """Files written by Pillow, tifffile and imagecodecs, byte by byte as users have them, read back exactly."""
 
+import logging
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import imagecodecs
@@ -199,6 +201,18 @@ def test_cut_off_stack_is_an_error_and_not_a_shorter_stack(
     with pytest.raises(DataError, match=r"a\.tif: cannot be decoded"):
         decode(file)
     assert not caplog.records  # the error says it; nothing is logged besides
+
+
+@pytest.mark.parametrize("share", [1, 0.9])
+def test_the_log_of_tifffile_is_left_as_it_was(tmp_path: Path, share: float) -> None:
+    """Also after an error: what the caller's program reads later is logged as ever."""
+    file, logger = tmp_path / "a.tif", logging.getLogger("tifffile")
+    tifffile.imwrite(file, STACK, photometric="minisblack")
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    before = logger.propagate, list(logger.handlers)
+    with nullcontext() if share == 1 else pytest.raises(DataError):
+        decode(file)
+    assert (logger.propagate, list(logger.handlers)) == before
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
