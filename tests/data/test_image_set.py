@@ -84,6 +84,7 @@ def test_subset_keeps_order_and_meaning() -> None:
         ("24-29", range(24, 30)),
         (" 0, 3 ,5 - 7 ", [0, 3, 5, 6, 7]),
         ("7,0", [0, 7]),
+        ("9,1", [1, 9]),  # of which Python's set gives 9 first
         ("20%", range(24, 30)),
         ("1%", [29]),
         ("12.5 %", range(26, 30)),
