@@ -40,6 +40,7 @@ NOT_FINITE[3, 0] = np.inf
         ({"images": [np.zeros((4, 5)), np.zeros((4, 5))]}, "image a is empty or not"),
         ({"images": [np.zeros((4, 5, 1)), np.zeros((4, 5, 3))]}, "differ in their number of channels"),
         ({"images": [np.zeros((4, 5, 1)), NOT_FINITE]}, "b: 2 pixels are NaN or infinite\n.*row 2, column 3"),
+        ({"images": [np.zeros((4, 5, 1)), np.full((4, 5, 1), np.inf)]}, "b: 20 pixels are NaN or infinite"),
         ({"images": [np.zeros((4, 5, 1), complex)] * 2}, "pixels must be numbers, found complex128"),
         ({"labels": [ZEROS], "kind": "binary", "num_classes": 2}, "every image needs a label"),
         ({"labels": [ZEROS, ZEROS[:3]], "kind": "binary", "num_classes": 2}, "image b and its label differ"),
