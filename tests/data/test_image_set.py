@@ -64,6 +64,8 @@ def test_unknown_pixels_are_no_class(kind: str, classes: list[int], tmp_path: Pa
     some = make(labels=[ZEROS, labels], kind=kind, num_classes=3)
     assert class_labels(labels, some.kind)[0, :4].tolist() == classes
     assert "2 % of the pixels unknown" in some.summary()  # 1 of 40
+    if kind == "classes":
+        assert "3 classes, 54, 3, 44 %" in some.summary()  # 21, 1 and 17 of the 39 others
     assert "unknown" not in some.subset([0]).summary()
     with pytest.raises(DataError, match="unknown pixels cannot be written"):
         save_image_set(some, tmp_path / "set")
