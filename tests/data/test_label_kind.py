@@ -32,6 +32,7 @@ def stripes(*values: int) -> np.ndarray:
         ([blobs(1, 2, 3), blobs(1, 2)], "instances"),
         ([blobs(4, 9, 17), blobs(4, 17)], "instances"),  # track numbers have gaps
         ([blobs(*range(1, 18))], "instances"),  # a single image
+        ([blobs(*range(1, 17))], "classes"),  # not more than 16
         ([blobs(300, 7), blobs(2, 4)], "instances"),  # no class is numbered 300
         # One nucleus in most of the images looks binary; the last image says that it is not.
         ([blobs(1), blobs(1), blobs(1, 2)], "instances"),
@@ -39,6 +40,7 @@ def stripes(*values: int) -> np.ndarray:
         ([blobs(1, 2, 3), blobs(3, 1, 2)], "classes"),
         # Background, and one object cut in two by a hair: annotators do that.
         ([blobs(*range(1, 12), 1), blobs(1, 2, 3)], "instances"),
+        ([blobs(1, 2, 3, 1), blobs(1, 2)], "classes"),  # here one of five is in two pieces
     ],
 )
 def test_rule(labels: list[np.ndarray], kind: str) -> None:
