@@ -72,6 +72,13 @@ def test_images_and_labels_that_do_not_match(tmp_path: Path) -> None:
     (tmp_path / "labels" / "2.png").rename(tmp_path / "labels" / "3.png")
     with pytest.raises(DataError, match=r"without a label +1: 2\n  labels without an image +1: 3"):
         read_images(tmp_path)
+    (tmp_path / "images" / "2.png").rename(tmp_path / "images" / "unused")
+    with pytest.raises(DataError, match=r"without a label +1: unused\n  labels without an image +1: 3"):
+        read_images(tmp_path)
+    (tmp_path / "images" / "unused").unlink()
+    with pytest.raises(DataError, match=r"without a label +0: nothing\n  labels without an image +1: 3"):
+        read_images(tmp_path)
+    png(tmp_path / "images" / "2.png", IMAGES[0])
     (tmp_path / "labels" / "3.png").unlink()
     with pytest.raises(DataError, match=r"without a label +1: 2\n  labels without an image +0: nothing"):
         read_images(tmp_path)
