@@ -183,6 +183,7 @@ def test_npz(tmp_path: Path, channels: bool) -> None:
         ({"images": IMAGES}, "no array called labels"),
         ({"images": IMAGES[0], "labels": LABELS[0]}, r"images must be \(N, H, W\)"),
         ({"images": IMAGES, "labels": LABELS[:2]}, "labels do not fit the images"),
+        ({"images": IMAGES, "labels": np.stack([LABELS] * 3, axis=3)}, "labels do not fit the images"),
         ({"images": IMAGES, "labels": LABELS / 2}, "set-0: labels must be whole numbers"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no images"),
         ({"images": IMAGES[:, :0], "labels": LABELS[:, :0]}, "image set-0 is empty"),
