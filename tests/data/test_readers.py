@@ -281,6 +281,12 @@ def test_saved_colours_open_as_colours_elsewhere(tmp_path: Path) -> None:
         assert tiff.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
 
 
+def test_saved_masks_are_black_and_white(tmp_path: Path) -> None:
+    save_image_set(image_set(IMAGES[..., None], LABELS // 255, "binary", 2), tmp_path)
+    with PIL.Image.open(tmp_path / "labels" / "c.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), LABELS[1])
+
+
 def test_saved_without_labels_and_never_over_another(tmp_path: Path) -> None:
     unlabelled = image_set(IMAGES[..., None], None, None, 0)
     save_image_set(unlabelled, tmp_path)
