@@ -294,6 +294,10 @@ def test_saved_without_labels_and_never_over_another(tmp_path: Path) -> None:
     assert not (tmp_path / "labels").exists()
     with pytest.raises(DataError, match="images: exists already"):
         save_image_set(unlabelled, tmp_path)
+    (tmp_path / "other" / "labels").mkdir(parents=True)
+    with pytest.raises(DataError, match="labels: exists already"):
+        save_image_set(unlabelled, tmp_path / "other")
+    assert not (tmp_path / "other" / "images").exists()
 
 
 REAL = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
