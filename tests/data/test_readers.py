@@ -251,7 +251,8 @@ OBJECTS[:, 1:4, 1:4], OBJECTS[:, 6:9, 1:4], OBJECTS[1:, 6:9, 6:9] = 1, 2, 3
     ("kind", "k", "labels"), [("binary", 2, LABELS // 255), ("classes", 7, MANY), ("instances", 2, OBJECTS)]
 )
 @pytest.mark.parametrize(
-    ("dtype", "channels"), [(np.uint8, 1), (np.uint8, 3), (np.uint16, 1), (np.uint16, 2), (np.float32, 3)]
+    ("dtype", "channels"),
+    [(np.uint8, 1), (np.uint8, 2), (np.uint8, 3), (np.uint16, 1), (np.uint16, 2), (np.float32, 3)],
 )
 def test_saved_set_reads_back_the_same(
     tmp_path: Path, kind: str, k: int, labels: np.ndarray, dtype: type, channels: int
