@@ -155,6 +155,13 @@ def test_stack_by_folder_and_by_file(tmp_path: Path, images: str, labels: str) -
     assert len(read_images(tmp_path, labels=False)) == 6  # both volumes, and not the labels
 
 
+def test_stack_with_names_in_capitals(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "train-volume.TIF", IMAGES, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "train-labels.TIFF", LABELS, photometric="minisblack")
+    for path in (tmp_path, tmp_path / "train-volume.TIF"):
+        assert_is_the_set(read_images(path), [0, 1, 2])
+
+
 def test_stacks_that_do_not_fit(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "train-volume.tif", IMAGES, photometric="minisblack")
     tifffile.imwrite(tmp_path / "train-labels.tif", LABELS[:2], photometric="minisblack")

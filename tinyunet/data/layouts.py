@@ -89,7 +89,7 @@ def _matched(images: list[Path], labels: list[Path]) -> list[tuple[Path, Path | 
 
 def _label_stem(image_file: Path) -> str | None:
     """What the label stack of this image stack is called; None if it is not named as an image stack."""
-    if image_file.suffix.lower() not in (".tif", ".tiff"):
+    if not _is_tiff(image_file):
         return None
     if image_file.stem == "images":
         return "labels"
@@ -97,10 +97,14 @@ def _label_stem(image_file: Path) -> str | None:
     return None if prefix == image_file.stem else f"{prefix}-labels"
 
 
+def _is_tiff(file: Path) -> bool:
+    return file.is_file() and file.suffix.lower() in (".tif", ".tiff")
+
+
 def _label_file(image_file: Path) -> Path | None:
     stem = _label_stem(image_file)
-    candidates = [image_file.with_name(f"{stem}{suffix}") for suffix in (".tif", ".tiff")] if stem else []
-    return next((file for file in candidates if file.is_file()), None)
+    beside = sorted(image_file.parent.iterdir())
+    return next((file for file in beside if file.stem == stem and _is_tiff(file)), None)
 
 
 def _labels_beside(image_file: Path) -> Path:
