@@ -140,6 +140,13 @@ def test_second_backward_is_an_error():
         y.backward()
 
 
+def test_second_backward_through_an_op_that_saves_nothing_is_an_error():
+    y = tu.add(leaf(3.0), leaf(4.0))
+    y.backward()
+    with pytest.raises(GraphError, match="through add was walked before"):
+        y.backward()
+
+
 def test_backward_into_a_released_part_is_an_error():
     shared = Square.apply(leaf(3.0))
     first, second = Square.apply(shared), Square.apply(shared)
