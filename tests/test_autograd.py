@@ -147,6 +147,18 @@ def test_second_backward_through_an_op_that_saves_nothing_is_an_error():
         y.backward()
 
 
+def test_backward_lets_go_of_the_ops_before():
+    """A loss that is kept, for a curve say, keeps none of the graph that led to it."""
+    x = leaf(3.0)
+    before = Square.apply(x)
+    y = Square.apply(before)
+    function = weakref.ref(before._function)
+    del before
+    assert function() is not None
+    y.backward()
+    assert function() is None
+
+
 def test_backward_into_a_released_part_is_an_error():
     shared = Square.apply(leaf(3.0))
     first, second = Square.apply(shared), Square.apply(shared)
