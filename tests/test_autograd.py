@@ -304,6 +304,10 @@ def test_gradients_have_the_dtype_of_the_tensor():
     x = Tensor(np.ones(2, np.float32), requires_grad=True)
     tu.relu(x).backward(np.ones(2, np.float64))
     assert x.grad.dtype == np.float32
+    for dtype in (np.float32, np.float64):
+        number = Tensor(np.ones((), dtype), requires_grad=True)
+        tu.relu(number).backward()
+        assert number.grad.dtype == dtype
 
 
 def test_item_and_repr():
