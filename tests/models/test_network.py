@@ -31,6 +31,16 @@ def test_a_network_is_made_from_its_options_alone(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_the_seed_decides_the_initial_weights(name):
+    """Of three seeds that are compared, three networks are made."""
+    one, same, other = (make_network(name, base_channels=2, seed=seed, **SMALL[name]) for seed in (1, 1, 2))
+    for parameter, array in one.state_dict().items():
+        np.testing.assert_array_equal(array, same.state_dict()[parameter])
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    assert not all(np.array_equal(a.data, b.data) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_the_output_is_as_large_as_the_geometry_says(name):
     model = small(name)
     sides = model.geometry
