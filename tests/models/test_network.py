@@ -30,6 +30,20 @@ def test_a_network_is_made_from_its_options_alone(name):
     assert (model.in_channels, model.num_classes) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("unet", {"base_channels": 64, "depth": 4, "padding": "valid", "dropout": 0.5, "variant": "paper"}),
+        ("fcn", {"base_channels": 64, "depth": 5, "dropout": 0.5}),
+        ("sliding-window", {"base_channels": 48, "depth": 4, "neurons": 200}),
+    ],
+)
+def test_defaults_are_those_of_its_paper(name, expected):
+    """The strength of the dropout is that of common practice: the U-Net's paper does not name it."""
+    options = MODELS[name].options()
+    assert {option: options[option] for option in expected} == expected
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_seed_decides_the_initial_weights(name):
     """Of three seeds that are compared, three networks are made."""
