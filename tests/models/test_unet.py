@@ -185,8 +185,12 @@ def test_the_seed_decides_the_weights_and_the_dropout():
     one, same, other = (tu.UNet(base_channels=4, depth=2, padding="same", seed=s) for s in (1, 1, 2))
     for name, array in one.state_dict().items():
         np.testing.assert_array_equal(array, same.state_dict()[name])
-    np.testing.assert_array_equal(one(x).data, same(x).data)
+    first = one(x).data
+    np.testing.assert_array_equal(first, same(x).data)
     assert not np.array_equal(one.scores.weight.data, other.scores.weight.data)
+    other.load_state_dict(one.state_dict())
+    assert not np.array_equal(first, other(x).data)
+    np.testing.assert_array_equal(one.eval()(x).data, other.eval()(x).data)
 
 
 def test_state_dict_round_trip():
