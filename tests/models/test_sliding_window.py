@@ -71,6 +71,12 @@ def test_shared_work_gives_what_brute_force_gives(backend, depth, size, dtype):
     assert_close(shared.data, slid.data, tolerance=TOLERANCE[np.dtype(dtype)])
 
 
+def test_sliding_over_a_single_window():
+    model = randomised(tu.SlidingWindowClassifier(base_channels=3, depth=1))
+    x = tu.Tensor(random_image(1, 9, 9, 1))
+    np.testing.assert_array_equal(model.slide(x).data, model(x).data)
+
+
 def test_shared_work_gives_what_torch_gives_for_single_windows():
     model = as_float64(randomised(tu.SlidingWindowClassifier(base_channels=3, depth=2)))
     x = random_image(1, 30, 34, 1, dtype=np.float64)
