@@ -275,6 +275,11 @@ def test_magnitudes_are_checked(name, value):
         Augmentation(**{name: value})
 
 
+def test_the_elastic_deformation_is_the_papers():
+    """Section 3.1: vectors of 10 pixels standard deviation on a grid of 3 by 3."""
+    assert (Augmentation().elastic_sigma, Augmentation().elastic_points) == (10, 3)
+
+
 def test_an_augmentation_cannot_change_under_a_running_training():
     with pytest.raises(FrozenInstanceError):
         Augmentation().rotation = 0
