@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from tinyunet.augment import Augmentation, Augmenter, sample_tile
+from tinyunet.augment_elastic import count_folded
 from tinyunet.augment_spline import spline_coefficients
 from tinyunet.errors import DataError, DtypeError, ShapeError
 
@@ -250,6 +251,16 @@ def test_folds_are_reported():
         tile = sample_tile(image, labels, **sizes, augmentation=augmentation, rng=np.random.default_rng(12))
         assert (tile.folded > 0) == folds
         assert tile.folded <= 60 * 60
+
+
+def test_folds_are_those_of_the_whole_image_tile():
+    """Not only of the part of it that is predicted."""
+    image, labels = image_and_labels(12, 60, 60)
+    bent = replace(GEOMETRY_ONLY, elastic_sigma=60)
+    augmenter = Augmenter([image], [labels], input_size=60, output_size=20, augmentation=bent)
+    draw = augmenter.draw(0, np.random.default_rng(12))
+    tile = augmenter.sample(0, np.random.default_rng(12))
+    assert tile.folded == count_folded(draw.grid, 60, 60) != count_folded(draw.grid, 20, 20)
 
 
 def test_images_are_kept_as_they_were():
