@@ -296,10 +296,16 @@ def test_an_augmentation_cannot_change_under_a_running_training():
         Augmentation().rotation = 0
 
 
+EIGHT = np.zeros((8, 8), int)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
         ({"images": []}, DataError),
+        ({"images": [], "labels": []}, DataError),
+        ({"images": [np.zeros((0, 8, 1), np.float32)], "labels": [np.zeros((0, 8), int)]}, ShapeError),
+        ({"images": [np.zeros((8, 8, c), np.float32) for c in (1, 2)], "labels": [EIGHT] * 2}, ShapeError),
         ({"images": [np.zeros((9, 8, 1), np.float32)]}, ShapeError),
         ({"images": [np.zeros((8, 8), np.float32)]}, ShapeError),
         ({"images": [np.zeros((8, 8, 1))]}, DtypeError),
@@ -314,7 +320,7 @@ def test_an_augmentation_cannot_change_under_a_running_training():
 def test_mistakes_are_named(change, error):
     arguments = {
         "images": [np.zeros((8, 8, 1), np.float32)],
-        "labels": [np.zeros((8, 8), int)],
+        "labels": [EIGHT],
         "input_size": 8,
         "output_size": 4,
     }
