@@ -146,6 +146,7 @@ def test_folds_are_counted():
         (np.zeros(8), np.zeros((2, 3, 3)), 3, ShapeError),
         (np.zeros((0, 8)), np.zeros((2, 3, 3)), 3, ShapeError),
         (np.zeros((8, 8), int), np.zeros((2, 3, 3)), 3, DtypeError),
+        (np.zeros((8, 8), np.float16), np.zeros((2, 3, 3)), 3, DtypeError),
         (np.zeros((8, 8)), np.zeros((2, 3, 3)), 2, DataError),
         ([np.zeros((8, 8))], np.zeros((2, 3, 3)), [3, 0], DataError),
     ],
