@@ -173,6 +173,10 @@ def test_ignored_pixels_weigh_nothing_and_are_no_cell():
     np.testing.assert_array_equal(weight_map(labels, classes=classes, ignore_label=-1), weights)
 
 
+def test_an_image_that_is_ignored_altogether_weighs_nothing():
+    assert not weight_map(np.full((4, 5), 255), ignore_label=255).any()
+
+
 def touches_by_filters(labels):
     """A pixel touches another cell if the largest or the smallest cell number around it is not its own."""
     largest = ndimage.maximum_filter(labels, 3)
