@@ -212,6 +212,7 @@ def test_cells_of_a_mask_hang_together_by_sides():
         (np.full((3, 4), 2**40), {}, DataError),
         (np.eye(3, dtype=int), {"class_balance": [1.0]}, DataError),
         (np.eye(3, dtype=int), {"class_balance": [1.0, -1.0]}, DataError),
+        (np.eye(3, dtype=int), {"class_balance": [[1.0, 2.0], [3.0, 4.0]]}, DataError),
         (np.eye(3, dtype=int), {"classes": np.zeros((3, 4), int)}, ShapeError),
         (np.eye(3, dtype=int), {"classes": np.full((3, 3), -1)}, DataError),
         (np.eye(3, dtype=int), {"sigma": 0}, DataError),
