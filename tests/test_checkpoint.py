@@ -214,7 +214,7 @@ def test_an_interrupted_write_leaves_the_old_file(path, checkpoint, monkeypatch)
 
 
 def test_a_folder_that_is_a_file(path, checkpoint):
-    with pytest.raises(CheckpointError, match="could not be written"):
+    with pytest.raises(CheckpointError, match=r"could not be written(?s:.)*older checkpoint  none"):
         save_checkpoint(path / "last.safetensors", checkpoint)
 
 
