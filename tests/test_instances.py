@@ -98,6 +98,11 @@ def test_the_foreground_of_classes_is_what_is_not_class_0():
     np.testing.assert_array_equal(ours > 0, probabilities[..., 1] + probabilities[..., 2] > 0.6)
 
 
+def test_a_pixel_at_the_threshold_is_background():
+    assert not label_instances(np.full((5, 5), 0.5)).any()
+    assert label_instances(np.full((5, 5), np.nextafter(0.5, 1))).all()
+
+
 def real_nuclei(count):
     """Label images, and two blurred maps: nuclei less the pixels where two touch, and all of the nuclei."""
     folder = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[2] / "shared" / "data"))
