@@ -35,6 +35,13 @@ def test_touching_discs_are_cut_at_their_neck():
     assert label_instances(mask, split_depth=7).max() == 1
 
 
+def test_a_slanting_object_is_not_cut_along_its_ridge():
+    """Its summits, all of one height, hang together by their corners."""
+    rows, columns = np.indices((40, 40))
+    mask = np.pad(abs(rows - columns) <= 1, 2)
+    np.testing.assert_array_equal(label_instances(mask, split_depth=0.2), mask)
+
+
 def test_every_pixel_of_the_mask_stays_an_object_however_thin():
     mask = np.zeros((20, 30), bool)
     mask[3, 2:25] = mask[8:18, 12] = True
