@@ -11,6 +11,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.collapse import Collapsed, Facts, explain, loss_of_constant, watch_units
 from tinyunet.data import ImageSet
+from tinyunet.errors import ShapeError
 from tinyunet.models import UNet
 from tinyunet.sampling import WeightMap
 from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
@@ -245,6 +246,13 @@ def test_dead_units_are_counted():
     np.testing.assert_array_equal(model(x).data, expected)
     assert len(units["contracting.0.first"]) == 4
     assert all("forward" not in vars(part) for _, part in model.named_modules())  # as it was
+
+
+def test_an_error_does_not_leave_the_network_watched():
+    model = UNet(1, 2, base_channels=2, depth=1)
+    with pytest.raises(ShapeError), watch_units(model):
+        model(Tensor(np.zeros((1, 21, 20, 1), np.float32)))
+    assert all("forward" not in vars(part) for _, part in model.named_modules())
 
 
 @pytest.mark.parametrize("weights", [[3.0, 1.0], [5.0, 0.0, 5.0], [1.0, 2.0, 3.0, 4.0], [0.0, 7.0]])
