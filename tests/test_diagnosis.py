@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from tinyunet import diagnosis
+from tinyunet.augment import Augmentation
 from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.diagnosis import (
     ALIKE,
@@ -94,6 +95,14 @@ def test_gravest_first_and_told_as_errors_are():
         "problem: 1 image of one single grey value",
         "  images  1: i1",
     ]
+
+
+def test_the_telling_sample_is_that_with_the_most_border():
+    told = diagnosis.telling_samples(trainer())
+    as_filed = trainer(augmentation=Augmentation.off()).sampler
+    weights = [as_filed.sample(step).weight.sum() for step in range(3)]
+    assert told["as in the file"].weight.sum() == max(weights) > min(weights)
+    assert told["augmented"].name == told["as in the file"].name
 
 
 def test_every_check_is_in_the_list():
