@@ -157,6 +157,14 @@ def test_one_number_for_two_objects():
     assert others == []
 
 
+def test_numbers_may_be_left_out():
+    """A number that no object has is no speck, and makes up for no piece that lies apart."""
+    labels = np.where(cells() == 3, 9, cells())
+    assert found(check_objects, labels=[labels] * 4) == []
+    labels[2, 2] = 9
+    assert "apart from the rest of their object: 4" in only(found(check_objects, labels=[labels] * 4))[1]
+
+
 def test_corners_hold_an_object_together():
     labels = [cells() for _ in range(4)]
     labels[0][22, 22] = 1  # at the corner of cell 1, which ends at 21
