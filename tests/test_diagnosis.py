@@ -288,6 +288,12 @@ def test_balance(share, severity):
     assert f"class 0 everywhere would be wrong at {100 * labels[0].mean():.1f} % of the pixels" in message
 
 
+def test_a_class_that_is_absent_is_not_the_rarest():
+    """That is another finding."""
+    labels = [three_classes(0, 1)[-1]] * 4
+    assert only(found(check_balance, labels=labels, kind="classes", num_classes=3))[0] == "note"
+
+
 @pytest.mark.parametrize("class_balance", [True, False])
 def test_loss_of_a_constant_prediction_against_pytorch(class_balance):
     """The best constant scores, found by gradient descent on PyTorch's weighted loss of the same samples."""
