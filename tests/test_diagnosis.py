@@ -423,6 +423,12 @@ def test_touching(apart, text):
     assert text in message
 
 
+def test_touching_where_there_are_no_cells():
+    severity, message = only(found(check_touching, labels=[np.zeros((SIDE, SIDE), int)] * 4))
+    assert severity == "note"
+    assert "no cells touch" in message
+
+
 def test_touching_without_the_border_weight():
     severity, message = only(found(check_touching, labels=[cells(0)] * 4, weights=WeightMap(w0=0)))
     assert severity == "warning"
