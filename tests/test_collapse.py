@@ -208,6 +208,8 @@ def facts(**changes):
         ),
         ({"shares": np.array([1.0, 0]), "loss": 0.1, "constant": 0.0}, "imbalance", "label some"),
         ({"loss": 0.33, "constant": 0.33}, "imbalance", "label more of the rare classes"),
+        # To guess among two classes costs log 2, also if the labels could have a third.
+        ({"shares": np.array([0.5, 0.5, 0]), "loss": 0.4, "constant": 0.4}, "nothing learned", "--lr"),
         ({"units": {"a": np.zeros(2, bool)}, "loss": 0.1}, "dead units", "does not recover"),
     ],
 )
