@@ -56,8 +56,9 @@ def test_inputs_that_do_not_fit():
     def tensor(*shape):
         return tu.Tensor(np.zeros(shape, np.float32))
 
-    with pytest.raises(ShapeError, match=r"smaller than upsampled(?s:.)*\(upsampled, skip\)"):
-        tu.crop_concat(tensor(1, 8, 8, 2), tensor(1, 9, 7, 2))
+    for sides in [(9, 7), (7, 9)]:
+        with pytest.raises(ShapeError, match=r"smaller than upsampled(?s:.)*\(upsampled, skip\)"):
+            tu.crop_concat(tensor(1, 8, 8, 2), tensor(1, *sides, 2))
     with pytest.raises(ShapeError, match="batch sizes differ"):
         tu.crop_concat(tensor(1, 4, 4, 2), tensor(2, 8, 8, 2))
     with pytest.raises(ShapeError, match="skip has 3 axes"):
