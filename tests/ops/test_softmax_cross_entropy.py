@@ -70,6 +70,17 @@ def test_every_integer_type_of_target(backend, kind):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
+def test_targets_and_weights_are_kept_as_they_were(backend, kind):
+    """Also where they have the types that the kernels take: ignored pixels are marked in a copy."""
+    logits, target, weight = pixels(dtype=np.float32)
+    target = target.astype(kind)
+    given = target.copy(), weight.copy()
+    tu.softmax_cross_entropy(tu.Tensor(logits, requires_grad=True), *given, ignore_label=1).backward()
+    np.testing.assert_array_equal(given[0], target)
+    np.testing.assert_array_equal(given[1], weight)
+
+
 @pytest.mark.parametrize("order", ["F", "strided"])
 def test_targets_and_weights_that_are_views(backend, order):
     logits, target, weight = pixels()
