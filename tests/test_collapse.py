@@ -222,6 +222,12 @@ def test_causes(changes, cause, remedy):
         assert len(str(found).splitlines()) == 6
 
 
+def test_dead_units_are_told():
+    assert explain(facts()).numbers["dead units"] == "1 of 5"
+    layers = {"a": np.zeros(2, bool), "b": np.array([True, False, True])}
+    assert explain(facts(units=layers)).numbers["dead units"] == "3 of 5; all of a"
+
+
 def test_dead_units_are_counted():
     """Units with a bias that no input overcomes; the others answer somewhere."""
     model = UNet(1, 2, base_channels=4, depth=2, dropout=0, seed=3).eval()
