@@ -212,6 +212,14 @@ def test_the_stream_works_ahead(cells, monkeypatch):
     stream.close()
 
 
+def test_the_stream_makes_no_sample_beyond_its_end(cells, monkeypatch):
+    made, steps = sampler(cells), []
+    sample = made.sample
+    monkeypatch.setattr(made, "sample", lambda step: steps.append(step) or sample(step))
+    assert len(list(made.stream(2, 5))) == 3
+    assert steps == [2, 3, 4]
+
+
 def test_a_stream_that_is_left_ends_its_thread(cells):
     stream = sampler(cells).stream(0, 1000)
     next(stream)
