@@ -198,8 +198,9 @@ def test_bad_challenge_input(measure):
     measure(np.full((3, 4), np.nextafter(np.float32(1), np.float32(2))), truth)  # rounding is no mistake
     with pytest.raises(DataError, match="found nan"):
         measure(np.full((3, 4), np.nan), truth)
-    with pytest.raises(DataError, match="binary"):
-        measure(np.ones((1, 3)), np.array([[0, 1, 2]]))
+    for third in (2, -1):
+        with pytest.raises(DataError, match="binary"):
+            measure(np.ones((1, 3)), np.array([[0, 1, third]]))
     with pytest.raises(DataError, match="no object"):
         measure(truth * 1.0, 0 * truth)
     with pytest.raises(DataError, match="no threshold"):
