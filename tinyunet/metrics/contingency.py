@@ -31,9 +31,12 @@ def check_whole_numbers(where: str, **arrays: np.ndarray) -> None:
 
 
 def check_binary(where: str, **arrays: np.ndarray) -> None:
-    """Raise DataError unless every array holds 0 and at most one other value, such as 1, 255 or True."""
+    """Raise DataError unless every array, none of them empty, holds 0 and at most one other value.
+
+    That may be 1, 255 or True.
+    """
     for name, array in arrays.items():
-        if array.size and np.any((array != 0) & (array != array.max())):
+        if np.any((array != 0) & (array != array.max())):
             raise DataError(
                 f"{where}: {name} must be binary, it holds more than two values",
                 remedy="compare label images with rand_error, information_score, seg or average_precision",
