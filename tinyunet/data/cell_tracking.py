@@ -160,8 +160,8 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     return found
 
 
-def _one_page(file: Path, *, labels: bool = False) -> Image:
-    pages = decode(file, labels=labels)
+def _one_page(file: Path) -> Image:
+    pages = decode(file)
     if len(pages) != 1:
         raise DataError(
             f"{file}: expected a 2-D frame",
@@ -172,4 +172,4 @@ def _one_page(file: Path, *, labels: bool = False) -> Image:
 
 
 def _label(file: Path) -> Labels:
-    return label_image(_one_page(file, labels=True), str(file))
+    return label_image(_one_page(file), str(file))
