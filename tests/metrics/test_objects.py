@@ -74,6 +74,15 @@ def test_images_without_objects():
         assert average_precision(*pair).tolist() == [value] * 10
 
 
+def test_an_object_of_more_pixels_than_16_bits_count():
+    """Four fifths of it are found."""
+    labels = np.ones((260, 260), np.uint8)
+    segmentation = labels.copy()
+    segmentation[208:] = 0
+    assert seg(segmentation, labels) == 0.8
+    assert average_precision(segmentation, labels, [0.8, 0.81]).tolist() == [1, 0]
+
+
 def test_an_image_all_of_objects_has_no_background():
     halves = np.array([[1, 1, 2, 2]])
     assert seg(halves, halves) == seg(halves * 10**12, halves) == 1
