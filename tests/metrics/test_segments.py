@@ -155,6 +155,13 @@ def test_a_pixel_at_the_threshold_is_border_and_no_foreground_is_one_segment():
         assert v_rand(foreground, truth, thresholds=[threshold]) == pytest.approx(score)
 
 
+def test_the_thresholds_begin_at_zero():
+    """A network that is sure of the membranes only, and never of the cells."""
+    truth = np.array([[1, 1, 0, 1, 1]])
+    for measure in (v_rand, v_info):
+        assert measure(0.05 * truth, truth) == pytest.approx(1)
+
+
 def test_gaps_in_real_membranes_cost_more_than_their_width():
     folder = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
     if not (folder / "isbi2012_em_train.npz").exists():
