@@ -196,8 +196,9 @@ def test_bad_challenge_input(measure):
     truth = np.ones((3, 4), np.uint8)
     with pytest.raises(ShapeError, match=r"(?s)\(3, 4\).*\(4, 3\)"):
         measure(truth * 1.0, truth.T)
-    with pytest.raises(ShapeError, match=r"\(N, H, W\)"):
-        measure(np.ones(4), np.ones(4, int))
+    for shape in [(4,), (0, 4)]:
+        with pytest.raises(ShapeError, match=r"\(N, H, W\)"):
+            measure(np.ones(shape), np.ones(shape, int))
     with pytest.raises(DtypeError, match="labels must hold whole numbers, it is float64"):
         measure(truth * 1.0, truth * 1.0)
     with pytest.raises(DataError, match="found 1 to 255"):
