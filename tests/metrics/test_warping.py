@@ -193,6 +193,21 @@ def test_cells_that_touch_at_a_corner_are_two():
     assert counts(np.ones((2, 2), int), corner) == {Mistake.MERGER: (2, 1)}
 
 
+def test_an_object_that_touches_another_at_a_corner_is_added():
+    labels = np.pad(np.ones((2, 2), int), (0, 2))
+    prediction = labels.copy()
+    prediction[2, 2] = 1
+    assert counts(prediction, labels) == {Mistake.OBJECT_ADDED: (1, 1)}
+
+
+def test_a_gap_that_is_open_at_its_corners_is_no_hole():
+    """It cuts the object in two: above it and to the right, below it and to the left."""
+    labels = np.array([[0, 1, 1], [1, 1, 1], [1, 1, 0]])
+    prediction = labels.copy()
+    prediction[1, 1] = 0
+    assert counts(prediction, labels) == {Mistake.SPLIT: (1, 1)}
+
+
 def test_bad_input():
     binary = np.eye(3, 4, dtype=np.uint8)
     for measure in (warping_error, warping_mistakes, warp_labels):
