@@ -213,8 +213,9 @@ def test_bad_input():
     for measure in (warping_error, warping_mistakes, warp_labels):
         with pytest.raises(ShapeError, match=r"(?s)\(3, 4\).*\(4, 3\)"):
             measure(binary, binary.T)
-        with pytest.raises(ShapeError, match="one image"):
-            measure(binary[None], binary[None])
+        for wrong in (binary[None], binary[:0]):
+            with pytest.raises(ShapeError, match="one image"):
+                measure(wrong, wrong)
         with pytest.raises(DtypeError, match="float64"):
             measure(binary * 0.5, binary * 0.5)
         with pytest.raises(DataError, match="labels must be binary"):
