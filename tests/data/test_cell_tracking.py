@@ -68,6 +68,11 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
     assert read_images(tmp_path, labels=False).names == ["01_t999", "01_t1000", "01_t1001"]
 
 
+def test_frames_with_names_in_capitals(tmp_path):
+    write(tmp_path / "01" / "T007.TIF", picture_of(cells_of(0)))
+    assert read_images(tmp_path, labels=False).names == ["01_T007"]
+
+
 def distance_to(mask, shape=SHAPE):
     """Of each pixel to the nearest of the mask, by comparing with all of them."""
     pixels = np.argwhere(np.ones(shape, bool))
