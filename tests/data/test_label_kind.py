@@ -55,6 +55,8 @@ def test_rule_counts_pieces_by_corners_too() -> None:
 def test_rule_refuses_what_it_cannot_tell() -> None:
     with pytest.raises(DataError, match=r"cannot tell(.|\n)*values 0, 128, 255(.|\n)*kind='classes'"):
         tell_kind([stripes(0, 128, 255)], "set")
+    with pytest.raises(DataError, match="cannot tell"):
+        tell_kind([stripes(0, 1, 3)], "set")  # one class is missing
     with pytest.raises(DataError, match="every label pixel is 0"):
         tell_kind([np.zeros((4, 4), np.int32)], "set")
 
