@@ -183,6 +183,12 @@ def test_npz(tmp_path: Path, channels: bool) -> None:
     assert_is_the_set(read_images(tmp_path / "set.npz", labels=False), [0, 1, 2], labelled=False)
 
 
+def test_npz_with_a_name_in_capitals(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=IMAGES, labels=LABELS)
+    (tmp_path / "set.npz").rename(tmp_path / "SET.NPZ")
+    assert_is_the_set(read_images(tmp_path / "SET.NPZ"), [0, 1, 2])
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
