@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 from tinyunet.data import UNKNOWN, read_images
 from tinyunet.data.cell_tracking import frame_of
-from tinyunet.data.partly_annotated import forget_around_lone_markers
+from tinyunet.data.partly_annotated import forget_around_lone_markers, forget_far_background
 from tinyunet.errors import DataError
 
 
@@ -149,6 +149,11 @@ def test_background_far_from_what_is_labelled(tmp_path):
     assert read_images(tmp_path, labels=False, partly_annotated=4).labels is None
     with pytest.raises(DataError, match="partly_annotated is 0, expected a distance"):
         read_images(tmp_path, partly_annotated=0)
+
+
+def test_unknown_pixels_are_no_labels_to_be_near_to():
+    labels = np.array([[1, 0, 0, 0, UNKNOWN, 0]])
+    assert forget_far_background(labels, 2).tolist() == [[1, 0, 0, UNKNOWN, UNKNOWN, UNKNOWN]]
 
 
 def test_the_rest_of_the_path_may_look_like_a_film(tmp_path):
