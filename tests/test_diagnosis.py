@@ -411,6 +411,7 @@ def test_the_same_image_twice_in_training(same_labels, severity):
     labels = [cells(), cells() if same_labels else cells(apart=3), cells(), cells()]
     found_severity, message = only(found(check_duplicates, images, labels))
     assert found_severity == severity
+    assert "1 pair of training images" in message
     assert "i0 = i1" in message
 
 
