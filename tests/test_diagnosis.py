@@ -457,7 +457,7 @@ def test_unknown_pixels():
     labels[1][:24, 30:] = UNKNOWN
     severity, text = only(found(check_unknown, labels=labels))
     assert severity == "note"
-    for part in ("9 % of the pixels are unknown", "i0 (17 %)", "i1 (19 %)", "images  2"):
+    for part in ("note: 9 % of the pixels are unknown", "i0 (17 %)", "i1 (19 %)", "images  2"):
         assert part in text, text
     assert not found(check_unknown)
     assert {f.severity for f in diagnosis.diagnose(trainer(labels=labels))} == {"note"}
