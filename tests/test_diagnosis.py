@@ -288,6 +288,14 @@ def test_balance(share, severity):
     assert f"class 0 everywhere would be wrong at {100 * labels[0].mean():.1f} % of the pixels" in message
 
 
+def test_balance_of_the_labelled_pixels_only():
+    labels = [label.copy() for label in share_of_foreground(0.3)]
+    for label in labels:
+        label[SIDE // 2 :] = UNKNOWN  # all of it background
+    message = only(found(check_balance, labels=labels, kind="binary"))[1]
+    assert "class 1 everywhere would be wrong at 40.0 % of the pixels" in message
+
+
 def test_a_class_that_is_absent_is_not_the_rarest():
     """That is another finding."""
     labels = [three_classes(0, 1)[-1]] * 4
