@@ -337,6 +337,15 @@ def test_images_smaller_than_the_tile():
     assert found(check_size, tile=50) == []  # 8 % of mirror image is no matter
 
 
+def test_images_smaller_than_the_tile_along_one_side():
+    """However long the other side is."""
+    images = [np.tile(image, (1, 4, 1)) for image in textures(4)]
+    labels = [np.tile(cells(), (1, 4))] * 4
+    severity, message = only(found(check_size, images, labels, tile=100))
+    assert severity == "warning"
+    assert f"up to {100 * (1 - SIDE / 100):.0f} %" in message
+
+
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_the_tile_it_advises_fits(padding):
     images = textures(4, side=45)
