@@ -250,6 +250,11 @@ def test_saturation(dtype, top, saturated, pixels):
     assert all("1: i1" in message for _, message in findings)
 
 
+def test_a_constant_image_is_not_saturated():
+    """It has a finding of its own."""
+    assert found(check_saturation, [np.full((SIDE, SIDE, 1), 255, np.uint8), *textures(3)]) == []
+
+
 @pytest.mark.parametrize(
     ("dtype", "highest", "severity", "text"),
     [
