@@ -193,6 +193,22 @@ def test_turning_one_part_off_leaves_the_others():
     assert (tiles["all"].labels != tiles["elastic off"].labels).any()
 
 
+@pytest.mark.parametrize(
+    "off", [{"rotation": 0}, {"flips": False}, {"brightness": 0}, {"contrast": 0}, {"gamma": 0}], ids=str
+)
+def test_a_part_that_is_off_is_drawn_all_the_same(off):
+    """Else what is drawn after it would be another."""
+    image, labels = image_and_labels(8, 80, 80)
+    draws = [
+        Augmenter(
+            [image], [labels], input_size=60, output_size=40, augmentation=replace(Augmentation(), **changes)
+        ).draw(0, np.random.default_rng(8))
+        for changes in ({}, off)
+    ]
+    np.testing.assert_array_equal(draws[0].centre, draws[1].centre)
+    np.testing.assert_array_equal(draws[0].grid, draws[1].grid)
+
+
 def test_the_label_margin_surrounds_the_output_tile():
     image, labels = image_and_labels(9, 80, 80)
     sizes = {"input_size": 60, "output_size": 40}

@@ -159,8 +159,11 @@ def test_one_number_for_two_objects():
 
 
 def test_numbers_may_be_left_out():
-    """A number that no object has is no speck."""
-    assert found(check_objects, labels=[np.where(cells() == 3, 9, cells())] * 4) == []
+    """A number that no object has is no speck, and makes up for no piece that lies apart."""
+    labels = np.where(cells() == 3, 9, cells())
+    assert found(check_objects, labels=[labels] * 4) == []
+    labels[2, 2] = 9
+    assert "apart from the rest of their object: 4" in only(found(check_objects, labels=[labels] * 4))[1]
 
 
 def test_corners_hold_an_object_together():
@@ -248,6 +251,11 @@ def test_saturation(dtype, top, saturated, pixels):
     assert all("1: i1" in message for _, message in findings)
 
 
+def test_a_constant_image_is_not_saturated():
+    """It has a finding of its own."""
+    assert found(check_saturation, [np.full((SIDE, SIDE, 1), 255, np.uint8), *textures(3)]) == []
+
+
 @pytest.mark.parametrize(
     ("dtype", "highest", "severity", "text"),
     [
@@ -284,6 +292,14 @@ def test_balance(share, severity):
     found_severity, message = only(found(check_balance, labels=labels, kind="binary"))
     assert found_severity == severity
     assert f"class 0 everywhere would be wrong at {100 * labels[0].mean():.1f} % of the pixels" in message
+
+
+def test_balance_of_the_labelled_pixels_only():
+    labels = [label.copy() for label in share_of_foreground(0.3)]
+    for label in labels:
+        label[SIDE // 2 :] = UNKNOWN  # all of it background
+    message = only(found(check_balance, labels=labels, kind="binary"))[1]
+    assert "class 1 everywhere would be wrong at 40.0 % of the pixels" in message
 
 
 def test_a_class_that_is_absent_is_not_the_rarest():
@@ -325,6 +341,15 @@ def test_images_smaller_than_the_tile():
     assert "--tile 48 fits" in message
     assert found(check_size, tile=48) == []
     assert found(check_size, tile=50) == []  # 8 % of mirror image is no matter
+
+
+def test_images_smaller_than_the_tile_along_one_side():
+    """However long the other side is."""
+    images = [np.tile(image, (1, 4, 1)) for image in textures(4)]
+    labels = [np.tile(cells(), (1, 4))] * 4
+    severity, message = only(found(check_size, images, labels, tile=100))
+    assert severity == "warning"
+    assert f"up to {100 * (1 - SIDE / 100):.0f} %" in message
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -409,6 +434,7 @@ def test_the_same_image_twice_in_training(same_labels, severity):
     labels = [cells(), cells() if same_labels else cells(apart=3), cells(), cells()]
     found_severity, message = only(found(check_duplicates, images, labels))
     assert found_severity == severity
+    assert "1 pair of training images" in message
     assert "i0 = i1" in message
 
 
@@ -454,7 +480,7 @@ def test_unknown_pixels():
     labels[1][:24, 30:] = UNKNOWN
     severity, text = only(found(check_unknown, labels=labels))
     assert severity == "note"
-    for part in ("9 % of the pixels are unknown", "i0 (17 %)", "i1 (19 %)", "images  2"):
+    for part in ("note: 9 % of the pixels are unknown", "i0 (17 %)", "i1 (19 %)", "images  2"):
         assert part in text, text
     assert not found(check_unknown)
     assert {f.severity for f in diagnosis.diagnose(trainer(labels=labels))} == {"note"}

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 from tinyunet.data import UNKNOWN, read_images
 from tinyunet.data.cell_tracking import frame_of
-from tinyunet.data.partly_annotated import forget_around_lone_markers
+from tinyunet.data.partly_annotated import forget_around_lone_markers, forget_far_background
 from tinyunet.errors import DataError
 
 
@@ -100,13 +100,18 @@ def test_around_markers_without_outline_nothing_is_known(tmp_path):
 
 
 def test_the_cell_that_reaches_furthest_counts():
-    """Bars of three lengths, each with its marker in the middle, and a marker without an outline."""
+    """Bars of three lengths, each with its marker in the middle, and a marker without an outline.
+
+    The end of the longest is as near to that marker, and stays what it is.
+    """
     cells, markers = np.zeros((2, *SHAPE), int)
     for number, reach in enumerate((3, 8, 5), 1):
         cells[10 * number, 10 - reach : 11 + reach], markers[10 * number, 10] = number, number
-    markers[20, 45] = 4
+    markers[20, 24] = 4
     (label,), found = forget_around_lone_markers([cells], [markers], ["a"])
-    np.testing.assert_array_equal(label == UNKNOWN, distance_to(markers == 4) <= 8)
+    near = distance_to(markers == 4) <= 8
+    np.testing.assert_array_equal(label, np.where(near & (cells == 0), UNKNOWN, cells))
+    assert (near & (cells == 2)).any()
     assert "1 markers have no outline, 8 px around them" in found
 
 
@@ -149,6 +154,11 @@ def test_background_far_from_what_is_labelled(tmp_path):
     assert read_images(tmp_path, labels=False, partly_annotated=4).labels is None
     with pytest.raises(DataError, match="partly_annotated is 0, expected a distance"):
         read_images(tmp_path, partly_annotated=0)
+
+
+def test_unknown_pixels_are_no_labels_to_be_near_to():
+    labels = np.array([[1, 0, 0, 0, UNKNOWN, 0]])
+    assert forget_far_background(labels, 2).tolist() == [[1, 0, 0, UNKNOWN, UNKNOWN, UNKNOWN]]
 
 
 def test_the_rest_of_the_path_may_look_like_a_film(tmp_path):

@@ -75,9 +75,12 @@ def test_images_without_objects():
 
 
 def test_an_object_of_more_pixels_than_16_bits_count():
-    large = np.ones((260, 260), np.uint8)
-    assert seg(large, large) == 1
-    assert average_precision(large, large, 0.95).tolist() == [1]
+    """Four fifths of it are found."""
+    labels = np.ones((260, 260), np.uint8)
+    segmentation = labels.copy()
+    segmentation[208:] = 0
+    assert seg(segmentation, labels) == 0.8
+    assert average_precision(segmentation, labels, [0.8, 0.81]).tolist() == [1, 0]
 
 
 def test_an_image_all_of_objects_has_no_background():

@@ -106,10 +106,12 @@ def test_shapes_that_do_not_fit():
     x, weight, bias = (tu.Tensor(a) for a in random_arrays(shapes(1, 8, 8, 4, 5, 3), np.float32))
     with pytest.raises(ShapeError, match=r"expects 3 input channels, x has 4(?s:.)*\(1, 8, 8, 4\)  N H W C"):
         tu.conv2d(x, tu.Tensor(np.zeros((3, 3, 3, 5), np.float32)))
-    with pytest.raises(ShapeError, match="one value for each of the 5 output channels"):
-        tu.conv2d(x, weight, tu.Tensor(np.zeros(4, np.float32)))
-    with pytest.raises(ShapeError, match="x has 3 axes, expected 4: N H W C"):
-        tu.conv2d(tu.Tensor(np.zeros((8, 8, 4), np.float32)), weight)
+    for shape in [(4,), (5, 1)]:
+        with pytest.raises(ShapeError, match="one value for each of the 5 output channels"):
+            tu.conv2d(x, weight, tu.Tensor(np.zeros(shape, np.float32)))
+    for shape in [(8, 8, 4), (1, 1, 8, 8, 4)]:
+        with pytest.raises(ShapeError, match=f"x has {len(shape)} axes, expected 4: N H W C"):
+            tu.conv2d(tu.Tensor(np.zeros(shape, np.float32)), weight)
     for window in [(2, 4), (3, 5)]:
         with pytest.raises(ShapeError, match=f"the window is {window[0]}×{window[1]}"):
             tu.conv2d(x, tu.Tensor(np.zeros((*window, 4, 5), np.float32)), bias)

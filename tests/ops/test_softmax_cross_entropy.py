@@ -169,8 +169,9 @@ def test_a_target_that_is_no_class_is_named(value, ignore_label):
 def test_arguments_that_do_not_fit():
     logits, target, weight = pixels()
     z = tu.Tensor(logits)
-    with pytest.raises(ShapeError, match=r"target must(?s:.)*\(2, 7, 11, 3\)  N H W K(?s:.)*\(2, 7, 10\)"):
-        tu.softmax_cross_entropy(z, target[:, :, :10])
+    for other, found in [(target[:, :, :10], r"\(2, 7, 10\)"), (target.swapaxes(1, 2), r"\(2, 11, 7\)")]:
+        with pytest.raises(ShapeError, match=rf"target must(?s:.)*\(2, 7, 11, 3\)  N H W K(?s:.)*{found}"):
+            tu.softmax_cross_entropy(z, other)
     with pytest.raises(
         ShapeError, match="softmax_cross_entropy: the pixels' weights must have the N, H and W of the target"
     ):
