@@ -11,6 +11,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.mark.timeout(1200)  # 200 tests in one
 def test_what_needs_a_gpu_runs_on_the_real_cupy(emulated):
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed: nothing was run on it")
     if cupy.cuda.is_available():
