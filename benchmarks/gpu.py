@@ -33,7 +33,7 @@ from benchmarks.step import random_tile
 from benchmarks.torch_unet import TorchUNet
 from tinyunet import command_line
 from tinyunet.backend import PRECISIONS, array_library, to_backend
-from tinyunet.cuda_graph import CapturedStep
+from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.errors import BackendError
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.pixels import checked_pixels

@@ -25,9 +25,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinyunet import cuda_emulator
-from tinyunet.cuda import kernels_in
-from tinyunet.cuda_emulator import KERNEL_FOLDER, text_of
+from tinyunet.backend import cuda_emulator
+from tinyunet.backend.cuda import kernels_in
+from tinyunet.backend.cuda_emulator import KERNEL_FOLDER, text_of
 from tinyunet.errors import KernelError
 
 __version__ = "stand-in"

@@ -9,7 +9,7 @@ from oracle import random_arrays
 import tinyunet as tu
 from tinyunet.autograd import Function, Tensor
 from tinyunet.errors import DtypeError, GradientError
-from tinyunet.gradcheck import TINY
+from tinyunet.autograd.gradcheck import TINY
 
 
 def cubed(change=lambda gradient: gradient):

@@ -7,7 +7,7 @@ from tinyunet import metrics
 from tinyunet.augment_elastic import elastic_deform
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.gradcheck import gradcheck
+from tinyunet.autograd.gradcheck import gradcheck
 from tinyunet.models import FCN, SlidingWindowClassifier, UNet
 from tinyunet.ops import (
     add,

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import cuda
 from tinyunet.augment import Augmenter, Draw
 from tinyunet.augment_elastic import cardinal_splines
-from tinyunet.backend import to_backend
+from tinyunet.backend import cuda, to_backend
 from tinyunet.errors import OutOfMemoryError
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.jit import kernel
+from tinyunet.backend.jit import kernel
 
 POLE = np.sqrt(3.0) - 2.0  # the root within the unit circle of z + 4 + 1/z: β is 1/6, 4/6, 1/6 at the pixels
 HORIZON = 28  # |POLE|^28 < 1e-16: what lies further away does not change a float64

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import cuda
-from tinyunet.backend import to_backend, to_host
+from tinyunet.backend import cuda, to_backend, to_host
 
 
 class _View(NamedTuple):

@@ -17,11 +17,10 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from tinyunet import cuda
 from tinyunet.autograd import Tensor
-from tinyunet.backend import Kernel, array_library, to_backend
+from tinyunet.backend import Kernel, array_library, cuda, to_backend
+from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import OptionError
-from tinyunet.jit import parallel_kernel
 
 
 class SGD:

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from tinyunet import gpu_memory, metrics, sampling_cuda
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, to_backend
+from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.checkpoint import Arrays, Checkpoint
 from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.config import TrainConfig, network_options
-from tinyunet.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
@@ -116,8 +116,8 @@ class Trainer:
     train, validation : ImageSet, with labels
         `validation` has the classes and channels of `train`.
     cuda_graph : bool
-        On the backend "cuda": whether steps are captured as a CUDA graph, see `tinyunet.cuda_graph`. The
-        results are the same, to the last bit.
+        On the backend "cuda": whether steps are captured as a CUDA graph, see `tinyunet.backend.cuda_graph`.
+        The results are the same, to the last bit.
 
     Attributes
     ----------

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tinyunet.backend.jit import kernel
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
-from tinyunet.jit import kernel
 
 NEGLIGIBLE = 1e-6  # smaller border weights may be left out: this is the spacing of float32 numbers at 10
 

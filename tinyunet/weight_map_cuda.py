@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import cuda
-from tinyunet.backend import to_host
+from tinyunet.backend import cuda, to_host
 from tinyunet.weight_map import border_reach, squared_limit
 
 

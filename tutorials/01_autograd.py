@@ -4,7 +4,7 @@
 =========================================
 
 **You will build** a tape of about 60 lines that computes the derivative of any program made of its
-ops, and train something with it. It is the core of ``tinyunet/autograd.py``, which trains the U-Net.
+ops, and train something with it. It is the core of ``tinyunet/autograd/tensor.py``, which trains the U-Net.
 
 **You will learn** why the derivative is computed backwards, what has to be remembered on the way
 forward, why the order of the walk back matters, and what happens where a value is used twice.
@@ -352,7 +352,7 @@ show("01-line")
 # %% [markdown]
 # The same in the engine
 # ----------------------
-# ``tinyunet/autograd.py`` is this tape with three additions: ops can be told that a gradient is not
+# ``tinyunet/autograd/tensor.py`` is this tape with three additions: ops can be told that a gradient is not
 # needed, saved arrays are let go during the walk, and errors say what is wrong. An op there is a
 # class with a ``forward`` and a ``backward``. The engine has no product of its own, since the U-Net
 # needs none; here is one, and both tapes must agree. ``backward`` there takes the gradient to start

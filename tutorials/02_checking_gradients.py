@@ -4,7 +4,7 @@
 ============================================================
 
 **You will build** a checker that finds one wrong number among thousands, says where it is, and is not
-misled by the corner of a ReLU. It is the core of ``tinyunet/gradcheck.py``, which every op of the
+misled by the corner of a ReLU. It is the core of ``tinyunet/autograd/gradcheck.py``, which every op of the
 engine has to pass.
 
 **You will learn** how large the step of a difference quotient should be, how one random direction
@@ -348,7 +348,7 @@ assert words == ["kink", "right", "kink", "wrong"]
 # %% [markdown]
 # The same in the engine
 # ----------------------
-# ``tinyunet/gradcheck.py`` does this for any function of tensors: three random directions, halved
+# ``tinyunet/autograd/gradcheck.py`` does this for any function of tensors: three random directions, halved
 # where they disagree, and each element of tiny inputs besides. We give it the layer with both
 # backwards.
 

@@ -224,7 +224,7 @@ assert all(np.allclose(compiled(small_x, grad_y, np.zeros((3, 3, 4, 5))), right)
 # out)``, the engine's way to call BLAS in Numba code, sets ``out = a b + beta out``.
 
 # %%
-from tinyunet.blas import gemm, gemm_routine
+from tinyunet.backend.blas import gemm, gemm_routine
 
 
 @njit

@@ -21,8 +21,8 @@ import numpy as np
 from lesson import exercise, show
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tinyunet.cuda import run_checked
-from tinyunet.cuda_emulator import compiler
+from tinyunet.backend.cuda import run_checked
+from tinyunet.backend.cuda_emulator import compiler
 from tinyunet.errors import BackendError, KernelError
 
 try:
@@ -355,8 +355,8 @@ show("05-fragments")
 
 # %%
 import tinyunet as tu
-from tinyunet.cuda_emulator import checks
-from tinyunet.cuda_log import launch_log
+from tinyunet.backend.cuda_emulator import checks
+from tinyunet.backend.cuda_log import launch_log
 from tinyunet.ops import conv2d_cuda
 
 (x, weight, *_), right = even

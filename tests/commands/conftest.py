@@ -8,7 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tinyunet import backend, compare, doctor, evaluate, predict, report, train
+from tinyunet import compare, doctor, evaluate, predict, report, train
+from tinyunet.backend import dispatch
 
 TINY = [
     "--base-channels", "2", "--depth", "1", "--tile", "16", "--steps", "4", "--validate-every", "2",
@@ -54,7 +55,7 @@ def blobs(n=3, shape=(40, 36), seed=0, channels=()):
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     """Whatever a command writes without being told where; and the backend of before."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(dispatch, "_active", None)
 
 
 @pytest.fixture

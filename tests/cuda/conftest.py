@@ -9,7 +9,7 @@ import fake_cupy
 import pytest
 
 import tinyunet as tu
-from tinyunet import cuda, cuda_emulator
+from tinyunet.backend import cuda, cuda_emulator
 from tinyunet.errors import BackendError
 
 

@@ -22,9 +22,9 @@ import cupy_backends.cuda.api.driver as driver
 import cupy_backends.cuda.api.runtime as runtime
 import numpy as np
 
-from tinyunet import cuda_emulator
-from tinyunet.cuda import kernels_in
-from tinyunet.cuda_emulator import KERNEL_FOLDER
+from tinyunet.backend import cuda_emulator
+from tinyunet.backend.cuda import kernels_in
+from tinyunet.backend.cuda_emulator import KERNEL_FOLDER
 
 ALIGNMENT = 512
 CAPABILITY = {75: 9, 76: 0}  # by CUDA's number of the attribute: compute capability 9.0

@@ -5,8 +5,9 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import augment_cuda, cuda, cuda_emulator, weight_map_cuda
+from tinyunet import augment_cuda, weight_map_cuda
 from tinyunet.augment import Augmenter
+from tinyunet.backend import cuda, cuda_emulator
 from tinyunet.errors import KernelError
 from tinyunet.ops import conv2d_cuda
 from tinyunet.optim import step

@@ -12,8 +12,8 @@ from tempfile import NamedTemporaryFile
 
 import pytest
 
-from tinyunet.cuda import KERNEL_FOLDER, NVRTC_OPTIONS, kernels_in, source_of
-from tinyunet.cuda_emulator import text_of
+from tinyunet.backend.cuda import KERNEL_FOLDER, NVRTC_OPTIONS, kernels_in, source_of
+from tinyunet.backend.cuda_emulator import text_of
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 REGISTERS = 168  # a thread: three blocks of 128 threads then fit into the 65,536 of a multiprocessor

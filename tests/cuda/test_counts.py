@@ -9,10 +9,10 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import cuda, cuda_emulator
-from tinyunet.cuda import KERNEL_FOLDER, kernels_in, run_checked, source_of
-from tinyunet.cuda_emulator import Traffic
-from tinyunet.cuda_log import launch_log
+from tinyunet.backend import cuda, cuda_emulator
+from tinyunet.backend.cuda import KERNEL_FOLDER, kernels_in, run_checked, source_of
+from tinyunet.backend.cuda_emulator import Traffic
+from tinyunet.backend.cuda_log import launch_log
 from tinyunet.errors import KernelError
 
 TRANSPOSE = """extern "C" __global__ void transpose(const float* x, float* y) {

@@ -12,11 +12,10 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import cuda, cuda_graph
-from tinyunet.backend import to_backend, to_host
+from tinyunet.backend import cuda, cuda_graph, to_backend, to_host
+from tinyunet.backend.cuda_graph import CapturedStep
+from tinyunet.backend.cuda_log import launch_log
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.cuda_graph import CapturedStep
-from tinyunet.cuda_log import launch_log
 from tinyunet.data import split, synthetic_cells
 from tinyunet.ops.linear_cross_entropy import loss_of_checked as fused_loss
 from tinyunet.ops.pixels import checked_pixels

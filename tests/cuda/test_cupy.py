@@ -19,8 +19,8 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import backend, cuda
-from tinyunet.backend import to_backend, to_host
+from tinyunet import backend
+from tinyunet.backend import cuda, to_backend, to_host
 from tinyunet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyunet.data import split, synthetic_cells
 from tinyunet.errors import BackendError, KernelError, OutOfMemoryError

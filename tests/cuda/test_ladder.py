@@ -10,9 +10,9 @@ from oracle import random_arrays
 
 import tinyunet as tu
 from tinyunet.backend import KERNELS
-from tinyunet.cuda import KERNEL_FOLDER, kernels_in
-from tinyunet.cuda_emulator import text_of
-from tinyunet.cuda_log import Totals, launch_log
+from tinyunet.backend.cuda import KERNEL_FOLDER, kernels_in
+from tinyunet.backend.cuda_emulator import text_of
+from tinyunet.backend.cuda_log import Totals, launch_log
 from tinyunet.data import synthetic_cells
 from tinyunet.ops import conv2d_cuda, conv2d_winograd_cuda, conv_transpose2d_cuda
 from tinyunet.trainer import TrainConfig, Trainer

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import tinyunet as tu
-from tinyunet import backend, cuda, cuda_emulator
+from tinyunet import backend
+from tinyunet.backend import cuda, cuda_emulator
 from tinyunet.errors import BackendError, KernelError
 from tinyunet.ops.linear_cross_entropy import backward_cuda
 

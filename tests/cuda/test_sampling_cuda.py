@@ -9,9 +9,9 @@ import pytest
 from scipy import ndimage
 
 import tinyunet as tu
-from tinyunet import augment_cuda, cuda, sampling, weight_map_cuda
+from tinyunet import augment_cuda, sampling, weight_map_cuda
 from tinyunet.augment import Augmentation, Augmenter
-from tinyunet.backend import lies_on_gpu, to_backend, to_host
+from tinyunet.backend import cuda, lies_on_gpu, to_backend, to_host
 from tinyunet.data import UNKNOWN, ImageSet, split, synthetic_cells
 from tinyunet.errors import OutOfMemoryError
 from tinyunet.sampling import Sampler, WeightMap

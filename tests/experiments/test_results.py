@@ -13,7 +13,8 @@ from PIL import Image
 
 from experiments import page, results
 from experiments.tasks import NO_WEIGHTS, TASKS, Run, Task, Variant
-from tinyunet import backend, environment, evaluate, train
+from tinyunet import environment, evaluate, train
+from tinyunet.backend import dispatch
 from tinyunet.evaluation import figure
 from tinyunet.run_folder import RunFolder
 
@@ -37,7 +38,7 @@ TINY = Task(
 def tiny_task(monkeypatch, tmp_path):
     """Only the tiny task is known; a command leaves the backend as it was."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(dispatch, "_active", None)
     for name in list(TASKS):
         monkeypatch.delitem(TASKS, name)
     monkeypatch.setitem(TASKS, "tiny", TINY)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tinyunet.backend.jit import kernel
 from tinyunet.data.image_set import ImageSet
 from tinyunet.data.noise import smooth_noise
-from tinyunet.jit import kernel
 
 Field = NDArray[np.float32]
 

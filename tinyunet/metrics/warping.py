@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from tinyunet.backend.jit import kernel
 from tinyunet.errors import ShapeError, describe
-from tinyunet.jit import kernel
 from tinyunet.metrics.contingency import check_binary, check_same_shape, check_whole_numbers
 
 EIGHT_CONNECTED = np.ones((3, 3), bool)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from numba import prange
 
-from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel
+from tinyunet.backend import Kernel, allocator, cuda
+from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import ShapeError
-from tinyunet.jit import parallel_kernel
 from tinyunet.ops.checks import require_one_dtype
 
 
@@ -68,7 +67,7 @@ def backward_numpy(grad_output):
 
 
 def forward_numba(a, b):
-    y = workspace.empty_like(a)
+    y = allocator.empty_like(a)
     _forward(a.reshape(-1), b.reshape(-1), y.reshape(-1))
     return y
 

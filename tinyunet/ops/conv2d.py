@@ -17,12 +17,11 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinyunet import workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel
-from tinyunet.blas import gemm, gemm_routine, gemm_tn
+from tinyunet.backend import Kernel, allocator
+from tinyunet.backend.blas import gemm, gemm_routine, gemm_tn
+from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import OptionError, ShapeError, describe
-from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops import conv2d_cuda, conv2d_winograd
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.relu import backward as backward_of_relu
@@ -182,7 +181,7 @@ def forward_numba(x, weight, bias, padding, relu):
     if conv2d_winograd.suits(x.dtype, size, channels, filters):
         return conv2d_winograd.forward(x, weight, bias, padding, relu)
     x = np.ascontiguousarray(pad(x, padding))
-    y = workspace.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
+    y = allocator.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
     _forward(gemm_routine(x.dtype), x, weight, bias, relu, numba.get_num_threads(), y)
     return y
 
@@ -271,7 +270,7 @@ def backward_bias_numba(grad_output):
 
 
 def backward_relu_numba(grad_output, y):
-    before, partial = workspace.empty_like(grad_output), _partial_sums(grad_output)
+    before, partial = allocator.empty_like(grad_output), _partial_sums(grad_output)
     _backward_relu(_lines(grad_output), _lines(y), _lines(before), partial)
     return before, _total(partial, grad_output)
 

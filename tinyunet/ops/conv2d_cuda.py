@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyunet import cuda
-from tinyunet.backend import active_precision
+from tinyunet.backend import active_precision, cuda
 from tinyunet.ops import conv2d_winograd_cuda
 from tinyunet.ops.conv2d_winograd import suits
 

@@ -28,8 +28,8 @@ far larger than that cache, in wide layers, it would have to be fetched again fo
 do one step after the other, for many tiles at once.
 
 **Why channels last.** The transforms of a tile are the same in every channel: a register holds one element
-of 16 channels (or 8), all 36 elements of a tile are transformed in registers (`tinyunet.lanes`), and the
-products find v[k] and m[k] as plain row-major matrices.
+of 16 channels (or 8), all 36 elements of a tile are transformed in registers (`tinyunet.backend.simd`), and
+the products find v[k] and m[k] as plain row-major matrices.
 
 **What is not kept.** u is computed anew in each pass, also from tile to tile of a prediction. At 64 base
 channels that takes 10 of 300 ms a tile on two cores; fetching a stored u of all layers, 452 MB, would take
@@ -52,11 +52,11 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinyunet import workspace
-from tinyunet.blas import gemm, gemm_routine, gemm_tn
+from tinyunet.backend import allocator
+from tinyunet.backend.blas import gemm, gemm_routine, gemm_tn
+from tinyunet.backend.jit import kernel, parallel_kernel
+from tinyunet.backend.simd import prefetch
 from tinyunet.errors import OptionError
-from tinyunet.jit import kernel, parallel_kernel
-from tinyunet.lanes import prefetch
 from tinyunet.ops.conv2d_winograd_transforms import (
     transform_input,
     transform_output,
@@ -96,7 +96,7 @@ def forward(x, weight, bias, padding, relu):
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     batch, height, width, channels = x.shape
     filters = weight.shape[3]
-    y = workspace.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, filters), x.dtype)
+    y = allocator.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, filters), x.dtype)
     routine, floor = gemm_routine(x.dtype), x.dtype.type(0 if relu else -np.inf)
     if is_narrow(channels, filters):
         u = _planes(channels, filters)
@@ -125,7 +125,7 @@ def backward_input(grad_output, weight, padding):
     Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
     the window turned by 180 degrees and its channels exchanged.
     """
-    turned = workspace.empty((3, 3, weight.shape[3], weight.shape[2]), weight.dtype)
+    turned = allocator.empty((3, 3, weight.shape[3], weight.shape[2]), weight.dtype)
     _turn(weight, turned)
     return forward(grad_output, turned, np.zeros(weight.shape[2], weight.dtype), 2 - padding, False)
 
@@ -138,12 +138,12 @@ def backward_weight(x, grad_output, padding):
     routine, tiles = gemm_routine(x.dtype), _count_tiles(grad_output)
     # Each group of tiles ends with a transform of all weights, which few tiles do not pay for.
     if is_narrow(channels, filters) and tiles >= 64 * GROUPS:
-        parts = workspace.empty((GROUPS, 3, 3, channels, filters))
+        parts = allocator.empty((GROUPS, 3, 3, channels, filters))
         block, v, z = _blocks(channels, filters)
         u = _planes(channels, filters, len(v))
         _correlate_narrow(routine, x, grad_output, padding, block, v, z, u, parts)
-        return parts.sum(axis=0, out=workspace.empty_like(parts[0]))
-    grad_weight = workspace.empty((3, 3, channels, filters))
+        return parts.sum(axis=0, out=allocator.empty_like(parts[0]))
+    grad_weight = allocator.empty((3, 3, channels, filters))
     grad_weight[...] = 0
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
@@ -183,9 +183,9 @@ def _planes(rows, columns, *workers):
     A transform writes to all 36 in turn. They lie an odd number of cache lines apart: at a distance of, say,
     64 lines, all would want the same place of the cache.
     """
-    line = workspace.CACHE_LINE // 4  # elements
+    line = allocator.CACHE_LINE // 4  # elements
     size = rows * columns
-    memory = workspace.empty((*workers, 36, (size // line + 1 | 1) * line))
+    memory = allocator.empty((*workers, 36, (size // line + 1 | 1) * line))
     return memory[..., :size].reshape(*workers, 36, rows, columns)
 
 

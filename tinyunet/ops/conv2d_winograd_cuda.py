@@ -6,7 +6,7 @@ through the GPU's memory, 36/16 times as large as the maps.
 
 from __future__ import annotations
 
-from tinyunet import cuda
+from tinyunet.backend import cuda
 
 OUT, FREQUENCIES = 4, 36  # pixels of a tile's side; elements of a transformed tile
 TILE, THREADS = (128, 64), (128,)  # rows and columns of a product that a block computes, and its threads

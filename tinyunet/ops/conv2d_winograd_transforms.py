@@ -36,8 +36,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from tinyunet.jit import inlined_kernel, kernel
-from tinyunet.lanes import WIDTH, at_least, load, store
+from tinyunet.backend.jit import inlined_kernel, kernel
+from tinyunet.backend.simd import WIDTH, at_least, load, store
 
 POINTS = (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2))  # and ∞
 
@@ -132,9 +132,9 @@ def weight_grad_1d(u0, u1, u2, u3, u4, u5):
 
 
 # Both axes, of one tile in as many channels as a register has lanes: all that is between loading and storing
-# happens in registers. `at` and `to` are places in an array's memory (see tinyunet.lanes), `row` and `pixel`
-# the distances of two rows and of two pixels of a map, `plane` that of two frequencies of transformed tiles,
-# `tap` that of two taps of a window, all in elements.
+# happens in registers. `at` and `to` are places in an array's memory (see tinyunet.backend.simd), `row` and
+# `pixel` the distances of two rows and of two pixels of a map, `plane` that of two frequencies of transformed
+# tiles, `tap` that of two taps of a window, all in elements.
 
 
 @inlined_kernel

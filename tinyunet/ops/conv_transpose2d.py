@@ -19,12 +19,11 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from tinyunet import workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel
-from tinyunet.blas import COLUMNS, SUMMANDS, gemm, gemm_routine, gemm_tn
+from tinyunet.backend import Kernel, allocator
+from tinyunet.backend.blas import COLUMNS, SUMMANDS, gemm, gemm_routine, gemm_tn
+from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import ShapeError, describe
-from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops import conv_transpose2d_cuda
 from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
@@ -145,12 +144,12 @@ def _pairs(rows):
 
 def _by_rows(weight):
     """Weight (p, q, C, F) in the order (p, C, q·F) that fits `_pairs`."""
-    return workspace.copy(weight.transpose(0, 2, 1, 3)).reshape(2, weight.shape[2], -1)
+    return allocator.copy(weight.transpose(0, 2, 1, 3)).reshape(2, weight.shape[2], -1)
 
 
 def forward_numba(x, weight, bias, relu):
     n, height, width, _ = x.shape
-    y = workspace.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
+    y = allocator.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
     bias = np.zeros(weight.shape[3], x.dtype) if bias is None else bias
     _forward(gemm_routine(x.dtype), x, _by_rows(weight), np.tile(bias, 2), relu, _pairs(y))
     return y
@@ -193,9 +192,9 @@ def _add_bias(y, bias, relu):
 def backward_input_numba(grad_output, weight):
     n, height, width, filters = grad_output.shape
     channels = weight.shape[2]
-    grad_x = workspace.empty((n, height // 2, width // 2, channels), grad_output.dtype)
+    grad_x = allocator.empty((n, height // 2, width // 2, channels), grad_output.dtype)
     # A copy, as BLAS is slower with a transposed factor.
-    turned = workspace.copy(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
+    turned = allocator.copy(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
     _backward_input(gemm_routine(grad_x.dtype), _pairs(grad_output), turned, grad_x)
     return grad_x
 
@@ -214,9 +213,9 @@ def _backward_input(routine, grad_output, turned, grad_x):
 
 def backward_weight_numba(x, grad_output):
     channels, filters = x.shape[3], grad_output.shape[3]
-    grad_weight = workspace.empty((2, channels, 2 * filters), x.dtype)
+    grad_weight = allocator.empty((2, channels, 2 * filters), x.dtype)
     _backward_weight(gemm_routine(x.dtype), x, _pairs(grad_output), grad_weight)
-    return workspace.copy(grad_weight.reshape(2, channels, 2, filters).transpose(0, 2, 1, 3))
+    return allocator.copy(grad_weight.reshape(2, channels, 2, filters).transpose(0, 2, 1, 3))
 
 
 @parallel_kernel

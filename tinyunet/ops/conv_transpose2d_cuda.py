@@ -5,7 +5,7 @@ Left open (`rung=None`), it is "product": conv2d's kernels multiply, and those h
 
 from __future__ import annotations
 
-from tinyunet import cuda
+from tinyunet.backend import cuda
 from tinyunet.ops import conv2d_cuda
 
 RUNGS = ("naive", "product")

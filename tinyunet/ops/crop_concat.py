@@ -13,11 +13,10 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel
+from tinyunet.backend import Kernel, allocator, cuda
+from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import ShapeError, describe
-from tinyunet.jit import parallel_kernel
 from tinyunet.ops.checks import AXES, require_axes, require_one_dtype
 
 
@@ -100,7 +99,7 @@ def backward_numpy(grad_output, upsampled_shape, skip_shape):
 
 def forward_numba(upsampled, skip):
     n, height, width, channels = upsampled.shape
-    y = workspace.empty((n, height, width, channels + skip.shape[3]), upsampled.dtype)
+    y = allocator.empty((n, height, width, channels + skip.shape[3]), upsampled.dtype)
     _forward(upsampled, skip, *_corner(upsampled.shape, skip.shape), y)
     return y
 
@@ -118,8 +117,8 @@ def _forward(upsampled, skip, top, left, y):
 
 
 def backward_numba(grad_output, upsampled_shape, skip_shape):
-    grad_upsampled = workspace.empty(upsampled_shape, grad_output.dtype)
-    grad_skip = workspace.empty(skip_shape, grad_output.dtype)
+    grad_upsampled = allocator.empty(upsampled_shape, grad_output.dtype)
+    grad_skip = allocator.empty(skip_shape, grad_output.dtype)
     _backward(grad_output, *_corner(upsampled_shape, skip_shape), grad_upsampled, grad_skip)
     return grad_upsampled, grad_skip
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, to_backend
+from tinyunet.backend import Kernel, allocator, cuda, to_backend
+from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import OptionError
-from tinyunet.jit import kernel, parallel_kernel
 
 
 def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
@@ -90,7 +89,7 @@ def _uniform(seed, i):
 
 
 def forward_numba(x, p, seed):
-    y = workspace.empty_like(x)
+    y = allocator.empty_like(x)
     _forward(x.reshape(-1), p, x.dtype.type(1 / (1 - p)), seed, y.reshape(-1))
     return y
 

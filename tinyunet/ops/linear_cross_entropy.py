@@ -30,11 +30,10 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, array_library, to_backend
+from tinyunet.backend import Kernel, allocator, array_library, cuda, to_backend
+from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import ShapeError, describe
-from tinyunet.jit import kernel, parallel_kernel
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.linear_cross_entropy_softmax import ROWS, series, softmax
@@ -172,9 +171,9 @@ def forward_numba(x, weight, bias, target, pixel_weight, with_gradient):
     even, parts = classes + classes % 2, -(-target.size // PART)
     weights, biases = np.zeros((even, channels), x.dtype), np.zeros(even, x.dtype)
     weights[:classes], biases[:classes] = weight[0, 0].T, bias
-    grad_x = workspace.empty_like(x if with_gradient else x[:0])
+    grad_x = allocator.empty_like(x if with_gradient else x[:0])
     energy, grad_bias = np.zeros(parts), np.zeros((parts, even))
-    grad_weight = workspace.empty((parts, even, channels), x.dtype)
+    grad_weight = allocator.empty((parts, even, channels), x.dtype)
     grad_weight[:] = 0
     _forward(
         *(x.reshape(-1, channels), weights, biases, classes, target.reshape(-1), pixel_weight.reshape(-1)),

@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 
-from tinyunet.jit import kernel
+from tinyunet.backend.jit import kernel
 
 ROWS = 5  # of scratch memory
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel
+from tinyunet.backend import Kernel, allocator, cuda
+from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import ShapeError, describe
-from tinyunet.jit import parallel_kernel
 from tinyunet.ops.checks import AXES, require_axes
 
 
@@ -89,8 +88,8 @@ def backward_numpy(grad_output, place):
 
 def forward_numba(x):
     n, height, width, channels = x.shape
-    y = workspace.empty((n, height // 2, width // 2, channels), x.dtype)
-    place = workspace.empty(y.shape, np.uint8)
+    y = allocator.empty((n, height // 2, width // 2, channels), x.dtype)
+    place = allocator.empty(y.shape, np.uint8)
     _forward(x, y, place)
     return y, place
 
@@ -114,7 +113,7 @@ def _forward(x, y, place):
 
 def backward_numba(grad_output, place):
     n, height, width, channels = grad_output.shape
-    grad_x = workspace.empty((n, 2 * height, 2 * width, channels), grad_output.dtype)
+    grad_x = allocator.empty((n, 2 * height, 2 * width, channels), grad_output.dtype)
     _backward(grad_output, place, grad_x)
     return grad_x
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel
-from tinyunet.jit import parallel_kernel
+from tinyunet.backend import Kernel, allocator, cuda
+from tinyunet.backend.jit import parallel_kernel
 
 
 def relu(x: Tensor) -> Tensor:
@@ -61,7 +60,7 @@ def backward_numpy(grad_output, y):
 
 
 def forward_numba(x):
-    y = workspace.empty_like(x)
+    y = allocator.empty_like(x)
     _forward(x.reshape(-1), y.reshape(-1))
     return y
 
@@ -73,7 +72,7 @@ def _forward(x, y):
 
 
 def backward_numba(grad_output, y):
-    grad_x = workspace.empty_like(grad_output)
+    grad_x = allocator.empty_like(grad_output)
     _backward(grad_output.reshape(-1), y.reshape(-1), grad_x.reshape(-1))
     return grad_x
 

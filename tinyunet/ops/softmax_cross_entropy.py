@@ -19,10 +19,9 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from tinyunet import cuda, workspace
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, to_backend
-from tinyunet.jit import parallel_kernel
+from tinyunet.backend import Kernel, allocator, cuda, to_backend
+from tinyunet.backend.jit import parallel_kernel
 from tinyunet.ops.checks import require_axes
 from tinyunet.ops.pixels import NO_LABEL, checked_pixels, pixels_on_backend
 
@@ -143,7 +142,7 @@ def backward_numpy(grad_logits, grad_loss):
 def forward_numba(logits, target, weight, with_gradient):
     n, height, _, _ = logits.shape
     energy = np.zeros(n * height)
-    grad_logits = workspace.empty_like(logits if with_gradient else logits[:0])
+    grad_logits = allocator.empty_like(logits if with_gradient else logits[:0])
     _forward(logits, target, weight, energy, grad_logits)
     return energy.sum(), grad_logits if with_gradient else None
 
@@ -164,7 +163,7 @@ def _forward(logits, target, weight, energy, grad_logits):
             shifted = exponential[0 if label == NO_LABEL else label]
             for k in range(classes):
                 exponential[k] = np.exp(exponential[k])
-            for k in range(classes):  # not above: see tinyunet.jit
+            for k in range(classes):  # not above: see tinyunet.backend.jit
                 total += exponential[k]
             if label != NO_LABEL:
                 energy[row] += w * (np.log(total) - shifted)
@@ -177,7 +176,7 @@ def _forward(logits, target, weight, energy, grad_logits):
 def backward_numba(grad_logits, grad_loss):
     if grad_loss == 1:  # as in training: nothing is read or written
         return grad_logits
-    grad = workspace.empty_like(grad_logits)
+    grad = allocator.empty_like(grad_logits)
     _backward(grad_logits.reshape(-1), grad_logits.dtype.type(grad_loss), grad.reshape(-1))
     return grad
 

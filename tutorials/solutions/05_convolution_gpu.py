@@ -3,7 +3,7 @@
 import numpy as np
 from lesson import WrongAnswer, attempt, is_open
 
-from tinyunet.cuda import run_checked
+from tinyunet.backend.cuda import run_checked
 from tinyunet.errors import KernelError
 
 # 05.1

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyunet import jit
+from tinyunet.backend import jit
 from tinyunet.ops import conv2d_winograd
 
-CALLEE = "from tinyunet.jit import kernel\n@kernel\ndef one(): return {}\n"
-CALLER = "from tinyunet.jit import kernel\nfrom callee import one\n@kernel\ndef two(): return 2 * one()\n"
+CALLEE = "from tinyunet.backend.jit import kernel\n@kernel\ndef one(): return {}\n"
+CALLER = (
+    "from tinyunet.backend.jit import kernel\nfrom callee import one\n@kernel\ndef two(): return 2 * one()\n"
+)
 SCRIPT = "from caller import two; print(two(), sum(two.stats.cache_hits.values()))"
 
 
@@ -35,7 +37,7 @@ def test_a_changed_callee_is_noticed(tmp_path: Path) -> None:
 
 def test_files_of_called_kernels_count() -> None:
     names = {Path(file).name for file in conv2d_winograd._convolve_narrow.source_files}
-    assert names == {"blas.py", "jit.py", "lanes.py", "conv2d_winograd.py", "conv2d_winograd_transforms.py"}
+    assert names == {"blas.py", "jit.py", "simd.py", "conv2d_winograd.py", "conv2d_winograd_transforms.py"}
 
 
 def _divide(x, divisor, y):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.autograd import Tensor, no_grad
+from tinyunet.autograd.tensor import Tensor, no_grad
 from tinyunet.backend import to_host
 from tinyunet.errors import DtypeError, GradientError
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tinyunet import cuda_emulator
+from tinyunet.backend import cuda_emulator
 from tinyunet.errors import BackendError
 
 BACKENDS = ("numpy", "numba", "cuda", "cuda-emulated")

@@ -7,15 +7,15 @@ import sys
 import pytest
 
 import tinyunet as tu
-from tinyunet import backend
+from tinyunet.backend import dispatch
 from tinyunet.errors import BackendError
 
 
 @pytest.fixture(autouse=True)
 def _same_backend_afterwards():
-    before = backend._active
+    before = dispatch._active
     yield
-    backend._active = before
+    dispatch._active = before
 
 
 def test_as_a_context_manager():
@@ -46,7 +46,7 @@ def test_the_kernels_of_the_backend_are_called(monkeypatch):
     called = []
     for name in ("numpy", "numba"):
         monkeypatch.setitem(
-            backend.KERNELS["relu", "forward"].implementations,
+            dispatch.KERNELS["relu", "forward"].implementations,
             name,
             lambda x, name=name: called.append(name) or x,
         )
@@ -72,11 +72,11 @@ def test_a_precision_that_the_backend_lacks():
 
 def test_the_precision_goes_with_the_backend():
     with tu.use_backend("cuda-emulated", precision="bf16"):
-        assert backend.active_precision() == "bf16"
+        assert dispatch.active_precision() == "bf16"
         with tu.use_backend("numpy"):
-            assert backend.active_precision() == "float32"
-        assert backend.active_precision() == "bf16"
-    assert backend.active_precision() == "float32"
+            assert dispatch.active_precision() == "float32"
+        assert dispatch.active_precision() == "bf16"
+    assert dispatch.active_precision() == "float32"
 
 
 def test_cuda_without_cupy(monkeypatch):
@@ -88,7 +88,7 @@ def test_cuda_without_cupy(monkeypatch):
 
 
 def test_a_kernel_that_the_backend_lacks(monkeypatch):
-    monkeypatch.delitem(backend.KERNELS["relu", "forward"].implementations, "numpy")
+    monkeypatch.delitem(dispatch.KERNELS["relu", "forward"].implementations, "numpy")
     with (
         tu.use_backend("numpy"),
         pytest.raises(

@@ -81,7 +81,7 @@ for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), 
 
 def _intrinsic(function: Any) -> Any:
     made: Any = extending.intrinsic(function)
-    made.source_files = [__file__]  # a kernel that uses it depends on this file: see tinyunet.jit
+    made.source_files = [__file__]  # a kernel that uses it depends on this file: see tinyunet.backend.jit
     return made
 
 

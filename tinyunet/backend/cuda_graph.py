@@ -34,9 +34,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import cuda
-from tinyunet.backend import active_backend, active_precision, array_library, lies_on_gpu, to_backend
-from tinyunet.cuda_log import captured_launches, record_graph
+from tinyunet.backend import cuda
+from tinyunet.backend.cuda_log import captured_launches, record_graph
+from tinyunet.backend.dispatch import (
+    active_backend,
+    active_precision,
+    array_library,
+    lies_on_gpu,
+    to_backend,
+)
 
 
 class CapturedStep:

@@ -28,7 +28,7 @@ from numba.core import cgutils
 from scipy.linalg import cython_blas
 from threadpoolctl import ThreadpoolController
 
-from tinyunet.jit import kernel
+from tinyunet.backend.jit import kernel
 
 
 def _address(name: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyunet.cuda_emulator import Traffic
+from tinyunet.backend.cuda_emulator import Traffic
 
 
 @dataclass

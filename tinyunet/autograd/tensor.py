@@ -19,10 +19,9 @@ import numpy as np
 from numba import prange
 from numpy.typing import ArrayLike, NDArray
 
-from tinyunet import workspace
-from tinyunet.backend import active_backend, array_library, lies_on_gpu, to_backend, to_host
+from tinyunet.backend import active_backend, allocator, array_library, lies_on_gpu, to_backend, to_host
+from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import BackendError, GraphError, ShapeError
-from tinyunet.jit import parallel_kernel
 
 _serial_numbers = itertools.count()
 _recording = True
@@ -172,7 +171,7 @@ def _sum(a: Any, b: Any) -> Any:
     """In a new array: a summand may be shared with another input."""
     if active_backend() != "numba":
         return to_backend(a + b)  # NumPy's sum of two numbers is no array
-    total = workspace.empty_like(a)
+    total = allocator.empty_like(a)
     _add(a.reshape(-1), b.reshape(-1), total.reshape(-1))
     return total
 

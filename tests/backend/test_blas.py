@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tinyunet import blas
-from tinyunet.jit import kernel
+from tinyunet.backend import blas
+from tinyunet.backend.jit import kernel
 
 
 @kernel

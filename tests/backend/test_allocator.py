@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinyunet as tu
-from tinyunet import workspace
+from tinyunet.backend import allocator
 
 resource = pytest.importorskip("resource", reason="page faults are counted by Unix")
 
@@ -18,11 +18,11 @@ SHAPE = (3, 70, 90, 7)  # 529,200 bytes
 def pool(monkeypatch):
     """One of this test's own."""
     gc.collect()
-    workspace._returned.clear()
-    monkeypatch.setattr(workspace, "_pool", workspace._Pool())
-    yield workspace._pool
+    allocator._returned.clear()
+    monkeypatch.setattr(allocator, "_pool", allocator._Pool())
+    yield allocator._pool
     gc.collect()
-    workspace._returned.clear()  # what the test had is not the package's
+    allocator._returned.clear()  # what the test had is not the package's
 
 
 def where(array):
@@ -31,7 +31,7 @@ def where(array):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
 def test_an_array_as_numpys(dtype):
-    array = workspace.empty(SHAPE, dtype)
+    array = allocator.empty(SHAPE, dtype)
     assert (array.shape, array.dtype) == (SHAPE, dtype)
     assert array.flags.c_contiguous
     assert array.flags.writeable
@@ -42,10 +42,10 @@ def test_an_array_as_numpys(dtype):
 
 
 def test_memory_is_used_again_when_the_array_is_gone(pool):
-    array = workspace.empty(SHAPE)
+    array = allocator.empty(SHAPE)
     before = where(array)
     del array
-    assert where(workspace.empty((3, 71, 90, 7))) == before
+    assert where(allocator.empty((3, 71, 90, 7))) == before
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,20 @@ def test_memory_is_used_again_when_the_array_is_gone(pool):
     ],
 )
 def test_memory_that_someone_holds_is_never_given(pool, hold):
-    array = workspace.empty(SHAPE)
+    array = allocator.empty(SHAPE)
     before, held = where(array), hold(array)
     del array
-    others = [workspace.empty(SHAPE) for _ in range(3)]
+    others = [allocator.empty(SHAPE) for _ in range(3)]
     assert before not in map(where, others)
     del held
-    assert where(workspace.empty(SHAPE)) == before
+    assert where(allocator.empty(SHAPE)) == before
 
 
 def test_what_is_kept_is_bounded(pool):
     """A hundred sizes one after the other: not a hundred pieces of memory."""
     for height in range(100, 10_000, 100):
-        workspace.empty((height, 1000))
-    assert sum(memory.size for memory in pool.free) <= workspace.RESERVE * pool.most_in_use
+        allocator.empty((height, 1000))
+    assert sum(memory.size for memory in pool.free) <= allocator.RESERVE * pool.most_in_use
     assert pool.most_in_use <= 1.25 * 9_900 * 4_000
     assert pool.in_use <= pool.most_in_use
 
@@ -87,7 +87,7 @@ def test_threads_never_share(pool):
 
     def work(number):
         for size in np.random.default_rng(number).integers(20_000, 100_000, 300):
-            array = workspace.empty((int(size),))
+            array = allocator.empty((int(size),))
             array[...] = number
             if not (array == number).all():
                 wrong.append(number)

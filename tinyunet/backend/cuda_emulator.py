@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from tinyunet.errors import BackendError, KernelError
 
-_inside = Path(__file__).parent / "kernels"  # of an installed package; of a checkout: at its top
-KERNEL_FOLDER = _inside if _inside.is_dir() else Path(__file__).parent.parent / "kernels"
+_package = Path(__file__).parents[1]
+_inside = _package / "kernels"  # in an installed package; a checkout has the folder at its top
+KERNEL_FOLDER = _inside if _inside.is_dir() else _package.parent / "kernels"
 FLAGS = ["-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-U_FORTIFY_SOURCE"]
 _lock = threading.Lock()  # a module has one place where its kernels run
 

@@ -1,4 +1,4 @@
-"""Launching the kernels of `kernels/*.cu`: on a GPU through CuPy, or on the CPU by `tinyunet.cuda_emulator`.
+"""Launching the kernels of `kernels/*.cu`: on a GPU through CuPy, or on the CPU by `cuda_emulator`.
 
 Launch code is the same for both, as is the source. A raw kernel sees addresses, not arrays: what it is given
 is checked here against the parameters in its source.
@@ -18,10 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import cuda_emulator
-from tinyunet.backend import active_backend, array_library, compute_capability, to_backend, use_backend
-from tinyunet.cuda_emulator import KERNEL_FOLDER, Counts, Traffic, text_of
-from tinyunet.cuda_log import record
+from tinyunet.backend import cuda_emulator
+from tinyunet.backend.cuda_emulator import KERNEL_FOLDER, Counts, Traffic, text_of
+from tinyunet.backend.cuda_log import record
+from tinyunet.backend.dispatch import (
+    active_backend,
+    array_library,
+    compute_capability,
+    to_backend,
+    use_backend,
+)
 from tinyunet.errors import BackendError, KernelError
 
 C_TYPES = {

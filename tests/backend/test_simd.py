@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from tinyunet.jit import kernel
-from tinyunet.lanes import WIDTH, at_least, load, prefetch, store
+from tinyunet.backend.jit import kernel
+from tinyunet.backend.simd import WIDTH, at_least, load, prefetch, store
 
 
 @kernel

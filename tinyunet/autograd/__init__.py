@@ -1,0 +1,9 @@
+"""Tensors, the backward pass, and the check of gradients.
+
+- `tensor`: a tensor, an op, and the walk back.
+- `gradcheck`: gradients against finite differences.
+"""
+
+from tinyunet.autograd.tensor import Function, Tensor, no_grad
+
+__all__ = ["Function", "Tensor", "no_grad"]
