@@ -19,7 +19,7 @@ LAYERS = [
     {"errors"},
     {"backend", "command_line"},
     {"autograd", "data", "geometry", "augment_spline"},
-    {"augment_elastic", "weight_map", "gradcheck"},
+    {"augment_elastic", "weight_map"},
     {"augment", "weight_map_cuda"},
     {"augment_cuda", "sampling"},
     {"ops", "metrics", "sampling_cuda"},

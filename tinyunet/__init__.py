@@ -6,9 +6,10 @@ Images and feature maps are channels last, (N, H, W, C). See the README for a fi
 from tinyunet import metrics
 from tinyunet.augment_elastic import elastic_deform
 from tinyunet.autograd import Tensor, no_grad
-from tinyunet.backend import active_backend, use_backend
 from tinyunet.autograd.gradcheck import gradcheck
+from tinyunet.backend import active_backend, use_backend
 from tinyunet.models import FCN, SlidingWindowClassifier, UNet
+from tinyunet.nn.sgd import SGD
 from tinyunet.ops import (
     add,
     conv2d,
@@ -20,7 +21,6 @@ from tinyunet.ops import (
     relu,
     softmax_cross_entropy,
 )
-from tinyunet.optim import SGD
 from tinyunet.tiling import predict_tiled
 from tinyunet.weight_map import weight_map
 

@@ -31,8 +31,8 @@ from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import Network, make_network
+from tinyunet.nn.sgd import SGD
 from tinyunet.ops.pixels import checked_pixels
-from tinyunet.optim import SGD
 from tinyunet.sampling import Sample, Sampler, weights_by_class
 from tinyunet.tiling import predict_tiled
 

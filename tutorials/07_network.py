@@ -379,7 +379,7 @@ show("07-maps")
 # The same in the engine
 # ----------------------
 # ``tinyunet/models/unet.py`` is this function as a class, with dropout and with errors that name
-# the nearest sides that fit. ``tinyunet/nn.py`` draws the weights. Both agree with ours.
+# the nearest sides that fit. ``tinyunet/nn/module.py`` draws the weights. Both agree with ours.
 
 # %%
 with tu.no_grad():

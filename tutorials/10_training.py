@@ -354,7 +354,7 @@ assert min(ends["all but the velocity"], ends["all but the step"]) > 1e-4
 #
 # The same in the engine
 # ----------------------
-# ``tinyunet/optim.py`` is the optimiser, ``tinyunet/trainer.py`` the loop with validation and
+# ``tinyunet/nn/sgd.py`` is the optimiser, ``tinyunet/trainer.py`` the loop with validation and
 # checkpoints, ``tinyunet/checkpoint.py`` the file. The same configuration must give our losses, up
 # to rounding: there the last layer and the loss are one op (``linear_cross_entropy``). A run that is
 # stopped and resumed must end with the weights of one that was not, bit by bit.

@@ -9,8 +9,8 @@ from tinyunet import augment_cuda, weight_map_cuda
 from tinyunet.augment import Augmenter
 from tinyunet.backend import cuda, cuda_emulator
 from tinyunet.errors import KernelError
+from tinyunet.nn.sgd import step
 from tinyunet.ops import conv2d_cuda
-from tinyunet.optim import step
 
 
 def relu():

@@ -10,12 +10,12 @@ from oracle import assert_close, assert_equals_torch, random_arrays
 import tinyunet as tu
 from tinyunet.backend import KERNELS, to_backend, to_host
 from tinyunet.errors import KernelError
+from tinyunet.nn.sgd import step, step_numpy
 from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
 from tinyunet.ops.dropout import backward as dropout_backward
 from tinyunet.ops.dropout import forward as dropout_forward
 from tinyunet.ops.dropout import forward_numpy as dropout_numpy
-from tinyunet.optim import step, step_numpy
 
 # Elementwise kernels: fewer elements than a block has threads, and some blocks of which the last is not full.
 SIZES = [(1, 2, 4, 3), (2, 10, 14, 5)]

@@ -8,8 +8,8 @@ from oracle import random_arrays
 
 import tinyunet as tu
 from tinyunet.autograd import Function, Tensor
-from tinyunet.errors import DtypeError, GradientError
 from tinyunet.autograd.gradcheck import TINY
+from tinyunet.errors import DtypeError, GradientError
 
 
 def cubed(change=lambda gradient: gradient):

@@ -1,0 +1,12 @@
+"""What a network is made of, and what moves its weights.
+
+- `module`: parameters with names, and modules that are made of them.
+- `layers`: convolution and up-convolution with their weights, and how these are drawn.
+- `sgd`: stochastic gradient descent with momentum.
+"""
+
+from tinyunet.nn.layers import Conv2d, ConvTranspose2d, he_normal
+from tinyunet.nn.module import Module, Parameter
+from tinyunet.nn.sgd import SGD
+
+__all__ = ["SGD", "Conv2d", "ConvTranspose2d", "Module", "Parameter", "he_normal"]
