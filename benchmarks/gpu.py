@@ -36,7 +36,7 @@ from tinyunet.backend import PRECISIONS, array_library, to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.errors import BackendError
 from tinyunet.ops import conv2d_cuda
-from tinyunet.ops.pixels import checked_pixels
+from tinyunet.ops.targets import checked_pixels
 
 GROUPS = ("layers", "memory", "networks")
 

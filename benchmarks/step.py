@@ -65,7 +65,7 @@ def tinyunet_tasks(base: int, threads: int) -> dict[str, Task]:
     import numba
 
     import tinyunet as tu
-    from tinyunet.ops.pixels import checked_pixels
+    from tinyunet.ops.targets import checked_pixels
 
     numba.set_num_threads(threads)
     image, target, weight = random_tile()

@@ -15,7 +15,7 @@ from oracle import TORCH, as_float64, assert_close, randomised, torch_parameters
 
 import tinyunet as tu
 from tinyunet.backend import KERNELS
-from tinyunet.ops.pixels import checked_pixels
+from tinyunet.ops.targets import checked_pixels
 from tinyunet.sampling import Sample
 
 HUNDRED = [step % 4 for step in range(100)]  # steps, on four images in turn

@@ -32,7 +32,7 @@ from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import Network, make_network
 from tinyunet.nn.sgd import SGD
-from tinyunet.ops.pixels import checked_pixels
+from tinyunet.ops.targets import checked_pixels
 from tinyunet.sampling import Sample, Sampler, weights_by_class
 from tinyunet.tiling import predict_tiled
 

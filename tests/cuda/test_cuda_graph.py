@@ -19,8 +19,8 @@ from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.data import split, synthetic_cells
 from tinyunet.nn.sgd import SGD
 from tinyunet.ops.linear_cross_entropy import loss_of_checked as fused_loss
-from tinyunet.ops.pixels import checked_pixels
 from tinyunet.ops.softmax_cross_entropy import loss_of_checked as unfused_loss
+from tinyunet.ops.targets import checked_pixels
 from tinyunet.train import _parse
 from tinyunet.trainer import Stepped, TrainConfig, Trainer
 

@@ -6,7 +6,7 @@ import torch
 from oracle import TORCH, assert_close, torch_parameters, torch_unet
 
 import tinyunet as tu
-from tinyunet.ops.pixels import checked_pixels
+from tinyunet.ops.targets import checked_pixels
 
 
 def image_and_target():

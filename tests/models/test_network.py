@@ -8,7 +8,7 @@ from oracle import DTYPES, assert_close, randomised
 
 import tinyunet as tu
 from tinyunet.models import MODELS, ModelName, make_network
-from tinyunet.ops.pixels import checked_pixels
+from tinyunet.ops.targets import checked_pixels
 
 SMALL = {"unet": {"depth": 1}, "fcn": {"depth": 3}, "sliding-window": {"depth": 1}}
 

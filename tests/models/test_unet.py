@@ -9,7 +9,7 @@ from oracle import as_float64, assert_network_equals_torch, randomised
 import tinyunet as tu
 from tinyunet import ops
 from tinyunet.errors import OptionError, ShapeError
-from tinyunet.ops.pixels import checked_pixels
+from tinyunet.ops.targets import checked_pixels
 
 
 @pytest.mark.parametrize(("variant", "count"), [("paper", 31_030_658), ("release", 31_100_354)])

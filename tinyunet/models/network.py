@@ -67,7 +67,7 @@ class Network(Module):
         ----------
         x : Tensor, shape (N, H, W, in_channels)
         target, weight : array, of the output's N, H, W
-            From `tinyunet.ops.pixels.checked_pixels`.
+            From `tinyunet.ops.targets.checked_pixels`.
         """
         return loss_of_checked(self(x), target, weight)
 

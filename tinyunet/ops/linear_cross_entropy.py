@@ -37,11 +37,11 @@ from tinyunet.errors import ShapeError, describe
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.linear_cross_entropy_softmax import ROWS, series, softmax
-from tinyunet.ops.pixels import checked_pixels, pixels_on_backend
 from tinyunet.ops.softmax_cross_entropy import backward_numba as scaled_numba
 from tinyunet.ops.softmax_cross_entropy import backward_numpy as scaled_numpy
 from tinyunet.ops.softmax_cross_entropy import forward_cuda as unfused_forward_cuda
 from tinyunet.ops.softmax_cross_entropy import forward_numpy as unfused_forward_numpy
+from tinyunet.ops.targets import checked_pixels, pixels_on_backend
 
 
 def linear_cross_entropy(

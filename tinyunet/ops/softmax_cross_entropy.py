@@ -23,7 +23,7 @@ from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Kernel, allocator, cuda, to_backend
 from tinyunet.backend.jit import parallel_kernel
 from tinyunet.ops.checks import require_axes
-from tinyunet.ops.pixels import NO_LABEL, checked_pixels, pixels_on_backend
+from tinyunet.ops.targets import NO_LABEL, checked_pixels, pixels_on_backend
 
 
 def softmax_cross_entropy(
