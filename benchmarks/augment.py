@@ -16,9 +16,9 @@ import numpy as np
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
-from tinyunet.augment import Augmenter
-from tinyunet.augment_elastic import deform
-from tinyunet.weight_map import weight_map
+from tinyunet.sampling.augment import Augmenter
+from tinyunet.sampling.elastic import deform
+from tinyunet.sampling.weight_map import weight_map
 
 ROUNDS = 7
 INPUT_SIZE, OUTPUT_SIZE, MARGIN = 572, 388, 28  # beyond 28 px the border term is below a millionth

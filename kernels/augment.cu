@@ -5,7 +5,7 @@
 //             u(i, j) = sum over k, m of along[k,i] · grid[k,m] · along[m,j]
 //
 // The image is a cubic spline, or with order 0 that of the nearest pixel, as cells and classes are; beyond its
-// borders it is mirrored. Cells and classes are of the tile's middle. As in tinyunet/augment.py, which explains
+// borders it is mirrored. Cells and classes are of the tile's middle. As in tinyunet/sampling/augment.py, which explains
 // it; coordinates are double as there.
 //
 // Launch: a thread a pixel of the image tile, blocks of 256.
@@ -41,7 +41,7 @@ __device__ __forceinline__ void bump_weights(double t, double (&weights)[4]) {
 }
 
 // The spline of one channel at (y, x). The coefficients have a frame of one pixel before and two after
-// (tinyunet/augment_spline.py).
+// (tinyunet/sampling/spline.py).
 __device__ __forceinline__ float spline(const float* coefficients, double y, double x, int width,
                                         int channels) {
     int top = int(y), left = int(x);

@@ -1,5 +1,5 @@
 // How much each pixel of a tile counts in the loss: class balance, and the border between two cells. As in
-// tinyunet/weight_map.py, which explains it. A tile of cells has a margin on each side, which is seen and not
+// tinyunet/sampling/weight_map.py, which explains it. A tile of cells has a margin on each side, which is seen and not
 // weighed.
 //
 //   columns   the two nearest different cells of each pixel's column, and their distances dy

@@ -8,7 +8,6 @@ import torch
 from scipy import ndimage
 
 from tinyunet import diagnosis
-from tinyunet.augment import Augmentation
 from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.diagnosis import CHECKS
 from tinyunet.diagnosis.copies import ALIKE, check_duplicates, signature
@@ -31,6 +30,7 @@ from tinyunet.diagnosis.labels import (
     check_unlabelled,
 )
 from tinyunet.sampling import WeightMap
+from tinyunet.sampling.augment import Augmentation
 from tinyunet.trainer import TrainConfig, Trainer
 
 SIDE = 48

@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.data import UNKNOWN, ImageSet, normalise
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import UNet
 from tinyunet.sampling import WeightMap
+from tinyunet.sampling.augment import Augmentation
 from tinyunet.trainer import Finished, Stepped, TrainConfig, Trainer, Validated, evaluate
 
 TINY = TrainConfig(

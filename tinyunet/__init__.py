@@ -4,7 +4,6 @@ Images and feature maps are channels last, (N, H, W, C). See the README for a fi
 """
 
 from tinyunet import metrics
-from tinyunet.augment_elastic import elastic_deform
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.autograd.gradcheck import gradcheck
 from tinyunet.backend import active_backend, use_backend
@@ -21,8 +20,9 @@ from tinyunet.ops import (
     relu,
     softmax_cross_entropy,
 )
+from tinyunet.sampling.elastic import elastic_deform
+from tinyunet.sampling.weight_map import weight_map
 from tinyunet.tiling import predict_tiled
-from tinyunet.weight_map import weight_map
 
 __version__ = "0.1.0"
 

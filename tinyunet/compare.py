@@ -17,7 +17,6 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line, environment, train
-from tinyunet.augment import Augmentation
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.config import TrainConfig, read_data
@@ -28,6 +27,7 @@ from tinyunet.instances import label_instances
 from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.run_folder import RunFolder
 from tinyunet.sampling import WeightMap
+from tinyunet.sampling.augment import Augmentation
 from tinyunet.tiling import multiplications_per_pixel, predict_tiled
 from tinyunet.trainer import Stepped, Trainer
 

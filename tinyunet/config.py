@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tinyunet.augment import Augmentation
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images
 from tinyunet.errors import OptionError
 from tinyunet.models import MODELS, ModelName
 from tinyunet.sampling import WeightMap
+from tinyunet.sampling.augment import Augmentation
 
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
 

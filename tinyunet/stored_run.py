@@ -8,7 +8,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tinyunet.augment import Augmentation
 from tinyunet.checkpoint import Checkpoint, load_checkpoint
 from tinyunet.config import TrainConfig
 from tinyunet.data import ImageSet, normalise
@@ -19,6 +18,7 @@ from tinyunet.evaluation import Prediction
 from tinyunet.instances import label_instances
 from tinyunet.models import Network
 from tinyunet.sampling import WeightMap
+from tinyunet.sampling.augment import Augmentation
 from tinyunet.tiling import predict_tiled
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import gpu_memory, metrics, sampling_cuda
+from tinyunet import gpu_memory, metrics
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
@@ -33,7 +33,7 @@ from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import Network, make_network
 from tinyunet.nn.sgd import SGD
 from tinyunet.ops.targets import checked_pixels
-from tinyunet.sampling import Sample, Sampler, weights_by_class
+from tinyunet.sampling import Sample, Sampler, sampler_cuda, weights_by_class
 from tinyunet.tiling import predict_tiled
 
 EXAMPLES = 3  # held-out images whose predictions are shown, and on which dead units are looked for
@@ -173,7 +173,7 @@ class Trainer:
             The loss or a weight is not finite. A step whose loss is not has changed the weights already.
         """
         config = self.config
-        sampler = sampling_cuda.CudaSampler(self.sampler) if _on_cuda() else self.sampler
+        sampler = sampler_cuda.CudaSampler(self.sampler) if _on_cuda() else self.sampler
         samples = sampler.stream(self.step, config.steps)
         while True:
             if self._must_validate():  # before the step: the run may have been stopped just before validating
@@ -231,8 +231,8 @@ class Trainer:
         """Targets and weights as `Network.loss` takes them, and the share of the weights of each class."""
         classes = self.train.num_classes
         if _on_cuda():  # a CudaSampler's: classes or UNKNOWN, and there no weight
-            sums = sampling_cuda.weights_by_class(sample, classes)
-            return sample.target, sampling_cuda.mean_weights(sample, sums), _shares(sums)
+            sums = sampler_cuda.weights_by_class(sample, classes)
+            return sample.target, sampler_cuda.mean_weights(sample, sums), _shares(sums)
         target, weight = checked_pixels(
             "training", sample.target, sample.weight, classes, ignore_label=UNKNOWN
         )

@@ -22,9 +22,9 @@ import numpy as np
 from lesson import exercise, show
 
 import tinyunet as tu
-from tinyunet.augment import Augmentation
 from tinyunet.data import normalise, split, synthetic_cells
 from tinyunet.errors import RunError
+from tinyunet.sampling.augment import Augmentation
 from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
 
 # %% [markdown]

@@ -291,9 +291,9 @@ assert border[gap].sum() > 0.5 * border.sum()
 
 # %%
 import tinyunet as tu
-from tinyunet.augment import Augmentation
 from tinyunet.sampling import Sampler, WeightMap
-from tinyunet.weight_map import nearest_two_cells, separate_touching
+from tinyunet.sampling.augment import Augmentation
+from tinyunet.sampling.weight_map import nearest_two_cells, separate_touching
 
 
 def trained(settings, steps=200):
@@ -369,7 +369,7 @@ assert scores[True, 10][0] == min(wrong for wrong, _, _ in scores.values())
 # The same in the engine
 # ----------------------
 # ``tinyunet/ops/softmax_cross_entropy.py`` is the loss, forward and backward in one pass over the
-# pixels. ``tinyunet/weight_map.py`` computes the map: it finds ``d1`` and ``d2`` of all cells at
+# pixels. ``tinyunet/sampling/weight_map.py`` computes the map: it finds ``d1`` and ``d2`` of all cells at
 # once, while ours looks at the whole image again for each cell.
 
 # %%

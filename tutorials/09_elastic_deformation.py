@@ -316,15 +316,15 @@ assert paper < wide < narrow
 #
 # The same in the engine
 # ----------------------
-# ``tinyunet/augment_elastic.py`` computes the field as two small matrix products, and
-# ``tinyunet/augment_spline.py`` the splines. Both are compiled. With the same random numbers they
+# ``tinyunet/sampling/elastic.py`` computes the field as two small matrix products, and
+# ``tinyunet/sampling/spline.py`` the splines. Both are compiled. With the same random numbers they
 # must agree with ours.
 
 # %%
 import tinyunet as tu
-from tinyunet.augment import Augmentation, Augmenter
-from tinyunet.augment_elastic import count_folded, displacement_field
 from tinyunet.data import normalise
+from tinyunet.sampling.augment import Augmentation, Augmenter
+from tinyunet.sampling.elastic import count_folded, displacement_field
 
 grid = np.random.default_rng(2).normal(0.0, 10.0, (2, 3, 3))
 field = displacement(grid, 200, 200)
@@ -346,7 +346,7 @@ print(f"ours, {1000 * (middle - start):.0f} ms; engine, {1000 * (time.perf_count
 # %% [markdown]
 # In training, shift, rotation, flips and the elastic field become *one* map before anything is
 # looked up. Every interpolation blurs a little, so there is only one. Then the grey values change a
-# little. ``tinyunet/augment.py`` does it. The paper names shift, rotation and grey values, and
+# little. ``tinyunet/sampling/augment.py`` does it. The paper names shift, rotation and grey values, and
 # gives numbers for none of them; ours are our choice, and the flips too.
 
 # %%

@@ -197,9 +197,9 @@ show("10-tiles")
 
 # %%
 import tinyunet as tu
-from tinyunet.augment import Augmentation
 from tinyunet.data import synthetic_cells
 from tinyunet.sampling import Sampler, WeightMap
+from tinyunet.sampling.augment import Augmentation
 
 
 @exercise(

@@ -22,10 +22,10 @@ from lesson import exercise, show
 from scipy import ndimage
 
 import tinyunet as tu
-from tinyunet.augment import Augmentation
 from tinyunet.data import normalise, split, synthetic_cells
 from tinyunet.sampling import Sampler, WeightMap
-from tinyunet.weight_map import separate_touching
+from tinyunet.sampling.augment import Augmentation
+from tinyunet.sampling.weight_map import separate_touching
 
 # %% [markdown]
 # The network of this chapter: depth 3, on synthetic cells, with the weight map of chapter 08, the

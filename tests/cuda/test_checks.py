@@ -5,12 +5,12 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import augment_cuda, weight_map_cuda
-from tinyunet.augment import Augmenter
 from tinyunet.backend import cuda, cuda_emulator
 from tinyunet.errors import KernelError
 from tinyunet.nn.sgd import step
 from tinyunet.ops import conv2d_cuda
+from tinyunet.sampling import augment_cuda, weight_map_cuda
+from tinyunet.sampling.augment import Augmenter
 
 
 def relu():

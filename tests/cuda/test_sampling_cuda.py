@@ -9,15 +9,15 @@ import pytest
 from scipy import ndimage
 
 import tinyunet as tu
-from tinyunet import augment_cuda, sampling, weight_map_cuda
-from tinyunet.augment import Augmentation, Augmenter
+from tinyunet import sampling
 from tinyunet.backend import cuda, lies_on_gpu, to_backend, to_host
 from tinyunet.data import UNKNOWN, ImageSet, split, synthetic_cells
 from tinyunet.errors import OutOfMemoryError
-from tinyunet.sampling import Sampler, WeightMap
-from tinyunet.sampling_cuda import CudaSampler, weights_by_class
+from tinyunet.sampling import Sampler, WeightMap, augment_cuda, weight_map_cuda
+from tinyunet.sampling.augment import Augmentation, Augmenter
+from tinyunet.sampling.sampler_cuda import CudaSampler, weights_by_class
+from tinyunet.sampling.weight_map import nearest_two_cells, weight_map
 from tinyunet.trainer import Stepped, TrainConfig, Trainer
-from tinyunet.weight_map import nearest_two_cells, weight_map
 
 # Coordinates are double on both sides, an image value is rounded to float32 up to six times, and a power of
 # values in [0, 1] is off by up to 4 units in the last place: in units of the image's range, 10 · 2^-24.

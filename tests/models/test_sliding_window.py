@@ -9,10 +9,10 @@ from oracle import TOLERANCE, as_float64, assert_close, assert_network_equals_to
 
 import tinyunet as tu
 from tinyunet import ops
-from tinyunet.augment import Augmentation
 from tinyunet.data import ImageSet
 from tinyunet.errors import GraphError, OptionError, ShapeError
 from tinyunet.sampling import Sample, WeightMap
+from tinyunet.sampling.augment import Augmentation
 from tinyunet.trainer import Stepped, TrainConfig, Trainer
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from tinyunet.augment import Augmentation
 from tinyunet.diagnosis.copies import check_duplicates
 from tinyunet.diagnosis.finding import Finding, Severity
 from tinyunet.diagnosis.images import (
@@ -30,6 +29,7 @@ from tinyunet.diagnosis.labels import (
     check_unlabelled,
 )
 from tinyunet.sampling import Sample
+from tinyunet.sampling.augment import Augmentation
 from tinyunet.trainer import Trainer
 
 __all__ = ["CHECKS", "Finding", "diagnose", "telling_samples", "warnings"]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.augment import Augmenter, Draw
-from tinyunet.augment_elastic import cardinal_splines
 from tinyunet.backend import cuda, to_backend
 from tinyunet.errors import OutOfMemoryError
+from tinyunet.sampling.augment import Augmenter, Draw
+from tinyunet.sampling.elastic import cardinal_splines
 
 
 class TileMaker:

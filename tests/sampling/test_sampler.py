@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tinyunet.augment import Augmentation
 from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.errors import DataError, OptionError
 from tinyunet.ops.softmax_cross_entropy import NO_LABEL
 from tinyunet.sampling import Sampler, WeightMap
+from tinyunet.sampling.augment import Augmentation
 
 INPUT, OUTPUT = 64, 20  # as of a network of depth 2 that gives a little more; the halo is 22
 

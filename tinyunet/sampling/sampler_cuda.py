@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import weight_map_cuda
-from tinyunet.augment_cuda import TileMaker
-from tinyunet.augment_elastic import count_folded
 from tinyunet.backend import to_backend
 from tinyunet.data import UNKNOWN
-from tinyunet.sampling import DRAWS, Sample, Sampler, unpacked
+from tinyunet.sampling import weight_map_cuda
+from tinyunet.sampling.augment_cuda import TileMaker
+from tinyunet.sampling.elastic import count_folded
+from tinyunet.sampling.sampler import DRAWS, Sample, Sampler, unpacked
 
 
 class CudaSampler:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.augment_elastic import count_folded, displacement_field
-from tinyunet.augment_spline import spline_coefficients, warp
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
+from tinyunet.sampling.elastic import count_folded, displacement_field
+from tinyunet.sampling.spline import spline_coefficients, warp
 
 
 @dataclass(frozen=True)

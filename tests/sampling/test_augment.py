@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tinyunet.augment import Augmentation, Augmenter, sample_tile
-from tinyunet.augment_elastic import count_folded
-from tinyunet.augment_spline import spline_coefficients
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
+from tinyunet.sampling.augment import Augmentation, Augmenter, sample_tile
+from tinyunet.sampling.elastic import count_folded
+from tinyunet.sampling.spline import spline_coefficients
 
 GEOMETRY_ONLY = Augmentation(brightness=0, contrast=0, gamma=0)
 

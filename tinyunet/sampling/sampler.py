@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.augment import Augmentation, Augmenter
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.errors import DataError, OptionError
-from tinyunet.weight_map import class_weights, label_cells, separate_touching, weight_map
+from tinyunet.sampling.augment import Augmentation, Augmenter
+from tinyunet.sampling.weight_map import class_weights, label_cells, separate_touching, weight_map
 
 DRAWS = 100  # attempts to find a tile with a labelled pixel, before one without is taken
 SIGHT = 4  # sigmas: cells further outside the tile are ignored; they would add at most exp(-8) w0, or 0.003

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
-from tinyunet.weight_map import (
+from tinyunet.sampling.weight_map import (
     class_weights,
     label_cells,
     nearest_two_cells,
@@ -16,7 +16,7 @@ from tinyunet.weight_map import (
     weight_map,
 )
 
-DATA = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
 # d is the float32 rounding of a square root below 1000. The border is at most 10 in float32; see NEGLIGIBLE.
 DISTANCE_TOLERANCE = 5e-5
 WEIGHT_TOLERANCE = 1e-5

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tinyunet.augment_elastic import count_folded, deform, displacement_field, elastic_deform
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
+from tinyunet.sampling.elastic import count_folded, deform, displacement_field, elastic_deform
 
 # Images here have unit variance. Spline coefficients in float32 are off by up to 3e-6, and an image value is
 # a mean of 16 of them.

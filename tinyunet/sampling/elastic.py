@@ -16,9 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinyunet.augment_spline import bump_slopes, bump_weights, filter_lines, mirror, spline_coefficients, warp
 from tinyunet.backend.jit import kernel
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
+from tinyunet.sampling.spline import (
+    bump_slopes,
+    bump_weights,
+    filter_lines,
+    mirror,
+    spline_coefficients,
+    warp,
+)
 
 
 def elastic_deform(

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.backend import cuda, to_host
-from tinyunet.weight_map import border_reach, squared_limit
+from tinyunet.sampling.weight_map import border_reach, squared_limit
 
 
 def weight_map(cells: Any, classes: Any, class_weights: Any, *, w0: float, sigma: float) -> Any:
-    """`tinyunet.weight_map.weight_map` of the middle of an image, on arrays of the backend.
+    """`tinyunet.sampling.weight_map.weight_map` of the middle of an image, on arrays of the backend.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def weight_map(cells: Any, classes: Any, class_weights: Any, *, w0: float, sigma
 
 
 def nearest_two_cells(cells: Any, *, margin: int = 0, max_distance: float = np.inf) -> tuple[Any, Any]:
-    """`tinyunet.weight_map.nearest_two_cells`, to the last bit, for the pixels that are not in the margin.
+    """`weight_map.nearest_two_cells`, to the last bit, for the pixels that are not in the margin.
 
     Parameters
     ----------

@@ -1,0 +1,12 @@
+"""From labelled images to training samples: tiles cut out, deformed and weighted.
+
+- `sampler`: a sample for each step: a tile, its classes and its weights.
+- `augment`, `elastic`, `spline`: random tiles; the paper's elastic deformation; the splines under it.
+- `weight_map`: the paper's weights, which separate touching cells.
+- `sampler_cuda`, `augment_cuda`, `weight_map_cuda`: the same where the images lie on a GPU.
+"""
+
+from tinyunet.sampling.augment import Augmentation
+from tinyunet.sampling.sampler import Sample, Sampler, WeightMap, weights_by_class
+
+__all__ = ["Augmentation", "Sample", "Sampler", "WeightMap", "weights_by_class"]
