@@ -96,7 +96,7 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
     import torch
 
     from benchmarks.torch_unet import TorchUNet
-    from tinyunet.geometry import unet
+    from tinyunet.models.geometry import unet
     from tinyunet.tiling import TILE, plan
 
     torch.set_num_threads(threads)

@@ -23,5 +23,5 @@ def test_examples(name):
 
 def test_there_are_examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
-    examples = finder.find(importlib.import_module("tinyunet.geometry"))
+    examples = finder.find(importlib.import_module("tinyunet.models.geometry"))
     assert sum(len(test.examples) for test in examples) >= 6

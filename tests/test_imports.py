@@ -18,11 +18,11 @@ PACKAGE = Path(tinyunet.__file__).parent
 LAYERS = [
     {"errors"},
     {"backend", "command_line"},
-    {"autograd", "data", "geometry"},
+    {"autograd", "data"},
     {"ops", "metrics", "sampling"},
     {"nn", "evaluation"},
     {"models"},
-    {"gpu_memory", "mirror_tile_cuda", "instances"},
+    {"mirror_tile_cuda", "instances"},
     {"tiling", "film_results"},
     {"checkpoint", "collapse", "config"},
     {"trainer", "run_folder", "stored_run"},

@@ -9,8 +9,8 @@ from scipy.special import softmax
 
 from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError
-from tinyunet.geometry import unet
 from tinyunet.models import FCN, UNet
+from tinyunet.models.geometry import unet
 from tinyunet.tiling import mirror_indices, multiplications_per_pixel, plan, predict_tiled
 
 # Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.

@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import gpu_memory
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import active_backend, to_host
 from tinyunet.errors import OptionError, ShapeError, describe
-from tinyunet.geometry import Geometry
 from tinyunet.mirror_tile_cuda import TilesOnGpu
-from tinyunet.models import Network
+from tinyunet.models import Network, memory
+from tinyunet.models.geometry import Geometry
 
 OnTile = Callable[[int, int], None]
 
@@ -243,7 +242,7 @@ def _add_scores(
     cut = model.geometry.halo - model.geometry.shrink // 2  # of a padded network, the whole halo
     for (down, rows), (across, columns) in _tiles(model, shape, tile):
         top, left = down.start - rows.halo, across.start - columns.halo
-        with gpu_memory.explained(model, rows.input, training=False), no_grad():
+        with memory.explained(model, rows.input, training=False), no_grad():
             x = Tensor(tiles.cut_out(transform, (top, top + rows.input), (left, left + columns.input)))
             tiles.add(transform, down, across, model(x).data, cut)
             del x  # its memory is for the next tile

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import gpu_memory, metrics
+from tinyunet import metrics
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
@@ -30,7 +30,7 @@ from tinyunet.config import TrainConfig, network_options
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
-from tinyunet.models import Network, make_network
+from tinyunet.models import Network, make_network, memory
 from tinyunet.nn.sgd import SGD
 from tinyunet.ops.targets import checked_pixels
 from tinyunet.sampling import Sample, Sampler, sampler_cuda, weights_by_class
@@ -189,7 +189,7 @@ class Trainer:
                 return
             started = time.perf_counter()
             try:
-                with gpu_memory.explained(self.model, self.input_size, training=True):
+                with memory.explained(self.model, self.input_size, training=True):
                     sample = next(samples)
                     waited = time.perf_counter() - started
                     loss = self._train_on(sample)

@@ -21,7 +21,7 @@ import numpy as np
 
 from tinyunet import ops
 from tinyunet.autograd import Tensor
-from tinyunet.geometry import Geometry
+from tinyunet.models.geometry import Geometry
 from tinyunet.models.network import Network, require_options
 from tinyunet.models.unet import DoubleConv
 from tinyunet.nn import Conv2d, Module, Parameter

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError, describe
-from tinyunet.geometry import Geometry
+from tinyunet.models.geometry import Geometry
 from tinyunet.nn import Module
 from tinyunet.ops.softmax_cross_entropy import loss_of_checked
 

@@ -33,7 +33,7 @@ from tinyunet import ops
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import array_library, to_backend, to_host
 from tinyunet.errors import ShapeError
-from tinyunet.geometry import Geometry
+from tinyunet.models.geometry import Geometry
 from tinyunet.models.network import Network, require_options
 from tinyunet.nn import Conv2d
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import geometry, ops
+from tinyunet import ops
 from tinyunet.autograd import Tensor
+from tinyunet.models import geometry
 from tinyunet.models.network import Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module
 from tinyunet.ops.linear_cross_entropy import loss_of_checked

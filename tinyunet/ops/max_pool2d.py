@@ -45,7 +45,7 @@ def max_pool2d(x: Tensor) -> Tensor:
         raise ShapeError(
             f"max_pool2d: height and width must be even, x has {height} and {width}",
             {"x": describe(x, AXES["x"])},
-            "choose an input size that the network can halve: see tinyunet.geometry",
+            "choose an input size that the network can halve: see tinyunet.models.geometry",
         )
     return MaxPool2d.apply(x)
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from oracle import as_float64
 
 import tinyunet as tu
-from tinyunet import geometry
 from tinyunet.errors import ShapeError
+from tinyunet.models import geometry
 
 PAPER_DOWN = [572, 570, 568, 284, 282, 280, 140, 138, 136, 68, 66, 64, 32, 30, 28]
 PAPER_UP = [56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388]
