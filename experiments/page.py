@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments.pictures import plot_examples, plot_scores
 from experiments.tasks import TASKS, Comparison, Run, Task, Variant
-from tinyunet.evaluation import figure, lower_is_better, words
+from tinyunet.metrics.scores import figure, lower_is_better, words
 
 WIDEST = 1200  # px: of the networks' picture
 

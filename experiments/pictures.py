@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from experiments.tasks import EIGHT, UNCUT, Run, Task, Variant
 from tinyunet.checkpoint import load_model
 from tinyunet.data import ImageSet, read_images, split
-from tinyunet.evaluation import figure, lower_is_better, score_image, words
+from tinyunet.metrics.scores import figure, lower_is_better, score_image, words
 from tinyunet.plots import MISTAKE_COLOURS, mistakes_picture, overlay
 from tinyunet.stored_run import predict_images
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"backend", "command_line"},
     {"autograd", "data"},
     {"ops", "metrics", "sampling"},
-    {"nn", "evaluation"},
+    {"nn"},
     {"models"},
     {"mirror_tile_cuda", "instances"},
     {"tiling", "film_results"},

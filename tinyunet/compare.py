@@ -22,8 +22,8 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import ImageSet, LabelKind, Truth, class_labels, normalise, split
 from tinyunet.errors import OptionError
-from tinyunet.evaluation import Measure, Prediction, figure, lower_is_better, score_image, summarise
 from tinyunet.instances import label_instances
+from tinyunet.metrics.scores import Measure, Prediction, figure, lower_is_better, score_image, summarise
 from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.run_folder import RunFolder
 from tinyunet.sampling import WeightMap

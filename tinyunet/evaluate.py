@@ -20,7 +20,8 @@ from tinyunet.data import ImageSet, LabelKind, Truth, read_images, split
 from tinyunet.data.decode import decode
 from tinyunet.data.layouts import some
 from tinyunet.errors import DataError, OptionError
-from tinyunet.evaluation import (
+from tinyunet.film_results import find_results
+from tinyunet.metrics.scores import (
     ImageScores,
     Measure,
     Prediction,
@@ -33,7 +34,6 @@ from tinyunet.evaluation import (
     words,
     worst_first,
 )
-from tinyunet.film_results import find_results
 from tinyunet.stored_run import predict_images
 
 PARTS = ("probabilities.tif", "classes.png", "instances.tif")  # what tinyunet.predict writes as NAME_…
@@ -46,7 +46,7 @@ class Options:
     Prints the mean over the images of each measure, its spread (standard deviation over the images) and the
     worst image. With --out also scores.json, which has every image's scores, and NAME_errors.png, which shows
     what was missed, split, merged or added, and where only the border is wrong. Which measures are taken
-    depends on what the labels are: see tinyunet/evaluation.py.
+    depends on what the labels are: see tinyunet/metrics/scores.py.
     """
 
     predictions: tyro.conf.Positional[Path]

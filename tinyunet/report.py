@@ -27,7 +27,7 @@ from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import ImageSet, LabelKind, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import OptionError, RunError
-from tinyunet.evaluation import (
+from tinyunet.metrics.scores import (
     ImageScores,
     Measure,
     Prediction,

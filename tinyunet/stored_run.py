@@ -14,8 +14,8 @@ from tinyunet.data import ImageSet, normalise
 from tinyunet.data.fingerprint import seen
 from tinyunet.data.layouts import some
 from tinyunet.errors import CheckpointError, DataError
-from tinyunet.evaluation import Prediction
 from tinyunet.instances import label_instances
+from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation

@@ -13,7 +13,7 @@ from stardist.matching import matching
 
 from tinyunet import metrics
 from tinyunet.data import UNKNOWN
-from tinyunet.evaluation import (
+from tinyunet.metrics.scores import (
     BORDER,
     MISTAKES,
     Prediction,

@@ -16,7 +16,7 @@ from skimage.measure import label as components
 
 from tinyunet import report
 from tinyunet.collapse import Collapsed
-from tinyunet.evaluation import figure
+from tinyunet.metrics.scores import figure
 from tinyunet.run_folder import RunFolder
 
 HEADINGS = [

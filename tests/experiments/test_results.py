@@ -15,7 +15,7 @@ from experiments import page, results
 from experiments.tasks import NO_WEIGHTS, TASKS, Run, Task, Variant
 from tinyunet import environment, evaluate, train
 from tinyunet.backend import dispatch
-from tinyunet.evaluation import figure
+from tinyunet.metrics.scores import figure
 from tinyunet.run_folder import RunFolder
 
 TINY = Task(
