@@ -97,7 +97,7 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
 
     from benchmarks.torch_unet import TorchUNet
     from tinyunet.models.geometry import unet
-    from tinyunet.tiling import TILE, plan
+    from tinyunet.prediction.tiling import TILE, plan
 
     torch.set_num_threads(threads)
     layout = torch.contiguous_format if form == "torch" else torch.channels_last

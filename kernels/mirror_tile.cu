@@ -5,7 +5,7 @@
 //
 // Image and scores may be seen turned and mirrored. Of such a view the kernels are told where it begins and how
 // far it is from one of its rows, or columns, to the next: element (i, j, c) is at origin + i · down +
-// j · across + c. mirror folds as in tinyunet/tiling.py.
+// j · across + c. mirror folds as in tinyunet/prediction/tiling.py.
 //
 // Launch: a thread an element of the tile, or of the part of the output that is added, blocks of 256.
 

@@ -20,9 +20,9 @@ from tinyunet.ops import (
     relu,
     softmax_cross_entropy,
 )
+from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling.elastic import elastic_deform
 from tinyunet.sampling.weight_map import weight_map
-from tinyunet.tiling import predict_tiled
 
 __version__ = "0.1.0"
 

@@ -15,8 +15,8 @@ from tinyunet import command_line, metrics, ops
 from tinyunet.autograd import Tensor
 from tinyunet.config import TrainConfig
 from tinyunet.data import split, synthetic_cells
-from tinyunet.instances import label_instances
-from tinyunet.tiling import predict_tiled
+from tinyunet.prediction.instances import label_instances
+from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.trainer import Trainer
 
 

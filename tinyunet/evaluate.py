@@ -20,7 +20,6 @@ from tinyunet.data import ImageSet, LabelKind, Truth, read_images, split
 from tinyunet.data.decode import decode
 from tinyunet.data.layouts import some
 from tinyunet.errors import DataError, OptionError
-from tinyunet.film_results import find_results
 from tinyunet.metrics.scores import (
     ImageScores,
     Measure,
@@ -34,6 +33,7 @@ from tinyunet.metrics.scores import (
     words,
     worst_first,
 )
+from tinyunet.prediction.films import find_results
 from tinyunet.stored_run import predict_images
 
 PARTS = ("probabilities.tif", "classes.png", "instances.tif")  # what tinyunet.predict writes as NAME_…

@@ -20,12 +20,12 @@ from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
 from tinyunet.data.cell_tracking import frame_of
 from tinyunet.errors import OptionError
-from tinyunet.film_results import FilmWriter
-from tinyunet.instances import label_instances, save_labels
 from tinyunet.models import Network
 from tinyunet.plots import overlay
+from tinyunet.prediction.films import FilmWriter
+from tinyunet.prediction.instances import label_instances, save_labels
+from tinyunet.prediction.tiling import TILE, predict_tiled
 from tinyunet.stored_run import require_channels
-from tinyunet.tiling import TILE, predict_tiled
 
 # Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.
 BACKGROUND = (0, 0, 0)

@@ -14,12 +14,12 @@ from tinyunet.data import ImageSet, normalise
 from tinyunet.data.fingerprint import seen
 from tinyunet.data.layouts import some
 from tinyunet.errors import CheckpointError, DataError
-from tinyunet.instances import label_instances
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
+from tinyunet.prediction.instances import label_instances
+from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.tiling import predict_tiled
 
 
 def stored_config(checkpoint: Path) -> TrainConfig:

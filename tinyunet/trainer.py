@@ -33,8 +33,8 @@ from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import Network, make_network, memory
 from tinyunet.nn.sgd import SGD
 from tinyunet.ops.targets import checked_pixels
+from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import Sample, Sampler, sampler_cuda, weights_by_class
-from tinyunet.tiling import predict_tiled
 
 EXAMPLES = 3  # held-out images whose predictions are shown, and on which dead units are looked for
 RECENT = 50  # steps whose mean loss says where the training stands

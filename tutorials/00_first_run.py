@@ -211,7 +211,7 @@ assert not np.isfinite(lost[0]).all() or len(lost[0]) < 160 or lost[2][-1] < 0.6
 # hang together are numbered, and pieces with a neck are cut.
 
 # %%
-from tinyunet.instances import label_instances
+from tinyunet.prediction.instances import label_instances
 
 fig, axes = plt.subplots(3, 4, figsize=(10, 7.8), layout="constrained")
 for row, image, labels in zip(axes, held_out.images, held_out.labels, strict=False):

@@ -370,13 +370,13 @@ assert table["network"]["1 - SEG"] > 3 * table["network"]["pixel error"]
 #
 # The same in the engine
 # ----------------------
-# ``tinyunet/tiling.py`` predicts in tiles, and ``tinyunet/metrics/`` has the measures.
-# ``tinyunet/instances.py`` numbers cells. It also fills small holes, drops specks, and cuts pieces
+# ``tinyunet/prediction/tiling.py`` predicts in tiles, and ``tinyunet/metrics/`` has the measures.
+# ``tinyunet/prediction/instances.py`` numbers cells. It also fills small holes, drops specks, and cuts pieces
 # at their necks: that parts many of the merged cells.
 
 # %%
-from tinyunet.instances import label_instances
-from tinyunet.tiling import mirror_indices
+from tinyunet.prediction.instances import label_instances
+from tinyunet.prediction.tiling import mirror_indices
 
 assert np.array_equal(mirror_indices(-50, 90, 7), mirror(np.arange(-50, 90), 7))
 engine = tu.predict_tiled(model, image[..., np.newaxis], tile=68)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tinyunet import compare, plots
 from tinyunet.checkpoint import load_model
-from tinyunet.tiling import multiplications_per_pixel
+from tinyunet.prediction.tiling import multiplications_per_pixel
 from tinyunet.trainer import Stepped
 
 NETWORKS = ["unet", "fcn", "sliding-window"]

@@ -9,7 +9,7 @@ import tifffile
 from ctc_metrics.scripts.evaluate import evaluate_sequence
 from films import SHAPE, cells_of, write, write_film
 
-from tinyunet.film_results import FilmWriter
+from tinyunet.prediction.films import FilmWriter
 
 
 @pytest.fixture

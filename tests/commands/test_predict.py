@@ -11,7 +11,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyunet.data import normalise
 from tinyunet.models import UNet, make_network
-from tinyunet.tiling import predict_tiled
+from tinyunet.prediction.tiling import predict_tiled
 
 SUFFIXES = ("probabilities.tif", "classes.png", "instances.tif", "overlay.png")
 

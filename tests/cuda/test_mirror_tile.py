@@ -6,10 +6,10 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet import tiling
 from tinyunet.backend import to_backend, to_host
-from tinyunet.mirror_tile_cuda import TilesOnGpu
-from tinyunet.tiling import TilesInMemory
+from tinyunet.prediction import tiling
+from tinyunet.prediction.tiling import TilesInMemory
+from tinyunet.prediction.tiling_cuda import TilesOnGpu
 
 TRANSFORMS = [(turns, flip) for flip in (False, True) for turns in range(4)]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.instances import save_labels
 from tinyunet.metrics.contingency import contingency
+from tinyunet.prediction.instances import save_labels
 
 RESULTS = re.compile(r"(\d\d)_RES")
 MASK = re.compile(r"mask(\d{3,4})\.tif")

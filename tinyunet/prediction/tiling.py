@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import active_backend, to_host
 from tinyunet.errors import OptionError, ShapeError, describe
-from tinyunet.mirror_tile_cuda import TilesOnGpu
 from tinyunet.models import Network, memory
 from tinyunet.models.geometry import Geometry
+from tinyunet.prediction.tiling_cuda import TilesOnGpu
 
 OnTile = Callable[[int, int], None]
 

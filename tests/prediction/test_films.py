@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from tinyunet.errors import DataError
-from tinyunet.film_results import FilmWriter, find_results, link
+from tinyunet.prediction.films import FilmWriter, find_results, link
 
 
 def row(*values):

@@ -8,8 +8,8 @@ from scipy import ndimage
 from skimage.measure import label
 
 from tinyunet.errors import DataError, DtypeError, ShapeError
-from tinyunet.instances import label_instances, save_labels
 from tinyunet.metrics import average_precision
+from tinyunet.prediction.instances import label_instances, save_labels
 
 
 def discs(*centres, radius=9, shape=(40, 60)):
@@ -112,7 +112,7 @@ def test_a_pixel_at_the_threshold_is_background():
 
 def real_nuclei(count):
     """Label images, and two blurred maps: nuclei less the pixels where two touch, and all of the nuclei."""
-    folder = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
     if not (folder / "dsb2018_fluo_256x256.npz").exists():
         pytest.skip(f"no dsb2018_fluo_256x256.npz in {folder}: set TINYUNET_DATA to its folder")
     images = np.load(folder / "dsb2018_fluo_256x256.npz")["labels"]

@@ -11,7 +11,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError
 from tinyunet.models import FCN, UNet
 from tinyunet.models.geometry import unet
-from tinyunet.tiling import mirror_indices, multiplications_per_pixel, plan, predict_tiled
+from tinyunet.prediction.tiling import mirror_indices, multiplications_per_pixel, plan, predict_tiled
 
 # Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.
 TOLERANCE = 1e-5

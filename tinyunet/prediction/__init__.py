@@ -1,0 +1,7 @@
+"""From a network to a segmentation: overlap-tile, objects, result files.
+
+- `tiling`: class probabilities of images of any size, in tiles; `tiling_cuda`: its tiles where the image lies
+  on a GPU.
+- `instances`: from probabilities to numbered objects.
+- `films`: results in the layout of the Cell Tracking Challenge.
+"""
