@@ -14,11 +14,11 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from experiments.tasks import EIGHT, UNCUT, Run, Task, Variant
-from tinyunet.checkpoint import load_model
 from tinyunet.data import ImageSet, read_images, split
 from tinyunet.metrics.scores import figure, lower_is_better, score_image, words
 from tinyunet.plots import MISTAKE_COLOURS, mistakes_picture, overlay
-from tinyunet.stored_run import predict_images
+from tinyunet.training.checkpoint import load_model
+from tinyunet.training.stored_run import predict_images
 
 INK, SOFT, ACCENT = "#1a1a1a", "#9aa0a6", "#2471a3"
 COLUMNS = 4

@@ -21,7 +21,7 @@ from experiments.page import write_page
 from experiments.tasks import COMPARE, TASKS, Comparison, Run
 from tinyunet import command_line
 from tinyunet.errors import OptionError, RunError
-from tinyunet.run_folder import RunFolder
+from tinyunet.training.run_folder import RunFolder
 
 Job = Run | Comparison
 

@@ -31,7 +31,7 @@ from tinyunet.diagnosis.labels import (
 )
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.trainer import TrainConfig, Trainer
+from tinyunet.training.trainer import TrainConfig, Trainer
 
 SIDE = 48
 TINY = {"base_channels": 2, "depth": 1, "tile": 32}

@@ -19,17 +19,17 @@ from tqdm import tqdm
 from tinyunet import command_line, environment, train
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import ImageSet, LabelKind, Truth, class_labels, normalise, split
 from tinyunet.errors import OptionError
 from tinyunet.metrics.scores import Measure, Prediction, figure, lower_is_better, score_image, summarise
 from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import multiplications_per_pixel, predict_tiled
-from tinyunet.run_folder import RunFolder
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.trainer import Stepped, Trainer
+from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.run_folder import RunFolder
+from tinyunet.training.trainer import Stepped, Trainer
 
 TRIAL = 0.05  # share of the time that a trial may take, in which the steps that fit are found
 SHOWN = 3  # held-out images in the picture

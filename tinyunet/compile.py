@@ -13,11 +13,11 @@ import tyro
 
 from tinyunet import command_line, metrics, ops
 from tinyunet.autograd import Tensor
-from tinyunet.config import TrainConfig
 from tinyunet.data import split, synthetic_cells
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import predict_tiled
-from tinyunet.trainer import Trainer
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.trainer import Trainer
 
 
 def compile_kernels() -> None:

@@ -9,13 +9,13 @@ from typing import Literal
 import tyro
 
 from tinyunet import command_line
-from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import LabelKind, Truth, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import RunError
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
-from tinyunet.trainer import Trainer
+from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.checkpoint import load_model
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images, split
 from tinyunet.data.decode import decode
 from tinyunet.data.layouts import some
@@ -34,7 +33,8 @@ from tinyunet.metrics.scores import (
     worst_first,
 )
 from tinyunet.prediction.films import find_results
-from tinyunet.stored_run import predict_images
+from tinyunet.training.checkpoint import load_model
+from tinyunet.training.stored_run import predict_images
 
 PARTS = ("probabilities.tif", "classes.png", "instances.tif")  # what tinyunet.predict writes as NAME_…
 

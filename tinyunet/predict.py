@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.checkpoint import load_model
 from tinyunet.data import normalise, read_images
 from tinyunet.data.cell_tracking import frame_of
 from tinyunet.errors import OptionError
@@ -25,7 +24,8 @@ from tinyunet.plots import overlay
 from tinyunet.prediction.films import FilmWriter
 from tinyunet.prediction.instances import label_instances, save_labels
 from tinyunet.prediction.tiling import TILE, predict_tiled
-from tinyunet.stored_run import require_channels
+from tinyunet.training.checkpoint import load_model
+from tinyunet.training.stored_run import require_channels
 
 # Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.
 BACKGROUND = (0, 0, 0)

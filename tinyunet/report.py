@@ -22,8 +22,6 @@ from tqdm import tqdm
 
 from tinyunet import command_line, environment, plots
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.checkpoint import Checkpoint, load_model
-from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import ImageSet, LabelKind, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import OptionError, RunError
@@ -40,9 +38,11 @@ from tinyunet.metrics.scores import (
     worst_first,
 )
 from tinyunet.models import Network
-from tinyunet.run_folder import RunFolder
-from tinyunet.stored_run import predict_images, stored_config
-from tinyunet.trainer import Trainer
+from tinyunet.training.checkpoint import Checkpoint, load_model
+from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.run_folder import RunFolder
+from tinyunet.training.stored_run import predict_images, stored_config
+from tinyunet.training.trainer import Trainer
 
 LIGHT_INK, DARK_INK = "#1a1a1a", "#e6e6e6"  # as in the page's style
 WIDEST = 720  # px: larger pictures are shrunk, so that the page stays small

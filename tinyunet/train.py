@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from tinyunet import command_line, diagnosis, environment
 from tinyunet.backend import active_backend, active_precision, use_backend
-from tinyunet.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.collapse import Collapsed
-from tinyunet.config import TrainConfig, read_data
 from tinyunet.data import class_labels, split
 from tinyunet.errors import OptionError, RunError
-from tinyunet.run_folder import RunFolder
-from tinyunet.stored_run import stored_config
-from tinyunet.trainer import Event, Stepped, Trainer, Validated
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.collapse import Collapsed
+from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.run_folder import RunFolder
+from tinyunet.training.stored_run import stored_config
+from tinyunet.training.trainer import Event, Stepped, Trainer, Validated
 
 MAY_CHANGE = {"steps", "validate_every", "patience"}  # by --resume: the rest decides the steps made before
 

@@ -25,7 +25,7 @@ import tinyunet as tu
 from tinyunet.data import normalise, split, synthetic_cells
 from tinyunet.errors import RunError
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
+from tinyunet.training.trainer import Stepped, TrainConfig, Trainer, Validated
 
 # %% [markdown]
 # What goes in
@@ -317,7 +317,7 @@ show("00-map")
 # %%
 import tempfile
 
-from tinyunet.checkpoint import load_model, save_checkpoint
+from tinyunet.training.checkpoint import load_model, save_checkpoint
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "first.safetensors"

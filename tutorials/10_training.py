@@ -354,13 +354,13 @@ assert min(ends["all but the velocity"], ends["all but the step"]) > 1e-4
 #
 # The same in the engine
 # ----------------------
-# ``tinyunet/nn/sgd.py`` is the optimiser, ``tinyunet/trainer.py`` the loop with validation and
-# checkpoints, ``tinyunet/checkpoint.py`` the file. The same configuration must give our losses, up
+# ``tinyunet/nn/sgd.py`` is the optimiser, ``tinyunet/training/trainer.py`` the loop with validation and
+# checkpoints, ``tinyunet/training/checkpoint.py`` the file. The same configuration must give our losses, up
 # to rounding: there the last layer and the loss are one op (``linear_cross_entropy``). A run that is
 # stopped and resumed must end with the weights of one that was not, bit by bit.
 
 # %%
-from tinyunet.trainer import Stepped, TrainConfig, Trainer
+from tinyunet.training.trainer import Stepped, TrainConfig, Trainer
 
 config = TrainConfig(
     steps=20, base_channels=4, depth=2, dropout=0, tile=44, lr=0.002, schedule="constant", seed=7

@@ -27,7 +27,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import tinyunet as tu
 from tinyunet.data import normalise, split, synthetic_membranes
-from tinyunet.trainer import TrainConfig, Trainer, evaluate
+from tinyunet.training.trainer import TrainConfig, Trainer, evaluate
 
 numba.set_num_threads(1)  # threads that wait for one another would be counted as work
 

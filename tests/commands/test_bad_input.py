@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tinyunet.checkpoint import load_checkpoint
+from tinyunet.training.checkpoint import load_checkpoint
 
 
 def says(message, *texts):
@@ -382,11 +382,11 @@ def full(*arguments, **options):
 @pytest.mark.parametrize(
     ("function", "file"),
     [
-        ("tinyunet.run_folder.RunFolder.append", "log.jsonl"),
-        ("tinyunet.checkpoint.save", "last.safetensors"),
+        ("tinyunet.training.run_folder.RunFolder.append", "log.jsonl"),
+        ("tinyunet.training.checkpoint.save", "last.safetensors"),
         ("tinyunet.plots.plot_curves", "curves.png"),
         ("tinyunet.plots.plot_examples", "examples.png"),
-        ("tinyunet.run_folder.RunFolder.forget_after", ""),
+        ("tinyunet.training.run_folder.RunFolder.forget_after", ""),
     ],
 )
 def test_a_full_disk_while_training(refused, command, trained, monkeypatch, function, file):
@@ -431,7 +431,7 @@ def test_a_checkpoint_that_the_system_cuts_off(trained):
 def test_a_training_that_diverges_keeps_its_checkpoint(refused, data, tiny, tmp_path, monkeypatch):
     """From the third step the rate is absurd: what was saved after the second stays."""
     monkeypatch.setattr(
-        "tinyunet.trainer.Trainer.learning_rate", lambda trainer, step: [0.01, 1e30][step >= 2]
+        "tinyunet.training.trainer.Trainer.learning_rate", lambda trainer, step: [0.01, 1e30][step >= 2]
     )
     message = refused("train", "--data", data, "--out", "run", *tiny)
     says(message, "step ", "diverged", "last finite loss", "smaller --lr, for instance 0.001")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

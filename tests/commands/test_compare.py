@@ -9,9 +9,9 @@ from films import write_film
 from PIL import Image
 
 from tinyunet import compare, plots
-from tinyunet.checkpoint import load_model
 from tinyunet.prediction.tiling import multiplications_per_pixel
-from tinyunet.trainer import Stepped
+from tinyunet.training.checkpoint import load_model
+from tinyunet.training.trainer import Stepped
 
 NETWORKS = ["unet", "fcn", "sliding-window"]
 

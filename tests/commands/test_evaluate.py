@@ -298,7 +298,7 @@ def test_objects_of_a_run_are_cut_unless_told(trained, command, monkeypatch):
         depths.append(split_depth)
         return np.zeros(probabilities.shape[:2], int)
 
-    monkeypatch.setattr("tinyunet.stored_run.label_instances", spy)
+    monkeypatch.setattr("tinyunet.training.stored_run.label_instances", spy)
     assert command("evaluate", trained)[0] == 0
     assert command("evaluate", trained, "--no-split")[0] == 0
     assert depths == [1.0, None]

@@ -8,10 +8,10 @@ import tifffile
 from PIL import Image
 
 from tinyunet.autograd import Tensor
-from tinyunet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyunet.data import normalise
 from tinyunet.models import UNet, make_network
 from tinyunet.prediction.tiling import predict_tiled
+from tinyunet.training.checkpoint import load_checkpoint, load_model, save_checkpoint
 
 SUFFIXES = ("probabilities.tif", "classes.png", "instances.tif", "overlay.png")
 
@@ -165,7 +165,7 @@ def test_many_classes_keep_their_numbers(command, tmp_path):
 
 
 def load_checkpoint_like(network, model):
-    from tinyunet.checkpoint import Checkpoint
+    from tinyunet.training.checkpoint import Checkpoint
 
     return Checkpoint(network, {}, 0, {}, model.state_dict(), {})
 

@@ -15,9 +15,9 @@ from PIL import Image
 from skimage.measure import label as components
 
 from tinyunet import report
-from tinyunet.collapse import Collapsed
 from tinyunet.metrics.scores import figure
-from tinyunet.run_folder import RunFolder
+from tinyunet.training.collapse import Collapsed
+from tinyunet.training.run_folder import RunFolder
 
 HEADINGS = [
     "Scores on the held-out images",

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.plots import plot_examples
-from tinyunet.trainer import Trainer
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.trainer import Trainer
 
 FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
 

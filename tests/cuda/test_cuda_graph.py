@@ -15,14 +15,14 @@ import tinyunet as tu
 from tinyunet.backend import cuda, cuda_graph, to_backend, to_host
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.backend.cuda_log import launch_log
-from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.data import split, synthetic_cells
 from tinyunet.nn.sgd import SGD
 from tinyunet.ops.linear_cross_entropy import loss_of_checked as fused_loss
 from tinyunet.ops.softmax_cross_entropy import loss_of_checked as unfused_loss
 from tinyunet.ops.targets import checked_pixels
 from tinyunet.train import _parse
-from tinyunet.trainer import Stepped, TrainConfig, Trainer
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.trainer import Stepped, TrainConfig, Trainer
 
 TEN = TrainConfig(
     steps=10, base_channels=4, depth=1, tile=12, holdout="1", validate_every=4, schedule="poly", lr=0.01

@@ -21,10 +21,10 @@ from oracle import random_arrays
 import tinyunet as tu
 from tinyunet import backend
 from tinyunet.backend import cuda, to_backend, to_host
-from tinyunet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyunet.data import split, synthetic_cells
 from tinyunet.errors import BackendError, KernelError, OutOfMemoryError
-from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
+from tinyunet.training.checkpoint import load_checkpoint, load_model, save_checkpoint
+from tinyunet.training.trainer import Stepped, TrainConfig, Trainer, Validated
 
 CONFIG = TrainConfig(
     steps=3, base_channels=4, depth=1, tile=12, holdout="1", validate_every=2, schedule="constant"

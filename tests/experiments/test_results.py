@@ -16,7 +16,7 @@ from experiments.tasks import NO_WEIGHTS, TASKS, Run, Task, Variant
 from tinyunet import environment, evaluate, train
 from tinyunet.backend import dispatch
 from tinyunet.metrics.scores import figure
-from tinyunet.run_folder import RunFolder
+from tinyunet.training.run_folder import RunFolder
 
 TINY = Task(
     "tiny",

@@ -13,7 +13,7 @@ from tinyunet.data import ImageSet
 from tinyunet.errors import GraphError, OptionError, ShapeError
 from tinyunet.sampling import Sample, WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.trainer import Stepped, TrainConfig, Trainer
+from tinyunet.training.trainer import Stepped, TrainConfig, Trainer
 
 
 def random_image(*shape, dtype=np.float32, seed=0):

@@ -30,7 +30,7 @@ from tinyunet.diagnosis.labels import (
 )
 from tinyunet.sampling import Sample
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.trainer import Trainer
+from tinyunet.training.trainer import Trainer
 
 __all__ = ["CHECKS", "Finding", "diagnose", "telling_samples", "warnings"]
 

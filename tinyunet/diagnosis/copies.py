@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tinyunet.data import ImageSet
 from tinyunet.diagnosis.finding import Finding, all_labels, count
-from tinyunet.trainer import Trainer
+from tinyunet.training.trainer import Trainer
 
 SIGNATURE = 16  # a signature is the image shrunk to SIGNATURE × SIGNATURE pixels
 ALIKE = 0.95  # correlation of two signatures; neighbouring sections of ISBI 2012 reach 0.80

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinyunet.data import UNKNOWN
 from tinyunet.errors import TinyUNetError
-from tinyunet.trainer import Trainer
+from tinyunet.training.trainer import Trainer
 
 Severity = Literal["problem", "warning", "note"]
 

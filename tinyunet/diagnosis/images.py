@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.diagnosis.finding import Finding, all_images, count
-from tinyunet.trainer import Trainer
+from tinyunet.training.trainer import Trainer
 
 FEW_LEVELS = 16  # fewer grey values than this are less than 4 bits: shapes, but no texture
 SATURATED = 0.01  # share of an image at the highest value that its bits hold

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label as connected_components
 
-from tinyunet.collapse import loss_of_constant
 from tinyunet.data import UNKNOWN, ImageSet, class_labels
 from tinyunet.diagnosis.finding import Finding, all_labels, count, labels_as_read
 from tinyunet.sampling import weights_by_class
 from tinyunet.sampling.weight_map import separate_touching
-from tinyunet.trainer import Trainer
+from tinyunet.training.collapse import loss_of_constant
+from tinyunet.training.trainer import Trainer
 
 RARE = 0.02  # share of the pixels below which a class is easily ignored
 SPECK = 10  # px: predict drops smaller objects unless told otherwise

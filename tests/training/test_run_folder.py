@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tinyunet.errors import RunError
-from tinyunet.run_folder import RunFolder
+from tinyunet.training.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -24,9 +24,6 @@ from tinyunet import metrics
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
-from tinyunet.checkpoint import Arrays, Checkpoint
-from tinyunet.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
-from tinyunet.config import TrainConfig, network_options
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
@@ -35,6 +32,9 @@ from tinyunet.nn.sgd import SGD
 from tinyunet.ops.targets import checked_pixels
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import Sample, Sampler, sampler_cuda, weights_by_class
+from tinyunet.training.checkpoint import Arrays, Checkpoint
+from tinyunet.training.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
+from tinyunet.training.config import TrainConfig, network_options
 
 EXAMPLES = 3  # held-out images whose predictions are shown, and on which dead units are looked for
 RECENT = 50  # steps whose mean loss says where the training stands
@@ -163,9 +163,9 @@ class Trainer:
         Yields
         ------
         Stepped after each step, Validated after each validation, Finished at the end. Collapsed before a
-        Validated that found one class predicted everywhere (see `tinyunet.collapse`). If a layer is dead it
-        comes at once; otherwise not before step 100 nor in the first tenth of the run, because many good
-        trainings start that way. It is not repeated unless another class was predicted in between.
+        Validated that found one class predicted everywhere (see `tinyunet.training.collapse`). If a layer is
+        dead it comes at once; otherwise not before step 100 nor in the first tenth of the run, because many
+        good trainings start that way. It is not repeated unless another class was predicted in between.
 
         Raises
         ------

@@ -8,13 +8,13 @@ from scipy.stats import entropy
 
 import tinyunet as tu
 from tinyunet.autograd import Tensor
-from tinyunet.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.collapse import Collapsed, Facts, explain, loss_of_constant, watch_units
 from tinyunet.data import ImageSet
 from tinyunet.errors import ShapeError
 from tinyunet.models import UNet
 from tinyunet.sampling import WeightMap
-from tinyunet.trainer import Stepped, TrainConfig, Trainer, Validated
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.collapse import Collapsed, Facts, explain, loss_of_constant, watch_units
+from tinyunet.training.trainer import Stepped, TrainConfig, Trainer, Validated
 
 CONFIG = TrainConfig(
     base_channels=4, depth=1, tile=16, steps=150, validate_every=50, lr=0.01, momentum=0.9, dropout=0.0
@@ -153,8 +153,8 @@ def test_a_stopped_run_tells_the_same(tmp_path):
 def test_what_is_not_explained_is_looked_at_again(monkeypatch):
     """A network that was learning, by its loss, may have given up at the next validation."""
     answers = iter([None])
-    monkeypatch.setattr("tinyunet.trainer.PATIENT", 2)
-    monkeypatch.setattr("tinyunet.trainer.explain", lambda facts: next(answers, explain(facts)))
+    monkeypatch.setattr("tinyunet.training.trainer.PATIENT", 2)
+    monkeypatch.setattr("tinyunet.training.trainer.explain", lambda facts: next(answers, explain(facts)))
     some = trainer(lr=1e-9, steps=4, validate_every=1)
     says_class_0(some)
     assert [event.step for event in told(some)] == [3]

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tinyunet import checkpoint as checkpoint_module
 from tinyunet.autograd import Tensor
-from tinyunet.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from tinyunet.errors import CheckpointError, OptionError
 from tinyunet.models import UNet
+from tinyunet.training import checkpoint as checkpoint_module
+from tinyunet.training.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 
 OPTIONS = {"in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 1, "padding": "same", "seed": 3}
 NETWORK = {"model": "unet", **OPTIONS}
@@ -192,7 +192,7 @@ def no_space(*arguments):
 
 @pytest.mark.parametrize("fails", ["save", "os.fsync", "os.replace"])
 def test_a_failed_write_leaves_the_old_file(path, checkpoint, monkeypatch, fails):
-    monkeypatch.setattr(f"tinyunet.checkpoint.{fails}", no_space)
+    monkeypatch.setattr(f"tinyunet.training.checkpoint.{fails}", no_space)
     with pytest.raises(
         CheckpointError, match=r"(?s)last\.safetensors: .* could not be written.*No space"
     ) as e:
@@ -207,7 +207,7 @@ def test_an_interrupted_write_leaves_the_old_file(path, checkpoint, monkeypatch)
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinyunet.checkpoint.os.replace", interrupted)
+    monkeypatch.setattr("tinyunet.training.checkpoint.os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, replace(checkpoint, step=8))
     monkeypatch.undo()
@@ -229,7 +229,7 @@ def test_who_may_read_it(tmp_path, checkpoint):
 KILLED = """
 import resource, signal, sys
 from pathlib import Path
-from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 path = Path(sys.argv[1])
 checkpoint = load_checkpoint(path)
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -259,7 +259,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from dataclasses import replace
-from tinyunet.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.errors import CheckpointError, OptionError
 path = Path(sys.argv[1])
 checkpoint = load_checkpoint(path)

@@ -8,8 +8,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tinyunet.checkpoint import Checkpoint, load_checkpoint
-from tinyunet.config import TrainConfig
 from tinyunet.data import ImageSet, normalise
 from tinyunet.data.fingerprint import seen
 from tinyunet.data.layouts import some
@@ -20,6 +18,8 @@ from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
+from tinyunet.training.checkpoint import Checkpoint, load_checkpoint
+from tinyunet.training.config import TrainConfig
 
 
 def stored_config(checkpoint: Path) -> TrainConfig:

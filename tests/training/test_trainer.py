@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from tinyunet.autograd import Tensor
-from tinyunet.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.data import UNKNOWN, ImageSet, normalise
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import UNet
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.trainer import Finished, Stepped, TrainConfig, Trainer, Validated, evaluate
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.trainer import Finished, Stepped, TrainConfig, Trainer, Validated, evaluate
 
 TINY = TrainConfig(
     base_channels=2, depth=1, tile=16, steps=5, validate_every=2, lr=0.01, momentum=0.9, dropout=0.5

@@ -37,7 +37,7 @@ class Collapsed:
 
     step: int
     cause: str
-    """One of those that `tinyunet.collapse` explains."""
+    """One of those that `tinyunet.training.collapse` explains."""
     what: str
     """One line."""
     numbers: Mapping[str, str]
