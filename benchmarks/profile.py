@@ -23,7 +23,7 @@ import tyro
 from benchmarks.layers import Layer, layers, peak
 from benchmarks.step import INPUT, tinyunet_tasks
 from tinyunet.backend import Kernel
-from tinyunet.environment import processor
+from tinyunet.reporting.environment import processor
 
 
 @dataclass(frozen=True)

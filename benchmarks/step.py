@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from tinyunet.environment import processor
+from tinyunet.reporting.environment import processor
 
 TORCH_FORMS = ("torch", "torch channels_last", "torch compiled")
 TASKS = ("step", "forward", "prediction")

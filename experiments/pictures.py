@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from experiments.tasks import EIGHT, UNCUT, Run, Task, Variant
 from tinyunet.data import ImageSet, read_images, split
 from tinyunet.metrics.scores import figure, lower_is_better, score_image, words
-from tinyunet.plots import MISTAKE_COLOURS, mistakes_picture, overlay
+from tinyunet.reporting.plots import MISTAKE_COLOURS, mistakes_picture, overlay
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.stored_run import predict_images
 

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from tinyunet import command_line, environment, train
+from tinyunet import command_line, train
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, Truth, class_labels, normalise, split
@@ -25,6 +25,7 @@ from tinyunet.metrics.scores import Measure, Prediction, figure, lower_is_better
 from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import multiplications_per_pixel, predict_tiled
+from tinyunet.reporting import environment
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.config import TrainConfig, read_data
@@ -296,7 +297,7 @@ def _write(
     with command_line.writing(path):
         path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
-    from tinyunet import plots  # here, because matplotlib takes long to import
+    from tinyunet.reporting import plots  # here, because matplotlib takes long to import
 
     assert held_out.labels is not None
     assert held_out.kind is not None

@@ -85,7 +85,7 @@ def doctor(options: Options) -> None:
     print(f"{len(train)} images to train on, {len(held_out)} held out\n")
     for finding in diagnose(trainer):
         print(f"{finding}\n")
-    from tinyunet import plots  # here, because matplotlib takes long to import
+    from tinyunet.reporting import plots  # here, because matplotlib takes long to import
 
     with command_line.writing(picture):
         picture.parent.mkdir(parents=True, exist_ok=True)

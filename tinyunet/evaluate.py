@@ -277,7 +277,7 @@ def _write(
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "scores.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
-    from tinyunet import plots  # here, because matplotlib takes long to import
+    from tinyunet.reporting import plots  # here, because matplotlib takes long to import
 
     assert images.kind is not None
     measure = headline(images.kind)

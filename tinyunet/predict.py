@@ -20,10 +20,10 @@ from tinyunet.data import normalise, read_images
 from tinyunet.data.cell_tracking import frame_of
 from tinyunet.errors import OptionError
 from tinyunet.models import Network
-from tinyunet.plots import overlay
 from tinyunet.prediction.films import FilmWriter
 from tinyunet.prediction.instances import label_instances, save_labels
 from tinyunet.prediction.tiling import TILE, predict_tiled
+from tinyunet.reporting.plots import overlay
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.stored_run import require_channels
 

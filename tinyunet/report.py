@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from tinyunet import command_line, environment, plots
+from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, split
 from tinyunet.diagnosis import diagnose, telling_samples
@@ -38,6 +38,7 @@ from tinyunet.metrics.scores import (
     worst_first,
 )
 from tinyunet.models import Network
+from tinyunet.reporting import environment, plots
 from tinyunet.training.checkpoint import Checkpoint, load_model
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.run_folder import RunFolder
@@ -190,7 +191,7 @@ def report(options: Options) -> None:
 
 def _render(**facts: Any) -> str:
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("tinyunet"),
+        loader=jinja2.PackageLoader("tinyunet.reporting"),
         autoescape=True,  # names of files and folders may hold anything
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

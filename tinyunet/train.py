@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from tinyunet import command_line, diagnosis, environment
+from tinyunet import command_line, diagnosis
 from tinyunet.backend import active_backend, active_precision, use_backend
 from tinyunet.data import class_labels, split
 from tinyunet.errors import OptionError, RunError
+from tinyunet.reporting import environment
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.training.collapse import Collapsed
 from tinyunet.training.config import TrainConfig, read_data
@@ -211,7 +212,7 @@ def _keep(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
         save_checkpoint(folder.best, replace(checkpoint, velocity={}))
     save_checkpoint(folder.last, checkpoint)
 
-    from tinyunet import plots  # here, because matplotlib takes long to import
+    from tinyunet.reporting import plots  # here, because matplotlib takes long to import
 
     held_out = trainer.validation
     assert held_out.labels is not None

@@ -384,8 +384,8 @@ def full(*arguments, **options):
     [
         ("tinyunet.training.run_folder.RunFolder.append", "log.jsonl"),
         ("tinyunet.training.checkpoint.save", "last.safetensors"),
-        ("tinyunet.plots.plot_curves", "curves.png"),
-        ("tinyunet.plots.plot_examples", "examples.png"),
+        ("tinyunet.reporting.plots.plot_curves", "curves.png"),
+        ("tinyunet.reporting.plots.plot_examples", "examples.png"),
         ("tinyunet.training.run_folder.RunFolder.forget_after", ""),
     ],
 )

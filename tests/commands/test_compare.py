@@ -8,8 +8,9 @@ import pytest
 from films import write_film
 from PIL import Image
 
-from tinyunet import compare, plots
+from tinyunet import compare
 from tinyunet.prediction.tiling import multiplications_per_pixel
+from tinyunet.reporting import plots
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.trainer import Stepped
 

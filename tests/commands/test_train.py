@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyunet.plots import plot_examples
+from tinyunet.reporting.plots import plot_examples
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.training.trainer import Trainer
 
@@ -263,7 +263,7 @@ def test_ctrl_c_twice_in_code_that_makes_an_error_of_it(command, data, tiny, mon
         except KeyboardInterrupt:
             raise ValueError("invalid affine transformation matrix") from None
 
-    monkeypatch.setattr("tinyunet.plots.plot_examples", pressed_twice)
+    monkeypatch.setattr("tinyunet.reporting.plots.plot_examples", pressed_twice)
     status, _, message = command("train", "--data", data, "--out", "run", *tiny)
     assert status == 130
     assert "affine" not in message

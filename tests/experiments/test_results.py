@@ -13,9 +13,10 @@ from PIL import Image
 
 from experiments import page, results
 from experiments.tasks import NO_WEIGHTS, TASKS, Run, Task, Variant
-from tinyunet import environment, evaluate, train
+from tinyunet import evaluate, train
 from tinyunet.backend import dispatch
 from tinyunet.metrics.scores import figure
+from tinyunet.reporting import environment
 from tinyunet.training.run_folder import RunFolder
 
 TINY = Task(

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 import tinyunet
-from tinyunet import environment
+from tinyunet.reporting import environment
 
 
 def test_the_record_is_of_this_process():
