@@ -150,7 +150,7 @@ def test_linear_cross_entropy_keeps_nan(build, ignored):
     assert grad_bias.all() == (not ignored)
 
 
-def test_sgd_momentum(build):
+def test_sgd(build):
     """Of parameters with less than a block, with several blocks, with one element, with whole blocks.
 
     Each operation rounds once; the processor may join two.
@@ -165,9 +165,9 @@ def test_sgd_momentum(build):
             assert_close(array, reference, tolerance=3e-7)
 
 
-def test_sgd_momentum_finds_no_array_of_another_type(emulated):
+def test_sgd_finds_no_array_of_another_type(emulated):
     arrays = random_arrays([(5,), (4,)], np.float32)
-    with pytest.raises(KernelError, match=r"sgd_momentum_step: grad\[1\] is an array of float64"):
+    with pytest.raises(KernelError, match=r"sgd_step: grad\[1\] is an array of float64"):
         step(arrays, [arrays[0], arrays[1].astype(np.float64)], arrays, 0.1, 0.9, 0.0)
 
 

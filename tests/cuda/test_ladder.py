@@ -166,7 +166,7 @@ def test_the_command_of_the_readme(emulated, tmp_path):
     backward = sum(n for name, n in launches.items() if name.startswith("conv2d_backward_weight"))
     assert backward == 8  # convolutions: two on each of three sides, and the last 1×1; an up-convolution
     assert forward == 8 + 7  # and the gradients of their inputs, but for the image's
-    assert launches["sgd_momentum_step"] == 1
+    assert launches["sgd_step"] == 1
 
 
 def test_the_log_counts(emulated):

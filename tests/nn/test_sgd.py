@@ -57,7 +57,7 @@ def test_a_broken_step_is_noticed(monkeypatch, mutant):
 
     with tu.use_backend("numpy"):
         assert_steps_like_torch(weight_decay=0.1)
-        monkeypatch.setitem(KERNELS["sgd_momentum", "step"].implementations, "numpy", step)
+        monkeypatch.setitem(KERNELS["sgd", "step"].implementations, "numpy", step)
         with pytest.raises(AssertionError):
             assert_steps_like_torch(weight_decay=0.1)
 

@@ -1,7 +1,8 @@
 """CUDA kernels on the CPU: an unchanged .cu file, compiled by g++ and launched on NumPy arrays.
 
 Slow, and no measure of speed; but the source is the same, and so are the blocks, threads, barriers and
-shared memory. `kernels/emulate.hpp` has the words of CUDA; in `kernels/emulate.cpp` the threads take turns.
+shared memory. `kernels/emulator/cuda.hpp` has the words of CUDA; in `kernels/emulator/scheduler.cpp` the
+threads take turns.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tinyunet.errors import BackendError, KernelError
 _package = Path(__file__).parents[1]
 _inside = _package / "kernels"  # in an installed package; a checkout has the folder at its top
 KERNEL_FOLDER = _inside if _inside.is_dir() else _package.parent / "kernels"
+EMULATOR_FOLDER = KERNEL_FOLDER / "emulator"
 FLAGS = ["-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-U_FORTIFY_SOURCE"]
 _lock = threading.Lock()  # a module has one place where its kernels run
 
@@ -77,7 +79,7 @@ _checked = os.environ.get("TINYUNET_LAUNCH_LOG") == "1"  # the log shows what th
 
 
 class Traffic(NamedTuple):
-    """Wavefronts: turns in which memory serves warps (explained in `kernels/emulate_count.cpp`)."""
+    """Wavefronts: turns in which memory serves warps (explained in `kernels/emulator/counts.cpp`)."""
 
     global_wavefronts: int = 0
     """Segments of 128 bytes of global memory."""
@@ -196,7 +198,7 @@ def _tell_arrays(library: _Library, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 class _Counted(ctypes.Structure):
-    """As in `kernels/emulate_count.cpp`: one instruction."""
+    """As in `kernels/emulator/counts.cpp`: one instruction."""
 
     _fields_ = [(name, ctypes.c_long) for name in ("place", "shared", "wavefronts", "at_best")]
 
@@ -245,17 +247,17 @@ class _Library(ctypes.CDLL):
 def _library(source: Path, kernels: tuple[str, ...], checked: bool) -> _Library:
     """Compile a .cu file, or find it compiled in the user's cache folder."""
     entries = "".join(f"EMULATED_KERNEL({name})\n" for name in kernels)
-    program = f'#include "emulate.hpp"\n{text_of(source)}#line 1 "kernels.cpp"\n{entries}'
+    program = f'#include "cuda.hpp"\n{text_of(source)}#line 1 "kernels.cpp"\n{entries}'
     steps = CHECKED if checked else PLAIN
     key = hashlib.sha256("".join([program, _version(), *FLAGS, *map(str, steps)]).encode())
-    for path in sorted(KERNEL_FOLDER.glob("emulate*")):
+    for path in sorted(EMULATOR_FOLDER.iterdir()):
         key.update(path.read_bytes())
     path = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             Path(folder, "kernels.cpp").write_text(program, encoding="utf-8")
             for step in steps:
-                _run([compiler(), *FLAGS, f"-I{KERNEL_FOLDER}", *step.split()], folder)
+                _run([compiler(), *FLAGS, f"-I{EMULATOR_FOLDER}", *step.split()], folder)
             os.replace(Path(folder, "kernels.so"), path)  # whole or not at all: two may compile it at once
     library = _Library(str(path))
     library.checked = checked
@@ -266,15 +268,16 @@ def _library(source: Path, kernels: tuple[str, ...], checked: bool) -> _Library:
 # without the sanitizer's own library. -fno-tree-sra: otherwise four numbers loaded at once become four loads,
 # of which no alignment is asked. -gdwarf-4: addr2line of 2023 mistakes the files of version 5. -Bsymbolic: a
 # kernel may have the name of a function of the C library, such as read.
-PLAIN = ["-O2 -shared -Wl,-Bsymbolic kernels.cpp emulate.cpp -o kernels.so"]
+PLAIN = ["-O2 -shared -Wl,-Bsymbolic kernels.cpp scheduler.cpp -o kernels.so"]
 CHECKED = [
     "-O1 -gdwarf-4 -fno-tree-sra -fsanitize=thread,bounds -c kernels.cpp -o kernels.o",
-    "-O2 -shared -Wl,-Bsymbolic kernels.o emulate.cpp emulate_check.cpp emulate_count.cpp -o kernels.so",
+    "-O2 -shared -Wl,-Bsymbolic kernels.o scheduler.cpp checks.cpp counts.cpp -o kernels.so",
 ]
 
 
 def _run(command: list[str], folder: str) -> None:
-    command = [str(KERNEL_FOLDER / word) if word.startswith("emulate") else word for word in command]
+    own = {path.name: str(path) for path in EMULATOR_FOLDER.iterdir()}
+    command = [own.get(word, word) for word in command]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
         raise KernelError(

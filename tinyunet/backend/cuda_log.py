@@ -39,7 +39,7 @@ class LaunchLog:
     at best    the fewest wavefronts in which the same bytes could have been served
     ========== =====================================================================================
 
-    Wavefronts are counted by the checking build of the emulator only (`kernels/emulate_count.cpp`).
+    Wavefronts are counted by the checking build of the emulator only (`kernels/emulator/counts.cpp`).
 
     A kernel in a CUDA graph counts each time the graph runs: what is captured only is not launched.
 

@@ -116,7 +116,7 @@ def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):
     table = np.array(list(zip(*places, counts, first_blocks, strict=True)), np.uint64)
     scalars = map(np.float32, (momentum, weight_decay))
     cuda.launch(
-        "sgd_momentum",
+        "sgd",
         "step",
         (sum(blocks),),
         (cuda.WIDTH,),
@@ -126,4 +126,4 @@ def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):
     )
 
 
-step = Kernel("sgd_momentum", "step", numpy=step_numpy, numba=step_numba, cuda=step_cuda)
+step = Kernel("sgd", "step", numpy=step_numpy, numba=step_numba, cuda=step_cuda)

@@ -1,4 +1,4 @@
-"""Tiles of a mirrored image by CUDA kernels: `kernels/mirror_tile.cu`.
+"""Tiles of a mirrored image by CUDA kernels: `kernels/tiling.cu`.
 
 The image goes to the GPU once, its scores come back once. In between, tiles are cut out and put together
 there, and no tile waits for the computer.
@@ -51,7 +51,7 @@ class TilesOnGpu:
         (top, bottom), (left, right) = rows, columns
         tile = cuda.empty((1, bottom - top, right - left, channels))
         cuda.launch_elementwise(
-            "mirror_tile",
+            "tiling",
             "gather",
             tile.size,
             *(self.image, tile, *_view(self.image.shape, *transform)),
@@ -64,7 +64,7 @@ class TilesOnGpu:
         height, width = down.stop - down.start, across.stop - across.start
         classes = self._scores.shape[2]
         cuda.launch_elementwise(
-            "mirror_tile",
+            "tiling",
             "add",
             height * width * classes,
             *(output, self._scores, *_view(self._scores.shape, *transform)),

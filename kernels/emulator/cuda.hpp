@@ -3,7 +3,7 @@
 // core.
 //
 // Here stands what a kernel sees: keywords, vector types, where a thread is, barriers and shuffles. How
-// threads take turns is in emulate.cpp. A word of CUDA that no kernel of ours uses is missing on purpose.
+// threads take turns is in scheduler.cpp. A word of CUDA that no kernel of ours uses is missing on purpose.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 // Thread-local: then the shared memory of a module is its block of thread-local storage, whose place and size
-// the loader of programs knows, also for variables in templates (emulate.cpp: shared_memory).
+// the loader of programs knows, also for variables in templates (scheduler.cpp: shared_memory).
 #define __shared__ static thread_local
 
 struct uint3 {
@@ -52,7 +52,7 @@ using std::min;
     emulator::shuffle(mask, value, emulator::lane() ^ (bits), EMULATED_LINE)
 
 // Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps
-// (emulate_check.cpp). Inlined into a function that is checked, it would be.
+// (checks.cpp). Inlined into a function that is checked, it would be.
 #define UNCHECKED __attribute__((noinline, no_sanitize("thread")))
 
 namespace emulator {

@@ -17,7 +17,7 @@ __device__ __forceinline__ int mirror(int i, int size) {
     return min(i, period - i);
 }
 
-extern "C" __global__ void mirror_tile_gather(const float* image, float* tile, int origin, int down,
+extern "C" __global__ void tiling_gather(const float* image, float* tile, int origin, int down,
                                               int across, int height, int width, int channels, int top,
                                               int left, int tile_width, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
@@ -26,7 +26,7 @@ extern "C" __global__ void mirror_tile_gather(const float* image, float* tile, i
     tile[index] = image[origin + mirror(top + i, height) * down + mirror(left + j, width) * across + c];
 }
 
-extern "C" __global__ void mirror_tile_add(const float* output, float* scores, int origin, int down,
+extern "C" __global__ void tiling_add(const float* output, float* scores, int origin, int down,
                                            int across, int classes, int top, int left, int cut,
                                            int output_width, int width, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;

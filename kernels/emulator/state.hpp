@@ -1,4 +1,4 @@
-// What the scheduler (emulate.cpp) and the checks (emulate_check.cpp) both know of a thread.
+// What the scheduler (scheduler.cpp) and the checks (checks.cpp) both know of a thread.
 #pragma once
 
 #include <csetjmp>

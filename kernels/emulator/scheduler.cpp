@@ -7,7 +7,7 @@
 //
 // A fiber is begun with makecontext, which gives it its stack. From then on setjmp and longjmp switch, as
 // they ask the operating system for nothing.
-#include "emulate.hpp"
+#include "cuda.hpp"
 
 #include <link.h>
 #include <sys/mman.h>
@@ -16,7 +16,7 @@
 #include <cstdarg>
 #include <cstdio>
 
-#include "emulate_state.hpp"
+#include "state.hpp"
 
 namespace emulator {
 

@@ -7,12 +7,12 @@
 //
 // Here the lanes run one after the other. What the k-th execution of an instruction asks for in one lane
 // belongs together with the k-th in the others: exact unless lanes go different ways through one loop.
-#include "emulate.hpp"
+#include "cuda.hpp"
 
 #include <unordered_map>
 #include <vector>
 
-#include "emulate_state.hpp"
+#include "state.hpp"
 
 namespace emulator {
 namespace {

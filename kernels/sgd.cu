@@ -28,7 +28,7 @@ __device__ __forceinline__ const Row& row_of_block(const Row* rows, int number) 
     return rows[low];
 }
 
-extern "C" __global__ void sgd_momentum_step(const unsigned long long* table, int number,
+extern "C" __global__ void sgd_step(const unsigned long long* table, int number,
                                              const float* lr, float momentum, float weight_decay) {
     const Row& row = row_of_block(reinterpret_cast<const Row*>(table), number);
     unsigned long long i = (blockIdx.x - row.first_block) * blockDim.x + threadIdx.x;

@@ -7,7 +7,7 @@
 // warp barrier in between. That they came in a good order here means nothing.
 //
 // -fsanitize=bounds adds what addresses alone do not show: s[0][8] of s[8][8] is inside of s.
-#include "emulate.hpp"
+#include "cuda.hpp"
 
 #include <dlfcn.h>
 #include <cstdint>
@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "emulate_state.hpp"
+#include "state.hpp"
 
 namespace emulator {
 namespace {
