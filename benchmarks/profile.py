@@ -43,10 +43,10 @@ def timed() -> Iterator[dict[str, float]]:
     seconds: dict[str, float] = defaultdict(float)
     call = Kernel.__call__
 
-    def timed_call(kernel: Kernel, *arguments: Any) -> Any:
+    def timed_call(dispatch: Kernel, *arguments: Any) -> Any:
         start = time.perf_counter()
-        result = call(kernel, *arguments)
-        seconds[kernel.name] += time.perf_counter() - start
+        result = call(dispatch, *arguments)
+        seconds[dispatch.name] += time.perf_counter() - start
         return result
 
     Kernel.__call__ = timed_call  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """The ops of the network: one file per op, with its equation, checks, NumPy reference and Numba kernels.
 
-`tinyunet.backend.KERNELS` lists them all: for each op and direction, the implementation of each backend.
+`tinyunet.backend.KERNELS` lists them all: for each op and direction, the implementation of each
+backend.
 """
 
 from tinyunet.ops.add import add

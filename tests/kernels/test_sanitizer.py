@@ -20,7 +20,17 @@ import sys, cupy, pytest
 cupy.cuda.set_allocator(None)
 sys.exit(pytest.main(sys.argv[1:]))
 """
-TESTS = ["-q", "-x", "-m", "gpu", "-p", "no:cacheprovider", "-o", "timeout=0", "tests/cuda/test_kernels.py"]
+TESTS = [
+    "-q",
+    "-x",
+    "-m",
+    "gpu",
+    "-p",
+    "no:cacheprovider",
+    "-o",
+    "timeout=0",
+    "tests/kernels/test_kernels.py",
+]
 
 RUN_KERNEL = """
 import sys, cupy

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.timeout(1200)  # 200 tests in one
@@ -18,9 +18,9 @@ def test_what_needs_a_gpu_runs_on_the_real_cupy(emulated):
         pytest.skip("a GPU is there: the tests run on it")
     words = ["-q", "-s", "-p", "pretended_cuda", "-p", "no:cacheprovider", "-m", "gpu"]
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, "--ignore", HERE / "test_sanitizer.py", HERE],
-        cwd=HERE.parents[1],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+        [sys.executable, "-m", "pytest", *words, "--ignore", TESTS / "kernels" / "test_sanitizer.py", TESTS],
+        cwd=TESTS.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS / "helpers"), *sys.path])},
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,6 @@
 """The real CuPy where there is no GPU: a pytest plugin, for the tests that need one.
 
-    PYTHONPATH=tests/cuda python -m pytest -p pretended_cuda -m gpu tests/cuda
+    PYTHONPATH=tests/helpers python -m pytest -p pretended_cuda -m gpu tests
 
 CuPy's modules reach CUDA through functions that they import from one another. Some of these functions are
 replaced here before anyone imports them: the GPU's memory is the computer's, a stream is a list of what is to

@@ -9,8 +9,8 @@ A stream that captures runs nothing: what it would have run is written down with
 Memory that was given back is handed out again by its pool, as CuPy's is, and an address that no pool has any
 more is an illegal one.
 
-Only what tinyunet uses is there. `tests/cuda/test_cupy.py` holds the names against the real CuPy, where that
-is installed.
+Only what tinyunet uses is there. `tests/backend/test_cupy.py` holds the names against the real CuPy, where
+that is installed.
 """
 
 import re
