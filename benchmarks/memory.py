@@ -27,7 +27,7 @@ import tyro
 import tinyunet as tu
 from benchmarks.layers import LAYOUTS, copy_speed, seconds
 from benchmarks.step import INPUT, processor
-from tinyunet.backend import KERNELS, to_backend
+from tinyunet.backend import DISPATCH_TABLE, to_backend
 
 Task = Callable[[], Any]
 functional = torch.nn.functional
@@ -80,7 +80,7 @@ def rows(base: int, tile: int = INPUT, device: str = "cpu") -> list[Row]:
 def _ours(op: str, direction: str, *arguments: Any) -> Task:
     """A kernel of the active backend, with its arrays where that computes."""
     there = [to_backend(a) if isinstance(a, np.ndarray) else a for a in arguments]
-    return lambda: KERNELS[op, direction](*there)
+    return lambda: DISPATCH_TABLE[op, direction](*there)
 
 
 def _nchw(array: np.ndarray, layout: torch.memory_format, device: str) -> torch.Tensor:
@@ -126,7 +126,7 @@ def _relu_and_bias(grad: np.ndarray, y: np.ndarray, device: str) -> Row:
 
 
 def _max_pool(x: np.ndarray, y: np.ndarray, device: str) -> list[Row]:
-    pooled, place = KERNELS["max_pool2d", "forward"](to_backend(x))
+    pooled, place = DISPATCH_TABLE["max_pool2d", "forward"](to_backend(x))
     shape = [2, 2], [2, 2], [0, 0], [1, 1], False
 
     def forward(layout: torch.memory_format) -> Task:

@@ -22,7 +22,7 @@ import tyro
 
 from benchmarks.layers import Layer, layers, peak
 from benchmarks.step import INPUT, tinyunet_tasks
-from tinyunet.backend import Kernel
+from tinyunet.backend import Dispatch
 from tinyunet.reporting.environment import processor
 
 
@@ -41,19 +41,19 @@ class Options:
 def timed() -> Iterator[dict[str, float]]:
     """Seconds in each kernel, by name, while the block runs."""
     seconds: dict[str, float] = defaultdict(float)
-    call = Kernel.__call__
+    call = Dispatch.__call__
 
-    def timed_call(dispatch: Kernel, *arguments: Any) -> Any:
+    def timed_call(dispatch: Dispatch, *arguments: Any) -> Any:
         start = time.perf_counter()
         result = call(dispatch, *arguments)
         seconds[dispatch.name] += time.perf_counter() - start
         return result
 
-    Kernel.__call__ = timed_call  # type: ignore[method-assign]
+    Dispatch.__call__ = timed_call  # type: ignore[method-assign]
     try:
         yield seconds
     finally:
-        Kernel.__call__ = call  # type: ignore[method-assign]
+        Dispatch.__call__ = call  # type: ignore[method-assign]
 
 
 def winograd_flop(layer: Layer) -> float:

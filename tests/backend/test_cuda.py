@@ -116,7 +116,7 @@ def test_another_system(monkeypatch):
 
 def test_the_backend_calls_the_cuda_kernels(emulated, monkeypatch):
     called = []
-    kernel = backend.KERNELS["relu", "forward"]
+    kernel = backend.DISPATCH_TABLE["relu", "forward"]
     monkeypatch.setitem(kernel.implementations, "cuda", lambda x: called.append("cuda") or x)
     tu.relu(tu.Tensor([1.0]))
     assert called == ["cuda"]

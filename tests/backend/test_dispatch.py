@@ -46,7 +46,7 @@ def test_the_kernels_of_the_backend_are_called(monkeypatch):
     called = []
     for name in ("numpy", "numba"):
         monkeypatch.setitem(
-            dispatch.KERNELS["relu", "forward"].implementations,
+            dispatch.DISPATCH_TABLE["relu", "forward"].implementations,
             name,
             lambda x, name=name: called.append(name) or x,
         )
@@ -88,7 +88,7 @@ def test_cuda_without_cupy(monkeypatch):
 
 
 def test_a_kernel_that_the_backend_lacks(monkeypatch):
-    monkeypatch.delitem(dispatch.KERNELS["relu", "forward"].implementations, "numpy")
+    monkeypatch.delitem(dispatch.DISPATCH_TABLE["relu", "forward"].implementations, "numpy")
     with (
         tu.use_backend("numpy"),
         pytest.raises(

@@ -8,7 +8,7 @@ import torch
 from oracle import assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
-from tinyunet.backend import KERNELS, to_backend, to_host
+from tinyunet.backend import DISPATCH_TABLE, to_backend, to_host
 from tinyunet.errors import KernelError
 from tinyunet.nn.sgd import step, step_numpy
 from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
@@ -71,7 +71,7 @@ def test_conv_transpose2d(build, monkeypatch, rung, sizes, relu):
     """The last but one has more pixels than one part of the weight gradient."""
     for direction in ("forward", "backward_input", "backward_weight"):
         launch = partial(getattr(conv_transpose2d_cuda, direction), rung=rung)
-        monkeypatch.setitem(KERNELS["conv_transpose2d", direction].implementations, "cuda", launch)
+        monkeypatch.setitem(DISPATCH_TABLE["conv_transpose2d", direction].implementations, "cuda", launch)
     n, height, width, channels, filters, size = sizes
     shapes = [(n, height, width, channels), (size, size, channels, filters), (filters,)]
     assert_equals_torch("conv_transpose2d", random_arrays(shapes, np.float32), relu=relu)

@@ -9,7 +9,7 @@ import pytest
 from oracle import random_arrays
 
 import tinyunet as tu
-from tinyunet.backend import KERNELS
+from tinyunet.backend import DISPATCH_TABLE
 from tinyunet.backend.cuda import KERNEL_FOLDER, kernels_in
 from tinyunet.backend.cuda_emulator import text_of
 from tinyunet.backend.cuda_log import Totals, launch_log
@@ -39,7 +39,7 @@ def directions_in(source):
 
 
 def test_every_direction_has_its_kernel():
-    assert [name for name, kernel in KERNELS.items() if "cuda" not in kernel.implementations] == []
+    assert [name for name, kernel in DISPATCH_TABLE.items() if "cuda" not in kernel.implementations] == []
 
 
 def test_every_kernel_is_launched(emulated):

@@ -6,7 +6,7 @@ import torch
 from oracle import DTYPES, assert_close, random_arrays
 
 import tinyunet as tu
-from tinyunet.backend import KERNELS
+from tinyunet.backend import DISPATCH_TABLE
 from tinyunet.errors import OptionError
 
 SHAPES = [(3, 3, 2, 5), (5,), (1,)]
@@ -57,7 +57,7 @@ def test_a_broken_step_is_noticed(monkeypatch, mutant):
 
     with tu.use_backend("numpy"):
         assert_steps_like_torch(weight_decay=0.1)
-        monkeypatch.setitem(KERNELS["sgd", "step"].implementations, "numpy", step)
+        monkeypatch.setitem(DISPATCH_TABLE["sgd", "step"].implementations, "numpy", step)
         with pytest.raises(AssertionError):
             assert_steps_like_torch(weight_decay=0.1)
 

@@ -9,7 +9,7 @@ import pytest
 from oracle import assert_equals_torch, random_arrays
 
 import tinyunet as tu
-from tinyunet.backend import KERNELS
+from tinyunet.backend import DISPATCH_TABLE
 from tinyunet.errors import GradientError
 
 # As many input as output channels, so that exchanging them gives a wrong value, not a wrong shape.
@@ -249,7 +249,7 @@ CASES = [
 @pytest.mark.parametrize(("check", "op", "direction", "mutation"), CASES)
 def test_a_broken_kernel_is_noticed(monkeypatch, check, op, direction, mutation):
     run, error = CHECKS[check]
-    implementations = KERNELS[op, direction].implementations
+    implementations = DISPATCH_TABLE[op, direction].implementations
     mutant = MUTATIONS[op, direction][mutation](implementations["numpy"])
     with tu.use_backend("numpy"):
         run(op)
@@ -259,5 +259,5 @@ def test_a_broken_kernel_is_noticed(monkeypatch, check, op, direction, mutation)
 
 
 def test_every_backward_kernel_has_mutations():
-    backward = {key for key in KERNELS if key[1].startswith("backward")}
+    backward = {key for key in DISPATCH_TABLE if key[1].startswith("backward")}
     assert backward <= set(MUTATIONS)

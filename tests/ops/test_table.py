@@ -10,7 +10,7 @@ from oracle import DTYPES, TOLERANCE, assert_close, random_arrays
 
 import tinyunet as tu
 from tinyunet import ops
-from tinyunet.backend import KERNELS
+from tinyunet.backend import DISPATCH_TABLE
 
 TABLE = [
     ("add", "forward"),
@@ -42,14 +42,14 @@ TESTS = Path(__file__).parent
 
 
 def test_the_table_is_complete():
-    assert sorted(KERNELS) == sorted(TABLE)
+    assert sorted(DISPATCH_TABLE) == sorted(TABLE)
     assert sorted(ops.__all__) == OPS
 
 
 @pytest.mark.parametrize("key", TABLE, ids=".".join)
 def test_every_kernel_is_there_for_the_cpu(key):
-    assert {"numpy", "numba"} <= set(KERNELS[key].implementations)
-    assert KERNELS[key].name == ".".join(key)
+    assert {"numpy", "numba"} <= set(DISPATCH_TABLE[key].implementations)
+    assert DISPATCH_TABLE[key].name == ".".join(key)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -110,7 +110,7 @@ def run(key, backend, dtype):
     arguments = calls(dtype)[key]
     before = copy.deepcopy(arguments)
     with tu.use_backend(backend):
-        result = KERNELS[key](*arguments)
+        result = DISPATCH_TABLE[key](*arguments)
     if key == ("sgd", "step"):
         for gradient, original in zip(arguments[1], before[1], strict=True):
             np.testing.assert_array_equal(gradient, original, err_msg="the gradient was changed")

@@ -14,7 +14,7 @@ import torch
 from oracle import TORCH, as_float64, assert_close, randomised, torch_parameters, torch_twin
 
 import tinyunet as tu
-from tinyunet.backend import KERNELS
+from tinyunet.backend import DISPATCH_TABLE
 from tinyunet.ops.targets import checked_pixels
 from tinyunet.sampling import Sample
 
@@ -126,7 +126,7 @@ def test_a_hundred_steps_of_a_classifier_of_windows(backend, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("direction", ["backward_input", "backward_weight", "backward_bias"])
 def test_a_gradient_0_1_percent_too_large_is_noticed(monkeypatch, direction, dtype):
-    implementations = KERNELS["conv2d", direction].implementations
+    implementations = DISPATCH_TABLE["conv2d", direction].implementations
     right = implementations["numpy"]
     monkeypatch.setitem(implementations, "numpy", lambda *arguments: dtype(1.001) * right(*arguments))
     model = tu.UNet(dropout=0, seed=1, base_channels=8, depth=2)

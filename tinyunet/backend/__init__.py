@@ -9,9 +9,9 @@ them;
 
 from tinyunet.backend.dispatch import (
     BACKENDS,
-    KERNELS,
+    DISPATCH_TABLE,
     PRECISIONS,
-    Kernel,
+    Dispatch,
     active_backend,
     active_precision,
     array_library,
@@ -24,9 +24,9 @@ from tinyunet.backend.dispatch import (
 
 __all__ = [
     "BACKENDS",
-    "KERNELS",
+    "DISPATCH_TABLE",
     "PRECISIONS",
-    "Kernel",
+    "Dispatch",
     "active_backend",
     "active_precision",
     "array_library",

@@ -1,8 +1,8 @@
 """Which kernels run: ``numpy`` (the reference), ``numba`` (the default), ``cuda`` or ``cuda-emulated``.
 
 The last two run the same CUDA kernels: on a GPU, or slowly on the CPU, to learn from them and to check them.
-An op is split into its directions (`forward`, `backward_input`, …); each direction is one `Kernel`, which
-holds an implementation for each backend and calls the active one. `KERNELS` is the table of them all.
+An op is split into its directions (`forward`, `backward_input`, …); each direction is one `Dispatch`, which
+holds an implementation for each backend and calls the active one. `DISPATCH_TABLE` is the table of them all.
 
 Arrays live where the backend computes: on the GPU for ``cuda``, as CuPy arrays; for the others they are NumPy
 arrays. They are moved at the borders only, by `to_backend` (what goes into a `Tensor`) and `to_host` (what is
@@ -26,7 +26,7 @@ BACKENDS = ("numpy", "numba", "cuda", "cuda-emulated")
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
-class Kernel:
+class Dispatch:
     """One direction of one op, with an implementation for each backend.
 
     Parameters
@@ -41,7 +41,7 @@ class Kernel:
     def __init__(self, op: str, direction: str, **implementations: Callable[..., Any]):
         self.name = f"{op}.{direction}"
         self.implementations = implementations
-        KERNELS[op, direction] = self
+        DISPATCH_TABLE[op, direction] = self
 
     def __call__(self, *arguments: Any) -> Any:
         implementation = self.implementations.get(active_backend().removesuffix("-emulated"))
@@ -54,7 +54,7 @@ class Kernel:
         return implementation(*arguments)
 
 
-KERNELS: dict[tuple[str, str], Kernel] = {}
+DISPATCH_TABLE: dict[tuple[str, str], Dispatch] = {}
 
 
 class use_backend:  # noqa: N801  a verb, used like a function

@@ -18,7 +18,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
-from tinyunet.backend import Kernel, array_library, cuda, to_backend
+from tinyunet.backend import Dispatch, array_library, cuda, to_backend
 from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import OptionError
 
@@ -126,4 +126,4 @@ def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):
     )
 
 
-step = Kernel("sgd", "step", numpy=step_numpy, numba=step_numba, cuda=step_cuda)
+step = Dispatch("sgd", "step", numpy=step_numpy, numba=step_numba, cuda=step_cuda)

@@ -1,6 +1,6 @@
 """The ops of the network: one file per op, with its equation, checks, NumPy reference and Numba kernels.
 
-`tinyunet.backend.KERNELS` lists them all: for each op and direction, the implementation of each
+`tinyunet.backend.DISPATCH_TABLE` lists them all: for each op and direction, the implementation of each
 backend.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator, cuda
+from tinyunet.backend import Dispatch, allocator, cuda
 from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import ShapeError
 from tinyunet.ops.checks import require_one_dtype
@@ -87,5 +87,5 @@ def forward_cuda(a, b):
     return y
 
 
-forward = Kernel("add", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
-backward = Kernel("add", "backward", numpy=backward_numpy, numba=backward_numpy, cuda=backward_numpy)
+forward = Dispatch("add", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Dispatch("add", "backward", numpy=backward_numpy, numba=backward_numpy, cuda=backward_numpy)

@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator
+from tinyunet.backend import Dispatch, allocator
 from tinyunet.backend.blas import gemm, gemm_routine, gemm_tn
 from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import OptionError, ShapeError, describe
@@ -314,29 +314,29 @@ def _add_up(line, sums):
 
 # CUDA: conv2d_cuda.py and kernels/conv2d*.cu
 
-forward = Kernel("conv2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=conv2d_cuda.forward)
-backward_input = Kernel(
+forward = Dispatch("conv2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=conv2d_cuda.forward)
+backward_input = Dispatch(
     "conv2d",
     "backward_input",
     numpy=backward_input_numpy,
     numba=backward_input_numba,
     cuda=conv2d_cuda.backward_input,
 )
-backward_weight = Kernel(
+backward_weight = Dispatch(
     "conv2d",
     "backward_weight",
     numpy=backward_weight_numpy,
     numba=backward_weight_numba,
     cuda=conv2d_cuda.backward_weight,
 )
-backward_bias = Kernel(
+backward_bias = Dispatch(
     "conv2d",
     "backward_bias",
     numpy=backward_bias_numpy,
     numba=backward_bias_numba,
     cuda=conv2d_cuda.backward_bias,
 )
-backward_relu = Kernel(
+backward_relu = Dispatch(
     "conv2d",
     "backward_relu",
     numpy=backward_relu_in_two_steps,

@@ -20,7 +20,7 @@ import numpy as np
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator
+from tinyunet.backend import Dispatch, allocator
 from tinyunet.backend.blas import COLUMNS, SUMMANDS, gemm, gemm_routine, gemm_tn
 from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import ShapeError, describe
@@ -237,21 +237,21 @@ def _backward_weight(routine, x, grad_output, grad_weight):
 
 # CUDA: conv_transpose2d_cuda.py and kernels/conv_transpose2d.cu
 
-forward = Kernel(
+forward = Dispatch(
     "conv_transpose2d",
     "forward",
     numpy=forward_numpy,
     numba=forward_numba,
     cuda=conv_transpose2d_cuda.forward,
 )
-backward_input = Kernel(
+backward_input = Dispatch(
     "conv_transpose2d",
     "backward_input",
     numpy=backward_input_numpy,
     numba=backward_input_numba,
     cuda=conv_transpose2d_cuda.backward_input,
 )
-backward_weight = Kernel(
+backward_weight = Dispatch(
     "conv_transpose2d",
     "backward_weight",
     numpy=backward_weight_numpy,

@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator, cuda
+from tinyunet.backend import Dispatch, allocator, cuda
 from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops.checks import AXES, require_axes, require_one_dtype
@@ -161,5 +161,5 @@ def backward_cuda(grad_output, upsampled_shape, skip_shape):
     return grad_upsampled, grad_skip
 
 
-forward = Kernel("crop_concat", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
-backward = Kernel("crop_concat", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)
+forward = Dispatch("crop_concat", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Dispatch("crop_concat", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)

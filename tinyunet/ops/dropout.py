@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator, cuda, to_backend
+from tinyunet.backend import Dispatch, allocator, cuda, to_backend
 from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import OptionError
 
@@ -110,5 +110,5 @@ def forward_cuda(x, p, seed):
     return y
 
 
-forward = Kernel("dropout", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
-backward = Kernel("dropout", "backward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+forward = Dispatch("dropout", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Dispatch("dropout", "backward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)

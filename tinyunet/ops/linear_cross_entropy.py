@@ -31,7 +31,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator, array_library, cuda, to_backend
+from tinyunet.backend import Dispatch, allocator, array_library, cuda, to_backend
 from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops import conv2d_cuda
@@ -321,9 +321,9 @@ def backward_cuda(grad_x, grad_weight, grad_bias, grad_output):
     return gradients
 
 
-forward = Kernel(
+forward = Dispatch(
     "linear_cross_entropy", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda
 )
-backward = Kernel(
+backward = Dispatch(
     "linear_cross_entropy", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda
 )

@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator, cuda
+from tinyunet.backend import Dispatch, allocator, cuda
 from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops.checks import AXES, require_axes
@@ -149,5 +149,5 @@ def backward_cuda(grad_output, place):
     return grad_x
 
 
-forward = Kernel("max_pool2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
-backward = Kernel("max_pool2d", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)
+forward = Dispatch("max_pool2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Dispatch("max_pool2d", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)

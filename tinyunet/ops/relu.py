@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator, cuda
+from tinyunet.backend import Dispatch, allocator, cuda
 from tinyunet.backend.jit import parallel_kernel
 
 
@@ -98,5 +98,5 @@ def backward_cuda(grad_output, y):
     return grad_x
 
 
-forward = Kernel("relu", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
-backward = Kernel("relu", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)
+forward = Dispatch("relu", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
+backward = Dispatch("relu", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)

@@ -20,7 +20,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Kernel, allocator, cuda, to_backend
+from tinyunet.backend import Dispatch, allocator, cuda, to_backend
 from tinyunet.backend.jit import parallel_kernel
 from tinyunet.ops.checks import require_axes
 from tinyunet.ops.targets import NO_LABEL, checked_pixels, pixels_on_backend
@@ -209,9 +209,9 @@ def backward_cuda(grad_logits, grad_loss):
     return grad
 
 
-forward = Kernel(
+forward = Dispatch(
     "softmax_cross_entropy", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda
 )
-backward = Kernel(
+backward = Dispatch(
     "softmax_cross_entropy", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda
 )
