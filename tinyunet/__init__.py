@@ -1,6 +1,22 @@
-"""tinyunet: the U-Net paper (Ronneberger, Fischer, Brox 2015) as an engine that one person can read.
+"""The U-Net paper (Ronneberger, Fischer, Brox 2015) as an engine that one person can read.
 
-Images and feature maps are channels last, (N, H, W, C). See the README for a first run.
+The rooms, in the order in which data flows through them:
+
+- `data`: image sets: read, held out, grown from a seed.
+- `sampling`: training tiles: cut out, deformed, weighted.
+- `ops`: one file per op: equation, NumPy, Numba, CUDA.
+- `autograd`: tensors, the backward pass, the gradient check.
+- `nn`: layers, initialisation, SGD.
+- `models`: the U-Net; FCN and sliding window, which it replaced.
+- `training`: configuration, loop, checkpoints.
+- `prediction`: overlap-tile, objects, result files.
+- `metrics`: how good a segmentation is.
+- `diagnosis`: what is wrong with a data set.
+- `reporting`: pictures, the report's page, progress on the screen.
+- `backend`: which arrays, which kernels, and the machinery that runs them.
+
+Beside them stand the commands: `train`, `predict`, `evaluate`, `doctor`, `report`, `compare`, `compile`.
+Images and feature maps are channels last, (N, H, W, C).
 """
 
 from tinyunet import metrics
