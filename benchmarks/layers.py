@@ -1,10 +1,10 @@
 """python -m benchmarks.layers: each convolution of the U-Net beside PyTorch's, in all three directions.
 
-One process; ours and PyTorch's two layouts (default, channels last) take turns, and the median over the turns
-counts. PyTorch is represented by the faster layout of each layer and direction. GFLOP/s are effective: those
-of the direct convolution, 2 · 9 · C · F a pixel, whatever the algorithm did, so they may exceed the machine's
-peak, which is a large matrix product of the same run. A large copy is timed too: with both, `--picture` draws
-a roofline. On a busy machine `--threads 1 --cpu-time` is steadier.
+All run in one process. Ours and PyTorch's two layouts (default, channels last) take turns, and the median
+over the turns counts. PyTorch is represented by its faster layout for each layer and direction. GFLOP/s are
+effective: they count the direct convolution, 2 · 9 · C · F per pixel, whatever the algorithm did, and so may
+exceed the machine's peak, which is that of a large matrix product in the same run. A large copy is timed too;
+from both, `--picture` draws a roofline. On a busy machine `--threads 1 --cpu-time` is steadier.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Options:
     turns: int = 5
     """Timed turns, after one for warming up."""
     threads: int = 2
-    """Of each."""
+    """Threads per engine."""
     cpu_time: bool = False
-    """CPU seconds of the process instead of the clock's: what other programs take does not count."""
+    """Measure CPU seconds of the process instead of elapsed ones, so that other programs do not count."""
     out: Path | None = None
     """Where to write the figures as JSON."""
     picture: Path | None = None
@@ -65,12 +65,12 @@ class Layer:
 
     @property
     def flop(self) -> float:
-        """Of the direct way, in one direction."""
+        """Floating-point operations of the direct method, in one direction."""
         return 2.0 * self.window**2 * self.channels * self.filters * (self.size - self.window + 1) ** 2
 
     @property
     def bytes(self) -> float:
-        """What one direction must move, each array once: input, weights and output, float32."""
+        """Bytes that one direction must move, each array once: input, weights and output, float32."""
         outputs = (self.size - self.window + 1) ** 2 * self.filters
         return 4.0 * (self.size**2 * self.channels + self.window**2 * self.channels * self.filters + outputs)
 
@@ -119,7 +119,7 @@ def pytorchs(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> list[Callable[[], object]]:
-    """The same of PyTorch, with its arrays in one of the two layouts."""
+    """The same for PyTorch, with its arrays in one of the two layouts."""
     order = [(0, 3, 1, 2), (3, 2, 0, 1), (0,), (0, 3, 1, 2)]
     x, weight, bias, grad = (
         torch.from_numpy(a).permute(o).to(device, dtype) for a, o in zip(arrays, order, strict=True)
@@ -139,7 +139,7 @@ def pytorchs(
 
 
 def seconds(task: Callable[[], object], clock: Clock) -> float:
-    """Of one call."""
+    """Time one call."""
     time.sleep(0.02)  # until the idle threads of the task before have stopped spinning
     start = clock()
     task()
@@ -147,7 +147,7 @@ def seconds(task: Callable[[], object], clock: Clock) -> float:
 
 
 def measure(layer: Layer, turns: int, clock: Clock) -> dict[str, dict[str, float]]:
-    """Median seconds by direction: ours, and the best of PyTorch's."""
+    """Return the median seconds by direction: ours, and PyTorch's best."""
     arrays = random_arrays(layer)
     candidates = [ours(layer, arrays), *(pytorchs(layer, arrays, layout) for layout in LAYOUTS)]
     times = np.array(
@@ -161,14 +161,14 @@ def measure(layer: Layer, turns: int, clock: Clock) -> dict[str, dict[str, float
 
 
 def peak(threads: int, turns: int, clock: Clock, size: int = 3000) -> float:
-    """FLOP/s of a large matrix product."""
+    """Return the FLOP/s of a large matrix product."""
     a = np.ones((size, size), np.float32)
     with threadpool_limits(threads):
         return 2 * size**3 / statistics.median(seconds(lambda: a @ a, clock) for _ in range(turns))
 
 
 def copy_speed(turns: int, clock: Clock, size: int = 2**26) -> float:
-    """Bytes/s of a large copy, read and written, by as many threads as PyTorch has."""
+    """Return the bytes/s of a large copy, read and written, with PyTorch's number of threads."""
     source, target = torch.ones(size), torch.ones(size)
     return (
         2 * 4 * size / statistics.median(seconds(lambda: target.copy_(source), clock) for _ in range(turns))
@@ -176,7 +176,7 @@ def copy_speed(turns: int, clock: Clock, size: int = 2**26) -> float:
 
 
 def main(options: Options) -> None:
-    """Print the table, a line a layer, and write JSON if asked for."""
+    """Print the table, one line per layer, and write JSON on request."""
     numba.set_num_threads(options.threads)
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter

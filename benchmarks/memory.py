@@ -1,14 +1,14 @@
 """python -m benchmarks.memory: the ops that wait for memory, beside a copy and beside PyTorch.
 
 Max-pool, crop-concat, ReLU with bias, loss, dropout, SGD, and the first and last convolution do little with
-each number that they fetch: their time is that of moving bytes. Counted is what has to move, each array once:
-inputs read, outputs written. The bytes a second are given as a share of those of a large copy of the same
-run. That writes past the caches; an op that does not, and first reads what it overwrites, can come to two
-thirds of it.
+each number that they fetch: they take as long as moving the bytes takes. Each array counts once: inputs read,
+outputs written. The bytes per second are given as a share of those of a large copy in the same run. The copy
+writes past the caches; an op that does not, and so first reads what it overwrites, can reach two thirds of
+its speed.
 
-One process; ours and PyTorch's two layouts take turns, medians count, PyTorch is represented by the faster
-layout. Shapes are those of the paper's first level, where the maps are largest, batch 1. The rows are of the
-active backend's kernels: `benchmarks.gpu` measures the same ones on a GPU.
+All run in one process. Ours and PyTorch's two layouts take turns, medians count, and PyTorch is represented
+by its faster layout. The shapes are those of the paper's first level, where maps are largest, with batch 1.
+The rows use the kernels of the active backend: `benchmarks.gpu` measures the same rows on a GPU.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Options:
     turns: int = 9
     """Timed turns, after two for warming up."""
     threads: int = 2
-    """Of each."""
+    """Threads per engine."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Row:
 
 
 def rows(base: int, tile: int = INPUT, device: str = "cpu") -> list[Row]:
-    """All of them, ours of the active backend and PyTorch's on a device."""
+    """Return all rows, ours on the active backend and PyTorch's on a device."""
     rng = np.random.default_rng(0)
 
     def maps(size: int, channels: int) -> np.ndarray:
@@ -78,7 +78,7 @@ def rows(base: int, tile: int = INPUT, device: str = "cpu") -> list[Row]:
 
 
 def _ours(op: str, direction: str, *arguments: Any) -> Task:
-    """A kernel of the active backend, with its arrays where that computes."""
+    """A kernel of the active backend, with its arrays where that backend computes."""
     there = [to_backend(a) if isinstance(a, np.ndarray) else a for a in arguments]
     return lambda: DISPATCH_TABLE[op, direction](*there)
 

@@ -1,9 +1,9 @@
 """python -m benchmarks.profile: where the time of a training step goes, kernel by kernel.
 
-Each entry of the table of kernels is timed as it is called, and the median over the turns counts. "Products"
-is the time that the multiplications of the 3×3 convolutions would take at the speed of a large matrix product
-of the same run: what is above it goes into Winograd's transforms, into memory, and into products that are
-small. "The rest" is Python between the kernels, and sums of gradients that meet.
+Each entry of the dispatch table is timed at each call, and the median over the turns counts. "Products" is
+the time that the multiplications of the 3×3 convolutions would take at the speed of a large matrix product
+measured in the same run; the time above it goes into Winograd's transforms, memory traffic and small
+products. "The rest" is Python between the calls, and sums of gradients that arrive at one map from two ops.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Options:
 
 @contextmanager
 def timed() -> Iterator[dict[str, float]]:
-    """Seconds in each kernel, by name, while the block runs."""
+    """Collect the seconds spent in each entry of the dispatch table, by name, while the block runs."""
     seconds: dict[str, float] = defaultdict(float)
     call = Dispatch.__call__
 
@@ -57,7 +57,7 @@ def timed() -> Iterator[dict[str, float]]:
 
 
 def winograd_flop(layer: Layer) -> float:
-    """Of the 36 products, in one direction."""
+    """Floating-point operations of the 36 products, in one direction."""
     return 36 * 2.0 * math.ceil((layer.size - 2) / 4) ** 2 * layer.channels * layer.filters
 
 

@@ -1,9 +1,9 @@
 """python -m benchmarks.start: from the command to the first finished step, and how long steps wait.
 
-Runs `python -m tinyunet.train` on the synthetic cells at base width 16, twice: the first start may compile
-kernels. The time is from the start of the process to the moment that the first step stands in its log. Then
-some more steps are made, of which the log says how long each waited for its sample; the first three, for
-which samples could not be made ahead, do not count.
+Runs `python -m tinyunet.train` on the synthetic cells at base width 16, twice, because the first start may
+compile kernels. The clock runs from the start of the process until its log holds the first step. More steps
+follow, and the log says how long each waited for its sample; the first three, whose samples could not be made
+ahead, do not count.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def main() -> None:
         waited, whole = (sum(step[key] for step in steps[WARMING_UP:]) for key in ("waited", "seconds"))
         print(
             f"{start} start: {seconds:.2f} s to the first step; "
-            f"then {whole / (STEPS - WARMING_UP):.3f} s a step, {waited / whole:.1%} waiting for the sample",
+            f"then {whole / (STEPS - WARMING_UP):.3f} s per step, {waited / whole:.1%} of it waiting",
             flush=True,
         )
 
 
 def follow(run: Path) -> tuple[float, list[dict[str, float]]]:
-    """Seconds to the first step, and the log's first steps."""
+    """Return the seconds to the first step, and the first steps of the log."""
     command = [sys.executable, "-m", "tinyunet.train", "--base-channels", "16", "--out", str(run)]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -54,7 +54,7 @@ def follow(run: Path) -> tuple[float, list[dict[str, float]]]:
 
 
 def logged(run: Path) -> list[dict[str, float]]:
-    """The steps that stand in a run's log. A last line without an end is still being written."""
+    """Return the steps in a run's log. A last line without a newline is still being written."""
     path = run / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     events = [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,15 +1,17 @@
 """python -m benchmarks.step: time and memory of training and prediction, beside PyTorch's.
 
-Each engine runs in a process of its own, so that each has a peak memory of its own. The processes take turns,
-one step each, so that what else the machine does falls on all of them; the median over the turns counts,
-and PyTorch is represented by the best of its forms (default layout, channels last, torch.compile of the
-latter; for prediction also channels last with the whole image at once).
+Each engine runs in its own process and so has its own peak memory. The processes take turns, one step each,
+so that other load on the machine falls on all of them. The median over the turns counts, and PyTorch is
+represented by the best of its forms: default layout, channels last, channels last under torch.compile; for
+prediction also channels last with the whole image at once.
 
-- A step is forward, weighted loss, backward and SGD update of one 572-pixel tile (batch 1, float32). Ours is
-  also timed with one thread, for what two threads gain, and its page faults are counted: fresh memory.
-- A forward is the prediction of the same tile without a graph.
-- A prediction is that of an image of 2048×2048 pixels, in tiles: ours by `predict_tiled`, mirrored halo and
-  softmax included, PyTorch's the network alone, on as many tiles of the same size, after one tile to warm up.
+- A step is the forward pass, weighted loss, backward pass and SGD update of one 572-pixel tile (batch 1,
+  float32). Ours is also timed with one thread, to show what the second one gains, and its page faults are
+  counted, because each means freshly allocated memory.
+- A forward pass predicts the same tile without recording a graph.
+- A prediction covers an image of 2048×2048 pixels in tiles: ours by `predict_tiled`, mirrored halo and
+  softmax included; PyTorch's by the network alone, on as many tiles of the same size, after one tile to warm
+  up.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ class Options:
     turns: int = 5
     """Timed turns of each engine."""
     threads: int = 2
-    """Of each engine."""
+    """Threads per engine."""
     tasks: tuple[Literal["step", "forward", "prediction"], ...] = TASKS
-    """What to time."""
+    """The tasks to time."""
     compiled: bool = True
-    """Whether torch.compile takes part; compiling takes a minute or two for each width."""
+    """Include torch.compile, which takes a minute or two per width."""
     patience: float = 300.0
     """Seconds after which a form of PyTorch that has not finished a turn is left out."""
     out: Path | None = None
@@ -92,7 +94,7 @@ def tinyunet_tasks(base: int, threads: int) -> dict[str, Task]:
 
 
 def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
-    """The same of PyTorch, in one of its forms."""
+    """The same tasks for PyTorch, in one of its forms."""
     import torch
 
     from benchmarks.torch_unet import TorchUNet
@@ -132,7 +134,7 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
 
 
 def random_tile(side: int = INPUT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An input tile, and classes and weights for the pixels that the U-Net gives back of it."""
+    """An input tile, and classes and weights for the pixels of the U-Net's output."""
     inner = side - 2 * HALO
     rng = np.random.default_rng(0)
     return (
@@ -143,7 +145,7 @@ def random_tile(side: int = INPUT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _serve(pipe: Connection, engine: str, base: int, threads: int) -> None:
-    """A process: does what it is asked, answers with seconds and page faults, and at last its peak memory."""
+    """Run each task that arrives; answer with seconds and page faults, at the end with the peak memory."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     ours = engine.startswith("tinyunet")
     tasks = tinyunet_tasks(base, threads) if ours else torch_tasks(engine, base, threads)
@@ -156,7 +158,7 @@ def _serve(pipe: Connection, engine: str, base: int, threads: int) -> None:
 
 
 def _engines(task: str, options: Options) -> dict[str, int]:
-    """Who takes part in a task, with so many threads."""
+    """The engines that take part in a task, each with its number of threads."""
     names = ["tinyunet", *TORCH_FORMS[: 3 if options.compiled else 2]]
     if task == "prediction":
         names = ["tinyunet", *TORCH_FORMS[:2], "torch whole"]
