@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.roofline import Series, draw
 from benchmarks.step import processor
+from tinyunet.ops import conv2d
 
-conv2d = import_module("tinyunet.ops.conv2d")  # the attribute of the package is the op
 DIRECTIONS = ("forward", "input gradient", "weight gradient")
 Clock = Callable[[], float]
 LAYOUTS = (torch.contiguous_format, torch.channels_last)

@@ -25,17 +25,15 @@ from tinyunet.autograd.gradcheck import gradcheck
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.models import FCN, SlidingWindowClassifier, UNet
 from tinyunet.nn.sgd import SGD
-from tinyunet.ops import (
-    add,
-    conv2d,
-    conv_transpose2d,
-    crop_concat,
-    dropout,
-    linear_cross_entropy,
-    max_pool2d,
-    relu,
-    softmax_cross_entropy,
-)
+from tinyunet.ops.add import add
+from tinyunet.ops.conv2d import conv2d
+from tinyunet.ops.conv_transpose2d import conv_transpose2d
+from tinyunet.ops.crop_concat import crop_concat
+from tinyunet.ops.dropout import dropout
+from tinyunet.ops.linear_cross_entropy import linear_cross_entropy
+from tinyunet.ops.max_pool2d import max_pool2d
+from tinyunet.ops.relu import relu
+from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling.elastic import elastic_deform
 from tinyunet.sampling.weight_map import weight_map

@@ -11,9 +11,13 @@ import time
 import numpy as np
 import tyro
 
-from tinyunet import command_line, metrics, ops
+from tinyunet import command_line, metrics
 from tinyunet.autograd import Tensor
 from tinyunet.data import split, synthetic_cells
+from tinyunet.ops.add import add
+from tinyunet.ops.conv2d import conv2d
+from tinyunet.ops.relu import relu
+from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.training.config import TrainConfig
@@ -31,12 +35,12 @@ def compile_kernels() -> None:
     x = Tensor(images.images[0][None].astype("float32"), requires_grad=True)
     cells = label_instances(predict_tiled(trainer.model, x.numpy()[0], tile=64)) > 0
     metrics.warping_error(cells, cells)
-    loss = ops.softmax_cross_entropy(ops.relu(ops.add(x, x)), np.zeros(x.shape[:3], int))
+    loss = softmax_cross_entropy(relu(add(x, x)), np.zeros(x.shape[:3], int))
     loss.backward(2)  # the gradient 1 of a training calls nothing
     for size, channels in ((132, 8), (12, 256)):  # large and narrow, small and wide: kernels of their own
         maps = Tensor(np.zeros((1, size, size, channels), np.float32), requires_grad=True)
         weight = Tensor(np.zeros((3, 3, channels, channels), np.float32), requires_grad=True)
-        ops.conv2d(maps, weight, relu=True).backward(np.zeros((1, size - 2, size - 2, channels), np.float32))
+        conv2d(maps, weight, relu=True).backward(np.zeros((1, size - 2, size - 2, channels), np.float32))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,11 +4,25 @@ import numpy as np
 import pytest
 
 import tinyunet as tu
-from tinyunet import ops
+from tinyunet.models import fcn, sliding_window, unet
+from tinyunet.nn import layers
 
 
 @pytest.fixture
-def count_multiplications(monkeypatch):
+def wrap_op(monkeypatch):
+    """`wrap_op("conv2d", wrap)` puts `wrap(conv2d)` in the op's place, wherever the networks look it up."""
+
+    def apply(name, wrap, patch=monkeypatch):
+        wrapped = wrap(getattr(tu, name))
+        for module in (layers, fcn, sliding_window, unet):
+            if hasattr(module, name):
+                patch.setattr(module, name, wrapped)
+
+    return apply
+
+
+@pytest.fixture
+def count_multiplications(monkeypatch, wrap_op):
     """`count_multiplications(model, height, width)` watches the ops of one image."""
 
     def count(model, height, width):
@@ -26,8 +40,8 @@ def count_multiplications(monkeypatch):
 
         with monkeypatch.context() as patch, tu.no_grad():
             # Each pixel of the output takes the whole weight; of an up-convolution, each of the input.
-            patch.setattr(ops, "conv2d", watch(ops.conv2d, lambda x, y: y))
-            patch.setattr(ops, "conv_transpose2d", watch(ops.conv_transpose2d, lambda x, y: x))
+            wrap_op("conv2d", lambda op: watch(op, lambda x, y: y), patch)
+            wrap_op("conv_transpose2d", lambda op: watch(op, lambda x, y: x), patch)
             model.eval()(tu.Tensor(np.zeros((1, height, width, model.in_channels), np.float32)))
         return total
 

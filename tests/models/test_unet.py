@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from oracle import as_float64, assert_network_equals_torch, randomised
 
 import tinyunet as tu
-from tinyunet import ops
 from tinyunet.errors import OptionError, ShapeError
 from tinyunet.ops.targets import checked_pixels
 
@@ -114,7 +113,7 @@ def test_gradients_equal_finite_differences():
 
 @pytest.mark.parametrize("variant", ["paper", "release"])
 @pytest.mark.parametrize("padding", ["valid", "same"])
-def test_activations_keep_their_size_at_the_start(monkeypatch, padding, variant):
+def test_activations_keep_their_size_at_the_start(wrap_op, padding, variant):
     """No signal dies out or grows out of bounds on its way through 23 layers of the initial network.
 
     Section 3 of the paper wants unit variance in every map, and draws weights of variance 2/N for it: a
@@ -130,12 +129,12 @@ def test_activations_keep_their_size_at_the_start(monkeypatch, padding, variant)
             relu = options.pop("relu")
             y = op(x, weight, bias, **options)
             squares.append(float((y.data**2).mean()))
-            return ops.relu(y) if relu else y
+            return tu.relu(y) if relu else y
 
         return watched
 
-    monkeypatch.setattr(ops, "conv2d", watch(ops.conv2d))
-    monkeypatch.setattr(ops, "conv_transpose2d", watch(ops.conv_transpose2d))
+    for name in ("conv2d", "conv_transpose2d"):
+        wrap_op(name, watch)
     model = tu.UNet(base_channels=16, padding=padding, variant=variant).eval()
     size = 188 if padding == "valid" else 96
     noise = np.random.default_rng(0).standard_normal((1, size, size, 1)).astype(np.float32)
@@ -159,7 +158,7 @@ def test_dropout_only_in_training():
     np.testing.assert_array_equal(still, without.eval()(x).data)
 
 
-def test_dropout_stands_at_the_end_of_the_contracting_path(monkeypatch):
+def test_dropout_stands_at_the_end_of_the_contracting_path(wrap_op):
     """After the second convolution of the last two levels; the skip of the last but one carries it."""
     dropped, skips = [], []
 
@@ -171,8 +170,8 @@ def test_dropout_stands_at_the_end_of_the_contracting_path(monkeypatch):
         skips.append(bool((skip.data == 7).all()))
         return tu.crop_concat(upsampled, skip)
 
-    monkeypatch.setattr(ops, "dropout", dropout)
-    monkeypatch.setattr(ops, "crop_concat", crop_concat)
+    wrap_op("dropout", lambda op: dropout)
+    wrap_op("crop_concat", lambda op: crop_concat)
     tu.UNet(base_channels=2, depth=3, padding="same", dropout=0.3)(
         tu.Tensor(np.zeros((1, 16, 24, 1), np.float32))
     )

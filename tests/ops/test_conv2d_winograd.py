@@ -6,7 +6,6 @@ strips and blocks that are not full.
 """
 
 from fractions import Fraction
-from importlib import import_module
 
 import numba
 import numpy as np
@@ -14,9 +13,7 @@ import pytest
 
 import tinyunet as tu
 from tinyunet.errors import OptionError
-from tinyunet.ops import conv2d_winograd, conv2d_winograd_transforms
-
-conv2d = import_module("tinyunet.ops.conv2d")  # the attribute of the package is the op
+from tinyunet.ops import conv2d, conv2d_winograd, conv2d_winograd_transforms
 
 # Of the largest value. Measured over the cases below: at most 3.5e-6; 9e-7 for the outputs of `activations`.
 TOLERANCE = 1e-5

@@ -1,6 +1,7 @@
 """The table of kernels: complete, and each entry the same on every backend, thread count and call."""
 
 import copy
+import sys
 from pathlib import Path
 
 import numba
@@ -9,7 +10,7 @@ import pytest
 from oracle import DTYPES, TOLERANCE, assert_close, random_arrays
 
 import tinyunet as tu
-from tinyunet import ops
+from tinyunet import autograd, ops, sampling
 from tinyunet.backend import DISPATCH_TABLE
 
 TABLE = [
@@ -43,7 +44,14 @@ TESTS = Path(__file__).parent
 
 def test_the_table_is_complete():
     assert sorted(DISPATCH_TABLE) == sorted(TABLE)
-    assert sorted(ops.__all__) == OPS
+
+
+def test_no_function_hides_its_module():
+    for op in OPS:
+        assert getattr(ops, op) is sys.modules[f"tinyunet.ops.{op}"]
+        assert getattr(tu, op) is getattr(getattr(ops, op), op)
+    assert tu.gradcheck is autograd.gradcheck.gradcheck
+    assert tu.weight_map is sampling.weight_map.weight_map
 
 
 @pytest.mark.parametrize("key", TABLE, ids=".".join)

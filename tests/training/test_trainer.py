@@ -15,6 +15,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.data import UNKNOWN, ImageSet, normalise
 from tinyunet.errors import CheckpointError, OptionError, RunError
 from tinyunet.models import UNet
+from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
@@ -286,12 +287,10 @@ def test_learns_one_image_by_heart():
 
 def test_a_step_is_that_of_the_definition():
     """One step of SGD, computed from the loss of the sample by hand: v = gradient, w = w - lr v."""
-    from tinyunet import ops
-
     config = replace(TINY, dropout=0.0)
     some, model = trainer(config), trainer(config).model
     sample = some.sampler.sample(0)
-    loss = ops.softmax_cross_entropy(model(Tensor(sample.image)), sample.target, sample.weight)
+    loss = softmax_cross_entropy(model(Tensor(sample.image)), sample.target, sample.weight)
     loss.backward()
     event = next(some.run())
     assert event.loss == loss.item()

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyunet import ops
 from tinyunet.autograd import Tensor
 from tinyunet.models.geometry import Geometry
 from tinyunet.models.network import Network, require_options
 from tinyunet.models.unet import DoubleConv
 from tinyunet.nn import Conv2d, Module, Parameter
+from tinyunet.ops.add import add
+from tinyunet.ops.conv_transpose2d import conv_transpose2d
+from tinyunet.ops.dropout import dropout
+from tinyunet.ops.max_pool2d import max_pool2d
 
 FINEST = 3  # the pooling whose scores are the finest: stride 8
 
@@ -47,7 +50,7 @@ class Upsample(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, 2H, 2W, C)."""
-        return ops.conv_transpose2d(x, self.weight)
+        return conv_transpose2d(x, self.weight)
 
 
 class FCN(Network):
@@ -142,18 +145,18 @@ class FCN(Network):
         self.require_images(x)
         scored = []
         for block in self.contracting:
-            x = ops.max_pool2d(block(x))
+            x = max_pool2d(block(x))
             scored.append(x)
         for layer in self.bottom:
             x = layer(x)
             if self.training and self.dropout:
-                x = ops.dropout(x, self.dropout, self.dropout_rng)
+                x = dropout(x, self.dropout, self.dropout_rng)
         scored[-1] = x
 
         *finer, y = (score(x) for score, x in zip(self.scores, scored[FINEST - 1 :], strict=True))
         up = iter(self.up)
         for scores in reversed(finer):
-            y = ops.add(next(up)(y), scores)
+            y = add(next(up)(y), scores)
         for step in up:
             y = step(y)
         return y

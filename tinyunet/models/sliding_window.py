@@ -29,13 +29,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from tinyunet import ops
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import array_library, to_backend, to_host
 from tinyunet.errors import ShapeError
 from tinyunet.models.geometry import Geometry
 from tinyunet.models.network import Network, require_options
 from tinyunet.nn import Conv2d
+from tinyunet.ops.max_pool2d import max_pool2d
 
 if TYPE_CHECKING:
     from tinyunet.sampling import Sample
@@ -142,7 +142,7 @@ class SlidingWindowClassifier(Network):
             Sizes that the network cannot take (the nearest that it can are named), or other channels.
         """
         if x.shape[1:] == (self.window, self.window, self.in_channels):
-            return self._scores(x, ops.max_pool2d)
+            return self._scores(x, max_pool2d)
         self.require_images(x)
         with no_grad():
             return put_together(self._scores(x, pool_at_every_offset), self.depth)
@@ -183,7 +183,7 @@ class SlidingWindowClassifier(Network):
             for start in range(0, len(scores), batch):
                 some = views[tuple(places[:, start : start + batch])]
                 windows = Tensor(np.moveaxis(some, 1, 3))
-                scores[start : start + batch] = self._scores(windows, ops.max_pool2d).numpy()[:, 0, 0]
+                scores[start : start + batch] = self._scores(windows, max_pool2d).numpy()[:, 0, 0]
         return Tensor(scores.reshape(*views.shape[:3], -1))
 
     def training_batch(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -238,7 +238,7 @@ def pool_at_every_offset(x: Tensor) -> Tensor:
     """
     height, width = x.shape[1] - 1, x.shape[2] - 1
     shifted = [x.data[:, a : a + height, b : b + width] for a, b in itertools.product((0, 1), repeat=2)]
-    return ops.max_pool2d(Tensor(array_library().concatenate(shifted)))
+    return max_pool2d(Tensor(array_library().concatenate(shifted)))
 
 
 def put_together(fragments: Tensor, poolings: int) -> Tensor:

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import ops
 from tinyunet.autograd import Tensor
 from tinyunet.models import geometry
 from tinyunet.models.network import Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module
+from tinyunet.ops.crop_concat import crop_concat
+from tinyunet.ops.dropout import dropout
 from tinyunet.ops.linear_cross_entropy import loss_of_checked
+from tinyunet.ops.max_pool2d import max_pool2d
 
 
 class DoubleConv(Module):
@@ -146,13 +148,13 @@ class UNet(Network):
         self.require_images(x)
         skips = []
         for level, block in enumerate(self.contracting):
-            x = block(x if level == 0 else ops.max_pool2d(x))
+            x = block(x if level == 0 else max_pool2d(x))
             if self.training and self.dropout and level >= self.depth - 1:
-                x = ops.dropout(x, self.dropout, self.dropout_rng)
+                x = dropout(x, self.dropout, self.dropout_rng)
             skips.append(x)
         skips.pop()
         for up, block in zip(self.up, self.expansive, strict=True):
-            x = block(ops.crop_concat(up(x), skips.pop()))
+            x = block(crop_concat(up(x), skips.pop()))
         return x
 
     def multiplications(self, height: int, width: int) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyunet import ops
 from tinyunet.autograd import Tensor
 from tinyunet.nn.module import Module, Parameter
+from tinyunet.ops.conv2d import conv2d
+from tinyunet.ops.conv_transpose2d import conv_transpose2d
 
 
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...], incoming: int) -> Parameter:
@@ -54,7 +55,7 @@ class Conv2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H', W', F)."""
-        return ops.conv2d(x, self.weight, self.bias, padding=self.padding, relu=self.relu)
+        return conv2d(x, self.weight, self.bias, padding=self.padding, relu=self.relu)
 
 
 class ConvTranspose2d(Module):
@@ -81,4 +82,4 @@ class ConvTranspose2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, 2H, 2W, F)."""
-        return ops.conv_transpose2d(x, self.weight, self.bias, relu=self.relu)
+        return conv_transpose2d(x, self.weight, self.bias, relu=self.relu)
