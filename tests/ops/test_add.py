@@ -25,6 +25,32 @@ def test_gradients_equal_finite_differences(backend):
     assert tu.gradcheck(tu.add, inputs)
 
 
+def test_the_operator_is_the_op(backend):
+    a, b = (tu.Tensor(x, requires_grad=True) for x in random_arrays([(3, 4), (3, 4)], np.float64))
+    c = a + b
+    np.testing.assert_array_equal(c.data, a.data + b.data)
+    c.backward(2 * np.ones((3, 4)))
+    for tensor in (a, b):
+        np.testing.assert_array_equal(tensor.grad, 2 * np.ones((3, 4)))
+    assert tu.gradcheck(lambda a, b: a + b, [a, b])
+
+
+def test_the_first_line_of_micrograd():
+    a, b = tu.Tensor([-4.0], requires_grad=True), tu.Tensor([2.0], requires_grad=True)
+    c = a + b
+    c.backward()
+    assert (c.item(), a.grad.tolist(), b.grad.tolist()) == (-2, [1], [1])
+
+
+def test_the_operator_takes_two_tensors_of_equal_shape():
+    a = tu.Tensor(np.zeros((3, 4)))
+    with pytest.raises(ShapeError):
+        a + tu.Tensor(np.zeros(4))
+    for other in (1.0, np.zeros((3, 4))):
+        with pytest.raises(TypeError):
+            a + other
+
+
 def test_no_broadcasting():
     """Nor are as many elements in another shape enough."""
     for shape in [(4,), (4, 3), (12,)]:

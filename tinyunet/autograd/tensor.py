@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import ArrayLike, NDArray
 
-from tinyunet.backend import active_backend, allocator, array_library, lies_on_gpu, to_backend, to_host
-from tinyunet.backend.jit import parallel_kernel
-from tinyunet.errors import BackendError, GraphError, ShapeError
+from tinyunet.backend import array_library, require_on_backend, to_backend, to_host
+from tinyunet.backend.sums import add_arrays
+from tinyunet.errors import GraphError, ShapeError
+
+# The op behind each operator of a tensor. `tinyunet.ops` puts it here: this module cannot import ops.
+OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
 
 _serial_numbers = itertools.count()
 _recording = True
@@ -86,6 +88,12 @@ class Tensor:
     def item(self) -> float:
         """The value of a tensor with one element."""
         return float(self.data.item())
+
+    def __add__(self, other: Tensor) -> Tensor:
+        """The op `add`: a + b for two tensors of equal shape."""
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        return OPERATORS["+"](self, other)
 
     def __repr__(self) -> str:
         source = f", made by {self._function.name}" if self._function else ""
@@ -156,7 +164,7 @@ def _walk_back(output: Tensor, grad: NDArray[Any]) -> None:
             if isinstance(source, Tensor):
                 _accumulate(source, gradient)
             elif source in pending:
-                pending[source] = _sum(pending[source], gradient)
+                pending[source] = add_arrays(pending[source], gradient)
             else:
                 pending[source] = gradient
                 heapq.heappush(newest_first, (-source.serial_number, source))
@@ -164,36 +172,7 @@ def _walk_back(output: Tensor, grad: NDArray[Any]) -> None:
 
 
 def _accumulate(leaf: Tensor, gradient: NDArray[Any]) -> None:
-    leaf.grad = gradient if leaf.grad is None else _sum(leaf.grad, gradient)
-
-
-def _sum(a: Any, b: Any) -> Any:
-    """In a new array: a summand may be shared with another input."""
-    if active_backend() != "numba":
-        return to_backend(a + b)  # NumPy's sum of two numbers is no array
-    total = allocator.empty_like(a)
-    _add(a.reshape(-1), b.reshape(-1), total.reshape(-1))
-    return total
-
-
-@parallel_kernel
-def _add(a, b, total):
-    for i in prange(total.size):
-        total[i] = a[i] + b[i]
-
-
-def _require_on_backend(op: str, arrays: list[Any]) -> None:
-    """Raise a BackendError for an array that lies where the active backend does not compute."""
-    library = array_library()
-    for number, array in enumerate(arrays):
-        if array is not None and not isinstance(array, library.ndarray):
-            place = "on the GPU" if lies_on_gpu(array) else "in the computer's memory"
-            raise BackendError(
-                f"{op}: the backend {active_backend()!r} does not compute {place}, where an input lies",
-                {f"input {number}": f"{array.shape}, {type(array).__module__}"},
-                "choose the backend before the network and the tensors are made, or make them anew: "
-                "Tensor(t.numpy())",
-            )
+    leaf.grad = gradient if leaf.grad is None else add_arrays(leaf.grad, gradient)
 
 
 class Function:
@@ -220,7 +199,7 @@ class Function:
         function = cls()
         function.needs_grad = tuple(_recording and t is not None and t.requires_grad for t in inputs)
         arrays = [None if t is None else t.data for t in inputs]
-        _require_on_backend(cls.name, arrays)
+        require_on_backend(cls.name, arrays)
         output = Tensor(function.forward(*arrays, **options), requires_grad=any(function.needs_grad))
         if output.requires_grad:
             # Not the input tensors themselves: the graph holds only the arrays that an op has saved.

@@ -1,9 +1,8 @@
-"""Which arrays, which kernels, and the machinery that runs them.
+"""The backends: which kernels run, where arrays lie, and the machinery that compiles and launches kernels.
 
 - `dispatch`: which backend computes, and where its arrays lie.
-- `jit`, `simd`, `blas`, `allocator`: Numba kernels, compiled; vector registers and matrix products inside
-them;
-  memory kept from step to step.
+- `jit`, `simd`, `blas`: Numba kernels compiled, with vector registers and matrix products inside them.
+- `allocator`, `sums`: memory kept from step to step; the sum of two gradients.
 - `cuda`, `cuda_graph`, `cuda_log`, `cuda_emulator`: CUDA kernels launched, captured, counted, run on a CPU.
 """
 
@@ -17,6 +16,7 @@ from tinyunet.backend.dispatch import (
     array_library,
     compute_capability,
     lies_on_gpu,
+    require_on_backend,
     to_backend,
     to_host,
     use_backend,
@@ -32,6 +32,7 @@ __all__ = [
     "array_library",
     "compute_capability",
     "lies_on_gpu",
+    "require_on_backend",
     "to_backend",
     "to_host",
     "use_backend",

@@ -223,3 +223,17 @@ def to_host(array: Any) -> NDArray[Any]:
 def lies_on_gpu(array: Any) -> bool:
     """Whether an array is CuPy's."""
     return hasattr(array, "__cuda_array_interface__")
+
+
+def require_on_backend(op: str, arrays: list[Any]) -> None:
+    """Raise a BackendError for an array that lies where the active backend does not compute."""
+    library = array_library()
+    for number, array in enumerate(arrays):
+        if array is not None and not isinstance(array, library.ndarray):
+            place = "on the GPU" if lies_on_gpu(array) else "in host memory"
+            raise BackendError(
+                f"{op}: the backend {active_backend()!r} does not compute {place}, where an input lies",
+                {f"input {number}": f"{array.shape}, {type(array).__module__}"},
+                "choose the backend before the network and the tensors are made, or make them anew: "
+                "Tensor(t.numpy())",
+            )

@@ -6,17 +6,16 @@ grad_a = grad_b = grad_y
 
 from __future__ import annotations
 
-from numba import prange
-
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Dispatch, allocator, cuda
-from tinyunet.backend.jit import parallel_kernel
+from tinyunet.autograd.tensor import OPERATORS
+from tinyunet.backend import Dispatch, cuda
+from tinyunet.backend.sums import add_numba
 from tinyunet.errors import ShapeError
 from tinyunet.ops.checks import require_one_dtype
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
-    """The sum a + b, element by element, without broadcasting.
+    """Add two tensors element by element, without broadcasting: a + b.
 
     Parameters
     ----------
@@ -37,6 +36,9 @@ def add(a: Tensor, b: Tensor) -> Tensor:
             "bring both to one shape",
         )
     return Add.apply(a, b)
+
+
+OPERATORS["+"] = add
 
 
 class Add(Function):
@@ -63,19 +65,9 @@ def backward_numpy(grad_output):
     return grad_output.copy(), grad_output.copy()
 
 
-# Numba
+# Numba: the sum of two gradients is the same kernel
 
-
-def forward_numba(a, b):
-    y = allocator.empty_like(a)
-    _forward(a.reshape(-1), b.reshape(-1), y.reshape(-1))
-    return y
-
-
-@parallel_kernel
-def _forward(a, b, y):
-    for i in prange(y.size):
-        y[i] = a[i] + b[i]
+forward_numba = add_numba
 
 
 # CUDA: kernels/add.cu
