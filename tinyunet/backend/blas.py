@@ -3,30 +3,37 @@
 `numpy.dot` inside a Numba function keeps it from being cached on disk, so `gemm` takes the address of the
 routine, out of the table that SciPy offers to Cython code, as a plain integer argument.
 
-Our own loops are parallel, so BLAS gets one thread: two pools of threads on the same cores only fight, and
-a product that is split the same way each time has the same bits each time.
+**Threads.** Our own loops are parallel, so BLAS gets one thread: two pools of threads on the same cores only
+fight, and a product that is divided in the same way each time has the same bits each time. The limit holds
+while a kernel of ours runs, inside `with gemm_routine(...)`; then the caller's number of threads is restored.
+That takes a few microseconds per kernel. OpenBLAS, MKL and BLIS are known; another BLAS keeps its threads,
+and then neither speed nor bits are promised.
 
 **Pieces.** BLAS first copies both factors into an order of its own, which pays when each element is then used
 often. On processors with AVX-512, OpenBLAS has kernels for small products that leave this out; and the
 factors here mostly lie in the cache already. So there, larger products are cut into pieces that are small
-enough. On one core of an EPYC 9004, in GFLOP/s, cut and not cut:
+enough. On one core of an EPYC 9004, in GFLOP/s, cut and whole:
 
     (289 × 512)(512 × 512)     96, 85         (49 × 1024)(1024 × 1024)     70, 49
 
-With the kernels for AVX2, pieces are slower (39, 83): there the products are left whole.
+With the kernels for AVX2, pieces are slower (39, 83): there the products stay whole.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 from scipy.linalg import cython_blas
-from threadpoolctl import ThreadpoolController
 
 from tinyunet.backend.jit import kernel
 
@@ -41,24 +48,95 @@ def _address(name: str) -> int:
     return api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule))
 
 
+def _libraries() -> list[ctypes.CDLL]:
+    """The libraries in which to look for functions of SciPy's BLAS; all of them are loaded already.
+
+    A look-up in SciPy's own module reaches the libraries that it depends on, but not on Windows: hence the
+    BLAS of SciPy's wheel.
+    """
+    wheel = Path(scipy.__file__).parents[1] / "scipy.libs"
+    files = [Path(cython_blas.__file__), *sorted(wheel.glob("*openblas*"))]
+    return [ctypes.PyDLL(str(file)) for file in files]
+
+
+def _function(*names: str) -> Any:
+    """The first function of SciPy's BLAS that has one of these names, or None."""
+    found = (getattr(library, name, None) for library in _LIBRARIES for name in names)
+    return next((function for function in found if function is not None), None)
+
+
 _ADDRESSES = {np.dtype(np.float32): _address("sgemm"), np.dtype(np.float64): _address("dgemm")}
-_CONTROLLER = ThreadpoolController()
-_CONTROLLER.limit(limits=1, user_api="blas")
+_LIBRARIES = _libraries()
+_get_threads: Callable[[], int] | None = _function(
+    "scipy_openblas_get_num_threads",
+    "openblas_get_num_threads",
+    "MKL_Get_Max_Threads",
+    "bli_thread_get_num_threads",
+)
+_set_threads: Callable[[int], Any] | None = _function(
+    "scipy_openblas_set_num_threads",
+    "openblas_set_num_threads",
+    "MKL_Set_Num_Threads",
+    "bli_thread_set_num_threads",
+)
+
+
+def _processor() -> str:
+    """The processor for which OpenBLAS has chosen its kernels; "" for another BLAS."""
+    name = _function("scipy_openblas_get_corename", "openblas_get_corename")
+    if name is None:
+        return ""
+    name.restype = ctypes.c_char_p
+    return name().decode()
+
 
 # OpenBLAS takes its kernels for small products up to 100³ multiply-adds, where it has them.
 _SMALL = 100**3
 _HAVE_SMALL = {"SkylakeX", "Cooperlake", "SapphireRapids"}
-_FOUND = {library["architecture"] for library in _CONTROLLER.info() if library["internal_api"] == "openblas"}
-_LARGEST = _SMALL if _FOUND and _FOUND <= _HAVE_SMALL else 2**62
-ROWS, SUMMANDS, COLUMNS = 24, 256, 128  # of a piece
+_LARGEST = _SMALL if _processor() in _HAVE_SMALL else 2**62
+PIECE_ROWS, PIECE_SUMMANDS, PIECE_COLUMNS = 24, 256, 128
 
 
-def gemm_routine(dtype: Any) -> tuple[int, int]:
-    """The products' first argument, for this dtype (float32 or float64).
+class _OneThread:
+    """Limits BLAS to one thread from the first entry to the last exit, whatever threads enter."""
 
-    It is where BLAS's `gemm` is in memory, and how many multiply-adds it shall be given at once.
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.threads_of_caller = 1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0 and _get_threads and _set_threads:
+                self.threads_of_caller = _get_threads()
+                _set_threads(1)
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0 and _set_threads:
+                _set_threads(self.threads_of_caller)
+
+
+_one_thread = _OneThread()
+
+
+@contextmanager
+def gemm_routine(dtype: Any) -> Iterator[tuple[int, int]]:
+    """Give a kernel the first argument of its products, and BLAS one thread meanwhile.
+
+    Parameters
+    ----------
+    dtype : float32 or float64
+
+    Yields
+    ------
+    tuple of int
+        The address of BLAS's `gemm`, and the most multiply-adds that one call of it should compute.
     """
-    return _ADDRESSES[np.dtype(dtype)], _LARGEST
+    with _one_thread:
+        yield _ADDRESSES[np.dtype(dtype)], _LARGEST
 
 
 intrinsic: Any = extending.intrinsic
@@ -66,7 +144,7 @@ intrinsic: Any = extending.intrinsic
 
 @intrinsic
 def _fortran_gemm(typingctx, address, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc):
-    """Call gemm through its address. Integers and scalars go by reference, as Fortran wants them."""
+    """Call gemm through its address. Fortran takes integers and scalars by reference."""
     signature = types.void(
         address, trans_a, trans_b, m, n, k, types.uintp, lda, types.uintp, ldb, beta, types.uintp, ldc
     )
@@ -109,9 +187,9 @@ def _fortran_gemm(typingctx, address, trans_a, trans_b, m, n, k, a, lda, b, ldb,
 
 _PLAIN, _TRANSPOSED = ord("N"), ord("T")
 
-# Fortran reads a row-major matrix as its transpose, so it is given the factors in the other order:
-# (A B)^T = B^T A^T. The rows of a matrix may lie apart (a view of some columns), the elements of a row may
-# not; `routine` comes from `gemm_routine`.
+# Fortran reads a row-major matrix as its transpose, so it is given the factors in reverse order:
+# (A B)ᵀ = Bᵀ Aᵀ. The rows of a matrix may lie apart (a view of some of its columns), the elements of a row
+# may not. `routine` comes from `gemm_routine`.
 
 
 @kernel
@@ -121,32 +199,34 @@ def gemm(routine, a, b, beta, c):
     if rows * summands * columns <= routine[1]:
         _multiply(routine[0], _PLAIN, a, b, beta, c)
         return
-    for j in range(0, columns, COLUMNS):
-        for e in range(0, summands, SUMMANDS):  # this piece of B serves all rows
-            piece, kept = b[e : e + SUMMANDS, j : j + COLUMNS], beta if e == 0 else 1.0
-            for i in range(0, rows, ROWS):
-                some, out = a[i : i + ROWS, e : e + SUMMANDS], c[i : i + ROWS, j : j + COLUMNS]
-                _multiply(routine[0], _PLAIN, some, piece, kept, out)
+    for j in range(0, columns, PIECE_COLUMNS):
+        for e in range(0, summands, PIECE_SUMMANDS):  # this piece of B serves all rows
+            b_piece, kept = b[e : e + PIECE_SUMMANDS, j : j + PIECE_COLUMNS], beta if e == 0 else 1.0
+            for i in range(0, rows, PIECE_ROWS):
+                a_piece = a[i : i + PIECE_ROWS, e : e + PIECE_SUMMANDS]
+                c_piece = c[i : i + PIECE_ROWS, j : j + PIECE_COLUMNS]
+                _multiply(routine[0], _PLAIN, a_piece, b_piece, kept, c_piece)
 
 
 @kernel
 def gemm_tn(routine, a, b, beta, c):
-    """C = A^T B + beta C, for A (k, m), B (k, n), C (m, n)."""
+    """C = Aᵀ B + beta C, for A (k, m), B (k, n), C (m, n)."""
     (summands, rows), columns = a.shape, b.shape[1]
     if rows * summands * columns <= routine[1]:
         _multiply(routine[0], _TRANSPOSED, a, b, beta, c)
         return
-    for i in range(0, rows, ROWS):
-        for j in range(0, columns, COLUMNS):
-            for e in range(0, summands, SUMMANDS):  # all into this piece of C
-                some, piece = a[e : e + SUMMANDS, i : i + ROWS], b[e : e + SUMMANDS, j : j + COLUMNS]
-                out = c[i : i + ROWS, j : j + COLUMNS]
-                _multiply(routine[0], _TRANSPOSED, some, piece, beta if e == 0 else 1.0, out)
+    for i in range(0, rows, PIECE_ROWS):
+        for j in range(0, columns, PIECE_COLUMNS):
+            c_piece = c[i : i + PIECE_ROWS, j : j + PIECE_COLUMNS]
+            for e in range(0, summands, PIECE_SUMMANDS):
+                a_piece = a[e : e + PIECE_SUMMANDS, i : i + PIECE_ROWS]
+                b_piece = b[e : e + PIECE_SUMMANDS, j : j + PIECE_COLUMNS]
+                _multiply(routine[0], _TRANSPOSED, a_piece, b_piece, beta if e == 0 else 1.0, c_piece)
 
 
 @kernel
 def _multiply(address, transposed, a, b, beta, c):
-    """C = A B + beta C, or with A^T, in one call of BLAS."""
+    """C = A B + beta C, or with Aᵀ, in one call of BLAS."""
     _fortran_gemm(
         address, _PLAIN, transposed, c.shape[1], c.shape[0], b.shape[0],
         b.ctypes.data, _leading(b), a.ctypes.data, _leading(a),
@@ -156,5 +236,5 @@ def _multiply(address, transposed, a, b, beta, c):
 
 @kernel
 def _leading(matrix):
-    """The distance of two rows, in elements. A single row may have any stride in NumPy, not in BLAS."""
+    """The distance between two rows, in elements. A single row may have any stride in NumPy, not in BLAS."""
     return max(matrix.strides[0] // matrix.itemsize, matrix.shape[1])

@@ -182,7 +182,8 @@ def forward_numba(x, weight, bias, padding, relu):
         return conv2d_winograd.forward(x, weight, bias, padding, relu)
     x = np.ascontiguousarray(pad(x, padding))
     y = allocator.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
-    _forward(gemm_routine(x.dtype), x, weight, bias, relu, numba.get_num_threads(), y)
+    with gemm_routine(x.dtype) as routine:
+        _forward(routine, x, weight, bias, relu, numba.get_num_threads(), y)
     return y
 
 
@@ -247,7 +248,8 @@ def backward_weight_numba(x, grad_output, padding, size):
     # The sum over rows is split into a fixed number of parts, fewer if the gradient itself is large.
     columns = size * size * channels
     parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), columns, filters), x.dtype)
-    _backward_weight(gemm_routine(x.dtype), x, grad_output, size, numba.get_num_threads(), parts)
+    with gemm_routine(x.dtype) as routine:
+        _backward_weight(routine, x, grad_output, size, numba.get_num_threads(), parts)
     return parts.sum(axis=0).reshape(size, size, channels, filters)
 
 

@@ -97,14 +97,20 @@ def forward(x, weight, bias, padding, relu):
     batch, height, width, channels = x.shape
     filters = weight.shape[3]
     y = allocator.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, filters), x.dtype)
-    routine, floor = gemm_routine(x.dtype), x.dtype.type(0 if relu else -np.inf)
-    if is_narrow(channels, filters):
-        u = _planes(channels, filters)
-        _transform_weights(weight, 0, filters, u)
-        block, v, m = _blocks(channels, filters)
-        _convolve_narrow(routine, x, u, bias, padding, floor, block, v, m, y)
-        return y
-    tiles = _count_tiles(y)
+    floor = x.dtype.type(0 if relu else -np.inf)
+    with gemm_routine(x.dtype) as routine:
+        if is_narrow(channels, filters):
+            u = _planes(channels, filters)
+            _transform_weights(weight, 0, filters, u)
+            block, v, m = _blocks(channels, filters)
+            _convolve_narrow(routine, x, u, bias, padding, floor, block, v, m, y)
+        else:
+            _convolve_wide(routine, x, weight, bias, padding, floor, y)
+    return y
+
+
+def _convolve_wide(routine, x, weight, bias, padding, floor, y):
+    channels, filters, tiles = x.shape[3], y.shape[3], _count_tiles(y)
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
@@ -116,7 +122,6 @@ def forward(x, weight, bias, padding, relu):
             _transform_weights(weight, left, right, u)
             _multiply(routine, v, u, m)
             _transform_outputs(m, bias[left:right], floor, first, last, left, y)
-    return y
 
 
 def backward_input(grad_output, weight, padding):
@@ -133,18 +138,24 @@ def backward_input(grad_output, weight, padding):
 def backward_weight(x, grad_output, padding):
     """The gradient of weight, (3, 3, C, F)."""
     x, grad_output = np.ascontiguousarray(x), np.ascontiguousarray(grad_output)
+    channels, filters = x.shape[3], grad_output.shape[3]
+    with gemm_routine(x.dtype) as routine:
+        # Each group of tiles ends with a transform of all weights, which few tiles do not pay for.
+        if is_narrow(channels, filters) and _count_tiles(grad_output) >= 64 * GROUPS:
+            parts = allocator.empty((GROUPS, 3, 3, channels, filters))
+            block, v, z = _blocks(channels, filters)
+            u = _planes(channels, filters, len(v))
+            _correlate_narrow(routine, x, grad_output, padding, block, v, z, u, parts)
+            return parts.sum(axis=0, out=allocator.empty_like(parts[0]))
+        grad_weight = allocator.empty((3, 3, channels, filters))
+        grad_weight[...] = 0
+        _correlate_wide(routine, x, grad_output, padding, grad_weight)
+        return grad_weight
+
+
+def _correlate_wide(routine, x, grad_output, padding, grad_weight):
     _, height, width, filters = grad_output.shape
-    channels = x.shape[3]
-    routine, tiles = gemm_routine(x.dtype), _count_tiles(grad_output)
-    # Each group of tiles ends with a transform of all weights, which few tiles do not pay for.
-    if is_narrow(channels, filters) and tiles >= 64 * GROUPS:
-        parts = allocator.empty((GROUPS, 3, 3, channels, filters))
-        block, v, z = _blocks(channels, filters)
-        u = _planes(channels, filters, len(v))
-        _correlate_narrow(routine, x, grad_output, padding, block, v, z, u, parts)
-        return parts.sum(axis=0, out=allocator.empty_like(parts[0]))
-    grad_weight = allocator.empty((3, 3, channels, filters))
-    grad_weight[...] = 0
+    channels, tiles = x.shape[3], _count_tiles(grad_output)
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
@@ -156,7 +167,6 @@ def backward_weight(x, grad_output, padding):
             u = _planes(channels, right - left)
             _multiply_tn(routine, v, z, left, right, u)
             _transform_weight_grads(u, left, right, grad_weight)
-    return grad_weight
 
 
 def is_narrow(channels, filters) -> bool:

@@ -21,7 +21,7 @@ from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, allocator
-from tinyunet.backend.blas import COLUMNS, SUMMANDS, gemm, gemm_routine, gemm_tn
+from tinyunet.backend.blas import PIECE_COLUMNS, PIECE_SUMMANDS, gemm, gemm_routine, gemm_tn
 from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops import conv_transpose2d_cuda
@@ -44,7 +44,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, r
     weight : Tensor, shape (2, 2, C, F) or (4, 4, C, F), dtype of x
     bias : Tensor, shape (F,), optional
     relu : bool
-        Whether max(y, 0) is returned, as in the authors' released network.
+        Whether max(y, 0) is retransposed, as in the authors' released network.
 
     Returns
     -------
@@ -151,7 +151,8 @@ def forward_numba(x, weight, bias, relu):
     n, height, width, _ = x.shape
     y = allocator.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
     bias = np.zeros(weight.shape[3], x.dtype) if bias is None else bias
-    _forward(gemm_routine(x.dtype), x, _by_rows(weight), np.tile(bias, 2), relu, _pairs(y))
+    with gemm_routine(x.dtype) as routine:
+        _forward(routine, x, _by_rows(weight), np.tile(bias, 2), relu, _pairs(y))
     return y
 
 
@@ -172,11 +173,11 @@ def _forward(routine, x, weight, bias, relu, y):
 def _multiply_rows(routine, a, b, beta, c):
     """c[i] = a[i] b + beta c[i] for each row of pixels i. A piece of b stays in the cache for all of them."""
     summands, columns = b.shape
-    for j in range(0, columns, COLUMNS):
-        for e in range(0, summands, SUMMANDS):
-            piece, kept = b[e : e + SUMMANDS, j : j + COLUMNS], beta if e == 0 else 1.0
+    for j in range(0, columns, PIECE_COLUMNS):
+        for e in range(0, summands, PIECE_SUMMANDS):
+            piece, kept = b[e : e + PIECE_SUMMANDS, j : j + PIECE_COLUMNS], beta if e == 0 else 1.0
             for i in range(len(a)):
-                gemm(routine, a[i, :, e : e + SUMMANDS], piece, kept, c[i, :, j : j + COLUMNS])
+                gemm(routine, a[i, :, e : e + PIECE_SUMMANDS], piece, kept, c[i, :, j : j + PIECE_COLUMNS])
 
 
 @kernel
@@ -194,13 +195,14 @@ def backward_input_numba(grad_output, weight):
     channels = weight.shape[2]
     grad_x = allocator.empty((n, height // 2, width // 2, channels), grad_output.dtype)
     # A copy, as BLAS is slower with a transposed factor.
-    turned = allocator.copy(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
-    _backward_input(gemm_routine(grad_x.dtype), _pairs(grad_output), turned, grad_x)
+    transposed = allocator.copy(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
+    with gemm_routine(grad_x.dtype) as routine:
+        _backward_input(routine, _pairs(grad_output), transposed, grad_x)
     return grad_x
 
 
 @parallel_kernel
-def _backward_input(routine, grad_output, turned, grad_x):
+def _backward_input(routine, grad_output, transposed, grad_x):
     batch, height, _, _ = grad_x.shape
     groups = (height + _ROWS_A_TASK - 1) // _ROWS_A_TASK
     for task in prange(batch * groups):
@@ -208,13 +210,14 @@ def _backward_input(routine, grad_output, turned, grad_x):
         last = min(height, first + _ROWS_A_TASK)
         for p in range(2):
             rows = grad_output[n, 2 * first + p : 2 * last : 2]
-            _multiply_rows(routine, rows, turned[p], float(p), grad_x[n, first:last])
+            _multiply_rows(routine, rows, transposed[p], float(p), grad_x[n, first:last])
 
 
 def backward_weight_numba(x, grad_output):
     channels, filters = x.shape[3], grad_output.shape[3]
     grad_weight = allocator.empty((2, channels, 2 * filters), x.dtype)
-    _backward_weight(gemm_routine(x.dtype), x, _pairs(grad_output), grad_weight)
+    with gemm_routine(x.dtype) as routine:
+        _backward_weight(routine, x, _pairs(grad_output), grad_weight)
     return allocator.copy(grad_weight.reshape(2, channels, 2, filters).transpose(0, 2, 1, 3))
 
 
