@@ -1,7 +1,9 @@
 """The table of kernels: complete, and each entry the same on every backend, thread count and call."""
 
+import ast
 import copy
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numba
@@ -68,6 +70,28 @@ def test_every_op_has_its_file_its_equation_and_its_tests(op):
     assert any(line.strip().startswith(("y", "p[")) and "=" in line for line in docstring.splitlines())
     assert (TESTS / f"test_{op}.py").is_file()
     assert op in tu.__all__
+
+
+def part(op, node):
+    """Which part of an op's file a definition belongs to, by its name; None for a helper."""
+    if isinstance(node, ast.ClassDef):
+        return "graph"
+    if node.name == op:
+        return "checks"
+    ending = node.name.rsplit("_", 1)[-1]
+    return ending if ending in ("numpy", "numba", "cuda") else None
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_reference_stands_under_the_equation(op):
+    """Then come the checks, the op in the graph, and the fast versions."""
+    tree = ast.parse(Path(ops.__file__).with_name(f"{op}.py").read_text(encoding="utf-8"))
+    definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert part(op, definitions[0]) == "numpy"
+    parts = [part(op, node) for node in definitions]
+    order = [name for name, _ in groupby(filter(None, parts))]
+    assert order == [name for name in ("numpy", "checks", "graph", "numba", "cuda") if name in order]
+    assert {"numpy", "checks", "graph"} <= set(order)
 
 
 def calls(dtype):

@@ -22,6 +22,18 @@ from tinyunet.backend import Dispatch, array_library, cuda, to_backend
 from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import OptionError
 
+# NumPy: the reference
+
+
+def step_numpy(weights, grads, velocities, lr, momentum, weight_decay):
+    for weight, grad, velocity in zip(weights, grads, velocities, strict=True):
+        velocity *= momentum
+        velocity += grad + weight_decay * weight
+        weight -= lr * velocity
+
+
+# The optimiser
+
 
 class SGD:
     """Moves parameters against their gradients, with momentum.
@@ -88,11 +100,7 @@ class SGD:
             parameter.grad = None
 
 
-def step_numpy(weights, grads, velocities, lr, momentum, weight_decay):
-    for weight, grad, velocity in zip(weights, grads, velocities, strict=True):
-        velocity *= momentum
-        velocity += grad + weight_decay * weight
-        weight -= lr * velocity
+# Numba
 
 
 def step_numba(weights, grads, velocities, lr, momentum, weight_decay):
@@ -106,6 +114,9 @@ def _step(weight, grad, velocity, lr, momentum, weight_decay):
     for i in prange(weight.size):
         velocity[i] = momentum * velocity[i] + (grad[i] + weight_decay * weight[i])
         weight[i] -= lr * velocity[i]
+
+
+# CUDA: kernels/sgd.cu
 
 
 def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):

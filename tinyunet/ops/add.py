@@ -13,6 +13,20 @@ from tinyunet.backend.sums import add_numba
 from tinyunet.errors import ShapeError
 from tinyunet.ops.checks import require_one_dtype
 
+# NumPy: the reference
+
+
+def forward_numpy(a, b):
+    return a + b
+
+
+def backward_numpy(grad_output):
+    # Two arrays: whoever changes one gradient in place does not change the other.
+    return grad_output.copy(), grad_output.copy()
+
+
+# The op: its checks, and its place in the graph
+
 
 def add(a: Tensor, b: Tensor) -> Tensor:
     """Add two tensors element by element, without broadcasting: a + b.
@@ -51,18 +65,6 @@ class Add(Function):
 
     def backward(self, grad_output):
         return backward(grad_output)
-
-
-# NumPy: the reference
-
-
-def forward_numpy(a, b):
-    return a + b
-
-
-def backward_numpy(grad_output):
-    # Two arrays: whoever changes one gradient in place does not change the other.
-    return grad_output.copy(), grad_output.copy()
 
 
 # Numba: the sum of two gradients is the same kernel

@@ -26,6 +26,65 @@ from tinyunet.ops import conv2d_cuda, conv2d_winograd
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.relu import backward as backward_of_relu
 
+# NumPy: the reference
+
+
+def forward_numpy(x, weight, bias, padding, relu):
+    x = pad(x, padding)
+    size = weight.shape[0]
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
+    y = np.zeros((x.shape[0], height, width, weight.shape[3]), x.dtype)
+    if bias is not None:
+        y += bias
+    for p in range(size):
+        for q in range(size):
+            y += x[:, p : p + height, q : q + width] @ weight[p, q]
+    return np.maximum(y, 0) if relu else y
+
+
+def backward_input_numpy(grad_output, weight, padding):
+    size = weight.shape[0]
+    n, height, width, _ = grad_output.shape
+    grad_x = np.zeros((n, height + size - 1, width + size - 1, weight.shape[2]), grad_output.dtype)
+    for p in range(size):
+        for q in range(size):
+            grad_x[:, p : p + height, q : q + width] += grad_output @ weight[p, q].T
+    return np.ascontiguousarray(pad(grad_x, -padding))
+
+
+def backward_weight_numpy(x, grad_output, padding, size):
+    x = pad(x, padding)
+    _, height, width, filters = grad_output.shape
+    grad_weight = np.empty((size, size, x.shape[3], filters), x.dtype)
+    for p in range(size):
+        for q in range(size):
+            window = x[:, p : p + height, q : q + width]
+            grad_weight[p, q] = np.tensordot(window, grad_output, axes=((0, 1, 2), (0, 1, 2)))
+    return grad_weight
+
+
+def backward_bias_numpy(grad_output):
+    return grad_output.sum(axis=(0, 1, 2))
+
+
+def backward_relu_in_two_steps(grad_output, y):
+    """The gradient before the ReLU, and that of the bias. Also for CUDA."""
+    grad_output = backward_of_relu(grad_output, y)
+    return grad_output, backward_bias(grad_output)
+
+
+def pad(x, padding):
+    """Zeros around each image, on all four sides; negative: that many rows and columns cut off."""
+    if padding <= 0:
+        return x[:, -padding : x.shape[1] + padding, -padding : x.shape[2] + padding]
+    n, height, width, channels = x.shape
+    padded = np.zeros((n, height + 2 * padding, width + 2 * padding, channels), x.dtype)
+    padded[:, padding:-padding, padding:-padding] = x
+    return padded
+
+
+# The op: its checks, and its place in the graph
+
 
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: int = 0, relu: bool = False
@@ -111,63 +170,6 @@ def backward_bias_and_relu(grad_output, rectified, needs_bias):
     if needs_bias:
         return backward_relu(grad_output, rectified)
     return backward_of_relu(grad_output, rectified), None
-
-
-def pad(x, padding):
-    """Zeros around each image, on all four sides; negative: that many rows and columns cut off."""
-    if padding <= 0:
-        return x[:, -padding : x.shape[1] + padding, -padding : x.shape[2] + padding]
-    n, height, width, channels = x.shape
-    padded = np.zeros((n, height + 2 * padding, width + 2 * padding, channels), x.dtype)
-    padded[:, padding:-padding, padding:-padding] = x
-    return padded
-
-
-# NumPy: the reference
-
-
-def forward_numpy(x, weight, bias, padding, relu):
-    x = pad(x, padding)
-    size = weight.shape[0]
-    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
-    y = np.zeros((x.shape[0], height, width, weight.shape[3]), x.dtype)
-    if bias is not None:
-        y += bias
-    for p in range(size):
-        for q in range(size):
-            y += x[:, p : p + height, q : q + width] @ weight[p, q]
-    return np.maximum(y, 0) if relu else y
-
-
-def backward_input_numpy(grad_output, weight, padding):
-    size = weight.shape[0]
-    n, height, width, _ = grad_output.shape
-    grad_x = np.zeros((n, height + size - 1, width + size - 1, weight.shape[2]), grad_output.dtype)
-    for p in range(size):
-        for q in range(size):
-            grad_x[:, p : p + height, q : q + width] += grad_output @ weight[p, q].T
-    return np.ascontiguousarray(pad(grad_x, -padding))
-
-
-def backward_weight_numpy(x, grad_output, padding, size):
-    x = pad(x, padding)
-    _, height, width, filters = grad_output.shape
-    grad_weight = np.empty((size, size, x.shape[3], filters), x.dtype)
-    for p in range(size):
-        for q in range(size):
-            window = x[:, p : p + height, q : q + width]
-            grad_weight[p, q] = np.tensordot(window, grad_output, axes=((0, 1, 2), (0, 1, 2)))
-    return grad_weight
-
-
-def backward_bias_numpy(grad_output):
-    return grad_output.sum(axis=(0, 1, 2))
-
-
-def backward_relu_in_two_steps(grad_output, y):
-    """The gradient before the ReLU, and that of the bias. Also for CUDA."""
-    grad_output = backward_of_relu(grad_output, y)
-    return grad_output, backward_bias(grad_output)
 
 
 # Numba: one row of the output at a time, as a matrix product: its windows, laid out as the rows of a matrix,

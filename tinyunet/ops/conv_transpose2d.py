@@ -29,6 +29,34 @@ from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.conv2d import backward_bias_and_relu
 
+# NumPy: the reference
+
+
+def forward_numpy(x, weight, bias, relu):
+    n, height, width, _ = x.shape
+    y = np.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
+    for p in (0, 1):
+        for q in (0, 1):
+            y[:, p::2, q::2] = x @ weight[p, q]
+    if bias is not None:
+        y += bias
+    return np.maximum(y, 0) if relu else y
+
+
+def backward_input_numpy(grad_output, weight):
+    return sum(grad_output[:, p::2, q::2] @ weight[p, q].T for p in (0, 1) for q in (0, 1))
+
+
+def backward_weight_numpy(x, grad_output):
+    grad_weight = np.empty((2, 2, x.shape[3], grad_output.shape[3]), x.dtype)
+    for p in (0, 1):
+        for q in (0, 1):
+            grad_weight[p, q] = np.tensordot(x, grad_output[:, p::2, q::2], axes=((0, 1, 2), (0, 1, 2)))
+    return grad_weight
+
+
+# The op: its checks, and its place in the graph
+
 
 def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
     """The paper's up-convolution: twice the height and width.
@@ -101,32 +129,6 @@ class ConvTranspose2d(Function):
             grad_x = None if grad_x is None else overlapping.sum_of_neighbours(grad_x)
             grad_weight = None if grad_weight is None else overlapping.by_tap(grad_weight)
         return grad_x, grad_weight, grad_bias
-
-
-# NumPy: the reference
-
-
-def forward_numpy(x, weight, bias, relu):
-    n, height, width, _ = x.shape
-    y = np.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
-    for p in (0, 1):
-        for q in (0, 1):
-            y[:, p::2, q::2] = x @ weight[p, q]
-    if bias is not None:
-        y += bias
-    return np.maximum(y, 0) if relu else y
-
-
-def backward_input_numpy(grad_output, weight):
-    return sum(grad_output[:, p::2, q::2] @ weight[p, q].T for p in (0, 1) for q in (0, 1))
-
-
-def backward_weight_numpy(x, grad_output):
-    grad_weight = np.empty((2, 2, x.shape[3], grad_output.shape[3]), x.dtype)
-    for p in (0, 1):
-        for q in (0, 1):
-            grad_weight[p, q] = np.tensordot(x, grad_output[:, p::2, q::2], axes=((0, 1, 2), (0, 1, 2)))
-    return grad_weight
 
 
 # Numba: matrix products over rows

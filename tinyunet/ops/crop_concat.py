@@ -19,6 +19,30 @@ from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops.checks import AXES, require_axes, require_one_dtype
 
+# NumPy: the reference
+
+
+def forward_numpy(upsampled, skip):
+    top, left = _corner(upsampled.shape, skip.shape)
+    _, height, width, _ = upsampled.shape
+    return np.concatenate([upsampled, skip[:, top : top + height, left : left + width]], axis=3)
+
+
+def backward_numpy(grad_output, upsampled_shape, skip_shape):
+    top, left = _corner(upsampled_shape, skip_shape)
+    _, height, width, channels = upsampled_shape
+    grad_skip = np.zeros(skip_shape, grad_output.dtype)
+    grad_skip[:, top : top + height, left : left + width] = grad_output[..., channels:]
+    return np.ascontiguousarray(grad_output[..., :channels]), grad_skip
+
+
+def _corner(small, large):
+    """The row and column of the large map at which the centre crop begins."""
+    return (large[1] - small[1]) // 2, (large[2] - small[2]) // 2
+
+
+# The op: its checks, and its place in the graph
+
 
 def crop_concat(upsampled: Tensor, skip: Tensor) -> Tensor:
     """Concatenate along the channels: `upsampled`, then the centre of `skip`.
@@ -70,28 +94,6 @@ class CropConcat(Function):
 
     def backward(self, grad_output):
         return backward(grad_output, *self.saved)
-
-
-def _corner(small, large):
-    """The row and column of the large map at which the centre crop begins."""
-    return (large[1] - small[1]) // 2, (large[2] - small[2]) // 2
-
-
-# NumPy: the reference
-
-
-def forward_numpy(upsampled, skip):
-    top, left = _corner(upsampled.shape, skip.shape)
-    _, height, width, _ = upsampled.shape
-    return np.concatenate([upsampled, skip[:, top : top + height, left : left + width]], axis=3)
-
-
-def backward_numpy(grad_output, upsampled_shape, skip_shape):
-    top, left = _corner(upsampled_shape, skip_shape)
-    _, height, width, channels = upsampled_shape
-    grad_skip = np.zeros(skip_shape, grad_output.dtype)
-    grad_skip[:, top : top + height, left : left + width] = grad_output[..., channels:]
-    return np.ascontiguousarray(grad_output[..., :channels]), grad_skip
 
 
 # Numba

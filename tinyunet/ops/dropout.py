@@ -18,6 +18,25 @@ from tinyunet.backend import Dispatch, allocator, cuda, to_backend
 from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import OptionError
 
+# NumPy: the reference
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+_UNIT = 2.0**-53  # of the upper 53 bits
+
+
+def forward_numpy(x, p, seed):
+    bits = (np.arange(1, x.size + 1, dtype=np.uint64)) * _GOLDEN + np.full(x.size, seed)
+    bits = (bits ^ (bits >> _30)) * _MIX_1
+    bits = (bits ^ (bits >> _27)) * _MIX_2
+    bits = bits ^ (bits >> _31)
+    kept = ((bits >> _11) * _UNIT >= p).reshape(x.shape)
+    return np.where(kept, x * x.dtype.type(1 / (1 - p)), x.dtype.type(0))
+
+
+# The op: its checks, and its place in the graph
+
 
 def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
     """Set each element to 0 with probability p, and divide the others by 1 - p.
@@ -56,23 +75,6 @@ class Dropout(Function):
     def backward(self, grad_output):
         p, seed = self.saved
         return (backward(grad_output, p, seed),)
-
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
-_UNIT = 2.0**-53  # of the upper 53 bits
-
-# NumPy: the reference
-
-
-def forward_numpy(x, p, seed):
-    bits = (np.arange(1, x.size + 1, dtype=np.uint64)) * _GOLDEN + np.full(x.size, seed)
-    bits = (bits ^ (bits >> _30)) * _MIX_1
-    bits = (bits ^ (bits >> _27)) * _MIX_2
-    bits = bits ^ (bits >> _31)
-    kept = ((bits >> _11) * _UNIT >= p).reshape(x.shape)
-    return np.where(kept, x * x.dtype.type(1 / (1 - p)), x.dtype.type(0))
 
 
 # Numba

@@ -43,6 +43,24 @@ from tinyunet.ops.softmax_cross_entropy import forward_cuda as unfused_forward_c
 from tinyunet.ops.softmax_cross_entropy import forward_numpy as unfused_forward_numpy
 from tinyunet.ops.targets import checked_pixels, pixels_on_backend
 
+# NumPy: the reference
+
+
+def forward_numpy(x, weight, bias, target, pixel_weight, with_gradient):
+    scores = x @ weight[0, 0] + bias
+    energy, grad = unfused_forward_numpy(scores, target, pixel_weight, with_gradient)
+    if not with_gradient:
+        return energy, None, None, None
+    grad_weight = np.tensordot(x, grad, axes=((0, 1, 2), (0, 1, 2))).reshape(weight.shape)
+    return energy, grad @ weight[0, 0].T, grad_weight, grad.sum(axis=(0, 1, 2))
+
+
+def backward_numpy(grad_x, grad_weight, grad_bias, grad_output):
+    return tuple(scaled_numpy(g, grad_output) for g in (grad_x, grad_weight, grad_bias))
+
+
+# The op: its checks, and its place in the graph
+
 
 def linear_cross_entropy(
     x: Tensor,
@@ -139,22 +157,6 @@ class LinearCrossEntropy(Function):
 
     def backward(self, grad_output):
         return backward(*self.saved, grad_output)
-
-
-# NumPy: the reference
-
-
-def forward_numpy(x, weight, bias, target, pixel_weight, with_gradient):
-    scores = x @ weight[0, 0] + bias
-    energy, grad = unfused_forward_numpy(scores, target, pixel_weight, with_gradient)
-    if not with_gradient:
-        return energy, None, None, None
-    grad_weight = np.tensordot(x, grad, axes=((0, 1, 2), (0, 1, 2))).reshape(weight.shape)
-    return energy, grad @ weight[0, 0].T, grad_weight, grad.sum(axis=(0, 1, 2))
-
-
-def backward_numpy(grad_x, grad_weight, grad_bias, grad_output):
-    return tuple(scaled_numpy(g, grad_output) for g in (grad_x, grad_weight, grad_bias))
 
 
 # Numba: blocks of pixels that stay in the cache, each through all steps. The loops run along channels, but in

@@ -18,6 +18,26 @@ from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops.checks import AXES, require_axes
 
+# NumPy: the reference
+
+
+def forward_numpy(x):
+    candidates = np.stack([x[:, p::2, q::2] for p in (0, 1) for q in (0, 1)])
+    place = candidates.argmax(axis=0).astype(np.uint8)  # the first of equals; NaN wins
+    return candidates.max(axis=0), place
+
+
+def backward_numpy(grad_output, place):
+    n, height, width, channels = grad_output.shape
+    grad_x = np.zeros((n, 2 * height, 2 * width, channels), grad_output.dtype)
+    for p in (0, 1):
+        for q in (0, 1):
+            grad_x[:, p::2, q::2] = np.where(place == 2 * p + q, grad_output, 0)
+    return grad_x
+
+
+# The op: its checks, and its place in the graph
+
 
 def max_pool2d(x: Tensor) -> Tensor:
     """The U-Net's 2×2 max-pooling with stride 2.
@@ -63,24 +83,6 @@ class MaxPool2d(Function):
     def backward(self, grad_output):
         (place,) = self.saved
         return (backward(grad_output, place),)
-
-
-# NumPy: the reference
-
-
-def forward_numpy(x):
-    candidates = np.stack([x[:, p::2, q::2] for p in (0, 1) for q in (0, 1)])
-    place = candidates.argmax(axis=0).astype(np.uint8)  # the first of equals; NaN wins
-    return candidates.max(axis=0), place
-
-
-def backward_numpy(grad_output, place):
-    n, height, width, channels = grad_output.shape
-    grad_x = np.zeros((n, 2 * height, 2 * width, channels), grad_output.dtype)
-    for p in (0, 1):
-        for q in (0, 1):
-            grad_x[:, p::2, q::2] = np.where(place == 2 * p + q, grad_output, 0)
-    return grad_x
 
 
 # Numba: one output row at a time, so that each thread writes rows of its own

@@ -15,6 +15,19 @@ from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, allocator, cuda
 from tinyunet.backend.jit import parallel_kernel
 
+# NumPy: the reference
+
+
+def forward_numpy(x):
+    return np.maximum(x, 0)
+
+
+def backward_numpy(grad_output, y):
+    return np.where(y > 0, grad_output, 0)
+
+
+# The op: its checks, and its place in the graph
+
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0), element by element.
@@ -43,17 +56,6 @@ class Relu(Function):
     def backward(self, grad_output):
         (y,) = self.saved
         return (backward(grad_output, y),)
-
-
-# NumPy: the reference
-
-
-def forward_numpy(x):
-    return np.maximum(x, 0)
-
-
-def backward_numpy(grad_output, y):
-    return np.where(y > 0, grad_output, 0)
 
 
 # Numba

@@ -25,6 +25,31 @@ from tinyunet.backend.jit import parallel_kernel
 from tinyunet.ops.checks import require_axes
 from tinyunet.ops.targets import NO_LABEL, checked_pixels, pixels_on_backend
 
+# NumPy: the reference
+
+
+def forward_numpy(logits, target, weight, with_gradient):
+    shifted = logits - logits.max(axis=3, keepdims=True)
+    exponential = np.exp(shifted)
+    total = exponential.sum(axis=3, keepdims=True)
+    counted = target != NO_LABEL
+    index = np.where(counted, target, 0)[..., np.newaxis]
+    minus_log_p = np.log(total) - np.take_along_axis(shifted, index, axis=3)
+    pixel_weight = np.where(counted, weight, 0)[..., np.newaxis]
+    energy = np.where(counted[..., np.newaxis], pixel_weight * minus_log_p, 0).sum(dtype=np.float64)
+    if not with_gradient:
+        return energy, None
+    grad_logits = exponential / total
+    np.put_along_axis(grad_logits, index, np.take_along_axis(grad_logits, index, axis=3) - 1, axis=3)
+    return energy, np.where(counted[..., np.newaxis], pixel_weight * grad_logits, 0)
+
+
+def backward_numpy(grad_logits, grad_loss):
+    return grad_logits * grad_loss
+
+
+# The op: its checks, and its place in the graph
+
 
 def softmax_cross_entropy(
     logits: Tensor,
@@ -111,29 +136,6 @@ class SoftmaxCrossEntropy(Function):
 
     def backward(self, grad_output):
         return (backward(*self.saved, grad_output),)
-
-
-# NumPy: the reference
-
-
-def forward_numpy(logits, target, weight, with_gradient):
-    shifted = logits - logits.max(axis=3, keepdims=True)
-    exponential = np.exp(shifted)
-    total = exponential.sum(axis=3, keepdims=True)
-    counted = target != NO_LABEL
-    index = np.where(counted, target, 0)[..., np.newaxis]
-    minus_log_p = np.log(total) - np.take_along_axis(shifted, index, axis=3)
-    pixel_weight = np.where(counted, weight, 0)[..., np.newaxis]
-    energy = np.where(counted[..., np.newaxis], pixel_weight * minus_log_p, 0).sum(dtype=np.float64)
-    if not with_gradient:
-        return energy, None
-    grad_logits = exponential / total
-    np.put_along_axis(grad_logits, index, np.take_along_axis(grad_logits, index, axis=3) - 1, axis=3)
-    return energy, np.where(counted[..., np.newaxis], pixel_weight * grad_logits, 0)
-
-
-def backward_numpy(grad_logits, grad_loss):
-    return grad_logits * grad_loss
 
 
 # Numba: a row at a time, each with a sum of its own
