@@ -4,7 +4,7 @@ import gc
 import os
 import shutil
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 # Numba's pool gets two threads, so that one and two can be compared; tests run on one, as pytest-xdist may
@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 import fake_cupy
 import numba
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from oracle import DTYPES
 
 import tinyunet as tu
 from tinyunet.backend import cuda, cuda_emulator
@@ -37,49 +39,71 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
-@pytest.fixture(params=["numpy", "numba"])
+CPU = ["numpy", "numba"]
+
+
+@pytest.fixture(params=CPU)
 def backend(request):
-    """Run the test on each backend."""
+    """Run the test on each backend of the CPU."""
     with tu.use_backend(request.param):
         yield request.param
+
+
+CUDA_BUILDS = ["plain", "checked", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
 @pytest.fixture
 def emulated():
     """Launch on the CPU."""
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not there: the CUDA kernels cannot be compiled for the CPU")
-    with tu.use_backend("cuda-emulated"):
+    with _cuda("plain"):
         yield
 
 
-@pytest.fixture(params=["plain", "checked", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(params=CUDA_BUILDS)
 def build(request):
-    """Both builds of the emulator, one after the other; and a GPU, where there is one."""
-    if request.param == "gpu":
-        with _gpu():
-            yield "gpu"
-        return
-    request.getfixturevalue("emulated")
-    with cuda_emulator.checks() if request.param == "checked" else nullcontext():
+    """Run the test on both builds of the emulator, and on a GPU where there is one."""
+    with _cuda(request.param):
         yield request.param
 
 
-@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["plain", pytest.param("gpu", marks=pytest.mark.gpu)])
 def emulated_or_gpu(request):
-    """The plain build of the emulator; and a GPU, where there is one."""
-    if request.param == "emulated":
-        request.getfixturevalue("emulated")
+    """Run the test on the plain build of the emulator, and on a GPU where there is one."""
+    with _cuda(request.param):
         yield
-    else:
-        with _gpu():
-            yield
+
+
+@pytest.fixture(
+    params=[
+        *(pytest.param((name, dtype), id=f"{name}-{dtype.__name__}") for name in CPU for dtype in DTYPES),
+        *(pytest.param((name, np.float32), id=name) for name in ("plain", "checked")),
+        pytest.param(("gpu", np.float32), id="gpu", marks=pytest.mark.gpu),
+    ]
+)
+def kernel_dtype(request):
+    """Run the test on every backend and build, with each dtype that its kernels take: this dtype."""
+    name, dtype = request.param
+    with tu.use_backend(name) if name in CPU else _cuda(name):
+        yield dtype
 
 
 @pytest.fixture
 def gpu():
     """The backend "cuda" on a GPU."""
     with _gpu():
+        yield
+
+
+@contextmanager
+def _cuda(build):
+    """Launch CUDA kernels on one of the builds, or skip and say why not."""
+    if build == "gpu":
+        with _gpu():
+            yield
+        return
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is missing: the CUDA kernels cannot be compiled for the CPU")
+    with tu.use_backend("cuda-emulated"), cuda_emulator.checks() if build == "checked" else nullcontext():
         yield
 
 

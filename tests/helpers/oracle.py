@@ -1,4 +1,4 @@
-"""PyTorch's version of each op and of the U-Net, in our axes, and what holds ours against it.
+"""PyTorch's version of each op and of the networks, in our axes, and the comparison of ours with it.
 
 The functions of `TORCH` take and return torch tensors in tinyunet's axes (images N H W C, weights K K C F)
 and permute inside. PyTorch's own autograd then gives gradients in these axes too.
@@ -15,10 +15,12 @@ from tinyunet.backend import to_host
 # another order, or by Winograd's transforms, were seen to differ by up to 1.8e-6 and 1.8e-15.
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 DTYPES = [np.float32, np.float64]
+# For CUDA: fewer elements than a block has threads, and several blocks of which the last is not full.
+ELEMENTWISE = [(1, 2, 4, 3), (2, 10, 14, 5)]
 
 
 def assert_close(actual, expected, what="", tolerance=None):
-    """Same shape and dtype, no NaN, and differences within the tolerance."""
+    """Require the same shape and dtype, no NaN, and differences within the tolerance."""
     actual, expected = to_host(actual), to_host(expected)
     assert actual.shape == expected.shape, what
     assert actual.dtype == expected.dtype, what
@@ -28,13 +30,13 @@ def assert_close(actual, expected, what="", tolerance=None):
 
 
 def random_arrays(shapes, dtype, seed=0):
-    """Normal numbers for each shape; None stays None."""
+    """An array of normal numbers for each shape; None stays None."""
     rng = np.random.default_rng(seed)
     return [None if shape is None else rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
 def assert_equals_torch(op, arrays, **options):
-    """Hold tu.<op> on the active backend against PyTorch: the output and the gradient of every array."""
+    """Compare tu.<op> on the active backend with PyTorch: the output and the gradient of every array."""
     ours = [None if a is None else tu.Tensor(a, requires_grad=True) for a in arrays]
     theirs = [None if a is None else torch.tensor(a, requires_grad=True) for a in arrays]
     before = [None if a is None else a.copy() for a in arrays]
@@ -85,7 +87,7 @@ def crop_concat(upsampled, skip):
 
 
 def softmax_cross_entropy(logits, target, weight=None, reduction="mean", ignore_label=None):
-    """The loss of each pixel from torch; weighted and summed here."""
+    """The per-pixel loss from torch; weighted and summed here."""
     target = torch.tensor(np.asarray(target).astype(np.int64))
     weight = torch.ones(target.shape) if weight is None else torch.tensor(weight)
     ignored = -100 if ignore_label is None else ignore_label
@@ -96,7 +98,7 @@ def softmax_cross_entropy(logits, target, weight=None, reduction="mean", ignore_
 
 
 def linear_cross_entropy(x, weight, bias, target, pixel_weight=None, reduction="mean", ignore_label=None):
-    """One after the other: torch's own has no weights of pixels."""
+    """One op after the other: torch's own has no per-pixel weights."""
     return softmax_cross_entropy(conv2d(x, weight, bias), target, pixel_weight, reduction, ignore_label)
 
 
@@ -113,13 +115,13 @@ TORCH = {
 
 
 def torch_parameters(model):
-    """A network's weights as torch tensors that ask for gradients, by name: copies."""
+    """Copies of a network's weights as torch tensors that require gradients, by name."""
     state = model.state_dict().items()
     return {name: torch.tensor(to_host(array), requires_grad=True) for name, array in state}
 
 
 def torch_unet(parameters, x, *, depth=4, padding="valid", variant="paper"):
-    """The U-Net of the paper, section 2, written once more: parameters by name, x (N, H, W, C)."""
+    """The U-Net of the paper, section 2, in PyTorch: parameters by name, x (N, H, W, C)."""
     p = parameters
     margin = 1 if padding == "same" else 0
 
@@ -140,7 +142,7 @@ def torch_unet(parameters, x, *, depth=4, padding="valid", variant="paper"):
 
 
 def torch_fcn(parameters, x, *, depth=5):
-    """FCN-8s (Long et al. 2015), written once more: parameters by name, x (N, H, W, C)."""
+    """FCN-8s (Long et al. 2015) in PyTorch: parameters by name, x (N, H, W, C)."""
     p = parameters
 
     def conv(name, x, padding=0, relu=False):
@@ -171,7 +173,7 @@ def torch_sliding_window(parameters, x, *, depth=4):
 
 
 def torch_twin(model, parameters, x, **options):
-    """What PyTorch makes of x with the network's parameters."""
+    """The scores that PyTorch computes for x with the network's parameters."""
     if isinstance(model, tu.FCN):
         return torch_fcn(parameters, x, depth=model.depth)
     if isinstance(model, tu.SlidingWindowClassifier):
@@ -180,7 +182,7 @@ def torch_twin(model, parameters, x, **options):
 
 
 def randomised(model, seed=0):
-    """Numbers in place of the parameters that start at 0, so that one that is forgotten is seen."""
+    """Fill the parameters that start at 0 with random numbers, so that forgetting one is noticed."""
     rng = np.random.default_rng(seed)
     for parameter in model.parameters():
         if not parameter.data.any():
@@ -189,7 +191,7 @@ def randomised(model, seed=0):
 
 
 def assert_network_equals_torch(model, size, batch=2, **options):
-    """Scores, loss and every gradient by name, and the gradient of the image."""
+    """Compare scores, loss, the gradient of each parameter by name, and the gradient of the image."""
     rng = np.random.default_rng(1)
     dtype = model.parameters()[0].dtype
     image = rng.standard_normal((batch, *size, model.in_channels)).astype(dtype)
@@ -208,7 +210,7 @@ def assert_network_equals_torch(model, size, batch=2, **options):
 
 
 def as_float64(model):
-    """The model with its parameters in float64, for narrow tolerances."""
+    """Convert the parameters to float64, for narrow tolerances. Returns the model."""
     for parameter in model.parameters():
         parameter.data = parameter.data.astype(np.float64)
     return model

@@ -29,7 +29,8 @@ TESTS = [
     "no:cacheprovider",
     "-o",
     "timeout=0",
-    "tests/kernels/test_kernels.py",
+    "tests/ops",
+    "tests/nn",
 ]
 
 RUN_KERNEL = """

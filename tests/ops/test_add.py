@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import DTYPES, assert_equals_torch, random_arrays
+from oracle import ELEMENTWISE, assert_equals_torch, random_arrays
 
 import tinyunet as tu
 from tinyunet.errors import DtypeError, ShapeError
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_torch(backend, dtype):
-    assert_equals_torch("add", random_arrays([(2, 7, 11, 3), (2, 7, 11, 3)], dtype))
+@pytest.mark.parametrize("shape", ELEMENTWISE)
+def test_equals_torch(kernel_dtype, shape):
+    assert_equals_torch("add", random_arrays([shape, shape], kernel_dtype))
 
 
 @given(shape=st.lists(st.integers(1, 5), max_size=5).map(tuple))
@@ -52,9 +52,9 @@ def test_the_operator_takes_two_tensors_of_equal_shape():
 
 
 def test_no_broadcasting():
-    """Nor are as many elements in another shape enough."""
+    """As many elements in another shape are not enough either."""
     for shape in [(4,), (4, 3), (12,)]:
-        with pytest.raises(ShapeError, match=r"shapes differ(?s:.)*\(3, 4\)"):
+        with pytest.raises(ShapeError, match=r"\(3, 4\)"):
             tu.add(tu.Tensor(np.zeros((3, 4))), tu.Tensor(np.zeros(shape)))
-    with pytest.raises(DtypeError, match="different types"):
+    with pytest.raises(DtypeError, match="float32"):
         tu.add(tu.Tensor(np.zeros(4)), tu.Tensor(np.zeros(4, np.float32)))

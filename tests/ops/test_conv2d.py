@@ -8,7 +8,7 @@ from oracle import DTYPES, assert_close, assert_equals_torch, random_arrays
 
 import tinyunet as tu
 from tinyunet.errors import DtypeError, OptionError, ShapeError
-from tinyunet.ops.conv2d import forward
+from tinyunet.ops.conv2d import backward_bias, forward
 
 
 def shapes(n, height, width, channels, filters, size, bias=True):
@@ -62,7 +62,7 @@ def test_gradients_equal_finite_differences(backend, padding, relu):
 
 
 def test_equation(backend):
-    """The equation of the docstring, pixel by pixel: PyTorch is not asked."""
+    """The equation of the docstring, pixel by pixel, without PyTorch."""
     x, weight, bias = random_arrays(shapes(2, 4, 5, 2, 3, 3), np.float64)
     y = tu.conv2d(tu.Tensor(x), tu.Tensor(weight), tu.Tensor(bias)).numpy()
     for n, i, j, f in np.ndindex(y.shape):
@@ -82,7 +82,7 @@ def test_nan_reaches_every_output_that_it_goes_into(backend, channels, dtype, re
 
 
 @pytest.mark.parametrize("needed", range(3))
-def test_only_the_gradients_asked_for(backend, needed):
+def test_only_the_gradients_that_are_needed(backend, needed):
     tensors = [tu.Tensor(a) for a in random_arrays(shapes(1, 4, 4, 2, 3, 3), np.float32)]
     tensors[needed].requires_grad = True
     y = tu.conv2d(*tensors)
@@ -92,39 +92,38 @@ def test_only_the_gradients_asked_for(backend, needed):
     assert [tensor.grad is not None for tensor in tensors] == [i == needed for i in range(3)]
 
 
-def test_bias_gradient_of_many_pixels_keeps_its_digits():
+@pytest.mark.parametrize("name", ["numba", "cuda-emulated"])
+def test_bias_gradient_of_many_pixels_keeps_its_digits(name):
     """A million terms, one after the other in float32, lose 1e-3 of the sum: it is computed in float64."""
-    with tu.use_backend("numba"):
-        grad_output = np.full((1, 1000, 1000, 1), 0.1, np.float32)
-        weight, bias = (tu.Tensor(np.zeros(s, np.float32), requires_grad=True) for s in ((1, 1, 1, 1), (1,)))
-        y = tu.conv2d(tu.Tensor(grad_output), weight, bias)
-        y.backward(grad_output)
-    assert_close(bias.grad, np.array([1e6 * np.float64(np.float32(0.1))], np.float32), tolerance=1e-6)
+    grad_output = np.full((1, 1000, 1000, 1), 0.1, np.float32)
+    expected = np.array([1e6 * np.float64(np.float32(0.1))], np.float32)
+    with tu.use_backend(name):
+        assert_close(backward_bias(grad_output), expected, tolerance=1e-6)
 
 
 def test_shapes_that_do_not_fit():
     x, weight, bias = (tu.Tensor(a) for a in random_arrays(shapes(1, 8, 8, 4, 5, 3), np.float32))
-    with pytest.raises(ShapeError, match=r"expects 3 input channels, x has 4(?s:.)*\(1, 8, 8, 4\)  N H W C"):
+    with pytest.raises(ShapeError, match="3 input channels"):
         tu.conv2d(x, tu.Tensor(np.zeros((3, 3, 3, 5), np.float32)))
     for shape in [(4,), (5, 1)]:
-        with pytest.raises(ShapeError, match="one value for each of the 5 output channels"):
+        with pytest.raises(ShapeError, match="bias"):
             tu.conv2d(x, weight, tu.Tensor(np.zeros(shape, np.float32)))
     for shape in [(8, 8, 4), (1, 1, 8, 8, 4)]:
-        with pytest.raises(ShapeError, match=f"x has {len(shape)} axes, expected 4: N H W C"):
+        with pytest.raises(ShapeError, match=f"{len(shape)} axes"):
             tu.conv2d(tu.Tensor(np.zeros(shape, np.float32)), weight)
     for window in [(2, 4), (3, 5)]:
-        with pytest.raises(ShapeError, match=f"the window is {window[0]}×{window[1]}"):
+        with pytest.raises(ShapeError, match=f"{window[0]}×{window[1]}"):
             tu.conv2d(x, tu.Tensor(np.zeros((*window, 4, 5), np.float32)), bias)
     for shape, found in [((1, 2, 8, 4), r"\(1, 2, 8, 4\)"), ((1, 8, 2, 4), r"\(1, 8, 2, 4\)")]:
-        with pytest.raises(ShapeError, match=rf"3×3 window does not fit(?s:.)*{found}"):
+        with pytest.raises(ShapeError, match=found):
             tu.conv2d(tu.Tensor(np.zeros(shape, np.float32)), weight)
-    with pytest.raises(OptionError, match=r"padding is -1 pixels, expected at least 0(?s:.)*\(1, 8, 8, 4\)"):
+    with pytest.raises(OptionError, match="padding is -1"):
         tu.conv2d(x, weight, padding=-1)
 
 
 def test_types_that_do_not_fit():
     x, weight, bias = (tu.Tensor(a) for a in random_arrays(shapes(1, 8, 8, 4, 5, 3), np.float32))
-    with pytest.raises(DtypeError, match=r"different types(?s:.)*bias +float64"):
+    with pytest.raises(DtypeError, match=r"bias +float64"):
         tu.conv2d(x, weight, tu.Tensor(bias.data.astype(np.float64)))
 
 

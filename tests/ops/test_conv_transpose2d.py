@@ -1,5 +1,7 @@
 """The up-convolution against PyTorch, finite differences and its adjoint."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from oracle import DTYPES, assert_equals_torch, random_arrays
 from torch.nn import functional as F
 
 import tinyunet as tu
+from tinyunet.backend import DISPATCH_TABLE
 from tinyunet.errors import DtypeError, ShapeError
+from tinyunet.ops import conv_transpose2d_cuda
 
 
 def shapes(n, height, width, channels, filters, bias=True, size=2):
@@ -45,6 +49,20 @@ def test_equals_torch_for_any_shape(backend, n, height, width, channels, filters
 def test_overlapping_windows_equal_torch(backend, bias, relu, dtype):
     arrays = random_arrays(shapes(2, 7, 5, 3, 4, bias, size=4), dtype)
     assert_equals_torch("conv_transpose2d", arrays, relu=relu)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    "sizes", [(2, 4, 5, 3, 6, 2), (1, 3, 2, 20, 9, 2), (1, 40, 55, 2, 1, 2), (2, 4, 5, 2, 2, 4)]
+)
+@pytest.mark.parametrize("rung", conv_transpose2d_cuda.RUNGS)
+def test_every_rung_equals_torch(build, monkeypatch, rung, sizes, relu):
+    """The last but one has more pixels than one part of the weight gradient."""
+    for direction in ("forward", "backward_input", "backward_weight"):
+        launch = partial(getattr(conv_transpose2d_cuda, direction), rung=rung)
+        monkeypatch.setitem(DISPATCH_TABLE["conv_transpose2d", direction].implementations, "cuda", launch)
+    *sizes, size = sizes
+    assert_equals_torch("conv_transpose2d", random_arrays(shapes(*sizes, size=size), np.float32), relu=relu)
 
 
 @pytest.mark.parametrize("needed", range(3))
@@ -90,12 +108,12 @@ def test_nan_reaches_every_output_that_it_goes_into(backend, relu):
 
 def test_inputs_that_do_not_fit():
     x, weight, _ = (tu.Tensor(a) for a in random_arrays(shapes(1, 4, 4, 6, 3), np.float32))
-    with pytest.raises(ShapeError, match="weight expects 5 input channels, x has 6"):
+    with pytest.raises(ShapeError, match="5 input channels"):
         tu.conv_transpose2d(x, tu.Tensor(np.zeros((2, 2, 5, 3), np.float32)))
     for window in [(3, 3), (2, 4), (4, 2)]:
-        with pytest.raises(ShapeError, match=rf"must be 2×2 or 4×4(?s:.)*\({window[0]}, {window[1]}, 6, 3\)"):
+        with pytest.raises(ShapeError, match=rf"\({window[0]}, {window[1]}, 6, 3\)"):
             tu.conv_transpose2d(x, tu.Tensor(np.zeros((*window, 6, 3), np.float32)))
-    with pytest.raises(ShapeError, match="each of the 3 output channels"):
+    with pytest.raises(ShapeError, match="bias"):
         tu.conv_transpose2d(x, weight, tu.Tensor(np.zeros((1, 3), np.float32)))
-    with pytest.raises(DtypeError, match="different types"):
+    with pytest.raises(DtypeError, match="float64"):
         tu.conv_transpose2d(x, tu.Tensor(weight.data.astype(np.float64)))

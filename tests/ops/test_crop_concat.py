@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import DTYPES, assert_equals_torch, random_arrays
+from oracle import assert_equals_torch, random_arrays
 
 import tinyunet as tu
 from tinyunet.errors import DtypeError, ShapeError
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "skip_size", [(7, 11), (15, 19), (8, 12), (7, 14)], ids=["no crop", "by 4", "odd", "one side"]
+    ("size", "skip_size"),
+    [((4, 5), (7, 8)), ((6, 6), (6, 6)), ((1, 3), (10, 3)), ((7, 11), (15, 19))],
+    ids=["odd", "no crop", "one side", "by 4"],
 )
-def test_equals_torch(backend, skip_size, dtype):
-    assert_equals_torch("crop_concat", random_arrays([(2, 7, 11, 3), (2, *skip_size, 4)], dtype))
+def test_equals_torch(kernel_dtype, size, skip_size):
+    assert_equals_torch("crop_concat", random_arrays([(2, *size, 3), (2, *skip_size, 5)], kernel_dtype))
 
 
 @given(
@@ -57,11 +58,11 @@ def test_inputs_that_do_not_fit():
         return tu.Tensor(np.zeros(shape, np.float32))
 
     for sides in [(9, 7), (7, 9)]:
-        with pytest.raises(ShapeError, match=r"smaller than upsampled(?s:.)*\(upsampled, skip\)"):
+        with pytest.raises(ShapeError, match=rf"{sides[0]}, {sides[1]}"):
             tu.crop_concat(tensor(1, 8, 8, 2), tensor(1, *sides, 2))
-    with pytest.raises(ShapeError, match="batch sizes differ"):
+    with pytest.raises(ShapeError, match="batch"):
         tu.crop_concat(tensor(1, 4, 4, 2), tensor(2, 8, 8, 2))
-    with pytest.raises(ShapeError, match="skip has 3 axes"):
+    with pytest.raises(ShapeError, match="skip"):
         tu.crop_concat(tensor(1, 4, 4, 2), tensor(8, 8, 2))
-    with pytest.raises(DtypeError, match="different types"):
+    with pytest.raises(DtypeError, match="float64"):
         tu.crop_concat(tensor(1, 4, 4, 2), tu.Tensor(np.zeros((1, 8, 8, 2))))

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from oracle import DTYPES, assert_close, random_arrays
 
 import tinyunet as tu
+from tinyunet.backend import to_backend, to_host
 from tinyunet.errors import OptionError
-from tinyunet.ops.dropout import forward
+from tinyunet.ops.dropout import backward, forward, forward_numpy
 
 
 def splitmix64(seed, count):
@@ -36,6 +37,14 @@ def test_keeps_the_elements_that_splitmix64_says(backend, dtype, seed, p):
     assert_close(forward(x, p, np.uint64(seed)), expected, tolerance=1e-6 if dtype == np.float32 else 1e-14)
 
 
+@pytest.mark.parametrize("seed", [0, 12345, 2**63 + 5, 2**64 - 1])
+def test_every_backend_drops_the_same_elements(kernel_dtype, seed):
+    (x,) = random_arrays([(2, 5, 7, 9)], kernel_dtype)
+    expected = forward_numpy(x, 0.3, np.uint64(seed))
+    for direction in (forward, backward):
+        np.testing.assert_array_equal(to_host(direction(to_backend(x), 0.3, np.uint64(seed))), expected)
+
+
 def test_share_kept_mean_and_independence(backend):
     """Over 100,000 elements: five standard deviations of the binomial distribution."""
     n, p = 100_000, 0.3
@@ -48,7 +57,7 @@ def test_share_kept_mean_and_independence(backend):
         assert abs((a & b).mean() - (1 - p) ** 2) < bound
 
 
-def test_one_draw_a_call(backend):
+def test_one_draw_per_call(backend):
     rng, same = np.random.default_rng(3), np.random.default_rng(3)
     seeds = same.integers(2**64, dtype=np.uint64, size=2)
     x = tu.Tensor(np.ones((1, 6, 6, 2)))

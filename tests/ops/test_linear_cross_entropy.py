@@ -10,6 +10,7 @@ from oracle import DTYPES, assert_close, assert_equals_torch, random_arrays
 from scipy.special import log_softmax, softmax
 
 import tinyunet as tu
+from tinyunet.backend import to_host
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
 from tinyunet.ops import linear_cross_entropy_softmax
 
@@ -51,6 +52,54 @@ def test_equals_torch(backend, reduction, weighted, ignore_label, dtype):
     assert_equals_torch(
         "linear_cross_entropy", arrays, **options, reduction=reduction, ignore_label=ignore_label
     )
+
+
+@pytest.mark.parametrize("ignore_label", [None, 1])
+@pytest.mark.parametrize(
+    ("shape", "channels", "classes"),
+    [
+        ((1, 3, 5), 64, 2),  # as in the paper: two pixels per warp
+        ((2, 13, 21), 16, 3),  # several parts, the last of them not full
+        ((1, 20, 33), 12, 4),  # one lane in four has no channels
+        ((1, 5, 7), 128, 2),  # one warp per pixel
+        ((1, 9, 33), 4, 2),  # one lane per pixel
+        ((1, 5, 7), 132, 2),  # not fused, as the next two
+        ((1, 5, 7), 5, 3),
+        ((1, 5, 7), 8, 5),
+    ],
+)
+def test_sizes_of_the_cuda_kernel(kernel_dtype, shape, channels, classes, ignore_label):
+    arrays, options = features(*shape, channels, classes, kernel_dtype)
+    options["ignore_label"] = ignore_label
+    assert_equals_torch("linear_cross_entropy", arrays, **options)
+    arrays[0] *= 1e4  # scores whose exponentials overflow
+    assert_equals_torch("linear_cross_entropy", arrays, **options, reduction="sum")
+
+
+@pytest.mark.parametrize("channels", [5, 16])
+def test_the_loss_without_gradients_has_the_same_bits(kernel_dtype, channels):
+    arrays, options = features(2, 13, 21, channels, 2, kernel_dtype)
+    with_gradients = tu.linear_cross_entropy(*(tu.Tensor(a, requires_grad=True) for a in arrays), **options)
+    loss = tu.linear_cross_entropy(*map(tu.Tensor, arrays), **options)
+    assert not loss.requires_grad
+    assert loss.item() == with_gradients.item()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_nan_is_seen_unless_its_pixel_is_ignored(kernel_dtype, ignored):
+    """In the loss and every gradient; of an ignored pixel, in the gradient of its channel's weight only."""
+    x, weight, bias = random_arrays([(1, 3, 7, 8), (1, 1, 8, 2), (2,)], kernel_dtype)
+    x[0, 1, 2, 3] = np.nan
+    target = np.zeros((1, 3, 7), int)
+    target[0, 1, 2] = 9 if ignored else 1
+    tensors = [tu.Tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    loss = tu.linear_cross_entropy(*tensors, target, ignore_label=9)
+    loss.backward()
+    grad_x, grad_weight, grad_bias = (np.isnan(to_host(t.grad)) for t in tensors)
+    assert np.isnan(loss.numpy()) == (not ignored)
+    np.testing.assert_array_equal(grad_x.any(axis=3).nonzero(), ([], [], []) if ignored else ([0], [1], [2]))
+    assert grad_weight[0, 0].all(axis=1).tolist() == [not ignored or c == 3 for c in range(8)]
+    assert grad_bias.all() == (not ignored)
 
 
 @given(

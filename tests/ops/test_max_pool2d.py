@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import DTYPES, assert_equals_torch, random_arrays
+from oracle import ELEMENTWISE, assert_equals_torch, random_arrays
 
 import tinyunet as tu
+from tinyunet.backend import to_host
 from tinyunet.errors import ShapeError
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_torch(backend, dtype):
-    assert_equals_torch("max_pool2d", random_arrays([(2, 6, 10, 3)], dtype))
+@pytest.mark.parametrize("shape", ELEMENTWISE)
+def test_equals_torch(kernel_dtype, shape):
+    assert_equals_torch("max_pool2d", random_arrays([shape], kernel_dtype))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_ties_go_to_the_first_as_in_torch(backend, dtype):
+def test_ties_go_to_the_first_as_in_torch(kernel_dtype):
     """Of the values -1, 0 and 1, nearly every window has a tie; a whole window of -0.0 and 0.0 is one too."""
-    x = np.random.default_rng(0).integers(-1, 2, (2, 12, 14, 3)).astype(dtype)
+    x = np.random.default_rng(0).integers(-1, 2, (2, 12, 14, 3)).astype(kernel_dtype)
     x[0, :2, :2, 0] = [[-0.0, 0.0], [0.0, -0.0]]
     assert_equals_torch("max_pool2d", [x])
 
@@ -34,23 +34,23 @@ def test_gradients_equal_finite_differences(backend):
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_nan_is_the_maximum(backend, place):
-    x = np.ones((1, 4, 4, 1), np.float32)
+def test_nan_is_the_maximum(kernel_dtype, place):
+    x = np.ones((1, 4, 4, 1), kernel_dtype)
     x[(0, *place, 0)] = np.nan
     tensor = tu.Tensor(x, requires_grad=True)
     y = tu.max_pool2d(tensor)
-    assert np.isnan(y.data[0, 0, 0, 0])
-    assert np.isnan(y.data).sum() == 1
+    assert np.isnan(y.numpy()).reshape(-1).tolist() == [True, False, False, False]
     y.backward(np.ones(y.shape))
-    assert tensor.grad[(0, *place, 0)] == 1
+    window = to_host(tensor.grad)[0, :2, :2, 0]
+    assert window[place] == window.sum() == 1
 
 
-def test_minus_infinity_is_a_value(backend):
-    y = tu.max_pool2d(tu.Tensor(np.full((1, 2, 2, 1), -np.inf, np.float32)))
-    assert y.data.item() == -np.inf
+def test_minus_infinity_is_a_value(kernel_dtype):
+    y = tu.max_pool2d(tu.Tensor(np.full((1, 2, 2, 1), -np.inf, kernel_dtype)))
+    assert y.item() == -np.inf
 
 
 @pytest.mark.parametrize("size", [(7, 8), (8, 11), (0, 4)])
 def test_odd_and_empty_sizes_are_refused(size):
-    with pytest.raises(ShapeError, match=f"must be even, x has {size[0]} and {size[1]}"):
+    with pytest.raises(ShapeError, match=f"{size[0]} and {size[1]}"):
         tu.max_pool2d(tu.Tensor(np.zeros((1, *size, 2), np.float32)))

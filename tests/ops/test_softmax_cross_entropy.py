@@ -22,16 +22,33 @@ def pixels(n=2, height=7, width=11, classes=3, dtype=np.float64, seed=0):
     return 3 * rng.standard_normal((n, height, width, classes)).astype(dtype), target, weight
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("ignore_label", [None, 1, 255, -1])
-def test_equals_torch(backend, reduction, weighted, ignore_label, dtype):
-    logits, target, weight = pixels(dtype=dtype)
+def test_equals_torch(kernel_dtype, reduction, weighted, ignore_label):
+    logits, target, weight = pixels(dtype=kernel_dtype)
     if ignore_label is not None:
         target[0, ::2, 1::3] = ignore_label
     options = {"weight": weight if weighted else None, "reduction": reduction, "ignore_label": ignore_label}
     assert_equals_torch("softmax_cross_entropy", [logits], target=target, **options)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(("sizes", "ignore_label"), [((2, 3, 4, 2), None), ((2, 13, 21, 3), 1)])
+def test_one_and_several_blocks(kernel_dtype, sizes, ignore_label, reduction):
+    """Blocks of threads, for CUDA; and logits whose exponentials overflow."""
+    logits, target, weight = pixels(*sizes, dtype=kernel_dtype)
+    options = {"target": target, "weight": weight, "reduction": reduction, "ignore_label": ignore_label}
+    assert_equals_torch("softmax_cross_entropy", [logits], **options)
+    assert_equals_torch("softmax_cross_entropy", [logits * 1e4], **options)
+
+
+def test_more_blocks_than_threads(emulated_or_gpu):
+    """A last block adds up the sums of the others: 260 with 256 threads."""
+    logits, target, weight = pixels(1, 260, 256, 2, np.float32)
+    weight[:] = 1
+    weight[0, 256:] = 1000  # the blocks of the second round
+    assert_equals_torch("softmax_cross_entropy", [logits], target=target, weight=weight)
 
 
 @given(

@@ -1,0 +1,148 @@
+"""The CUDA convolution: every rung against PyTorch, rounded factors, and the rung that is chosen.
+
+The kernels run on the CPU, and on a GPU where there is one.
+"""
+
+import numpy as np
+import pytest
+import torch
+from oracle import assert_close, assert_equals_torch, random_arrays
+
+import tinyunet as tu
+from tinyunet.backend import to_backend, to_host
+from tinyunet.ops import conv2d_cuda
+from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
+
+
+def arrays(n, height, width, channels, filters, size):
+    shapes = [(n, height, width, channels), (size, size, channels, filters), (filters,)]
+    return random_arrays(shapes, np.float32)
+
+
+@pytest.fixture(params=[rung for rung in conv2d_cuda.RUNGS if not rung.startswith("tensor")])
+def rung(request, monkeypatch):
+    """Launch this rung for any channel counts."""
+    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("size", [1, 3, 4, 5])
+def test_equals_torch(build, rung, size, padding):
+    """With a padding of 2 around a 1×1 window, that of the gradient of x is negative."""
+    channels, filters = (4, 8) if rung == "blocked" else (3, 5)
+    assert_equals_torch("conv2d", arrays(2, 7, 11, channels, filters, size), padding=padding, relu=True)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1, 14, 13, 20, 68, 3),  # more than one block along the pixels and the filters
+        (1, 11, 11, 36, 4, 3),  # a weight of more than 128 rows, and of more than 64 columns once flipped
+        (1, 46, 50, 4, 4, 1),  # more pixels than one part of the weight gradient
+    ],
+)
+def test_several_blocks(build, rung, sizes):
+    assert_equals_torch("conv2d", arrays(*sizes))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (2, 8, 6, 4, 8),  # whole tiles, or rows and columns beyond the output, by padding
+        (1, 7, 11, 8, 4),
+        (1, 13, 12, 36, 68),  # more than one block along the filters
+        (1, 3, 3, 4, 4),  # an output of one pixel
+    ],
+)
+def test_winograd_equals_torch(build, monkeypatch, sizes, padding):
+    """With a padding of 3, that of the gradient of x is negative."""
+    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: conv2d_cuda.WINOGRAD)
+    assert_equals_torch("conv2d", arrays(*sizes, 3), padding=padding, relu=True)
+
+
+def test_winograd_in_several_parts(build, monkeypatch):
+    """More tiles than a block multiplies (128), and than a thread adds up in a weight's gradient (512)."""
+    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: conv2d_cuda.WINOGRAD)
+    assert_equals_torch("conv2d", arrays(1, 94, 91, 4, 4, 3))
+
+
+def rounded_to_tf32(array):
+    """The nearest numbers of 11 significant bits."""
+    return ((array.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def rounded_to_bf16(array):
+    """The nearest numbers of 8 significant bits, by PyTorch."""
+    return torch.tensor(array).bfloat16().float().numpy()
+
+
+@pytest.mark.parametrize(
+    ("rung", "rounded"), [("tensor", rounded_to_tf32), ("tensor_bf16", rounded_to_bf16)], ids=["tf32", "bf16"]
+)
+@pytest.mark.parametrize(
+    ("sizes", "padding"), [((2, 7, 9, 4, 8, 3), 1), ((1, 12, 13, 20, 68, 3), 0), ((1, 46, 50, 4, 4, 1), 0)]
+)
+def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding, rung, rounded):
+    """Products of numbers of 11 bits or fewer are exact, so that only the sums differ from those of NumPy."""
+    x, weight, bias = map(to_backend, arrays(*sizes))
+    y = conv2d_cuda.forward(x, weight, bias, padding, True, rung)
+    grad_output = to_backend(np.random.default_rng(1).standard_normal(y.shape), np.float32)
+    grad_x = conv2d_cuda.backward_input(grad_output, weight, padding, rung)
+    grad_weight = conv2d_cuda.backward_weight(x, grad_output, padding, sizes[-1], rung)
+
+    x, weight, grad_output = (rounded(to_host(a)) for a in (x, weight, grad_output))
+    bias = to_host(bias)
+    assert_close(y, forward_numpy(x, weight, bias, padding, True))
+    assert_close(grad_x, backward_input_numpy(grad_output, weight, padding))
+    assert_close(grad_weight, backward_weight_numpy(x, grad_output, padding, sizes[-1]))
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("float32", 24), ("tf32", 11), ("bf16", 8)])
+def test_the_precision_that_is_chosen(emulated, precision, bits):
+    """1 + 2^-12 and 1 + 2^-9 stay, or become 1, by as many bits as a factor keeps."""
+    x = np.full((1, 1, 1, 4), 1 + 2.0**-9, np.float32)
+    x[..., 1] = 1 + 2.0**-12
+    weight = np.zeros((1, 1, 4, 4), np.float32)
+    weight[0, 0, 0, 0] = weight[0, 0, 1, 1] = 1
+    with tu.use_backend("cuda-emulated", precision):
+        y = tu.conv2d(tu.Tensor(x), tu.Tensor(weight)).numpy().ravel()
+    assert y.tolist() == [1 + (2.0**-9 if bits > 9 else 0), 1 + (2.0**-12 if bits > 12 else 0), 0, 0]
+
+
+def test_without_bias(build, rung):
+    x, weight, _ = arrays(1, 5, 6, 4, 4, 3)
+    assert_equals_torch("conv2d", [x, weight, None])
+
+
+def test_nan_reaches_the_outputs_that_it_goes_into(build):
+    """And no others: what a tile holds beyond the last of the 36 columns must not be multiplied."""
+    x, weight, bias = arrays(1, 12, 13, 4, 8, 3)
+    x[0, 6, 7, 0] = np.nan
+    expected = np.zeros((1, 10, 11, 8), bool)
+    expected[:, 4:7, 5:8] = True
+    x, weight, bias = map(to_backend, (x, weight, bias))
+    for rung in conv2d_cuda.RUNGS:
+        y = to_host(conv2d_cuda.forward(x, weight, bias, 0, True, rung))
+        np.testing.assert_array_equal(np.isnan(y), expected, err_msg=rung)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "precision", "algorithm", "expected"),
+    [
+        ((64, 64, 3), "float32", "auto", "winograd"),
+        ((64, 64, 3), "float32", "direct", "blocked"),
+        ((64, 64, 1), "float32", "auto", "blocked"),
+        ((28, 64, 3), "float32", "auto", "blocked"),
+        ((28, 64, 3), "float32", "winograd", "winograd"),
+        ((64, 64, 3), "tf32", "auto", "tensor"),
+        ((64, 64, 3), "bf16", "winograd", "tensor_bf16"),
+        ((1, 64, 3), "float32", "auto", "tiled"),
+        ((64, 2, 1), "tf32", "auto", "tiled"),
+    ],
+)
+def test_the_rung_that_is_chosen(emulated, monkeypatch, sizes, precision, algorithm, expected):
+    monkeypatch.setenv("TINYUNET_CONV", algorithm)
+    with tu.use_backend("cuda-emulated", precision):
+        assert conv2d_cuda.fastest_rung(*sizes) == expected
