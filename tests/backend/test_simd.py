@@ -5,7 +5,7 @@ import pytest
 from numba.core.errors import TypingError
 
 from tinyunet.backend.jit import kernel
-from tinyunet.backend.simd import WIDTH, at_least, load, prefetch, store
+from tinyunet.backend.simd import LANES, at_least, load, prefetch, store
 
 
 @kernel
@@ -17,14 +17,14 @@ def compute(a, b, number, floor, at, count, out):
 
 @kernel
 def copy_all_lanes(a, count, out):
-    store(out, 0, WIDTH, load(a, 0, count))
+    store(out, 0, LANES, load(a, 0, count))
 
 
-@pytest.mark.parametrize("count", range(1, WIDTH + 1))
+@pytest.mark.parametrize("count", range(1, LANES + 1))
 def test_equals_numpy_in_some_lanes_and_leaves_the_others(count):
     """Integers: there is nothing to round, whether or not products and sums are fused."""
     rng = np.random.default_rng(count)
-    a, b = rng.integers(-9, 9, (2, 3, WIDTH)).astype(np.float32)
+    a, b = rng.integers(-9, 9, (2, 3, LANES)).astype(np.float32)
     out, at = np.full_like(a, 77), 5  # a place in memory, beyond the end of no row
     compute(a, b, np.float32(3), np.float32(-20), at, count, out)
     x, y = a.ravel()[at : at + count], b.ravel()[at : at + count]
@@ -33,20 +33,20 @@ def test_equals_numpy_in_some_lanes_and_leaves_the_others(count):
     np.testing.assert_array_equal(out.ravel(), expected)
 
 
-@pytest.mark.parametrize("count", [0, 1, WIDTH - 1, WIDTH])
+@pytest.mark.parametrize("count", [0, 1, LANES - 1, LANES])
 def test_lanes_that_do_not_count_are_loaded_as_0(count):
-    out = np.full(WIDTH, 77, np.float32)
-    copy_all_lanes(np.ones(WIDTH, np.float32), count, out)
-    np.testing.assert_array_equal(out, np.arange(WIDTH) < count)
+    out = np.full(LANES, 77, np.float32)
+    copy_all_lanes(np.ones(LANES, np.float32), count, out)
+    np.testing.assert_array_equal(out, np.arange(LANES) < count)
 
 
 def test_nan_stays():
-    a, out = np.full(WIDTH, np.nan, np.float32), np.zeros(WIDTH, np.float32)
-    compute(a, a, np.float32(1), np.float32(0), 0, WIDTH, out)
+    a, out = np.full(LANES, np.nan, np.float32), np.zeros(LANES, np.float32)
+    compute(a, a, np.float32(1), np.float32(0), 0, LANES, out)
     assert np.isnan(out).all()
 
 
 def test_only_float32():
-    wide = np.ones(WIDTH)
+    wide = np.ones(LANES)
     with pytest.raises(TypingError):
-        copy_all_lanes(wide, WIDTH, wide)
+        copy_all_lanes(wide, LANES, wide)

@@ -112,12 +112,12 @@ def test_the_numbers_of_the_ladder():
         grid, block = conv2d_cuda._grid_and_block(rung, 1024, 256)
         assert np.prod(grid) * np.prod([int(n) for n in results.split("×")]) == 1024 * 256
         assert "×".join(map(str, block)) == threads
-    assert f"parts of {conv2d_cuda.ROWS_A_PART} pixels" in README
+    assert f"parts of {conv2d_cuda.ROWS_PER_PART} pixels" in README
     in_products, of_transforms = re.search(
         r"is (\d+)\noperations a result.* and some (\d+) in", README
     ).groups()
     assert int(in_products) == 2 * 64 * 36 / 16
-    transforms = conv2d_winograd_cuda.OF_INPUT + conv2d_winograd_cuda.OF_OUTPUT
+    transforms = conv2d_winograd_cuda.INPUT_OPERATIONS + conv2d_winograd_cuda.OUTPUT_OPERATIONS
     assert int(of_transforms) == pytest.approx(transforms / 16, abs=1)
     assert f"from {conv2d_cuda.LEAST} channels and filters on" in README
     for rung, _, operations, read in table("rung of conv_transpose2d"):

@@ -1,25 +1,25 @@
-"""Vector registers inside Numba kernels: some float32 side by side, added and multiplied at once.
+"""Vector registers inside Numba kernels: several float32 side by side, added and multiplied at once.
 
-The compiler makes vector code of a loop by itself, but not of every loop: one that reads six arrays and
-writes six others must first find out that none of them overlap, which costs more than a loop over 16
-channels, and with 36 of them it gives up. Here a kernel says what it wants: `load` takes the elements from a
-place on into a register, `+`, `-` and `*` work on registers and numbers, `store` puts them back. A place is
-counted in the array's memory, from its first element, whatever the axes are.
+The compiler vectorises many loops by itself, but not all: a loop that reads six arrays and writes six others
+must first check that none of them overlap, which costs more than a loop over 16 channels, and with 36 arrays
+it stays scalar. Here a kernel uses registers explicitly: `load` takes the elements from a place on into a
+register, `+`, `-` and `*` work on registers and numbers, `store` writes a register to memory. A place is the
+number of elements from the start of the array's memory, whatever its axes are.
 
 >>> import numpy as np
 >>> import numba
 >>> @numba.njit
 ... def double(x, y):
-...     for i in range(0, x.size, WIDTH):
-...         count = min(WIDTH, x.size - i)
+...     for i in range(0, x.size, LANES):
+...         count = min(LANES, x.size - i)
 ...         store(y, i, count, np.float32(2) * load(x, i, count))
 >>> x, y = np.arange(37, dtype=np.float32), np.zeros(37, np.float32)
 >>> double(x, y)
 >>> bool((y == 2 * x).all())
 True
 
-A register has WIDTH lanes: 16 with AVX-512, 8 elsewhere (two registers of 4, if the processor has no wider).
-Where fewer elements are left, the lanes from `count` on are loaded as 0 and not stored.
+A register has LANES elements: 16 with AVX-512, 8 elsewhere (two registers of 4 if the processor has no wider
+ones). Where fewer elements are left, the lanes from `count` on are loaded as 0 and not stored.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from numba import extending, types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 
-WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 
 _INT = ir.IntType(32)
-_VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
-_MASK = ir.VectorType(ir.IntType(1), WIDTH)
-_INDICES = ir.VectorType(_INT, WIDTH)
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_MASK = ir.VectorType(ir.IntType(1), LANES)
+_INDICES = ir.VectorType(_INT, LANES)
 
 
-class Lanes(types.Type):
+class Register(types.Type):
     """Numba's type of a register."""
 
 
-lanes = Lanes(name=f"lanes{WIDTH}")
+register = Register(name=f"register{LANES}")
 
 
-@extending.register_model(Lanes)
+@extending.register_model(Register)
 class _Model(extending.models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any):
         super().__init__(manager, kind, _VECTOR)
 
 
 def _operator(function: Any, instruction: str) -> None:
-    """Give an operator its meaning for two registers, and for a register and a float32."""
-    pairs = [(lanes, lanes), (types.float32, lanes), (lanes, types.float32)]
-    cases = [signature(lanes, *pair) for pair in pairs]
+    """Define an operator for two registers, and for a register and a float32."""
+    pairs = [(register, register), (types.float32, register), (register, types.float32)]
+    cases = [signature(register, *pair) for pair in pairs]
     infer_global(function)(type(f"_{instruction}", (ConcreteTemplate,), {"cases": cases}))
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -67,12 +67,12 @@ def _operator(function: Any, instruction: str) -> None:
 
 
 def _spread(builder: Any, value: Any) -> Any:
-    """A register as it is; a number in every lane of one."""
+    """Return a register as it is, and a number in every lane of a register."""
     if value.type == _VECTOR:
         return value
     nothing = ir.Constant(_VECTOR, ir.Undefined)
     first = builder.insert_element(nothing, value, _INT(0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(_INDICES, [0] * WIDTH))
+    return builder.shuffle_vector(first, nothing, ir.Constant(_INDICES, [0] * LANES))
 
 
 for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
@@ -86,17 +86,17 @@ def _intrinsic(function: Any) -> Any:
 
 
 def _address(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    """Of element args[1] in the memory of array args[0]."""
+    """The address of element args[1] in the memory of array args[0]."""
     array = context.make_array(sig.args[0])(context, builder, args[0])
     return builder.gep(array.data, [args[1]])
 
 
 def _mask(builder: Any, count: Any) -> Any:
-    """True in the lanes below `count`."""
+    """A mask that is true in the lanes below `count`."""
     spread = ir.Constant(_INDICES, ir.Undefined)
     spread = builder.insert_element(spread, builder.trunc(count, _INT), _INT(0))
-    spread = builder.shuffle_vector(spread, spread, ir.Constant(_INDICES, [0] * WIDTH))
-    return builder.icmp_signed("<", ir.Constant(_INDICES, list(range(WIDTH))), spread)
+    spread = builder.shuffle_vector(spread, spread, ir.Constant(_INDICES, [0] * LANES))
+    return builder.icmp_signed("<", ir.Constant(_INDICES, list(range(LANES))), spread)
 
 
 def _call(builder: Any, name: str, result: Any, args: Any) -> Any:
@@ -110,48 +110,48 @@ def _is_float32(array: Any) -> bool:
 
 @_intrinsic
 def load(context, array, at, count):
-    """The elements at, at + 1, … at + count - 1 of a float32 array's memory, and 0 in the other lanes."""
+    """Load the elements at, at + 1, …, at + count - 1 of a float32 array's memory; 0 in the other lanes."""
     if not _is_float32(array):
         return None
 
     def generate(context, builder, sig, args):
         place = builder.bitcast(_address(context, builder, sig, args), _VECTOR.as_pointer())
-        zero = ir.Constant(_VECTOR, [0.0] * WIDTH)
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
         arguments = [place, _INT(4), _mask(builder, args[2]), zero]
-        return _call(builder, f"llvm.masked.load.v{WIDTH}f32.p0", _VECTOR, arguments)
+        return _call(builder, f"llvm.masked.load.v{LANES}f32.p0", _VECTOR, arguments)
 
-    return lanes(array, types.intp, types.intp), generate
+    return register(array, types.intp, types.intp), generate
 
 
 @_intrinsic
 def store(context, array, at, count, values):
-    """Put the first `count` lanes into a float32 array's memory, from element `at` on."""
+    """Write the first `count` lanes to a float32 array's memory, from element `at` on."""
     if not _is_float32(array):
         return None
 
     def generate(context, builder, sig, args):
         place = builder.bitcast(_address(context, builder, sig, args), _VECTOR.as_pointer())
         arguments = [args[3], place, _INT(4), _mask(builder, args[2])]
-        _call(builder, f"llvm.masked.store.v{WIDTH}f32.p0", ir.VoidType(), arguments)
+        _call(builder, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), arguments)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, types.intp, lanes), generate
+    return types.void(array, types.intp, types.intp, register), generate
 
 
 @_intrinsic
 def at_least(context, floor, values):
-    """The larger of a number and each value; a NaN stays."""
+    """The larger of a number and each lane; a NaN stays."""
 
     def generate(context, builder, sig, args):
         floor = _spread(builder, args[0])
         return builder.select(builder.fcmp_ordered("<", args[1], floor), floor, args[1])
 
-    return lanes(types.float32, lanes), generate
+    return register(types.float32, register), generate
 
 
 @_intrinsic
 def prefetch(context, array, at):
-    """Ask for the cache line of an element, which will soon be loaded. It need not be in the array."""
+    """Fetch the cache line of an element that will soon be loaded. It may lie outside the array."""
 
     def generate(context, builder, sig, args):
         place = builder.bitcast(_address(context, builder, sig, args), ir.IntType(8).as_pointer())

@@ -24,7 +24,7 @@ FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}  # by 
 RUNGS = ("naive", *TILES)
 WINOGRAD = "winograd"  # a rung for windows of 3×3 only, see `conv2d_winograd_cuda`
 LEAST = 32  # channels and filters, for which it is chosen: by counts of bytes and operations, not by a clock
-ROWS_A_PART = 2048  # pixels that one thread adds up in the gradient of a weight: a multiple of every tile
+ROWS_PER_PART = 2048  # pixels that one thread adds up in the gradient of a weight: a multiple of every tile
 
 
 def forward(x, weight, bias, padding, relu, rung=None):
@@ -63,7 +63,7 @@ def backward_weight(x, grad_output, padding, size, rung=None):
     if rung == WINOGRAD:
         return conv2d_winograd_cuda.backward_weight(x, grad_output, padding)
     rows, columns = grad_output.size // filters, size**2 * channels
-    parts = cuda.empty((cuda.blocks(rows, ROWS_A_PART), size, size, channels, filters))
+    parts = cuda.empty((cuda.blocks(rows, ROWS_PER_PART), size, size, channels, filters))
     (across, down), block = _grid_and_block(rung, columns, filters)
     cuda.launch(
         "conv2d",
@@ -71,7 +71,7 @@ def backward_weight(x, grad_output, padding, size, rung=None):
         (across, down, parts.shape[0]),
         block,
         *(x, grad_output, parts),
-        *(height, width, channels, size, padding, filters, rows, ROWS_A_PART),
+        *(height, width, channels, size, padding, filters, rows, ROWS_PER_PART),
         flops=2 * rows * columns * filters,
     )
     return sum_parts(parts)

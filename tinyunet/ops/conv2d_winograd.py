@@ -6,38 +6,37 @@ next tile's. With d a tile's input in one channel, g a window of the weights and
     Y = Aᵀ [ Σ_c (G g_c Gᵀ) ∘ (Bᵀ d_c B) ] A
 
 where ∘ multiplies element by element; `conv2d_winograd_transforms` derives the small constant matrices. For
-each of the 36 elements in the brackets (here called frequencies) the sum over channels, for all tiles and
-filters, is a matrix product:
+each of the 36 elements in the brackets, here called frequencies, the sum over channels is one matrix product
+for all tiles and filters:
 
     v = Bᵀ d B              (36, tiles, C)          u = G g Gᵀ   (36, C, F), once
     m[k] = v[k] u[k]        (36, tiles, F)          36 products, by BLAS
-    y = Aᵀ m A + bias       16 pixels a tile; at least 0, with ReLU
+    y = Aᵀ m A + bias       16 pixels per tile; at least 0, with ReLU
 
-The gradients have the same form. That of x is a convolution with the window turned by 180 degrees. For the
-weights, transpose the map g → Y:
+The gradients have the same form. That of x is a convolution with the window rotated by 180°. For the weights,
+transpose the map g → Y:
 
     grad_g = Gᵀ [ Σ_tiles (Bᵀ d B) ∘ (A grad_Y Aᵀ) ] G            grad_u[k] = v[k]ᵀ z[k] with z = A grad_Y Aᵀ
 
-**What it saves.** 36 multiply-adds for each tile, channel and filter, where the direct way has 16 · 9 = 144.
-The transforms add some 150 operations for each tile and channel, and as many for each tile and filter: little
+**What it saves.** 36 multiply-adds for each tile, channel and filter take the place of 16 · 9 = 144. The
+transforms add about 150 operations for each tile and channel, and as many for each tile and filter: little
 with 64 filters, nearly half of the time with 16.
 
 **Why blocks.** v and m are 36/16 times as large as x and y: 186 MB each for 568×568 pixels and 64 channels.
-So each core takes a block of tiles through all three steps, about as large as its L2 cache (1 MB). Where u is
-far larger than that cache, in wide layers, it would have to be fetched again for every block; there all cores
-do one step after the other, for many tiles at once.
+So each core takes a block of tiles, about as large as its L2 cache (1 MB), through all three steps. In wide
+layers u is far larger than that cache, and would have to be fetched again for every block; there all cores do
+one step after the other, for many tiles at once.
 
-**Why channels last.** The transforms of a tile are the same in every channel: a register holds one element
+**Why channels last.** The transforms of a tile are the same in every channel. So a register holds one element
 of 16 channels (or 8), all 36 elements of a tile are transformed in registers (`tinyunet.backend.simd`), and
-the products find v[k] and m[k] as plain row-major matrices.
+v[k] and m[k] are plain row-major matrices.
 
-**What is not kept.** u is computed anew in each pass, also from tile to tile of a prediction. At 64 base
-channels that takes 10 of 300 ms a tile on two cores; fetching a stored u of all layers, 452 MB, would take
-longer.
+**What is not kept.** u is computed anew in each pass, also for each tile of a prediction. At 64 base channels
+that takes 10 of 300 ms per tile on two cores; fetching a stored u of all layers, 452 MB, would take longer.
 
-**What it costs.** Rounding: the largest error is around 1e-6 of the largest value (at most 3.5e-6 in the
-tests), against 2e-7 of the direct way. The bits are the same for any number of threads: blocks, and the order
-in which sums are added, depend on shapes alone.
+**What it costs.** Accuracy: the largest error is around 1e-6 of the largest value (at most 3.5e-6 in the
+tests); that of the direct algorithm is 2e-7. The bits are the same for any number of threads: blocks, and the
+order in which sums are added, depend on shapes alone.
 
 References
 ----------
@@ -58,6 +57,10 @@ from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.backend.simd import prefetch
 from tinyunet.errors import OptionError
 from tinyunet.ops.conv2d_winograd_transforms import (
+    FREQUENCIES,
+    INPUTS,
+    OUTPUTS,
+    TAPS,
     transform_input,
     transform_output,
     transform_output_grad,
@@ -65,20 +68,21 @@ from tinyunet.ops.conv2d_winograd_transforms import (
     transform_weight_grad,
 )
 
-GROUPS = 16  # of tiles, whose weight gradients are added in order
-CHUNK = 2**18  # tiles × channels, and channels × filters, that a wide layer transforms at once: 38 MB
+GROUPS = 16  # of tiles; the weight gradients of the groups are added in order
+CHUNK = 2**18  # the most tiles × channels, or channels × filters, that a wide layer transforms at once: 38 MB
+TILES_PER_TASK = 16
 
 
 def suits(dtype, size, channels, filters, least=8) -> bool:
-    """Whether to take this way: for 3×3 windows in float32. It pays from `least` channels and filters on.
+    """Decide whether to use this algorithm: for 3×3 windows in float32, from `least` channels and filters on.
 
-    The environment variable TINYUNET_CONV overrules the last condition: ``direct`` or ``winograd``; ``auto``
-    is the default.
+    The environment variable TINYUNET_CONV overrides `least`, with ``direct`` or ``winograd``; ``auto`` is the
+    default.
 
     Raises
     ------
     OptionError
-        TINYUNET_CONV is something else.
+        TINYUNET_CONV has another value.
     """
     choice = os.environ.get("TINYUNET_CONV", "auto")
     if choice not in ("auto", "direct", "winograd"):
@@ -87,12 +91,12 @@ def suits(dtype, size, channels, filters, least=8) -> bool:
             {"expected": "auto | direct | winograd"},
             "choose one of these",
         )
-    able = size == 3 and dtype == np.float32 and choice != "direct"
+    able = size == TAPS and dtype == np.float32 and choice != "direct"
     return able and (choice == "winograd" or min(channels, filters) >= least)
 
 
 def forward(x, weight, bias, padding, relu):
-    """y, as `conv2d.forward`: x (N, H, W, C), weight (3, 3, C, F), bias (F,), float32."""
+    """Compute y as `conv2d.forward`: x (N, H, W, C), weight (3, 3, C, F), bias (F,), float32."""
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     batch, height, width, channels = x.shape
     filters = weight.shape[3]
@@ -125,22 +129,22 @@ def _convolve_wide(routine, x, weight, bias, padding, floor, y):
 
 
 def backward_input(grad_output, weight, padding):
-    """The gradient of x.
+    """Compute the gradient of x.
 
     Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
-    the window turned by 180 degrees and its channels exchanged.
+    the window rotated by 180° and its channels exchanged.
     """
-    turned = allocator.empty((3, 3, weight.shape[3], weight.shape[2]), weight.dtype)
-    _turn(weight, turned)
-    return forward(grad_output, turned, np.zeros(weight.shape[2], weight.dtype), 2 - padding, False)
+    flipped = allocator.empty((3, 3, weight.shape[3], weight.shape[2]), weight.dtype)
+    _flip(weight, flipped)
+    return forward(grad_output, flipped, np.zeros(weight.shape[2], weight.dtype), 2 - padding, False)
 
 
 def backward_weight(x, grad_output, padding):
-    """The gradient of weight, (3, 3, C, F)."""
+    """Compute the gradient of weight, (3, 3, C, F)."""
     x, grad_output = np.ascontiguousarray(x), np.ascontiguousarray(grad_output)
     channels, filters = x.shape[3], grad_output.shape[3]
     with gemm_routine(x.dtype) as routine:
-        # Each group of tiles ends with a transform of all weights, which few tiles do not pay for.
+        # Each group of tiles ends with a transform of all weights, which does not pay for few tiles.
         if is_narrow(channels, filters) and _count_tiles(grad_output) >= 64 * GROUPS:
             parts = allocator.empty((GROUPS, 3, 3, channels, filters))
             block, v, z = _blocks(channels, filters)
@@ -170,7 +174,7 @@ def _correlate_wide(routine, x, grad_output, padding, grad_weight):
 
 
 def is_narrow(channels, filters) -> bool:
-    """Whether the transformed weights, up to 4.7 MB, are small enough to be fetched again for every block.
+    """Decide whether the transformed weights, here up to 4.7 MB, may be fetched again for every block.
 
     Measured on one core: 256 → 128 channels at 200×200, 43 ms in blocks and 52 ms step by step; 256 → 256 at
     138×138, 47 and 41 ms.
@@ -179,28 +183,28 @@ def is_narrow(channels, filters) -> bool:
 
 
 def _blocks(channels, filters):
-    """Tiles a block, and for each thread the memory for them, transformed: of all channels, of all filters.
+    """The tiles per block, and memory for each thread: for them in all channels, and in all filters.
 
-    Both together have at most 36 · 8192 elements, 1.2 MB, but 16 tiles at least.
+    A thread's memory has at most 36 · 8192 elements, 1.2 MB, or room for 16 tiles if that is more.
     """
     workers, block = numba.get_num_threads(), min(256, max(16, 8192 // (channels + filters)))
     return block, _planes(block, channels, workers), _planes(block, filters, workers)
 
 
 def _planes(rows, columns, *workers):
-    """Memory for 36 matrices, one a frequency, for each thread if told how many: (…, 36, rows, columns).
+    """Memory for one matrix per frequency, and per worker if any: (…, 36, rows, columns).
 
     A transform writes to all 36 in turn. They lie an odd number of cache lines apart: at a distance of, say,
-    64 lines, all would want the same place of the cache.
+    64 lines, all would compete for the same place in the cache.
     """
     line = allocator.CACHE_LINE // 4  # elements
     size = rows * columns
-    memory = allocator.empty((*workers, 36, (size // line + 1 | 1) * line))
-    return memory[..., :size].reshape(*workers, 36, rows, columns)
+    memory = allocator.empty((*workers, FREQUENCIES, (size // line + 1 | 1) * line))
+    return memory[..., :size].reshape(*workers, FREQUENCIES, rows, columns)
 
 
 def _count_tiles(y):
-    return y.shape[0] * -(-y.shape[1] // 4) * -(-y.shape[2] // 4)
+    return y.shape[0] * -(-y.shape[1] // OUTPUTS) * -(-y.shape[2] // OUTPUTS)
 
 
 # Tiles are numbered along rows, row after row, image after image; `start` is the number of the first one in
@@ -208,8 +212,14 @@ def _count_tiles(y):
 
 
 @kernel
+def _down_and_across(height, width):
+    """The tiles along both axes of an output."""
+    return (height + OUTPUTS - 1) // OUTPUTS, (width + OUTPUTS - 1) // OUTPUTS
+
+
+@kernel
 def _gather(x, n, i, j, patch):
-    """The pixels of image n from (i, j) on, as many as in a patch: the array that has them, and their start.
+    """Find the pixels of image n from (i, j) on, as many as in a patch: an array, and their place in it.
 
     The array is x where all of them lie inside; otherwise `patch`, with a copy of them and zeros around.
     """
@@ -227,7 +237,7 @@ def _gather(x, n, i, j, patch):
 
 @kernel
 def _prefetch(x, at, rows, columns):
-    """Ask for the pixels of a part of a map."""
+    """Fetch a part of a map into the cache."""
     _, _, width, channels = x.shape
     for r in range(rows):
         for e in range(0, columns * channels, 16):  # a cache line
@@ -236,7 +246,7 @@ def _prefetch(x, at, rows, columns):
 
 @kernel
 def _gather_inputs(x, padding, down, across, first, last, start, patch, v):
-    """Transformed inputs of the tiles first to last - 1, into v. patch : (1, 6, 6, C), scratch."""
+    """Write the transformed inputs of the tiles first to last - 1 into v. patch : (1, 6, 6, C), scratch."""
     channels, plane = x.shape[3], v.strides[0] // 4
     for tile in range(first, last):
         n, i, j = _place(tile, down, across)
@@ -249,7 +259,7 @@ def _gather_inputs(x, padding, down, across, first, last, start, patch, v):
 
 @kernel
 def _gather_output_grads(grad, down, across, first, last, start, patch, z):
-    """Transformed output gradients of these tiles, into z. patch : (1, 4, 4, F), scratch."""
+    """Write the transformed output gradients of these tiles into z. patch : (1, 4, 4, F), scratch."""
     filters, plane = grad.shape[3], z.strides[0] // 4
     for tile in range(first, last):
         n, i, j = _place(tile, down, across)
@@ -264,12 +274,12 @@ def _gather_output_grads(grad, down, across, first, last, start, patch, z):
 def _place(tile, down, across):
     """A tile's image, and the row and column of its first output."""
     row = tile // across
-    return row // down, row % down * 4, tile % across * 4
+    return row // down, row % down * OUTPUTS, tile % across * OUTPUTS
 
 
 @kernel
 def _scatter_outputs(m, bias, floor, down, across, first, last, start, patch, y, begin):
-    """Outputs of these tiles from m, into y, from filter `begin` on as many as there are biases.
+    """Write the outputs of these tiles from m into y, for the filters from `begin` on that have a bias here.
 
     patch : (1, 4, 4, filters), scratch.
     """
@@ -278,23 +288,23 @@ def _scatter_outputs(m, bias, floor, down, across, first, last, start, patch, y,
     for tile in range(first, last):
         n, i, j = _place(tile, down, across)
         at = (tile - start) * filters
-        if i + 4 <= height and j + 4 <= width:
+        if i + OUTPUTS <= height and j + OUTPUTS <= width:
             to = ((n * height + i) * width + j) * all_filters + begin
             transform_output(m, at, plane, bias, floor, y, to, width * all_filters, all_filters)
         else:
-            transform_output(m, at, plane, bias, floor, patch, 0, 4 * filters, filters)
-            for r in range(min(4, height - i)):
-                for s in range(min(4, width - j)):
+            transform_output(m, at, plane, bias, floor, patch, 0, OUTPUTS * filters, filters)
+            for r in range(min(OUTPUTS, height - i)):
+                for s in range(min(OUTPUTS, width - j)):
                     for f in range(filters):
                         y[n, i + r, j + s, begin + f] = patch[0, r, s, f]
 
 
-# Weights, a channel at a time
+# Weights, one channel at a time
 
 
 @parallel_kernel
-def _turn(weight, turned):
-    """turned[2 - p, 2 - q, f, c] = weight[p, q, c, f], in squares that stay in the cache."""
+def _flip(weight, flipped):
+    """flipped[2 - p, 2 - q, f, c] = weight[p, q, c, f], in squares that stay in the cache."""
     _, _, channels, filters = weight.shape
     across = (channels + 15) // 16
     for task in prange(9 * across):
@@ -302,23 +312,23 @@ def _turn(weight, turned):
         for top in range(0, filters, 16):
             for f in range(top, min(filters, top + 16)):
                 for c in range(left, min(channels, left + 16)):
-                    turned[2 - p, 2 - q, f, c] = weight[p, q, c, f]
+                    flipped[2 - p, 2 - q, f, c] = weight[p, q, c, f]
 
 
 @parallel_kernel
 def _transform_weights(weight, left, right, u):
     _, _, channels, filters = weight.shape
-    some, tap, plane = right - left, channels * filters, u.strides[0] // 4
+    count, tap, plane = right - left, channels * filters, u.strides[0] // 4
     for c in prange(channels):
-        transform_weight(weight, c * filters + left, tap, u, c * some, plane, some)
+        transform_weight(weight, c * filters + left, tap, u, c * count, plane, count)
 
 
 @parallel_kernel
 def _transform_weight_grads(u, left, right, grad_weight):
     _, _, channels, filters = grad_weight.shape
-    some, tap, plane = right - left, channels * filters, u.strides[0] // 4
+    count, tap, plane = right - left, channels * filters, u.strides[0] // 4
     for c in prange(channels):
-        transform_weight_grad(u, c * some, plane, grad_weight, c * filters + left, tap, some)
+        transform_weight_grad(u, c * count, plane, grad_weight, c * filters + left, tap, count)
 
 
 # Narrow layers: each core takes blocks of tiles through all three steps
@@ -328,16 +338,17 @@ def _transform_weight_grads(u, left, right, grad_weight):
 def _convolve_narrow(routine, x, u, bias, padding, floor, block, vs, ms, y):
     batch, height, width, filters = y.shape
     workers, channels = len(vs), x.shape[3]
-    down, across = (height + 3) // 4, (width + 3) // 4
+    down, across = _down_and_across(height, width)
     tiles = batch * down * across
     for worker in prange(workers):
         v, m = vs[worker], ms[worker]
-        x_patch, y_patch = np.empty((1, 6, 6, channels), x.dtype), np.empty((1, 4, 4, filters), x.dtype)
+        x_patch = np.empty((1, INPUTS, INPUTS, channels), x.dtype)
+        y_patch = np.empty((1, OUTPUTS, OUTPUTS, filters), x.dtype)
         for first in range(worker * block, tiles, workers * block):
             last = min(tiles, first + block)
             size = last - first
             _gather_inputs(x, padding, down, across, first, last, first, x_patch, v)
-            for k in range(36):
+            for k in range(FREQUENCIES):
                 gemm(routine, v[k, :size], u[k], 0.0, m[k, :size])
             _scatter_outputs(m, bias, floor, down, across, first, last, first, y_patch, y, 0)
 
@@ -346,11 +357,12 @@ def _convolve_narrow(routine, x, u, bias, padding, floor, block, vs, ms, y):
 def _correlate_narrow(routine, x, grad, padding, block, vs, zs, us, parts):
     batch, height, width, filters = grad.shape
     workers, channels = len(vs), x.shape[3]
-    down, across = (height + 3) // 4, (width + 3) // 4
+    down, across = _down_and_across(height, width)
     tiles, groups = batch * down * across, len(parts)
     for worker in prange(workers):
         v, z, u = vs[worker], zs[worker], us[worker]
-        x_patch, grad_patch = np.empty((1, 6, 6, channels), x.dtype), np.empty((1, 4, 4, filters), x.dtype)
+        x_patch = np.empty((1, INPUTS, INPUTS, channels), x.dtype)
+        grad_patch = np.empty((1, OUTPUTS, OUTPUTS, filters), x.dtype)
         for group in range(worker, groups, workers):
             begin, end = tiles * group // groups, tiles * (group + 1) // groups
             u[:], parts[group] = 0, 0
@@ -359,7 +371,7 @@ def _correlate_narrow(routine, x, grad, padding, block, vs, zs, us, parts):
                 size = last - first
                 _gather_inputs(x, padding, down, across, first, last, first, x_patch, v)
                 _gather_output_grads(grad, down, across, first, last, first, grad_patch, z)
-                for k in range(36):
+                for k in range(FREQUENCIES):
                     gemm_tn(routine, v[k, :size], z[k, :size], 1.0, u[k])
             for c in range(channels):
                 at, plane = c * filters, u.strides[0] // 4
@@ -371,40 +383,42 @@ def _correlate_narrow(routine, x, grad, padding, block, vs, zs, us, parts):
 
 @parallel_kernel
 def _transform_inputs(x, padding, height, width, first, last, v):
-    down, across = (height + 3) // 4, (width + 3) // 4
-    for task in prange((last - first + 15) // 16):
-        patch = np.empty((1, 6, 6, x.shape[3]), x.dtype)
-        begin = first + 16 * task
-        _gather_inputs(x, padding, down, across, begin, min(last, begin + 16), first, patch, v)
+    down, across = _down_and_across(height, width)
+    for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
+        patch = np.empty((1, INPUTS, INPUTS, x.shape[3]), x.dtype)
+        begin = first + TILES_PER_TASK * task
+        _gather_inputs(x, padding, down, across, begin, min(last, begin + TILES_PER_TASK), first, patch, v)
 
 
 @parallel_kernel
 def _transform_output_grads(grad, first, last, z):
     _, height, width, filters = grad.shape
-    down, across = (height + 3) // 4, (width + 3) // 4
-    for task in prange((last - first + 15) // 16):
-        patch = np.empty((1, 4, 4, filters), grad.dtype)
-        begin = first + 16 * task
-        _gather_output_grads(grad, down, across, begin, min(last, begin + 16), first, patch, z)
+    down, across = _down_and_across(height, width)
+    for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
+        patch = np.empty((1, OUTPUTS, OUTPUTS, filters), grad.dtype)
+        begin = first + TILES_PER_TASK * task
+        _gather_output_grads(grad, down, across, begin, min(last, begin + TILES_PER_TASK), first, patch, z)
 
 
 @parallel_kernel
 def _multiply(routine, v, u, m):
-    for k in prange(36):
+    for k in prange(FREQUENCIES):
         gemm(routine, v[k], u[k], 0.0, m[k])
 
 
 @parallel_kernel
 def _multiply_tn(routine, v, z, left, right, u):
-    for k in prange(36):
+    for k in prange(FREQUENCIES):
         gemm_tn(routine, v[k], z[k, :, left:right], 0.0, u[k])
 
 
 @parallel_kernel
 def _transform_outputs(m, bias, floor, first, last, left, y):
     _, height, width, _ = y.shape
-    down, across = (height + 3) // 4, (width + 3) // 4
-    for task in prange((last - first + 15) // 16):
-        patch = np.empty((1, 4, 4, bias.size), m.dtype)
-        begin = first + 16 * task
-        _scatter_outputs(m, bias, floor, down, across, begin, min(last, begin + 16), first, patch, y, left)
+    down, across = _down_and_across(height, width)
+    for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
+        patch = np.empty((1, OUTPUTS, OUTPUTS, bias.size), m.dtype)
+        begin = first + TILES_PER_TASK * task
+        _scatter_outputs(
+            m, bias, floor, down, across, begin, min(last, begin + TILES_PER_TASK), first, patch, y, left
+        )

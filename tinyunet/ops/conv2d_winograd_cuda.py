@@ -1,18 +1,21 @@
 """The rung "winograd" of the CUDA convolution: 3×3 windows by `kernels/conv2d_winograd.cu`.
 
-As `conv2d_winograd`, whose docstring has the equations, but whole maps at once: the transformed tiles go
+The equations are those of `conv2d_winograd`, but here each step takes whole maps: the transformed tiles go
 through the GPU's memory, 36/16 times as large as the maps.
 """
 
 from __future__ import annotations
 
 from tinyunet.backend import cuda
+from tinyunet.ops.conv2d_winograd_transforms import FREQUENCIES, OUTPUTS
 
-OUT, FREQUENCIES = 4, 36  # pixels of a tile's side; elements of a transformed tile
 TILE, THREADS = (128, 64), (128,)  # rows and columns of a product that a block computes, and its threads
-TILES_A_PART = 512  # that one thread adds up in the gradient of a weight: a multiple of what a block fetches
-# Operations of the transforms of a tile in one channel: how often along one axis, times the operations there.
-OF_INPUT, OF_OUTPUT, OF_OUTPUT_GRAD, OF_WEIGHT, OF_WEIGHT_GRAD = 12 * 22, 10 * 16, 10 * 14, 9 * 13, 9 * 16
+TILES_PER_PART = (
+    512  # added up by one thread for the gradient of a weight: a multiple of what a block fetches
+)
+# Operations to transform a tile in one channel: the transforms along one axis, times the operations of each.
+INPUT_OPERATIONS, OUTPUT_OPERATIONS, OUTPUT_GRAD_OPERATIONS = 12 * 22, 10 * 16, 10 * 14
+WEIGHT_OPERATIONS, WEIGHT_GRAD_OPERATIONS = 9 * 13, 9 * 16
 
 
 def forward(x, weight, bias, padding, relu):
@@ -20,12 +23,12 @@ def forward(x, weight, bias, padding, relu):
     filters = weight.shape[3]
     y = cuda.empty((n, height + 2 * padding - 2, width + 2 * padding - 2, filters))
     v, u = _inputs(x, padding, y.shape), _planes(channels * filters)
-    _transform("weights", channels * filters, OF_WEIGHT, weight, u)
+    _transform("weights", channels * filters, WEIGHT_OPERATIONS, weight, u)
     tiles = v.size // FREQUENCIES // channels
     m = _planes(tiles * filters)
     _multiply("multiply", (tiles, filters), FREQUENCIES, channels, v, u, m, tiles, channels, filters)
     sizes = (*y.shape[1:], int(relu), *_tiles(y.shape)[1:])
-    _transform("outputs", tiles * filters, OF_OUTPUT, m, bias, y, *sizes)
+    _transform("outputs", tiles * filters, OUTPUT_OPERATIONS, m, bias, y, *sizes)
     return y
 
 
@@ -35,20 +38,27 @@ def backward_weight(x, grad_output, padding):
     tiles = v.size // FREQUENCIES // channels
     z = _planes(tiles * filters)
     sizes = (*grad_output.shape[1:], *_tiles(grad_output.shape)[1:])
-    _transform("output_grads", tiles * filters, OF_OUTPUT_GRAD, grad_output, z, *sizes)
-    number = cuda.blocks(tiles, TILES_A_PART)
+    _transform("output_grads", tiles * filters, OUTPUT_GRAD_OPERATIONS, grad_output, z, *sizes)
+    number = cuda.blocks(tiles, TILES_PER_PART)
     parts = cuda.empty((number * FREQUENCIES, channels, filters))
-    arguments = (v, z, parts, tiles, channels, filters, TILES_A_PART)
+    arguments = (v, z, parts, tiles, channels, filters, TILES_PER_PART)
     _multiply("multiply_transposed", (channels, filters), number * FREQUENCIES, tiles / number, *arguments)
     grad_weight = cuda.empty((3, 3, channels, filters))
-    _transform("weight_grad", channels * filters, OF_WEIGHT_GRAD + 36 * number, parts, grad_weight, number)
+    _transform(
+        "weight_grad",
+        channels * filters,
+        WEIGHT_GRAD_OPERATIONS + FREQUENCIES * number,
+        parts,
+        grad_weight,
+        number,
+    )
     return grad_weight
 
 
 def _tiles(shape):
-    """Images, and tiles down and across, of an output."""
+    """The images of an output, and its tiles down and across."""
     n, height, width, _ = shape
-    return n, cuda.blocks(height, OUT), cuda.blocks(width, OUT)
+    return n, cuda.blocks(height, OUTPUTS), cuda.blocks(width, OUTPUTS)
 
 
 def _planes(count):
@@ -59,7 +69,7 @@ def _inputs(x, padding, shape_of_output):
     """v, the transformed tiles of x."""
     n, down, across = _tiles(shape_of_output)
     v = _planes(n * down * across * x.shape[3])
-    _transform("inputs", v.shape[1], OF_INPUT, x, v, *x.shape[1:], padding, down, across)
+    _transform("inputs", v.shape[1], INPUT_OPERATIONS, x, v, *x.shape[1:], padding, down, across)
     return v
 
 
@@ -68,7 +78,7 @@ def _transform(direction, count, operations, *arguments):
 
 
 def _multiply(direction, shape, products, depth, *arguments):
-    """So many products, of matrices whose results have this shape."""
+    """Launch so many products of matrices, each with a result of this shape."""
     (rows, columns), (tile_rows, tile_columns) = shape, TILE
     grid = (cuda.blocks(rows, tile_rows), cuda.blocks(columns, tile_columns), products)
     flops = int(2 * rows * columns * depth * products)

@@ -1,4 +1,4 @@
-"""The five small transforms of Winograd's convolution F(4×4, 3×3), along one axis and of tiles.
+"""The five small transforms of Winograd's convolution F(4×4, 3×3), along one axis and for whole tiles.
 
 One dimension first. Multiplying the polynomials g0 + g1·x + g2·x² and y0 + … + y3·x³ gives six coefficients.
 Instead of 12 products, take the values of both polynomials at six points, multiply them value by value (6
@@ -15,13 +15,13 @@ for six inputs d, three weights g and four outputs y. In two dimensions, on tile
     Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A
 
 `matrices` computes Aᵀ, G and Bᵀ from the points, in fractions. The functions `input_1d` to `weight_grad_1d`
-write the products with them out, and a test holds the ones against the others. Pairs of points ±a make
-pairs of rows with the same even part and the opposite odd part, which halves the work.
+write out the products with these matrices; a test compares both. Pairs of points ±a make pairs of rows with
+the same even part and opposite odd parts, which halves the work.
 
 Points. Six are needed; 0, ±a, ±b and ∞ (the leading coefficient) are cheapest. Lavin and Gray take a = 1,
 b = 2. In float32, a = 3/4, b = 3/2 are 3.5 times as accurate: 1.3e-6 against 4.6e-6 of the largest output
-with 512 channels of random numbers (200 tiles, 8 filters), because the powers up to b³ and
-1/a⁴ stay closer to 1; and as these are sums of few powers of two, Aᵀ and Bᵀ are exact in float32.
+with 512 channels of random numbers (200 tiles, 8 filters), because the powers up to b³ and 1/a⁴ stay closer
+to 1. They are sums of few powers of two, so that Aᵀ and Bᵀ are exact in float32.
 
 References
 ----------
@@ -37,17 +37,20 @@ from fractions import Fraction
 import numpy as np
 
 from tinyunet.backend.jit import inlined_kernel, kernel
-from tinyunet.backend.simd import WIDTH, at_least, load, store
+from tinyunet.backend.simd import LANES, at_least, load, store
 
 POINTS = (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2))  # and ∞
+OUTPUTS, TAPS = 4, 3  # per axis: of a tile, of the window
+INPUTS = OUTPUTS + TAPS - 1
+FREQUENCIES = INPUTS**2  # the elements of a transformed tile
 
 Matrix = list[list[Fraction]]
 
 
 def matrices(
-    points: Sequence[Fraction] = POINTS, outputs: int = 4, taps: int = 3
+    points: Sequence[Fraction] = POINTS, outputs: int = OUTPUTS, taps: int = TAPS
 ) -> tuple[Matrix, Matrix, Matrix]:
-    """Aᵀ (outputs × n), G (n × taps) and Bᵀ (n × n), n = outputs + taps - 1, from n - 1 points and ∞."""
+    """Compute Aᵀ (outputs × n), G (n × taps), Bᵀ (n × n) from n - 1 points and ∞; n = outputs + taps - 1."""
     a_t = [[point**i for point in points] + [Fraction(i == outputs - 1)] for i in range(outputs)]
     g, b_t = [], []
     for point in points:
@@ -70,13 +73,13 @@ def _with_roots(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-# One axis, of numbers or of registers. Below, the points are 0, a, -a, b, -b, ∞, in this order.
+# One axis, for numbers or for registers. Below, the points are 0, a, -a, b, -b, ∞, in this order.
 
 A, B = np.float32(POINTS[1]), np.float32(POINTS[3])
 A2, B2 = A * A, B * B
 A3, B3 = A2 * A, B2 * B
-# One over the denominators of Lagrange's polynomials.
-N0, NA, NB = 1 / (A2 * B2), 1 / (2 * A2 * (A2 - B2)), 1 / (2 * B2 * (B2 - A2))
+# One over the denominators of Lagrange's polynomials: the first column of G.
+N0, NA, NB = (np.float32(matrices()[1][row][0]) for row in (0, 1, 3))
 
 
 @kernel
@@ -131,10 +134,10 @@ def weight_grad_1d(u0, u1, u2, u3, u4, u5):
     return N0 * u0 + even_a + even_b, odd_a + odd_b, A2 * even_a + B2 * even_b + u5
 
 
-# Both axes, of one tile in as many channels as a register has lanes: all that is between loading and storing
-# happens in registers. `at` and `to` are places in an array's memory (see tinyunet.backend.simd), `row` and
-# `pixel` the distances of two rows and of two pixels of a map, `plane` that of two frequencies of transformed
-# tiles, `tap` that of two taps of a window, all in elements.
+# Both axes of one tile, in as many channels as a register has lanes: everything between loading and storing
+# happens in registers. `at` and `to` are places in an array's memory (see tinyunet.backend.simd). The others
+# are distances in elements: `row` and `pixel` between two rows and two pixels of a map, `plane` between two
+# frequencies of transformed tiles, `tap` between two taps of a window.
 
 
 @inlined_kernel
@@ -168,7 +171,7 @@ def _store6(array, at, step, count, values):
 
 @inlined_kernel
 def _input(d, at, row, pixel, v, to, plane, count):
-    """Bᵀ d B: six columns of six rows, then the six rows of what comes out."""
+    """Bᵀ d B: first along the six columns, then along the six rows of the result."""
     a = input_1d(*_load6(d, at, row, count))
     b = input_1d(*_load6(d, at + pixel, row, count))
     c = input_1d(*_load6(d, at + 2 * pixel, row, count))
@@ -185,7 +188,7 @@ def _input(d, at, row, pixel, v, to, plane, count):
 
 @inlined_kernel
 def _output_grad(d, at, row, pixel, z, to, plane, count):
-    """A d Aᵀ: four columns of four rows, then six rows."""
+    """A d Aᵀ: first along the four columns, then along the six rows of the result."""
     a = output_grad_1d(*_load4(d, at, row, count))
     b = output_grad_1d(*_load4(d, at + pixel, row, count))
     c = output_grad_1d(*_load4(d, at + 2 * pixel, row, count))
@@ -200,7 +203,7 @@ def _output_grad(d, at, row, pixel, z, to, plane, count):
 
 @inlined_kernel
 def _output(m, at, plane, bias, floor, y, to, row, pixel, count):
-    """Aᵀ m A + bias, at least floor: the six rows, then four columns."""
+    """Aᵀ m A + bias, at least floor: first along the six rows, then along the four columns."""
     a = output_1d(*_load6(m, at, plane, count))
     b = output_1d(*_load6(m, at + 6 * plane, plane, count))
     c = output_1d(*_load6(m, at + 12 * plane, plane, count))
@@ -224,7 +227,7 @@ def _store_column(y, to, row, count, values, bias, floor):
 
 @inlined_kernel
 def _weight(weight, at, tap, u, to, plane, count):
-    """G g Gᵀ: three columns of three taps, then six rows."""
+    """G g Gᵀ: first along the three columns, then along the six rows of the result."""
     a = weight_1d(*_load3(weight, at, 3 * tap, count))
     b = weight_1d(*_load3(weight, at + tap, 3 * tap, count))
     c = weight_1d(*_load3(weight, at + 2 * tap, 3 * tap, count))
@@ -238,7 +241,7 @@ def _weight(weight, at, tap, u, to, plane, count):
 
 @inlined_kernel
 def _weight_grad(u, at, plane, grad_weight, to, tap, count):
-    """Gᵀ u G, added: the six rows, then three columns."""
+    """Add Gᵀ u G: first along the six rows, then along the three columns."""
     a = weight_grad_1d(*_load6(u, at, plane, count))
     b = weight_grad_1d(*_load6(u, at + 6 * plane, plane, count))
     c = weight_grad_1d(*_load6(u, at + 12 * plane, plane, count))
@@ -258,37 +261,36 @@ def _add_column(grad_weight, to, tap, count, values):
     store(grad_weight, to + 6 * tap, count, load(grad_weight, to + 6 * tap, count) + c)
 
 
-# All channels of a tile. In the first loop the number of lanes is a constant, and no lane is asked whether it
-# counts.
+# All channels of a tile. In the first loop the number of lanes is a constant, so that no lane is masked.
 
 
 @kernel
 def transform_input(d, at, row, pixel, v, to, plane, channels):
-    """Bᵀ d B of the tile at `at` in d, 6×6 pixels, to the places to, to + plane, …, to + 35 plane in v."""
-    whole = channels // WIDTH * WIDTH
-    for c in range(0, whole, WIDTH):
-        _input(d, at + c, row, pixel, v, to + c, plane, WIDTH)
+    """Write Bᵀ d B of the 6×6 pixels at `at` in d to the places to, to + plane, …, to + 35 plane in v."""
+    whole = channels // LANES * LANES
+    for c in range(0, whole, LANES):
+        _input(d, at + c, row, pixel, v, to + c, plane, LANES)
     if whole < channels:
         _input(d, at + whole, row, pixel, v, to + whole, plane, channels - whole)
 
 
 @kernel
 def transform_output_grad(d, at, row, pixel, z, to, plane, filters):
-    """A d Aᵀ of the tile at `at` in d, 4×4 pixels, as `transform_input`."""
-    whole = filters // WIDTH * WIDTH
-    for f in range(0, whole, WIDTH):
-        _output_grad(d, at + f, row, pixel, z, to + f, plane, WIDTH)
+    """Write A d Aᵀ of the 4×4 pixels at `at` in d to z, as `transform_input`."""
+    whole = filters // LANES * LANES
+    for f in range(0, whole, LANES):
+        _output_grad(d, at + f, row, pixel, z, to + f, plane, LANES)
     if whole < filters:
         _output_grad(d, at + whole, row, pixel, z, to + whole, plane, filters - whole)
 
 
 @kernel
 def transform_output(m, at, plane, bias, floor, y, to, row, pixel):
-    """Aᵀ m A + bias, at least floor, of the tile at `at` in m, to 4×4 pixels of y. bias : (filters,)."""
+    """Write Aᵀ m A + bias, at least floor, of the tile at `at` in m to 4×4 pixels of y. bias : (filters,)."""
     filters = bias.size
-    whole = filters // WIDTH * WIDTH
-    for f in range(0, whole, WIDTH):
-        _output(m, at + f, plane, load(bias, f, WIDTH), floor, y, to + f, row, pixel, WIDTH)
+    whole = filters // LANES * LANES
+    for f in range(0, whole, LANES):
+        _output(m, at + f, plane, load(bias, f, LANES), floor, y, to + f, row, pixel, LANES)
     if whole < filters:
         rest = filters - whole
         _output(m, at + whole, plane, load(bias, whole, rest), floor, y, to + whole, row, pixel, rest)
@@ -296,19 +298,19 @@ def transform_output(m, at, plane, bias, floor, y, to, row, pixel):
 
 @kernel
 def transform_weight(weight, at, tap, u, to, plane, filters):
-    """G g Gᵀ of one channel and some filters, to the places to, to + plane, …, to + 35 plane in u."""
-    whole = filters // WIDTH * WIDTH
-    for f in range(0, whole, WIDTH):
-        _weight(weight, at + f, tap, u, to + f, plane, WIDTH)
+    """Write G g Gᵀ of one channel and some filters to the places to, to + plane, …, to + 35 plane in u."""
+    whole = filters // LANES * LANES
+    for f in range(0, whole, LANES):
+        _weight(weight, at + f, tap, u, to + f, plane, LANES)
     if whole < filters:
         _weight(weight, at + whole, tap, u, to + whole, plane, filters - whole)
 
 
 @kernel
 def transform_weight_grad(u, at, plane, grad_weight, to, tap, filters):
-    """Gᵀ u G of one channel, added to grad_weight; the way back of `transform_weight`."""
-    whole = filters // WIDTH * WIDTH
-    for f in range(0, whole, WIDTH):
-        _weight_grad(u, at + f, plane, grad_weight, to + f, tap, WIDTH)
+    """Add Gᵀ u G of one channel to grad_weight: the backward direction of `transform_weight`."""
+    whole = filters // LANES * LANES
+    for f in range(0, whole, LANES):
+        _weight_grad(u, at + f, plane, grad_weight, to + f, tap, LANES)
     if whole < filters:
         _weight_grad(u, at + whole, plane, grad_weight, to + whole, tap, filters - whole)

@@ -43,8 +43,8 @@ def backward_weight(x, grad_output, rung=None):
         grad_weight = cuda.empty((2, 2, channels, filters))
         _launch("swap_axes", joined.size, joined, grad_weight, channels, 4, filters)
         return grad_weight
-    parts = cuda.empty((cuda.blocks(pixels, conv2d_cuda.ROWS_A_PART), 2, 2, channels, filters))
-    arguments = (x, grad_output, parts, width, channels, filters, pixels, conv2d_cuda.ROWS_A_PART)
+    parts = cuda.empty((cuda.blocks(pixels, conv2d_cuda.ROWS_PER_PART), 2, 2, channels, filters))
+    arguments = (x, grad_output, parts, width, channels, filters, pixels, conv2d_cuda.ROWS_PER_PART)
     _launch("backward_weight_naive", parts.size, *arguments, flops=8 * x.size * filters)
     return conv2d_cuda.sum_parts(parts)
 
