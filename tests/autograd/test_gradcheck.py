@@ -1,4 +1,4 @@
-"""The checker checked: it finds planted mistakes, says where they are, and is not misled by kinks."""
+"""The checker finds planted mistakes, says where they are, and is not misled by kinks."""
 
 import re
 
@@ -8,7 +8,7 @@ from oracle import random_arrays
 
 import tinyunet as tu
 from tinyunet.autograd import Function, Tensor
-from tinyunet.autograd.gradcheck import TINY
+from tinyunet.autograd.gradcheck import EACH_ELEMENT_UP_TO
 from tinyunet.errors import DtypeError, GradientError
 
 
@@ -59,7 +59,7 @@ def test_a_planted_mistake_is_named():
 
 @pytest.mark.parametrize("index", [(0, 0), (12, 49), (39, 3)])
 def test_one_wrong_element_of_many_is_found(index):
-    """A random direction has a part of all 2,000 elements; halving it finds the one."""
+    """A random direction contains all 2,000 elements; halving it finds the wrong one."""
     x = tensor((40, 50))
     x.data[index] = 1.3  # where the gradient is not small by chance
     with pytest.raises(GradientError, match=re.escape(f"input 0, index {index}")):
@@ -84,7 +84,7 @@ def test_a_missing_gradient_is_a_gradient_of_zero():
         tu.gradcheck(Forgets.apply, [tensor((3, 4))])
 
 
-def test_every_input_that_asks_is_checked_and_no_other():
+def test_only_inputs_that_require_a_gradient_are_checked():
     wrong = cubed(at(0, 2))
     constant = Tensor(np.ones(3))
     assert tu.gradcheck(lambda x, c: tu.add(x, wrong(c)), [tensor((3,)), constant])
@@ -120,7 +120,7 @@ def with_zeros(shape):
 
 
 SMALL, LARGE = (3, 4), (9, 10)
-assert np.prod(SMALL) <= TINY < np.prod(LARGE)
+assert np.prod(SMALL) <= EACH_ELEMENT_UP_TO < np.prod(LARGE)
 
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
@@ -172,14 +172,14 @@ def test_relu_and_max_pool_at_their_kinks(backend):
     assert tu.gradcheck(tu.max_pool2d, [tied])
 
 
-def test_kinks_everywhere_are_said():
-    with pytest.raises(GradientError, match=r"input 0 has a kink at every element(?s:.)*away from ties"):
+def test_kinks_everywhere_are_reported():
+    with pytest.raises(GradientError, match="input 0 has a kink"):
         tu.gradcheck(tu.relu, [Tensor(np.zeros(LARGE), requires_grad=True)])
 
 
 def test_float32_is_refused():
     x = Tensor(np.ones(3, np.float32), requires_grad=True)
-    with pytest.raises(DtypeError, match=r"input 1 is float32, expected float64(?s:.)*astype"):
+    with pytest.raises(DtypeError, match="input 1 is float32"):
         tu.gradcheck(tu.add, [tensor((3,)), x])
 
 

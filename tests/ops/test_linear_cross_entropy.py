@@ -260,7 +260,7 @@ def test_softmax_equals_scipy(spread, classes, dtype):
     target = rng.integers(-1, classes, pixels).astype(np.int32)
     weight = np.ones(pixels, dtype)
     series = linear_cross_entropy_softmax.series(np.dtype(dtype))
-    memory, grad = np.empty((linear_cross_entropy_softmax.ROWS, pixels), dtype), np.empty_like(scores)
+    memory, grad = np.empty((linear_cross_entropy_softmax.SCRATCH_ROWS, pixels), dtype), np.empty_like(scores)
     bits = memory[-1].view(series[2].dtype)
     energy = linear_cross_entropy_softmax.softmax(scores.copy(), target, weight, series, memory, bits, grad)
 

@@ -1,13 +1,13 @@
-"""Gradients compared with finite differences.
+"""The comparison of gradients with finite differences.
 
-The derivative along a direction v can be computed in two ways: from backward as <J^T g, v>, from forward as
+The derivative along a direction v can be computed in two ways: from backward as <Jᵀ g, v>, from forward as
 (<f(x + h v), g> - <f(x - h v), g>) / 2h, for a random g. A random v has a component along every element, so
 that one comparison covers them all; the elements of a tiny input are also checked one by one.
 
-Where the two disagree, the direction is split into two halves, each with half of the elements, and so on down
-to single elements: that finds a mistake, and tells it from a kink (a ReLU at 0, a tie in a max-pool). At a
-kink the difference quotients ahead of x and behind it differ, and backward rightly gives a value between
-them. Of a smooth function the two differ by h times its curvature only, and hide nothing.
+Where the two disagree, the direction is split into halves, each with half of the elements, and so on down to
+single elements. That finds a mistake, and distinguishes it from a kink (a ReLU at 0, a tie in a max-pool). At
+a kink the difference quotients ahead of x and behind it differ, and backward rightly gives a value between
+them. For a smooth function they differ only by h times its curvature, which hides no mistake.
 
 (A random direction and the search for kinks are ideas of HIPS autograd's and Chainer's checkers.)
 """
@@ -24,8 +24,8 @@ from tinyunet.autograd.tensor import Tensor, no_grad
 from tinyunet.backend import to_host
 from tinyunet.errors import DtypeError, GradientError
 
-TINY = 64  # elements up to which each one is checked by itself
-DIRECTIONS = 3
+EACH_ELEMENT_UP_TO = 64  # elements of an input: each is then checked by itself as well
+RANDOM_DIRECTIONS = 3
 
 Objective = Callable[[list[NDArray[Any]]], float]
 
@@ -44,25 +44,25 @@ def gradcheck(
     Parameters
     ----------
     f : callable
-        Takes the inputs and returns one Tensor of any shape. Must give the same for the same inputs.
+        Takes the inputs and returns one Tensor of any shape, always the same for the same inputs.
     inputs : sequence of Tensor, float64
         Those with requires_grad=True are checked. Their gradients are replaced.
     eps : float
         h, the step. 1e-6 balances the truncation error, h², against rounding, 1e-16 / h.
     rtol, atol : float
-        A difference may be atol + rtol · (the larger of both numbers).
+        The largest difference allowed is atol + rtol · (the larger of both numbers).
     seed : int
-        Decides the directions.
+        The seed of the directions.
 
     Returns
     -------
     bool
-        True. A wrong gradient raises.
+        True; a wrong gradient raises.
 
     Raises
     ------
     GradientError
-        A derivative differs: the message has the input, the index, both numbers and the step.
+        A derivative differs. The message has the input, the index, both numbers and the step.
     DtypeError
         An input is not float64: float32 has too few digits for differences.
     """
@@ -99,12 +99,12 @@ class _Checker:
         self.centre = objective(arrays)
 
     def check_input(self, number: int, gradient: NDArray[Any], rng: np.random.Generator) -> None:
-        if gradient.size <= TINY:
+        if gradient.size <= EACH_ELEMENT_UP_TO:
             for place in range(gradient.size):
                 unit = np.zeros_like(gradient)
                 unit.flat[place] = 1.0
                 self.compare(number, gradient, unit)
-        for _ in range(DIRECTIONS):
+        for _ in range(RANDOM_DIRECTIONS):
             if not self.compare(number, gradient, rng.standard_normal(gradient.shape)):
                 raise GradientError(
                     f"gradcheck: input {number} has a kink at every element",
@@ -113,7 +113,7 @@ class _Checker:
                 )
 
     def compare(self, number: int, gradient: NDArray[Any], direction: NDArray[Any]) -> bool:
-        """Compare along a direction, or along parts of it. False: kinks everywhere, nothing can be said."""
+        """Compare along a direction, or along parts of it. False if there are kinks everywhere."""
         expected = float(np.vdot(gradient, direction))
         ahead, behind = self.slopes(number, direction)
         measured = (ahead + behind) / 2
@@ -123,7 +123,9 @@ class _Checker:
         places = np.flatnonzero(direction)
         if places.size > 1:
             halves = (self.part(direction, half) for half in np.array_split(places, 2))
-            return any([self.compare(number, gradient, half) for half in halves])  # a list: both of them
+            return any(
+                [self.compare(number, gradient, half) for half in halves]
+            )  # a list, so that both are compared
         if min(ahead, behind) - tolerance <= expected <= max(ahead, behind) + tolerance:
             return False
         index = tuple(int(i) for i in np.unravel_index(places[0], direction.shape))
@@ -146,7 +148,7 @@ class _Checker:
         return part
 
     def slopes(self, number: int, direction: NDArray[Any]) -> tuple[float, float]:
-        """The difference quotients ahead of the point and behind it."""
+        """Compute the difference quotients ahead of the point and behind it."""
         ahead, behind = list(self.arrays), list(self.arrays)
         ahead[number] = self.arrays[number] + self.eps * direction
         behind[number] = self.arrays[number] - self.eps * direction

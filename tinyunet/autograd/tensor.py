@@ -1,10 +1,9 @@
-"""Reverse-mode automatic differentiation: a tensor, an op, and the walk back.
+"""Reverse-mode automatic differentiation: a tensor, an op, and the backward pass.
 
 Every op is a `Function`: `forward` turns arrays into an array, `backward` turns the gradient of a scalar with
-respect to the op's output into the gradients with respect to its inputs. While tensors are computed,
-each output remembers the function that made it, and each function the functions that made its inputs: a
-graph, in which an op's inputs always exist before its output. Walking it from the newest op to the oldest is
-therefore a valid order for the chain rule, and no recursion is needed.
+respect to the op's output into the gradients with respect to its inputs. Each output remembers the function
+that made it, and each function those that made its inputs: a graph, in which an op's inputs always exist
+before its output. So the chain rule may go from the newest op to the oldest, and needs no recursion.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _recording = True
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Compute without recording a graph: nothing is saved for a backward pass. Also a decorator."""
+    """Compute without recording a graph, so that nothing is saved for a backward pass. Also a decorator."""
     global _recording
     before, _recording = _recording, False
     try:
@@ -46,18 +45,18 @@ class Tensor:
     Parameters
     ----------
     data : array_like
-        C-contiguous arrays of float32 and float64 are kept as they are, not copied; everything else is
-        copied, and other types become float32. On the backend "cuda" an array is copied to the GPU.
+        A C-contiguous array of float32 or float64 is kept, not copied. Everything else is copied, and other
+        types become float32. On the backend "cuda" an array is copied to the GPU.
     requires_grad : bool
-        Whether `backward` leaves a gradient in `grad`.
+        Whether `backward` adds a gradient to `grad`.
 
     Attributes
     ----------
     data : ndarray
-        The values, in the memory of the backend on which the tensor was made: a CuPy array for "cuda".
+        The values, where the backend active at the time computes: a CuPy array for "cuda".
     grad : ndarray or None
-        d(scalar)/d(data), of data's shape and dtype: summed over all backward passes since it was None. Only
-        tensors that the user made have one, not the results of ops.
+        d(scalar)/d(data), with data's shape and dtype, summed over all backward passes since it was None.
+        Only tensors that the user made have one, not the results of ops.
     """
 
     __slots__ = ("_function", "data", "grad", "requires_grad")
@@ -73,16 +72,16 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
+        """The lengths of the axes."""
         return self.data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
+        """The type of the values: float32 or float64."""
         return self.data.dtype
 
     def numpy(self) -> NDArray[Any]:
-        """The values as a NumPy array: `data` itself, not a copy, unless that is on the GPU."""
+        """The values as a NumPy array: `data` itself, or a copy if that is on the GPU."""
         return to_host(self.data)
 
     def item(self) -> float:
@@ -102,22 +101,22 @@ class Tensor:
     def backward(self, grad: ArrayLike | None = None) -> None:
         """Add d(scalar)/d(t) to `t.grad` for every leaf t with requires_grad that this one was computed from.
 
-        A leaf is a tensor that the user made. Saved arrays are released on the way, so a graph can be walked
-        only once.
+        A leaf is a tensor that the user made. Saved arrays are released on the way, so that a graph has one
+        backward pass only.
 
         Parameters
         ----------
         grad : array_like, of this tensor's shape, optional
-            d(scalar)/d(self). May be left out when this tensor has one element: then it is the scalar.
+            d(scalar)/d(self). May be left out if this tensor has one element: then it is the scalar.
 
         Raises
         ------
         GraphError
-            No tensor behind this one requires a gradient, or the graph was walked before.
+            No tensor behind this one requires a gradient, or the graph was released by an earlier pass.
         ShapeError
-            `grad` is missing or of another shape.
+            `grad` is missing or has another shape.
         """
-        _walk_back(self, _output_gradient(self, grad))
+        _propagate(self, _output_gradient(self, grad))
 
 
 def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
@@ -134,7 +133,7 @@ def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
                 "call backward(grad) with an array of this shape",
             )
         return array_library().ones_like(tensor.data)
-    # A copy: a leaf keeps it as its gradient, which the caller's array and other leaves must not share.
+    # A copy: a leaf keeps it as its gradient, and must not share it with the caller or other leaves.
     array = to_backend(grad, tensor.dtype).copy()
     if array.shape != tensor.shape:
         raise ShapeError(
@@ -143,11 +142,11 @@ def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
     return array
 
 
-def _walk_back(output: Tensor, grad: NDArray[Any]) -> None:
-    """The chain rule from the newest op to the oldest.
+def _propagate(output: Tensor, grad: NDArray[Any]) -> None:
+    """Apply the chain rule from the newest op to the oldest.
 
-    `pending` holds what has arrived so far for the output of each op; an op is taken when all ops that are
-    newer are done, and then nothing more can arrive.
+    `pending` holds the gradient that has arrived so far for the output of each op. An op is taken when all
+    newer ops are done: then nothing more can arrive.
     """
     if output._function is None:
         _accumulate(output, grad)
@@ -176,13 +175,13 @@ def _accumulate(leaf: Tensor, gradient: NDArray[Any]) -> None:
 
 
 class Function:
-    """One application of an op: what backward has to know about it.
+    """One application of an op, with what backward has to know about it.
 
-    A subclass gives `forward` and `backward`. `forward` receives the arrays of the inputs (None for a missing
-    one) and the options, calls `save` with what `backward` will need, and returns the output's array.
+    A subclass defines `forward` and `backward`. `forward` receives the arrays of the inputs (None for a
+    missing one) and the options, calls `save` with what `backward` will need, and returns the output's array.
     `backward` receives the gradient of the output and returns one gradient for each input, a C-contiguous
     array of the input's shape, or None for an input that has none. `needs_grad` says for each input whether
-    its gradient is asked for: all False under `no_grad`, when nothing is saved.
+    its gradient is needed: all False under `no_grad`, when nothing is saved.
     """
 
     name = "function"
@@ -195,14 +194,14 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
-        """Compute the op, and record it where a gradient is asked for."""
+        """Compute the op, and record it if a gradient is needed."""
         function = cls()
         function.needs_grad = tuple(_recording and t is not None and t.requires_grad for t in inputs)
         arrays = [None if t is None else t.data for t in inputs]
         require_on_backend(cls.name, arrays)
         output = Tensor(function.forward(*arrays, **options), requires_grad=any(function.needs_grad))
         if output.requires_grad:
-            # Not the input tensors themselves: the graph holds only the arrays that an op has saved.
+            # Not the input tensors themselves: the graph keeps only the arrays that ops have saved.
             function.sources = tuple(
                 (t._function or t) if t is not None and needed else None
                 for t, needed in zip(inputs, function.needs_grad, strict=True)
@@ -211,34 +210,34 @@ class Function:
         return output
 
     def forward(self, *arrays: Any, **options: Any) -> NDArray[Any]:
-        """Arrays in, array out."""
+        """Compute the output's array from those of the inputs."""
         raise NotImplementedError
 
     def backward(self, grad_output: NDArray[Any]) -> tuple[NDArray[Any] | None, ...]:
-        """Gradient of the output in, gradients of the inputs out."""
+        """Compute the gradients of the inputs from that of the output."""
         raise NotImplementedError
 
     def save(self, *values: Any) -> None:
-        """Keep values for `backward`, unless no gradient is asked for."""
+        """Keep values for `backward`, unless no gradient is needed."""
         if any(self.needs_grad):
             self._saved = values
 
     @property
     def saved(self) -> tuple[Any, ...]:
-        """What `save` kept."""
+        """The values that `save` kept."""
         self.require_unreleased()
         assert self._saved is not None
         return self._saved
 
     def require_unreleased(self) -> None:
-        """Raise a GraphError when an earlier backward pass came through here."""
+        """Raise a GraphError if an earlier backward pass came through here."""
         if self._saved is None:
             raise GraphError(
-                f"backward: the graph through {self.name} was walked before, and what it saved is released",
+                f"backward: an earlier backward pass has released the graph through {self.name}",
                 remedy="compute the output again before a second backward()",
             )
 
     def release(self) -> None:
-        """Let go of saved arrays and of the ops before this one."""
+        """Release the saved arrays and the ops before this one."""
         self._saved = None
         self.sources = ()

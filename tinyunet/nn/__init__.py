@@ -1,7 +1,7 @@
-"""What a network is made of, and what moves its weights.
+"""The parts of a network, and the optimiser of its weights.
 
-- `module`: parameters with names, and modules that are made of them.
-- `layers`: convolution and up-convolution with their weights, and how these are drawn.
+- `module`: parameters with names, and modules made of them.
+- `layers`: convolution and up-convolution with their weights, and the initial values of these.
 - `sgd`: stochastic gradient descent with momentum.
 """
 

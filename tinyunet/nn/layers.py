@@ -1,4 +1,4 @@
-"""Layers, and the initialisation that keeps the variance of the activations."""
+"""Layers, and an initialisation that keeps the variance of the activations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinyunet.ops.conv_transpose2d import conv_transpose2d
 
 
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...], incoming: int) -> Parameter:
-    """Normal numbers of variance 2 / incoming, float32.
+    """Draw a parameter of normal numbers with variance 2 / incoming, float32.
 
     With weights of this variance, a layer followed by a ReLU keeps the mean square of its input (He et al.
     2015; section 3 of the U-Net paper).
@@ -19,7 +19,7 @@ def he_normal(rng: np.random.Generator, shape: tuple[int, ...], incoming: int) -
     Parameters
     ----------
     incoming : int
-        N, the number of nodes that feed one neuron: 9 · 64 for a 3×3 convolution of 64 channels.
+        N, the number of inputs of one neuron: 9 · 64 for a 3×3 convolution of 64 channels.
     """
     return Parameter(rng.normal(0, np.sqrt(2 / incoming), shape).astype(np.float32))
 
@@ -54,16 +54,16 @@ class Conv2d(Module):
         self.bias = Parameter(np.zeros(out_channels, np.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, H', W', F)."""
+        """Convolve x: (N, H, W, C) -> (N, H', W', F)."""
         return conv2d(x, self.weight, self.bias, padding=self.padding, relu=self.relu)
 
 
 class ConvTranspose2d(Module):
     """An up-convolution with its weight and bias.
 
-    N is taken as 4 · out_channels, as in the authors' released network. In the paper's network, where
-    out_channels is half of in_channels, this is 2 · in_channels: the variance is 1 / in_channels, which keeps
-    the mean square through a layer that no ReLU follows.
+    N is 4 · out_channels, as in the authors' released network. In the paper's network, where out_channels is
+    half of in_channels, that is 2 · in_channels: the variance is 1 / in_channels, which keeps the mean square
+    through a layer without a ReLU.
 
     Parameters
     ----------
@@ -81,5 +81,5 @@ class ConvTranspose2d(Module):
         self.bias = Parameter(np.zeros(out_channels, np.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, 2H, 2W, F)."""
+        """Up-convolve x: (N, H, W, C) -> (N, 2H, 2W, F)."""
         return conv_transpose2d(x, self.weight, self.bias, relu=self.relu)

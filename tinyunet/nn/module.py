@@ -1,4 +1,4 @@
-"""Parameters with names, and modules that are made of them."""
+"""Parameters with names, and modules made of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Something with parameters, made of parameters, modules and lists of modules.
+    """A part of a network, made of parameters, modules and lists of modules.
 
-    What is assigned to an attribute is found by its name: ``model.contracting[0].first.weight`` is named
+    Parameters are named after the attributes that hold them: ``model.contracting[0].first.weight`` is
     ``"contracting.0.first.weight"``.
     """
 
@@ -34,7 +34,7 @@ class Module:
         return self.forward(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tensor in, tensor out."""
+        """Compute the output of this module."""
         raise NotImplementedError
 
     def _children(self) -> Iterator[tuple[str, Module]]:
@@ -45,13 +45,13 @@ class Module:
                 yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
-        """Names and modules of all parts, depth first: each part before its own parts."""
+        """Yield the names and modules of all parts, depth first: each part before its own parts."""
         for prefix, child in self._children():
             yield prefix, child
             yield from ((f"{prefix}.{name}", part) for name, part in child.named_modules())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Names and parameters, in the order of the attributes."""
+        """Yield names and parameters, in the order of the attributes."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
                 yield name, value
@@ -59,7 +59,7 @@ class Module:
             yield from ((f"{prefix}.{name}", parameter) for name, parameter in child.named_parameters())
 
     def parameters(self) -> list[Parameter]:
-        """All parameters, in the order of `named_parameters`."""
+        """List all parameters, in the order of `named_parameters`."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def train(self, mode: bool = True) -> Module:
@@ -74,16 +74,16 @@ class Module:
         return self.train(False)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """The parameters' arrays by name: the arrays themselves, not copies."""
+        """Return the parameters' arrays by name: the arrays themselves, not copies."""
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Copy arrays into the parameters of the same names, converted to the parameters' dtype.
+        """Copy arrays into the parameters of the same names, converted to their dtype.
 
         Raises
         ------
         CheckpointError
-            Names are missing or left over, or a shape differs. Nothing is copied then.
+            A name is missing or unknown, or a shape differs. Then nothing is copied.
         """
         own = self.state_dict()
         missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()

@@ -3,7 +3,7 @@
     v = momentum · v + grad + weight_decay · w
     w = w - lr · v
 
-This is PyTorch's form; Caffe, which the paper used, has lr inside v, which is the same while lr is constant.
+This is PyTorch's form. Caffe, which the paper used, has lr inside v, which is the same while lr is constant.
 With momentum μ, the steps for a constant gradient grow to lr / (1 - μ) times it: 100 lr at the paper's 0.99.
 """
 
@@ -42,20 +42,20 @@ class SGD:
     ----------
     parameters : iterable of Tensor
     lr : float
-        Learning rate, > 0 and finite. May be changed between steps.
+        The learning rate, > 0 and finite. May be changed between steps.
     momentum : float, 0 <= momentum < 1
-        0.99 in the paper, so that with a batch of one image many images decide each step.
+        0.99 in the paper: with a batch of one image, many past images then determine each step.
     weight_decay : float, >= 0 and finite
 
     Raises
     ------
     OptionError
-        One of the three is outside its range.
+        A number is outside its range.
 
     Attributes
     ----------
     velocity : list of ndarray
-        v of each parameter, 0 at the start.
+        v for each parameter, 0 at the start.
 
     References
     ----------
@@ -80,13 +80,13 @@ class SGD:
         self.velocity: list[NDArray[Any]] = [array_library().zeros_like(p.data) for p in self.parameters]
 
     def step(self, lr: Any = None) -> None:
-        """One step for every parameter that has a gradient, in place.
+        """Update every parameter that has a gradient, in place.
 
         Parameters
         ----------
         lr : array of one element, optional
-            The learning rate in place of `self.lr`: where the backend computes, so that a step that is
-            captured as a CUDA graph can be given another one at each launch.
+            Replaces `self.lr`. It lies where the backend computes, so that a step that is captured as a CUDA
+            graph can have another learning rate at each launch.
         """
         pairs = zip(self.parameters, self.velocity, strict=True)
         moving = [(p.data, p.grad, velocity) for p, velocity in pairs if p.grad is not None]
@@ -95,7 +95,7 @@ class SGD:
             step(*zip(*moving, strict=True), lr, self.momentum, self.weight_decay)
 
     def zero_grad(self) -> None:
-        """Forget the gradients: without it they add up over backward passes."""
+        """Set the gradients to None: otherwise they add up over backward passes."""
         for parameter in self.parameters:
             parameter.grad = None
 

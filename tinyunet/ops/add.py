@@ -1,4 +1,4 @@
-"""Sum of two tensors of one shape.
+"""The sum of two tensors of equal shape.
 
 y = a + b
 grad_a = grad_b = grad_y
@@ -21,7 +21,7 @@ def forward_numpy(a, b):
 
 
 def backward_numpy(grad_output):
-    # Two arrays: whoever changes one gradient in place does not change the other.
+    # Two arrays, so that changing one gradient in place does not change the other.
     return grad_output.copy(), grad_output.copy()
 
 
@@ -33,7 +33,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
     Parameters
     ----------
-    a, b : Tensor, of one shape and dtype
+    a, b : Tensor, of equal shape and dtype
 
     Raises
     ------
@@ -47,7 +47,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
         raise ShapeError(
             "add: the shapes differ; there is no broadcasting",
             {"a": a.shape, "b": b.shape},
-            "bring both to one shape",
+            "give both the same shape",
         )
     return Add.apply(a, b)
 

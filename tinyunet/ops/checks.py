@@ -1,4 +1,4 @@
-"""The checks that ops share: axes, dtypes and channels of the inputs, before a kernel sees them."""
+"""Checks that ops share: the axes, dtypes and channels of their inputs, before a kernel sees them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AXES = {
 
 
 def require_axes(op: str, **tensors: Tensor) -> None:
-    """Raise a ShapeError unless each tensor has as many axes as its name asks for."""
+    """Raise a ShapeError unless each tensor has the number of axes that belongs to its name."""
     for name, tensor in tensors.items():
         axes = AXES[name]
         if len(tensor.shape) != len(axes.split()):
@@ -28,7 +28,7 @@ def require_axes(op: str, **tensors: Tensor) -> None:
 
 
 def require_one_dtype(op: str, **tensors: Tensor | None) -> None:
-    """Raise a DtypeError unless all tensors that are there have the same type."""
+    """Raise a DtypeError unless all tensors that are not None have the same dtype."""
     dtypes = {name: tensor.dtype for name, tensor in tensors.items() if tensor is not None}
     if len(set(dtypes.values())) > 1:
         raise DtypeError(f"{op}: the inputs have different types", dtypes, "convert them with .astype()")

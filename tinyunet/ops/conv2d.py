@@ -1,4 +1,4 @@
-"""Convolution with stride 1 (a cross-correlation, as in every network library).
+"""Convolution with stride 1: a cross-correlation, as in every network library.
 
     y[n,i,j,f] = bias[f] + sum over p,q,c of weight[p,q,c,f] · x[n,i+p,j+q,c]
 
@@ -68,13 +68,13 @@ def backward_bias_numpy(grad_output):
 
 
 def backward_relu_in_two_steps(grad_output, y):
-    """The gradient before the ReLU, and that of the bias. Also for CUDA."""
+    """The gradient before the ReLU, and that of the bias. CUDA uses it too."""
     grad_output = backward_of_relu(grad_output, y)
     return grad_output, backward_bias(grad_output)
 
 
 def pad(x, padding):
-    """Zeros around each image, on all four sides; negative: that many rows and columns cut off."""
+    """Put zeros around each image. A negative padding cuts off as many rows and columns on each side."""
     if padding <= 0:
         return x[:, -padding : x.shape[1] + padding, -padding : x.shape[2] + padding]
     n, height, width, channels = x.shape
@@ -164,7 +164,7 @@ class Conv2d(Function):
 
 
 def backward_bias_and_relu(grad_output, rectified, needs_bias):
-    """The gradient before the ReLU, if there is one, and that of the bias, if it is asked for."""
+    """The gradient before the ReLU, if there is one, and that of the bias, if it is needed."""
     if rectified is None:
         return grad_output, backward_bias(grad_output) if needs_bias else None
     if needs_bias:
@@ -172,8 +172,8 @@ def backward_bias_and_relu(grad_output, rectified, needs_bias):
     return backward_of_relu(grad_output, rectified), None
 
 
-# Numba: one row of the output at a time, as a matrix product: its windows, laid out as the rows of a matrix,
-# times the weights. 3×3 windows over many channels take a way with fewer multiplications: `conv2d_winograd`.
+# Numba: each row of the output is a matrix product: its windows, laid out as the rows of a matrix, times the
+# weights. For 3×3 windows over many channels, `conv2d_winograd` does it with fewer multiplications.
 
 
 def forward_numba(x, weight, bias, padding, relu):
@@ -220,7 +220,7 @@ def _windows(x, n, i, size, memory):
     length = size * channels
     for p in range(size):
         line = x[n, i + p].reshape(x.shape[2] * channels)
-        if channels < 8:  # a loop over few elements costs more than strides
+        if channels < 8:  # strides cost less than a loop over few elements
             for e in range(length):
                 for j in range(len(memory)):
                     memory[j, p * length + e] = line[j * channels + e]
@@ -237,9 +237,9 @@ def backward_input_numba(grad_output, weight, padding):
     if conv2d_winograd.suits(weight.dtype, size, filters, channels):
         return conv2d_winograd.backward_input(grad_output, weight, padding)
     # Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
-    # the window turned by 180 degrees and its channels exchanged.
-    turned = np.ascontiguousarray(weight[::-1, ::-1].transpose(0, 1, 3, 2))
-    return forward_numba(grad_output, turned, None, size - 1 - padding, False)
+    # the window rotated by 180° and its channels exchanged.
+    flipped = np.ascontiguousarray(weight[::-1, ::-1].transpose(0, 1, 3, 2))
+    return forward_numba(grad_output, flipped, None, size - 1 - padding, False)
 
 
 def backward_weight_numba(x, grad_output, padding, size):
@@ -247,7 +247,7 @@ def backward_weight_numba(x, grad_output, padding, size):
     if conv2d_winograd.suits(x.dtype, size, channels, filters):
         return conv2d_winograd.backward_weight(x, grad_output, padding)
     x = np.ascontiguousarray(pad(x, padding))
-    # The sum over rows is split into a fixed number of parts, fewer if the gradient itself is large.
+    # The number of parts of the sum over rows depends on shapes alone: fewer for a large gradient.
     columns = size * size * channels
     parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), columns, filters), x.dtype)
     with gemm_routine(x.dtype) as routine:
@@ -280,12 +280,12 @@ def backward_relu_numba(grad_output, y):
 
 
 def _lines(maps):
-    """The rows of pixels, each as one line of numbers."""
+    """View each row of pixels as one line of numbers."""
     return maps.reshape(maps.shape[0] * maps.shape[1], -1)
 
 
 def _partial_sums(maps):
-    """Zeros to add each row of pixels to: some for each filter, taking turns, so as to fill vector lanes."""
+    """Zeros to add each row of pixels to: several sums per filter, used in turn, to fill the vector lanes."""
     filters = maps.shape[3]
     return np.zeros((maps.shape[0] * maps.shape[1], max(1, 128 // filters) * filters), np.float64)
 
@@ -305,7 +305,7 @@ def _backward_relu(grad_output, y, before, partial):
     for row in prange(len(partial)):
         for e in range(y.shape[1]):
             before[row, e] = grad_output[row, e] if y[row, e] > 0 else 0
-        _add_up(before[row], partial[row])  # which is still in the cache
+        _add_up(before[row], partial[row])  # `before` is still in the cache
 
 
 @kernel

@@ -1,8 +1,8 @@
 """The CUDA convolution: which rung of `kernels/conv2d*.cu` runs, and how it is launched.
 
-All rungs compute the same values, up to rounding; each is meant to be faster than the one before it and may
-ask for more. Left open (`rung=None`), the last one runs that can take the arrays and keeps the precision that
-`tinyunet.use_backend` was given.
+All rungs compute the same values, up to rounding; each is meant to be faster than the one before it, and may
+require more of its arguments. With `rung=None`, the last one runs that can take the arrays and keeps the
+precision chosen by `tinyunet.use_backend`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tinyunet.backend import active_precision, cuda
 from tinyunet.ops import conv2d_winograd_cuda
 from tinyunet.ops.conv2d_winograd import suits
 
-# Of each rung: rows and columns of the result that a block computes, and its threads.
+# For each rung: the rows and columns of the result that a block computes, and the block's threads.
 TILES = {
     "tiled": ((16, 16), (16, 16)),
     "blocked": ((128, 64), (128,)),
@@ -23,8 +23,8 @@ TILES = {
 FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}  # by precision
 RUNGS = ("naive", *TILES)
 WINOGRAD = "winograd"  # a rung for windows of 3×3 only, see `conv2d_winograd_cuda`
-LEAST = 32  # channels and filters, for which it is chosen: by counts of bytes and operations, not by a clock
-ROWS_PER_PART = 2048  # pixels that one thread adds up in the gradient of a weight: a multiple of every tile
+LEAST = 32  # channels and filters from which it is chosen: by counts of bytes and operations, not measured
+ROWS_PER_PART = 2048  # pixels that one thread sums for the gradient of a weight: a multiple of every tile
 
 
 def forward(x, weight, bias, padding, relu, rung=None):
@@ -49,11 +49,11 @@ def forward(x, weight, bias, padding, relu, rung=None):
 
 def backward_input(grad_output, weight, padding, rung=None):
     # Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
-    # the window turned by 180 degrees and its channels exchanged.
+    # the window rotated by 180° and its channels exchanged.
     size, _, channels, filters = weight.shape
-    turned = cuda.empty((size, size, filters, channels))
-    cuda.launch_elementwise("conv2d", "turn_weight", weight.size, weight, turned, channels, filters, size**2)
-    return forward(grad_output, turned, None, size - 1 - padding, False, rung)
+    flipped = cuda.empty((size, size, filters, channels))
+    cuda.launch_elementwise("conv2d", "turn_weight", weight.size, weight, flipped, channels, filters, size**2)
+    return forward(grad_output, flipped, None, size - 1 - padding, False, rung)
 
 
 def backward_weight(x, grad_output, padding, size, rung=None):
@@ -90,7 +90,7 @@ def backward_bias(grad_output):
 
 
 def sum_rows(parts):
-    """The sums over the first axis of a float64 array with two, in order, as float32."""
+    """Sum a float64 array of two axes over the first, in order. The result is float32."""
     number, columns = parts.shape
     total = cuda.empty((columns,))
     grid, block = (cuda.blocks(columns, 32),), (32, 8)
@@ -99,16 +99,16 @@ def sum_rows(parts):
 
 
 def sum_parts(parts):
-    """The sum over the first axis, in order."""
+    """Sum over the first axis, in order."""
     total, number = cuda.empty(parts.shape[1:]), parts.shape[0]
     cuda.launch_elementwise("conv2d", "sum_parts", total.size, parts, total, number, flops=parts.size)
     return total
 
 
 def fastest_rung(channels, filters, size):
-    """The rung that keeps the precision and takes these counts: 128-bit loads need multiples of 4.
+    """Choose the rung for these counts and the active precision: 128-bit loads need multiples of 4.
 
-    The environment variable TINYUNET_CONV switches Winograd's algorithm on and off, as on the CPU.
+    The environment variable TINYUNET_CONV turns Winograd's algorithm on and off, as on the CPU.
     """
     if channels % 4 or filters % 4:
         return "tiled"
@@ -118,7 +118,7 @@ def fastest_rung(channels, filters, size):
 
 
 def _grid_and_block(rung, rows, columns):
-    """Blocks (along the rows, along the columns) and threads, for a result of rows × columns."""
+    """The blocks (along rows, along columns) and threads per block for a result of rows × columns."""
     if rung == "naive":
         return (cuda.blocks(rows * columns, cuda.WIDTH), 1), (cuda.WIDTH,)
     (tile_rows, tile_columns), block = TILES[rung]

@@ -419,6 +419,5 @@ def _transform_outputs(m, bias, floor, first, last, left, y):
     for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
         patch = np.empty((1, OUTPUTS, OUTPUTS, bias.size), m.dtype)
         begin = first + TILES_PER_TASK * task
-        _scatter_outputs(
-            m, bias, floor, down, across, begin, min(last, begin + TILES_PER_TASK), first, patch, y, left
-        )
+        end = min(last, begin + TILES_PER_TASK)
+        _scatter_outputs(m, bias, floor, down, across, begin, end, first, patch, y, left)

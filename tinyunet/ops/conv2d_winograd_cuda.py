@@ -10,9 +10,7 @@ from tinyunet.backend import cuda
 from tinyunet.ops.conv2d_winograd_transforms import FREQUENCIES, OUTPUTS
 
 TILE, THREADS = (128, 64), (128,)  # rows and columns of a product that a block computes, and its threads
-TILES_PER_PART = (
-    512  # added up by one thread for the gradient of a weight: a multiple of what a block fetches
-)
+TILES_PER_PART = 512  # summed by one thread for the gradient of a weight: a multiple of what a block fetches
 # Operations to transform a tile in one channel: the transforms along one axis, times the operations of each.
 INPUT_OPERATIONS, OUTPUT_OPERATIONS, OUTPUT_GRAD_OPERATIONS = 12 * 22, 10 * 16, 10 * 14
 WEIGHT_OPERATIONS, WEIGHT_GRAD_OPERATIONS = 9 * 13, 9 * 16
@@ -44,14 +42,8 @@ def backward_weight(x, grad_output, padding):
     arguments = (v, z, parts, tiles, channels, filters, TILES_PER_PART)
     _multiply("multiply_transposed", (channels, filters), number * FREQUENCIES, tiles / number, *arguments)
     grad_weight = cuda.empty((3, 3, channels, filters))
-    _transform(
-        "weight_grad",
-        channels * filters,
-        WEIGHT_GRAD_OPERATIONS + FREQUENCIES * number,
-        parts,
-        grad_weight,
-        number,
-    )
+    operations = WEIGHT_GRAD_OPERATIONS + FREQUENCIES * number
+    _transform("weight_grad", channels * filters, operations, parts, grad_weight, number)
     return grad_weight
 
 

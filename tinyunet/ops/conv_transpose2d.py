@@ -1,4 +1,4 @@
-"""Up-convolution: 2×2, stride 2. Each input pixel paints a 2×2 square of output pixels, none overlapping.
+"""Up-convolution: 2×2, stride 2. Each input pixel is scattered to a 2×2 square of output pixels of its own.
 
     y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] · x[n,i,j,c]
 
@@ -8,10 +8,10 @@
 
 It is the adjoint of a 2×2 convolution of stride 2, hence the name: <up(x), y> = <x, down(y)>.
 
-Channels last, row 2i+p of the output is, as it lies in memory, a matrix of W rows and 2·F columns: q and f
-run together. With the weight in the order (p, C, q·F), each output row is then one matrix product.
+With channels last, row 2i+p of the output is, as it lies in memory, a matrix of W rows and 2·F columns: q and
+f run together. With the weight in the order (p, C, q·F), each output row is then one matrix product.
 
-A window of 4×4, which overlaps its neighbours, is led back to this one: `conv_transpose2d_overlapping`.
+`conv_transpose2d_overlapping` reduces a window of 4×4, which overlaps its neighbours, to this one.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, r
 
     y[n,2i+p,2j+q,f] = bias[f] + sum over c of weight[p,q,c,f] x[n,i,j,c]
 
-    A window of 4×4 overlaps its neighbours and can interpolate, as in the FCN [2]_; it stands one pixel
-    further up and left, and what it paints outside of the output is cut off (PyTorch's padding=1).
+    A window of 4×4 overlaps its neighbours and can interpolate, as in the FCN [2]_. It begins one pixel
+    further up and left, and what falls outside of the output is cut off (PyTorch's padding=1).
 
     Parameters
     ----------
@@ -133,19 +133,19 @@ class ConvTranspose2d(Function):
 
 # Numba: matrix products over rows
 
-_ROWS_A_TASK = 8  # of x: they share the pieces of the weight
-# Of grad_weight, 16 kB: a thread adds the products of all rows into it, in its cache.
-_CHANNELS_A_TASK, _COLUMNS_A_TASK = 64, 64
+_ROWS_PER_TASK = 8  # of x: they share the pieces of the weight
+# A block of grad_weight, 16 kB: a thread adds the products of all rows to it, in its cache.
+_CHANNELS_PER_TASK, _COLUMNS_PER_TASK = 64, 64
 
 
 def _pairs(rows):
-    """View (N, 2H, 2W, F) as (N, 2H, W, 2F): the two columns that one input pixel paints, side by side."""
+    """View (N, 2H, 2W, F) as (N, 2H, W, 2F): the two columns of one input pixel, side by side."""
     n, height, width, filters = rows.shape
     return rows.reshape(n, height, width // 2, 2 * filters)
 
 
 def _by_rows(weight):
-    """Weight (p, q, C, F) in the order (p, C, q·F) that fits `_pairs`."""
+    """Copy the weight (p, q, C, F) to the order (p, C, q·F) that fits `_pairs`."""
     return allocator.copy(weight.transpose(0, 2, 1, 3)).reshape(2, weight.shape[2], -1)
 
 
@@ -161,10 +161,10 @@ def forward_numba(x, weight, bias, relu):
 @parallel_kernel
 def _forward(routine, x, weight, bias, relu, y):
     batch, height, _, _ = x.shape
-    groups = (height + _ROWS_A_TASK - 1) // _ROWS_A_TASK
+    groups = (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
     for task in prange(batch * groups):
-        n, first = task // groups, task % groups * _ROWS_A_TASK
-        last = min(height, first + _ROWS_A_TASK)
+        n, first = task // groups, task % groups * _ROWS_PER_TASK
+        last = min(height, first + _ROWS_PER_TASK)
         for p in range(2):
             out = y[n, 2 * first + p : 2 * last : 2]
             _multiply_rows(routine, x[n, first:last], weight[p], 0.0, out)
@@ -196,7 +196,7 @@ def backward_input_numba(grad_output, weight):
     n, height, width, filters = grad_output.shape
     channels = weight.shape[2]
     grad_x = allocator.empty((n, height // 2, width // 2, channels), grad_output.dtype)
-    # A copy, as BLAS is slower with a transposed factor.
+    # A copy, because BLAS is slower with a transposed factor.
     transposed = allocator.copy(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
     with gemm_routine(grad_x.dtype) as routine:
         _backward_input(routine, _pairs(grad_output), transposed, grad_x)
@@ -206,10 +206,10 @@ def backward_input_numba(grad_output, weight):
 @parallel_kernel
 def _backward_input(routine, grad_output, transposed, grad_x):
     batch, height, _, _ = grad_x.shape
-    groups = (height + _ROWS_A_TASK - 1) // _ROWS_A_TASK
+    groups = (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
     for task in prange(batch * groups):
-        n, first = task // groups, task % groups * _ROWS_A_TASK
-        last = min(height, first + _ROWS_A_TASK)
+        n, first = task // groups, task % groups * _ROWS_PER_TASK
+        last = min(height, first + _ROWS_PER_TASK)
         for p in range(2):
             rows = grad_output[n, 2 * first + p : 2 * last : 2]
             _multiply_rows(routine, rows, transposed[p], float(p), grad_x[n, first:last])
@@ -227,17 +227,19 @@ def backward_weight_numba(x, grad_output):
 def _backward_weight(routine, x, grad_output, grad_weight):
     batch, height, _, channels = x.shape
     columns = grad_output.shape[3]
-    across = (columns + _COLUMNS_A_TASK - 1) // _COLUMNS_A_TASK
-    down = (channels + _CHANNELS_A_TASK - 1) // _CHANNELS_A_TASK
+    across = (columns + _COLUMNS_PER_TASK - 1) // _COLUMNS_PER_TASK
+    down = (channels + _CHANNELS_PER_TASK - 1) // _CHANNELS_PER_TASK
     for task in prange(2 * down * across):
         p, block = task // (down * across), task % (down * across)
-        top, left = block // across * _CHANNELS_A_TASK, block % across * _COLUMNS_A_TASK
-        some, others = slice(top, top + _CHANNELS_A_TASK), slice(left, left + _COLUMNS_A_TASK)
-        out = grad_weight[p, some, others]
+        top, left = block // across * _CHANNELS_PER_TASK, block % across * _COLUMNS_PER_TASK
+        block_channels = slice(top, top + _CHANNELS_PER_TASK)
+        block_columns = slice(left, left + _COLUMNS_PER_TASK)
+        out = grad_weight[p, block_channels, block_columns]
         out[:] = 0
         for n in range(batch):
             for i in range(height):
-                gemm_tn(routine, x[n, i, :, some], grad_output[n, 2 * i + p, :, others], 1.0, out)
+                x_row, grad_row = x[n, i, :, block_channels], grad_output[n, 2 * i + p, :, block_columns]
+                gemm_tn(routine, x_row, grad_row, 1.0, out)
 
 
 # CUDA: conv_transpose2d_cuda.py and kernels/conv_transpose2d.cu

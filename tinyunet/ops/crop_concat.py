@@ -1,4 +1,4 @@
-"""The skip connection: the centre of the contracting path's map, behind the up-sampled channels.
+"""The skip connection: the up-sampled channels, and then the centre of the contracting path's map.
 
     y[n,i,j] = [upsampled[n,i,j], skip[n,i+top,j+left]],   top = (H_skip - H) // 2, left = (W_skip - W) // 2
 
@@ -76,7 +76,7 @@ def crop_concat(upsampled: Tensor, skip: Tensor) -> Tensor:
         raise ShapeError("crop_concat: the batch sizes differ", details, "make shape[0] the same in both")
     if skip.shape[1] < upsampled.shape[1] or skip.shape[2] < upsampled.shape[2]:
         raise ShapeError(
-            "crop_concat: skip is smaller than upsampled, there is nothing to crop",
+            "crop_concat: skip is smaller than upsampled",
             details,
             "give the arguments in the order (upsampled, skip)",
         )

@@ -1,11 +1,11 @@
-"""Dropout: each value is kept with probability 1 - p and scaled up, so that the mean stays.
+"""Dropout: each value is kept with probability 1 - p and scaled up, so that the mean stays the same.
 
     y[i] = x[i] / (1 - p) if kept[i], else 0
     grad_x[i] = grad_y[i] / (1 - p) if kept[i], else 0
 
-Whether element i is kept is a function of (seed, i) only: a counter-based generator (the finaliser of
-Steele, Lea and Flood's SplitMix64, OOPSLA 2014). No mask is stored, threads need no order, and every
-backend drops the same elements. The seed is one draw from `rng`.
+A counter-based generator decides from (seed, i) alone whether element i is kept: the finaliser of Steele, Lea
+and Flood's SplitMix64 (OOPSLA 2014). No mask is stored, threads need no order, and every backend drops the
+same elements. The seed is one draw from `rng`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
     x : Tensor, any shape
     p : float, 0 <= p < 1
     rng : numpy.random.Generator
-        Gives the seed: one draw a call.
+        Gives the seed: one draw per call.
 
     Raises
     ------

@@ -10,16 +10,16 @@
     grad_weight[0,0,c,k] = sum over n,i,j of x[n,i,j,c] · grad_z[n,i,j,k]
     grad_bias[k]         = sum over n,i,j of grad_z[n,i,j,k]
 
-With few classes all of it is bound by memory. As two ops, x is read twice (for z and for grad_weight), and z
-and grad_z are written and read again. Here a pixel's features are read once, and z and grad_z never leave the
-cache (CUDA: the registers). So the forward pass computes the gradients too. It can: the sum of the weights is
-known beforehand, and whatever is computed from the loss only scales them, in training by 1.
+With few classes, memory limits the speed. Two separate ops read x twice (for z and for grad_weight), and
+write and read z and grad_z. Here a pixel's features are read once, and z and grad_z never leave the cache
+(CUDA: the registers). So the forward pass computes the gradients too. It can: the sum of the weights is known
+beforehand, and what is computed from the loss only scales them, in training by 1.
 
 References
 ----------
 .. [1] Hsu et al. 2024, Liger Kernel, section 3.2, FusedLinearCrossEntropy: there for many classes, to save
    the memory of z. https://arxiv.org/abs/2410.10989
-.. [2] PyTorch's `torch.nn.functional.linear_cross_entropy`, which has weights of classes, not of pixels.
+.. [2] PyTorch's `torch.nn.functional.linear_cross_entropy`, which has per-class, not per-pixel, weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
-from tinyunet.ops.linear_cross_entropy_softmax import ROWS, series, softmax
+from tinyunet.ops.linear_cross_entropy_softmax import SCRATCH_ROWS, series, softmax
 from tinyunet.ops.softmax_cross_entropy import backward_numba as scaled_numba
 from tinyunet.ops.softmax_cross_entropy import backward_numpy as scaled_numpy
 from tinyunet.ops.softmax_cross_entropy import forward_cuda as unfused_forward_cuda
@@ -71,14 +71,14 @@ def linear_cross_entropy(
     reduction: str = "mean",
     ignore_label: int | None = None,
 ) -> Tensor:
-    """softmax_cross_entropy(conv2d(x, weight, bias), target, pixel_weight, …), window 1×1, in one pass.
+    """Compute softmax_cross_entropy(conv2d(x, weight, bias), target, pixel_weight, …) in one pass.
 
     Parameters
     ----------
     x : Tensor, shape (N, H, W, C), float32 or float64
         Features.
     weight : Tensor, shape (1, 1, C, K), dtype of x
-        Of the layer that scores the K classes.
+        The weight of the layer that scores the K classes.
     bias : Tensor, shape (K,), or None
     target, pixel_weight, reduction, ignore_label
         As in `softmax_cross_entropy`, where pixel_weight is called weight.
@@ -117,14 +117,14 @@ def linear_cross_entropy(
 def loss_of_checked(
     x: Tensor, weight: Tensor, bias: Tensor | None, target: NDArray[Any], pixel_weight: NDArray[Any]
 ) -> Tensor:
-    """The energy of pixels that are checked already: it can be captured as a part of a CUDA graph.
+    """Compute the energy of checked pixels. The call can be captured in a CUDA graph.
 
     Parameters
     ----------
     x, weight, bias
         As in `linear_cross_entropy`.
     target, pixel_weight : array, shape (N, H, W)
-        From `checked_pixels`. Where they are on the GPU, nothing is copied and nothing read back.
+        From `checked_pixels`. If they are on the GPU, nothing is copied or read back.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def loss_of_checked(
 
 
 class LinearCrossEntropy(Function):
-    """The op in the graph. The gradients are there before backward, which has only to scale them."""
+    """The op in the graph. Forward computes the gradients, and backward only scales them."""
 
     name = "linear_cross_entropy"
 
@@ -159,18 +159,18 @@ class LinearCrossEntropy(Function):
         return backward(*self.saved, grad_output)
 
 
-# Numba: blocks of pixels that stay in the cache, each through all steps. The loops run along channels, but in
-# the softmax, along pixels. Two classes at a time: each number of x or grad_x that is loaded or stored serves
-# both. An odd number of classes is made even by one whose weight and gradient are 0. BLAS took 1.3 to 4.5
-# times as long for each of the three products, of 16 and 64 channels and two classes.
+# Numba: each block of pixels stays in the cache and goes through all steps. The loops run along channels, in
+# the softmax along pixels. Two classes share each number of x or grad_x that is loaded or stored; an odd
+# number of classes is made even by one whose weight and gradient are 0. For 16 and 64 channels and two
+# classes, BLAS took 1.3 to 4.5 times as long for each of the three products.
 
-BLOCK = 256  # pixels: with 64 channels 64 kB of x, and as much of grad_x; fewer make short loops
-PART = 8 * BLOCK  # pixels whose sums are added up by one thread
+BLOCK_PIXELS = 256  # with 64 channels, 64 kB of x and as much of grad_x; fewer make short loops
+PART_PIXELS = 8 * BLOCK_PIXELS  # summed by one thread
 
 
 def forward_numba(x, weight, bias, target, pixel_weight, with_gradient):
     channels, classes = weight.shape[2:]
-    even, parts = classes + classes % 2, -(-target.size // PART)
+    even, parts = classes + classes % 2, -(-target.size // PART_PIXELS)
     weights, biases = np.zeros((even, channels), x.dtype), np.zeros(even, x.dtype)
     weights[:classes], biases[:classes] = weight[0, 0].T, bias
     grad_x = allocator.empty_like(x if with_gradient else x[:0])
@@ -195,24 +195,24 @@ def forward_numba(x, weight, bias, target, pixel_weight, with_gradient):
 @parallel_kernel
 def _forward(x, weight, bias, classes, target, pixel_weight, series, energy, grad_x, grad_weight, grad_bias):
     pixels, even = len(x), len(weight)
-    height = ROWS + 2 * even
+    height = SCRATCH_ROWS + 2 * even
     for part in prange(len(energy)):
-        memory = np.empty(height * BLOCK, x.dtype)
+        memory = np.empty(height * BLOCK_PIXELS, x.dtype)
         integers = memory.view(series[2].dtype)
-        for first in range(part * PART, min(pixels, (part + 1) * PART), BLOCK):
-            last = min(pixels, first + BLOCK)
+        for first in range(part * PART_PIXELS, min(pixels, (part + 1) * PART_PIXELS), BLOCK_PIXELS):
+            last = min(pixels, first + BLOCK_PIXELS)
             size = last - first
             rows = memory[: height * size].reshape(height, size)
-            bits = integers[(ROWS - 1) * size : ROWS * size]
-            scores, grad = rows[ROWS : ROWS + even], rows[ROWS + even :]
+            bits = integers[(SCRATCH_ROWS - 1) * size : SCRATCH_ROWS * size]
+            scores, grad = rows[SCRATCH_ROWS : SCRATCH_ROWS + even], rows[SCRATCH_ROWS + even :]
             _score(x[first:last], weight, bias, scores)
             labels, weights = target[first:last], pixel_weight[first:last]
             energy[part] += softmax(
-                scores[:classes], labels, weights, series, rows[:ROWS], bits, grad[:classes]
+                scores[:classes], labels, weights, series, rows[:SCRATCH_ROWS], bits, grad[:classes]
             )
             if len(grad_x):
                 grad[classes:] = 0
-                _paint(grad, weight, grad_x[first:last])
+                _write_grad_x(grad, weight, grad_x[first:last])
                 _add_products(grad, x[first:last], grad_weight[part])
                 _add_rows(grad, grad_bias[part])
 
@@ -221,41 +221,41 @@ def _forward(x, weight, bias, classes, target, pixel_weight, series, energy, gra
 def _score(x, weight, bias, scores):
     """scores[k, j] = bias[k] + sum over c of weight[k, c] · x[j, c]."""
     for k in range(0, len(weight), 2):
-        one, other = weight[k], weight[k + 1]
+        first_class, second_class = weight[k], weight[k + 1]
         for j in range(len(x)):
             pixel = x[j]
-            sum_one = sum_other = x.dtype.type(0)
+            first_sum = second_sum = x.dtype.type(0)
             for c in range(pixel.size):
-                sum_one += one[c] * pixel[c]
-                sum_other += other[c] * pixel[c]
-            scores[k, j], scores[k + 1, j] = bias[k] + sum_one, bias[k + 1] + sum_other
+                first_sum += first_class[c] * pixel[c]
+                second_sum += second_class[c] * pixel[c]
+            scores[k, j], scores[k + 1, j] = bias[k] + first_sum, bias[k + 1] + second_sum
 
 
 @kernel
-def _paint(grad, weight, grad_x):
+def _write_grad_x(grad, weight, grad_x):
     """grad_x[j, c] = sum over k of grad[k, j] · weight[k, c]."""
     for k in range(0, len(weight), 2):
-        one, other = weight[k], weight[k + 1]
+        first_class, second_class = weight[k], weight[k + 1]
         for j in range(len(grad_x)):
-            pixel, times_one, times_other = grad_x[j], grad[k, j], grad[k + 1, j]
+            pixel, first_grad, second_grad = grad_x[j], grad[k, j], grad[k + 1, j]
             if k == 0:
                 for c in range(pixel.size):
-                    pixel[c] = times_one * one[c] + times_other * other[c]
+                    pixel[c] = first_grad * first_class[c] + second_grad * second_class[c]
             else:
                 for c in range(pixel.size):
-                    pixel[c] += times_one * one[c] + times_other * other[c]
+                    pixel[c] += first_grad * first_class[c] + second_grad * second_class[c]
 
 
 @kernel
 def _add_products(grad, x, grad_weight):
     """grad_weight[k, c] += sum over j of grad[k, j] · x[j, c]."""
     for k in range(0, len(grad_weight), 2):
-        one, other = grad_weight[k], grad_weight[k + 1]
+        first_class, second_class = grad_weight[k], grad_weight[k + 1]
         for j in range(len(x)):
-            pixel, times_one, times_other = x[j], grad[k, j], grad[k + 1, j]
+            pixel, first_grad, second_grad = x[j], grad[k, j], grad[k + 1, j]
             for c in range(pixel.size):
-                one[c] += times_one * pixel[c]
-                other[c] += times_other * pixel[c]
+                first_class[c] += first_grad * pixel[c]
+                second_class[c] += second_grad * pixel[c]
 
 
 @kernel
@@ -272,9 +272,9 @@ def backward_numba(grad_x, grad_weight, grad_bias, grad_output):
     return tuple(scaled_numba(g, grad_output) for g in (grad_x, grad_weight, grad_bias))
 
 
-# CUDA: kernels/linear_cross_entropy.cu, or the two ops one after the other where it does not take the sizes
+# CUDA: kernels/linear_cross_entropy.cu, or the two ops one after the other for sizes that it does not take
 
-PIXELS_A_PART = 256  # summed by one block: 589 blocks for 388 × 388 pixels, a few for each multiprocessor
+PIXELS_PER_PART = 256  # summed by one block: 589 blocks for 388 × 388 pixels, a few per multiprocessor
 MAX_CLASSES, MAX_CHANNELS = 4, 128
 
 
@@ -285,14 +285,14 @@ def forward_cuda(x, weight, bias, target, pixel_weight, with_gradient):
     lanes = 1 << (channels // 4 - 1).bit_length()  # each with four channels
     grad_x = cuda.empty(x.shape if with_gradient else (0,))
     products = channels * classes
-    parts = cuda.empty((cuda.blocks(target.size, PIXELS_A_PART), products + MAX_CLASSES + 1), float)
+    parts = cuda.empty((cuda.blocks(target.size, PIXELS_PER_PART), products + MAX_CLASSES + 1), float)
     cuda.launch(
         "linear_cross_entropy",
         "forward",
         (parts.shape[0],),
         (cuda.WIDTH,),
         *(x, weight, bias, target, pixel_weight, grad_x, parts),
-        *(channels, classes, lanes, int(with_gradient), PIXELS_A_PART, target.size),
+        *(channels, classes, lanes, int(with_gradient), PIXELS_PER_PART, target.size),
         flops=(6 * products + 7 * classes) * target.size,
     )
     sums = conv2d_cuda.sum_rows(parts)
@@ -313,7 +313,7 @@ def unfused_cuda(x, weight, bias, target, pixel_weight, with_gradient):
 
 
 def backward_cuda(grad_x, grad_weight, grad_bias, grad_output):
-    # In place, as only the GPU knows whether there is anything to do, and to ask it means to wait for it.
+    # In place: only the GPU knows whether there is anything to do, and reading that would wait for it.
     gradients = grad_x, grad_weight, grad_bias
     blocks = min(1024, cuda.blocks(grad_x.size, cuda.WIDTH))
     counts = [gradient.size for gradient in gradients]

@@ -1,15 +1,15 @@
-"""Softmax and cross-entropy of many pixels at once, for Numba: vector lanes along pixels.
+"""Softmax and cross-entropy of many pixels at once, for Numba, with vector lanes along pixels.
 
-With two classes a pixel takes two exponentials and a logarithm. Called one at a time, from C's library, they
-took more than half of the time of the whole op. So here they are loops over pixels that call nothing:
+With two classes a pixel takes two exponentials and a logarithm. Called one by one from C's library, they took
+more than half of the time of the whole op. So here they are loops over pixels that call no function:
 
     exp(x), x <= 0:  x = r - n log 2, with n a whole number and |r| at most (log 2) / 2.
                      exp(x) = 2^-n (1 + r + r²/2! + r³/3! + …); 2^-n is written into the bits of the exponent
-    log(t), t >= 1:  halved until it is at most √2, and log 2 counted for each time. Then, with
+    log(t), t >= 1:  t is halved until it is at most √2, and log 2 is added for each halving. Then, with
                      s = (t - 1) / (t + 1), |s| at most (√2 - 1) / (√2 + 1), log(t) = 2 (s + s³/3 + s⁵/5 + …)
 
 The series end where the next term is below a quarter of the rounding error of a result around 1. Exponentials
-of less than 2^-126 (float64: 2^-1022) are 0. A NaN stays one.
+of less than 2^-126 (float64: 2^-1022) are 0. A NaN stays a NaN.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import numpy as np
 
 from tinyunet.backend.jit import kernel
 
-ROWS = 5  # of scratch memory
+SCRATCH_ROWS = 5  # that `softmax` takes
 
 
 @cache
 def series(dtype):
-    """What `softmax` needs to know of a dtype: the coefficients of its series, and how exponents are coded.
+    """Compute what `softmax` needs for a dtype: the coefficients of its series, and the bits of exponents.
 
     Returns
     -------
     factorials, odd : array
         1/n! and 2/(2n + 1), highest n first.
     exponents : array of integers
-        The bits of 1, and by how much those of 2 are more.
+        The bits of 1, and the difference between the bits of 2 and those.
     """
     small = np.finfo(dtype).eps / 4
     r, s = math.log(2) / 2, (math.sqrt(2) - 1) / (math.sqrt(2) + 1)
@@ -49,14 +49,14 @@ def series(dtype):
 
 @kernel
 def softmax(scores, target, weight, series, memory, bits, grad):
-    """The energy of some pixels; its gradient with respect to their scores is left in grad.
+    """Compute the energy of the pixels, and write its gradient with respect to their scores to grad.
 
     scores, grad : (K, pixels); the scores are changed.   weight : (pixels,).
     target : (pixels,), negative where a pixel does not count.
-    memory : (ROWS, pixels), scratch; its last row is also given as integers, bits.
+    memory : (SCRATCH_ROWS, pixels), scratch; its last row is also given as integers, bits.
     """
     factorials, odd, exponents = series
-    rest, power, sums, total, loss = memory[0], memory[ROWS - 1], memory[1], memory[2], memory[3]
+    rest, power, sums, total, loss = memory[0], memory[SCRATCH_ROWS - 1], memory[1], memory[2], memory[3]
     _subtract_largest(scores, rest)
     total[:] = 0
     for k in range(len(scores)):
@@ -76,7 +76,7 @@ def softmax(scores, target, weight, series, memory, bits, grad):
 
 @kernel
 def _subtract_largest(scores, largest):
-    """In place. Stored before anything else is added: the compiler may reorder additions within a loop."""
+    """Subtract in place, before anything else is added: the compiler may reorder additions within a loop."""
     largest[:] = scores[0]
     for k in range(1, len(scores)):
         row = scores[k]
@@ -90,7 +90,7 @@ def _subtract_largest(scores, largest):
 
 @kernel
 def _halvings(scores, exponents, rest, bits):
-    """Scores as rest - n log 2, n whole; the bits of 2^-n, or of 0 where n is too large."""
+    """Write scores as rest - n log 2, n whole, with the bits of 2^-n, or of 0 where n is too large."""
     real, integer = rest.dtype.type, bits.dtype.type
     one, step = real(exponents[0]), real(exponents[1])  # few bits set: exact
     most, log_2 = one / step, real(np.log(2))
@@ -98,14 +98,14 @@ def _halvings(scores, exponents, rest, bits):
     for j in range(rest.size):
         x = lowest if scores[j] < lowest else scores[j]
         halvings = x * halvings_of + real(0.5)
-        n = np.floor(halvings if halvings < most else most)  # of a NaN the most
+        n = np.floor(halvings if halvings < most else most)  # for a NaN, the most
         rest[j] = x + n * log_2
         bits[j] = integer(one - n * step)
 
 
 @kernel
 def _exponentials(rest, power, factorials, sums, y):
-    """In y, power · exp(rest)."""
+    """Write power · exp(rest) to y."""
     for j in range(y.size):
         sums[j] = factorials[0] * rest[j] + factorials[1]
     for i in range(2, factorials.size, 2):
@@ -118,7 +118,7 @@ def _exponentials(rest, power, factorials, sums, y):
 
 @kernel
 def _logarithms(t, most, odd, halved, sums, y):
-    """In y, log(t), for t from 1 to most."""
+    """Write log(t) to y, for t from 1 to most."""
     real = y.dtype.type
     halved[:] = t
     y[:] = 0
@@ -140,7 +140,7 @@ def _logarithms(t, most, odd, halved, sums, y):
 
 @kernel
 def _subtract_target(k, scores, total, target, weight, loss, y):
-    """From exp(scores) to the gradient of a class; in loss, from log(total) to -log p."""
+    """Turn exp(scores) in y into the gradient of a class, and log(total) in loss into -log p."""
     real = y.dtype.type
     for j in range(y.size):
         p, here = y[j] / total[j], target[j] == k

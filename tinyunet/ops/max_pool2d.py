@@ -1,10 +1,10 @@
-"""Maximum over 2×2 windows that do not overlap.
+"""The maximum over 2×2 windows that do not overlap.
 
     y[n,i,j,c] = max over p,q in {0,1} of x[n,2i+p,2j+q,c]
     grad_x[n,2i+p,2j+q,c] = grad_y[n,i,j,c] where (p,q) was the place of the maximum, else 0
 
-The place is kept as one byte 2p+q for each output; at a tie it is the first. A NaN counts as the maximum, so
-that a training that diverges is seen.
+The place is stored as one byte 2p+q per output; at a tie it is the first. A NaN counts as the maximum, so
+that a diverging training is noticed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def max_pool2d(x: Tensor) -> Tensor:
     Raises
     ------
     ShapeError
-        H or W is odd: a row or column would be dropped without a word.
+        H or W is odd or 0: pooling would drop a row or column.
 
     References
     ----------
@@ -85,7 +85,7 @@ class MaxPool2d(Function):
         return (backward(grad_output, place),)
 
 
-# Numba: one output row at a time, so that each thread writes rows of its own
+# Numba: one output row at a time, so that each thread writes its own rows
 
 
 def forward_numba(x):

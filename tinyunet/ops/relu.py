@@ -1,9 +1,9 @@
-"""Rectified linear unit.
+"""The rectified linear unit.
 
     y = max(x, 0)
     grad_x = grad_y where y > 0, else 0          (0 at the kink, as in PyTorch)
 
-A NaN stays a NaN, so that a training that diverges is seen.
+A NaN stays a NaN, so that a diverging training is noticed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def backward_numpy(grad_output, y):
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0), element by element.
+    """Compute max(x, 0), element by element.
 
     Parameters
     ----------

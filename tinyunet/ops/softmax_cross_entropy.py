@@ -1,4 +1,4 @@
-"""The paper's loss: cross-entropy of the softmax over the classes, weighted pixel by pixel.
+"""The paper's loss: the cross-entropy of the softmax over the classes, with per-pixel weights.
 
     p[n,i,j,k] = exp(logits[n,i,j,k]) / sum over k' of exp(logits[n,i,j,k'])
     E = sum over n,i,j of w[n,i,j] · -log p[n,i,j,target[n,i,j]]             ("sum", the paper's energy)
@@ -58,7 +58,7 @@ def softmax_cross_entropy(
     reduction: str = "mean",
     ignore_label: int | None = None,
 ) -> Tensor:
-    """Per-pixel weighted softmax cross-entropy.
+    """Compute the softmax cross-entropy with per-pixel weights.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def softmax_cross_entropy(
     target : integer array, shape (N, H, W)
         The true class of each pixel, 0 to K - 1.
     weight : array, shape (N, H, W), optional
-        Factor of each pixel's loss, as from `weight_map`; 1 if left out. It gets no gradient.
+        The factor of each pixel's loss, for instance from `weight_map`; 1 by default. It gets no gradient.
     reduction : {"mean", "sum"}
         "sum": the paper's energy. "mean": that divided by the sum of the weights; then a learning rate
         does not depend on the tile's size. 0 where all weights are 0.
@@ -107,13 +107,13 @@ def softmax_cross_entropy(
 
 
 def loss_of_checked(logits: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
-    """The energy of pixels that are checked already: it can be captured as a part of a CUDA graph.
+    """Compute the energy of checked pixels. The call can be captured in a CUDA graph.
 
     Parameters
     ----------
     logits : Tensor, shape (N, H, W, K)
     target, weight : array, shape (N, H, W)
-        From `checked_pixels`. Where they are on the GPU, nothing is copied and nothing read back.
+        From `checked_pixels`. If they are on the GPU, nothing is copied or read back.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def loss_of_checked(logits: Tensor, target: NDArray[Any], weight: NDArray[Any]) 
 
 
 class SoftmaxCrossEntropy(Function):
-    """The op in the graph. Forward computes the gradient too: it has the probabilities at hand."""
+    """The op in the graph. Forward also computes the gradient: it has the probabilities."""
 
     name = "softmax_cross_entropy"
 
@@ -138,7 +138,7 @@ class SoftmaxCrossEntropy(Function):
         return (backward(*self.saved, grad_output),)
 
 
-# Numba: a row at a time, each with a sum of its own
+# Numba: one row at a time, each with a sum of its own
 
 
 def forward_numba(logits, target, weight, with_gradient):
@@ -161,7 +161,7 @@ def _forward(logits, target, weight, energy, grad_logits):
             total = logits.dtype.type(0)
             for k in range(classes):
                 exponential[k] = pixel[k] - largest
-            # Read back: log(total) - (score - largest) might be computed as (log(total) - score) + largest.
+            # From memory: log(total) - (score - largest) might be computed as (log(total) - score) + largest.
             shifted = exponential[0 if label == NO_LABEL else label]
             for k in range(classes):
                 exponential[k] = np.exp(exponential[k])

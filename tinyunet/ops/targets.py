@@ -1,9 +1,9 @@
-"""Target class and weight of each pixel, in the form that both losses take: checked once, in host memory.
+"""The target class and weight of each pixel in the form that both losses take, checked once in host memory.
 
 A loss is "sum" or "mean", and pixels may be ignored. Both are folded into the weights before a kernel sees
 them, so that every loss is the energy, the sum over the pixels of w · -log p: for the mean the weights are
 divided by their sum, and an ignored pixel has weight 0. A training step that is captured as a CUDA graph gets
-the two arrays anew at each launch: nothing in it depends on what the weights were when it was captured.
+new arrays at each launch, and nothing in it depends on the weights at the time of its capture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinyunet.backend import to_backend, to_host
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
 from tinyunet.ops.checks import AXES
 
-NO_LABEL = -1  # what an ignored pixel becomes before a kernel sees it
+NO_LABEL = -1  # the target of an ignored pixel, as kernels see it
 
 
 def checked_pixels(
@@ -31,26 +31,28 @@ def checked_pixels(
     ignore_label: int | None = None,
     dtype: DTypeLike = np.float32,
 ) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """Target and weight as an op's `loss_of_checked` and a network's `loss` take them.
+    """Check target and weight, and fold the reduction and ignored pixels into the weight.
+
+    The result is for an op's `loss_of_checked` and a network's `loss`.
 
     Parameters
     ----------
     op : str
-        Who asks, for the errors.
+        The name of the op, for errors.
     target : integer array, shape (N, H, W)
     weight : array, shape (N, H, W), or None
     classes : int
     reduction, ignore_label
         As in `softmax_cross_entropy`.
     dtype : dtype
-        Of the scores, and so of the weights.
+        The dtype of the scores, and so of the weights.
 
     Returns
     -------
     target : int32 array
-        -1 where a pixel is ignored.
+        -1 for an ignored pixel.
     weight : array of dtype
-        0 there; for the mean divided by the sum of all, or 0 where that is 0.
+        0 for an ignored pixel; for the mean, divided by the sum of all, or 0 if that is 0.
 
     Raises
     ------
@@ -106,7 +108,7 @@ def _checked_target(
 
 
 def pixels_on_backend(op: str, target: Any, weight: Any, **scored: Tensor) -> tuple[Any, Any]:
-    """Checked pixels, moved to where the backend computes. Nothing is read back.
+    """Move checked pixels to where the backend computes. Nothing is read back.
 
     Parameters
     ----------
@@ -114,7 +116,7 @@ def pixels_on_backend(op: str, target: Any, weight: Any, **scored: Tensor) -> tu
     target, weight : array, shape (N, H, W)
         From `checked_pixels`.
     **scored : Tensor, shape (N, H, W, any)
-        The map whose pixels they are, under its name: logits=logits.
+        The map that the pixels belong to, under its name: logits=logits.
 
     Raises
     ------
