@@ -1,4 +1,4 @@
-"""Memory used again: when, never while someone holds an array, and nothing new in a steady training step."""
+"""Memory is used again, never while an array is held, and a steady training step allocates nothing new."""
 
 import gc
 import threading
@@ -16,26 +16,26 @@ SHAPE = (3, 70, 90, 7)  # 529,200 bytes
 
 @pytest.fixture
 def pool(monkeypatch):
-    """One of this test's own."""
+    """An empty pool for this test."""
     gc.collect()
     allocator._returned.clear()
     monkeypatch.setattr(allocator, "_pool", allocator._Pool())
     yield allocator._pool
     gc.collect()
-    allocator._returned.clear()  # what the test had is not the package's
+    allocator._returned.clear()  # the test's memory must not reach the package's pool
 
 
-def where(array):
+def address(array):
     return array.ctypes.data
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
-def test_an_array_as_numpys(dtype):
+def test_an_array_is_like_numpys(dtype):
     array = allocator.empty(SHAPE, dtype)
     assert (array.shape, array.dtype) == (SHAPE, dtype)
     assert array.flags.c_contiguous
     assert array.flags.writeable
-    assert where(array) % 64 == 0
+    assert address(array) % 64 == 0
     array[...] = 3
     np.testing.assert_array_equal(array, np.full(SHAPE, 3))
     assert type(array) is np.ndarray
@@ -43,9 +43,9 @@ def test_an_array_as_numpys(dtype):
 
 def test_memory_is_used_again_when_the_array_is_gone(pool):
     array = allocator.empty(SHAPE)
-    before = where(array)
+    before = address(array)
     del array
-    assert where(allocator.empty((3, 71, 90, 7))) == before
+    assert address(allocator.empty((3, 71, 90, 7))) == before
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_memory_is_used_again_when_the_array_is_gone(pool):
         np.ravel,
     ],
 )
-def test_memory_that_someone_holds_is_never_given(pool, hold):
+def test_memory_that_is_held_is_not_used_again(pool, hold):
     array = allocator.empty(SHAPE)
-    before, held = where(array), hold(array)
+    before, held = address(array), hold(array)
     del array
     others = [allocator.empty(SHAPE) for _ in range(3)]
-    assert before not in map(where, others)
+    assert before not in map(address, others)
     del held
-    assert where(allocator.empty(SHAPE)) == before
+    assert address(allocator.empty(SHAPE)) == before
 
 
 def test_what_is_kept_is_bounded(pool):
@@ -82,7 +82,7 @@ def test_what_is_kept_is_bounded(pool):
 
 
 def test_threads_never_share(pool):
-    """Four threads take, fill, check and let go."""
+    """Four threads take, fill, check and release."""
     wrong = []
 
     def work(number):
@@ -100,7 +100,7 @@ def test_threads_never_share(pool):
     assert not wrong
 
 
-def test_a_steady_training_step_asks_for_no_new_memory():
+def test_a_steady_training_step_allocates_no_new_memory():
     """Page faults, which are counted, not timed. Without the pool there are 7,000 in each step."""
     model = tu.UNet(base_channels=8, depth=2, seed=0)
     optimiser = tu.SGD(model.parameters(), lr=1e-4)

@@ -1,4 +1,4 @@
-"""Compiled kernels: found on disk unless a kernel that they call has changed; the same bits everywhere."""
+"""Compiled kernels are found on disk unless a kernel that they call has changed; their bits never change."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def _divide(x, divisor, y):
 
 
 def test_where_arrays_lie_does_not_matter() -> None:
-    # Close neighbours go through the scalar form of the loop, distant ones through the vector form. With
-    # `arcp` among the flags, which was there once, the two differ in the last bit.
+    # Close neighbours take the scalar form of the loop, distant arrays the vector form. With `arcp` among the
+    # flags, which was there once, the two differ in the last bit.
     divide = jit.kernel(_divide)
     values = np.random.default_rng(0).random(37)
     memory = np.empty(4096)

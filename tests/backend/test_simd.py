@@ -1,4 +1,4 @@
-"""Vector registers in kernels: every number of lanes, what is left alone, NaN, and what they refuse."""
+"""Vector registers in kernels: every number of lanes, memory left alone, NaN, and other dtypes."""
 
 import numpy as np
 import pytest

@@ -123,9 +123,7 @@ class _Checker:
         places = np.flatnonzero(direction)
         if places.size > 1:
             halves = (self.part(direction, half) for half in np.array_split(places, 2))
-            return any(
-                [self.compare(number, gradient, half) for half in halves]
-            )  # a list, so that both are compared
+            return any([self.compare(number, gradient, half) for half in halves])  # a list: compare both
         if min(ahead, behind) - tolerance <= expected <= max(ahead, behind) + tolerance:
             return False
         index = tuple(int(i) for i in np.unravel_index(places[0], direction.shape))

@@ -1,12 +1,12 @@
-"""Which kernels run: ``numpy`` (the reference), ``numba`` (the default), ``cuda`` or ``cuda-emulated``.
+"""The choice of a backend: ``numpy`` (the reference), ``numba`` (the default), ``cuda``, ``cuda-emulated``.
 
-The last two run the same CUDA kernels: on a GPU, or slowly on the CPU, to learn from them and to check them.
-An op is split into its directions (`forward`, `backward_input`, …); each direction is one `Dispatch`, which
-holds an implementation for each backend and calls the active one. `DISPATCH_TABLE` is the table of them all.
+The last two run the same CUDA kernels: on a GPU, or slowly on the CPU, to study and to check them. An op is
+split into its directions (`forward`, `backward_input`, …). Each direction is one `Dispatch`, which holds an
+implementation for each backend and calls the active one. `DISPATCH_TABLE` is the table of them all.
 
 Arrays live where the backend computes: on the GPU for ``cuda``, as CuPy arrays; for the others they are NumPy
-arrays. They are moved at the borders only, by `to_backend` (what goes into a `Tensor`) and `to_host` (what is
-printed, stored or given to the user); in between nothing converts them.
+arrays. They are moved only by `to_backend` (what goes into a `Tensor`) and `to_host` (what is printed, stored
+or given to the user); in between nothing converts them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Dispatch:
     op, direction : str
         Its place in the table, such as ``"conv2d", "backward_weight"``.
     **implementations : callable
-        By backend; "cuda" serves "cuda-emulated" too. All take the same arguments and return the same
-        values, up to rounding.
+        The function for each backend; "cuda" serves "cuda-emulated" too. All take the same arguments and
+        return the same values, up to rounding.
     """
 
     def __init__(self, op: str, direction: str, **implementations: Callable[..., Any]):
@@ -58,19 +58,19 @@ DISPATCH_TABLE: dict[tuple[str, str], Dispatch] = {}
 
 
 class use_backend:  # noqa: N801  a verb, used like a function
-    """Choose the kernels, until the end of a ``with`` block or, called plainly, from now on.
+    """Choose the backend until the end of a ``with`` block or, without ``with``, from now on.
 
     Parameters
     ----------
     name : {"numpy", "numba", "cuda", "cuda-emulated"}
     precision : {"float32", "tf32", "bf16"}
-        Of the CUDA kernels: to what the factors of a convolution are rounded before they are multiplied, to
-        24, 11 or 8 significant bits. Weights, gradients, maps and all sums stay float32.
+        CUDA kernels round the factors of a convolution to 24, 11 or 8 significant bits before they multiply
+        them. Weights, gradients, maps and all sums stay float32.
 
     Raises
     ------
     BackendError
-        Unknown name or precision, or a backend that this machine cannot run.
+        The name or the precision is unknown, or this machine cannot run the backend.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class use_backend:  # noqa: N801  a verb, used like a function
         global _active, _precision
         _require(name)
         _require_precision(name, precision)
-        # None: not looked up yet, and a wrong environment variable is no matter
+        # None: not looked up yet; a wrong environment variable does not matter here
         self._previous = _active, _precision
         _active, _precision = name, precision
 
@@ -103,7 +103,7 @@ _precision = "float32"
 
 
 def active_backend() -> str:
-    """The backend in use: the one chosen last, else the environment variable TINYUNET_BACKEND, else numba."""
+    """Return the backend chosen last, else the environment variable TINYUNET_BACKEND, else "numba"."""
     global _active
     if _active is None:
         name = os.environ.get("TINYUNET_BACKEND", "numba")
@@ -113,7 +113,7 @@ def active_backend() -> str:
 
 
 def active_precision() -> str:
-    """The precision in use: that of the backend chosen last."""
+    """Return the precision of the backend chosen last."""
     return _precision
 
 
@@ -136,7 +136,7 @@ def _require_precision(name: str, precision: str) -> None:
 
 
 def _require(name: str) -> None:
-    """Raise unless the backend can run here."""
+    """Raise a BackendError unless the backend can run here."""
     if name not in BACKENDS:
         raise BackendError(
             f"unknown backend {name!r}", {"expected": " | ".join(BACKENDS)}, "choose one of these"
@@ -177,7 +177,7 @@ def _require_cuda() -> None:
 
 
 def compute_capability() -> tuple[int, int]:
-    """Of the GPU: which instructions it has."""
+    """Return the compute capability of the GPU: the version of its instruction set."""
     import cupy
 
     digits = cupy.cuda.Device().compute_capability  # "120" is 12.0
@@ -190,7 +190,7 @@ def _version(number: int) -> str:
 
 
 def array_library() -> ModuleType:
-    """The library whose arrays the active backend computes on: CuPy or NumPy."""
+    """Return the library of the arrays on which the active backend computes: CuPy or NumPy."""
     if active_backend() == "cuda":
         import cupy
 
@@ -199,29 +199,29 @@ def array_library() -> ModuleType:
 
 
 def to_backend(array: Any, dtype: DTypeLike | None = None) -> Any:
-    """An array where the active backend computes, C-contiguous. Copied only where that is needed.
+    """Return an array where the active backend computes, C-contiguous. It is copied only if necessary.
 
     Parameters
     ----------
     array : array_like
-        In the computer's memory or on the GPU.
+        In host memory or on the GPU.
     dtype : optional
         The type to convert to.
     """
     library = array_library()
     if library is np:
         return np.asarray(to_host(array), dtype, order="C")
-    # blocking: the array in the computer's memory may be changed as soon as this returns.
+    # blocking: the caller may change the array in host memory as soon as this returns.
     return library.asarray(array, dtype, order="C", blocking=True)
 
 
 def to_host(array: Any) -> NDArray[Any]:
-    """A NumPy array of the same values: the array itself if it is one, else a copy from the GPU."""
+    """Return a NumPy array of the same values: the array itself, or a copy from the GPU."""
     return array.get() if lies_on_gpu(array) else np.asarray(array)
 
 
 def lies_on_gpu(array: Any) -> bool:
-    """Whether an array is CuPy's."""
+    """Return whether an array is CuPy's."""
     return hasattr(array, "__cuda_array_interface__")
 
 

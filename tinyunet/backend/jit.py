@@ -1,21 +1,21 @@
-"""Numba, set up once for every kernel of the package.
+"""The options of Numba, once for every kernel of the package.
 
-`kernel` compiles one function to machine code and keeps it on disk; `parallel_kernel` does the same and
-spreads its `prange` loops over the cores; `inlined_kernel` is for a part of a kernel whose values shall stay
-in registers. All release the GIL.
+`kernel` compiles a function to machine code and keeps it on disk; `parallel_kernel` also spreads its `prange`
+loops over the cores; `inlined_kernel` is for a part of a kernel whose values must stay in registers. All
+release the GIL.
 
 Rules that keep the results the same to the last bit for any number of threads:
 
 - a `prange` loop runs over what is *written*: no two iterations touch the same output element, and a sum
   over pixels is split into a fixed number of parts that are added in order;
 - no full `fastmath`: it assumes that no NaN occurs and would hide a diverged training;
-- nothing may depend on where arrays lie. Of a loop that stores, the compiler makes a vector form and a scalar
-  one, and the program chooses when it runs: the scalar one where two arrays are close neighbours. Both must
-  round alike. Hence no `arcp`, which multiplies by 1 / x in one form and divides by x in the other; and,
-  because `reassoc` lets the vector form sum in another order, a loop that sums does not store.
+- nothing may depend on where arrays lie. The compiler makes a vector and a scalar form of a loop that stores,
+  and the program chooses between them when it runs: the scalar form if two arrays are close neighbours. Both
+  must round in the same way. Hence no `arcp`, which multiplies by 1 / x in one form and divides by x in the
+  other; and, because `reassoc` lets the vector form sum in another order, a loop that sums does not store.
 
-A background thread must call only `kernel`s: Numba's threads are not to be entered from two threads at once
-on every platform.
+A background thread must call only `kernel`s: on some platforms, two threads must not enter Numba's pool at
+once.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False, forceinline:
         parallel=parallel,
         forceinline=forceinline,
     )(function)
-    # Numba compiles anew when the function's file has changed, but not when the file of a kernel that it
-    # calls has: here both count.
+    # Numba compiles again if the file of the function has changed, but not if that of a kernel that it calls
+    # has. Here both count.
     compiled.source_files = _source_files(function)
     compiled._cache._cache_file._source_stamp = [
         (file, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in compiled.source_files
@@ -51,17 +51,17 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False, forceinline:
 
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:
-    """A `kernel` whose `prange` loops are spread over the cores."""
+    """Compile a `kernel` whose `prange` loops are spread over the cores."""
     return kernel(function, parallel=True)
 
 
 def inlined_kernel(function: Callable[..., Any]) -> Any:
-    """A `kernel` that becomes a part of those that call it."""
+    """Compile a `kernel` that becomes a part of its callers."""
     return kernel(function, forceinline=True)
 
 
 def _source_files(function: Callable[..., Any]) -> list[str]:
-    """The files of this module, of a function, and of all kernels that it calls."""
+    """List the files of this module, of a function, and of all kernels that it calls."""
     files = {__file__, function.__code__.co_filename}
     for name in function.__code__.co_names:
         files.update(getattr(function.__globals__.get(name), "source_files", ()))
@@ -69,7 +69,7 @@ def _source_files(function: Callable[..., Any]) -> list[str]:
 
 
 class _AnnounceCompilation(event.Listener):
-    """Says on stderr, once a process, that kernels are being compiled."""
+    """Says on stderr, once per process, that kernels are being compiled."""
 
     def __init__(self) -> None:
         self.announced = False
@@ -90,5 +90,5 @@ class _AnnounceCompilation(event.Listener):
         pass
 
 
-# Numba tells of a compilation only when the code was not found on disk.
+# Numba sends this event only if the code was not found on disk.
 event.register("numba:compile", _AnnounceCompilation())

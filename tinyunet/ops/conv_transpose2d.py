@@ -72,7 +72,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, r
     weight : Tensor, shape (2, 2, C, F) or (4, 4, C, F), dtype of x
     bias : Tensor, shape (F,), optional
     relu : bool
-        Whether max(y, 0) is retransposed, as in the authors' released network.
+        Whether to return max(y, 0), as in the authors' released network.
 
     Returns
     -------
