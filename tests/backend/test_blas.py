@@ -43,7 +43,7 @@ def test_equals_numpy(rows, summands, columns, beta, dtype, largest):
         np.testing.assert_array_equal(out, expected)
 
 
-# Takes a training step whose products are large enough for several threads.
+# Imports the package and takes a training step.
 TRAINING_STEP = """
 from threadpoolctl import threadpool_info
 import numpy as np

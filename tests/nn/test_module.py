@@ -38,7 +38,7 @@ def test_names():
 
 
 def test_train_and_eval_reach_all_parts():
-    """Also the parts of parts."""
+    """And the parts of parts."""
     whole, network = Module(), Network()
     whole.parts = [network]
     modules = (whole, network, *network.layers, network.up)
@@ -79,12 +79,9 @@ def changed(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("up.bias"), r"missing +\['up\.bias'\]\n +unknown +none"),
-        (lambda s: s.update(extra=np.zeros(1)), r"missing +none\n +unknown +\['extra'\]"),
-        (
-            lambda s: s.update({"up.weight": np.zeros((2, 2, 2, 4))}),
-            r"up\.weight has another shape\n +this network +\(2, 2, 4, 2\)\n +given +\(2, 2, 2, 4\)",
-        ),
+        (lambda s: s.pop("up.bias"), r"missing +\['up\.bias'\]"),
+        (lambda s: s.update(extra=np.zeros(1)), r"unknown +\['extra'\]"),
+        (lambda s: s.update({"up.weight": np.zeros((2, 2, 2, 4))}), r"up\.weight(?s:.)*\(2, 2, 2, 4\)"),
     ],
     ids=["missing", "unknown", "shape"],
 )
@@ -125,7 +122,7 @@ def test_conv_transpose2d_layer_is_the_op():
     ids=["3×3", "1×1", "up"],
 )
 def test_initial_weights(layer, variance):
-    """Normal, of variance 2/N. Bands of five standard deviations: of the mean, the variance, the kurtosis."""
+    """Normal, of variance 2/N: mean, variance and kurtosis lie within five of their standard deviations."""
     layer = layer(np.random.default_rng(0))
     weight = layer.weight.data.astype(np.float64).ravel() / np.sqrt(variance)
     assert layer.weight.dtype == np.float32

@@ -1,4 +1,4 @@
-"""SGD against PyTorch's, and its options."""
+"""SGD against PyTorch's; its CUDA step against the reference; its options."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SHAPES = [(3, 3, 2, 5), (5,), (1,)]
 
 
 def assert_steps_like_torch(dtype=np.float64, momentum=0.99, weight_decay=0.0, steps=12):
-    """Steps with given gradients; the learning rate changes half way, as a schedule does."""
+    """Compare steps with given gradients; the learning rate changes half way, as in a schedule."""
     arrays = random_arrays(SHAPES, dtype)
     ours = [tu.Tensor(a.copy(), requires_grad=True) for a in arrays]
     theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
@@ -85,7 +85,7 @@ def test_a_broken_step_is_noticed(monkeypatch, mutant):
 
 
 def test_a_constant_gradient_adds_up_to_lr_over_one_minus_momentum():
-    """What the module says about the paper's 0.99: 100 lr a step, once the velocity has settled."""
+    """At the paper's 0.99, 100 lr per step, once the velocity has settled."""
     weight = tu.Tensor(np.zeros(1), requires_grad=True)
     optimiser = tu.SGD([weight], lr=1e-3, momentum=0.99)
     before = 0.0

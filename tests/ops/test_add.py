@@ -1,4 +1,4 @@
-"""add against PyTorch and finite differences."""
+"""add and the operator + against PyTorch and finite differences."""
 
 import numpy as np
 import pytest

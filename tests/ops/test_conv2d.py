@@ -32,7 +32,7 @@ def test_equals_torch(backend, size, padding, bias, relu, dtype):
     [(1, 18, 21, 32, 48), (3, 9, 10, 130, 16), (1, 30, 7, 16, 130), (1, 3, 3, 70, 5), (2, 3, 40, 8, 8)],
 )
 def test_equals_torch_at_the_widths_of_a_network(n, height, width, channels, filters, padding, dtype):
-    """Widths around the block sizes of the kernels: 64 channels a task, tiles of 4×4 pixels, strips of 8."""
+    """Widths around the kernels' block sizes: 64 channels per task, tiles of 4×4 pixels, strips of 8."""
     with tu.use_backend("numba"):
         arrays = random_arrays(shapes(n, height, width, channels, filters, 3), dtype)
         assert_equals_torch("conv2d", arrays, padding=padding, relu=True)

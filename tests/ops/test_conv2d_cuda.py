@@ -63,7 +63,7 @@ def test_winograd_equals_torch(build, monkeypatch, sizes, padding):
 
 
 def test_winograd_in_several_parts(build, monkeypatch):
-    """More tiles than a block multiplies (128), and than a thread adds up in a weight's gradient (512)."""
+    """More tiles than a block multiplies (128), and than a thread sums for a weight's gradient (512)."""
     monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: conv2d_cuda.WINOGRAD)
     assert_equals_torch("conv2d", arrays(1, 94, 91, 4, 4, 3))
 
@@ -100,8 +100,8 @@ def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding, rung, 
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("float32", 24), ("tf32", 11), ("bf16", 8)])
-def test_the_precision_that_is_chosen(emulated, precision, bits):
-    """1 + 2^-12 and 1 + 2^-9 stay, or become 1, by as many bits as a factor keeps."""
+def test_the_chosen_precision(emulated, precision, bits):
+    """1 + 2^-12 and 1 + 2^-9 stay or become 1, depending on the bits of a factor."""
     x = np.full((1, 1, 1, 4), 1 + 2.0**-9, np.float32)
     x[..., 1] = 1 + 2.0**-12
     weight = np.zeros((1, 1, 4, 4), np.float32)
@@ -142,7 +142,7 @@ def test_nan_reaches_the_outputs_that_it_goes_into(build):
         ((64, 2, 1), "tf32", "auto", "tiled"),
     ],
 )
-def test_the_rung_that_is_chosen(emulated, monkeypatch, sizes, precision, algorithm, expected):
+def test_the_chosen_rung(emulated, monkeypatch, sizes, precision, algorithm, expected):
     monkeypatch.setenv("TINYUNET_CONV", algorithm)
     with tu.use_backend("cuda-emulated", precision):
         assert conv2d_cuda.fastest_rung(*sizes) == expected

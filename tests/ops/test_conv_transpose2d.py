@@ -57,7 +57,7 @@ def test_overlapping_windows_equal_torch(backend, bias, relu, dtype):
 )
 @pytest.mark.parametrize("rung", conv_transpose2d_cuda.RUNGS)
 def test_every_rung_equals_torch(build, monkeypatch, rung, sizes, relu):
-    """The last but one has more pixels than one part of the weight gradient."""
+    """(1, 40, 55, …) has more pixels than one part of the weight gradient."""
     for direction in ("forward", "backward_input", "backward_weight"):
         launch = partial(getattr(conv_transpose2d_cuda, direction), rung=rung)
         monkeypatch.setitem(DISPATCH_TABLE["conv_transpose2d", direction].implementations, "cuda", launch)
@@ -67,7 +67,7 @@ def test_every_rung_equals_torch(build, monkeypatch, rung, sizes, relu):
 
 @pytest.mark.parametrize("needed", range(3))
 def test_the_gradient_of_one_input_of_overlapping_windows(needed):
-    """The others are not asked for, and not computed."""
+    """The others are not needed, and not computed."""
     arrays = random_arrays(shapes(1, 3, 4, 2, 3, size=4), np.float64)
     all_of_them = [tu.Tensor(a, requires_grad=True) for a in arrays]
     one = [tu.Tensor(a, requires_grad=i == needed) for i, a in enumerate(arrays)]

@@ -13,7 +13,7 @@ from tinyunet.ops.dropout import backward, forward, forward_numpy
 
 
 def splitmix64(seed, count):
-    """SplitMix64 in Python's unlimited integers, cut to 64 bits: state after state, as published."""
+    """SplitMix64 in Python's unlimited integers, masked to 64 bits: state after state, as published."""
     mask, state = 2**64 - 1, int(seed)
     for _ in range(count):
         state = (state + 0x9E3779B97F4A7C15) & mask
@@ -24,7 +24,7 @@ def splitmix64(seed, count):
 
 
 def test_the_generator_gives_the_published_numbers():
-    """The sequence that is commonly printed for the seed 1234567: what the oracle below is held against."""
+    """The sequence that is commonly printed for the seed 1234567 checks the oracle."""
     assert list(splitmix64(1234567, 3)) == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 

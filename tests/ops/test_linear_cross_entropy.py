@@ -13,12 +13,11 @@ import tinyunet as tu
 from tinyunet.backend import to_host
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError
 from tinyunet.ops import linear_cross_entropy_softmax
-
-PART = 2048  # pixels that the Numba kernel adds up at once
+from tinyunet.ops.linear_cross_entropy import PART_PIXELS
 
 
 def features(n=2, height=7, width=11, channels=6, classes=3, dtype=np.float64, seed=0):
-    """Features, weight and bias of the layer; options with targets and weights of the pixels."""
+    """Features, weight and bias of the layer; options with per-pixel targets and weights."""
     shapes = [(n, height, width, channels), (1, 1, channels, classes), (classes,)]
     rng = np.random.default_rng(seed)
     target = rng.integers(0, classes, (n, height, width))
@@ -27,7 +26,7 @@ def features(n=2, height=7, width=11, channels=6, classes=3, dtype=np.float64, s
 
 
 def loss_and_gradients(op, arrays, **options):
-    """Of either form, as float arrays."""
+    """The loss and the gradients of all inputs, fused or not, as arrays."""
     tensors = [tu.Tensor(a, requires_grad=True) for a in arrays]
     loss = op(*tensors, **options)
     loss.backward()
@@ -43,7 +42,7 @@ def unfused(x, weight, bias, target, pixel_weight=None, reduction="mean", ignore
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("ignore_label", [None, 1, 255, -1])
 def test_equals_torch(backend, reduction, weighted, ignore_label, dtype):
-    """The gradient that comes from behind is not 1 here."""
+    """Here the gradient of the loss is not 1."""
     arrays, options = features(dtype=dtype)
     if ignore_label is not None:
         options["target"][0, ::2, 1::3] = ignore_label
@@ -86,10 +85,11 @@ def test_the_loss_without_gradients_has_the_same_bits(kernel_dtype, channels):
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_nan_is_seen_unless_its_pixel_is_ignored(kernel_dtype, ignored):
+@pytest.mark.parametrize("channel", [0, 5])
+def test_nan_is_seen_unless_its_pixel_is_ignored(kernel_dtype, channel, ignored):
     """In the loss and every gradient; of an ignored pixel, in the gradient of its channel's weight only."""
     x, weight, bias = random_arrays([(1, 3, 7, 8), (1, 1, 8, 2), (2,)], kernel_dtype)
-    x[0, 1, 2, 3] = np.nan
+    x[0, 1, 2, channel] = np.nan
     target = np.zeros((1, 3, 7), int)
     target[0, 1, 2] = 9 if ignored else 1
     tensors = [tu.Tensor(a, requires_grad=True) for a in (x, weight, bias)]
@@ -98,7 +98,7 @@ def test_nan_is_seen_unless_its_pixel_is_ignored(kernel_dtype, ignored):
     grad_x, grad_weight, grad_bias = (np.isnan(to_host(t.grad)) for t in tensors)
     assert np.isnan(loss.numpy()) == (not ignored)
     np.testing.assert_array_equal(grad_x.any(axis=3).nonzero(), ([], [], []) if ignored else ([0], [1], [2]))
-    assert grad_weight[0, 0].all(axis=1).tolist() == [not ignored or c == 3 for c in range(8)]
+    assert grad_weight[0, 0].all(axis=1).tolist() == [not ignored or c == channel for c in range(8)]
     assert grad_bias.all() == (not ignored)
 
 
@@ -115,7 +115,7 @@ def test_equals_torch_for_any_shape(backend, n, height, width, channels, classes
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sizes", [(1, 1, PART), (1, 1, PART + 1), (3, 50, 41)])
+@pytest.mark.parametrize("sizes", [(1, 1, PART_PIXELS), (1, 1, PART_PIXELS + 1), (3, 50, 41)])
 def test_more_pixels_than_a_part(backend, sizes, dtype):
     arrays, options = features(*sizes, channels=17, classes=2, dtype=dtype)
     assert_equals_torch("linear_cross_entropy", arrays, **options)
@@ -188,21 +188,6 @@ def test_nothing_to_count_is_zero(backend, why, reduction):
     assert not any(result.any() for result in results)
 
 
-@pytest.mark.parametrize("ignored", [False, True])
-@pytest.mark.parametrize("channel", [0, 5])
-def test_nan_goes_where_the_two_ops_let_it_go(backend, channel, ignored):
-    """A NaN among the features of an ignored pixel does not reach the loss, but the weight's gradient."""
-    arrays, options = features()
-    arrays[0][1, 2, 3, channel] = np.nan
-    if ignored:
-        options["target"][1, 2, 3] = 255
-    ours = loss_and_gradients(tu.linear_cross_entropy, arrays, **options, ignore_label=255)
-    theirs = loss_and_gradients(unfused, arrays, **options, ignore_label=255)
-    assert math.isnan(ours[0]) is not ignored
-    for our, their in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(np.isnan(our), np.isnan(their))
-
-
 def test_a_float32_loss_of_many_pixels_keeps_its_digits(backend):
     """Half a million equal terms, log 2 each, and as many of a half in the gradient of the bias."""
     shapes = [(1, 512, 1024, 4), (1, 1, 4, 2), (2,)]
@@ -216,7 +201,7 @@ def test_a_float32_loss_of_many_pixels_keeps_its_digits(backend):
 def test_a_target_that_is_no_class_is_named():
     arrays, options = features()
     options["target"][1, 4, 7] = 3
-    with pytest.raises(DataError, match=r"linear_cross_entropy: target 3 at \(1, 4, 7\)(?s:.)*0 to 2"):
+    with pytest.raises(DataError, match=r"target 3 at \(1, 4, 7\)"):
         tu.linear_cross_entropy(*map(tu.Tensor, arrays), **options)
 
 
@@ -225,30 +210,28 @@ def test_arguments_that_do_not_fit():
     target = options["target"]
     call = tu.linear_cross_entropy
     x, weight, bias = map(tu.Tensor, (x, weight, bias))
-    with pytest.raises(ShapeError, match=r"target must(?s:.)*of the x\n +x +\(2, 7, 11, 6\)  N H W C"):
+    with pytest.raises(ShapeError, match=r"\(2, 7, 11, 6\)"):
         call(x, weight, bias, target[:, :, :10])
-    with pytest.raises(
-        ShapeError, match="linear_cross_entropy: the pixels' weights must have the N, H and W of the target"
-    ):
+    with pytest.raises(ShapeError, match="weights"):
         call(x, weight, bias, target, options["pixel_weight"][:1])
-    with pytest.raises(ShapeError, match=r"weight expects 5 input channels, x has 6"):
+    with pytest.raises(ShapeError, match="5 input channels"):
         call(x, tu.Tensor(weight.data[:, :, :5]), bias, target)
-    with pytest.raises(ShapeError, match="bias must have one value for each of the 3"):
+    with pytest.raises(ShapeError, match="bias"):
         call(x, weight, tu.Tensor(bias.data[:2]), target)
-    with pytest.raises(ShapeError, match=r"the window is 1×3, expected 1×1\n +weight +\(1, 3, 6, 3\)"):
+    with pytest.raises(ShapeError, match="1×3"):
         call(x, tu.Tensor(np.zeros((1, 3, 6, 3))), bias, target)
-    with pytest.raises(ShapeError, match="weight has 2 axes, expected 4: K K C F"):
+    with pytest.raises(ShapeError, match="weight has 2 axes"):
         call(x, tu.Tensor(weight.data[0, 0]), bias, target)
-    with pytest.raises(OptionError, match="linear_cross_entropy: unknown reduction 'none'"):
+    with pytest.raises(OptionError, match="'none'"):
         call(x, weight, bias, target, reduction="none")
-    with pytest.raises(DtypeError, match="linear_cross_entropy: target is float64"):
+    with pytest.raises(DtypeError, match="target is float64"):
         call(x, weight, bias, target.astype(float))
-    with pytest.raises(DtypeError, match="linear_cross_entropy: the inputs have different types"):
+    with pytest.raises(DtypeError, match="float32"):
         call(x, tu.Tensor(weight.data.astype(np.float32)), bias, target)
 
 
-# The softmax of the Numba kernel, whose exponentials and logarithms are its own, against SciPy. Allowed are
-# four rounding errors: of a probability in units of 1, of the loss in units of itself and 1.
+# The softmax of the Numba kernel, with its own exponentials and logarithms, against SciPy. Four rounding
+# errors are allowed: of a probability in units of 1, of the loss in units of itself and 1.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,7 +1,7 @@
-"""The checks checked: kernels broken on purpose, which the comparison with PyTorch and gradcheck notice.
+"""Kernels broken on purpose: the comparison with PyTorch and gradcheck notice them.
 
-Each mutation replaces one NumPy kernel in the table for the time of a test. The checks that are held against
-it are the very functions that the other tests call.
+Each mutation replaces one NumPy kernel in the table during a test. The checks are the functions that the
+other tests call.
 """
 
 import numpy as np
@@ -68,12 +68,12 @@ def each(change):
 
 
 def arguments(change):
-    """A mutation that computes rightly, but from other arguments."""
+    """A mutation that computes correctly, but from other arguments."""
     return lambda kernel: lambda *original: kernel(*change(*original))
 
 
 def result(change):
-    """A mutation that sees the right result and the arguments."""
+    """A mutation of the correct result, which also knows the arguments."""
     return lambda kernel: lambda *original: change(kernel(*original), *original)
 
 
@@ -115,7 +115,7 @@ MUTATIONS = {
         "sign": SIGN,
         "scale": SCALE,
         "next pixel": NEXT_PIXEL,
-        "window not turned": arguments(lambda g, w, p: (g, w[::-1, ::-1], p)),
+        "window not flipped": arguments(lambda g, w, p: (g, w[::-1, ::-1], p)),
         "window transposed": arguments(lambda g, w, p: (g, w.transpose(1, 0, 2, 3), p)),
         "channels not exchanged": arguments(lambda g, w, p: (g, w.transpose(0, 1, 3, 2), p)),
         "one tap dropped": arguments(lambda g, w, p: (g, without(w, 2, 0), p)),
@@ -123,7 +123,7 @@ MUTATIONS = {
     ("conv2d", "backward_weight"): {
         "sign": SIGN,
         "scale": SCALE,
-        "window turned": each(lambda w: w[::-1, ::-1].copy()),
+        "window flipped": each(lambda w: w[::-1, ::-1].copy()),
         "window transposed": each(lambda w: w.transpose(1, 0, 2, 3).copy()),
         "channels exchanged": each(lambda w: w.transpose(0, 1, 3, 2).copy()),
         "one tap dropped": each(lambda w: without(w, 1, 2)),
@@ -225,8 +225,8 @@ MUTATIONS = {
     },
 }
 
-# What one of the checks cannot see: there are no ties in random numbers, where differences would not tell
-# anyway; a gradient that belongs to a wrong loss agrees with the differences of that loss. And PyTorch drops
+# Mutations that one of the checks cannot see. Random numbers have no ties, and at ties differences decide
+# nothing. A gradient that belongs to a wrong loss agrees with the differences of that loss. And PyTorch drops
 # other elements.
 UNSEEN = {
     ("differences", "max_pool2d", "the last of equals"),

@@ -44,7 +44,7 @@ def test_one_and_several_blocks(kernel_dtype, sizes, ignore_label, reduction):
 
 
 def test_more_blocks_than_threads(emulated_or_gpu):
-    """A last block adds up the sums of the others: 260 with 256 threads."""
+    """The last block sums the results of the others: 260, with 256 threads."""
     logits, target, weight = pixels(1, 260, 256, 2, np.float32)
     weight[:] = 1
     weight[0, 256:] = 1000  # the blocks of the second round
@@ -79,7 +79,7 @@ def test_gradients_equal_finite_differences(backend, reduction):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int64, np.uint64])
 def test_every_integer_type_of_target(backend, kind):
-    """Label images are mostly of 8 bits without a sign, in which the mark of an ignored pixel, -1, is 255."""
+    """In the 8 bits without a sign of most label images, -1, the mark of an ignored pixel, would be 255."""
     logits, target, weight = pixels()
     target[0, 2, 3:5] = 100
     expected = TORCH["softmax_cross_entropy"](torch.tensor(logits), target, weight, ignore_label=100)
@@ -89,7 +89,7 @@ def test_every_integer_type_of_target(backend, kind):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
 def test_targets_and_weights_are_kept_as_they_were(backend, kind):
-    """Also where they have the types that the kernels take: ignored pixels are marked in a copy."""
+    """Also if they have the types that the kernels take: ignored pixels are marked in a copy."""
     logits, target, weight = pixels(dtype=np.float32)
     target = target.astype(kind)
     given = target.copy(), weight.copy()
@@ -149,7 +149,7 @@ def test_nothing_to_count_is_zero(backend, why, reduction):
 
 
 def test_ignored_pixels_may_hold_nan(backend):
-    """Outside the labelled region there may be no image either."""
+    """Outside of the labelled region the image may have no values either."""
     logits, target, weight = pixels()
     target[1] = 255
     expected = tu.softmax_cross_entropy(tu.Tensor(logits[:1]), target[:1], weight[:1]).item()
@@ -178,8 +178,7 @@ def test_a_float32_loss_of_many_pixels_keeps_its_digits(backend):
 def test_a_target_that_is_no_class_is_named(value, ignore_label):
     logits, target, _ = pixels()
     target[1, 4, 7] = target[1, 5, 0] = value
-    place = rf"target {value} at \(1, 4, 7\) \(n, row, column\)(?s:.)*0 to 2(?s:.)*wrong pixels +2"
-    with pytest.raises(DataError, match=place):
+    with pytest.raises(DataError, match=rf"target {value} at \(1, 4, 7\)(?s:.)*wrong pixels +2"):
         tu.softmax_cross_entropy(tu.Tensor(logits), target, ignore_label=ignore_label)
 
 
@@ -187,17 +186,15 @@ def test_arguments_that_do_not_fit():
     logits, target, weight = pixels()
     z = tu.Tensor(logits)
     for other, found in [(target[:, :, :10], r"\(2, 7, 10\)"), (target.swapaxes(1, 2), r"\(2, 11, 7\)")]:
-        with pytest.raises(ShapeError, match=rf"target must(?s:.)*\(2, 7, 11, 3\)  N H W K(?s:.)*{found}"):
+        with pytest.raises(ShapeError, match=found):
             tu.softmax_cross_entropy(z, other)
-    with pytest.raises(
-        ShapeError, match="softmax_cross_entropy: the pixels' weights must have the N, H and W of the target"
-    ):
+    with pytest.raises(ShapeError, match="weights"):
         tu.softmax_cross_entropy(z, target, weight[:1])
-    with pytest.raises(ShapeError, match="the pixels' weights must have the N, H and W of the logits"):
+    with pytest.raises(ShapeError, match="weights"):
         loss_of_checked(z, target, weight[:1])
     with pytest.raises(ShapeError, match="logits has 3 axes"):
         tu.softmax_cross_entropy(tu.Tensor(logits[0]), target)
-    with pytest.raises(OptionError, match="unknown reduction 'none'"):
+    with pytest.raises(OptionError, match="'none'"):
         tu.softmax_cross_entropy(z, target, reduction="none")
     for other in (target.astype(float), target > 0):
         with pytest.raises(DtypeError, match=f"target is {other.dtype}"):

@@ -1,4 +1,4 @@
-"""The table of kernels: complete, and each entry the same on every backend, thread count and call."""
+"""The dispatch table is complete, and its entries agree between backends, thread counts and calls."""
 
 import ast
 import copy
@@ -73,7 +73,7 @@ def test_every_op_has_its_file_its_equation_and_its_tests(op):
 
 
 def part(op, node):
-    """Which part of an op's file a definition belongs to, by its name; None for a helper."""
+    """The part of an op's file that a definition belongs to, by its name; None for a helper."""
     if isinstance(node, ast.ClassDef):
         return "graph"
     if node.name == op:
