@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments.pictures import plot_examples, plot_scores
 from experiments.tasks import TASKS, Comparison, Run, Task, Variant
-from tinyunet.metrics.scores import figure, lower_is_better, words
+from tinyunet.metrics.naming import format_value, lower_is_better, readable_name
 
 WIDEST = 1200  # px: of the networks' picture
 
@@ -51,7 +51,7 @@ def _render(**facts: Any) -> str:
         keep_trailing_newline=True,
     )
     templates.filters.update(
-        words=words,
+        readable=readable_name,
         arrow=lambda measure: "↓" if lower_is_better(measure) else "↑",
         count_of=lambda number, what: f"{number} {what}{'' if number == 1 else 's'}",
     )
@@ -166,8 +166,8 @@ def mean_and_spread(values: Sequence[float | None]) -> str:
     """
     known = [value for value in values if value is not None]
     if len(known) < len(values):
-        return figure(None)
-    mean = figure(statistics.mean(known))
+        return format_value(None)
+    mean = format_value(statistics.mean(known))
     decimals = len(mean.partition(".")[2])
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{decimals}f}"
 
@@ -190,7 +190,7 @@ def verdict(measure: str, variant: Mapping[int, Record], reference: Mapping[int,
     sign = -1 if lower_is_better(measure) else 1
     better = sum(sign * difference > 0 for difference in differences)
     mean = statistics.mean(differences)
-    return f"{'−' if mean < 0 else '+'}{figure(abs(mean))}; better with {better} of {len(differences)}"
+    return f"{'−' if mean < 0 else '+'}{format_value(abs(mean))}; better with {better} of {len(differences)}"
 
 
 def _machine(record: Record) -> str:

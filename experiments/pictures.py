@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from experiments.tasks import EIGHT, UNCUT, Run, Task, Variant
 from tinyunet.data import ImageSet, read_images, split
-from tinyunet.metrics.scores import figure, lower_is_better, score_image, words
+from tinyunet.metrics.naming import format_value, lower_is_better, readable_name
+from tinyunet.metrics.scores import score_image
 from tinyunet.reporting.plots import MISTAKE_COLOURS, mistakes_picture, overlay
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.stored_run import predict_images
@@ -41,7 +42,7 @@ def plot_scores(task: Task, records: Mapping[Run, dict[str, Any]], path: Path) -
             axes.plot(values, np.full(len(values), row), "o", ms=5, color=ACCENT, alpha=0.6, clip_on=False)
             if values:
                 axes.plot(2 * [statistics.mean(values)], [row - 0.28, row + 0.28], color=INK, lw=2)
-        axes.set_title(f"{words(name)} {'↓' if lower_is_better(name) else '↑'}", fontsize=10)
+        axes.set_title(f"{readable_name(name)} {'↓' if lower_is_better(name) else '↑'}", fontsize=10)
         axes.set_yticks(range(len(variants)), [variant.title for variant in variants])
         axes.set_ylim(len(variants) - 0.5, -0.5)
         axes.grid(axis="y", color=SOFT, alpha=0.3)
@@ -68,8 +69,8 @@ def plot_examples(runs: Sequence[Run], path: Path) -> None:
     assert image.labels is not None
     panels = {"true outlines": overlay(image.images[0], image.labels[0])}
     for run, of_run in zip(runs, values, strict=True):
-        panels[f"{run.variant.title}: {figure(of_run[name])}"] = _mistakes(run, image)
-    _draw_panels(panels, f"{name}: {words(measure)} and mistakes of each", path)
+        panels[f"{run.variant.title}: {format_value(of_run[name])}"] = _mistakes(run, image)
+    _draw_panels(panels, f"{name}: {readable_name(measure)} and mistakes of each", path)
 
 
 def _values(run: Run, measure: str) -> dict[str, float | None]:

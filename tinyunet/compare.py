@@ -21,7 +21,8 @@ from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, Truth, class_labels, normalise, split
 from tinyunet.errors import OptionError
-from tinyunet.metrics.scores import Measure, Prediction, figure, lower_is_better, score_image, summarise
+from tinyunet.metrics.naming import format_value, lower_is_better
+from tinyunet.metrics.scores import Measure, Prediction, score_image, summarise
 from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import multiplications_per_pixel, predict_tiled
@@ -265,7 +266,7 @@ def _column(result: Result) -> list[tuple[str, str]]:
         ("multiplications per pixel", f"{result.multiplications_per_pixel:,.0f}"),
         ("  window by window", f"{slid['multiplications_per_pixel']:,.0f}" if slid else ""),
         *(
-            (f"{name} {'↓' if lower_is_better(name) else '↑'}", figure(measure.mean))
+            (f"{name} {'↓' if lower_is_better(name) else '↑'}", format_value(measure.mean))
             for name, measure in result.measures.items()
         ),
     ]
@@ -307,7 +308,7 @@ def _write(
             held_out.images[:SHOWN],
             [class_labels(labels, held_out.kind) for labels in held_out.labels[:SHOWN]],
             {
-                f"{name}: mean IoU {figure(results[name].measures['mean_iou'].mean)}": [
+                f"{name}: mean IoU {format_value(results[name].measures['mean_iou'].mean)}": [
                     prediction.probabilities for prediction in shown
                 ]
                 for name, shown in pictures.items()

@@ -19,17 +19,14 @@ from tinyunet.data import ImageSet, LabelKind, Truth, read_images, split
 from tinyunet.data.decode import decode
 from tinyunet.data.layouts import some
 from tinyunet.errors import DataError, OptionError
+from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
 from tinyunet.metrics.scores import (
     ImageScores,
     Measure,
     Prediction,
-    figure,
-    headline,
-    lower_is_better,
     score_image,
     seg_over_objects,
     summarise,
-    words,
     worst_first,
 )
 from tinyunet.prediction.films import find_results
@@ -238,8 +235,8 @@ def _table(measures: dict[str, Measure]) -> str:
         arrow = "↓" if lower_is_better(name) else "↑"
         at = "" if measure.threshold is None else f"   (threshold {measure.threshold})"
         lines.append(
-            f"{name:<23}{arrow} {figure(measure.mean):>10}{figure(measure.spread):>10}{measure.images:>9}"
-            f"   {measure.worst or 'none has this value'}{at}"
+            f"{name:<23}{arrow} {format_value(measure.mean):>10}{format_value(measure.spread):>10}"
+            f"{measure.images:>9}   {measure.worst or 'none has this value'}{at}"
         )
     return "\n".join(lines)
 
@@ -280,8 +277,9 @@ def _write(
     from tinyunet.reporting import plots  # here, because matplotlib takes long to import
 
     assert images.kind is not None
-    measure = headline(images.kind)
+    measure = headline_measure(images.kind)
     for i in worst_first(scores, measure)[: options.pictures]:
+        value = format_value(scores[i].values[measure])
         path = options.out / f"{images.names[i]}_errors.png"
         with command_line.writing(path):
             plots.plot_mistakes(
@@ -289,7 +287,7 @@ def _write(
                 images.labels[i],
                 scores[i].mistakes,
                 path,
-                title=f"{images.names[i]}: {words(measure)} {figure(scores[i].values[measure])}",
+                title=f"{images.names[i]}: {readable_name(measure)} {value}",
             )
     print(f"wrote scores.json and {min(options.pictures, len(images))} pictures to {options.out}")
 

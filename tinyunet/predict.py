@@ -19,6 +19,7 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import normalise, read_images
 from tinyunet.data.cell_tracking import frame_of
 from tinyunet.errors import OptionError
+from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.models import Network
 from tinyunet.prediction.films import FilmWriter
 from tinyunet.prediction.instances import label_instances, save_labels
@@ -56,7 +57,7 @@ class Options:
     """8: average over rotations and mirror images, which takes eight times as long."""
     threshold: float = 0.5
     """Objects are where the probability of not being background is larger."""
-    min_size: int = 10
+    min_size: int = SMALLEST_OBJECT
     """Smallest object, in pixels."""
     split: bool = True
     """Cut objects at narrow necks; not for cells that are not round."""

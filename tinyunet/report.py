@@ -25,18 +25,8 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, split
 from tinyunet.diagnosis import diagnose, telling_samples
 from tinyunet.errors import OptionError, RunError
-from tinyunet.metrics.scores import (
-    ImageScores,
-    Measure,
-    Prediction,
-    figure,
-    headline,
-    lower_is_better,
-    score_image,
-    summarise,
-    words,
-    worst_first,
-)
+from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
+from tinyunet.metrics.scores import ImageScores, Measure, Prediction, score_image, summarise, worst_first
 from tinyunet.models import Network
 from tinyunet.reporting import environment, plots
 from tinyunet.training.checkpoint import Checkpoint, load_model
@@ -174,7 +164,7 @@ def report(options: Options) -> None:
         collapses=[{"where": (), **record} for record in log if record["event"] == "collapsed"],
         rows=list(_rows(judged.measures)),
         tiles=TILES[held_out.kind],
-        order=headline(held_out.kind),
+        order=headline_measure(held_out.kind),
         judged=judged,
         shown=_shown(model, checkpoint, judged, options),
         settings=list(_settings(config, checkpoint)),
@@ -197,7 +187,7 @@ def _render(**facts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(figure=figure, plain=_plain, words=words)
+    templates.filters.update(value=format_value, plain=_plain, readable=readable_name)
     return templates.get_template("report.html").render(**facts)
 
 
@@ -235,7 +225,7 @@ def _shown(
 ) -> dict[str, list[dict[str, Any]]]:
     """Worst and best images with their pictures. They are predicted again: keeping all takes much memory."""
     assert judged.images.kind is not None
-    order = worst_first(judged.scores, headline(judged.images.kind))
+    order = worst_first(judged.scores, headline_measure(judged.images.kind))
     worst, rest = order[: options.pictures], order[options.pictures :]
     best = rest[::-1][: options.pictures]
     shown: dict[str, list[dict[str, Any]]] = {}

@@ -13,15 +13,8 @@ from stardist.matching import matching
 
 from tinyunet import metrics
 from tinyunet.data import UNKNOWN
-from tinyunet.metrics.scores import (
-    BORDER,
-    MISTAKES,
-    Prediction,
-    find_class_mistakes,
-    find_mistakes,
-    score_image,
-    summarise,
-)
+from tinyunet.metrics.mistakes import BORDER, MISTAKES, find_class_mistakes, find_mistakes
+from tinyunet.metrics.scores import Prediction, score_image, summarise
 
 PIXELS = {"pixel_error", "mean_iou", "iou_0", "iou_1", "dice_0", "dice_1"}
 SEGMENTS = {"rand_error", "v_rand", "v_info", "warping_error", "split_merge_error"}

@@ -15,7 +15,7 @@ from PIL import Image
 from skimage.measure import label as components
 
 from tinyunet import report
-from tinyunet.metrics.scores import figure
+from tinyunet.metrics.naming import format_value
 from tinyunet.training.collapse import Collapsed
 from tinyunet.training.run_folder import RunFolder
 
@@ -120,7 +120,7 @@ def test_scores_are_those_of_evaluate(command, trained, tmp_path):
     measures = json.loads((tmp_path / "scores" / "scores.json").read_text())["measures"]
     head, *rows = table_under(parsed(RunFolder(trained).report), HEADINGS[0])
     assert head[:5] == ["measure", "mean", "spread", "best is", "worst image"]
-    expected = [[figure(m["mean"]), "–", m["worst"]] for m in measures.values()]
+    expected = [[format_value(m["mean"]), "–", m["worst"]] for m in measures.values()]
     assert [[row[1], row[2], row[4]] for row in rows] == expected
     assert [row[3] for row in rows] == ["0" if name.endswith("error") else "1" for name in measures]
 

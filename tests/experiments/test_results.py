@@ -15,7 +15,7 @@ from experiments import page, results
 from experiments.tasks import NO_WEIGHTS, TASKS, Run, Task, Variant
 from tinyunet import evaluate, train
 from tinyunet.backend import dispatch
-from tinyunet.metrics.scores import figure
+from tinyunet.metrics.naming import format_value
 from tinyunet.reporting import environment
 from tinyunet.training.run_folder import RunFolder
 
@@ -126,7 +126,9 @@ def test_the_page_says_what_the_records_say(options, calls):
         cells = [cell.strip() for cell in row.split("|")[2:-1]]
         for measure, cell in zip(TINY.measures, cells, strict=False):
             values = [record["scores"][measure] for record in of_variant]
-            assert cell == f"{figure(statistics.mean(values))} ± {figure(statistics.stdev(values))}"
+            assert (
+                cell == f"{format_value(statistics.mean(values))} ± {format_value(statistics.stdev(values))}"
+            )
         seconds = statistics.mean(record["train_seconds"] for record in of_variant)
         assert cells[len(TINY.measures)] == f"{seconds:.0f} s"
         for command in of_variant[0]["commands"]:

@@ -8,7 +8,7 @@ import tyro
 
 from experiments.tasks import TASKS, Comparison, Run
 from tinyunet import compare, evaluate, train
-from tinyunet.metrics.scores import lower_is_better
+from tinyunet.metrics.naming import lower_is_better
 
 RUNS = [
     Run(task, variant, 1, task.steps, Path("data"), Path("runs"))

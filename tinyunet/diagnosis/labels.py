@@ -10,13 +10,13 @@ from skimage.measure import label as connected_components
 
 from tinyunet.data import UNKNOWN, ImageSet, class_labels
 from tinyunet.diagnosis.finding import Finding, all_labels, count, labels_as_read
+from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.sampling import weights_by_class
 from tinyunet.sampling.weight_map import separate_touching
 from tinyunet.training.collapse import loss_of_constant
 from tinyunet.training.trainer import Trainer
 
 RARE = 0.02  # share of the pixels below which a class is easily ignored
-SPECK = 10  # px: predict drops smaller objects unless told otherwise
 SAMPLED = 8  # training tiles, at most, on which the loss of a constant prediction is measured
 
 
@@ -126,7 +126,7 @@ def check_objects(trainer: Trainer) -> Iterator[Finding]:
         sizes = np.bincount(labels.ravel())[1:]
         pieces = connected_components(labels, background=0, connectivity=2).max()
         scattered[name] = int(pieces - np.count_nonzero(sizes))
-        specks[name] = int(np.count_nonzero((sizes > 0) & (sizes < SPECK)))
+        specks[name] = int(np.count_nonzero((sizes > 0) & (sizes < SMALLEST_OBJECT)))
         lost[name] = int(np.count_nonzero(sizes)) - len(np.setdiff1d(separate_touching(labels), [0]))
     if where := _above_zero(scattered):
         yield Finding(
@@ -138,9 +138,9 @@ def check_objects(trainer: Trainer) -> Iterator[Finding]:
     if where := _above_zero(specks):
         yield Finding(
             "note",
-            f"objects smaller than {SPECK} pixels: {sum(specks.values())}",
+            f"objects smaller than {SMALLEST_OBJECT} pixels: {sum(specks.values())}",
             where,
-            remedy=f"predict drops objects under {SPECK} pixels unless told otherwise (--min-size)",
+            remedy=f"predict drops objects under {SMALLEST_OBJECT} pixels unless told otherwise (--min-size)",
         )
     if where := _above_zero(lost):
         yield Finding(

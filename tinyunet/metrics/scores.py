@@ -31,17 +31,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.segmentation import find_boundaries, relabel_sequential
 
 from tinyunet import metrics
 from tinyunet.data import UNKNOWN, LabelKind, class_labels
 from tinyunet.errors import DataError, ShapeError, describe
-from tinyunet.metrics.contingency import check_probabilities, contingency
+from tinyunet.metrics.contingency import check_probabilities
+from tinyunet.metrics.mistakes import SMALLEST_OBJECT, Mistakes, find_class_mistakes, find_mistakes
+from tinyunet.metrics.naming import lower_is_better
 from tinyunet.metrics.segments import THRESHOLDS
-
-MISTAKES = ("border", "confused", "added", "split", "merged", "missed")  # a later one paints over an earlier
-SPECK = 10  # px: smaller pieces of a binary image are not counted as objects that were missed, split, …
-BORDER = 2  # px: how far from a true border a wrong class is a matter of where the border runs
 
 
 class Prediction(NamedTuple):
@@ -51,16 +48,6 @@ class Prediction(NamedTuple):
     """Of each class, shape (H, W, K)."""
     objects: NDArray[np.integer] | None
     """Numbered objects, shape (H, W); needed where the labels are "instances"."""
-
-
-class Mistakes(NamedTuple):
-    """Where a prediction errs, for pictures and counts."""
-
-    kinds: NDArray[np.uint8]
-    """Shape (H, W): 0 where all is well, else 1 + the place in `MISTAKES`."""
-    counts: dict[str, int]
-    """By name: objects, or pixels where the labels are "classes"; "border" is always in pixels. "objects" is
-    the number of true objects."""
 
 
 @dataclass(frozen=True)
@@ -99,36 +86,9 @@ class Measure:
     """The threshold that is best for the mean, of measures that have one."""
 
 
-def lower_is_better(measure: str) -> bool:
-    """Whether 0 is the best value; otherwise it is 1."""
-    return measure.endswith("error")
-
-
-def headline(kind: LabelKind) -> str:
-    """The most telling measure for this kind of labels, by which images are ordered."""
-    return "average_precision" if kind == "instances" else "mean_iou"
-
-
 def worst_first(scores: Sequence[ImageScores], measure: str) -> list[int]:
     """Places of the images in `scores`, from the lowest value of a measure that every image has."""
     return sorted(range(len(scores)), key=lambda i: scores[i].values[measure] or 0)
-
-
-def words(measure: str) -> str:
-    """A measure's name for people to read.
-
-    >>> words("mean_iou"), words("v_rand"), words("average_precision_0.5")
-    ('mean IoU', 'V_Rand', 'average precision 0.5')
-    """
-    proper = {"v_rand": "V_Rand", "v_info": "V_Info", "rand_error": "Rand error", "seg": "SEG"}
-    return proper.get(measure, measure.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice"))
-
-
-def figure(value: float | None) -> str:
-    """A value for people to read: four decimals, six if it is small, as warping errors are."""
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if value == 0 or value >= 0.01 else f"{value:.6f}"
 
 
 def score_image(
@@ -162,7 +122,7 @@ def score_image(
     if kind == "binary":
         values |= _by_segments(classes, truth)
         by_threshold = _by_thresholds(np.where(known, probabilities[:, :, 1], 0), truth)
-        mistakes = find_mistakes(_components(classes, SPECK), _components(truth, SPECK))
+        mistakes = find_mistakes(_components(classes, SMALLEST_OBJECT), _components(truth, SMALLEST_OBJECT))
     elif kind == "instances":
         assert objects is not None
         objects = _mostly_known(objects, known)
@@ -269,82 +229,6 @@ def _components(mask: NDArray[np.integer], at_least: int = 1) -> NDArray[np.inte
     """The 4-connected components of a mask that have at least this many pixels, numbered."""
     components, _ = ndimage.label(mask)
     return np.where(np.bincount(components.ravel())[components] >= at_least, components, 0)
-
-
-def find_mistakes(
-    segmentation: NDArray[np.integer], labels: NDArray[np.integer], known: NDArray[np.bool_] | None = None
-) -> Mistakes:
-    """Name the objects that were missed, split, merged or added, and the pixels where borders differ.
-
-    A predicted and a true object belong together if more than half of either lies in the other. A true object
-    is missed if none belongs to it, split if two predicted ones lie in it for the most part, merged if it
-    lies, with another one, for the most part in one predicted object. A predicted object that belongs to none
-    was added. What else differs between foreground and background is border.
-
-    Parameters
-    ----------
-    segmentation, labels : integer array, shape (H, W)
-        Label images; the numbers need not be consecutive.
-    known : bool array, shape (H, W), optional
-        Where a border may be wrong; everywhere if left out.
-    """
-    segmentation, labels = (relabel_sequential(image)[0] for image in (segmentation, labels))
-    table = contingency("find_mistakes", segmentation, labels)
-    segments, objects = table.shape
-    segment, object_ = (numbers + 1 for numbers in table[1:, 1:].tocoo().coords)
-    joint = table[1:, 1:].tocoo().data
-    piece = 2 * joint > table.sum(axis=1)[segment]
-    covered = 2 * joint > table.sum(axis=0)[object_]
-
-    split = np.bincount(object_[piece], minlength=objects) > 1
-    merging = np.bincount(segment[covered], minlength=segments) > 1
-    merged = np.bincount(object_[covered & merging[segment]], minlength=objects) > 0
-    missed = np.bincount(object_[piece | covered], minlength=objects) == 0
-    added = np.bincount(segment[piece | covered], minlength=segments) == 0
-    missed[0] = added[0] = False  # number 0 is the background
-    return _painted(
-        {
-            "border": ((segmentation > 0) != (labels > 0)) & (True if known is None else known),
-            "added": added[segmentation],
-            "split": split[labels],
-            "merged": merged[labels],
-            "missed": missed[labels],
-        },
-        {
-            "objects": objects - 1,
-            "missed": int(missed.sum()),
-            "split": int(split.sum()),
-            "merged": int(merged.sum()),
-            "added": int(added.sum()),
-        },
-    )
-
-
-def find_class_mistakes(classes: NDArray[np.integer], labels: NDArray[np.integer]) -> Mistakes:
-    """Name the wrong pixels: missed (taken for background), added, confused, and those at a true border.
-
-    Parameters
-    ----------
-    classes, labels : integer array, shape (H, W)
-        Class 0 is the background.
-    """
-    wrong = classes != labels
-    at_border = ndimage.binary_dilation(find_boundaries(labels, mode="thick"), iterations=BORDER - 1)
-    inside = wrong & ~at_border
-    kinds = {
-        "border": wrong & at_border,
-        "confused": inside & (classes > 0) & (labels > 0),
-        "added": inside & (labels == 0),
-        "missed": inside & (classes == 0),
-    }
-    return _painted(kinds, {name: int(pixels.sum()) for name, pixels in kinds.items()})
-
-
-def _painted(kinds: dict[str, NDArray[np.bool_]], counts: dict[str, int]) -> Mistakes:
-    painted = np.zeros(kinds["border"].shape, np.uint8)
-    for name in (name for name in MISTAKES if name in kinds):
-        painted[kinds[name]] = 1 + MISTAKES.index(name)
-    return Mistakes(painted, {**counts, "border": int(np.sum(painted == 1 + MISTAKES.index("border")))})
 
 
 def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[ImageScores]]:

@@ -17,6 +17,7 @@ from skimage.segmentation import watershed
 
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 from tinyunet.metrics.contingency import check_probabilities
+from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 
 EIGHT_CONNECTED = np.ones((3, 3), bool)
 
@@ -25,7 +26,7 @@ def label_instances(
     probabilities: np.ndarray,
     *,
     threshold: float = 0.5,
-    min_size: int = 10,
+    min_size: int = SMALLEST_OBJECT,
     max_hole: int = 30,
     split_depth: float | None = 1.0,
 ) -> np.ndarray:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
 from tinyunet.data import UNKNOWN
-from tinyunet.metrics.scores import MISTAKES, Mistakes
+from tinyunet.metrics.mistakes import MISTAKES, Mistakes
 from tinyunet.sampling import Sample
 
 Log = Sequence[dict[str, Any]]
