@@ -30,8 +30,9 @@ from tinyunet.reporting import environment
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.events import Stepped
 from tinyunet.training.run_folder import RunFolder
-from tinyunet.training.trainer import Stepped, Trainer
+from tinyunet.training.trainer import Trainer
 
 TRIAL = 0.05  # share of the time that a trial may take, in which the steps that fit are found
 SHOWN = 3  # held-out images in the picture
@@ -181,7 +182,7 @@ def _config(options: Options, name: ModelName) -> TrainConfig:
 def _with_steps(trainer: Trainer, steps: int) -> Trainer:
     """A new trainer that makes this many steps and validates only after the last one."""
     config = replace(trainer.config, steps=steps, validate_every=steps)
-    return Trainer(config, trainer.train, trainer.validation)
+    return Trainer(config, trainer.training_set, trainer.validation_set)
 
 
 def _steps_that_fit(trainer: Trainer, seconds: float) -> int:
@@ -199,7 +200,7 @@ def _steps_that_fit(trainer: Trainer, seconds: float) -> int:
 
 def _judge(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction]]:
     """The scores of the last weights, and what they cost; and the predictions of the images to show."""
-    model, held_out, tile = trainer.model, trainer.validation, trainer.config.tile
+    model, held_out, tile = trainer.model, trainer.validation_set, trainer.config.tile
     assert held_out.labels is not None
     assert held_out.kind is not None
     predictions, seconds = [], []
@@ -217,7 +218,7 @@ def _judge(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction
     shapes = [image.shape[:2] for image in held_out.images]
     steps = (record for record in folder.read_log() if record["event"] == "step")
     result = Result(
-        network=trainer.network,
+        network=trainer.model_options,
         parameters=sum(parameter.data.size for parameter in model.parameters()),
         lr=trainer.config.lr,
         steps=trainer.step,

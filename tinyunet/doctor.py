@@ -10,12 +10,12 @@ import tyro
 
 from tinyunet import command_line
 from tinyunet.data import LabelKind, Truth, split
-from tinyunet.diagnosis import diagnose, telling_samples
+from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.errors import RunError
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
 from tinyunet.training.config import TrainConfig, read_data
-from tinyunet.training.trainer import Trainer
+from tinyunet.training.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ def doctor(options: Options) -> None:
     images = read_data(config)
     print(f"{config.data}: {images.summary()}")
     train, held_out = split(images, config.holdout)
-    trainer = Trainer(config, train, held_out)
+    setup = Setup(config, train, held_out)
     print(f"{len(train)} images to train on, {len(held_out)} held out\n")
-    for finding in diagnose(trainer):
+    for finding in diagnose(setup):
         print(f"{finding}\n")
     from tinyunet.reporting import plots  # here, because matplotlib takes long to import
 
     with command_line.writing(picture):
         picture.parent.mkdir(parents=True, exist_ok=True)
-        plots.plot_samples(telling_samples(trainer), picture)
+        plots.plot_samples(example_samples(setup), picture)
     print(f"wrote {picture}")
 
 

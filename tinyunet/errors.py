@@ -7,7 +7,7 @@ mistakes only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 
 class TinyUNetError(Exception):
@@ -75,6 +75,15 @@ class CheckpointError(TinyUNetError, ValueError):
 
 class RunError(TinyUNetError, RuntimeError):
     """A training run that cannot start or go on: its folder, or a loss that is not finite."""
+
+
+def first_names(names: Collection[str], most: int = 5) -> str:
+    """The first few names, for a message.
+
+    >>> first_names(["a", "b", "c"], most=2), first_names([])
+    ('a, b, …', 'nothing')
+    """
+    return ", ".join(list(names)[:most]) + (", …" if len(names) > most else "") or "nothing"
 
 
 def describe(array: object, axes: str = "") -> str:

@@ -17,8 +17,7 @@ from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images, split
 from tinyunet.data.decode import decode
-from tinyunet.data.layouts import some
-from tinyunet.errors import DataError, OptionError
+from tinyunet.errors import DataError, OptionError, first_names
 from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
 from tinyunet.metrics.scores import (
     ImageScores,
@@ -172,8 +171,8 @@ def _require_same_names(predicted: set[str], labelled: set[str], options: Option
         raise DataError(
             f"{options.predictions} and {options.labels} are not the same images, by name",
             {
-                "predicted, without labels": f"{len(without_labels)}: {some(without_labels)}",
-                "labelled, not predicted": f"{len(without_prediction)}: {some(without_prediction)}",
+                "predicted, without labels": f"{len(without_labels)}: {first_names(without_labels)}",
+                "labelled, not predicted": f"{len(without_prediction)}: {first_names(without_prediction)}",
             },
             "predict exactly the images that are to be compared, and keep their names",
         )

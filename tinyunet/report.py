@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, split
-from tinyunet.diagnosis import diagnose, telling_samples
+from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.errors import OptionError, RunError
 from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
 from tinyunet.metrics.scores import ImageScores, Measure, Prediction, score_image, summarise, worst_first
@@ -32,8 +32,8 @@ from tinyunet.reporting import environment, plots
 from tinyunet.training.checkpoint import Checkpoint, load_model
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.run_folder import RunFolder
+from tinyunet.training.setup import Setup
 from tinyunet.training.stored_run import predict_images, stored_config
-from tinyunet.training.trainer import Trainer
 
 LIGHT_INK, DARK_INK = "#1a1a1a", "#e6e6e6"  # as in the page's style
 WIDEST = 720  # px: larger pictures are shrunk, so that the page stays small
@@ -145,7 +145,7 @@ def report(options: Options) -> None:
         )
     model, checkpoint = load_model(options.run)
     train, held_out = split(read_data(config), config.holdout)
-    trainer = Trainer(config, train, held_out)  # untrained, as the doctor wants it
+    setup = Setup(config, train, held_out)
     assert held_out.kind is not None
     judged = _judge(model, checkpoint, held_out, options.symmetries)
     text = _render(
@@ -168,8 +168,8 @@ def report(options: Options) -> None:
         judged=judged,
         shown=_shown(model, checkpoint, judged, options),
         settings=list(_settings(config, checkpoint)),
-        findings=diagnose(trainer),
-        samples=_samples(trainer),
+        findings=diagnose(setup),
+        samples=_samples(setup),
     )
     with command_line.writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -294,9 +294,9 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, value
 
 
-def _samples(trainer: Trainer) -> dict[str, dict[str, str]]:
+def _samples(setup: Setup) -> dict[str, dict[str, str]]:
     """Pictures of a sample as it is in the file and as training sees it."""
-    samples = telling_samples(trainer)
+    samples = example_samples(setup)
     most = max(float(sample.weight.max()) for sample in samples.values())
     return {
         title: {head: _webp(picture) for head, picture in plots.sample_pictures(sample, most).items()}

@@ -21,11 +21,11 @@ from tinyunet.data import class_labels, split
 from tinyunet.errors import OptionError, RunError
 from tinyunet.reporting import environment
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.training.collapse import Collapsed
 from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.events import Collapsed, Event, Stepped, Validated
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.stored_run import stored_config
-from tinyunet.training.trainer import Event, Stepped, Trainer, Validated
+from tinyunet.training.trainer import Trainer
 
 MAY_CHANGE = {"steps", "validate_every", "patience"}  # by --resume: the rest decides the steps made before
 
@@ -94,7 +94,7 @@ def train(options: Options, command: str) -> None:
     images = read_data(config)
     print(f"{config.data}: {images.summary()}")
     trainer = Trainer(config, *split(images, config.holdout), cuda_graph=options.cuda_graph)
-    for finding in diagnosis.warnings(trainer):
+    for finding in diagnosis.warnings(trainer.setup):
         print(finding, file=sys.stderr)
     if options.resume:
         trainer.restore(load_checkpoint(folder.last))
@@ -154,7 +154,7 @@ def _introduce(trainer: Trainer) -> None:
     parameters = sum(parameter.data.size for parameter in trainer.model.parameters())
     weights = ", ".join(f"{weight:.2f}" for weight in trainer.sampler.class_weights)
     print(
-        f"{len(trainer.train)} images to train on, {len(trainer.validation)} held out; "
+        f"{len(trainer.training_set)} images to train on, {len(trainer.validation_set)} held out; "
         f"tiles {trainer.input_size} -> {trainer.output_size}; {parameters:,} parameters; "
         f"class weights {weights}",
         flush=True,
@@ -198,7 +198,7 @@ def _told(event: Validated, trainer: Trainer) -> str:
     return (
         f"step {event.step:>5}: pixel error {scores.pixel_error:.4f}, IoU by class {classes}, "
         f"mean {scores.mean_iou:.4f}{' (best)' if event.is_best else ''}; "
-        f"{len(trainer.validation)} held-out images in {event.seconds:.1f} s"
+        f"{len(trainer.validation_set)} held-out images in {event.seconds:.1f} s"
     )
 
 
@@ -214,7 +214,7 @@ def _keep(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
 
     from tinyunet.reporting import plots  # here, because matplotlib takes long to import
 
-    held_out = trainer.validation
+    held_out = trainer.validation_set
     assert held_out.labels is not None
     assert held_out.kind is not None
     with command_line.writing(folder.curves):

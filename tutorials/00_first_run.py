@@ -25,7 +25,9 @@ import tinyunet as tu
 from tinyunet.data import normalise, split, synthetic_cells
 from tinyunet.errors import RunError
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.trainer import Stepped, TrainConfig, Trainer, Validated
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Stepped, Validated
+from tinyunet.training.trainer import Trainer
 
 # %% [markdown]
 # What goes in

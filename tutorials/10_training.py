@@ -360,7 +360,9 @@ assert min(ends["all but the velocity"], ends["all but the step"]) > 1e-4
 # stopped and resumed must end with the weights of one that was not, bit by bit.
 
 # %%
-from tinyunet.training.trainer import Stepped, TrainConfig, Trainer
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Stepped
+from tinyunet.training.trainer import Trainer
 
 config = TrainConfig(
     steps=20, base_channels=4, depth=2, dropout=0, tile=44, lr=0.002, schedule="constant", seed=7

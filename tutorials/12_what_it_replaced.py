@@ -27,7 +27,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import tinyunet as tu
 from tinyunet.data import normalise, split, synthetic_membranes
-from tinyunet.training.trainer import TrainConfig, Trainer, evaluate
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.trainer import Trainer
+from tinyunet.training.validation import validate
 
 numba.set_num_threads(1)  # threads that wait for one another would be counted as work
 
@@ -228,7 +230,7 @@ for name, options in {
     for seed in (0, 1):
         trainer = train_for(steps=60, base_channels=8, seed=seed, **options)
         count = sum(p.data.size for p in trainer.model.parameters())
-        scores = evaluate(trainer.model, held_out, tile=92)
+        scores = validate(trainer.model, held_out, tile=92)
         print(
             f"{name:<14} seed {seed}: mean IoU {scores.mean_iou:.3f}, {count:,} weights, {trainer.step} steps"
         )
@@ -303,7 +305,7 @@ pictures = {"image": test_image[..., 0] / 255, "labels": labels}
 print(f"{'':<14}{'weights':>9}{'steps':>7}{'mean IoU':>10}{'pixel error':>13}{'V_Rand':>8}{'s an image':>12}")
 for name, options in contestants.items():
     trainer = train_for(seconds=SECONDS, **options)
-    scores = evaluate(trainer.model, held_out, tile=92)
+    scores = validate(trainer.model, held_out, tile=92)
     start = time.perf_counter()
     pictures[name] = tu.predict_tiled(trainer.model, normalise(test_image), tile=92)[..., 1]
     seconds = time.perf_counter() - start

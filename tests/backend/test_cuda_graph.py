@@ -22,7 +22,9 @@ from tinyunet.ops.softmax_cross_entropy import loss_of_checked as unfused_loss
 from tinyunet.ops.targets import checked_pixels
 from tinyunet.train import _parse
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.training.trainer import Stepped, TrainConfig, Trainer
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Stepped
+from tinyunet.training.trainer import Trainer
 
 TEN = TrainConfig(
     steps=10, base_channels=4, depth=1, tile=12, holdout="1", validate_every=4, schedule="poly", lr=0.01

@@ -24,7 +24,9 @@ from tinyunet.backend import cuda, to_backend, to_host
 from tinyunet.data import split, synthetic_cells
 from tinyunet.errors import BackendError, KernelError, OutOfMemoryError
 from tinyunet.training.checkpoint import load_checkpoint, load_model, save_checkpoint
-from tinyunet.training.trainer import Stepped, TrainConfig, Trainer, Validated
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Stepped, Validated
+from tinyunet.training.trainer import Trainer
 
 CONFIG = TrainConfig(
     steps=3, base_channels=4, depth=1, tile=12, holdout="1", validate_every=2, schedule="constant"

@@ -12,7 +12,7 @@ from tinyunet import compare
 from tinyunet.prediction.tiling import multiplications_per_pixel
 from tinyunet.reporting import plots
 from tinyunet.training.checkpoint import load_model
-from tinyunet.training.trainer import Stepped
+from tinyunet.training.events import Stepped
 
 NETWORKS = ["unet", "fcn", "sliding-window"]
 

@@ -16,7 +16,7 @@ from skimage.measure import label as components
 
 from tinyunet import report
 from tinyunet.metrics.naming import format_value
-from tinyunet.training.collapse import Collapsed
+from tinyunet.training.events import Collapsed
 from tinyunet.training.run_folder import RunFolder
 
 HEADINGS = [

@@ -15,7 +15,8 @@ from tinyunet.backend.cuda_emulator import text_of
 from tinyunet.backend.cuda_log import Totals, launch_log
 from tinyunet.data import synthetic_cells
 from tinyunet.ops import conv2d_cuda, conv2d_winograd_cuda, conv_transpose2d_cuda
-from tinyunet.training.trainer import TrainConfig, Trainer
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.trainer import Trainer
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 README = (KERNEL_FOLDER / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,9 @@ from tinyunet.data import ImageSet
 from tinyunet.errors import GraphError, OptionError, ShapeError
 from tinyunet.sampling import Sample, WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.trainer import Stepped, TrainConfig, Trainer
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Stepped
+from tinyunet.training.trainer import Trainer
 
 
 def random_image(*shape, dtype=np.float32, seed=0):

@@ -17,7 +17,9 @@ from tinyunet.sampling import Sampler, WeightMap, augment_cuda, weight_map_cuda
 from tinyunet.sampling.augment import Augmentation, Augmenter
 from tinyunet.sampling.sampler_cuda import CudaSampler, weights_by_class
 from tinyunet.sampling.weight_map import nearest_two_cells, weight_map
-from tinyunet.training.trainer import Stepped, TrainConfig, Trainer
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Stepped
+from tinyunet.training.trainer import Trainer
 
 # Coordinates are double on both sides, an image value is rounded to float32 up to six times, and a power of
 # values in [0, 1] is off by up to 4 units in the last place: in units of the image's range, 10 · 2^-24.

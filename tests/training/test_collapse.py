@@ -13,8 +13,10 @@ from tinyunet.errors import ShapeError
 from tinyunet.models import UNet
 from tinyunet.sampling import WeightMap
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.training.collapse import Collapsed, Facts, explain, loss_of_constant, watch_units
-from tinyunet.training.trainer import Stepped, TrainConfig, Trainer, Validated
+from tinyunet.training.collapse import Facts, explain, loss_of_constant, watch_units
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Collapsed, Stepped, Validated
+from tinyunet.training.trainer import Trainer
 
 CONFIG = TrainConfig(
     base_channels=4, depth=1, tile=16, steps=150, validate_every=50, lr=0.01, momentum=0.9, dropout=0.0
@@ -67,7 +69,7 @@ def test_a_rate_that_kills_units(lr):
     assert f"start again with a smaller --lr, for instance {lr / 10:g}" in text
     assert "of 6 layers are dead" in text
     # The layers named are dead indeed: no unit of theirs gives anything on a held-out image.
-    x = Tensor(some.validation.images[0][:36, :36].astype(np.float32)[np.newaxis])
+    x = Tensor(some.validation_set.images[0][:36, :36].astype(np.float32)[np.newaxis])
     with watch_units(some.model.eval()) as units, tu.no_grad():
         some.model(x)
     lost = [name for name, alive in units.items() if not alive.any()]
@@ -153,7 +155,7 @@ def test_a_stopped_run_tells_the_same(tmp_path):
 def test_what_is_not_explained_is_looked_at_again(monkeypatch):
     """A network that was learning, by its loss, may have given up at the next validation."""
     answers = iter([None])
-    monkeypatch.setattr("tinyunet.training.trainer.PATIENT", 2)
+    monkeypatch.setattr("tinyunet.training.trainer.GRACE_STEPS", 2)
     monkeypatch.setattr("tinyunet.training.trainer.explain", lambda facts: next(answers, explain(facts)))
     some = trainer(lr=1e-9, steps=4, validate_every=1)
     says_class_0(some)
@@ -164,17 +166,17 @@ def test_what_is_not_explained_is_looked_at_again(monkeypatch):
 def test_a_layer_that_answers_to_another_image_is_not_dead(silent):
     """A constant image is 0 everywhere once it is normalised, and no unit answers to it at the start."""
     some = trainer(lr=1e-9, steps=2, validate_every=1)
-    images = list(some.validation.images)
+    images = list(some.validation_set.images)
     images[silent] = np.ones((40, 36, 1))
-    some = Trainer(some.config, some.train, image_set(images, some.validation.labels))
+    some = Trainer(some.config, some.training_set, image_set(images, some.validation_set.labels))
     says_class_0(some)
     assert not told(some)
 
 
 def test_held_out_images_of_one_class_are_no_collapse():
     some = trainer(lr=1e-9)
-    empty = image_set(some.validation.images, [np.zeros((40, 36), np.uint8)] * 2)
-    some = Trainer(some.config, some.train, empty)
+    empty = image_set(some.validation_set.images, [np.zeros((40, 36), np.uint8)] * 2)
+    some = Trainer(some.config, some.training_set, empty)
     says_class_0(some)
     assert not told(some)
 

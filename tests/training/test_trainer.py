@@ -19,7 +19,10 @@ from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.training.trainer import Finished, Stepped, TrainConfig, Trainer, Validated, evaluate
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Finished, Stepped, Validated
+from tinyunet.training.trainer import Trainer
+from tinyunet.training.validation import validate
 
 TINY = TrainConfig(
     base_channels=2, depth=1, tile=16, steps=5, validate_every=2, lr=0.01, momentum=0.9, dropout=0.5
@@ -321,14 +324,14 @@ def test_scores_leave_out_what_is_unknown():
     held_out = blobs(5, n=2)
     model = UNet(1, 2, base_channels=2, depth=1, padding="same", seed=2)
     shown = {}
-    scores = evaluate(
+    scores = validate(
         model, unknown_at_the_right(held_out), tile=16, on_image=lambda number, p: shown.update({number: p})
     )
     left = [
         (shown[i].argmax(axis=2)[:, :20] != label[:, :20]).mean() for i, label in enumerate(held_out.labels)
     ]
     assert scores.pixel_error == pytest.approx(np.mean(left), abs=1e-12)
-    assert scores != evaluate(model, held_out, tile=16)
+    assert scores != validate(model, held_out, tile=16)
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes", "instances"])
@@ -337,7 +340,7 @@ def test_scores_are_means_over_the_images(kind):
     classes = held_out.num_classes
     model = UNet(1, classes, base_channels=2, depth=1, padding="same", seed=2)
     shown = {}
-    scores = evaluate(model, held_out, tile=16, on_image=lambda number, p: shown.update({number: p}))
+    scores = validate(model, held_out, tile=16, on_image=lambda number, p: shown.update({number: p}))
     errors, ious = [], []
     for number, (image, label) in enumerate(zip(held_out.images, held_out.labels, strict=True)):
         truth = np.minimum(label, 1) if kind == "instances" else label

@@ -1,7 +1,7 @@
-"""What would go wrong with a data set, found before training: one small check for each trap.
+"""Find what would go wrong in training on a data set, before training: one small check for each trap.
 
-A check looks at a `Trainer` that has made no step (its training and held-out images, the tile and the weights
-that it would use) and yields findings. `CHECKS` lists them all; `diagnose` runs them.
+A check looks at a `Setup` (training and held-out images, the tile, the samples that training would use) and
+yields findings. `CHECKS` lists the checks; `diagnose` runs them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tinyunet.diagnosis.labels import (
 )
 from tinyunet.sampling import Sample
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.trainer import Trainer
+from tinyunet.training.setup import Setup
 
-__all__ = ["CHECKS", "Finding", "diagnose", "telling_samples", "warnings"]
+__all__ = ["CHECKS", "Finding", "diagnose", "example_samples", "warnings"]
 
-CHECKS: tuple[Callable[[Trainer], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_kind,
     check_unlabelled,
     check_unknown,
@@ -51,29 +51,28 @@ CHECKS: tuple[Callable[[Trainer], Iterator[Finding]], ...] = (
 )
 
 
-def diagnose(trainer: Trainer) -> list[Finding]:
-    """All findings, the gravest first.
+def diagnose(setup: Setup) -> list[Finding]:
+    """Run all checks; returns their findings, the gravest first.
 
     Parameters
     ----------
-    trainer : Trainer
-        Made from the images and the options that training would use.
+    setup : Setup
+        The images and the options that training would use.
     """
-    findings = [finding for check in CHECKS for finding in check(trainer)]
+    findings = [finding for check in CHECKS for finding in check(setup)]
     order: tuple[Severity, ...] = ("problem", "warning", "note")
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
-def warnings(trainer: Trainer) -> list[Finding]:
-    """The findings that are more than a note."""
-    return [finding for finding in diagnose(trainer) if finding.severity != "note"]
+def warnings(setup: Setup) -> list[Finding]:
+    """Run all checks; returns the findings that are more than a note."""
+    return [finding for finding in diagnose(setup) if finding.severity != "note"]
 
 
-def telling_samples(trainer: Trainer) -> dict[str, Sample]:
-    """The tile with the most border among the first samples, as in the file and as training sees it."""
-    as_filed = Trainer(
-        replace(trainer.config, augmentation=Augmentation.off()), trainer.train, trainer.validation
-    ).sampler
-    samples = {step: as_filed.sample(step) for step in range(min(SAMPLED, len(trainer.train)))}
+def example_samples(setup: Setup) -> dict[str, Sample]:
+    """The tile with the most border among the first samples: as in the file, and as training sees it."""
+    unchanged = replace(setup.config, augmentation=Augmentation.off())
+    sampler = Setup(unchanged, setup.training_set, setup.validation_set).sampler
+    samples = {step: sampler.sample(step) for step in range(min(SAMPLED, len(setup.training_set)))}
     step = max(samples, key=lambda step: float(samples[step].weight.sum()))
-    return {"as in the file": samples[step], "augmented": trainer.sampler.sample(step)}
+    return {"as in the file": samples[step], "augmented": setup.sampler.sample(step)}

@@ -1,4 +1,4 @@
-"""A finding, and what the checks share: the images and labels of a trainer, one after the other."""
+"""A finding, and what the checks share: iterating over the images and the labels of a setup."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.data import UNKNOWN
-from tinyunet.errors import TinyUNetError
-from tinyunet.training.trainer import Trainer
+from tinyunet.errors import TinyUNetError, first_names
+from tinyunet.training.setup import Setup
 
 Severity = Literal["problem", "warning", "note"]
 
@@ -23,11 +23,11 @@ class Finding:
     Attributes
     ----------
     severity : "problem", "warning" or "note"
-        What makes training or judging wrong; what may; what is good to know.
+        It spoils training or scores; it may; it is good to know.
     what : str
         One line.
     where : sequence of str
-        Names of the images concerned; empty for the whole set.
+        Names of the images concerned; empty if it is the whole set.
     numbers : mapping of str to object
     remedy : str
     """
@@ -39,31 +39,30 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        """As an error's text: what, where, numbers, remedy."""
-        images = {"images": f"{len(self.where)}: {_some(self.where)}"} if self.where else {}
+        """The text of an error: what, where, numbers, remedy."""
+        images = {"images": f"{len(self.where)}: {first_names(self.where)}"} if self.where else {}
         return f"{self.severity}: {TinyUNetError(self.what, {**images, **self.numbers}, self.remedy)}"
 
 
-def all_images(trainer: Trainer) -> Iterator[tuple[str, NDArray[Any]]]:
-    for images in (trainer.train, trainer.validation):
+def all_images(setup: Setup) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Each image with its name, training images first."""
+    for images in (setup.training_set, setup.validation_set):
         yield from zip(images.names, images.images, strict=True)
 
 
-def labels_as_read(trainer: Trainer) -> Iterator[tuple[str, NDArray[np.integer]]]:
-    for images in (trainer.train, trainer.validation):
+def labels_as_read(setup: Setup) -> Iterator[tuple[str, NDArray[np.integer]]]:
+    """Each image's name and labels, `UNKNOWN` included."""
+    for images in (setup.training_set, setup.validation_set):
         assert images.labels is not None
         yield from zip(images.names, images.labels, strict=True)
 
 
-def all_labels(trainer: Trainer) -> Iterator[tuple[str, NDArray[np.integer]]]:
-    """As they were read, but without pixels that are unknown: those are background here."""
-    for name, labels in labels_as_read(trainer):
+def all_labels(setup: Setup) -> Iterator[tuple[str, NDArray[np.integer]]]:
+    """Each image's name and labels; unknown pixels count as background."""
+    for name, labels in labels_as_read(setup):
         yield name, np.where(labels == UNKNOWN, 0, labels)
 
 
-def count(what: Sequence[object], word: str = "image") -> str:
-    return f"{len(what)} {word}{'s' if len(what) > 1 else ''}"
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+def count(things: Sequence[object], word: str = "image") -> str:
+    """Their number with the word for one: "1 image", "2 images"."""
+    return f"{len(things)} {word}{'s' if len(things) > 1 else ''}"

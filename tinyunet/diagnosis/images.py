@@ -1,4 +1,4 @@
-"""Checks of the images: grey values, channels, bits, size."""
+"""Check the images: grey values, channels, bits, size."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.diagnosis.finding import Finding, all_images, count
-from tinyunet.training.trainer import Trainer
+from tinyunet.training.setup import Setup
 
-FEW_LEVELS = 16  # fewer grey values than this are less than 4 bits: shapes, but no texture
-SATURATED = 0.01  # share of an image at the highest value that its bits hold
-MIRRORED = 0.1  # share of a training tile that may be mirror image
+FEW_LEVELS = 16  # grey values, 4 bits: with fewer an image has shapes but no texture
+SATURATED = 0.01  # share of an image that may have the highest value that its bits hold
+MIRRORED = 0.1  # share of a training tile that may be mirrored
 
 
-def check_constant(trainer: Trainer) -> Iterator[Finding]:
-    """Images without contrast, and with so few grey values that only shapes are left."""
-    levels = {name: len(np.unique(image)) for name, image in all_images(trainer)}
+def check_constant(setup: Setup) -> Iterator[Finding]:
+    """Find images of one grey value, and of so few that only shapes are left."""
+    levels = {name: len(np.unique(image)) for name, image in all_images(setup)}
     if where := [name for name, count in levels.items() if count == 1]:
         yield Finding(
             "problem",
-            f"{count(where)} of one single grey value",
+            f"{count(where)} with a single grey value",
             where,
-            remedy="export them again or take them out: their labels can only be learned by heart",
+            remedy="export them again or take them out: their labels can only be memorised",
         )
     if where := [name for name, count in levels.items() if 1 < count < FEW_LEVELS]:
         yield Finding(
@@ -32,82 +32,82 @@ def check_constant(trainer: Trainer) -> Iterator[Finding]:
             f"{count(where)} with fewer than {FEW_LEVELS} grey values",
             where,
             {"fewest": min(levels[name] for name in where)},
-            "check that these are images and no masks, and that they were not exported with too few bits",
+            "check that these are images, not masks, and that they were not exported with too few bits",
         )
 
 
-def check_equal_channels(trainer: Trainer) -> Iterator[Finding]:
-    """Grey images that are stored as colour."""
-    channels = trainer.train.images[0].shape[2]
-    if channels > 1 and all((image == image[:, :, :1]).all() for _, image in all_images(trainer)):
+def check_equal_channels(setup: Setup) -> Iterator[Finding]:
+    """Find grey images that are stored in colour."""
+    channels = setup.training_set.images[0].shape[2]
+    if channels > 1 and all((image == image[:, :, :1]).all() for _, image in all_images(setup)):
         yield Finding(
             "note",
-            f"all {channels} channels are equal in every image: they are grey",
-            remedy="save them with one channel; the network then also takes grey images to predict",
+            f"all {channels} channels are equal in every image: the images are grey",
+            remedy="save them with one channel; the network can then predict grey images",
         )
 
 
-def check_saturation(trainer: Trainer) -> Iterator[Finding]:
-    """Pixels at the upper end of the scale, where differences in brightness are lost."""
-    shares = {name: _saturated(image) for name, image in all_images(trainer)}
+def check_saturation(setup: Setup) -> Iterator[Finding]:
+    """Find images with many pixels at the upper end of the scale, where differences are lost."""
+    shares = {name: _saturated(image) for name, image in all_images(setup)}
     if where := [name for name, share in shares.items() if share > SATURATED]:
         yield Finding(
             "warning",
             f"{count(where)} saturated: more than {100 * SATURATED:g} % of the pixels at the highest value",
             where,
             {"most": f"{100 * max(shares.values()):.1f} % of the pixels"},
-            "if these are the objects, expose less: what was lost there cannot be learned",
+            "if these pixels are the objects, expose less: details lost there cannot be learned",
         )
 
 
 def _saturated(image: NDArray[Any]) -> float:
-    """Share of the pixels at the highest value of 8, 10, 12 … bits, of a float image at its own highest."""
+    """The share of pixels at the highest value of 8, 10, 12 … bits, or at a float image's own highest."""
     highest = image.max()
     if image.dtype.kind in "ui" and (highest < 255 or (int(highest) + 1).bit_count() != 1):
         return 0.0
     return float(np.mean(image == highest)) if highest > image.min() else 0.0
 
 
-def check_bit_depth(trainer: Trainer) -> Iterator[Finding]:
-    """16-bit files whose values use fewer bits, and sets of mixed types."""
-    types = {image.dtype for _, image in all_images(trainer)}
+def check_bit_depth(setup: Setup) -> Iterator[Finding]:
+    """Find 16-bit files whose values use fewer bits, and sets of mixed types."""
+    types = {image.dtype for _, image in all_images(setup)}
     if len(types) > 1:
         yield Finding(
             "note",
             f"images are stored as {' and '.join(sorted(map(str, types)))}",
-            remedy="nothing need be done, each image is normalised by itself; but were they exported alike?",
+            remedy="no problem, since each image is normalised by itself; but were all exported alike?",
         )
-    highest = max(int(image.max()) for _, image in all_images(trainer))
+    highest = max(int(image.max()) for _, image in all_images(setup))
     if types != {np.dtype(np.uint16)} or highest >= 2**12:
         return
     if highest >= 2**8:
         yield Finding(
             "note",
             f"16-bit files hold values up to {highest}, as of a {highest.bit_length()}-bit camera",
-            remedy="nothing need be done: each image is normalised by itself",
+            remedy="no problem: each image is normalised by itself",
         )
     else:
         yield Finding(
             "warning",
-            f"16-bit files hold values up to {highest}: they have been through 8 bits",
-            remedy="export from the original: a dim image has few of the 256 grey values left",
+            f"16-bit files hold values up to {highest}: they were once stored in 8 bits",
+            remedy="export the originals again: in 8 bits a dim image keeps few of its grey values",
         )
 
 
-def check_size(trainer: Trainer) -> Iterator[Finding]:
-    """Images smaller than a training tile, or than what the network sees around a pixel."""
-    sides = {name: min(image.shape[:2]) for name, image in all_images(trainer)}
-    geometry, tile, smallest = trainer.model.geometry, trainer.output_size, min(sides.values())
-    shares = {name: _mirrored(image, tile) for name, image in all_images(trainer)}
+def check_size(setup: Setup) -> Iterator[Finding]:
+    """Find images smaller than a training tile, or than the network's view around a pixel."""
+    sides = {name: min(image.shape[:2]) for name, image in all_images(setup)}
+    geometry, tile, smallest = setup.geometry, setup.output_size, min(sides.values())
+    shares = {name: _mirrored(image, tile) for name, image in all_images(setup)}
     if where := [name for name, share in shares.items() if share > MIRRORED]:
         below, _ = geometry.nearest_inputs(smallest + geometry.shrink)
-        fits = f"--tile {below - geometry.shrink} fits, and costs less" if below else ""
+        fits = f"--tile {below - geometry.shrink} fits, and is faster" if below else ""
         yield Finding(
             "warning",
             f"{count(where)} smaller than the tile of {tile} pixels",
             where,
-            {"of such a tile": f"up to {100 * max(shares.values()):.0f} % are the image's own mirror image"},
-            fits or "use a network of less --depth",
+            {"of such a tile": f"up to {100 * max(shares.values()):.0f} % are mirrored"},
+            fits or "use a network with less --depth",
         )
     halo = geometry.halo
     if where := [name for name, side in sides.items() if side <= halo]:
@@ -116,11 +116,11 @@ def check_size(trainer: Trainer) -> Iterator[Finding]:
             f"{count(where)} not larger than the {halo} pixels that the network sees to each side",
             where,
             {"smallest": f"{smallest} pixels"},
-            "what it sees there is mostly mirror images; use less --depth",
+            "most of what it sees there is mirrored; use less --depth",
         )
 
 
 def _mirrored(image: NDArray[Any], tile: int) -> float:
-    """Share of a tile that lies outside of the image."""
+    """The share of a tile that lies outside the image."""
     height, width = image.shape[:2]
     return 1 - min(height, tile) * min(width, tile) / tile**2

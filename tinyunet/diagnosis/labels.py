@@ -1,4 +1,4 @@
-"""Checks of the labels: what they mean, which classes there are and how rare, and the objects."""
+"""Check the labels: their meaning, the classes and how rare they are, and the objects."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.sampling import weights_by_class
 from tinyunet.sampling.weight_map import separate_touching
 from tinyunet.training.collapse import loss_of_constant
-from tinyunet.training.trainer import Trainer
+from tinyunet.training.setup import Setup
 
-RARE = 0.02  # share of the pixels below which a class is easily ignored
+RARE = 0.02  # share of the pixels below which a network easily ignores a class
 SAMPLED = 8  # training tiles, at most, on which the loss of a constant prediction is measured
 
 
-def check_kind(trainer: Trainer) -> Iterator[Finding]:
-    """What the labels were taken for: the first thing to verify."""
-    train = trainer.train
+def check_kind(setup: Setup) -> Iterator[Finding]:
+    """Say how the labels were understood: the first thing to verify."""
+    images = setup.training_set
     meaning = {
         "binary": "foreground and background (binary)",
-        "classes": f"{train.num_classes} classes",
-        "instances": "numbers of single objects (instances)",
+        "classes": f"{images.num_classes} classes",
+        "instances": "object numbers (instances)",
     }
     yield Finding(
         "note",
-        f"the labels are taken for {meaning[str(train.kind)]}",
-        numbers={"because": train.reason or "the set says so"},
-        remedy="if that is wrong, say what they are: --kind binary, classes or instances",
+        f"the labels are read as {meaning[str(images.kind)]}",
+        numbers={"because": images.reason or "the set says so"},
+        remedy="if that is wrong, give --kind binary, classes or instances",
     )
 
 
-def check_unlabelled(trainer: Trainer) -> Iterator[Finding]:
-    """Images in which nothing is labelled."""
-    empty = [name for name, labels in all_labels(trainer) if not labels.any()]
+def check_unlabelled(setup: Setup) -> Iterator[Finding]:
+    """Find images in which nothing is labelled."""
+    empty = [name for name, labels in all_labels(setup) if not labels.any()]
     if empty:
         yield Finding(
             "warning",
             f"{count(empty)} without any foreground",
             empty,
-            remedy="if there is something in them, label it or take them out: training learns to miss it",
+            remedy="if they show objects, label these or take the images out: training learns to miss them",
         )
 
 
-def check_unknown(trainer: Trainer) -> Iterator[Finding]:
-    """Pixels that nobody labelled."""
-    shares = {name: float(np.mean(labels == UNKNOWN)) for name, labels in labels_as_read(trainer)}
+def check_unknown(setup: Setup) -> Iterator[Finding]:
+    """Report pixels that nobody labelled."""
+    shares = {name: float(np.mean(labels == UNKNOWN)) for name, labels in labels_as_read(setup)}
     if any(shares.values()):
         yield Finding(
             "note",
-            f"{100 * np.mean(list(shares.values())):.0f} % of the pixels are unknown: they count nothing, "
+            f"{100 * np.mean(list(shares.values())):.0f} % of the pixels are unknown: they count "
             "neither in training nor in the scores",
             [f"{name} ({100 * share:.0f} %)" for name, share in shares.items() if share],
-            remedy="label more cells of these images, or give the completely labelled ones only",
+            remedy="label more cells of these images, or leave out all but the completely labelled ones",
         )
 
 
-def check_absent_classes(trainer: Trainer) -> Iterator[Finding]:
-    """Classes that only one of training and held-out images have, or neither."""
-    train, held_out = (_pixels_by_class(images) > 0 for images in (trainer.train, trainer.validation))
+def check_absent_classes(setup: Setup) -> Iterator[Finding]:
+    """Find classes that are missing from the training images, or only from the held-out ones."""
+    train, held_out = (_pixels_by_class(images) > 0 for images in (setup.training_set, setup.validation_set))
     if not train.all():
         yield Finding(
             "problem",
@@ -74,7 +74,7 @@ def check_absent_classes(trainer: Trainer) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"no held-out image has a pixel of class {_numbers(train & ~held_out)}",
-            remedy="choose --holdout so that every class is judged: IoU says nothing of one that is absent",
+            remedy="choose --holdout so that every class is scored: IoU says nothing about an absent one",
         )
 
 
@@ -82,9 +82,9 @@ def _numbers(which: NDArray[np.bool_]) -> str:
     return ", ".join(map(str, np.flatnonzero(which)))
 
 
-def check_balance(trainer: Trainer) -> Iterator[Finding]:
-    """How good a prediction looks that is the same everywhere, as of a network that has learned nothing."""
-    pixels = _pixels_by_class(trainer.train)
+def check_balance(setup: Setup) -> Iterator[Finding]:
+    """Say how good a prediction looks that is the same everywhere: that of a network that learned nothing."""
+    pixels = _pixels_by_class(setup.training_set)
     shares = pixels / pixels.sum()
     commonest, rarest = int(shares.argmax()), float(shares[shares > 0].min())
     yield Finding(
@@ -92,9 +92,9 @@ def check_balance(trainer: Trainer) -> Iterator[Finding]:
         f"class {commonest} everywhere would be wrong at {100 * (1 - shares[commonest]):.1f} % of the pixels",
         numbers={
             "share of each class": ", ".join(f"{100 * share:.1f} %" for share in shares),
-            "training loss then": f"{_loss_of_constant(trainer):.3f}, with the weights that training uses",
+            "training loss then": f"{_loss_of_constant(setup):.3f}, with the weights that training uses",
         },
-        remedy="a loss that stays there means that nothing is learned; judge by IoU, not by pixel error",
+        remedy="a loss that stays there shows that nothing is learned; judge by IoU, not by pixel error",
     )
 
 
@@ -108,21 +108,21 @@ def _pixels_by_class(images: ImageSet) -> NDArray[np.int64]:
     return counts
 
 
-def _loss_of_constant(trainer: Trainer) -> float:
-    """The least loss of a prediction that is the same at every pixel of the first samples."""
-    classes = trainer.train.num_classes
-    samples = map(trainer.sampler.sample, range(min(SAMPLED, len(trainer.train))))
+def _loss_of_constant(setup: Setup) -> float:
+    """The lowest loss of a prediction that is the same at every pixel of the first samples."""
+    classes = setup.training_set.num_classes
+    samples = map(setup.sampler.sample, range(min(SAMPLED, len(setup.training_set))))
     return loss_of_constant(np.sum([weights_by_class(sample, classes) for sample in samples], axis=0))
 
 
-def check_objects(trainer: Trainer) -> Iterator[Finding]:
-    """Object numbers used twice, specks, and objects that are lost when touching ones are parted."""
-    if trainer.train.kind != "instances":
+def check_objects(setup: Setup) -> Iterator[Finding]:
+    """Find object numbers used twice, specks, and objects that vanish when touching ones are separated."""
+    if setup.training_set.kind != "instances":
         return
     scattered: dict[str, int] = {}
     specks: dict[str, int] = {}
     lost: dict[str, int] = {}
-    for name, labels in all_labels(trainer):
+    for name, labels in all_labels(setup):
         sizes = np.bincount(labels.ravel())[1:]
         pieces = connected_components(labels, background=0, connectivity=2).max()
         scattered[name] = int(pieces - np.count_nonzero(sizes))
@@ -131,7 +131,7 @@ def check_objects(trainer: Trainer) -> Iterator[Finding]:
     if where := _above_zero(scattered):
         yield Finding(
             "warning",
-            f"pieces that lie apart from the rest of their object: {sum(scattered.values())}",
+            f"pieces separate from the rest of their object: {sum(scattered.values())}",
             where,
             remedy="give every object its own number; a stray pixel belongs to the background",
         )
@@ -140,14 +140,14 @@ def check_objects(trainer: Trainer) -> Iterator[Finding]:
             "note",
             f"objects smaller than {SMALLEST_OBJECT} pixels: {sum(specks.values())}",
             where,
-            remedy=f"predict drops objects under {SMALLEST_OBJECT} pixels unless told otherwise (--min-size)",
+            remedy=f"predict drops objects under {SMALLEST_OBJECT} pixels unless --min-size says otherwise",
         )
     if where := _above_zero(lost):
         yield Finding(
             "warning",
             f"objects all of whose pixels touch another object: {sum(lost.values())}",
             where,
-            remedy="training parts touching objects, and of thin ones nothing is left: draw them larger",
+            remedy="training separates touching objects, and these vanish: draw them larger",
         )
 
 
@@ -155,27 +155,27 @@ def _above_zero(counts: Mapping[str, int]) -> list[str]:
     return [f"{name} ({count})" for name, count in counts.items() if count > 0]
 
 
-def check_touching(trainer: Trainer) -> Iterator[Finding]:
-    """Cells in contact: what the border term of the weight map is for."""
-    if trainer.train.kind == "binary":
+def check_touching(setup: Setup) -> Iterator[Finding]:
+    """Count the cells in contact, which the border term of the weight map is for."""
+    if setup.training_set.kind == "binary":
         yield Finding(
             "note",
-            "cells that touch are one in binary labels",
-            remedy="to have them told apart, give every cell a number of its own or draw a gap between them",
+            "touching cells are one object in binary labels",
+            remedy="to separate them, give each cell its own number or draw a gap between them",
         )
-    if trainer.train.kind != "instances":
+    if setup.training_set.kind != "instances":
         return
     cells = touching = 0
-    for _, labels in all_labels(trainer):
+    for _, labels in all_labels(setup):
         cells += len(np.setdiff1d(labels, [0]))
         touching += len(np.unique(labels[separate_touching(labels) != labels]))
-    w0 = trainer.config.weights.w0
+    w0 = setup.config.weights.w0
     found = f"{touching:,} of {cells:,} cells touch another one ({100 * touching / max(cells, 1):.0f} %)"
     if touching and w0 == 0:
         yield Finding("warning", f"{found}, and the border weight is off", remedy="give --weights.w0 10")
     elif touching:
         yield Finding(
-            "note", found, remedy=f"the weight map's border term (w0 {w0:g}) is for the gaps between"
+            "note", found, remedy=f"the weight map's border term (w0 {w0:g}) is for the gaps between them"
         )
     else:
         yield Finding("note", "no cells touch", remedy="the weight map's border term changes little here")

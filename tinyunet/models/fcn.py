@@ -17,6 +17,9 @@ in the paper, is three steps by 2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from tinyunet.autograd import Tensor
@@ -47,6 +50,17 @@ class Upsample(Module):
         self.weight = Parameter(
             np.outer(tent, tent)[:, :, np.newaxis, np.newaxis] * np.eye(channels, dtype=np.float32)
         )
+
+    @classmethod
+    def geometry_of(cls, options: Mapping[str, Any]) -> Geometry:
+        """See `Network.geometry_of`."""
+        depth = options["depth"]
+        fits = depth >= FINEST
+        require_options(
+            "FCN", depth=(depth, fits, f"at least {FINEST}: the finest scores are those of stride 8")
+        )
+        # A block sees up to 4 · 2^depth - 2 pixels beyond its edges; the halo is on the grid.
+        return Geometry(smallest=2**depth, step=2**depth, shrink=0, halo=4 * 2**depth)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, 2H, 2W, C)."""
@@ -101,13 +115,11 @@ class FCN(Network):
             in_channels=(in_channels, in_channels >= 1, "at least 1"),
             num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
             base_channels=(base_channels, base_channels >= 1, "at least 1"),
-            depth=(depth, depth >= FINEST, f"at least {FINEST}: the finest scores are those of stride 8"),
             dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
         )
         self.in_channels, self.num_classes = in_channels, num_classes
         self.depth, self.dropout = depth, dropout
-        # A block sees up to 4 · 2^depth - 2 pixels beyond its edges; the halo is on the grid.
-        self.geometry = Geometry(smallest=2**depth, step=2**depth, shrink=0, halo=4 * 2**depth)
+        self.geometry = self.geometry_of({"depth": depth})
         self.dropout_rng = np.random.default_rng(seed)
         rng = np.random.default_rng(seed)
         channels = [base_channels * 2**level for level in range(depth)]

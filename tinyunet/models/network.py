@@ -7,6 +7,7 @@ The trainer, overlap-tile and the commands know a network by this class only. It
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,17 @@ class Network(Module):
     def options(cls) -> dict[str, Any]:
         """What the constructor takes, and its defaults."""
         return {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+
+    @classmethod
+    def geometry_of(cls, options: Mapping[str, Any]) -> Geometry:
+        """The geometry of a network with these options, found without making its weights.
+
+        Raises
+        ------
+        OptionError
+            An option that decides the geometry is outside its range.
+        """
+        raise NotImplementedError
 
     def training_batch(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """What to train on, from a tile of an image: the tile itself, unless the network says otherwise.

@@ -22,8 +22,8 @@ References
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -100,27 +100,33 @@ class SlidingWindowClassifier(Network):
             in_channels=(in_channels, in_channels >= 1, "at least 1"),
             num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
             base_channels=(base_channels, base_channels >= 1, "at least 1"),
-            depth=(depth, depth >= 1, "at least 1"),
             neurons=(neurons, neurons >= 1, "at least 1"),
             windows=(windows, windows >= 1, "at least 1"),
         )
         self.in_channels, self.num_classes = in_channels, num_classes
         self.depth, self.windows = depth, windows
-        sizes = [5 if level == 1 else 4 for level in range(depth)]  # as in the paper
-        self.window = LAST
-        for size in reversed(sizes):
-            self.window = 2 * self.window + size - 1
-        lost, step = self.window - 1, 2**depth
-        self.geometry = Geometry(smallest=step + lost, step=step, shrink=lost, halo=lost // 2)
+        self.geometry = self.geometry_of({"depth": depth})
+        self.window = self.geometry.shrink + 1
 
         rng = np.random.default_rng(seed)
         channels = [in_channels] + [base_channels] * depth
         self.convolutions = [
             Conv2d(before, base_channels, size, relu=True, rng=rng)
-            for before, size in zip(channels, sizes, strict=False)
+            for before, size in zip(channels, kernel_sizes(depth), strict=False)
         ]
         self.hidden = Conv2d(base_channels, neurons, LAST, relu=True, rng=rng)
         self.scores = Conv2d(neurons, num_classes, 1, rng=rng)
+
+    @classmethod
+    def geometry_of(cls, options: Mapping[str, Any]) -> Geometry:
+        """See `Network.geometry_of`."""
+        depth = options["depth"]
+        require_options("SlidingWindowClassifier", depth=(depth, depth >= 1, "at least 1"))
+        window = LAST
+        for size in reversed(kernel_sizes(depth)):
+            window = 2 * window + size - 1
+        lost, step = window - 1, 2**depth
+        return Geometry(smallest=step + lost, step=step, shrink=lost, halo=lost // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Windows or whole images to scores (logits).
@@ -229,6 +235,11 @@ class SlidingWindowClassifier(Network):
         windows = self.geometry.output_size(height) * self.geometry.output_size(width)
         one = self.multiplications(self.window, self.window)
         return windows * one / self.multiplications(height, width)
+
+
+def kernel_sizes(depth: int) -> list[int]:
+    """The side of each convolution's kernel, as in the paper."""
+    return [5 if level == 1 else 4 for level in range(depth)]
 
 
 def pool_at_every_offset(x: Tensor) -> Tensor:

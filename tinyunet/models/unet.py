@@ -10,6 +10,7 @@ contracting                                                    expansive
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -89,12 +90,10 @@ class UNet(Network):
             in_channels=(in_channels, in_channels >= 1, "at least 1"),
             num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
             base_channels=(base_channels, base_channels >= 1, "at least 1"),
-            depth=(depth, depth >= 0, "at least 0"),
-            padding=(padding, padding in ("valid", "same"), "'valid' or 'same'"),
             dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
             variant=(variant, variant in ("paper", "release"), "'paper' or 'release'"),
         )
-        self.geometry = geometry.unet(depth, padding)
+        self.geometry = self.geometry_of({"depth": depth, "padding": padding})
         self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
         self.padding, self.dropout = padding, dropout
         self.dropout_rng = np.random.default_rng(seed)
@@ -114,6 +113,17 @@ class UNet(Network):
             self.up.append(ConvTranspose2d(below, upsampled, relu=release, rng=rng))
             self.expansive.append(DoubleConv(upsampled + here, here, padding=margin, rng=rng))
         self.scores = Conv2d(base_channels, num_classes, 1, rng=rng)
+
+    @classmethod
+    def geometry_of(cls, options: Mapping[str, Any]) -> geometry.Geometry:
+        """See `Network.geometry_of`."""
+        depth, padding = options["depth"], options["padding"]
+        require_options(
+            "UNet",
+            depth=(depth, depth >= 0, "at least 0"),
+            padding=(padding, padding in ("valid", "same"), "'valid' or 'same'"),
+        )
+        return geometry.unet(depth, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to scores (logits).

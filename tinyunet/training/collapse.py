@@ -13,7 +13,7 @@ nothing learned  the loss is that of a constant prediction, although that costs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,30 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
-from tinyunet.errors import TinyUNetError
 from tinyunet.nn import Module
+from tinyunet.training.events import Collapsed
 
 Units = dict[str, NDArray[np.bool_]]  # by layer: which of its units gave more than 0 at some pixel
 
 LEARNING = 0.95  # times the loss of a constant prediction: below this the network has learned something
 OVERSHOT = 1.5  # times the same: above this it is worse than not learning, the steps overshoot
 CHEAP = 0.5  # times log K, the loss of guessing among K classes: below this a constant prediction is cheap
-
-
-@dataclass(frozen=True)
-class Collapsed:
-    """One class is predicted at every pixel of the held-out images."""
-
-    step: int
-    cause: str
-    """One of those that `tinyunet.training.collapse` explains."""
-    what: str
-    """One line."""
-    numbers: Mapping[str, str]
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"warning: {TinyUNetError(self.what, self.numbers, self.remedy)}"
 
 
 @dataclass(frozen=True)

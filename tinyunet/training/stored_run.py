@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from tinyunet.data import ImageSet, normalise
 from tinyunet.data.fingerprint import seen
-from tinyunet.data.layouts import some
-from tinyunet.errors import CheckpointError, DataError
+from tinyunet.errors import CheckpointError, DataError, first_names
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.instances import label_instances
@@ -95,8 +94,8 @@ def _require_unseen(checkpoint: Checkpoint, images: ImageSet) -> None:
         raise DataError(
             f"{images.source}: images that are held out now were trained on, the set is not what it was",
             {
-                "trained on": f"{len(names)}: {some(names)}",
-                "held out in training": some(checkpoint.images["held out"]),
+                "trained on": f"{len(names)}: {first_names(names)}",
+                "held out in training": first_names(checkpoint.images["held out"]),
             },
             "bring the set back, with its options; or predict other images and compare with their labels",
         )

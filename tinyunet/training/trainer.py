@@ -1,18 +1,18 @@
-"""The training loop: steps in, events out. Nothing is printed or written here.
+"""The training loop: it makes steps and yields events. Nothing is printed or written here.
 
-A `Trainer` is a network, an optimiser and a sampler; `run` is a generator that makes steps and says what
-happened. Whoever listens draws the progress bar, writes the log, saves checkpoints, or stops listening.
+A `Trainer` is a network, an optimiser and a sampler; `run` is a generator that makes steps and reports what
+happened. The caller draws the progress bar, writes the log, saves checkpoints, or stops iterating.
 
 The configuration decides the run, to the last bit: initial weights, samples and dropout are drawn from
-(seed, step). A run that is stopped, stored as a `Checkpoint` and resumed ends with the weights of a run that
-was not.
+(seed, step). A run that is stopped, stored as a `Checkpoint` and resumed ends with the same weights as a run
+that was never stopped.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,91 +20,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet import metrics
 from tinyunet.autograd import Tensor
-from tinyunet.backend import active_backend, to_backend
+from tinyunet.backend import to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
-from tinyunet.models import Network, make_network, memory
+from tinyunet.models import make_network, memory
 from tinyunet.nn.sgd import SGD
-from tinyunet.ops.targets import checked_pixels
 from tinyunet.prediction.tiling import predict_tiled
-from tinyunet.sampling import Sample, Sampler, sampler_cuda, weights_by_class
+from tinyunet.sampling import Sample, batch
 from tinyunet.training.checkpoint import Arrays, Checkpoint
-from tinyunet.training.collapse import Collapsed, Facts, describe_rate, explain, loss_of_constant, watch_units
-from tinyunet.training.config import TrainConfig, network_options
+from tinyunet.training.collapse import Facts, describe_rate, explain, loss_of_constant, watch_units
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.events import Collapsed, Event, Finished, Stepped, Validated
+from tinyunet.training.setup import Setup
+from tinyunet.training.validation import Scores, validate
 
-EXAMPLES = 3  # held-out images whose predictions are shown, and on which dead units are looked for
-RECENT = 50  # steps whose mean loss says where the training stands
+EXAMPLES = 3  # held-out images whose predictions are shown, and that are searched for dead units
+RECENT = 50  # steps over which the loss is averaged, to judge a collapse
+GRACE_STEPS = 100  # in these, as in the first tenth of the run, a constant prediction is no cause for alarm
 MEMORY_RAN_OUT = "there is not enough memory beside it"
-PATIENT = 100  # steps in which, as in the first tenth of the run, a constant prediction is no cause for alarm
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How well the held-out images are predicted where they are labelled, each the mean over the images."""
-
-    pixel_error: float
-    """Share of wrong pixels."""
-    iou: tuple[float, ...]
-    """Intersection over union of each class."""
-    mean_iou: float
-    """Mean over the classes: the score that decides which checkpoint is best."""
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """A step was made."""
-
-    step: int
-    loss: float
-    lr: float
-    seconds: float
-    waited: float
-    """Of these seconds, those spent waiting for the sample."""
-    folded: int
-
-
-@dataclass(frozen=True)
-class Validated:
-    """The held-out images were predicted."""
-
-    step: int
-    scores: Scores
-    is_best: bool
-    seconds: float
-    examples: tuple[NDArray[np.float32], ...]
-    """Probabilities (H, W, K) of the first held-out images."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The run has ended by itself."""
-
-    step: int
-    reason: str
-
-
-Event = Stepped | Validated | Collapsed | Finished
 
 
 @dataclass
 class Progress:
-    """What is known of the run so far, besides the weights."""
+    """The state of a run besides its weights and step."""
 
     best_score: float = -1.0
     best_step: int = 0
     since_best: int = 0
-    """Validations since the best."""
+    """Validations since the best one."""
     validated_step: int = 0
     """Step of the last validation."""
     last_loss: float = math.nan
     recent: list[list[float]] = field(default_factory=list)
-    """Of each of the last `RECENT` steps: the loss, and the share of each class in the tile's weights."""
+    """For each of the last `RECENT` steps: the loss, then the share of each class in the tile's weights."""
     collapsed: bool = False
-    """Whether a constant prediction was reported, and no other prediction has been seen since."""
+    """True from the report of a constant prediction until the network predicts more than one class again."""
 
 
 class Trainer:
@@ -113,46 +66,40 @@ class Trainer:
     Parameters
     ----------
     config : TrainConfig
-    train, validation : ImageSet, with labels
-        `validation` has the classes and channels of `train`.
+    training_set, validation_set : ImageSet, with labels
+        Both with the same classes and channels.
     cuda_graph : bool
         On the backend "cuda": whether steps are captured as a CUDA graph, see `tinyunet.backend.cuda_graph`.
         The results are the same, to the last bit.
 
     Attributes
     ----------
+    setup : Setup
     model : Network
     sampler : Sampler
-        Of the training images.
+        Samples of the training set.
     input_size, output_size : int
         Sides of the network's input and output tile, in pixels.
     step : int
-        Steps done.
+        Number of steps made.
     progress : Progress
     """
 
     def __init__(
-        self, config: TrainConfig, train: ImageSet, validation: ImageSet, *, cuda_graph: bool = True
+        self,
+        config: TrainConfig,
+        training_set: ImageSet,
+        validation_set: ImageSet,
+        *,
+        cuda_graph: bool = True,
     ):
-        self.config, self.train, self.validation = config, train, validation
-        self.network = {
-            **network_options(config),
-            "in_channels": train.images[0].shape[2],
-            "num_classes": train.num_classes,
-            "seed": config.seed,
-        }
-        self.model = make_network(**self.network)
+        self.config, self.training_set, self.validation_set = config, training_set, validation_set
+        self.setup = Setup(config, training_set, validation_set)
+        self.model_options = self.setup.model_options
+        self.model = make_network(**self.model_options)
         self.optimiser = SGD(self.model.parameters(), config.lr, config.momentum, config.weight_decay)
-        self.input_size = self.model.geometry.input_for_output(config.tile)
-        self.output_size = self.model.geometry.output_size(self.input_size)
-        self.sampler = Sampler(
-            train,
-            input_size=self.input_size,
-            output_size=self.output_size,
-            augmentation=config.augmentation,
-            weights=config.weights,
-            seed=config.seed,
-        )
+        self.input_size, self.output_size = self.setup.input_size, self.setup.output_size
+        self.sampler = self.setup.sampler
         self.step = 0
         self.progress = Progress()
         self._captured = CapturedStep(enabled=cuda_graph)
@@ -162,18 +109,20 @@ class Trainer:
 
         Yields
         ------
-        Stepped after each step, Validated after each validation, Finished at the end. Collapsed before a
-        Validated that found one class predicted everywhere (see `tinyunet.training.collapse`). If a layer is
-        dead it comes at once; otherwise not before step 100 nor in the first tenth of the run, because many
-        good trainings start that way. It is not repeated unless another class was predicted in between.
+        Event
+            Stepped after each step, Validated after each validation, Finished at the end. Collapsed before a
+            Validated that found one class predicted everywhere (see `tinyunet.training.collapse`). It comes
+            at once if a layer is dead; otherwise not in the first 100 steps or the first tenth of the run,
+            because many good trainings start that way. It is not repeated unless the network predicted
+            another class in between.
 
         Raises
         ------
         RunError
-            The loss or a weight is not finite. A step whose loss is not has changed the weights already.
+            The loss or a weight is not finite. By then the step with that loss has changed the weights.
         """
         config = self.config
-        sampler = sampler_cuda.CudaSampler(self.sampler) if _on_cuda() else self.sampler
+        sampler = batch.on_backend(self.sampler)
         samples = sampler.stream(self.step, config.steps)
         while True:
             if self._must_validate():  # before the step: the run may have been stopped just before validating
@@ -196,7 +145,7 @@ class Trainer:
             except OutOfMemoryError:
                 if not self._captured.drop(MEMORY_RAN_OUT):
                     raise
-                samples = sampler.stream(self.step, config.steps)  # the other one ended with the error
+                samples = sampler.stream(self.step, config.steps)  # an error ends a stream
                 continue
             seconds = time.perf_counter() - started
             yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
@@ -206,40 +155,27 @@ class Trainer:
         return due and self.step != self.progress.validated_step
 
     def _train_on(self, sample: Sample) -> float:
-        """One step of gradient descent. Counts it; returns the loss before it."""
+        """Make one step of gradient descent, and count it; returns the loss before it."""
         self.optimiser.lr = self.learning_rate(self.step)
         self.model.train()
         rng = np.random.default_rng([self.config.seed, 2, self.step])
         sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
-        target, weight, shares = self._pixels(sample)
+        image, target, weight, class_shares = batch.finish(sample, self.training_set.num_classes)
         lr = np.array(self.optimiser.lr, np.float32)
-        array = self._captured.run(
-            self._descend, rng, image=sample.image, target=target, weight=weight, lr=lr
-        )
-        self.model.dropout_rng = rng  # a step that is captured leaves its own
+        array = self._captured.run(self._descend, rng, image=image, target=target, weight=weight, lr=lr)
+        self.model.dropout_rng = rng  # a captured step leaves its own generator there
         loss = float(array.item())
         if not math.isfinite(loss):
             raise self._diverged(f"step {self.step + 1}: the loss is {loss}")
         self.step += 1
         self.progress.last_loss = loss
-        if shares.any():
-            self.progress.recent.append([loss, *shares.tolist()])
+        if class_shares.any():
+            self.progress.recent.append([loss, *class_shares.tolist()])
             del self.progress.recent[:-RECENT]
         return loss
 
-    def _pixels(self, sample: Sample) -> tuple[Any, Any, NDArray[np.float64]]:
-        """Targets and weights as `Network.loss` takes them, and the share of the weights of each class."""
-        classes = self.train.num_classes
-        if _on_cuda():  # a CudaSampler's: classes or UNKNOWN, and there no weight
-            sums = sampler_cuda.weights_by_class(sample, classes)
-            return sample.target, sampler_cuda.mean_weights(sample, sums), _shares(sums)
-        target, weight = checked_pixels(
-            "training", sample.target, sample.weight, classes, ignore_label=UNKNOWN
-        )
-        return target, weight, _shares(weights_by_class(sample, classes))
-
     def _descend(self, rng: np.random.Generator, image: Any, target: Any, weight: Any, lr: Any) -> Any:
-        """The step on arrays of the backend: returns the loss, and reads nothing back."""
+        """Make the step on arrays of the backend; returns the loss there, without reading it back."""
         self.model.dropout_rng = rng
         try:
             loss = self.model.loss(Tensor(image), target, weight)
@@ -260,7 +196,7 @@ class Trainer:
         )
 
     def _require_finite_weights(self) -> None:
-        """What has diverged must not be called the best, nor replace a checkpoint that has not."""
+        """Diverged weights must neither be called the best nor replace a checkpoint."""
         for name, parameter in self.model.named_parameters():
             if not np.isfinite(parameter.numpy()).all():
                 raise self._diverged(f"step {self.step}: {name} is not finite")
@@ -274,7 +210,7 @@ class Trainer:
     def _validate(self) -> tuple[Validated, Collapsed | None]:
         self._require_finite_weights()
         started = time.perf_counter()
-        scores, examples, predicted = self._scores()
+        scores, examples, predicted = self._predict_held_out()
         progress = self.progress
         is_best = scores.mean_iou > progress.best_score
         if is_best:
@@ -284,39 +220,39 @@ class Trainer:
         seconds = time.perf_counter() - started
         return Validated(self.step, scores, is_best, seconds, tuple(examples)), self._collapse(predicted)
 
-    def _scores(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
-        """Of the held-out images; the probabilities of the first few, and the classes that were predicted."""
+    def _predict_held_out(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
+        """Scores, the probabilities of the first images, and the classes that were predicted anywhere."""
         try:
-            return self._predicted()
+            return self._predict_with_memory_left()
         except OutOfMemoryError:
             if not self._captured.drop(MEMORY_RAN_OUT):
                 raise
-        return self._predicted()
+        return self._predict_with_memory_left()
 
-    def _predicted(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
+    def _predict_with_memory_left(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
         examples: list[NDArray[np.float32]] = []
         predicted: set[int] = set()
 
-        def keep(number: int, probabilities: NDArray[np.float32]) -> None:
+        def collect(number: int, probabilities: NDArray[np.float32]) -> None:
             predicted.update(np.unique(probabilities.argmax(axis=2)).tolist())
             if number < EXAMPLES:
                 examples.append(probabilities)
 
-        scores = evaluate(self.model, self.validation, tile=self.config.tile, on_image=keep)
+        scores = validate(self.model, self.validation_set, tile=self.config.tile, on_image=collect)
         return scores, examples, predicted
 
     def _collapse(self, predicted: set[int]) -> Collapsed | None:
-        """A report on a validation that predicted only these classes, if one is due and was not made yet."""
+        """Report that only one class was predicted, if so, unless it was reported before or is too early."""
         progress = self.progress
-        if len(predicted) > 1 or len(_known_classes(self.validation)) == 1:
+        if len(predicted) > 1 or len(_known_classes(self.validation_set)) == 1:
             progress.collapsed = False
             return None
         if progress.collapsed:
             return None
         with watch_units(self.model) as units:
-            for image in self.validation.images[:EXAMPLES]:
+            for image in self.validation_set.images[:EXAMPLES]:
                 predict_tiled(self.model, normalise(image), tile=self.config.tile)
-        settled = self.step >= max(PATIENT, self.config.steps / 10)
+        settled = self.step >= max(GRACE_STEPS, self.config.steps / 10)
         if not settled and all(alive.any() for alive in units.values()):
             return None
         losses, *shares = zip(*progress.recent, strict=True)
@@ -338,7 +274,7 @@ class Trainer:
         return collapsed
 
     def checkpoint(self) -> Checkpoint:
-        """Everything that `restore` needs. The arrays are the trainer's own, not copies.
+        """Return everything that `restore` needs. The arrays are the trainer's own, not copies.
 
         Raises
         ------
@@ -348,7 +284,7 @@ class Trainer:
         self._require_finite_weights()
         names = [name for name, _ in self.model.named_parameters()]
         return Checkpoint(
-            network=self.network,
+            network=self.model_options,
             config=asdict(self.config),
             step=self.step,
             progress=asdict(self.progress),
@@ -358,18 +294,18 @@ class Trainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises
         ------
         CheckpointError
-            It is of other images or of another network, or holds no velocities.
+            It was made with other images or another network, or holds no velocities.
         """
         self._require_same_images(checkpoint)
-        if checkpoint.network != self.network:
+        if checkpoint.network != self.model_options:
             raise CheckpointError(
-                "resume: the checkpoint is of another network",
-                {"checkpoint": checkpoint.network, "configured": self.network},
+                "resume: the checkpoint belongs to another network",
+                {"checkpoint": checkpoint.network, "configured": self.model_options},
                 "resume with the options and the data that the run was started with",
             )
         self.model.load_state_dict(checkpoint.weights)
@@ -379,14 +315,14 @@ class Trainer:
 
     @cached_property
     def _images(self) -> dict[str, Fingerprints]:
-        return {"train": fingerprints(self.train), "held out": fingerprints(self.validation)}
+        return {"train": fingerprints(self.training_set), "held out": fingerprints(self.validation_set)}
 
     def _require_same_images(self, checkpoint: Checkpoint) -> None:
         if checkpoint.images and (found := changes(checkpoint.images, self._images)):
             raise CheckpointError(
-                f"resume: {self.train.source} is not what the run was started with",
+                f"resume: {self.training_set.source} has changed since the run was started",
                 found,
-                "bring it back as it was, or start another run",
+                "restore the old data, or start another run",
             )
 
     def _load_velocity(self, velocity: Arrays) -> None:
@@ -399,49 +335,9 @@ class Trainer:
             own[...] = to_backend(velocity[name], own.dtype)
 
 
-def _on_cuda() -> bool:
-    """Whether the kernels are CUDA's, on a GPU or emulated."""
-    return active_backend().startswith("cuda")
-
-
-def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return weights / (weights.sum() or 1)
-
-
 def _known_classes(images: ImageSet) -> set[int]:
+    """The classes that the labels of a set contain."""
     assert images.labels is not None
     assert images.kind is not None
     values = [np.unique(class_labels(labels, images.kind)).tolist() for labels in images.labels]
     return set().union(*values) - {UNKNOWN}
-
-
-def evaluate(
-    model: Network,
-    images: ImageSet,
-    *,
-    tile: int,
-    on_image: Callable[[int, NDArray[np.float32]], None] | None = None,
-) -> Scores:
-    """Predict labelled images by overlap-tile and compare.
-
-    Parameters
-    ----------
-    model : Network
-    images : ImageSet, with labels
-    tile : int
-        As in `predict_tiled`.
-    on_image : callable, optional
-        Called with each image's number and probabilities.
-    """
-    assert images.labels is not None
-    assert images.kind is not None
-    errors, ious = [], []
-    for number, (image, labels) in enumerate(zip(images.images, images.labels, strict=True)):
-        probabilities = predict_tiled(model, normalise(image), tile=tile)
-        if on_image:
-            on_image(number, probabilities)
-        classes, truth = probabilities.argmax(axis=2), class_labels(labels, images.kind)
-        errors.append(metrics.pixel_error(classes, truth, ignore_label=UNKNOWN))
-        ious.append(metrics.iou(classes, truth, images.num_classes, ignore_label=UNKNOWN))
-    iou = np.mean(ious, axis=0)
-    return Scores(float(np.mean(errors)), tuple(map(float, iou)), float(iou.mean()))
