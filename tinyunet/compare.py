@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tinyunet import command_line, train
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.data import ImageSet, LabelKind, Truth, class_labels, normalise, split
+from tinyunet.data import ImageSet, class_labels, normalise, split
 from tinyunet.errors import OptionError
 from tinyunet.metrics.naming import format_value, lower_is_better
 from tinyunet.metrics.scores import Measure, Prediction, score_image, summarise
@@ -29,7 +29,7 @@ from tinyunet.prediction.tiling import multiplications_per_pixel, predict_tiled
 from tinyunet.reporting import environment
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
 from tinyunet.training.events import Stepped
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.trainer import Trainer
@@ -49,8 +49,8 @@ class Recipe:
     """Learning rate at the start."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """Train U-Net, FCN and sliding-window classifier on the same images for the same time, and compare them.
 
     A short trial of each network finds how many steps fit into the minutes; then these steps are made, and
@@ -61,17 +61,6 @@ class Options:
 
     out: Path
     """Folder for the results; one that holds files is refused."""
-    data: str = TrainConfig.data
-    """As of tinyunet.train: a folder, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
-    synthetic-cells | synthetic-membranes."""
-    kind: LabelKind | None = None
-    """What the labels mean; inferred from their values when left out."""
-    truth: Truth | None = None
-    """As in training."""
-    partly_annotated: float | None = None
-    """As in training."""
-    holdout: str = TrainConfig.holdout
-    """Images kept back to be judged on: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
     minutes: float = 10.0
     """Time to train each network."""
     networks: tuple[ModelName, ...] = ("unet", "fcn", "sliding-window")
@@ -162,21 +151,7 @@ def compare(options: Options, command: str) -> None:
 
 def _config(options: Options, name: ModelName) -> TrainConfig:
     recipe: Recipe = getattr(options, name.replace("-", "_"))
-    return TrainConfig(
-        data=options.data,
-        kind=options.kind,
-        truth=options.truth,
-        partly_annotated=options.partly_annotated,
-        holdout=options.holdout,
-        model=name,
-        base_channels=recipe.base_channels,
-        lr=recipe.lr,
-        momentum=options.momentum,
-        tile=options.tile,
-        augmentation=options.augmentation,
-        weights=options.weights,
-        seed=options.seed,
-    )
+    return config_from(options, model=name, base_channels=recipe.base_channels, lr=recipe.lr)
 
 
 def _with_steps(trainer: Trainer, steps: int) -> Trainer:

@@ -9,17 +9,17 @@ from typing import Literal
 import tyro
 
 from tinyunet import command_line
-from tinyunet.data import LabelKind, Truth, split
+from tinyunet.data import split
 from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.errors import RunError
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
-from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
 from tinyunet.training.setup import Setup
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """Say what would go wrong in training on these images, and why; nothing is trained.
 
     Prints what was found, problems first, each with the images concerned and the remedy, and writes
@@ -28,17 +28,9 @@ class Options:
     images cannot be read or images and labels do not match.
     """
 
-    data: tyro.conf.Positional[str]
+    data: tyro.conf.Positional[str] = field()  # required, unlike --data of the other commands
     """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
     synthetic-cells | synthetic-membranes."""
-    kind: LabelKind | None = None
-    """What the labels mean; inferred from their values when left out."""
-    truth: Truth | None = None
-    """As in training."""
-    partly_annotated: float | None = None
-    """As in training."""
-    holdout: str = TrainConfig.holdout
-    """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
     tile: int = TrainConfig.tile
     """Side of the output tile, in pixels."""
     model: ModelName = TrainConfig.model
@@ -66,18 +58,7 @@ def doctor(options: Options) -> None:
         raise RunError(
             f"{picture}: exists, nothing was overwritten", remedy="choose another --out, or give --overwrite"
         )
-    config = TrainConfig(
-        data=options.data,
-        kind=options.kind,
-        truth=options.truth,
-        partly_annotated=options.partly_annotated,
-        holdout=options.holdout,
-        tile=options.tile,
-        model=options.model,
-        depth=options.depth,
-        padding=options.padding,
-        weights=options.weights,
-    )
+    config = config_from(options)
     images = read_data(config)
     print(f"{config.data}: {images.summary()}")
     train, held_out = split(images, config.holdout)

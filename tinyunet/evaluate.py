@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.data import ImageSet, LabelKind, Truth, read_images, split
+from tinyunet.data import ImageSet, LabelKind, split
 from tinyunet.data.decode import decode
 from tinyunet.errors import DataError, OptionError, first_names
 from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
@@ -30,13 +30,14 @@ from tinyunet.metrics.scores import (
 )
 from tinyunet.prediction.films import find_results
 from tinyunet.training.checkpoint import load_model
-from tinyunet.training.stored_run import predict_images
+from tinyunet.training.config import LabelOptions, read_data, read_labelled
+from tinyunet.training.stored_run import predict_images, stored_data
 
 PARTS = ("probabilities.tif", "classes.png", "instances.tif")  # what tinyunet.predict writes as NAME_…
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(LabelOptions):
     """Compare predictions with the ground truth, or a run's best checkpoint with its held-out images.
 
     Prints the mean over the images of each measure, its spread (standard deviation over the images) and the
@@ -49,12 +50,6 @@ class Options:
     """A folder that tinyunet.predict wrote, or with 01_RES/mask000.tif in it; or a run's, without LABELS."""
     labels: tyro.conf.Positional[str | None] = None
     """The images that were predicted, with their labels: any set that training reads, of the same names."""
-    kind: LabelKind | None = None
-    """What the labels mean; inferred from their values when left out."""
-    truth: Truth | None = None
-    """Of the Cell Tracking Challenge: gold when left out, and silver where there is no gold."""
-    partly_annotated: float | None = None
-    """Only some cells are labelled: background further than this many pixels from them is not judged."""
     out: Path | None = None
     """Folder for scores.json and the pictures; one that holds files is refused."""
     symmetries: Literal[1, 8] = 1
@@ -116,22 +111,16 @@ def _of_run(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
             remedy="give the labelled images as second argument",
         )
     model, checkpoint = load_model(options.predictions)
-    config = checkpoint.config
-    _, images = split(
-        read_images(
-            config["data"],
-            kind=options.kind or config["kind"],
-            truth=options.truth or config.get("truth"),
-            partly_annotated=(
-                config.get("partly_annotated")
-                if options.partly_annotated is None
-                else options.partly_annotated
-            ),
-        ),
-        config["holdout"],
-    )
+    data = replace(stored_data(checkpoint), **_given(options))
+    _, images = split(read_data(data), data.holdout)
     print(f"{options.predictions}: network of step {checkpoint.step} on {len(images)} held-out images")
     return images, predict_images(model, checkpoint, images, symmetries=options.symmetries, cut=options.split)
+
+
+def _given(options: LabelOptions) -> dict[str, Any]:
+    """The options for labels that were given: they override those of the run."""
+    values = {f.name: getattr(options, f.name) for f in fields(LabelOptions)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _of_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
@@ -144,9 +133,7 @@ def _of_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
             "give a folder that tinyunet.predict wrote; of a run give no labels, it has its own",
         )
     assert options.labels is not None
-    images = read_images(
-        options.labels, kind=options.kind, truth=options.truth, partly_annotated=options.partly_annotated
-    )
+    images = read_labelled(options.labels, options)
     films = find_results(options.predictions)
     if films:  # of all frames, of which few have labels
         predicted &= set(images.names)

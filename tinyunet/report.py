@@ -136,14 +136,14 @@ def report(options: Options) -> None:
         raise RunError(
             f"{page}: exists, nothing was overwritten", remedy="choose another --out, or give --overwrite"
         )
-    config = stored_config(folder.best)
+    model, checkpoint = load_model(options.run)
+    config = stored_config(checkpoint, options.run)
     log = folder.read_log()
     if not any(record["event"] == "step" for record in log):
         raise RunError(
             f"{folder.log}: missing, or no step of the training is in it",
             remedy="give the folder of a run, with all that the training wrote",
         )
-    model, checkpoint = load_model(options.run)
     train, held_out = split(read_data(config), config.holdout)
     setup = Setup(config, train, held_out)
     assert held_out.kind is not None

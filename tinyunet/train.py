@@ -68,7 +68,7 @@ def _parse(arguments: list[str] | None) -> Options:
             f"--resume {options.resume} goes on in that folder and overwrites nothing",
             remedy="leave out --out and --overwrite",
         )
-    stored = stored_config(RunFolder(options.resume).last)
+    stored = stored_config(load_checkpoint(RunFolder(options.resume).last), options.resume)
     options = tyro.cli(
         Options, prog="python -m tinyunet.train", args=arguments, default=Options(config=stored)
     )

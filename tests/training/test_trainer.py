@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from tinyunet.autograd import Tensor
 from tinyunet.data import UNKNOWN, ImageSet, normalise
-from tinyunet.errors import CheckpointError, OptionError, RunError
+from tinyunet.errors import CheckpointError, RunError
 from tinyunet.models import UNet
 from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.sampling import WeightMap
@@ -403,12 +403,3 @@ def test_the_network_is_stored_with_all_its_options():
         "model": "unet", "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 4,
         "padding": "valid", "dropout": 0.5, "variant": "paper", "seed": 0,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "options", [{"steps": 0}, {"tile": 0}, {"validate_every": 0}, {"patience": -1}, {"seed": -1}]
-)
-def test_options_out_of_range(options):
-    (name, value), *_ = options.items()
-    with pytest.raises(OptionError, match=f"{name} is {value}, expected at least"):
-        replace(TINY, **options)

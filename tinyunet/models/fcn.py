@@ -51,17 +51,6 @@ class Upsample(Module):
             np.outer(tent, tent)[:, :, np.newaxis, np.newaxis] * np.eye(channels, dtype=np.float32)
         )
 
-    @classmethod
-    def geometry_of(cls, options: Mapping[str, Any]) -> Geometry:
-        """See `Network.geometry_of`."""
-        depth = options["depth"]
-        fits = depth >= FINEST
-        require_options(
-            "FCN", depth=(depth, fits, f"at least {FINEST}: the finest scores are those of stride 8")
-        )
-        # A block sees up to 4 · 2^depth - 2 pixels beyond its edges; the halo is on the grid.
-        return Geometry(smallest=2**depth, step=2**depth, shrink=0, halo=4 * 2**depth)
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, 2H, 2W, C)."""
         return conv_transpose2d(x, self.weight)
@@ -137,6 +126,17 @@ class FCN(Network):
         for score in self.scores:
             score.weight.data[...] = 0  # as in the paper: random scores of wide maps are large, and all wrong
         self.up = [Upsample(num_classes) for _ in range(depth)]
+
+    @classmethod
+    def geometry_of(cls, options: Mapping[str, Any]) -> Geometry:
+        """See `Network.geometry_of`."""
+        depth = options["depth"]
+        fits = depth >= FINEST
+        require_options(
+            "FCN", depth=(depth, fits, f"at least {FINEST}: the finest scores are those of stride 8")
+        )
+        # A block sees up to 4 · 2^depth - 2 pixels beyond its edges; the halo is on the grid.
+        return Geometry(smallest=2**depth, step=2**depth, shrink=0, halo=4 * 2**depth)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to scores (logits).

@@ -1,12 +1,12 @@
-"""The configuration of a training run: its options, the images and the network that they name.
+"""The configuration of a training run: its data, its network, and how it is trained.
 
-Field docstrings are the texts of ``--help``. Everything here decides the result of a run; where files go and
-which backend computes does not, and belongs to the commands.
+Field docstrings are the texts of ``--help``. Everything here decides the result of a run. Where files go and
+which backend computes does not; those options belong to the commands.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images
@@ -19,34 +19,52 @@ NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides a training run."""
+class SourceOptions:
+    """Where the images are."""
 
     data: str = "synthetic-cells"
     """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
     synthetic-cells | synthetic-membranes."""
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How labels are read."""
+
     kind: LabelKind | None = None
-    """What the labels mean; inferred from their values when left out."""
+    """Meaning of the labels; inferred from their values if omitted."""
     truth: Truth | None = None
-    """Of the Cell Tracking Challenge: gold when left out, and silver where there is no gold."""
+    """Labels of the Cell Tracking Challenge; gold if omitted, silver where there is no gold."""
     partly_annotated: float | None = None
-    """Only some cells are labelled: background further than this many pixels from them does not count."""
+    """Only some cells are labelled: background further than this many pixels from them counts neither in
+    training nor in scores."""
+
+
+@dataclass(frozen=True)
+class DataOptions(LabelOptions, SourceOptions):  # the fields of the last class come first
+    """A data set and its split: the options that all commands share."""
+
     holdout: str = "20%"
-    """Images kept back for validation: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
+    """Images held out of training: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(DataOptions):
+    """Everything that decides a training run."""
 
     model: ModelName = "unet"
-    """Which network. Those of its options below that are left out are as in its paper. The FCN and the
-    sliding window need a smaller --lr than the U-Net, such as 0.001."""
+    """Network. Its options below default to those of its paper. The FCN and the sliding window need a smaller
+    --lr than the U-Net, such as 0.001."""
     base_channels: int = 16
-    """Channels of the first level; 64 in the papers, 48 of the sliding window."""
+    """Channels of the first level; the papers have 64, the sliding window 48."""
     depth: int | None = None
-    """Number of poolings; when left out, as in its paper: 4, of the FCN 5."""
+    """Number of poolings; the papers have 4, the FCN 5."""
     padding: Literal["valid", "same"] | None = None
-    """Of the U-Net. valid: as in the paper. same: zeros around every map, output as large as the input."""
+    """Only U-Net. valid: as in the paper. same: zeros around every map, output as large as the input."""
     variant: Literal["paper", "release"] | None = None
-    """Of the U-Net. release: as the network that the authors published."""
+    """Only U-Net. release: the network that the authors published."""
     dropout: float | None = None
-    """Of U-Net and FCN: probability at the end of the contracting path; 0.5 when left out."""
+    """Only U-Net and FCN: probability at the end of the contracting path; 0.5 if omitted."""
 
     steps: int = 200
     """Training steps, one tile each."""
@@ -55,7 +73,7 @@ class TrainConfig:
     momentum: float = 0.99
     """Momentum of SGD; 0.99 in the paper."""
     weight_decay: float = 0.0
-    """What share of each weight is added to its gradient."""
+    """Multiple of each weight that is added to its gradient."""
     schedule: Literal["constant", "poly"] = "poly"
     """poly: lr · (1 - step / steps)^0.9."""
     tile: int = 388
@@ -76,29 +94,48 @@ class TrainConfig:
                 raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
 
-def read_data(config: TrainConfig) -> ImageSet:
-    """The whole set that a configuration names, before any of it is held out."""
+def config_from(options: DataOptions, **values: Any) -> TrainConfig:
+    """A configuration with the values of those options of a command that training has too.
+
+    Parameters
+    ----------
+    options : DataOptions
+        A command's.
+    **values
+        More options; the others keep their defaults.
+    """
+    shared = {f.name for f in fields(TrainConfig)} & {f.name for f in fields(options)}
+    return TrainConfig(**{name: getattr(options, name) for name in shared}, **values)
+
+
+def read_data(options: DataOptions) -> ImageSet:
+    """The whole set, before any of it is held out."""
+    return read_labelled(options.data, options)
+
+
+def read_labelled(source: str, options: LabelOptions) -> ImageSet:
+    """Images with labels, as `read_images` reads them."""
     return read_images(
-        config.data, kind=config.kind, truth=config.truth, partly_annotated=config.partly_annotated
+        source, kind=options.kind, truth=options.truth, partly_annotated=options.partly_annotated
     )
 
 
 def network_options(config: TrainConfig) -> dict[str, Any]:
-    """Which network, and all its options: what the configuration asks for, else its own defaults.
+    """The network's name and all its options: those that the configuration sets, and its defaults.
 
     Raises
     ------
     OptionError
-        The network does not have an option that is asked for.
+        The configuration sets an option that the network does not have.
     """
     own = MODELS[config.model].options()
-    asked = {name: getattr(config, name) for name in NETWORK_OPTIONS}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    for name, value in asked.items():
+    given = {name: getattr(config, name) for name in NETWORK_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
         if name not in own:
             raise OptionError(
                 f"{name} is {value!r}, but the network {config.model!r} has no such option",
                 {"its options": ", ".join(name for name in NETWORK_OPTIONS if name in own)},
                 f"leave {name} out, or choose another network",
             )
-    return {"model": config.model, **own, **asked}
+    return {"model": config.model, **own, **given}

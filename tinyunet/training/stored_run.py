@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,25 @@ from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.checkpoint import Checkpoint, load_checkpoint
-from tinyunet.training.config import TrainConfig
+from tinyunet.training.checkpoint import Checkpoint
+from tinyunet.training.config import DataOptions, TrainConfig
 
 
-def stored_config(checkpoint: Path) -> TrainConfig:
-    """The configuration that a checkpoint holds.
+def stored_config(checkpoint: Checkpoint, path: Path) -> TrainConfig:
+    """The configuration of the run that wrote a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    path : Path
+        Its file or the run's folder, for the error.
 
     Raises
     ------
     CheckpointError
-        As `load_checkpoint`, or the configuration has options that this version does not know.
+        The configuration has options that this version does not know.
     """
-    config = load_checkpoint(checkpoint).config
+    config = checkpoint.config
     try:
         return TrainConfig(
             **{
@@ -40,10 +47,16 @@ def stored_config(checkpoint: Path) -> TrainConfig:
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{checkpoint.parent}: the run was started by another version of tinyunet",
+            f"{path}: the run was started by another version of tinyunet",
             {"reason": error},
             "use the run with that version",
         ) from error
+
+
+def stored_data(checkpoint: Checkpoint) -> DataOptions:
+    """The data set of the run that wrote a checkpoint; what the checkpoint does not say is as by default."""
+    names = {f.name for f in fields(DataOptions)} & checkpoint.config.keys()
+    return DataOptions(**{name: checkpoint.config[name] for name in names})
 
 
 def predict_images(
