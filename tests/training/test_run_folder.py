@@ -1,4 +1,4 @@
-"""A run's folder: what is in the way stays, and the log survives a stop at any moment."""
+"""A run folder keeps files that are not its own, and its log survives a stop at any moment."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_damaged_line_is_named(folder, damage):
     folder.append({"step": 1})
     folder.log.write_bytes(folder.log.read_bytes() + damage)
     folder.append({"step": 3})
-    with pytest.raises(RunError, match=r"log.jsonl: line 2 is damaged"):
+    with pytest.raises(RunError, match=r"log.jsonl: line 2"):
         folder.read_log()
 
 
@@ -61,7 +61,7 @@ def test_a_failed_rewrite_keeps_the_log(folder, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("tinyunet.training.atomic_write.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         folder.forget_after(0)
     assert folder.read_log() == [{"step": 1}]
@@ -75,8 +75,8 @@ def test_a_new_or_empty_folder_is_free(tmp_path):
     assert (tmp_path / "config.json").is_file()
 
 
-def test_a_run_is_overwritten_only_when_told(folder):
-    with pytest.raises(RunError, match=r"(?s)this run folder exists, nothing was overwritten.*--resume"):
+def test_a_run_is_overwritten_only_when_asked(folder):
+    with pytest.raises(RunError, match="--resume"):
         folder.require_free(overwrite=False)
     folder.require_free(overwrite=True)
 
@@ -86,18 +86,18 @@ def test_no_other_folder_is_ever_overwritten(tmp_path, names):
     for name in names:
         (tmp_path / name).write_text("{}")
     for overwrite in (False, True):
-        with pytest.raises(RunError, match="not the folder of a run"):
+        with pytest.raises(RunError, match=r"config\.json"):
             RunFolder(tmp_path).require_free(overwrite=overwrite)
 
 
 def test_a_file_in_its_place(tmp_path):
     (tmp_path / "cells").write_text("data")
     for overwrite in (False, True):
-        with pytest.raises(RunError, match="not the folder of a run"):
+        with pytest.raises(RunError, match=r"config\.json"):
             RunFolder(tmp_path / "cells").require_free(overwrite=overwrite)
 
 
-def test_overwriting_removes_what_a_run_wrote_and_nothing_else(folder):
+def test_overwriting_removes_the_files_of_a_run_and_no_others(folder):
     ours = (folder.best, folder.last, folder.curves, folder.examples, folder.report)
     for file in ours:
         file.write_text("old")

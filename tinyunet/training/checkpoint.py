@@ -2,19 +2,14 @@
 
 The arrays are the weights (``weight/NAME``) and the optimiser's velocities (``velocity/NAME``); the rest
 (network, configuration, step, scores) is JSON in the file's metadata, and a checksum covers both. Nothing in
-it can run code. What is random in step n is drawn from (seed, n), so these two are the whole random state.
-
-A file is written under another name and renamed when it is complete: a reader finds the old one or the new
-one, never half of one.
+it can run code. Random numbers of step n are drawn from (seed, n): these two are the whole random state.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +22,7 @@ from safetensors.numpy import save
 from tinyunet.backend import to_host
 from tinyunet.errors import CheckpointError
 from tinyunet.models import Network, make_network
+from tinyunet.training.atomic_write import replacing
 
 FORMAT = "tinyunet 1"
 
@@ -35,23 +31,23 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training at one moment.
+    """The state of a training after some step.
 
     Attributes
     ----------
     network : dict
-        Which network, and its options: what `make_network` takes.
+        The network's name and its options: what `make_network` takes.
     config : dict
-        The configuration of the run, as JSON holds it.
+        The configuration of the run, as JSON stores it.
     step : int
-        Steps done.
+        Number of steps made.
     progress : dict
-        Best score and the like.
+        The trainer's `Progress`: best score and the like.
     weights, velocity : dict of str to ndarray
-        By the parameters' names. The velocity is empty in a file for prediction only.
+        By the parameters' names. There are no velocities in a file that is for prediction only.
     images : dict
         Checksums of the images of each part, "train" and "held out": see `tinyunet.data.fingerprint`. Empty
-        in files of before there were any.
+        in files of versions that did not store them.
     """
 
     network: dict[str, Any]
@@ -64,7 +60,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, replacing an older one of this name only when the new one is complete.
+    """Write a checkpoint; an older one of this name is replaced once the new one is complete.
 
     Raises
     ------
@@ -75,7 +71,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         **{f"weight/{name}": array for name, array in checkpoint.weights.items()},
         **{f"velocity/{name}": array for name, array in checkpoint.velocity.items()},
     }
-    # C-contiguous: save sees the memory
+    # C-contiguous, because save writes the memory as it lies.
     arrays = {name: np.ascontiguousarray(to_host(array)) for name, array in named.items()}
     header = json.dumps(
         {
@@ -87,23 +83,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         }
     )
     metadata = {"format": FORMAT, "header": header, "checksum": _checksum(header, arrays)}
-    beside = path.with_name(path.name + ".part")
     try:
-        # Not by save_file: its files are for their owner's eyes only, and if it is killed a hidden one stays.
-        with open(beside, "wb") as file:
+        # Not by save_file: its files are private to their owner, and it leaves a hidden one if it is killed.
+        with replacing(path, durable=True) as file:
             file.write(save(arrays, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: the checkpoint could not be written",
             {"reason": error, "older checkpoint": "kept" if path.exists() else "none"},
             "make room on the disk or choose another folder, then resume",
         ) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -112,16 +101,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        The file is missing, damaged, or not one of tinyunet's.
+        The file is missing, damaged, or was not written by tinyunet.
     OSError
-        It may not be read.
+        The file may not be read.
     """
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such checkpoint",
             remedy="give the folder of a run that has one, or a file that it wrote, such as last.safetensors",
         )
-    with path.open("rb"):  # safetensors says of a file that may not be read that it is not there
+    with path.open("rb"):  # safetensors reports an unreadable file as missing
         pass
     try:
         with safe_open(path, "numpy") as file:
@@ -137,7 +126,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     checksum = _checksum(metadata.get("header", ""), arrays)
     if checksum != metadata.get("checksum"):
         raise CheckpointError(
-            f"{path}: damaged, the checksum of its content does not fit",
+            f"{path}: damaged, its content does not match its checksum",
             {"expected": metadata.get("checksum"), "found": checksum},
             "use the run's other checkpoint (best or last), or a copy",
         )
@@ -149,17 +138,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(run: Path) -> tuple[Network, Checkpoint]:
-    """The network of a run, ready to predict.
+    """Load the network of a run, ready to predict.
 
     Parameters
     ----------
     run : Path
-        A run's folder, of which the best checkpoint is taken, or a checkpoint.
+        A run's folder, for its best checkpoint, or a checkpoint.
 
     Raises
     ------
     CheckpointError
-        As `load_checkpoint`, or the weights do not fit the network that the file describes.
+        As in `load_checkpoint`, or the weights do not fit the network that the file describes.
     """
     checkpoint = load_checkpoint(run / "best.safetensors" if run.is_dir() else run)
     model = make_network(**checkpoint.network)

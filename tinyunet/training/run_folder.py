@@ -1,12 +1,12 @@
 """A run's folder: its configuration, its log, its checkpoints and pictures.
 
-config.json        what was asked for
+config.json        the options
 log.jsonl          a line of JSON for each start (when, where, with which versions), step and validation
 best.safetensors   the checkpoint with the best score on the held-out images
-last.safetensors   the newest checkpoint: --resume goes on from it
+last.safetensors   the newest checkpoint: --resume continues from it
 curves.png         loss and scores
-examples.png       held-out images, their labels, and what the network makes of them
-report.html        all of it on one page, when python -m tinyunet.report was asked for it
+examples.png       held-out images, their labels and their predictions
+report.html        all of it on one page, if python -m tinyunet.report wrote it
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyunet.errors import RunError
+from tinyunet.training.atomic_write import write_text
 
 
 class RunFolder:
@@ -39,27 +40,26 @@ class RunFolder:
             return
         if not (self.config.is_file() and self.log.is_file()):
             raise RunError(
-                f"{self.path}: not the folder of a run (which has config.json and log.jsonl), "
-                "nothing was overwritten",
+                f"{self.path}: not a run folder (config.json and log.jsonl), nothing was overwritten",
                 remedy="choose another --out",
             )
         if not overwrite:
             raise RunError(
                 f"{self.path}: this run folder exists, nothing was overwritten",
-                remedy=f"choose another --out, go on with --resume {self.path}, or give --overwrite",
+                remedy=f"choose another --out, continue with --resume {self.path}, or give --overwrite",
             )
 
     def create(self, config: dict[str, Any]) -> None:
-        """Make the folder, without what an older run wrote; files that are not a run's stay."""
+        """Make the folder and remove the files of an older run; other files stay."""
         self.path.mkdir(parents=True, exist_ok=True)
         for file in (self.best, self.last, self.curves, self.examples, self.report):
             file.unlink(missing_ok=True)
         self.write_config(config)
-        self.log.write_text("")
+        write_text(self.log, "")
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write what was asked for; for people to read."""
-        self.config.write_text(json.dumps(config, indent=2) + "\n")
+        """Write the options, for people to read."""
+        write_text(self.config, json.dumps(config, indent=2) + "\n")
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the log."""
@@ -67,7 +67,7 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All complete lines of the log.
+        """Read all complete lines of the log.
 
         Raises
         ------
@@ -82,17 +82,15 @@ class RunFolder:
     def _record(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             record: dict[str, Any] = json.loads(line)
-        except ValueError as error:  # no JSON, or no text
+        except ValueError as error:  # not JSON, or not text
             raise RunError(
                 f"{self.log}: line {number} is damaged",
                 {"reason": error},
-                "take the line out: the log is for curves and reports, the checkpoints do without",
+                "delete the line: only curves and reports use the log, not the checkpoints",
             ) from error
         return record
 
     def forget_after(self, step: int) -> None:
-        """Drop the log's lines beyond a step: a run that is resumed there will write them again."""
+        """Drop the log's lines after a step: a run that is resumed there writes them again."""
         kept = [record for record in self.read_log() if record["step"] <= step]
-        beside = self.log.with_name(self.log.name + ".part")
-        beside.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        beside.replace(self.log)
+        write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,0 +1,52 @@
+"""Write files whole or not at all.
+
+Content goes into a file beside the old one, NAME.part, which is renamed once it is complete: a reader finds
+the old file or the new one, never half of one. A file left there by a process that was killed is replaced. So
+is a link, because to write through it would change a file elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """Yield a file to write to, which becomes `path` when the ``with`` block ends without an error.
+
+    Parameters
+    ----------
+    path : Path
+    durable : bool
+        Whether the content must survive a power failure from then on, for which the disk is waited for.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written. The old one is untouched, and nothing is left beside it.
+    """
+    part = path.with_name(path.name + ".part")
+    with suppress(FileNotFoundError):
+        part.unlink()
+    opened = part.open("xb")  # x: a file or a link that has appeared since is an error
+    try:
+        with opened as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
