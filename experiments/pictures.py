@@ -1,4 +1,4 @@
-"""Pictures of the results page: scores of all seeds, and the same image by all variants."""
+"""Draw the pictures of the results page: scores of all seeds, and one image as all variants predict it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from experiments.tasks import EIGHT, UNCUT, Run, Task, Variant
 from tinyunet.data import ImageSet, read_images, split
 from tinyunet.metrics.naming import format_value, lower_is_better, readable_name
-from tinyunet.metrics.scores import score_image
-from tinyunet.reporting.plots import MISTAKE_COLOURS, mistakes_picture, overlay
+from tinyunet.metrics.scores import score_images
+from tinyunet.reporting.pictures import MISTAKE_COLOURS, mistakes_picture, overlay
 from tinyunet.training.checkpoint import load_model
-from tinyunet.training.stored_run import predict_images
+from tinyunet.training.stored_run import predict_unseen
 
 INK, SOFT, ACCENT = "#1a1a1a", "#9aa0a6", "#2471a3"
 COLUMNS = 4
 
 
 def of_variant(variant: Variant, records: Mapping[Run, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of a variant, a seed each."""
+    """The records of a variant, one per seed."""
     return [record for run, record in records.items() if run.variant == variant]
 
 
 def plot_scores(task: Task, records: Mapping[Run, dict[str, Any]], path: Path) -> None:
-    """A row for each variant, a panel for each of the first three measures; a dot a seed, a bar the mean."""
+    """Draw a row per variant and a panel per measure, three at most: a dot per seed, a bar at the mean."""
     variants = [variant for variant in task.variants if of_variant(variant, records)]
     names = task.measures[:3]
     drawing = Figure(figsize=(11, 0.9 + 0.42 * len(variants)), layout="constrained")
@@ -52,15 +52,15 @@ def plot_scores(task: Task, records: Mapping[Run, dict[str, Any]], path: Path) -
 
 
 def plot_examples(runs: Sequence[Run], path: Path) -> None:
-    """One held-out image as each run sees it: its true outlines, then every run's mistakes.
+    """Draw one held-out image: its true outlines, then every run's mistakes.
 
-    It is the image on which the first run's score is the median, so that nobody has picked it. Runs whose
-    files are no longer there are left out; without the first, a picture that was drawn before stays.
+    It is the image with the first run's median score, so that nobody picks it. Runs whose files are gone are
+    left out; without those of the first run, an earlier picture stays.
     """
-    there = [run for run in runs if (run.folder / "last.safetensors").is_file() and run.scores.is_dir()]
-    if not there or there[0] != runs[0]:
+    kept = [run for run in runs if (run.folder / "last.safetensors").is_file() and run.scores.is_dir()]
+    if not kept or kept[0] != runs[0]:
         return
-    runs = there
+    runs = kept
     task, measure = runs[0].task, runs[0].task.measures[0]
     values = [_values(run, measure) for run in runs]
     name = sorted(values[0], key=lambda image: values[0][image] or 0)[len(values[0]) // 2]
@@ -74,20 +74,18 @@ def plot_examples(runs: Sequence[Run], path: Path) -> None:
 
 
 def _values(run: Run, measure: str) -> dict[str, float | None]:
-    """A measure of each held-out image, by the images' names."""
+    """The values of a measure by image name."""
     images = json.loads((run.scores / "scores.json").read_text())["images"]
     return {image["name"]: image["scores"][measure] for image in images}
 
 
 def _mistakes(run: Run, image: ImageSet) -> NDArray[np.uint8]:
-    """The mistakes that a run makes in a set of one image, as a picture."""
-    assert image.labels is not None
-    assert image.kind is not None
+    """A picture of a run's mistakes in a set of one image."""
     model, checkpoint = load_model(run.folder / "last.safetensors")
     symmetries = 8 if run.variant.evaluate == EIGHT else 1
-    cut = run.variant.evaluate != UNCUT
-    prediction = next(predict_images(model, checkpoint, image, symmetries=symmetries, cut=cut))
-    scores = score_image(image.names[0], prediction, image.labels[0], image.kind, image.num_classes)
+    split_objects = run.variant.evaluate != UNCUT
+    predictions = predict_unseen(model, checkpoint, image, symmetries=symmetries, split=split_objects)
+    ((_, scores),) = score_images(image, predictions)
     return mistakes_picture(image.images[0], scores.mistakes)
 
 
@@ -97,9 +95,9 @@ def _draw_panels(panels: Mapping[str, NDArray[np.uint8]], title: str, path: Path
     places = drawing.subplots(lines, COLUMNS, squeeze=False).ravel()
     for axes in places:
         axes.set_axis_off()
-    for axes, (head, picture) in zip(places, panels.items(), strict=False):
+    for axes, (title_of_panel, picture) in zip(places, panels.items(), strict=False):
         axes.imshow(picture, interpolation="nearest")
-        axes.set_title(head, fontsize=9)
+        axes.set_title(title_of_panel, fontsize=9)
     handles = [
         Patch(color="#{:02x}{:02x}{:02x}".format(*MISTAKE_COLOURS[kind]), label=kind)
         for kind in ("missed", "merged", "split", "added", "border")

@@ -1,4 +1,4 @@
-"""What the commands share: how an error ends them, which folder they may fill, which file failed."""
+"""What the commands share: how an error ends them, which files they may write, which file failed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from tinyunet.errors import RunError, TinyUNetError
+
+BackendName = Literal["numba", "numpy", "cuda", "cuda-emulated"]
 
 
 def run(command: Callable[[], None]) -> None:
@@ -15,18 +18,17 @@ def run(command: Callable[[], None]) -> None:
     try:
         command()
     except TinyUNetError as error:
-        sys.exit(_told(str(error)))
+        sys.exit(_print_error(str(error)))
     except OSError as error:
-        sys.exit(
-            _told(f"{error.filename or 'a file'} could not be read or written: {error.strerror or error}")
-        )
+        file = error.filename or "a file"
+        sys.exit(_print_error(f"{file} could not be read or written: {error.strerror or error}"))
     except MemoryError as error:
-        told = RunError(
+        explained = RunError(
             "the memory of this machine does not suffice",
             {"reason": error},
             "give a smaller --tile, a smaller network (--base-channels, --depth) or smaller images",
         )
-        sys.exit(_told(str(told)))
+        sys.exit(_print_error(str(explained)))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -42,9 +44,17 @@ def require_empty(folder: Path, *, overwrite: bool) -> None:
         )
 
 
+def require_no_file(path: Path, *, overwrite: bool) -> None:
+    """Raise a RunError if `path` exists and may not be overwritten."""
+    if path.exists() and not overwrite:
+        raise RunError(
+            f"{path}: exists, nothing was overwritten", remedy="choose another --out, or give --overwrite"
+        )
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file when writing fails: the system's own error does so only for opening it."""
+    """Name the file when writing fails: the system's own error does so only when opening fails."""
     try:
         yield
     except OSError as error:
@@ -55,6 +65,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _told(message: str) -> int:
+def _print_error(message: str) -> int:
+    """Print an error; returns the exit status."""
     print(f"error: {message}", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""python -m tinyunet.compare: the U-Net and what it replaced, on the same images for the same time."""
+"""python -m tinyunet.compare: the U-Net and what it replaced, on the same images, for the same time."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-from tinyunet import command_line, train
+from tinyunet import command_line
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.data import ImageSet, class_labels, normalise, split
+from tinyunet.data import ImageSet, class_labels, split
 from tinyunet.errors import OptionError
 from tinyunet.metrics.naming import format_value, lower_is_better
-from tinyunet.metrics.scores import Measure, Prediction, score_image, summarise
+from tinyunet.metrics.scores import Measure, Prediction, score_images, summarise
 from tinyunet.models import ModelName, Network, SlidingWindowClassifier
-from tinyunet.prediction.instances import label_instances
-from tinyunet.prediction.tiling import multiplications_per_pixel, predict_tiled
+from tinyunet.prediction.segmentation import segment_all
+from tinyunet.prediction.tiling import multiplications_per_pixel
 from tinyunet.reporting import environment
+from tinyunet.reporting.recorder import record_training
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
+from tinyunet.training.atomic_write import write_text
 from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
 from tinyunet.training.events import Stepped
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.trainer import Trainer
 
-TRIAL = 0.05  # share of the time that a trial may take, in which the steps that fit are found
-SHOWN = 3  # held-out images in the picture
-TIMED = 8  # windows squared that are slid over, to time brute force
+TRIAL_SHARE = 0.05  # of the time: how long the trial may take that finds how many steps fit
+PICTURED_IMAGES = 3  # held-out images in the picture
+TIMED_SIDE = 8  # to time brute force, a square of this side is classified window by window
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is a network's own in the comparison."""
+    """The options that differ from network to network."""
 
     base_channels: int
     """Channels of the first level."""
@@ -53,23 +55,23 @@ class Recipe:
 class Options(DataOptions):
     """Train U-Net, FCN and sliding-window classifier on the same images for the same time, and compare them.
 
-    A short trial of each network finds how many steps fit into the minutes; then these steps are made, and
-    the last weights are judged on the held-out images: none is chosen by its score there. Prints a table with
-    the seconds that the steps really took, and writes comparison.json, comparison.png and the folder of a run
-    for each network. Keep the machine otherwise idle, or the times will not be the same.
+    A short trial of each network finds how many steps fit into the minutes. Then the network makes these
+    steps, and its last weights are scored on the held-out images: no checkpoint is chosen by its score.
+    Prints a table with the seconds that the steps really took, and writes comparison.json, comparison.png and
+    a run folder for each network. Keep the machine otherwise idle, or the times will not be equal.
     """
 
     out: Path
-    """Folder for the results; one that holds files is refused."""
+    """Folder for the results, new or empty."""
     minutes: float = 10.0
     """Time to train each network."""
     networks: tuple[ModelName, ...] = ("unet", "fcn", "sliding-window")
-    """Which networks."""
+    """Networks to compare."""
     unet: Recipe = Recipe(base_channels=16, lr=0.003)
     fcn: Recipe = Recipe(base_channels=16, lr=0.001)
     sliding_window: Recipe = Recipe(base_channels=16, lr=0.001)
     momentum: float = TrainConfig.momentum
-    """Of all networks."""
+    """Momentum of SGD, for all networks."""
     tile: int = TrainConfig.tile
     """Side of the output tile, in pixels; the sliding window draws its windows from it."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -78,8 +80,8 @@ class Options(DataOptions):
     """Decides initial weights, samples and dropout."""
     overwrite: bool = False
     """Replace the results in a folder that holds files."""
-    backend: Literal["numba", "numpy", "cuda", "cuda-emulated"] | None = None
-    """Which kernels run; numba when left out."""
+    backend: command_line.BackendName | None = None
+    """Kernels to use; numba if omitted."""
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
@@ -92,7 +94,7 @@ class Options(DataOptions):
 
 @dataclass(frozen=True)
 class Result:
-    """What was found of one network.
+    """What was measured for one network.
 
     Attributes
     ----------
@@ -101,10 +103,10 @@ class Result:
     measures : dict of str to Measure
         Over the held-out images.
     seconds_per_image, multiplications_per_pixel : float
-        Of the prediction, mean over the held-out images.
+        Cost of the prediction, mean over the held-out images.
     brute_force : dict of str to float or None
-        Of the classifier: these two if each window is computed by itself; the seconds are those of some
-        windows, multiplied.
+        For the classifier: the same two if each window is computed by itself. The seconds are extrapolated
+        from some windows.
     """
 
     network: dict[str, Any]
@@ -119,7 +121,7 @@ class Result:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Parse the options and run the command."""
     given = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "tinyunet.compare", *given])
     command_line.run(
@@ -128,14 +130,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def compare(options: Options, command: str) -> None:
-    """Train, judge, tell; `command` is what was typed, for the records."""
+    """Train and score each network; `command` is what was typed, for the records."""
     use_backend(options.backend or active_backend())
     command_line.require_empty(options.out, overwrite=options.overwrite)
-    images = read_data(_config(options, options.networks[0]))  # which are the same for all
+    images = read_data(options)
     print(f"{options.data}: {images.summary()}")
     training, held_out = split(images, options.holdout)
     results: dict[str, Result] = {}
-    pictures: dict[str, list[Prediction]] = {}
+    predictions: dict[str, list[Prediction]] = {}
     for name in options.networks:
         print(f"\n{name}", flush=True)
         trainer = Trainer(_config(options, name), training, held_out)
@@ -143,10 +145,10 @@ def compare(options: Options, command: str) -> None:
         folder = RunFolder(options.out / name)
         with command_line.writing(folder.path):
             folder.create(asdict(trainer.config))
-        train.run(trainer, folder, command)
-        results[name], pictures[name] = _judge(trainer, folder)
+        record_training(trainer, folder, command)
+        results[name], predictions[name] = _measure(trainer, folder)
     print(f"\n{len(held_out)} held-out images, mean of each measure\n{_table(results)}")
-    _write(options, command, held_out, results, pictures)
+    _write(options, command, held_out, results, predictions)
 
 
 def _config(options: Options, name: ModelName) -> TrainConfig:
@@ -161,35 +163,27 @@ def _with_steps(trainer: Trainer, steps: int) -> Trainer:
 
 
 def _steps_that_fit(trainer: Trainer, seconds: float) -> int:
-    """How many steps fit into this time, by the median of a few: one that was held up does not distort it."""
-    print("finding out how long a step takes …", flush=True)
+    """How many steps fit into this time, by the median of a few, which a delayed step does not distort."""
+    print("measuring the time of a step …", flush=True)
     events = _with_steps(trainer, steps=2**31).run()
     next(events)  # the first may compile kernels
     taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < TRIAL * seconds:
+    while len(taken) < 3 or sum(taken) < TRIAL_SHARE * seconds:
         event = next(events)
         assert isinstance(event, Stepped)
         taken.append(event.seconds)
     return max(1, round(seconds / float(np.median(taken))))
 
 
-def _judge(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction]]:
-    """The scores of the last weights, and what they cost; and the predictions of the images to show."""
+def _measure(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction]]:
+    """Scores and cost of the last weights, and the predictions for the picture."""
     model, held_out, tile = trainer.model, trainer.validation_set, trainer.config.tile
-    assert held_out.labels is not None
-    assert held_out.kind is not None
-    predictions, seconds = [], []
-    for image in tqdm(held_out.images, unit="image", disable=None, leave=False):
-        started = time.perf_counter()
-        probabilities = predict_tiled(model, normalise(image), tile=tile)
-        seconds.append(time.perf_counter() - started)
-        predictions.append(Prediction(probabilities, label_instances(probabilities)))
-    measures, _ = summarise(
-        [
-            score_image(name, prediction, labels, held_out.kind, held_out.num_classes)
-            for name, prediction, labels in zip(held_out.names, predictions, held_out.labels, strict=True)
-        ]
+    predictions = segment_all(model, held_out, tile=tile)
+    bar = tqdm(
+        score_images(held_out, predictions), total=len(held_out), unit="image", disable=None, leave=False
     )
+    scored = list(bar)
+    measures, _ = summarise([one.scores for one in scored])
     shapes = [image.shape[:2] for image in held_out.images]
     steps = (record for record in folder.read_log() if record["event"] == "step")
     result = Result(
@@ -198,31 +192,31 @@ def _judge(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction
         lr=trainer.config.lr,
         steps=trainer.step,
         train_seconds=sum(record["seconds"] for record in steps),
-        seconds_per_image=float(np.mean(seconds)),
+        seconds_per_image=float(np.mean([one.prediction.seconds for one in scored])),
         multiplications_per_pixel=float(
             np.mean([multiplications_per_pixel(model, shape, tile=tile) for shape in shapes])
         ),
         brute_force=_brute_force(model, float(np.mean([height * width for height, width in shapes]))),
         measures=measures,
     )
-    return result, predictions[:SHOWN]
+    return result, [one.prediction for one in scored[:PICTURED_IMAGES]]
 
 
 def _brute_force(model: Network, pixels: float) -> dict[str, float] | None:
-    """What an image of this many pixels costs if each window is computed by itself."""
+    """The cost of an image of this many pixels if each window is computed by itself."""
     if not isinstance(model, SlidingWindowClassifier):
         return None
-    side = model.window + TIMED - 1
+    side = model.window + TIMED_SIDE - 1
     started = time.perf_counter()
     model.slide(Tensor(np.zeros((1, side, side, model.in_channels), np.float32)))
     return {
-        "seconds_per_image": (time.perf_counter() - started) / TIMED**2 * pixels,
+        "seconds_per_image": (time.perf_counter() - started) / TIMED_SIDE**2 * pixels,
         "multiplications_per_pixel": model.multiplications(model.window, model.window),
     }
 
 
 def _table(results: Mapping[str, Result]) -> str:
-    """A column for each network, a row for each figure."""
+    """A column for each network, a row for each number."""
     columns = [_column(result) for result in results.values()]
     lines = [f"{'':<27}" + "".join(f"{name:>16}" for name in results)]
     for row in zip(*columns, strict=True):
@@ -231,16 +225,16 @@ def _table(results: Mapping[str, Result]) -> str:
 
 
 def _column(result: Result) -> list[tuple[str, str]]:
-    """Names and figures of one network, in the order of the table."""
-    slid = result.brute_force
+    """Names and numbers of one network, in the order of the table."""
+    brute_force = result.brute_force
     return [
         ("parameters", f"{result.parameters:,}"),
         ("steps", f"{result.steps:,}"),
         ("seconds of training", f"{result.train_seconds:.1f}"),
         ("seconds per image", f"{result.seconds_per_image:.3f}"),
-        ("  window by window", f"{slid['seconds_per_image']:,.1f}" if slid else ""),
+        ("  window by window", f"{brute_force['seconds_per_image']:,.1f}" if brute_force else ""),
         ("multiplications per pixel", f"{result.multiplications_per_pixel:,.0f}"),
-        ("  window by window", f"{slid['multiplications_per_pixel']:,.0f}" if slid else ""),
+        ("  window by window", f"{brute_force['multiplications_per_pixel']:,.0f}" if brute_force else ""),
         *(
             (f"{name} {'↓' if lower_is_better(name) else '↑'}", format_value(measure.mean))
             for name, measure in result.measures.items()
@@ -253,7 +247,7 @@ def _write(
     command: str,
     held_out: ImageSet,
     results: Mapping[str, Result],
-    pictures: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction]],
 ) -> None:
     record = {
         "command": command,
@@ -272,22 +266,22 @@ def _write(
     }
     path = options.out / "comparison.json"
     with command_line.writing(path):
-        path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+        write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
-    from tinyunet.reporting import plots  # here, because matplotlib takes long to import
+    from tinyunet.reporting import plots  # here, because Matplotlib takes long to import
 
     assert held_out.labels is not None
     assert held_out.kind is not None
     path = options.out / "comparison.png"
     with command_line.writing(path):
         plots.plot_comparison(
-            held_out.images[:SHOWN],
-            [class_labels(labels, held_out.kind) for labels in held_out.labels[:SHOWN]],
+            held_out.images[:PICTURED_IMAGES],
+            [class_labels(labels, held_out.kind) for labels in held_out.labels[:PICTURED_IMAGES]],
             {
                 f"{name}: mean IoU {format_value(results[name].measures['mean_iou'].mean)}": [
-                    prediction.probabilities for prediction in shown
+                    prediction.probabilities for prediction in of_network
                 ]
-                for name, shown in pictures.items()
+                for name, of_network in predictions.items()
             },
             path,
             title=f"held-out images after {options.minutes:g} minutes of training each",

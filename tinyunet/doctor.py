@@ -11,7 +11,6 @@ import tyro
 from tinyunet import command_line
 from tinyunet.data import split
 from tinyunet.diagnosis import diagnose, example_samples
-from tinyunet.errors import RunError
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
 from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
@@ -20,12 +19,12 @@ from tinyunet.training.setup import Setup
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DataOptions):
-    """Say what would go wrong in training on these images, and why; nothing is trained.
+    """Find what would go wrong in training on these images, and why; nothing is trained.
 
-    Prints what was found, problems first, each with the images concerned and the remedy, and writes
-    doctor.png: a tile as it is in the file and as training sees it, with its labels and weights. Training
-    makes the same checks and prints all but the notes. The exit status is 0 whatever was found, and 2 if the
-    images cannot be read or images and labels do not match.
+    Prints the findings, problems first, each with the images concerned and the remedy, and writes doctor.png:
+    a tile as it is in the file and as training sees it, with its labels and weights. Training makes the same
+    checks and prints all but the notes. The exit status is 0 whatever was found, and 2 if the images cannot
+    be read or do not match their labels.
     """
 
     data: tyro.conf.Positional[str] = field()  # required, unlike --data of the other commands
@@ -34,39 +33,35 @@ class Options(DataOptions):
     tile: int = TrainConfig.tile
     """Side of the output tile, in pixels."""
     model: ModelName = TrainConfig.model
-    """As in training."""
+    """Network."""
     depth: int | None = TrainConfig.depth
-    """Number of poolings of the network."""
+    """Number of poolings of the network; as in its paper if omitted."""
     padding: Literal["valid", "same"] | None = TrainConfig.padding
-    """As in training."""
+    """Padding of the U-Net; valid if omitted, as in the paper."""
     weights: WeightMap = field(default_factory=WeightMap)
     out: Path = Path()
     """Folder for doctor.png."""
     overwrite: bool = False
-    """Replace a doctor.png that exists."""
+    """Replace an existing doctor.png."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Parse the options and run the command."""
     command_line.run(lambda: doctor(tyro.cli(Options, prog="python -m tinyunet.doctor", args=arguments)))
 
 
 def doctor(options: Options) -> None:
-    """Read, check, tell, draw."""
+    """Check the images, print the findings and draw a sample."""
     picture = options.out / "doctor.png"
-    if picture.exists() and not options.overwrite:
-        raise RunError(
-            f"{picture}: exists, nothing was overwritten", remedy="choose another --out, or give --overwrite"
-        )
+    command_line.require_no_file(picture, overwrite=options.overwrite)
     config = config_from(options)
     images = read_data(config)
     print(f"{config.data}: {images.summary()}")
-    train, held_out = split(images, config.holdout)
-    setup = Setup(config, train, held_out)
-    print(f"{len(train)} images to train on, {len(held_out)} held out\n")
+    setup = Setup(config, *split(images, config.holdout))
+    print(f"{len(setup.training_set)} images to train on, {len(setup.validation_set)} held out\n")
     for finding in diagnose(setup):
         print(f"{finding}\n")
-    from tinyunet.reporting import plots  # here, because matplotlib takes long to import
+    from tinyunet.reporting import plots  # here, because Matplotlib takes long to import
 
     with command_line.writing(picture):
         picture.parent.mkdir(parents=True, exist_ok=True)

@@ -52,8 +52,8 @@ def blobs(n=3, shape=(40, 36), seed=0, channels=()):
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Whatever a command writes without being told where; and the backend of before."""
+def in_its_own_folder(tmp_path, monkeypatch):
+    """Where a command writes by default; and the backend is reset."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dispatch, "_active", None)
 

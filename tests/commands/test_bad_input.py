@@ -1,4 +1,4 @@
-"""A user's mistakes: exit status 2, one message with the file and the remedy, nothing overwritten."""
+"""A user's mistakes: exit status 2, one message with the file and its values, nothing overwritten."""
 
 import errno
 import os
@@ -24,68 +24,68 @@ def says(message, *texts):
     assert len(error.splitlines()) < 12
 
 
-# Each spoils a data set of three images; the texts are of its message.
+# Each spoils a data set of three images, and returns what the message must contain.
 
 
 def empty(data):
     for file in (data / "images").iterdir():
         file.unlink()
-    return "images: no files in this folder", "put .png"
+    return "images", ".png"
 
 
 def text_as_image(data):
     (data / "images" / "1.png").write_text("no image")
-    return "1.png: cannot be decoded", "8 bytes"
+    return "1.png", "8 bytes"
 
 
 def truncated(data):
     file = data / "images" / "1.png"
     file.write_bytes(file.read_bytes()[:400])
-    return "1.png: cannot be decoded", "400 bytes", "save it again"
+    return "1.png", "400 bytes"
 
 
 def without_label(data):
     (data / "labels" / "1.png").unlink()
-    return "images without a label", "1: 1", "same name"
+    return ("1: 1",)
 
 
 def without_image(data):
     (data / "images" / "2.png").unlink()
-    return "labels without an image", "1: 2", "same name"
+    return ("1: 2",)
 
 
 def without_labels(data):
     shutil.rmtree(data / "labels")
-    return "expected one folder of labels", "labels/ and masks/"
+    return "labels/", "masks/"
 
 
 def other_size(data):
     Image.fromarray(np.zeros((40, 37), np.uint8)).save(data / "labels" / "1.png")
-    return "image 1 and its label differ in size", "(40, 36, 1)", "(40, 37)"
+    return "(40, 36, 1)", "(40, 37)"
 
 
 def strange_labels(data):
     Image.fromarray(np.random.default_rng(0).choice([0, 128, 255], (40, 36)).astype(np.uint8)).save(
         data / "labels" / "1.png"
     )
-    return "cannot tell what the labels mean", "0, 128, 255", "renumber"
+    return ("0, 128, 255",)
 
 
 def all_background(data):
     for file in (data / "labels").iterdir():
         Image.fromarray(np.zeros((40, 36), np.uint8)).save(file)
-    return "every label pixel is 0, there is nothing to learn", "check the label files", "--kind binary"
+    return ("--kind binary",)
 
 
 def other_channels(data):
     Image.fromarray(np.zeros((40, 36, 3), np.uint8)).save(data / "images" / "1.png")
-    return "differ in their number of channels", "(40, 36, 1)", "(40, 36, 3)"
+    return "(40, 36, 1)", "(40, 36, 3)"
 
 
 def unknown_type(data):
     (data / "images" / "notes.docx").write_text("")
     (data / "labels" / "notes.png").write_bytes((data / "labels" / "1.png").read_bytes())
-    return "notes.docx: unknown type of image file '.docx'", ".png"
+    return "notes.docx", ".png"
 
 
 SPOILED = (
@@ -111,14 +111,14 @@ def test_images_to_predict(refused, data, trained, tmp_path, spoil):
 @pytest.mark.parametrize(
     ("name", "arrays", "texts"),
     [
-        ("no-labels", {"images": np.ones((3, 20, 20))}, ("no array called labels", "save it as labels=...")),
+        ("no-labels", {"images": np.ones((3, 20, 20))}, ("labels",)),
         ("nan", {"images": np.where(np.arange(1200).reshape(3, 20, 20) == 441, np.nan, 1)},
-         ("image nan-1", "1 pixels are NaN", "row 2, column 1")),
+         ("nan-1", "row 2, column 1")),
         ("range", {"images": np.ones((3, 20, 20)), "labels": np.full((3, 20, 20), -1)},
-         ("found -1", "whole numbers")),
+         ("-1",)),
         ("wide", {"images": np.ones((3, 20, 20)), "labels": np.zeros((3, 20, 21))},
          ("(3, 20, 21)", "(3, 20, 20)")),
-        ("flat", {"images": np.ones((20, 20))}, ("(N, H, W)", "(20, 20)")),
+        ("flat", {"images": np.ones((20, 20))}, ("(20, 20)",)),
     ],
 )  # fmt: skip
 def test_archives(refused, tiny, tmp_path, name, arrays, texts):
@@ -132,25 +132,18 @@ def test_labels_out_of_range_of_classes(refused, tiny, tmp_path):
     labels = np.arange(1200).reshape(3, 20, 20)
     np.savez(tmp_path / "x.npz", images=np.ones((3, 20, 20)), labels=labels)
     message = refused("train", "--data", tmp_path / "x.npz", "--kind", "classes", "--out", "run", *tiny)
-    says(message, "x.npz", "classes go up to 255, found 1199", "renumber")
+    says(message, "x.npz", "255", "1199")
 
 
 def test_data_that_is_not_there(refused, trained):
-    says(refused("train", "--data", "celsl"), "celsl: no such file or folder", "check the path")
-    says(refused("predict", trained, "celsl", "--out", "results"), "celsl: no such file or folder")
+    says(refused("train", "--data", "celsl"), "celsl")
+    says(refused("predict", trained, "celsl", "--out", "results"), "celsl")
 
 
-@pytest.mark.parametrize(
-    ("holdout", "text"),
-    [
-        ("some", "is not understood"), ("3", "3 is out of range"), ("1-9", "1-9 is out of range"),
-        ("2-1", "out of range"), ("0-2", "leaves nothing to train on"), ("100%", "under 100 %"),
-        ("0%", "more than 0 %"), ("", "is not understood"),
-    ],
-)  # fmt: skip
-def test_holdout(refused, data, tiny, tmp_path, holdout, text):
+@pytest.mark.parametrize("holdout", ["some", "3", "1-9", "2-1", "0-2", "100%", "0%", ""])
+def test_holdout(refused, data, tiny, tmp_path, holdout):
     message = refused("train", "--data", data, "--out", "run", *tiny, "--holdout", holdout)
-    says(message, f"holdout '{holdout}'", text)
+    says(message, f"holdout '{holdout}'")
     assert not (tmp_path / "run").exists()
 
 
@@ -182,14 +175,14 @@ def test_option_values(refused, data, tiny, tmp_path, option, value):
 def test_options_beyond_all_memory(refused, data, tiny, tmp_path, option, value):
     """Hundreds of terabytes: more than a machine's addresses reach, so that none even tries."""
     message = refused("train", "--data", data, "--out", "run", *tiny, f"--{option}", value)
-    says(message, "the memory of this machine does not suffice", "reason  ", "smaller --tile")
+    says(message, "memory", "--tile")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("option", "value"), [("variant", "release"), ("padding", "valid")])
 def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path, option, value):
     message = refused("train", "--data", data, "--out", "run", *tiny, "--model", "fcn", f"--{option}", value)
-    says(message, f"{option} is '{value}'", "'fcn' has no such option", "base_channels, depth, dropout")
+    says(message, f"{option} is '{value}'", "'fcn'", "base_channels, depth, dropout")
     assert not (tmp_path / "run").exists()
 
 
@@ -209,35 +202,35 @@ def test_option_values_of_predict(refused, trained, image, option, value):
 def test_two_images_of_one_name(refused, trained, image):
     Image.fromarray(np.zeros((30, 30), np.uint8)).save(image.with_suffix(".png"))
     message = refused("predict", trained, image.parent, "--out", "results")
-    says(message, image.parent, "2 images need as many different names", "more than once  slide")
+    says(message, image.parent, "slide")
 
 
 def test_channels_unlike_the_networks(refused, trained, make_data, tmp_path):
     message = refused("predict", trained, make_data("colour", channels=(3,)), "--out", "results")
-    says(message, "colour", "network  1 channels", "images   3 channels", "convert the images")
+    says(message, "colour", "1 channels", "3 channels")
     assert not (tmp_path / "results").exists()
 
 
-def flipped(path):
+def with_a_flipped_bit(path):
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
-    return "damaged", "checksum"
+    return ("checksum",)
 
 
 def cut_off(path):
     path.write_bytes(path.read_bytes()[:-100])
-    return "damaged, or not a safetensors file", "bytes"
+    return ("bytes",)
 
 
 def foreign(path):
     save_file({"weight": np.zeros(4)}, path)
-    return "not a checkpoint of this version of tinyunet", "another program"
+    return ("another program",)
 
 
 def pickled(path):
     path.write_bytes(pickle.dumps({"state_dict": [1, 2]}))
-    return ("damaged, or not a safetensors file",)
+    return ("damaged",)
 
 
 def missing(path):
@@ -245,7 +238,7 @@ def missing(path):
     return ("no such checkpoint",)
 
 
-SPOILED_CHECKPOINTS = (flipped, cut_off, foreign, pickled, missing)
+SPOILED_CHECKPOINTS = (with_a_flipped_bit, cut_off, foreign, pickled, missing)
 
 
 @pytest.mark.parametrize("spoil", SPOILED_CHECKPOINTS, ids=lambda f: f.__name__)
@@ -264,12 +257,7 @@ def test_checkpoint_to_resume(refused, trained, unchanged, spoil):
 
 def test_resume_of_a_folder_that_is_no_run(refused, data, unchanged):
     with unchanged(data):
-        says(
-            refused("train", "--resume", data),
-            data / "last.safetensors",
-            "no such checkpoint",
-            "folder of a run",
-        )
+        says(refused("train", "--resume", data), data / "last.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +273,7 @@ def test_resume_of_a_folder_that_is_no_run(refused, data, unchanged):
 def test_resume_with_other_options(refused, trained, unchanged, option, value, before):
     with unchanged(trained):
         message = refused("train", "--resume", trained, f"--{option}", value)
-    says(message, f"resume: {option} cannot change", f"started with  {before}", f"given         {value}")
+    says(message, f"resume: {option} ", f"started with  {before}", f"given         {value}")
 
 
 def test_resume_with_fewer_steps_than_were_made(refused, trained, unchanged):
@@ -296,7 +284,7 @@ def test_resume_with_fewer_steps_than_were_made(refused, trained, unchanged):
 @pytest.mark.parametrize("option", [("--out", "other"), ("--overwrite",)])
 def test_resume_into_another_folder(refused, trained, unchanged, option):
     with unchanged(trained):
-        says(refused("train", "--resume", trained, *option), "--resume", "leave out --out and --overwrite")
+        says(refused("train", "--resume", trained, *option), "--resume", option[0])
 
 
 def test_resume_after_the_data_has_gone(refused, trained_once, trained, unchanged):
@@ -304,7 +292,7 @@ def test_resume_after_the_data_has_gone(refused, trained_once, trained, unchange
     moved = hidden.rename(hidden.with_name("moved"))
     try:
         with unchanged(trained):
-            says(refused("train", "--resume", trained, "--steps", "6"), hidden, "no such file or folder")
+            says(refused("train", "--resume", trained, "--steps", "6"), hidden)
     finally:
         moved.rename(hidden)
 
@@ -316,7 +304,7 @@ def test_unknown_backend(refused, data, tiny, trained, image, tmp_path, monkeypa
     for text in ("tensorflow", "numba", "numpy", "cuda"):
         assert text in message
     monkeypatch.setenv("TINYUNET_BACKEND", "tensorflow")
-    says(refused(name, *arguments, "--out", "run"), "unknown backend 'tensorflow'", "numpy | numba | cuda")
+    says(refused(name, *arguments, "--out", "run"), "'tensorflow'", "numpy | numba | cuda")
     assert not (tmp_path / "run").exists()
 
 
@@ -324,16 +312,16 @@ def test_unknown_backend(refused, data, tiny, trained, image, tmp_path, monkeypa
 def test_a_precision_that_the_backend_lacks(refused, data, tiny, trained, image, tmp_path, name):
     arguments = ["--data", data, *tiny] if name == "train" else [trained, image]
     message = refused(name, *arguments, "--out", "run", "--backend", "numba", "--precision", "tf32")
-    says(message, "the backend 'numba' does not compute in tf32", "cuda")
+    says(message, "numba", "tf32", "cuda")
     assert not (tmp_path / "run").exists()
 
 
 def test_cuda_without_what_it_needs(refused, data, tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
     message = refused("train", "--data", data, "--out", "run", *tiny, "--backend", "cuda")
-    says(message, "the backend 'cuda' needs CuPy", "pip install", "numba")
+    says(message, "CuPy", "pip install", "numba")
     monkeypatch.setenv("TINYUNET_BACKEND", "cuda")
-    says(refused("train", "--data", data, "--out", "run", *tiny), "needs CuPy")
+    says(refused("train", "--data", data, "--out", "run", *tiny), "CuPy")
     assert not (tmp_path / "run").exists()
 
 
@@ -348,7 +336,7 @@ def test_a_folder_that_cannot_be_made(refused, data, tiny, trained, image, tmp_p
 def test_a_file_in_the_place_of_the_results(refused, data, trained, image, tmp_path):
     (tmp_path / "a-file").write_text("thesis")
     for arguments in (("predict", trained, image), ("evaluate", trained)):
-        says(refused(*arguments, "--out", "a-file", "--overwrite"), "a-file: a file, expected a folder")
+        says(refused(*arguments, "--out", "a-file", "--overwrite"), "a-file")
     assert (tmp_path / "a-file").read_text() == "thesis"
 
 
@@ -359,7 +347,7 @@ def test_a_folder_without_permission(refused, data, tiny, trained, image, tmp_pa
     (tmp_path / "locked").mkdir(mode=0o500)
     for arguments in (("train", "--data", data, *tiny), ("predict", trained, image)):
         message = refused(*arguments, "--out", tmp_path / "locked" / "run")
-        says(message, tmp_path / "locked" / "run", "Permission denied", "choose another --out")
+        says(message, tmp_path / "locked" / "run", "Permission denied", "--out")
 
 
 def denied(path, *arguments, **options):
@@ -369,10 +357,10 @@ def denied(path, *arguments, **options):
 @pytest.mark.parametrize(
     ("function", "file"), [("PIL.Image.open", "0.png"), ("pathlib.Path.open", "best.safetensors")]
 )
-def test_what_may_not_be_read_is_not_called_damaged(refused, trained, data, monkeypatch, function, file):
+def test_an_unreadable_file_is_not_reported_as_damaged(refused, trained, data, monkeypatch, function, file):
     monkeypatch.setattr(function, denied)
     message = refused("predict", trained, data, "--out", "results")
-    says(message, f"{file} could not be read or written: Permission denied")
+    says(message, file, "Permission denied")
 
 
 def full(*arguments, **options):
@@ -392,7 +380,7 @@ def full(*arguments, **options):
 def test_a_full_disk_while_training(refused, command, trained, monkeypatch, function, file):
     """At whatever file: the last checkpoint is whole, and once there is room the run goes on from it."""
     monkeypatch.setattr(function, full)
-    says(refused("train", "--resume", trained, "--steps", "6"), trained / file, "No space left", "make room")
+    says(refused("train", "--resume", trained, "--steps", "6"), trained / file, "No space left")
     assert load_checkpoint(trained / "last.safetensors").step in (4, 6)
     monkeypatch.undo()
     assert command("train", "--resume", trained, "--steps", "6")[0] == 0
@@ -401,9 +389,7 @@ def test_a_full_disk_while_training(refused, command, trained, monkeypatch, func
 
 def test_a_full_disk_while_predicting(refused, trained, image, monkeypatch):
     monkeypatch.setattr("tifffile.imwrite", full)
-    says(
-        refused("predict", trained, image, "--out", "results"), "results/slide_", "No space left", "make room"
-    )
+    says(refused("predict", trained, image, "--out", "results"), "results/slide_", "No space left")
 
 
 LIMITED = """
@@ -423,7 +409,7 @@ def test_a_checkpoint_that_the_system_cuts_off(trained):
         [sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 2, done.stderr
-    says(done.stderr, trained / "last.safetensors", "could not be written", "older checkpoint  kept")
+    says(done.stderr, trained / "last.safetensors", "older checkpoint  kept")
     assert (trained / "last.safetensors").read_bytes() == whole
     assert not list(trained.glob("*.part"))
 
@@ -434,7 +420,7 @@ def test_a_training_that_diverges_keeps_its_checkpoint(refused, data, tiny, tmp_
         "tinyunet.training.trainer.Trainer.learning_rate", lambda trainer, step: [0.01, 1e30][step >= 2]
     )
     message = refused("train", "--data", data, "--out", "run", *tiny)
-    says(message, "step ", "diverged", "last finite loss", "smaller --lr, for instance 0.001")
+    says(message, "last finite loss", "--lr, for instance 0.001")
     for name in ("last", "best"):
         stored = load_checkpoint(tmp_path / "run" / f"{name}.safetensors")
         assert stored.step == 2
@@ -468,5 +454,5 @@ def test_as_a_module():
             [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=200
         )
         assert done.returncode == 2
-        says(done.stderr, "celsl: no such file or folder")
+        says(done.stderr, "celsl")
         assert "Traceback" not in done.stderr

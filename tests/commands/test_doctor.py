@@ -65,14 +65,14 @@ def other_size(data):
 
 
 UNREADABLE = {
-    "no such folder": (lambda data: data.rename(data.with_name("elsewhere")), ["no such file or folder"]),
-    "no labels": (lambda data: (data / "labels").rename(data / "lables"), ["one folder of labels"]),
+    "no such folder": (lambda data: data.rename(data.with_name("elsewhere")), ["data"]),
+    "no labels": (lambda data: (data / "labels").rename(data / "lables"), ["labels/"]),
     "stems": (
         lambda data: (data / "labels" / "1.png").rename(data / "labels" / "one.png"),
         ["1: 1", "1: one"],
     ),
-    "sizes": (other_size, ["image 1 and its label differ in size", "(9, 9)"]),
-    "damaged": (lambda data: (data / "images" / "2.png").write_bytes(b"\x89PNG"), ["2.png", "damaged"]),
+    "sizes": (other_size, ["(40, 36, 1)", "(9, 9)"]),
+    "damaged": (lambda data: (data / "images" / "2.png").write_bytes(b"\x89PNG"), ["2.png"]),
 }
 
 

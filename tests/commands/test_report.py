@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 from skimage.measure import label as components
 
-from tinyunet import report
 from tinyunet.metrics.naming import format_value
+from tinyunet.reporting import page
+from tinyunet.training import checkpoint
 from tinyunet.training.events import Collapsed
 from tinyunet.training.run_folder import RunFolder
 
@@ -23,18 +24,18 @@ HEADINGS = [
     "Scores on the held-out images",
     "Learning curves",
     "Worst images, by mean IoU",
-    "What the doctor finds in the data",
+    "The doctor's findings",
     "Configuration",
     "Time",
     "Machine and versions",
-    "To repeat it",
+    "Commands",
 ]
 
 
-def parsed(page):
-    """The page's elements; whatever HTML does not allow is an error."""
+def parsed(path):
+    """The page's elements; anything that HTML does not allow is an error."""
     parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
-    return parser.parse(page.read_text(encoding="utf-8"))
+    return parser.parse(path.read_text(encoding="utf-8"))
 
 
 def text_of(element):
@@ -54,36 +55,46 @@ def table_under(document, heading):
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
 def test_a_folder_in_the_place_of_the_page(refused, trained, overwrite):
     message = refused("report", trained, "--out", ".", *overwrite)
-    assert ".: a folder, expected the page's file" in message
-    assert "such as report.html" in message
+    assert "report.html" in message
 
 
 def test_a_page_that_the_disk_has_no_room_for(command, refused, trained, monkeypatch):
-    """Half of it does not pass for a page, and is in nobody's way."""
+    """Half a page is neither taken for a page nor in the way of the next one."""
 
-    def half(path, text, **options):
-        path.write_bytes(text[: len(text) // 2].encode())
+    def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pathlib.Path.write_text", half)
-    assert "report.html: could not be written" in refused("report", trained)
-    assert not RunFolder(trained).report.exists()
+    monkeypatch.setattr("tinyunet.training.atomic_write.os.replace", full)
+    assert "No space left" in refused("report", trained)
+    assert not list(trained.glob("report.html*"))
     monkeypatch.undo()
     assert command("report", trained)[0] == 0
+
+
+def test_no_network_is_made_to_look_at_the_data(command, trained, monkeypatch):
+    """The only network is the one that is loaded."""
+    made = []
+    make_network = checkpoint.make_network
+    monkeypatch.setattr(
+        checkpoint, "make_network", lambda **options: made.append(options) or make_network(**options)
+    )
+    monkeypatch.setattr("tinyunet.training.trainer.make_network", None)
+    assert command("report", trained)[0] == 0
+    assert len(made) == 1
 
 
 def test_a_page_of_a_run(command, trained):
     status, out, message = command("report", trained)
     assert status == 0, message
-    page = RunFolder(trained).report
-    assert f"wrote {page}" in out
-    document = parsed(page)
+    path = RunFolder(trained).report
+    assert f"wrote {path}" in out
+    document = parsed(path)
     assert headings(document) == HEADINGS  # one held-out image: it is the worst, and no other is the best
     assert text_of(document.find(".//h1")) == "trained"
 
 
-def test_it_needs_nothing_beside_it(command, trained):
-    """No file, no network, no script: what is shown is in the page."""
+def test_it_needs_no_other_file(command, trained):
+    """No file, no network, no script: all content is in the page."""
     command("report", trained)
     document = parsed(RunFolder(trained).report)
     tags = {element.tag for element in document.iter() if isinstance(element.tag, str)}
@@ -119,7 +130,7 @@ def test_scores_are_those_of_evaluate(command, trained, tmp_path):
     command("evaluate", trained, "--symmetries", 8, "--out", tmp_path / "scores", "--pictures", 0)
     measures = json.loads((tmp_path / "scores" / "scores.json").read_text())["measures"]
     head, *rows = table_under(parsed(RunFolder(trained).report), HEADINGS[0])
-    assert head[:5] == ["measure", "mean", "spread", "best is", "worst image"]
+    assert head[:5] == ["measure", "mean", "spread", "best value", "worst image"]
     expected = [[format_value(m["mean"]), "–", m["worst"]] for m in measures.values()]
     assert [[row[1], row[2], row[4]] for row in rows] == expected
     assert [row[3] for row in rows] == ["0" if name.endswith("error") else "1" for name in measures]
@@ -143,12 +154,12 @@ def test_configuration_beside_the_papers(command, trained):
 
 
 def test_papers_values_are_of_options_that_exist():
-    names = dict(report._flat(report.asdict(report.TrainConfig())))
-    assert report.PAPER.keys() | report.UNSTATED.keys() <= names.keys()
-    assert not report.PAPER.keys() & report.UNSTATED.keys()
+    names = dict(page._flat(page.asdict(page.TrainConfig())))
+    assert page.PAPER.keys() | page.UNSTATED.keys() <= names.keys()
+    assert not page.PAPER.keys() & page.UNSTATED.keys()
 
 
-def test_who_trained_and_the_commands(command, trained):
+def test_machines_and_commands(command, trained):
     command("train", "--resume", trained, "--steps", 5)
     command("report", trained)
     document = parsed(RunFolder(trained).report)
@@ -165,11 +176,11 @@ def test_who_trained_and_the_commands(command, trained):
     assert ["numpy", *3 * [np.__version__]] in rows
     times = dict(table_under(document, "Time"))
     assert times["training"].endswith("in 5 steps")
-    assert times["validation"].endswith("in 3 looks at the held-out images")
+    assert times["validation"].endswith("in 3 validations")
 
 
-def test_a_collapse_is_told_of(command, trained):
-    """What the training said when it predicted one class everywhere stands above the curves."""
+def test_a_collapse_is_reported(command, trained):
+    """The training's warning of a constant prediction stands above the curves."""
     collapsed = Collapsed(4, "dead units", "class 0 everywhere", {"layer <down.0>": "0 of 2"}, "less --lr")
     RunFolder(trained).append({"event": "collapsed", **asdict(collapsed)})
     command("report", trained)
@@ -179,8 +190,8 @@ def test_a_collapse_is_told_of(command, trained):
     assert text_of(box) == "warning: class 0 everywhere layer <down.0>: 0 of 2 less --lr"
 
 
-def test_names_that_are_markup(command, tiny, make_data, tmp_path):
-    """Names of files, of images and of the run stay text."""
+def test_names_that_look_like_markup(command, tiny, make_data, tmp_path):
+    """Names of files, images and the run stay text."""
     name, run = """<b>"it's" & <script>alert(1)""", tmp_path / "<i>run 'quoted'"
     data = make_data(f"set {name}")
     for part in ("images", "labels"):
@@ -219,27 +230,27 @@ def test_objects_and_classes(command, tiny, make_data):
 
 
 def test_every_measure_is_explained():
-    """Whatever the labels are."""
+    """For every kind of labels."""
     measures = ["rand_error", "warping_error", "split_merge_error", "v_rand", "v_info", "seg"]
-    rows = report._rows(dict.fromkeys(["iou_3", "dice_0", *measures], report.Measure(None, None, 0, None)))
+    rows = page._rows(dict.fromkeys(["iou_3", "dice_0", *measures], page.Measure(None, None, 0, None)))
     meanings = {row["name"]: row["meaning"] for row in rows}
     assert meanings["iou_3"] == "intersection over union of class 3"
     assert all(meanings.values())
 
 
 def test_pictures_are_shrunk_not_stretched():
-    content = base64.b64decode(report._webp(np.zeros((900, 1800, 3), np.uint8)).split(",")[1])
+    content = base64.b64decode(page._as_webp(np.zeros((900, 1800, 3), np.uint8)).split(",")[1])
     assert Image.open(io.BytesIO(content)).size == (720, 360)
 
 
-def test_not_overwritten_unless_told(command, refused, trained, tmp_path):
-    page = tmp_path / "pages" / "mine.html"
-    page.parent.mkdir()
-    page.write_text("mine")
-    assert "nothing was overwritten" in refused("report", trained, "--out", page)
-    assert page.read_text() == "mine"
-    assert command("report", trained, "--out", page, "--overwrite", "--pictures", 0)[0] == 0
-    assert "Worst" not in page.read_text()
+def test_overwritten_only_when_asked(command, refused, trained, tmp_path):
+    path = tmp_path / "pages" / "mine.html"
+    path.parent.mkdir()
+    path.write_text("mine")
+    assert "nothing was overwritten" in refused("report", trained, "--out", path)
+    assert path.read_text() == "mine"
+    assert command("report", trained, "--out", path, "--overwrite", "--pictures", 0)[0] == 0
+    assert "Worst" not in path.read_text()
 
 
 def test_the_run_is_left_alone(command, trained, unchanged, tmp_path):

@@ -1,4 +1,4 @@
-"""python -m experiments.results: runs what is missing, records it, and writes what the records say."""
+"""python -m experiments.results makes the missing runs, records them, and writes the page of the records."""
 
 import dataclasses
 import doctest
@@ -67,7 +67,7 @@ def options(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The commands that were run, in this process, as importing anew takes seconds."""
+    """The commands, which run in this process because importing again takes seconds."""
     made = []
     mains = {"tinyunet.train": train.main, "tinyunet.evaluate": evaluate.main}
 
@@ -102,8 +102,8 @@ def test_each_run_once_and_variants_that_train_alike_share_the_training(options,
     assert records_of(options) == records
 
 
-def test_scores_are_of_the_last_step(options, calls):
-    """The held-out images are looked at once, in the end, and choose nothing."""
+def test_scores_are_those_of_the_last_step(options, calls):
+    """The held-out images are predicted once, in the end, and choose nothing."""
     results.results(options)
     for run in results.plan(options):
         validations = [
@@ -121,17 +121,17 @@ def test_the_page_says_what_the_records_say(options, calls):
     records = records_of(options)
     text = options.page.read_text()
     for variant in TINY.variants:
-        of_variant = [record for record in records if f"; {variant.title}; " in record["name"]]
+        its_records = [record for record in records if f"; {variant.title}; " in record["name"]]
         row = next(line for line in text.splitlines() if line.startswith(f"| {variant.title} |"))
         cells = [cell.strip() for cell in row.split("|")[2:-1]]
         for measure, cell in zip(TINY.measures, cells, strict=False):
-            values = [record["scores"][measure] for record in of_variant]
+            values = [record["scores"][measure] for record in its_records]
             assert (
                 cell == f"{format_value(statistics.mean(values))} ± {format_value(statistics.stdev(values))}"
             )
-        seconds = statistics.mean(record["train_seconds"] for record in of_variant)
+        seconds = statistics.mean(record["train_seconds"] for record in its_records)
         assert cells[len(TINY.measures)] == f"{seconds:.0f} s"
-        for command in of_variant[0]["commands"]:
+        for command in its_records[0]["commands"]:
             assert command in text
     assert "3 held-out images; 2 seeds; 2 steps" in text
     assert "4 trainings took" in text
@@ -141,7 +141,7 @@ def test_the_page_says_what_the_records_say(options, calls):
 
 
 def test_the_page_needs_the_records_only(options, calls):
-    """Without the runs: the table is the same, and a picture that was drawn from them stays."""
+    """Without the runs the table is the same, and a picture drawn from them stays."""
     results.results(options)
     before = options.page.read_text()
     options.runs.rename(options.runs.with_name("elsewhere"))
@@ -164,7 +164,7 @@ def test_a_stopped_training_goes_on(options, calls):
 
 
 def test_a_training_with_other_options_is_not_taken_for_this_one(options, calls, monkeypatch):
-    """The folder's name does not tell all options."""
+    """The folder's name does not hold all options."""
     one = dataclasses.replace(options, seeds=1)
     results.results(one)
     calls.clear()
@@ -195,11 +195,11 @@ NETWORK = {
     "multiplications_per_pixel": 5678.0,
     "brute_force": None,
 }
-SLID = {"seconds_per_image": 321.0, "multiplications_per_pixel": 98765.0}
+BRUTE_FORCE = {"seconds_per_image": 321.0, "multiplications_per_pixel": 98765.0}
 
 
 def test_three_networks(options, monkeypatch):
-    """What tinyunet.compare finds with each seed is recorded once, and averaged on the page."""
+    """The results of tinyunet.compare with each seed are recorded once, and averaged on the page."""
     made = []
 
     def compare(module, *arguments):
@@ -209,7 +209,7 @@ def test_three_networks(options, monkeypatch):
         networks = {
             name: {
                 **NETWORK,
-                "brute_force": SLID if name == "sliding-window" else None,
+                "brute_force": BRUTE_FORCE if name == "sliding-window" else None,
                 "measures": {measure: {"mean": score + 0.1 * seed} for measure in TINY.measures},
             }
             for name, score in (("unet", 0.75), ("fcn", 0.5), ("sliding-window", 0.25))
@@ -238,7 +238,7 @@ def test_three_networks(options, monkeypatch):
 
 
 def test_a_command_that_fails_ends_it(options, capfd):
-    """As a process of its own: what it says is seen, and this one fails as well."""
+    """It runs in its own process: its message is printed, and this command fails too."""
     with pytest.raises(SystemExit) as end:
         results.main(
             ["--tasks", "tiny", "--data", "nowhere", "--records", "r", "--page", "p.md", "--runs", "x"]
@@ -250,7 +250,7 @@ def test_a_command_that_fails_ends_it(options, capfd):
 
 
 def test_a_measure_without_a_value():
-    """As V_Rand of images without cells: a dash, and no verdict."""
+    """Such as V_Rand of images without cells: a dash, and no verdict."""
     records = {
         Run(TINY, variant, seed, 2, None, None): {
             "scores": {"mean_iou": None, "pixel_error": 0.1 * seed, "v_rand": 1}

@@ -1,4 +1,4 @@
-"""The options of the results page's tasks are what their names say, and what the commands take."""
+"""The tasks' options do what their names say, and the commands accept them."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -48,10 +48,10 @@ def test_one_thing_at_a_time(run):
         "momentum": {"momentum": 0.9, "lr": 0.02 if plain else 0.03},
     }
     assert difference(run) == expected[run.variant.name]
-    judged = tyro.cli(evaluate.Options, args=list(run.evaluate))
-    assert judged.symmetries == (8 if run.variant.name == "eight" else 1)
-    assert judged.split == ("uncut" not in run.variant.name)
-    assert judged.predictions == run.folder / "last.safetensors"
+    evaluation = tyro.cli(evaluate.Options, args=list(run.evaluate))
+    assert evaluation.symmetries == (8 if run.variant.name == "eight" else 1)
+    assert evaluation.split == ("uncut" not in run.variant.name)
+    assert evaluation.predictions == run.folder / "last.safetensors"
 
 
 def test_seeds_and_names_are_kept_apart():

@@ -1,4 +1,4 @@
-"""Scores of predicted images: which measures, of each image, and over a set.
+"""Scores of predicted images: the measures of each image, and their means over a set.
 
 ===========  ==================================================================================
 every kind   `pixel_error`; `iou_C` and `dice_C` of class C; `mean_iou`, the mean over the classes
@@ -7,25 +7,25 @@ instances    `seg`; `average_precision_0.5`, `…_0.75`, and `average_precision`
 ===========  ==================================================================================
 
 "binary" takes the foreground for the inside of cells, as ISBI 2012 does, and compares its 4-connected
-components. `v_rand` and `v_info` are taken at the threshold that is best for the mean over the images; the
-others judge the predicted classes, that is, the threshold 0.5. `split_merge_error`, the pixels of splits and
-mergers over all pixels, is what the challenge and the paper call warping error; it has no best threshold,
-because an empty prediction splits and merges nothing and would always win.
+components. `v_rand` and `v_info` use the threshold with the best mean over the images; the other measures use
+the predicted classes, that is, the threshold 0.5. `split_merge_error`, the share of pixels in splits and
+mergers, is what the challenge and the paper call warping error. It has no best threshold, because an empty
+prediction splits and merges nothing and would always win.
 
-Each image counts the same in a mean, whatever its size. A measure that an image has no value of is None, not
-NaN, and that image is left out of the mean: the Rand and information measures where the ground truth has no
-object. Without any object in the ground truth SEG and average precision are 1 if none was predicted and 0 if
-some were; a class that neither image has is found perfectly, IoU 1.
+Each image counts the same in a mean, whatever its size. The Rand and information measures have no value where
+the ground truth has no object: the value is then None, not NaN, and the image is left out of the mean.
+Without any object in the ground truth SEG and average precision are 1 if none was predicted, else 0. A class
+that is in neither image has IoU 1.
 
-Pixels that nobody labelled are not judged: the measures of pixels leave them out, those of binary labels take
-them for background in both images. A predicted object is judged whole, as the Cell Tracking Challenge does,
-unless more than half of it is unknown: then it is left out, which cannot lose a match at IoU 0.5.
+Pixels that nobody labelled are not judged: per-pixel measures leave them out, and binary labels take them for
+background in both images. A predicted object is judged whole, as the Cell Tracking Challenge does, unless
+more than half of it is unknown. Then it is left out, which cannot lose a match at IoU 0.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tinyunet import metrics
-from tinyunet.data import UNKNOWN, LabelKind, class_labels
+from tinyunet.data import UNKNOWN, ImageSet, LabelKind, class_labels
 from tinyunet.errors import DataError, ShapeError, describe
 from tinyunet.metrics.contingency import check_probabilities
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT, Mistakes, find_class_mistakes, find_mistakes
@@ -42,12 +42,14 @@ from tinyunet.metrics.segments import THRESHOLDS
 
 
 class Prediction(NamedTuple):
-    """What was predicted of one image."""
+    """What was predicted for one image."""
 
     probabilities: NDArray[np.floating]
     """Of each class, shape (H, W, K)."""
     objects: NDArray[np.integer] | None
-    """Numbered objects, shape (H, W); needed where the labels are "instances"."""
+    """Numbered objects, shape (H, W); needed if the labels are "instances"."""
+    seconds: float = 0.0
+    """Time that the network took; 0 for a prediction that was read from files."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class ImageScores:
     ----------
     name : str
     values : dict of str to float or None
-        By measure; None: this image has no such value.
+        By measure; None where the image has no value.
     by_threshold : dict of str to array or None
-        Measures whose threshold is chosen for the whole set: their values at `THRESHOLDS`.
+        By measure, for those whose threshold is chosen for the whole set: the values at `THRESHOLDS`.
     mistakes : Mistakes
     """
 
@@ -70,6 +72,13 @@ class ImageScores:
     mistakes: Mistakes
 
 
+class Scored(NamedTuple):
+    """A prediction and its scores."""
+
+    prediction: Prediction
+    scores: ImageScores
+
+
 @dataclass(frozen=True)
 class Measure:
     """A measure over a set of images."""
@@ -77,24 +86,44 @@ class Measure:
     mean: float | None
     """None if no image has a value."""
     spread: float | None
-    """Standard deviation over the images (of a sample: n − 1); None for fewer than two."""
+    """Standard deviation over the images (divided by n − 1); None for fewer than two."""
     images: int
-    """How many images have a value."""
+    """Number of images that have a value."""
     worst: str | None
     """The image with the worst value."""
     threshold: float | None = None
-    """The threshold that is best for the mean, of measures that have one."""
+    """The threshold with the best mean; None for measures without a threshold."""
 
 
 def worst_first(scores: Sequence[ImageScores], measure: str) -> list[int]:
-    """Places of the images in `scores`, from the lowest value of a measure that every image has."""
+    """The indices of the images, from the lowest value of a measure that every image has."""
     return sorted(range(len(scores)), key=lambda i: scores[i].values[measure] or 0)
+
+
+def score_images(images: ImageSet, predictions: Iterable[Prediction]) -> Iterator[Scored]:
+    """Score the predictions of a set one by one, as they are made; `summarise` takes the scores.
+
+    Parameters
+    ----------
+    images : ImageSet, with labels
+    predictions : iterable of Prediction
+        One for each image, in the order of the set.
+
+    Raises
+    ------
+    ShapeError, DataError
+        As `score_image`.
+    """
+    assert images.labels is not None
+    assert images.kind is not None
+    for name, labels, prediction in zip(images.names, images.labels, predictions, strict=True):
+        yield Scored(prediction, score_image(name, prediction, labels, images.kind, images.num_classes))
 
 
 def score_image(
     name: str, prediction: Prediction, labels: NDArray[np.integer], kind: LabelKind, num_classes: int
 ) -> ImageScores:
-    """All the measures that make sense for this kind of labels, of one image.
+    """Take all measures that suit this kind of labels, for one image.
 
     Parameters
     ----------
@@ -104,16 +133,16 @@ def score_image(
         As an `ImageSet` of this kind holds them.
     kind : "binary", "classes" or "instances"
     num_classes : int
-        Of the ground truth.
+        Classes of the ground truth.
 
     Raises
     ------
     ShapeError, DataError
-        Prediction and labels differ in size or in the number of classes, objects are missing or of another
-        size, or the probabilities leave 0 … 1.
+        Prediction and labels differ in size or in the number of classes, objects are missing or have another
+        size, or a probability is outside 0 … 1.
     """
     _check(name, prediction, labels, kind, num_classes)
-    probabilities, objects = prediction
+    probabilities, objects = prediction.probabilities, prediction.objects
     classes, truth = probabilities.argmax(axis=2), class_labels(labels, kind)
     values = _by_pixels(classes, truth, probabilities.shape[2])
     known = labels != UNKNOWN
@@ -136,7 +165,7 @@ def score_image(
 def _check(
     name: str, prediction: Prediction, labels: NDArray[np.integer], kind: LabelKind, num_classes: int
 ) -> None:
-    probabilities, objects = prediction
+    probabilities, objects = prediction.probabilities, prediction.objects
     if probabilities.ndim != 3 or probabilities.shape[:2] != labels.shape:
         raise ShapeError(
             f"{name}: the prediction and the labels differ in size",
@@ -148,13 +177,13 @@ def _check(
         raise DataError(
             f"{name}: the prediction does not have the classes of the labels",
             {"prediction": f"{found} classes", "labels": f"{num_classes} classes ({kind})"},
-            "compare with the kind of labels that the network was trained on, or say it with --kind",
+            "compare with the kind of labels that the network was trained on, or give it with --kind",
         )
     check_probabilities(name, probabilities)
     if kind == "instances" and objects is None:
         raise DataError(
-            f"{name}: the labels are single objects, the prediction holds none",
-            remedy=f"put {name}_instances.tif there, as tinyunet.predict writes it, or give --kind binary",
+            f"{name}: the labels are numbered objects, the prediction has none",
+            remedy=f"add {name}_instances.tif, as tinyunet.predict writes it, or give --kind binary",
         )
     if objects is not None and objects.shape != labels.shape:
         raise ShapeError(
@@ -167,8 +196,8 @@ def _by_pixels(
     classes: NDArray[np.integer], truth: NDArray[np.integer], num_classes: int
 ) -> dict[str, float | None]:
     iou, dice = (
-        of_classes(classes, truth, num_classes, ignore_label=UNKNOWN)
-        for of_classes in (metrics.iou, metrics.dice)
+        per_class(classes, truth, num_classes, ignore_label=UNKNOWN)
+        for per_class in (metrics.iou, metrics.dice)
     )
     values: dict[str, float | None] = {
         "pixel_error": metrics.pixel_error(classes, truth, ignore_label=UNKNOWN),
@@ -195,7 +224,7 @@ def _by_segments(classes: NDArray[np.integer], truth: NDArray[np.integer]) -> di
 def _by_thresholds(
     foreground: NDArray[np.floating], truth: NDArray[np.integer]
 ) -> dict[str, NDArray[np.float64] | None]:
-    """V_Rand and V_Info at each of the challenge's thresholds; one thinning serves both."""
+    """V_Rand and V_Info at each of the challenge's thresholds; both share the thinning."""
     if not truth.any():
         return {"v_rand": None, "v_info": None}
     rand, info = np.zeros((2, len(THRESHOLDS)))
@@ -208,7 +237,7 @@ def _by_thresholds(
 
 
 def _mostly_known(objects: NDArray[np.integer], known: NDArray[np.bool_]) -> NDArray[np.integer]:
-    """The objects of which at least half is known."""
+    """The objects that are known in at least half of their pixels."""
     _, number = np.unique(objects, return_inverse=True)
     share = np.bincount(number.ravel(), known.ravel()) / np.bincount(number.ravel())
     return np.where(share[number.reshape(objects.shape)] >= 0.5, objects, 0)
@@ -232,7 +261,7 @@ def _components(mask: NDArray[np.integer], at_least: int = 1) -> NDArray[np.inte
 
 
 def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[ImageScores]]:
-    """Mean and spread of each measure over the images.
+    """Find mean and spread of each measure over the images.
 
     Parameters
     ----------
@@ -243,49 +272,43 @@ def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[I
     -------
     measures : dict of str to Measure
     scores : list of ImageScores
-        With the values at the thresholds that were chosen, in the order given.
+        In the given order, with the values at the thresholds that were chosen.
     """
     chosen = {name: _best_threshold(name, scores) for name in scores[0].by_threshold}
-    settled = [
-        ImageScores(
-            one.name,
-            one.values
-            | {
-                name: None if (curve := one.by_threshold[name]) is None else float(curve[place])
-                for name, place in chosen.items()
-            },
-            one.by_threshold,
-            one.mistakes,
-        )
-        for one in scores
-    ]
+    completed = [replace(image, values=image.values | _at_thresholds(image, chosen)) for image in scores]
     measures = {
-        name: _over_images(name, settled, THRESHOLDS[chosen[name]] if name in chosen else None)
-        for name in settled[0].values
+        name: _over_images(name, completed, THRESHOLDS[chosen[name]] if name in chosen else None)
+        for name in completed[0].values
     }
-    return measures, settled
+    return measures, completed
+
+
+def _at_thresholds(image: ImageScores, chosen: Mapping[str, int]) -> dict[str, float | None]:
+    """The values at the chosen thresholds, which are given by their index in `THRESHOLDS`."""
+    curves = {name: image.by_threshold[name] for name in chosen}
+    return {name: None if curve is None else float(curve[chosen[name]]) for name, curve in curves.items()}
 
 
 def seg_over_objects(scores: Sequence[ImageScores]) -> float | None:
-    """SEG as the Cell Tracking Challenge takes it: the mean over the objects of all images, not over images.
+    """SEG as the Cell Tracking Challenge takes it: the mean over the objects of all images.
 
     None if there is no object.
     """
-    objects = [one.mistakes.counts["objects"] for one in scores]
-    total = sum(count * (one.values["seg"] or 0) for count, one in zip(objects, scores, strict=True))
+    objects = [image.mistakes.counts["objects"] for image in scores]
+    total = sum(count * (image.values["seg"] or 0) for count, image in zip(objects, scores, strict=True))
     return total / sum(objects) if any(objects) else None
 
 
 def _best_threshold(name: str, scores: Sequence[ImageScores]) -> int:
-    """Place in `THRESHOLDS`; 0 if no image has a value, as then none will be read there."""
-    curves = [curve for one in scores if (curve := one.by_threshold[name]) is not None]
+    """The index in `THRESHOLDS`; 0 if no image has a value, because then none is read there."""
+    curves = [curve for image in scores if (curve := image.by_threshold[name]) is not None]
     if not curves:
         return 0
     return int(np.mean(curves, axis=0).argmax())
 
 
 def _over_images(name: str, scores: Sequence[ImageScores], threshold: float | None) -> Measure:
-    known = {one.name: value for one in scores if (value := one.values[name]) is not None}
+    known = {image.name: value for image in scores if (value := image.values[name]) is not None}
     if not known:
         return Measure(None, None, 0, None)
     values = np.array(list(known.values()))

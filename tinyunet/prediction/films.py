@@ -1,11 +1,11 @@
-"""Results in the Cell Tracking Challenge's layout: numbered cells in each frame, and which frames each is in.
+"""Write results in the Cell Tracking Challenge's layout: numbered cells in each frame.
 
 01_RES/mask000.tif    16 bits, 0 is background
-01_RES/res_track.txt  a line for each number: itself, its first frame, its last frame, 0 (its parent, unknown)
+01_RES/res_track.txt  one line per cell: its number, first frame, last frame, and 0 (its parent, unknown)
 
-A cell keeps its number from frame to frame as long as it and the cell of the frame before have more pixels in
-common with each other than either has with any other cell. That is enough for slow cells, and for the numbers
-to mean something when the film is played; it knows no divisions, and is no tracking to compete with.
+A cell keeps the number of a cell in the frame before if the two share more pixels with each other than either
+shares with any other cell. That suffices for slow cells, and makes the numbers useful when the film is
+played. Divisions are not recognised: this is no tracking to compete with.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from tinyunet.metrics.contingency import contingency
 from tinyunet.prediction.instances import save_labels
 
-RESULTS = re.compile(r"(\d\d)_RES")
-MASK = re.compile(r"mask(\d{3,4})\.tif")
+RESULT_FOLDER = re.compile(r"(\d\d)_RES")
+MASK_FILE = re.compile(r"mask(\d{3,4})\.tif")
 
 
 class FilmWriter:
-    """Writes the results of one film, frame by frame.
+    """Write the results of one film, frame by frame.
 
     Parameters
     ----------
@@ -40,19 +40,19 @@ class FilmWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, frame: str, objects: NDArray[np.integer]) -> None:
-        """Write the next frame, and the tracks so far: what is there is valid after each frame.
+        """Write the next frame, and the tracks so far: the results are valid after each frame.
 
         Parameters
         ----------
         frame : str
-            The frame's number as its file has it, such as "007".
+            The frame's number as in the name of its file, such as "007".
         objects : integer array, shape (H, W)
             Numbered 1 … n, 0 is background.
 
         Raises
         ------
         DataError
-            More numbers than 16 bits hold.
+            There are more numbers than 16 bits hold.
         """
         number = int(frame)
         follows = self._last is not None and self._last_frame + 1 == number
@@ -68,16 +68,16 @@ class FilmWriter:
 def link(
     before: NDArray[np.integer] | None, objects: NDArray[np.integer], *, first_new: int
 ) -> NDArray[np.int64]:
-    """The objects of a frame with the numbers that they had in the frame before, others with new ones.
+    """Give objects the numbers that they had in the frame before, and new ones to the others.
 
     Parameters
     ----------
     before : integer array, shape (H, W), or None
-        Of another size it is as if there were no frame before.
+        The frame before, with its numbers; ignored if it has another size.
     objects : integer array, shape (H, W)
         0 is background.
     first_new : int
-        New numbers count from here.
+        The first of the new numbers.
 
     Examples
     --------
@@ -87,28 +87,28 @@ def link(
     values, index = np.unique(np.append(objects, 0), return_inverse=True)
     number = np.zeros(len(values), np.int64)
     if before is not None and before.shape == objects.shape:
-        olds = np.unique(np.append(before, 0))
+        old_values = np.unique(np.append(before, 0))
         shared = contingency("link", objects, before)[1:, 1:].toarray()
         if shared.size:
             most_of_new, most_of_old = shared.argmax(axis=1), shared.argmax(axis=0)
             new = np.arange(len(shared))
             mutual = (most_of_old[most_of_new] == new) & (shared.max(axis=1) > 0)
-            number[1:][mutual] = olds[1:][most_of_new[mutual]]
+            number[1:][mutual] = old_values[1:][most_of_new[mutual]]
     fresh = np.flatnonzero(number[1:] == 0) + 1
     number[fresh] = first_new + np.arange(len(fresh))
     return number[index[:-1]].reshape(objects.shape)
 
 
 def find_results(folder: Path) -> dict[str, Path]:
-    """Result files by the name of their image, such as "01_t007": of a folder ``01_RES``, or of all in it."""
+    """The result files of a folder ``01_RES``, or of all in `folder`, by image name, such as "01_t007"."""
     folder = folder.resolve()
     if not folder.is_dir():
         return {}
-    films = [folder] if RESULTS.fullmatch(folder.name) else sorted(folder.iterdir())
+    films = [folder] if RESULT_FOLDER.fullmatch(folder.name) else sorted(folder.iterdir())
     return {
         f"{film[1]}_t{mask[1]}": file
         for results in films
-        if results.is_dir() and (film := RESULTS.fullmatch(results.name))
+        if results.is_dir() and (film := RESULT_FOLDER.fullmatch(results.name))
         for file in sorted(results.iterdir())
-        if (mask := MASK.fullmatch(file.name))
+        if (mask := MASK_FILE.fullmatch(file.name))
     }

@@ -1,5 +1,7 @@
-"""Pictures, and what a run was made on.
+"""Progress on the screen, pictures, the page of a run, and the record of the machine.
 
-- `plots`: curves, overlays, samples, mistakes.
+- `recorder`: shows a training and writes its run folder.
+- `pictures`: images, labels and mistakes as arrays of RGB; `plots`: figures.
+- `page`: one HTML page about a run, from `templates/`.
 - `environment`: machine and versions.
 """

@@ -1,4 +1,4 @@
-"""The machine and the versions that a result was made with, for its record."""
+"""The machine and the versions that made a result, for its record."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numba
 
 import tinyunet
 
-PACKAGES = ("numpy", "scipy", "numba", "scikit-image")  # those that a result's last bits may depend on
+PACKAGES = ("numpy", "scipy", "numba", "scikit-image")  # the last bits of a result may depend on these
 
 
 def machine() -> dict[str, str | int]:
-    """Processor, cores that this process may use, threads that the kernels use, operating system.
+    """The processor, the cores of this process, the threads of the kernels, the operating system.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def machine() -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of tinyunet, Python and the packages that compute."""
+    """The versions of tinyunet, Python and the packages that compute."""
     return {
         "tinyunet": tinyunet.__version__,
         "python": platform.python_version(),

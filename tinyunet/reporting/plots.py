@@ -1,4 +1,4 @@
-"""Pictures of a training run and of predictions."""
+"""Figures of a training run and of predictions, drawn by Matplotlib."""
 
 from __future__ import annotations
 
@@ -16,72 +16,47 @@ from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
 from tinyunet.data import UNKNOWN
-from tinyunet.metrics.mistakes import MISTAKES, Mistakes
+from tinyunet.metrics.mistakes import Mistakes
+from tinyunet.reporting.pictures import (
+    RED,
+    class_picture,
+    grey_or_colour,
+    mistakes_legend,
+    mistakes_picture,
+    overlay,
+    wrong_pixels,
+)
 from tinyunet.sampling import Sample
+from tinyunet.training.atomic_write import replacing
 
 Log = Sequence[dict[str, Any]]
 
+MAX_HEIGHT = 24  # inches, four times the width of a panel
 INK, ACCENT, GOOD, FAINT = "#1a1a1a", "#c0392b", "#2471a3", "#b8b8b8"
-RED, BLUE = (230, 57, 70), (86, 180, 233)  # on grey images
-SAND = (214, 190, 138)
-TALLEST = 24  # inches, of a picture whose width is given: as tall as four squares
-MISTAKE_COLOURS = {  # Okabe and Ito's, which colour-blind readers can tell apart
-    "border": (240, 228, 66),
-    "confused": (86, 180, 233),
-    "added": (204, 121, 167),
-    "split": (0, 158, 115),
-    "merged": (213, 94, 0),
-    "missed": (0, 114, 178),
-}
 
 
-def grey_or_colour(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """An image (H, W, C) as 8-bit RGB to look at, its darkest and brightest percent clipped.
-
-    Three channels are taken as red, green and blue; of any other number the first is shown in grey.
-    """
-    channels = (image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)).astype(np.float32)
-    low, high = np.percentile(channels, (1, 99))
-    scaled = np.clip((channels - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-    return (255 * scaled).astype(np.uint8)
-
-
-def overlay(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
-    """The image in grey with the outline of each object in red, (H, W, 3)."""
-    return outlined(grey_or_colour(image), instances)
-
-
-def outlined(picture: NDArray[np.uint8], instances: NDArray[Any]) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) with the outline of each object in red; none around what is unknown."""
-    outlines = find_boundaries(instances.clip(0), mode="inner")
-    return np.where(outlines[:, :, np.newaxis], np.array(RED, np.uint8), picture)
-
-
-def class_picture(classes: NDArray[np.integer], num_classes: int) -> NDArray[np.uint8]:
-    """Classes (H, W) as 8-bit RGB from black, class 0, to white; sand where they are `UNKNOWN`."""
-    grey = (255.0 * classes.clip(0) / max(num_classes - 1, 1)).astype(np.uint8)
-    picture = np.repeat(grey[:, :, np.newaxis], 3, axis=2)
-    picture[classes == UNKNOWN] = SAND
-    return picture
+def _save(figure: Figure, path: Path, *, dpi: int) -> None:
+    with replacing(path) as file:
+        figure.savefig(file, dpi=dpi, format=path.suffix.removeprefix("."))
 
 
 def _literal(text: str) -> str:
-    """Text that is drawn as it stands: Matplotlib takes what is between two dollar signs for a formula."""
+    """Escape dollar signs: Matplotlib reads the text between two of them as a formula."""
     return text.replace("$", r"\$")
 
 
 def plot_curves(log: Log, path: Path) -> None:
-    """Loss at each step with its running mean, and the scores on the held-out images."""
+    """Draw the loss at each step with its running mean, and the scores on the held-out images."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, (title, draw) in zip((left, right), HALVES.items(), strict=True):
         draw(axes, log, INK)
         axes.set_title(title)
-    figure.savefig(path, dpi=110)
+    _save(figure, path, dpi=110)
 
 
 def curves_as_svg(log: Log, *, ink: str = INK) -> dict[str, str]:
-    """The two halves of `plot_curves` by their titles, as SVG without background; lines and text in `ink`."""
+    """Draw the halves of `plot_curves` as SVG, by their titles; no background, lines and text in `ink`."""
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     settings: dict[Any, Any] = {
         **dict.fromkeys(names, ink),
@@ -108,7 +83,7 @@ def _draw_losses(axes: Axes, log: Log, ink: str) -> None:
     mean = np.convolve(losses, np.full(window, 1 / window), "valid")
     axes.plot(numbers[window - 1 :], mean, color=ink, label=f"mean of {window} steps")
     axes.legend(frameon=False)
-    highest = 1.3 * float(np.percentile(losses, 98))  # the first steps would squeeze all others
+    highest = 1.3 * float(np.percentile(losses, 98))  # the first steps would squash all others
     axes.set(xlabel="step", ylabel="weighted cross-entropy", ylim=(0, highest))
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -135,45 +110,34 @@ def plot_examples(
     *,
     title: str,
 ) -> None:
-    """A row for each image: the image, its classes, the probability of the last class, and the mistakes."""
+    """Draw a row for each image: image, classes, probability of the last class, and mistakes."""
     rows = len(probabilities)
     figure = Figure(figsize=(11, 2.9 * rows), layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
-    heads = ("image", "label", _which_probability(probabilities[0]), "wrong pixels")
+    titles = ("image", "label", _probability_title(probabilities[0]), "wrong pixels")
     for axes, image, label, probability in zip(grid, images, labels, probabilities, strict=False):
         axes[0].imshow(grey_or_colour(image))
         axes[1].imshow(class_picture(label, probability.shape[2]))
         axes[2].imshow(probability[:, :, -1], cmap="gray", vmin=0, vmax=1)
         axes[3].imshow(wrong_pixels(image, label, probability))
-    for axes, head in zip(grid[0], heads, strict=True):
-        axes.set_title(head, fontsize=10)
+    for axes, column in zip(grid[0], titles, strict=True):
+        axes.set_title(column, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
-    figure.suptitle(f"{title}    {_colours_of(labels[:rows])}", fontsize=10)
-    figure.savefig(path, dpi=100)
+    figure.suptitle(f"{title}    {_colour_key(labels[:rows])}", fontsize=10)
+    _save(figure, path, dpi=100)
 
 
-def _which_probability(probabilities: NDArray[np.floating]) -> str:
-    """What the picture of the last class's probability shows."""
+def _probability_title(probabilities: NDArray[np.floating]) -> str:
+    """The title of the picture of the last class's probability."""
     classes = probabilities.shape[2]
     return "predicted probability" + (f" of class {classes - 1}" if classes > 2 else "")
 
 
-def _colours_of(labels: Sequence[NDArray[np.integer]]) -> str:
-    """What the colours of `wrong_pixels` mean, and that of `class_picture`."""
+def _colour_key(labels: Sequence[NDArray[np.integer]]) -> str:
+    """The meaning of the colours of `wrong_pixels` and `class_picture`."""
     unknown = ", sand: not labelled" if any((label == UNKNOWN).any() for label in labels) else ""
-    return f"red: background taken for a class, blue: the other mistakes{unknown}"
-
-
-def wrong_pixels(
-    image: NDArray[Any], label: NDArray[np.integer], probability: NDArray[np.floating]
-) -> NDArray[np.uint8]:
-    """The image, dark so that single pixels are seen, with wrong ones in red and blue, (H, W, 3)."""
-    picture = grey_or_colour(image) // 2
-    wrong = probability.argmax(axis=2) != label
-    picture[wrong & (label > 0)] = BLUE
-    picture[wrong & (label == 0)] = RED
-    return picture
+    return f"red: background predicted as a class, blue: other mistakes{unknown}"
 
 
 def plot_comparison(
@@ -184,14 +148,14 @@ def plot_comparison(
     *,
     title: str,
 ) -> None:
-    """Two rows for each image: itself and each network's probability, its classes and each one's mistakes.
+    """Draw two rows for each image: the image and each network's probability; the classes and its mistakes.
 
     Parameters
     ----------
     images, labels : sequence of array, (H, W, C) and (H, W)
         Labels are classes.
     probabilities : mapping of str to sequence of array, each (H, W, K)
-        By the head of the column; of these images.
+        Of these images, by the title of the network's column.
     path : Path
     title : str
     """
@@ -208,41 +172,17 @@ def plot_comparison(
         axes.set_title(head, fontsize=10)
     for axes in grid.flat:
         axes.set_axis_off()
-    above = _which_probability(next(iter(probabilities.values()))[0])
-    figure.suptitle(f"{title}\nabove: {above}; below: {_colours_of(labels)}", fontsize=10)
-    figure.savefig(path, dpi=100)
-
-
-def mistakes_picture(image: NDArray[Any], mistakes: Mistakes) -> NDArray[np.uint8]:
-    """The image in grey with the mistakes coloured by kind, (H, W, 3)."""
-    grey = grey_or_colour(image).astype(np.float32)
-    coloured = grey.copy()
-    for number, name in enumerate(MISTAKES, 1):
-        share = 1.0 if name == "border" else 0.7  # a line is seen when solid, an area is seen through
-        here = mistakes.kinds == number
-        coloured[here] = (1 - share) * grey[here] + share * np.array(MISTAKE_COLOURS[name], np.float32)
-    return coloured.astype(np.uint8)
-
-
-def mistakes_legend(mistakes: Mistakes) -> dict[str, tuple[str, str]]:
-    """Of each kind of mistake, the gravest first: its colour as #rrggbb and its count with the unit."""
-    pixels = "objects" not in mistakes.counts
-    return {
-        name: (
-            "#{:02x}{:02x}{:02x}".format(*MISTAKE_COLOURS[name]),
-            f"{mistakes.counts[name]:,}{' px' if pixels or name == 'border' else ''}",
-        )
-        for name in reversed(MISTAKES)
-        if name in mistakes.counts
-    }
+    above = _probability_title(next(iter(probabilities.values()))[0])
+    figure.suptitle(f"{title}\nabove: {above}; below: {_colour_key(labels)}", fontsize=10)
+    _save(figure, path, dpi=100)
 
 
 def plot_mistakes(
     image: NDArray[Any], labels: NDArray[np.integer], mistakes: Mistakes, path: Path, *, title: str
 ) -> None:
-    """The image with the true outlines, and beside it with the mistakes coloured by kind and counted."""
+    """Draw the image with the true outlines, and beside it with the mistakes, coloured and counted."""
     height, width = image.shape[:2]
-    figure = Figure(figsize=(12, min(6 * height / width, TALLEST) + 0.8), layout="constrained")
+    figure = Figure(figsize=(12, min(6 * height / width, MAX_HEIGHT) + 0.8), layout="constrained")
     panels = {"true outlines": overlay(image, labels), "mistakes": mistakes_picture(image, mistakes)}
     for axes, (head, picture) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         axes.imshow(picture, interpolation="nearest")
@@ -255,11 +195,11 @@ def plot_mistakes(
         for name, (colour, count) in mistakes_legend(mistakes).items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.savefig(path, dpi=100)
+    _save(figure, path, dpi=100)
 
 
 def sample_pictures(sample: Sample, most: float) -> dict[str, NDArray[np.uint8]]:
-    """The parts of `plot_samples` as pictures (H, W, 3): white in the weight map is the weight `most`."""
+    """The parts of `plot_samples` as pictures (H, W, 3); in the weight map, `most` is the brightest."""
     tile, target, weight = grey_or_colour(sample.image[0]), sample.target[0], sample.weight[0]
     margin = (tile.shape[0] - target.shape[0]) // 2
     frame = np.zeros(tile.shape[:2], bool)
@@ -275,7 +215,7 @@ def sample_pictures(sample: Sample, most: float) -> dict[str, NDArray[np.uint8]]
 
 
 def plot_samples(samples: Mapping[str, Sample], path: Path) -> None:
-    """A row for each sample: the image tile, the classes in its middle, and their weights in the loss."""
+    """Draw a row for each sample: the image tile, the classes in its middle, and their weights."""
     figure = Figure(figsize=(11, 3.9 * len(samples)), layout="constrained")
     most = max(float(sample.weight.max()) for sample in samples.values())
     for axes, (name, sample) in zip(
@@ -298,4 +238,4 @@ def plot_samples(samples: Mapping[str, Sample], path: Path) -> None:
     figure.suptitle(
         f"{_literal(shown_images)}: the network sees the tile and predicts the square", fontsize=10
     )
-    figure.savefig(path, dpi=110)
+    _save(figure, path, dpi=110)

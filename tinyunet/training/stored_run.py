@@ -1,21 +1,17 @@
-"""A run that was stored: the configuration it was started with, and what it makes of its held-out images."""
+"""Read a stored run: the options it was started with, and its predictions of images it has not seen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
-from tinyunet.data import ImageSet, normalise
+from tinyunet.data import ImageSet
 from tinyunet.data.fingerprint import seen
 from tinyunet.errors import CheckpointError, DataError, first_names
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
-from tinyunet.prediction.instances import label_instances
-from tinyunet.prediction.tiling import predict_tiled
+from tinyunet.prediction.segmentation import segment_all
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.checkpoint import Checkpoint
@@ -59,36 +55,28 @@ def stored_data(checkpoint: Checkpoint) -> DataOptions:
     return DataOptions(**{name: checkpoint.config[name] for name in names})
 
 
-def predict_images(
-    model: Network, checkpoint: Checkpoint, images: ImageSet, *, symmetries: int = 1, cut: bool = True
+def predict_unseen(
+    model: Network, checkpoint: Checkpoint, images: ImageSet, *, symmetries: int = 1, split: bool = True
 ) -> Iterator[Prediction]:
-    """Probabilities and objects of each image, one after the other.
+    """Segment images that a run has not trained on, one after the other.
 
     Parameters
     ----------
     model, checkpoint
-        As `load_model` gives them; the tile is the one of training.
+        From `load_model`; the tile is that of training.
     images : ImageSet
-    symmetries : {1, 8}
-        As in `predict_tiled`.
-    cut : bool
-        Whether objects are cut at narrow necks, as in `label_instances`; otherwise what is connected is one.
+    symmetries, split
+        As in `segment`.
 
     Raises
     ------
     DataError
-        An image was trained on, or they do not have the network's channels.
+        An image was trained on, or the images do not have the network's channels.
     """
     require_channels(model, images)
     _require_unseen(checkpoint, images)
-
-    def predict(image: NDArray[Any]) -> Prediction:
-        probabilities = predict_tiled(
-            model, normalise(image), tile=checkpoint.config["tile"], symmetries=symmetries
-        )
-        return Prediction(probabilities, label_instances(probabilities, split_depth=1.0 if cut else None))
-
-    return map(predict, images.images)
+    tile = checkpoint.config["tile"]
+    return segment_all(model, images, tile=tile, symmetries=symmetries, split=split)
 
 
 def require_channels(model: Network, images: ImageSet) -> None:
@@ -105,10 +93,10 @@ def require_channels(model: Network, images: ImageSet) -> None:
 def _require_unseen(checkpoint: Checkpoint, images: ImageSet) -> None:
     if names := seen(images, checkpoint.images):
         raise DataError(
-            f"{images.source}: images that are held out now were trained on, the set is not what it was",
+            f"{images.source}: images that are held out now were trained on, the set has changed",
             {
                 "trained on": f"{len(names)}: {first_names(names)}",
                 "held out in training": first_names(checkpoint.images["held out"]),
             },
-            "bring the set back, with its options; or predict other images and compare with their labels",
+            "restore the set and its options; or predict other images and compare these with their labels",
         )

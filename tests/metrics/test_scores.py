@@ -1,0 +1,151 @@
+"""Scores of single images: what each measure counts, and where mistakes are marked."""
+
+import math
+
+import numpy as np
+import pytest
+from segmentations import membranes, noisy, squares
+from stardist.matching import matching
+
+from tinyunet import metrics
+from tinyunet.data import UNKNOWN, ImageSet
+from tinyunet.metrics.mistakes import BORDER, MISTAKES, find_class_mistakes, find_mistakes
+from tinyunet.metrics.scores import Prediction, score_image, score_images, summarise
+
+PIXELS = {"pixel_error", "mean_iou", "iou_0", "iou_1", "dice_0", "dice_1"}
+
+
+def test_a_gap_in_a_membrane_is_a_merger():
+    """One pixel joins two cells: it is the only one that warping cannot undo."""
+    truth, classes = membranes(), membranes()
+    classes[10, 5] = 1
+    prediction = Prediction(np.eye(2, dtype=np.float32)[classes], None)
+    _, (scores,) = summarise([score_image("gap", prediction, truth, "binary", 2)])
+    assert scores.values["split_merge_error"] == scores.values["warping_error"] == 1 / truth.size
+    assert scores.mistakes.counts == {
+        "objects": 20, "missed": 0, "split": 0, "merged": 2, "added": 0, "border": 1,
+    }  # fmt: skip
+
+
+def test_an_empty_prediction_is_not_the_best_of_all_by_its_threshold():
+    """At threshold 1 no prediction has splits or mergers; the measure must not be taken there."""
+    truth = membranes()
+    _, (scores,) = summarise([score_image("noise", Prediction(noisy(truth), None), truth, "binary", 2)])
+    assert scores.values["split_merge_error"] > 0
+
+
+def test_mistakes_are_marked_where_they_are():
+    truth, objects = squares()
+    kinds = find_mistakes(objects[0], truth[0]).kinds
+    at = {"missed": (25, 45), "split": (5, 22), "merged": (25, 15), "added": (35, 53), "border": (2, 5)}
+    assert {name: MISTAKES[kinds[y, x] - 1] for name, (y, x) in at.items()} == {name: name for name in at}
+    assert kinds[5, 5] == 0  # found, but for its border
+    assert kinds[35, 5] == 0  # background, rightly
+    assert not find_mistakes(truth[0], truth[0]).kinds.any()
+
+
+def test_mistakes_do_not_depend_on_the_numbers():
+    truth, objects = squares()
+    odd = np.where(objects[0] > 0, 60_000 - objects[0].astype(int) * 7, 0)
+    one, other = find_mistakes(objects[0], truth[0]), find_mistakes(odd, truth[0] * 1000)
+    assert one.counts == other.counts
+    np.testing.assert_array_equal(one.kinds, other.kinds)
+
+
+def test_half_an_object_is_not_more_than_half():
+    """An object with exactly half in each of two true ones belongs to neither."""
+    truth = np.repeat(np.array([[0, 1, 1, 2, 2, 0]]), 4, axis=0)
+    across = np.repeat(np.array([[0, 0, 3, 3, 0, 0]]), 4, axis=0)
+    counts = find_mistakes(across, truth).counts
+    assert (counts["missed"], counts["added"], counts["merged"]) == (2, 1, 0)
+
+
+def test_images_that_lack_the_highest_class():
+    """Labels with two classes can be compared with a network that knows three."""
+    truth = np.zeros((20, 20), int)
+    truth[:, 10:] = 1
+    prediction = Prediction(np.eye(3, dtype=np.float32)[truth], None)
+    assert score_image("x", prediction, truth, "classes", 2).values["iou_2"] == 1
+
+
+@pytest.mark.parametrize("distance", range(4))
+def test_how_far_a_border_reaches(distance):
+    truth = np.zeros((20, 20), np.uint8)
+    truth[:, 10:] = 1
+    classes = truth.copy()
+    classes[10, 10 + distance] = 0
+    counts = find_class_mistakes(classes, truth).counts
+    assert (counts["border"], counts["missed"]) == ((1, 0) if distance < BORDER else (0, 1))
+
+
+@pytest.mark.parametrize(("objects", "score"), [(0, 1.0), (1, 0.0)])
+def test_no_objects(objects, score):
+    """With nothing to find, an empty prediction is perfect and any object is wrong."""
+    found = np.zeros((20, 20), np.uint8)
+    found[5:10, 5:10] = objects
+    prediction = Prediction(np.eye(2, dtype=np.float32)[found], found)
+    _, (scores,) = summarise([score_image("x", prediction, np.zeros((20, 20), int), "instances", 2)])
+    assert scores.values["seg"] == scores.values["average_precision"] == score
+    assert scores.mistakes.counts["added"] == objects
+    assert all(value is not None and math.isfinite(value) for value in scores.values.values())
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes"])
+def test_unknown_pixels_do_not_count(kind):
+    """Per-pixel scores are those of the left half, whatever was predicted in the unknown right half."""
+    truth, wrong = membranes((40, 50)).astype(np.int32), membranes((40, 50), 7)
+    labels = np.where(np.arange(50) < 25, truth, UNKNOWN)
+    probabilities = np.where(np.arange(50)[:, None] < 25, noisy(truth), noisy(wrong))
+    half, whole = (
+        score_image("x", Prediction(p, None), t, kind, 2)
+        for p, t in ((probabilities[:, :25], truth[:, :25]), (probabilities, labels))
+    )
+    for name in PIXELS:
+        assert whole.values[name] == pytest.approx(half.values[name], rel=1e-12)
+    assert whole.mistakes.counts["border"] <= half.mistakes.counts["border"] + 40  # the half's own edge
+    assert not whole.mistakes.kinds[:, 25:].any()
+    other = score_image(
+        "x", Prediction(np.where(labels[..., None] < 0, 0.5, probabilities), None), labels, kind, 2
+    )
+    assert other.values == whole.values
+    for name, curve in whole.by_threshold.items():
+        np.testing.assert_array_equal(curve, other.by_threshold[name])
+
+
+def test_objects_in_unknown_pixels_are_neither_right_nor_wrong():
+    """SEG and average precision leave out the objects that are unknown in more than half of their pixels."""
+    truth, objects = squares()
+    labels = truth[0].astype(np.int32)
+    labels[30:, 45:] = UNKNOWN  # object 11, which is added there, lies in it
+    labels[:, 58:] = UNKNOWN
+    grown = objects[0].copy()
+    grown[2:10, 50:60] = 12  # reaches into it, by less than half: stays, whole
+    prediction = Prediction(np.eye(2, dtype=np.float32)[(grown > 0).astype(int)], grown)
+    scores = score_image("x", prediction, labels, "instances", 2)
+    judged = np.where(grown == 11, 0, grown)
+    assert scores.values["seg"] == metrics.seg(judged, truth[0])
+    assert scores.values["average_precision_0.5"] == matching(truth[0], judged, 0.5).accuracy
+    assert scores.mistakes.counts["added"] == 0
+    assert scores.mistakes.kinds[2:10, 50:58].all()
+    assert not scores.mistakes.kinds[2:10, 58:].any()
+
+
+def test_a_set_is_scored_one_image_after_the_other():
+    """No prediction is made before the scores of the last one were taken."""
+    labels = [membranes(), membranes(every=7)]
+    images = ImageSet([np.zeros((40, 50, 1))] * 2, ["a", "b"], labels, "binary", 2)
+    made = []
+
+    def predictions():
+        for number, label in enumerate(labels):
+            made.append(number)
+            yield Prediction(noisy(label), None, seconds=number + 1.0)
+
+    scored = score_images(images, predictions())
+    for number, name in enumerate(images.names):
+        prediction, scores = next(scored)
+        assert (made[-1], scores.name, prediction.seconds) == (number, name, number + 1)
+        expected = score_image(name, prediction, labels[number], "binary", 2)
+        assert scores.values == expected.values
+    with pytest.raises(ValueError, match="shorter"):
+        list(score_images(images, iter([Prediction(noisy(labels[0]), None)])))
