@@ -1,4 +1,4 @@
-"""The results page, written from the records: no number on it is typed by hand but the papers' own."""
+"""Write the results page from the records; only the papers' own numbers are typed by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.pictures import plot_examples, plot_scores
 from experiments.tasks import TASKS, Comparison, Run, Task, Variant
 from tinyunet.metrics.naming import format_value, lower_is_better, readable_name
 
-WIDEST = 1200  # px: of the networks' picture
+MAX_WIDTH = 1200  # px, of the picture of the networks
 
 Record = dict[str, Any]
 Records = Mapping[Run, Record]
@@ -27,7 +27,7 @@ def write_page(page: Path, records: Mapping[Run | Comparison, Record]) -> None:
     ----------
     page : Path
     records : mapping of Run or Comparison to record
-        Of a task without records the page says that it was not run.
+        The page says of a task without records that it was not run.
     """
     images = page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -59,12 +59,12 @@ def _render(**facts: Any) -> str:
 
 
 def section(task: Task, records: Records, images: Path) -> dict[str, Any]:
-    """What the template needs of a task with records. Draws the pictures."""
+    """Draw the pictures of a task with records; returns what the template needs."""
     scores, examples = (images / f"results_{task.name}{part}" for part in (".png", "_examples.jpg"))
     plot_scores(task, records, scores)
     plot_examples([run for run in records if run.seed == 0], examples)
     first = next(iter(records))
-    trained = {run.folder: record["train_seconds"] for run, record in records.items()}  # each once
+    trained = {run.folder: record["train_seconds"] for run, record in records.items()}  # each training once
     return {
         "task": task,
         "pictures": [f"images/{file.name}" for file in (scores, examples) if file.exists()],
@@ -81,7 +81,7 @@ def section(task: Task, records: Records, images: Path) -> dict[str, Any]:
 
 
 def _made(records: Sequence[Record]) -> dict[str, str]:
-    """When, where and with which versions; usually one of each."""
+    """Days, machines and versions of the records; usually one of each."""
     return {
         "days": ", ".join(sorted({record["at"][:10] for record in records})),
         "machines": "; ".join(sorted({_machine(record) for record in records})),
@@ -90,12 +90,12 @@ def _made(records: Sequence[Record]) -> dict[str, str]:
 
 
 def comparison(records: Mapping[Comparison, Record], images: Path) -> dict[str, Any]:
-    """What the template needs of the three networks. Keeps a small copy of the first seed's picture."""
+    """Save a small copy of the first seed's picture of the networks; returns what the template needs."""
     first = next(iter(records))
     picture = images / "results_compare.jpg"
     if (drawn := first.folder / "comparison.png").is_file():
         small = Image.open(drawn).convert("RGB")
-        small.thumbnail((WIDEST, 2 * WIDEST))
+        small.thumbnail((MAX_WIDTH, 2 * MAX_WIDTH))
         small.save(picture, quality=85)
     measures = first.task.measures
     return {
@@ -114,8 +114,8 @@ def comparison(records: Mapping[Comparison, Record], images: Path) -> dict[str, 
 
 
 def network_row(name: str, results: Sequence[Record], measures: Sequence[str]) -> dict[str, Any]:
-    """A network's figures, of one result for each seed."""
-    slid = [result["brute_force"] for result in results if result["brute_force"]]
+    """A network's row of the table, from one result per seed."""
+    brute_force = [result["brute_force"] for result in results if result["brute_force"]]
     return {
         "name": {"unet": "U-Net", "fcn": "FCN-8s"}.get(name, name.replace("-", " ")),
         "cells": [
@@ -126,17 +126,17 @@ def network_row(name: str, results: Sequence[Record], measures: Sequence[str]) -
         "steps": f"{statistics.mean(result['steps'] for result in results):,.0f}",
         "seconds": f"{statistics.mean(result['seconds_per_image'] for result in results):.2f}",
         "multiplications": f"{results[0]['multiplications_per_pixel']:,.0f}",
-        "slid": {
-            "seconds": f"{statistics.mean(one['seconds_per_image'] for one in slid):,.0f}",
-            "multiplications": f"{slid[0]['multiplications_per_pixel']:,.0f}",
+        "brute_force": {
+            "seconds": f"{statistics.mean(one['seconds_per_image'] for one in brute_force):,.0f}",
+            "multiplications": f"{brute_force[0]['multiplications_per_pixel']:,.0f}",
         }
-        if slid
+        if brute_force
         else None,
     }
 
 
 def rows(task: Task, records: Records) -> Iterator[dict[str, Any]]:
-    """A row of the table for each variant that has records."""
+    """The table's row of each variant that has records."""
     reference = _by_seed(task.variants[0], records)
     for variant in task.variants:
         by_seed = _by_seed(variant, records)
@@ -159,7 +159,7 @@ def _by_seed(variant: Variant, records: Records) -> dict[int, Record]:
 
 
 def mean_and_spread(values: Sequence[float | None]) -> str:
-    """The mean over the seeds, and the standard deviation if there are two; a dash if a seed has no value.
+    """Format the mean over the seeds and its standard deviation; a dash if a seed has no value.
 
     >>> mean_and_spread([0.5, 0.75, 1.0]), mean_and_spread([0.25]), mean_and_spread([0.5, None])
     ('0.7500 ± 0.2500', '0.2500', '–')
@@ -173,7 +173,7 @@ def mean_and_spread(values: Sequence[float | None]) -> str:
 
 
 def verdict(measure: str, variant: Mapping[int, Record], reference: Mapping[int, Record]) -> str:
-    """How the variant differs from the reference with the same seed, and with how many seeds it is better.
+    """Say how the variant differs from the reference, and with how many seeds it is better.
 
     >>> def scored(*values):
     ...     return {seed: {"scores": {"seg": value}} for seed, value in enumerate(values)}

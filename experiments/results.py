@@ -1,8 +1,8 @@
 """python -m experiments.results: run the comparisons of the results page, and write it.
 
-Each run is two commands that anyone can type, `tinyunet.train` and `tinyunet.evaluate`; what they wrote
-becomes a line of JSON in a folder of records, and the page is made of these lines. Runs that have their line
-are not run again, a training that was stopped goes on: this command can be stopped and started at any time.
+Each run is two commands that anyone can type, `tinyunet.train` and `tinyunet.evaluate`. Their results become
+a line of JSON in a folder of records, and the page is made of these lines. A run that has a line is not
+repeated, and a training that was stopped continues: this command can be stopped and started at any time.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ Job = Run | Comparison
 
 @dataclass(frozen=True)
 class Options:
-    """Run what is missing of the results page's comparisons, one run after the other, and write the page."""
+    """Run the missing comparisons of the results page, one run after the other, and write the page."""
 
     tasks: tuple[str, ...] = (*TASKS, COMPARE)
-    """Which to run: isbi, nuclei, compare. The page always has all that there are records of."""
+    """Tasks to run: isbi, nuclei, compare. The page always shows all tasks that have records."""
     seeds: int = 3
     """Runs of each variant, with the seeds 0, 1, …"""
     steps: int | None = None
-    """Of each training; each task has its own when left out."""
+    """Steps of each training; those of the task if omitted."""
     minutes: float = 2.0
-    """Of training for each of the networks that tinyunet.compare trains."""
+    """Training time of each network in tinyunet.compare."""
     data: Path = Path("../shared/data")
-    """Folder of the .npz files; as given, it stands in the page's commands."""
+    """Folder of the .npz files; the commands on the page show it as given."""
     runs: Path = Path("runs/results")
     """Folder for the trainings and their scores."""
     records: Path = Path("experiments/records")
-    """Folder for the records, a file of JSON lines for each task."""
+    """Folder for the records, one file of JSON lines per task."""
     page: Path = Path("docs/results.md")
-    """The page; its pictures go into images/ beside it."""
+    """File of the page; its pictures go into images/ beside it."""
     dry: bool = False
-    """Run nothing: list the commands that are missing and write the page of what there is."""
+    """Run nothing: list the missing commands, and write the page from the existing records."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.tasks if name not in (*TASKS, COMPARE)]:
@@ -58,12 +58,12 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Parse the options and run the command."""
     command_line.run(lambda: results(tyro.cli(Options, prog="python -m experiments.results", args=arguments)))
 
 
 def results(options: Options) -> None:
-    """Run, record, write the page."""
+    """Make the missing runs, record them, and write the page."""
     planned = list(plan(options))
     missing = [job for job in planned if find_record(options.records, job) is None]
     print(f"{len(planned)} runs, {len(missing)} of them missing", flush=True)
@@ -81,7 +81,7 @@ def results(options: Options) -> None:
 
 
 def plan(options: Options) -> Iterator[Job]:
-    """All that is to be run: every variant with one seed, then with the next, so that a part is of use."""
+    """All runs: every variant with one seed, then with the next, so that a part of them is useful."""
     for name in options.tasks:
         for seed in range(options.seeds):
             if name == COMPARE:
@@ -95,21 +95,21 @@ def plan(options: Options) -> Iterator[Job]:
 
 
 def carry_out(job: Job) -> dict[str, Any]:
-    """Run the commands; what they found, for the record."""
+    """Run the commands; returns their results, for the record."""
     if isinstance(job, Comparison):
         _call("tinyunet.compare", *job.compare, "--overwrite")
         return json.loads((job.folder / "comparison.json").read_text())
     train(job)
     _call("tinyunet.evaluate", *job.evaluate, "--overwrite")
-    return found(job)
+    return read_results(job)
 
 
 def train(run: Run) -> None:
-    """Train, unless this very training has been finished; go on with it if it was stopped."""
+    """Train, unless this training is finished; continue it if it was stopped."""
     folder = RunFolder(run.folder)
     log = folder.read_log()
     started = next((record["command"] for record in log if record["event"] == "started"), "")
-    if not started.startswith(run.commands[0]):  # another one, or none
+    if not started.startswith(run.commands[0]):  # a training with other options, or none
         _call("tinyunet.train", *run.train, "--overwrite")
     elif not any(record["event"] == "finished" for record in log):
         again = ("--resume", str(folder.path)) if folder.last.exists() else (*run.train, "--overwrite")
@@ -117,18 +117,18 @@ def train(run: Run) -> None:
 
 
 def _call(module: str, *arguments: str) -> None:
-    """Run a command as a process of its own, whose output is seen."""
+    """Run a command in its own process, which shares the output."""
     process = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
     if process.returncode:
         raise RunError(
             f"{module} ended with status {process.returncode}",
             {"arguments": " ".join(arguments)},
-            "mend what it says above, then start this command again: finished runs are kept",
+            "correct the error above, then start this command again: finished runs are kept",
         )
 
 
-def found(run: Run) -> dict[str, Any]:
-    """What the page needs of a run, from the files that the two commands wrote."""
+def read_results(run: Run) -> dict[str, Any]:
+    """Read what the page needs of a run from the files of the two commands."""
     log = RunFolder(run.folder).read_log()
     scores = json.loads((run.scores / "scores.json").read_text())
     started = next(record for record in log if record["event"] == "started")
@@ -143,9 +143,9 @@ def found(run: Run) -> dict[str, Any]:
     }
 
 
-def append_record(folder: Path, job: Job, found: dict[str, Any]) -> None:
-    """Add a line to the file of its kind."""
-    record = {"name": job.name, "options": job.options, "commands": job.commands, **found}
+def append_record(folder: Path, job: Job, results: dict[str, Any]) -> None:
+    """Add a line to the task's file of records."""
+    record = {"name": job.name, "options": job.options, "commands": job.commands, **results}
     file = _file(folder, job)
     with command_line.writing(file):
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def append_record(folder: Path, job: Job, found: dict[str, Any]) -> None:
 
 
 def find_record(folder: Path, job: Job) -> dict[str, Any] | None:
-    """The newest record of the very same options, wherever its files were."""
+    """The newest record of a run with the same options, wherever its files were."""
     file = _file(folder, job)
     lines: Sequence[str] = file.read_text().splitlines() if file.exists() else ()
     return next((r for r in map(json.loads, reversed(lines)) if r["options"] == list(job.options)), None)

@@ -1,4 +1,4 @@
-"""What the results page compares: on which images, trained how, and in what the variants differ."""
+"""The comparisons of the results page: images, training, and the differences between the variants."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train and to judge.
+    """One way to train and to evaluate.
 
     Attributes
     ----------
     name, title : str
-        For files, and for people.
+        One for files, one for people.
     train, evaluate : tuple of str
-        Options that not all variants of the task have. Variants that train alike share the training.
+        Options beyond those that all variants share. Variants with the same `train` share the training.
     """
 
     name: str
@@ -27,21 +27,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Task:
-    """One set of images and its variants, of which the first is the one that the others are compared with.
+    """One set of images and its variants; the others are compared with the first.
 
     Attributes
     ----------
     name, title : str
     file : str
-        In the folder of the data.
+        Its name in the folder of the data.
     holdout : str
         As tinyunet.train takes it: a fixed split, the same for all seeds.
     train : tuple of str
         Options that all variants share.
     steps : int
-        Of each training.
+        Steps of each training.
     measures : tuple of str
-        Those of tinyunet.evaluate that the page shows; the first decides what "better" means.
+        Measures of tinyunet.evaluate on the page; the first decides what "better" means.
     variants : tuple of Variant
     """
 
@@ -60,12 +60,9 @@ RIGID = ("--augmentation.elastic-sigma", "0")
 SAME = ("--padding", "same")
 EIGHT = ("--symmetries", "8")
 UNCUT = ("--no-split",)
-MOMENTUM = (
-    "--momentum",
-    "0.9",
-)  # in place of 0.99: with ten times the learning rate, steps as long in the end
+MOMENTUM = ("--momentum", "0.9")  # with ten times the learning rate its steps are as long as with 0.99
 
-COMPARE = "compare"  # beside the tasks: the three networks, on the images of the first task
+COMPARE = "compare"  # besides the tasks: the three networks, on the images of the first task
 TASKS = {
     task.name: task
     for task in (
@@ -116,10 +113,10 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed: where it is stored, and the two commands that make it.
+    """One variant with one seed: where it is stored, and its two commands.
 
-    The first is the training of the variant, the second judges the weights after the last step, which the
-    held-out images had no part in choosing. For that reason they are looked at only once, in the end.
+    The first command trains; the second scores the weights after the last step. So the held-out images, which
+    are predicted only once, in the end, play no part in choosing the weights.
     """
 
     task: Task
@@ -131,12 +128,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name for people."""
         return f"{self.task.title}; {self.variant.title}; seed {self.seed}"
 
     @property
     def folder(self) -> Path:
-        """The training's; the same for all variants that train alike."""
+        """The training's folder, the same for all variants that train alike."""
         first = next(other for other in self.task.variants if other.train == self.variant.train)
         return self.runs / f"{self.task.name}-{first.name}-{self.steps}-{self.seed}"
 
@@ -147,7 +144,7 @@ class Run:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """All that decides the scores: the options of both commands, without the names of files."""
+        """Everything that decides the scores: the options of both commands, without names of files."""
         return (*self._training, *self.variant.evaluate)
 
     @property
@@ -168,7 +165,7 @@ class Run:
 
     @property
     def commands(self) -> tuple[str, str]:
-        """Both as they are typed."""
+        """Both commands as they are typed."""
         return (
             shlex.join(("python", "-m", "tinyunet.train", *self.train)),
             shlex.join(("python", "-m", "tinyunet.evaluate", *self.evaluate)),
@@ -177,7 +174,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The three networks with one seed, by tinyunet.compare, on the images of a task."""
+    """A run of tinyunet.compare: the three networks with one seed, on the images of a task."""
 
     task: Task
     seed: int
@@ -187,7 +184,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name for people."""
         return f"U-Net, FCN and sliding window; seed {self.seed}"
 
     @property
@@ -197,7 +194,7 @@ class Comparison:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """All that decides the scores, but the machine's speed."""
+        """Everything that decides the scores, except the machine's speed."""
         where = ("--holdout", self.task.holdout, *self.task.variants[0].train)
         return (*where, "--minutes", f"{self.minutes:g}", "--seed", str(self.seed))
 

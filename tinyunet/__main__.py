@@ -1,4 +1,4 @@
-"""python -m tinyunet COMMAND, or tinyunet COMMAND; the commands are below."""
+"""python -m tinyunet COMMAND, or tinyunet COMMAND: run one of the commands."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ COMMANDS = ("doctor", "train", "predict", "evaluate", "compare", "report", "comp
 
 
 def main() -> None:
-    """Hand over to a command, which has its own --help."""
+    """Run a command, which has its own --help."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        asked_for = sys.argv[1:] in (["-h"], ["--help"])
+        asked = sys.argv[1:] in (["-h"], ["--help"])
         print(
-            f"usage: tinyunet {{{','.join(COMMANDS)}}} ...\n\ntinyunet COMMAND --help says more.",
-            file=sys.stdout if asked_for else sys.stderr,
+            f"usage: tinyunet {{{','.join(COMMANDS)}}} ...\n\ntinyunet COMMAND --help describes a command.",
+            file=sys.stdout if asked else sys.stderr,
         )
-        sys.exit(0 if asked_for else 2)
+        sys.exit(0 if asked else 2)
     command = sys.argv.pop(1)
     sys.argv[0] = f"tinyunet {command}"
-    importlib.import_module(f"tinyunet.{command}").main()  # only one: each takes its time to import
+    importlib.import_module(f"tinyunet.{command}").main()  # only this one: importing takes time
 
 
 if __name__ == "__main__":

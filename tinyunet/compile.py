@@ -1,7 +1,7 @@
 """python -m tinyunet.compile: compile all CPU kernels now, rather than during the first training.
 
 Compiled kernels are kept on disk beside the package (or, where that is not writable, in the user's cache
-folder), so this is needed once an installation. It runs what training and prediction run, on a tiny network.
+folder), so this is needed once per installation. It trains and predicts with a tiny network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinyunet.data import split, synthetic_cells
 from tinyunet.ops.add import add
 from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.relu import relu
-from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
+from tinyunet.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.training.config import TrainConfig
@@ -36,15 +36,18 @@ def compile_kernels() -> None:
     cells = label_instances(predict_tiled(trainer.model, x.numpy()[0], tile=64)) > 0
     metrics.warping_error(cells, cells)
     loss = softmax_cross_entropy(relu(add(x, x)), np.zeros(x.shape[:3], int))
-    loss.backward(2)  # the gradient 1 of a training calls nothing
-    for size, channels in ((132, 8), (12, 256)):  # large and narrow, small and wide: kernels of their own
+    loss.backward(2)  # a gradient other than the 1 of training needs a kernel
+    for size, channels in (
+        (132, 8),
+        (12, 256),
+    ):  # large with few channels, small with many: they use different kernels
         maps = Tensor(np.zeros((1, size, size, channels), np.float32), requires_grad=True)
         weight = Tensor(np.zeros((3, 3, channels, channels), np.float32), requires_grad=True)
         conv2d(maps, weight, relu=True).backward(np.zeros((1, size - 2, size - 2, channels), np.float32))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Parse the options and run the command."""
     start = time.perf_counter()
     command_line.run(
         lambda: tyro.cli(

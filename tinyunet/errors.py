@@ -1,8 +1,8 @@
 """The errors, and how a message is built: what, where, both values, the remedy.
 
 Every error that a user can cause derives from `TinyUNetError`. The commands print it and exit with status 2;
-a program that imports tinyunet can catch the class that it knows how to handle. An `assert` is for our own
-mistakes only.
+a program that imports tinyunet can catch the class that it can handle. An `assert` is only for mistakes in
+this code.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Collection, Mapping
 
 
 class TinyUNetError(Exception):
-    """A mistake that the user can correct. The message says how.
+    """A mistake that the user can correct; the message says how.
 
     Parameters
     ----------
     what : str
         One line: where it happened, what was expected and what was found.
     details : mapping of str to object, optional
-        Names and values to set one under the other, such as each array's shape with its axes.
+        Names and values, printed one per line, such as each array's shape with its axes.
     remedy : str, optional
         One line: what to change.
     """
@@ -34,11 +34,11 @@ class TinyUNetError(Exception):
 
 
 class ShapeError(TinyUNetError, ValueError):
-    """Shapes that do not go together, or that a network cannot take."""
+    """Shapes that do not fit together, or that a network cannot take."""
 
 
 class DtypeError(TinyUNetError, TypeError):
-    """An array of a type that the operation does not take."""
+    """An array of a dtype that the operation does not take."""
 
 
 class OptionError(TinyUNetError, ValueError):
@@ -46,11 +46,11 @@ class OptionError(TinyUNetError, ValueError):
 
 
 class GraphError(TinyUNetError, RuntimeError):
-    """Backward on a graph that is not there, or no longer there."""
+    """A backward pass without a graph, or whose graph was freed."""
 
 
 class GradientError(TinyUNetError, AssertionError):
-    """A gradient check found a wrong derivative."""
+    """A wrong derivative, found by a gradient check."""
 
 
 class BackendError(TinyUNetError, RuntimeError):
@@ -58,7 +58,7 @@ class BackendError(TinyUNetError, RuntimeError):
 
 
 class KernelError(TinyUNetError, RuntimeError):
-    """A CUDA kernel that does not compile, was given what it cannot take, or was caught in a mistake."""
+    """A CUDA kernel that does not compile, got arguments that it cannot take, or failed a check."""
 
 
 class OutOfMemoryError(TinyUNetError, MemoryError):
@@ -66,15 +66,15 @@ class OutOfMemoryError(TinyUNetError, MemoryError):
 
 
 class DataError(TinyUNetError, ValueError):
-    """Images or labels that cannot be read, or that do not go together."""
+    """Images or labels that cannot be read, or that do not fit together."""
 
 
 class CheckpointError(TinyUNetError, ValueError):
-    """A checkpoint that is damaged, foreign, or of another network."""
+    """A checkpoint that is damaged, from another program, or of another network."""
 
 
 class RunError(TinyUNetError, RuntimeError):
-    """A training run that cannot start or go on: its folder, or a loss that is not finite."""
+    """A training run that cannot start or continue: its folder, or a loss that is not finite."""
 
 
 def first_names(names: Collection[str], most: int = 5) -> str:
@@ -87,6 +87,6 @@ def first_names(names: Collection[str], most: int = 5) -> str:
 
 
 def describe(array: object, axes: str = "") -> str:
-    """An array's shape with the names of its axes, for an error: ``(1, 7, 11, 3)  N H W C``."""
+    """Describe an array's shape with the names of its axes, for an error: ``(1, 7, 11, 3)  N H W C``."""
     shape = getattr(array, "shape", None)
     return f"{shape}  {axes}".rstrip()

@@ -1,11 +1,11 @@
 """Whole training runs against PyTorch: the same losses and, at the end, the same weights.
 
 Rounding errors grow while a network trains. A changed weight changes the next gradient; and where a value
-before a ReLU lies within a rounding error of 0, two computations may take different sides. Then one pixel's
-share of a gradient is there or not, which is much where a map has 16 pixels. So the learning rates are such
-that the loss falls without leaps: at three to ten times the rate, with momentum 0.99, float32 runs were seen
-to part by 1 % of a parameter. And biases start at random values: from 0, all their digits come from
-gradients, and one such pixel was 0.4 % of a bias. Runs in float64 agree to 1e-13 either way.
+before a ReLU lies within a rounding error of 0, two computations may put it on different sides. Then one
+pixel's part of a gradient is missing in one of them, which matters in a map of 16 pixels. So the learning
+rates let the loss fall smoothly: at three to ten times these rates, with momentum 0.99, float32 runs differed
+by 1 % of a parameter. And biases start at random values: from 0 all their digits come from gradients, and one
+such pixel was 0.4 % of a bias. Runs in float64 agree to 1e-13 in any case.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ TOLERANCE = {np.float32: 1e-4, np.float64: 1e-8}  # relative to the largest valu
 
 
 def with_random_biases(model):
-    """Normal numbers of standard deviation 0.1, as a trained network has."""
+    """Set the biases to normal numbers of standard deviation 0.1, as in a trained network."""
     rng = np.random.default_rng(0)
     for name, array in model.state_dict().items():
         if name.endswith("bias"):
@@ -68,14 +68,14 @@ def assert_trains_like_torch(model, size, seeds, lr, dtype, **options):
 
     our_losses, their_losses = np.transpose(losses)
     np.testing.assert_allclose(our_losses, their_losses, rtol=TOLERANCE[dtype])
-    assert np.mean(our_losses[-4:]) < 0.98 * np.mean(our_losses[:4]), "the loss falls: something was learnt"
+    assert np.mean(our_losses[-4:]) < 0.98 * np.mean(our_losses[:4]), "the loss falls"
     for name, array in model.state_dict().items():
         assert_close(array, weights[name].detach().numpy(), name, TOLERANCE[dtype])
 
 
-# With these seeds no value before a ReLU of a map of at most 8×8 pixels lies within 6e-5 of 0, twenty times
-# the rounding error there. With other images one value of 100,000 may change sides, on one processor and not
-# on the next: of a map of 4×4 pixels that was 4 % of the whole gradient, in float32 alone.
+# With these seeds no value before a ReLU in maps of at most 8×8 pixels lies within 6e-5 of 0, twenty times
+# the rounding error there. With other images one value in 100,000 may change sides on some processors: in a
+# map of 4×4 pixels that was 4 % of the whole gradient, in float32 only.
 CLEAR_SEEDS = (2, 4, 6, 8, 12, 13, 17, 24, 28, 29)
 
 
@@ -108,7 +108,7 @@ def test_a_hundred_steps_of_a_narrow_network(backend, options, size, dtype):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_hundred_steps_of_a_narrow_fcn(backend, dtype):
-    """The up-sampling moves away from bilinear as theirs does. Scores that start at 0 would learn later."""
+    """The up-sampling leaves bilinear as PyTorch's does. Scores that start at 0 would learn later."""
     model = randomised(tu.FCN(base_channels=4, dropout=0, seed=1))
     before = model.up[0].weight.data.copy()
     assert_trains_like_torch(model, (64, 32), HUNDRED, 3e-4, dtype)
@@ -118,7 +118,7 @@ def test_a_hundred_steps_of_a_narrow_fcn(backend, dtype):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_hundred_steps_of_a_classifier_of_windows(backend, dtype):
-    """Sixteen windows a step, cut from one image; the label is the brightness of the pixel in the middle."""
+    """Sixteen windows per step, cut from one image; the label is the brightness of the middle pixel."""
     model = tu.SlidingWindowClassifier(base_channels=4, depth=2, neurons=6, windows=16, seed=1)
     assert_trains_like_torch(model, (40, 40), HUNDRED, 1e-3, dtype)
 

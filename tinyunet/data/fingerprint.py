@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tinyunet.data.image_set import Image, ImageSet, Labels
-from tinyunet.data.layouts import some
+from tinyunet.errors import first_names
 
 Fingerprints = dict[str, list[int]]  # of each image by its name: the checksums of its pixels and its labels
 
@@ -37,7 +37,7 @@ def changes(before: Mapping[str, Fingerprints], now: Mapping[str, Fingerprints])
         "other labels": [name for name in both if new[name][2] != old[name][2]],
         "held out or not": [name for name in both if new[name][0] != old[name][0]],
     }
-    return {what: f"{len(names)}: {some(names)}" for what, names in differ.items() if names}
+    return {what: f"{len(names)}: {first_names(names)}" for what, names in differ.items() if names}
 
 
 def seen(images: ImageSet, parts: Mapping[str, Fingerprints]) -> list[str]:

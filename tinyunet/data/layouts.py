@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
 from pathlib import Path
 
 from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
 from tinyunet.data.decode import DECODERS
-from tinyunet.errors import DataError
+from tinyunet.errors import DataError, first_names
 
 LAYOUTS = {
     "folder": "images/ with labels/ or masks/, matched by file name without suffix",
@@ -36,7 +35,7 @@ def find_files(path: Path, labels: bool) -> list[tuple[Path, Path | None]]:
     if len(labelled) != 1:
         raise DataError(
             f"{path}: expected images with labels, found {len(labelled)} stacks with labels",
-            {**LAYOUTS, "found": some([file.name for file in sorted(path.iterdir())])},
+            {**LAYOUTS, "found": first_names([file.name for file in sorted(path.iterdir())])},
             "bring the files into one of these layouts, or name one stack",
         )
     return [labelled[0]]
@@ -51,7 +50,9 @@ def _files_in(folder: Path) -> list[Path]:
     """The files of a folder, without hidden ones; 10.png comes after 9.png."""
     files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith((".", *LITTER))]
     if not files:
-        raise DataError(f"{folder}: no files in this folder", LAYOUTS, f"put {some(DECODERS)} files there")
+        raise DataError(
+            f"{folder}: no files in this folder", LAYOUTS, f"put {first_names(DECODERS)} files there"
+        )
     return sorted(files, key=_text_and_numbers)
 
 
@@ -79,15 +80,16 @@ def _matched(images: list[Path], labels: list[Path]) -> list[tuple[Path, Path | 
         if len({name_of(file) for file in files}) < len(files):
             twice = [a.name for a in files if any(name_of(a) == name_of(b) and a != b for b in files)]
             raise DataError(
-                f"{files[0].parent}: several files of one name: {some(twice)}", remedy="keep one of each"
+                f"{files[0].parent}: several files of one name: {first_names(twice)}",
+                remedy="keep one of each",
             )
     without_label, without_image = sorted(stems - by_stem.keys()), sorted(by_stem.keys() - stems)
     if without_label or without_image:
         raise DataError(
             f"{images[0].parent.parent}: images and labels do not match by name",
             {
-                "images without a label": f"{len(without_label)}: {some(without_label)}",
-                "labels without an image": f"{len(without_image)}: {some(without_image)}",
+                "images without a label": f"{len(without_label)}: {first_names(without_label)}",
+                "labels without an image": f"{len(without_image)}: {first_names(without_image)}",
             },
             f"give image and label the same name ({images[0].stem}.png in both folders)",
         )
@@ -123,9 +125,3 @@ def _labels_beside(image_file: Path) -> Path:
             "name the files so; to predict, no labels are needed",
         )
     return label_file
-
-
-def some(names: Collection[str], most: int = 5) -> str:
-    """The first few names, for a message."""
-    shown = list(names)[:most]
-    return ", ".join(shown) + (", ..." if len(names) > most else "") or "nothing"

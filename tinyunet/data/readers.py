@@ -13,11 +13,11 @@ from tinyunet.data.cell_tracking import Truth, find_films, read_annotated, read_
 from tinyunet.data.decode import decode
 from tinyunet.data.image_set import Image, ImageSet, LabelKind, Labels
 from tinyunet.data.label_kind import apply_kind, label_image, tell_kind
-from tinyunet.data.layouts import LAYOUTS, find_files, name_of, some
+from tinyunet.data.layouts import LAYOUTS, find_files, name_of
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.partly_annotated import forget_far_background
-from tinyunet.errors import DataError, describe
+from tinyunet.errors import DataError, describe, first_names
 
 SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
     "synthetic-cells": synthetic_cells,
@@ -172,7 +172,7 @@ def _npz_array(path: Path, key: str) -> np.ndarray:
         with np.load(path, allow_pickle=False) as archive:  # a pickle could run anything
             if key in archive:
                 return archive[key]
-            found = some(archive.files)
+            found = first_names(archive.files)
     except Exception as error:  # zip, zlib and NumPy raise half a dozen types for a damaged archive
         raise DataError(
             f"{path}: {key} cannot be read, the archive is damaged or holds Python objects",
