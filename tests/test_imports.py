@@ -32,6 +32,19 @@ LAYERS = [
 ARRAYS = {"data", "sampling", "metrics"}
 TENSORS = {"autograd", "ops", "nn"}
 
+# Slow to import, or useless to a program that imports the package: for the commands and reporting only.
+FOR_COMMANDS = {"matplotlib", "tqdm", "tyro", "jinja2"}
+COMMANDS_AND_REPORTING = {
+    "train",
+    "predict",
+    "evaluate",
+    "doctor",
+    "report",
+    "compare",
+    "compile",
+    "reporting",
+}
+
 # Compared with in the tests and the benchmarks; the engine is written from scratch.
 FOREIGN = {"torch", "tensorflow", "jax", "keras", "cv2", "elasticdeform", "monai"}
 
@@ -122,6 +135,12 @@ def test_no_module_imports_itself_in_a_circle():
 def test_written_from_scratch(name):
     roots = {full.split(".")[0] for full in imported_modules(MODULES[name])}
     assert not roots & FOREIGN
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_commands_need_stays_with_them(name):
+    roots = {full.split(".")[0] for full in imported_modules(MODULES[name])}
+    assert name.split(".")[0] in COMMANDS_AND_REPORTING or not roots & FOR_COMMANDS
 
 
 def test_importing_the_package_imports_no_plots():

@@ -231,7 +231,7 @@ def test_three_networks(options, monkeypatch):
     score = "0.3000 ± 0.0707 | "
     assert f"| sliding window | {3 * score}1,234 | 100 | 0.50 | 5,678 |" in text
     assert "0.8000 ± 0.0707" in text
-    assert "take about 321 s (timed on some windows) and a pixel 98,765 multiplications" in text
+    assert "about 321 s (extrapolated from some windows) and a pixel 98,765 multiplications" in text
     assert "0.5 minutes of training" in text
     assert shlex.join(("python", "-m", *made[0][:-1])) in text  # all but --overwrite
     assert (options.page.parent / "images" / "results_compare.jpg").is_file()
