@@ -28,8 +28,6 @@ class Options(DataOptions):
     """
 
     data: tyro.conf.Positional[str] = field()  # required, unlike --data of the other commands
-    """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
-    synthetic-cells | synthetic-membranes."""
     tile: int = TrainConfig.tile
     """Side of the output tile, in pixels."""
     model: ModelName = TrainConfig.model

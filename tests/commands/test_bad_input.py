@@ -378,7 +378,7 @@ def full(*arguments, **options):
     ],
 )
 def test_a_full_disk_while_training(refused, command, trained, monkeypatch, function, file):
-    """At whatever file: the last checkpoint is whole, and once there is room the run goes on from it."""
+    """Whichever file fails, the last checkpoint is whole, and with more room the run continues from it."""
     monkeypatch.setattr(function, full)
     says(refused("train", "--resume", trained, "--steps", "6"), trained / file, "No space left")
     assert load_checkpoint(trained / "last.safetensors").step in (4, 6)

@@ -32,6 +32,12 @@ def test_how_far_the_network_sees(command, data, model, halo):
     assert f"3 images not larger than the {halo} pixels that the network sees" in out
 
 
+@pytest.mark.parametrize("options", [("--depth", "-1"), ("--model", "fcn", "--depth", "2")])
+def test_a_depth_that_no_network_has(refused, data, options):
+    """Found without making the network."""
+    assert f"depth is {options[-1]}" in refused("doctor", data, *options)
+
+
 def test_problems_come_first(command, data):
     duplicate(data)
     _, out, _ = command("doctor", data, *SMALL)

@@ -10,7 +10,7 @@ from tinyunet.ops.targets import checked_pixels
 
 
 def image_and_target():
-    """Noise of 60×60; for the 20×20 that a valid U-Net of depth 2 gives, a class by brightness."""
+    """Noise of 60×60, and classes by brightness for the 20×20 output of a valid U-Net of depth 2."""
     x = np.random.default_rng(0).standard_normal((1, 60, 60, 1)).astype(np.float32)
     return x, (x[:, 20:40, 20:40, 0] > 0).astype(np.int64)
 
@@ -29,7 +29,7 @@ def train(model, optimizer, steps):
 
 @pytest.mark.parametrize("variant", ["paper", "release"])
 def test_ten_steps_to_the_losses_of_torch(emulated_or_gpu, variant):
-    """Each step's rounding is some 1e-7, and the steps before it are in its weights: 1e-5."""
+    """Each step rounds by about 1e-7, and its weights carry the rounding of earlier steps: 1e-5."""
     model = tu.UNet(base_channels=4, depth=2, dropout=0, variant=variant, seed=1)
     parameters = torch_parameters(model)
     losses = train(model, tu.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4), steps=10)

@@ -83,7 +83,7 @@ def _numbers(which: NDArray[np.bool_]) -> str:
 
 
 def check_balance(setup: Setup) -> Iterator[Finding]:
-    """Say how good a prediction looks that is the same everywhere: that of a network that learned nothing."""
+    """Say how good a constant prediction looks, which is that of a network that learned nothing."""
     pixels = _pixels_by_class(setup.training_set)
     shares = pixels / pixels.sum()
     commonest, rarest = int(shares.argmax()), float(shares[shares > 0].min())
@@ -109,7 +109,7 @@ def _pixels_by_class(images: ImageSet) -> NDArray[np.int64]:
 
 
 def _loss_of_constant(setup: Setup) -> float:
-    """The lowest loss of a prediction that is the same at every pixel of the first samples."""
+    """The lowest loss of a constant prediction on the first samples."""
     classes = setup.training_set.num_classes
     samples = map(setup.sampler.sample, range(min(SAMPLED, len(setup.training_set))))
     return loss_of_constant(np.sum([weights_by_class(sample, classes) for sample in samples], axis=0))

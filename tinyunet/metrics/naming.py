@@ -6,7 +6,7 @@ from tinyunet.data import LabelKind
 
 
 def lower_is_better(measure: str) -> bool:
-    """Whether 0 is the best value; otherwise it is 1."""
+    """Return True if 0 is the best value of a measure; otherwise 1 is."""
     return measure.endswith("error")
 
 

@@ -13,12 +13,12 @@ mergers, is what the challenge and the paper call warping error. It has no best 
 prediction splits and merges nothing and would always win.
 
 Each image counts the same in a mean, whatever its size. The Rand and information measures have no value where
-the ground truth has no object: the value is then None, not NaN, and the image is left out of the mean.
+the ground truth has no object: the value is then None, not NaN, and the mean leaves the image out.
 Without any object in the ground truth SEG and average precision are 1 if none was predicted, else 0. A class
 that is in neither image has IoU 1.
 
-Pixels that nobody labelled are not judged: per-pixel measures leave them out, and binary labels take them for
-background in both images. A predicted object is judged whole, as the Cell Tracking Challenge does, unless
+Pixels that nobody labelled do not count: per-pixel measures leave them out, and binary labels take them for
+background in both images. A predicted object counts as a whole, as in the Cell Tracking Challenge, unless
 more than half of it is unknown. Then it is left out, which cannot lose a match at IoU 0.5.
 """
 

@@ -39,7 +39,7 @@ def segment(
     threshold, min_size
         As in `label_instances`.
     split : bool
-        Whether objects are cut at narrow necks; otherwise all connected pixels are one object.
+        Cut objects at narrow necks; otherwise connected pixels are always one object.
     """
     started = time.perf_counter()
     probabilities = predict_tiled(model, normalise(image), tile=tile, symmetries=symmetries, on_tile=on_tile)

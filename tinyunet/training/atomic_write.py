@@ -22,7 +22,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     ----------
     path : Path
     durable : bool
-        Whether the content must survive a power failure from then on, for which the disk is waited for.
+        Wait until the content is on the disk, so that it survives a power failure.
 
     Raises
     ------
