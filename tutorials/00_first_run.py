@@ -69,12 +69,12 @@ show("00-data")
 # each step (``Stepped``) and each look at the images that were held out (``Validated``).
 #
 # The network here is small. It halves the image 3 times, where the paper's does it 4 times
-# (``depth``; chapter 06). Its first layers compute 8 numbers for each pixel, the paper's 64
-# (``base_channels``; chapter 07). In each of the 200 steps it gets one *tile*: a square piece of an
+# (``depth``; chapter 07). Its first layers compute 8 numbers for each pixel, the paper's 64
+# (``base_channels``; chapter 08). In each of the 200 steps it gets one *tile*: a square piece of an
 # image, randomly turned and bent. It gives each pixel a probability of being in a cell. The *loss*
 # is one number that says how wrong these are. Each step changes the network's numbers a little, so
 # that the loss falls. How far a step goes is the *learning rate*, ``lr``. The other options can
-# wait for chapters 09 and 10.
+# wait for chapters 10 and 11.
 #
 # The score of the held-out images is the *mean IoU*: the pixels that are rightly called cell,
 # divided by those that are called so or should be; the same for the background; and the mean of
@@ -201,15 +201,15 @@ assert not np.isfinite(lost[0]).all() or len(lost[0]) < 160 or lost[2][-1] < 0.6
 
 # %% [markdown]
 # - **Good**: both lines fall and then flatten. More steps bring little.
-# - **Slow**: the loss falls evenly, but hardly at all. Use a larger learning rate (chapter 10).
+# - **Slow**: the loss falls evenly, but hardly at all. Use a larger learning rate (chapter 11).
 # - **Lost**: the loss leaps, sticks, or becomes infinite. Use a smaller learning rate.
 # - **By heart**: the loss goes on falling, the held-out images do not follow. Use more images, or
-#   bend those that you have (chapter 09). Without held-out images you would not have noticed.
+#   bend those that you have (chapter 10). Without held-out images you would not have noticed.
 #
 # Predict
 # -------
 # Now the network of the first training sees an image that was held out. ``predict_tiled`` cuts any
-# image into tiles that the network can take (chapter 11). Then pixels above a probability of ½ that
+# image into tiles that the network can take (chapter 12). Then pixels above a probability of ½ that
 # hang together are numbered, and pieces with a neck are cut.
 
 # %%
@@ -235,85 +235,68 @@ assert probabilities.shape == (180, 180, 2)
 
 # %% [markdown]
 # Look at the mistakes. Where do two cells become one? Which cells are missed: dim ones, small ones,
-# those at the edge? And which "cell" is none? SEG (chapter 11) is a score by cells, from 0 to 1.
+# those at the edge? And which "cell" is none? SEG (chapter 12) is a score by cells, from 0 to 1.
 #
 # On your own images the same is done from the shell, without any Python: ``python -m
 # tinyunet.train``, then ``python -m tinyunet.predict``; ``--help`` lists their options.
 #
 # A map of the whole
 # ------------------
-# Four rows, from the files on the disk to the measured cells: samples are made, the network
-# computes, the training changes it, and then it is used. Each box is a file or a folder of
-# ``tinyunet/``, with the chapter that builds it.
+# The folders of ``tinyunet/`` are its rooms. From image files to measured cells, the data goes
+# through them in this order. Each box names a folder, its main files, and the chapters that build
+# them.
 
 # %%
-STEPS = {
+ROOMS = {
     "Samples": [
-        ("data", "read images, labels", ""),
-        ("augment.py", "turn, bend, re-light", "09"),
-        ("weight_map.py", "weights of the pixels", "08"),
-        ("sampling.py", "a tile for each step", "10"),
+        ("data", "image sets, read or made up", "image_set.py readers.py", ""),
+        ("sampling", "tiles: cut, bent, weighted", "elastic.py weight_map.py", "09, 10"),
     ],
     "Network": [
-        ("autograd.py", "derivatives", "01, 02"),
-        ("ops", "convolution, pooling, …", "03 to 06"),
-        ("nn.py", "layers, first weights", "07"),
-        ("models", "the U-Net and its rivals", "07, 12"),
-    ],
-    "Training": [
-        ("ops/softmax_cross_entropy.py", "the loss, in ops/", "08"),
-        ("optim.py", "descent, momentum", "10"),
-        ("trainer.py", "the loop", "10"),
-        ("checkpoint.py", "keep and resume", "10"),
+        ("ops", "convolution, pooling, loss", "conv2d.py max_pool2d.py", "03 to 07, 09"),
+        ("autograd", "derivatives, and their check", "tensor.py gradcheck.py", "01, 02"),
+        ("nn", "layers, first weights, SGD", "module.py sgd.py", "08, 11"),
+        ("models", "the U-Net and its rivals", "unet.py fcn.py", "08, 13"),
     ],
     "Use": [
-        ("tiling.py", "images of any size", "11"),
-        ("instances.py", "number the cells", "11"),
-        ("metrics", "how good is it?", "11"),
-        ("plots.py", "pictures", ""),
+        ("training", "the loop and its checkpoints", "trainer.py checkpoint.py", "11"),
+        ("prediction", "any size; numbered cells", "tiling.py instances.py", "12"),
     ],
+    "Judgement": [
+        ("metrics", "how good is it?", "objects.py segments.py", "12"),
+        ("diagnosis", "what is wrong with the data?", "images.py labels.py", ""),
+        ("reporting", "pictures", "plots.py", ""),
+    ],
+    "Machinery": [("backend", "which kernels run: CPU or GPU", "dispatch.py jit.py", "")],
 }
 package = Path(tu.__file__).parent
-fig, axes = plt.subplots(figsize=(11, 6), layout="constrained")
-arrow = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.5, "shrinkA": 0, "shrinkB": 0}
-for row, (stage, boxes) in enumerate(STEPS.items()):
-    y, colour = 3 - row, ("#d6e8f7", "#ffe3b8", "#d9efdc", "#efdcee")[row]
-    axes.text(-0.62, y, stage, fontsize=13, weight="bold", ha="right", va="center")
-    for x, (name, does, chapter) in enumerate(boxes):
-        assert (package / name).exists(), name
-        axes.add_patch(plt.Rectangle((x - 0.44, y - 0.3), 0.88, 0.6, fc=colour, ec="0.3"))
-        short = name.rpartition("/")[2] + ("" if name.endswith(".py") else "/")
-        size = min(8.5, 170 / len(short))
-        axes.text(
-            x, y + 0.13, short, ha="center", va="center", family="monospace", fontsize=size, weight="bold"
-        )
-        axes.text(x, y - 0.02, does, ha="center", va="center", fontsize=8)
-        axes.text(
-            x,
-            y - 0.19,
-            f"chapter{'s' * (len(chapter) > 2)} {chapter}" if chapter else "",
-            ha="center",
-            fontsize=8,
-            color="0.35",
-            va="center",
-        )
-        if x < 3:
-            axes.annotate("", (x + 0.56, y), (x + 0.44, y), arrowprops=arrow)
-    if row < 3:
-        axes.plot([3, 3, 0, 0], [y - 0.3, y - 0.5, y - 0.5, y - 0.6], color="0.35", lw=1.5)
-        axes.annotate("", (0, y - 0.7), (0, y - 0.55), arrowprops=arrow)
-axes.set(xlim=(-1.4, 3.5), ylim=(-0.4, 3.4))
+colours = "#d6e8f7", "#ffe3b8", "#d9efdc", "#efdcee", "#e8e8e8"
+fig, axes = plt.subplots(figsize=(11, 6.6), layout="constrained")
+for row, (stage, rooms) in enumerate(ROOMS.items()):
+    axes.text(-0.55, -row, stage, fontsize=13, weight="bold", ha="right", va="center")
+    for x, (room, does, files, chapters) in enumerate(rooms):
+        assert all((package / room / file).exists() for file in files.split())
+        built_in = f"chapter{'s' * (len(chapters) > 2)} {chapters}" if chapters else ""
+        axes.add_patch(plt.Rectangle((x - 0.46, -row - 0.37), 0.92, 0.74, fc=colours[row], ec="0.3"))
+        for y, text, style in (
+            (0.24, f"{room}/", {"family": "monospace", "weight": "bold", "fontsize": 11}),
+            (0.06, does, {"fontsize": 8.5}),
+            (-0.09, files, {"family": "monospace", "fontsize": 7}),
+            (-0.25, built_in, {"fontsize": 8.5, "color": "0.35"}),
+        ):
+            axes.text(x, y - row, text, ha="center", va="center", **style)
+axes.set(xlim=(-1.4, 3.5), ylim=(-4.4, 0.4))
 axes.axis("off")
 show("00-map")
 
 # %% [markdown]
-# Below all this are the kernels: the loops that do the arithmetic, in NumPy to be read, in Numba to
-# be fast on a CPU, and in ``kernels/`` for a GPU. Chapters 03 to 05 build them.
+# The *ops* come in up to three versions: in NumPy to be read, in Numba to be fast on a CPU, and in
+# ``kernels/`` for a GPU. Chapters 03 to 07 build them.
 #
 # Keep it
 # -------
 # A checkpoint in one file holds the network, and all that is needed to train on. With each number
-# of the network goes a second one, which the training keeps beside it (chapter 10). Each takes 4
+# of the network goes a second one, which the training keeps beside it (chapter 11). Each takes 4
 # bytes.
 
 # %%

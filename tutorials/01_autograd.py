@@ -397,4 +397,4 @@ print("Both tapes agree.")
 # - The gradient costs one walk back, however many parameters there are, and the memory of all
 #   intermediate values.
 #
-# Next: ``02_checking_gradients.py``. How do you know that a backward is right?
+# Next: ``02_gradcheck.py``. How do you know that a backward is right?

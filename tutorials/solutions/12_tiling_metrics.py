@@ -1,8 +1,8 @@
-"""Worked answers of chapter 11, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 12, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 
-# 11.1
+# 12.1
 
 
 def mirror(k, size):
@@ -31,7 +31,7 @@ wrong_mirror = {
     "the edge pixel spread": lambda k, size: np.clip(k, 0, size - 1),
 }
 
-# 11.2
+# 12.2
 
 
 def predict_in_tiles(predict, image, output, halo, step):
@@ -92,7 +92,7 @@ wrong_predict_in_tiles = {
     "moved by the halo": _halo_kept,
 }
 
-# 11.3
+# 12.3
 
 
 def rand_score(segmentation, labels):
@@ -131,7 +131,7 @@ wrong_rand_score = {
     "numbers compared": _equal_numbers,
 }
 
-# 11.4
+# 12.4
 
 
 def seg(segmentation, labels):

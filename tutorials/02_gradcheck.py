@@ -397,4 +397,4 @@ with tu.use_backend("numpy"):  # the readable kernels
 # - A check sees only what its inputs exercise. So break the backward on purpose once, and see the
 #   check fail.
 #
-# Next: ``03_convolution.py``, the op that a U-Net spends nearly all its time in.
+# Next: ``03_conv2d.py``, the op that a U-Net spends nearly all its time in.

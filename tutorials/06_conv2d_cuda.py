@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-05. Convolution on a GPU
+06. Convolution on a GPU
 ========================
 
 **You will build** three CUDA kernels for the convolution, each with fewer trips to memory than the one
@@ -103,7 +103,7 @@ for number, traffic in report.lines.items():
 
 
 # %%
-@exercise("05.1", lines=1, hint="addresses // 128 numbers the segments; np.unique leaves each once.")
+@exercise("06.1", lines=1, hint="addresses // 128 numbers the segments; np.unique leaves each once.")
 def count_segments(addresses):
     """Return how many segments of 128 bytes hold float32 numbers at these byte addresses (multiples of 4)."""
     return ...
@@ -132,7 +132,7 @@ for axes, name in zip(panels, pixel_of, strict=True):
     axes.set(xlabel="float32 in the segment", title=f"{name}: {asked[name][0]} segment(s) of x")
 panels[0].set(ylabel="segment of 128 bytes", ylim=(20, 0), yticks=range(0, 21, 5))
 fig.suptitle("What one warp reads of x at once (dark), and what memory has to deliver (light)")
-show("05-segments")
+show("06-segments")
 assert asked == {"neighbouring filters": (1, 1), "neighbouring pixels": (16, 1)}
 
 # %% [markdown]
@@ -170,7 +170,7 @@ assert bad[0] == 128 * (144 * (16 + 1) + 48 * 4 + 32)
 
 
 # %%
-@exercise("05.2", lines=1, hint="r windows and s columns of weights, each of size * size * channels float32.")
+@exercise("06.2", lines=1, hint="r windows and s columns of weights, each of size * size * channels float32.")
 def bytes_an_output(r, s, size, channels):
     """Return the bytes that a block of r × s outputs reads, for each output, with a size × size window."""
     return ...
@@ -260,7 +260,7 @@ for number, line in enumerate(SUM_OF_BLOCK.splitlines(), 1):
     print(number, line)
 
 
-@exercise("05.3", lines=1, hint="In every pass: what a thread reads was written by another one just before.")
+@exercise("06.3", lines=1, hint="In every pass: what a thread reads was written by another one just before.")
 def barriers():
     """Return a list of the lines of SUM_OF_BLOCK that need __syncthreads(); before them. Two at most."""
     return ...
@@ -340,7 +340,7 @@ for axes, (name, lane) in zip(panels, fragments.items(), strict=True):
         axes.text(column, row, number, ha="center", va="center", color="white" if number < 20 else "black")
     axes.set(title=name, xticks=[], yticks=[])
 fig.suptitle("Which of the 32 threads of a warp holds which number")
-show("05-fragments")
+show("06-fragments")
 
 # %% [markdown]
 # The factors are rounded to TF32 first, with 10 bits behind the point. So this rung computes a
@@ -378,7 +378,7 @@ for offset, memory, column in ((-0.2, "global", 0), (0.2, "shared", 1)):
 axes.set_xticks(range(len(counted)), [name.replace(": ", ":\n").replace("_", "\n") for name in counted])
 axes.set(ylabel="wavefronts", title="3×3, 16 to 64 channels, 64 pixels: turns of the memory")
 axes.legend()
-show("05-wavefronts")
+show("06-wavefronts")
 
 # %% [markdown]
 # The blocks of the engine's ``blocked`` and ``tensor``, 128×64 outputs, are larger than this small
@@ -395,4 +395,4 @@ show("05-wavefronts")
 #   luck.
 # - Tensor cores multiply small matrices in one instruction, with rounded factors.
 #
-# Next: ``06_pooling_and_up_convolution.py``, the other ops of the network.
+# Next: ``07_max_pool2d_conv_transpose2d.py``, the other ops of the network.

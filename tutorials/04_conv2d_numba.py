@@ -215,7 +215,7 @@ assert all(np.allclose(compiled(small_x, grad_y, np.zeros((3, 3, 4, 5))), right)
 # -----------------------------
 # For each multiplication ``one_pixel`` loads a weight and a sum, and stores the sum again. A good
 # product of matrices keeps a block of sums in *registers*, the few numbers that a core works on
-# (chapter 05 builds such a block). BLAS does this, and chapter 03 showed how to use it: the windows
+# (chapter 06 builds such a block). BLAS does this, and chapter 03 showed how to use it: the windows
 # of all pixels become the rows of a matrix ``patches`` of 9 C columns.
 #
 # But ``patches`` is nearly nine times as large as ``x``, and would go to memory and back. So make
@@ -398,4 +398,4 @@ show("04-roofline")
 # - Parallelise over what is written; to find a race, ask who touches what.
 # - Where arithmetic is the limit, do less of it: F(4×4, 3×3) takes 2.25 products for 9.
 #
-# Next: ``05_convolution_gpu.py``, the same convolution with thousands of threads.
+# Next: ``06_conv2d_cuda.py``, the same convolution with thousands of threads.

@@ -1,9 +1,9 @@
-"""Worked answers of chapter 09, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 10, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 from scipy import ndimage
 
-# 09.1
+# 10.1
 
 
 def to_the_right():
@@ -19,7 +19,7 @@ wrong_to_the_right = {
     "rows and columns exchanged": lambda: (-5.0, 0.0),
 }
 
-# 09.2
+# 10.2
 
 
 def displacement(grid, height, width):
@@ -54,7 +54,7 @@ wrong_displacement = {
     "zeros beyond the grid": _by(3, mode="grid-constant"),
 }
 
-# 09.3
+# 10.3
 
 
 def deform_both(image, labels, field):
@@ -91,7 +91,7 @@ wrong_deform_both = {
     "towards the other side": lambda image, labels, field: deform_both(image, labels, -field),
 }
 
-# 09.4
+# 10.4
 
 
 def area_factor(field):

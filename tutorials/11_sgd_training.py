@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-10. Training: downhill with a heavy ball
+11. Training: downhill with a heavy ball
 ========================================
 
 **You will build** the optimiser of the paper, gradient descent with momentum, and a training loop
@@ -10,7 +10,7 @@ that can be stopped and resumed without a trace.
 the paper takes one large tile instead of a batch, how to see that a network is able to learn at
 all, and what belongs into a checkpoint.
 
-Needed: chapter 01; chapter 08 helps. About 45 minutes. Four exercises.
+Needed: chapter 01; chapter 09 helps. About 45 minutes. Four exercises.
 """
 
 # %%
@@ -30,7 +30,7 @@ from lesson import exercise, show
 
 
 # %%
-@exercise("10.1", lines=2, hint="First the velocity, then the weight by the new velocity.")
+@exercise("11.1", lines=2, hint="First the velocity, then the weight by the new velocity.")
 def sgd_step(weight, grad, velocity, lr, momentum):
     """Return the new weight and the new velocity; all arrays have one shape. Change no array."""
     return ...
@@ -69,7 +69,7 @@ for (lr, momentum), marker in runs.items():
 left.set(xlabel="w0", ylabel="w1", title="The first 60 steps")
 right.set(xlabel="step", ylabel="distance to the bottom", title="How far to go")
 right.legend(fontsize=8)
-show("10-valley")
+show("11-valley")
 assert min(end, key=end.get) == (0.02, 0.9)
 assert end[0.02, 0.99] > end[0.02, 0.0]
 
@@ -86,7 +86,7 @@ assert end[0.02, 0.99] > end[0.02, 0.0]
 
 
 # %%
-@exercise("10.2", lines=1, hint="Sum of momentum**k for k = 0 … steps - 1.")
+@exercise("11.2", lines=1, hint="Sum of momentum**k for k = 0 … steps - 1.")
 def speed_after(steps, momentum):
     """Return the velocity after `steps` steps with a gradient of 1, starting at rest."""
     return ...
@@ -142,7 +142,7 @@ axes.set_yticks([0.1, 0.2, 0.5], ["0.1", "0.2", "0.5"])
 axes.minorticks_off()
 axes.set(xlabel="pace, lr / (1 - momentum)", ylabel="standard deviation of w", title="Noise that is left")
 axes.legend()
-show("10-noise")
+show("11-noise")
 
 # %% [markdown]
 # Hardly anything: the three curves lie nearly on each other, close to ``sqrt(pace / 2)``. So
@@ -160,7 +160,7 @@ assert np.isclose(thrown_out, 0.6 * 4.0**120)
 # One large tile, or a batch of small ones?
 # -----------------------------------------
 # Without padding, a network of depth 4 turns a tile of ``n`` pixels a side into ``n - 184``
-# (chapter 07). The rim costs time and memory and predicts nothing. Compare one tile of 572 with
+# (chapter 08). The rim costs time and memory and predicts nothing. Compare one tile of 572 with
 # four tiles of 284, which have about as many input pixels. **Predict** how many times as many
 # pixels the one tile has in its output, to learn from.
 
@@ -177,7 +177,7 @@ axes.plot([284, 572], [100 * 100**2 / 284**2, 100 * 388**2 / 572**2], "ko")
 axes.annotate("284 → 100", (284, 12.4), (305, 8))
 axes.annotate("572 → 388", (572, 46), (590, 41))
 axes.set(xlabel="side of the input tile, px", ylabel="share that is learnt from, %", title="Large tiles")
-show("10-tiles")
+show("11-tiles")
 
 # %% [markdown]
 # 3.76 times as many. This is why the paper says to "favor large input tiles over a large batch
@@ -203,7 +203,7 @@ from tinyunet.sampling.augment import Augmentation
 
 
 @exercise(
-    "10.3", lines=6, hint="The five points above, in this order; sample.image, sample.target, sample.weight."
+    "11.3", lines=6, hint="The five points above, in this order; sample.image, sample.target, sample.weight."
 )
 def train_step(model, optimiser, sample):
     """Make one step on `sample`; return the loss before it, as a float: loss.item()."""
@@ -212,7 +212,7 @@ def train_step(model, optimiser, sample):
 
 # %% [markdown]
 # The engine's ``Sampler`` cuts a tile out of a random image for each step, and bends it (chapter
-# 09) if it shall. Here it does not, and all pixels count alike (no weight map of chapter 08).
+# 10) if it shall. Here it does not, and all pixels count alike (no weight map of chapter 09).
 
 # %%
 cells = synthetic_cells(n=6, size=160, seed=1)
@@ -243,7 +243,7 @@ for lr, momentum, style in [(0.2, 0.0, "-"), (0.02, 0.9, "--"), (0.002, 0.99, ":
     axes.semilogy(losses, style, label=f"lr {lr}, momentum {momentum}: {losses[-1]:.3f}")
 axes.set(xlabel="step", ylabel="loss", title="One image by heart", ylim=(0.01, 10))
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="last loss")
-show("10-one-image")
+show("11-one-image")
 assert not final[0.2, 0.99] < 0.4  # infinite, no number, or stuck at one answer for all pixels
 assert all(loss < 0.15 for setting, loss in final.items() if setting != (0.2, 0.99))
 assert final[0.002, 0.99] > max(final[0.2, 0.0], final[0.02, 0.9])
@@ -276,14 +276,14 @@ for step in range(251):
         panel.set_title(f"step {step}: loss {loss:.4f}")
 for panel in axes:
     panel.set_axis_off()
-show("10-by-heart")
+show("11-by-heart")
 right = (scores.argmax(axis=-1) == sample.target[0]).mean()
 print(f"{right:.2%} of the pixels are right")
 assert right > 0.99
 assert loss < 0.02
 
 # %% [markdown]
-# By heart. This says nothing about other images; chapter 11 measures on images held out.
+# By heart. This says nothing about other images; chapter 12 measures on images held out.
 #
 # Stop and resume
 # ---------------
@@ -298,7 +298,7 @@ assert loss < 0.02
 
 
 # %%
-@exercise("10.4", lines=3, hint="Copies of p.data for p in model.parameters(), and of optimiser.velocity.")
+@exercise("11.4", lines=3, hint="Copies of p.data for p in model.parameters(), and of optimiser.velocity.")
 def snapshot(model, optimiser, step):
     """Return {"weights": [arrays], "velocity": [arrays], "step": step}; training on must not change them."""
     return ...
@@ -399,4 +399,4 @@ assert np.allclose(parameter.data, sgd_step(weight, parameter.grad, velocity, 0.
 # - First learn one image by heart. Then train.
 # - A checkpoint holds weights, velocities and the step; randomness comes from ``(seed, step)``.
 #
-# Next: ``11_tiles_and_measures.py``. Images of any size, and how good the result is.
+# Next: ``12_tiling_metrics.py``. Images of any size, and how good the result is.

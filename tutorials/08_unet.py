@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-07. The network: sizes, skips, and the first weights
+08. The network: sizes, skips, and the first weights
 ====================================================
 
 **You will build** the U-Net out of the ops of the chapters before: its sizes, its skip connections, its
@@ -9,7 +9,7 @@
 **You will learn** why 572 pixels go in and 388 come out, where the parameters are and where the work is,
 how large the first weights must be so that a signal survives 23 layers, and how far that really holds.
 
-Needed: chapters 03 and 06. About 45 minutes. Four exercises.
+Needed: chapters 03 and 07. About 45 minutes. Four exercises.
 """
 
 # %%
@@ -39,7 +39,7 @@ from tinyunet.data import synthetic_cells
 
 
 # %%
-@exercise("07.1", lines=6, hint="A loop down: (side - 4) // 2. The bottom. A loop up: double, then minus 4.")
+@exercise("08.1", lines=6, hint="A loop down: (side - 4) // 2. The bottom. A loop up: double, then minus 4.")
 def output_side(side, depth):
     """Return the side of the output of a valid U-Net with `depth` poolings, for a side that fits."""
     return ...
@@ -56,7 +56,7 @@ assert {side - output_side(side, 4) for side in sides} == {184}
 # %% [markdown]
 # Sixteen apart, as four poolings divide by 16; and always 184 pixels are lost, 92 at each border.
 # There is no prediction for that margin, and every pixel of the output has seen only real image.
-# Chapter 11 tiles large images with this.
+# Chapter 12 tiles large images with this.
 #
 # The U, drawn from the model
 # ---------------------------
@@ -121,7 +121,7 @@ maps = trace(state, 572)
 assert [side for _, level, side, _, _ in maps if level == 0] == [572, 570, 568, 392, 390, 388, 388]
 draw_u(maps)
 plt.title("Channels above, side below; blue: convolved, orange: pooled, green: up-convolved, white: copied")
-show("07-u")
+show("08-u")
 
 # %% [markdown]
 # Crop and concatenate
@@ -132,7 +132,7 @@ show("07-u")
 
 
 # %%
-@exercise("07.2", lines=3, hint="top = (rows of skip - rows of upsampled) // 2; then np.concatenate, axis=3.")
+@exercise("08.2", lines=3, hint="top = (rows of skip - rows of upsampled) // 2; then np.concatenate, axis=3.")
 def crop_concat(upsampled, skip):
     """Return the channels of upsampled, then those of the centre of skip: (N, H, W, C1 + C2)."""
     return ...
@@ -184,7 +184,7 @@ def unet(x, weights, depth, watch):
 
 
 # %%
-@exercise("07.3", lines=9, hint="Down: 9 before here + here + 9 here here + here. Then a loop up. Scores.")
+@exercise("08.3", lines=9, hint="Down: 9 before here + here + 9 here here + here. Then a loop up. Scores.")
 def count_parameters(in_channels, num_classes, base, depth):
     """Return the number of weights and biases of the U-Net."""
     return ...
@@ -215,7 +215,7 @@ axes.barh(np.arange(5) - 0.2, parameters, 0.4, color="#0072B2", label="parameter
 axes.barh(np.arange(5) + 0.2, work, 0.4, color="#D55E00", label="multiplications")
 axes.set(xlabel="% of the whole", ylabel="level", yticks=range(5), ylim=(4.5, -0.5))
 axes.legend()
-show("07-levels")
+show("08-levels")
 
 # %% [markdown]
 # The bottom has 46 % of the parameters and 8 % of the work. The other four levels share the work
@@ -232,7 +232,7 @@ show("07-levels")
 
 
 # %%
-@exercise("07.4", lines=1, hint="N s² / 2 = 1, and N counts the whole window. Return s, not s².")
+@exercise("08.4", lines=1, hint="N s² / 2 = 1, and N counts the whole window. Return s, not s².")
 def he_std(size, channels):
     """Return the standard deviation of the first weights of a size × size convolution of `channels`."""
     return ...
@@ -292,11 +292,11 @@ axes.semilogy(layers, he[0] * 0.5**layers, "k:", label="a half at each layer")
 axes.axvspan(9, 10, color="0.9", label="the bottom")
 axes.set(xlabel="layer", ylabel="mean square of the map", title="Before training", ylim=(5e-8, 200))
 axes.legend()
-show("07-variance")
+show("08-variance")
 
 # %% [markdown]
 # Two surprises. First, the mean square does not stay: it grows about tenfold on the way down. Each
-# pooling keeps the largest of four (chapter 06: about three times as much, less where neighbours
+# pooling keeps the largest of four (chapter 07: about three times as much, less where neighbours
 # are alike), and the derivation above knows nothing of pooling. So *unit variance in every map* is
 # what the paper aims at, and not what this initialisation gives. It is near enough to begin.
 #
@@ -305,7 +305,7 @@ show("07-variance")
 # five layers only. The skips carry strength, too.
 #
 # Does it matter? A small U-Net, 60 steps on five synthetic images of cells, with the variance as it
-# should be, a quarter of it, and a sixteenth. Loss and optimiser: chapters 08 and 10.
+# should be, a quarter of it, and a sixteenth. Loss and optimiser: chapters 09 and 11.
 
 # %%
 images = synthetic_cells(6, 172, seed=4)
@@ -337,7 +337,7 @@ for factor, style, name in ((1, "-", "1"), (1 / 4, "--", "1/4"), (1 / 16, ":", "
     axes.plot(np.convolve(trained[factor][1], np.ones(5) / 5, "valid"), style, label=f"variance × {name}")
 axes.set(xlabel="step", ylabel="loss, mean of 5 steps", title="Training", ylim=(0, 0.8))
 axes.legend()
-show("07-training")
+show("08-training")
 
 # %% [markdown]
 # Weights that start too small learn late. With a sixteenth of the variance each weight is a quarter
@@ -370,11 +370,11 @@ for axis, (name, stack) in zip(axes.T, columns.items(), strict=True):
         if channel is not None:
             ax.imshow(stack[..., channel], cmap="gray" if stack.shape[2] == 1 else "viridis")
     axis[0].set_title(f"{name}\n{stack.shape[0]} × {stack.shape[1]}, of {stack.shape[2]}", fontsize=8)
-show("07-maps")
+show("08-maps")
 
 # %% [markdown]
 # Fine at the top, coarse blobs at the bottom, and fine again on the way up: the skip has brought
-# the places back. The pattern of period 2 is the chessboard of chapter 06.
+# the places back. The pattern of period 2 is the chessboard of chapter 07.
 #
 # The same in the engine
 # ----------------------
@@ -397,4 +397,4 @@ print("The engine agrees.")
 # - Weights of variance ``2 / N`` keep the mean square through convolution and ReLU. Pooling raises
 #   it all the same; skips carry it past the depth.
 #
-# Next: ``08_weighted_loss.py``, what the network is told to get right.
+# Next: ``09_cross_entropy_weight_map.py``, what the network is told to get right.

@@ -1,4 +1,4 @@
-"""Worked answers of chapter 06, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 07, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ SHAPES = [
     (2, 1, 5, 2, 2),
 ]  # N, H, W, C, F, small map
 
-# 06.1
+# 07.1
 
 
 def max_pool(x):
@@ -45,7 +45,7 @@ wrong_max_pool = {
     "the largest absolute value": lambda x: max_pool(np.abs(x)),
 }
 
-# 06.2
+# 07.2
 
 
 def max_pool_backward(grad_y, x):
@@ -93,7 +93,7 @@ wrong_max_pool_backward = {
     ),
 }
 
-# 06.3
+# 07.3
 
 
 def up_conv(x, weight, bias):
@@ -124,7 +124,7 @@ wrong_up_conv = {
     "nearest neighbour": lambda x, weight, bias: np.repeat(np.repeat(x @ weight[0, 0], 2, 1), 2, 2) + bias,
 }
 
-# 06.4
+# 07.4
 
 
 def down_conv(y, weight):

@@ -1,11 +1,11 @@
-"""Worked answers of chapter 10, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 11, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 from lesson import WrongAnswer, attempt, is_open
 
 import tinyunet as tu
 
-# 10.1
+# 11.1
 
 
 def sgd_step(weight, grad, velocity, lr, momentum):
@@ -44,7 +44,7 @@ wrong_sgd_step = {
     "uphill": _uphill,
 }
 
-# 10.2
+# 11.2
 
 
 def speed_after(steps, momentum):
@@ -64,7 +64,7 @@ wrong_speed_after = {
     "nothing is lost on the way": lambda steps, momentum: float(steps),
 }
 
-# 10.3
+# 11.3
 
 
 def train_step(model, optimiser, sample):
@@ -133,7 +133,7 @@ wrong_train_step = {
     "zero_grad before the step": _gradient_forgotten_before_the_step,
 }
 
-# 10.4
+# 11.4
 
 
 def snapshot(model, optimiser, step):

@@ -367,4 +367,4 @@ print("The engine agrees, forward and in all three gradients.")
 #   transpose of the forward: a convolution with the window turned and the channels exchanged.
 # - A linear op is checked exactly, by ``<conv(x), g> = <x, backward(g)>``.
 #
-# Next: ``04_convolution_cpu.py``, the same sum at the speed of the machine.
+# Next: ``04_conv2d_numba.py``, the same sum at the speed of the machine.

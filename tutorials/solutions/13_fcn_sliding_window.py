@@ -1,10 +1,10 @@
-"""Worked answers of chapter 12, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 13, the cases they are checked on, and answers known to be wrong."""
 
 import itertools
 
 import numpy as np
 
-# 12.1
+# 13.1
 
 
 def redundancy(side, window, taps):
@@ -29,7 +29,7 @@ wrong_redundancy = {
     "upside down": lambda *sizes: 1 / redundancy(*sizes),
 }
 
-# 12.2
+# 13.2
 
 
 def pool(x):
@@ -53,7 +53,7 @@ wrong_pool_at_offsets = {
     "every pixel of its own": lambda x: [x[a:-1:2, b:-1:2] for a in (0, 1) for b in (0, 1)],
 }
 
-# 12.3
+# 13.3
 
 
 def weight_that_sums(channels):

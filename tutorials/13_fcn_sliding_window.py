@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-12. What it replaced
+13. What it replaced
 ====================
 
 **You will build** the two methods that the U-Net is compared with: a classifier that slides over the
@@ -11,7 +11,7 @@ image, pixel by pixel, and a decoder that sums scores. The engine has both, in
 pass over the image, what concatenation can do that a sum cannot, what padding with zeros does at the
 edge of a tile, and how all of them score on the same images after the same time.
 
-Needed: chapters 03, 07, 10 and 11. About 45 minutes. Three exercises. Scores and times are measured
+Needed: chapters 03, 08, 10 and 11. About 45 minutes. Three exercises. Scores and times are measured
 here, on your computer; read them there, the text takes no side.
 """
 
@@ -50,7 +50,7 @@ numba.set_num_threads(1)  # threads that wait for one another would be counted a
 
 
 # %%
-@exercise("12.1", lines=2, hint="There are (side - window + 1)**2 windows.")
+@exercise("13.1", lines=2, hint="There are (side - window + 1)**2 windows.")
 def redundancy(side, window, taps):
     """Return how many times more numbers a convolution computes in all windows than in the whole image."""
     return ...
@@ -78,7 +78,7 @@ def pool(x):
     return x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).max(axis=(1, 3))
 
 
-@exercise("12.2", lines=2, hint="Cut x to even sides from row a and column b on, and call pool.")
+@exercise("13.2", lines=2, hint="Cut x to even sides from row a and column b on, and call pool.")
 def pool_at_offsets(x):
     """Return four pooled maps of x, of odd sides, in a list: from (0, 0), (0, 1), (1, 0) and (1, 1) on."""
     return ...
@@ -149,7 +149,7 @@ axes.set(
     xscale="log", xlim=(1e4, 1e11), xlabel="multiplications for one output pixel, at the size of the papers"
 )
 axes.invert_yaxis()
-show("12-multiplications")
+show("13-multiplications")
 assert sizes[-1] == 31_030_658
 assert work["U-Net, valid"] > work["U-Net, padded"]
 
@@ -168,7 +168,7 @@ assert work["U-Net, valid"] > work["U-Net, padded"]
 
 
 # %%
-@exercise("12.3", lines=2, hint="Output channel c takes 1 times channel c and 1 times channel C + c.")
+@exercise("13.3", lines=2, hint="Output channel c takes 1 times channel c and 1 times channel C + c.")
 def weight_that_sums(channels):
     """Return a weight (1, 1, 2 C, C), float32, with which conv2d of [a, b] gives a + b. C: channels."""
     return ...
@@ -274,7 +274,7 @@ for padding, name, style in (("same", "padded", "o-"), ("valid", "valid", "s-"))
 right.axvline(halo, color="0.5", linestyle=":", label="halo, padded")
 right.set(xlabel="distance from the edge of the output (pixels)", ylabel="difference / largest score")
 right.legend(loc="upper right")
-show("12-padding")
+show("13-padding")
 assert differences["same"].max() > 0.05
 assert by_distance(differences["same"])[21] > 1e-4 > 1e-5 > max(by_distance(differences["same"])[22:])
 assert differences["valid"].max() < 1e-5
@@ -282,7 +282,7 @@ assert halo == 24
 
 # %% [markdown]
 # A valid network gives the same scores in any tile: this is what overlap-tile rests on (chapter
-# 11). A padded one makes up its edge, and here the zeros reach 22 pixels into the tile. The engine
+# 12). A padded one makes up its edge, and here the zeros reach 22 pixels into the tile. The engine
 # gives it a halo too, whose output is thrown away: 24 pixels, as tiles of this network begin at
 # multiples of 4.
 #
@@ -322,7 +322,7 @@ for axes, (name, picture) in zip(panels.flat, pictures.items(), strict=True):
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
     axes.set(title=name, xticks=[], yticks=[])
 fig.suptitle(f"After {SECONDS} s of training: how probable a cell is, from black (0) to white (1)")
-show("12-pictures")
+show("13-pictures")
 
 # %% [markdown]
 # Look at more than the order. Is a border sharp or blurred? Are thin membranes kept? These seconds

@@ -1,4 +1,4 @@
-"""Worked answers of chapter 05, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 06, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 from lesson import WrongAnswer, attempt, is_open
@@ -6,7 +6,7 @@ from lesson import WrongAnswer, attempt, is_open
 from tinyunet.backend.cuda import run_checked
 from tinyunet.errors import KernelError
 
-# 05.1
+# 06.1
 
 
 def count_segments(addresses):
@@ -27,7 +27,7 @@ wrong_count_segments = {
     "a segment a thread": lambda addresses: len(np.unique(addresses)),
 }
 
-# 05.2
+# 06.2
 
 
 def bytes_an_output(r, s, size, channels):
@@ -45,7 +45,7 @@ wrong_bytes_an_output = {
     "a window of one row": lambda r, s, size, channels: 4 * size * channels * (r + s) / (r * s),
 }
 
-# 05.3
+# 06.3
 
 
 def barriers():

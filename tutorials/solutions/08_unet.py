@@ -1,8 +1,8 @@
-"""Worked answers of chapter 07, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 08, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 
-# 07.1
+# 08.1
 
 
 def output_side(side, depth):
@@ -40,7 +40,7 @@ wrong_output_side = {
     "the difference of the paper at every depth": lambda side, depth: side - 184,
 }
 
-# 07.2
+# 08.2
 
 
 def crop_concat(upsampled, skip):
@@ -82,7 +82,7 @@ wrong_crop_concat = {
     ),
 }
 
-# 07.3
+# 08.3
 
 
 def count_parameters(in_channels, num_classes, base, depth):
@@ -122,7 +122,7 @@ wrong_count_parameters = {
     "a last window of 3×3": _changed(at_the_end=lambda base, classes: 8 * base * classes),
 }
 
-# 07.4
+# 08.4
 
 
 def he_std(size, channels):

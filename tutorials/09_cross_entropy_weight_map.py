@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-08. The weighted loss: what a pixel costs
+09. The weighted loss: what a pixel costs
 =========================================
 
 **You will build** the loss of the U-Net paper: a softmax that does not overflow, the cross-entropy
@@ -54,7 +54,7 @@ assert np.isnan(naive).all()
 
 
 # %%
-@exercise("08.1", lines=2, hint="Subtract the largest score of each pixel: axis=-1, keepdims=True.")
+@exercise("09.1", lines=2, hint="Subtract the largest score of each pixel: axis=-1, keepdims=True.")
 def log_softmax(logits):
     """Return log p, of the shape (N, H, W, K) of `logits`, finite for any finite scores."""
     return ...
@@ -98,7 +98,7 @@ assert round(no_idea, 4) == 0.6931  # log 2
 
 
 # %%
-@exercise("08.2", lines=3, hint="np.eye(K)[target] is 1 at the true class and 0 at the others.")
+@exercise("09.2", lines=3, hint="np.eye(K)[target] is 1 at the true class and 0 at the others.")
 def gradient_of_energy(logits, target, weight):
     """Return dE/d(logits), shape (N, H, W, K); target and weight have the shape (N, H, W)."""
     return ...
@@ -136,7 +136,7 @@ right.set(
     title="Slope: how hard the pixel pulls",
 )
 right.legend()
-show("08-loss")
+show("09-loss")
 assert 2 * (1 - q[0]) * q[0] * (1 - q[0]) < 0.001  # squared error, totally wrong: hardly a pull
 assert q[0] - 1 < -0.999
 
@@ -171,7 +171,7 @@ assert 0.1 < share < 0.25
 
 
 # %%
-@exercise("08.3", lines=1, hint="(1 - share) w_background / (1 - q) = share w_cell / q; solve for q.")
+@exercise("09.3", lines=1, hint="(1 - share) w_background / (1 - q) = share w_cell / q; solve for q.")
 def best_constant(share, w_background, w_cell):
     """Return the q with the smallest loss."""
     return ...
@@ -201,7 +201,7 @@ for name, style, (w_background, w_cell) in [("weights 1", "-", (1, 1)), ("balanc
 axes.set(xlabel="probability q of a cell, the same everywhere", ylabel="loss per pixel", ylim=(0, 3))
 axes.set_title("What a network says that has not looked")
 axes.legend()
-show("08-balance")
+show("09-balance")
 assert np.isclose(best_constant(share, 1, 1), share)
 assert np.isclose(best_constant(share, *balanced), 0.5)
 
@@ -240,7 +240,7 @@ assert round(by_hand, 2) == 9.35
 
 
 # %%
-@exercise("08.4", lines=6, hint="np.sort of the distances with axis=0; np.where(labels == 0, ..., 0).")
+@exercise("09.4", lines=6, hint="np.sort of the distances with axis=0; np.where(labels == 0, ..., 0).")
 def border_weight(labels, w0, sigma):
     """Return w0 exp(-(d1 + d2)² / (2 sigma²)), shape (H, W), 0 in cells; 0 for fewer than two cells."""
     return ...
@@ -271,7 +271,7 @@ for panel, (title, picture) in zip(axes[1:], pictures.items(), strict=True):
     panel.set_title(title)
 for panel in axes:
     panel.set_axis_off()
-show("08-weight-map")
+show("09-weight-map")
 gap = border > 5
 print(f"{gap.mean():.1%} of the pixels have {border[gap].sum() / border.sum():.0%} of the border's weight")
 assert gap.mean() < 0.04
@@ -349,7 +349,7 @@ for panel, (balance, w0) in zip(
 for panel in axes.flat:
     panel.set_axis_off()
 fig.colorbar(shown, ax=axes, shrink=0.6, label="probability of a cell")
-show("08-four-trainings")
+show("09-four-trainings")
 for balance in (False, True):
     assert scores[balance, 10][1] > scores[balance, 0][1]
 assert scores[True, 0][1] < scores[False, 0][1]
@@ -397,4 +397,4 @@ for name, function in [("ours", border_weight), ("the engine", tu.weight_map)]:
 # - The border term makes the gap between two cells expensive, and more gaps are found; alone it
 #   makes the network less sure of cells.
 #
-# Next: ``09_elastic_deformation.py``. How thirty images become many thousands.
+# Next: ``10_elastic_deformation.py``. How thirty images become many thousands.

@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-11. Overlap-tile and measures: any size, and how good
+12. Overlap-tile and measures: any size, and how good
 =====================================================
 
 **You will build** the paper's overlap-tile prediction, for images of any size, and two measures
@@ -9,7 +9,7 @@ that tell whether cells were told apart.
 **You will learn** what a tile must see beyond its edge, where seams come from, how probabilities
 become numbered cells, and why the share of wrong pixels says little about cells.
 
-Needed: chapters 07 (sizes) and 08. About 45 minutes. Four exercises. A small network is trained
+Needed: chapters 08 (sizes) and 09. About 45 minutes. Four exercises. A small network is trained
 first.
 """
 
@@ -28,8 +28,8 @@ from tinyunet.sampling.augment import Augmentation
 from tinyunet.sampling.weight_map import separate_touching
 
 # %% [markdown]
-# The network of this chapter: depth 3, on synthetic cells, with the weight map of chapter 08, the
-# deformation of chapter 09 and the loop of chapter 10. A quarter of the images is held out.
+# The network of this chapter: depth 3, on synthetic cells, with the weight map of chapter 09, the
+# deformation of chapter 10 and the loop of chapter 11. A quarter of the images is held out.
 
 # %%
 train, held_out = split(synthetic_cells(n=24, size=180, seed=1), "25%")
@@ -56,7 +56,7 @@ print(f"a network of depth 3, loss in the end {loss.item():.3f}")
 # Without padding, each convolution eats the rim of the tile. With depth 3 the output is smaller
 # than the input by 44 pixels on each side: the *halo*. An output pixel cannot see further than
 # that. Here ``predict(window)`` takes a grey image of ``(n, n)`` and gives the probability of a
-# cell, ``(n - 88, n - 88)``. Sides of windows that fit (chapter 07) are 8 pixels apart; those for
+# cell, ``(n - 88, n - 88)``. Sides of windows that fit (chapter 08) are 8 pixels apart; those for
 # outputs of 20, 68, 100 and 180 pixels are among them.
 
 
@@ -82,7 +82,7 @@ assert halo == 44
 
 
 # %%
-@exercise("11.1", lines=2, hint="The endless row repeats after 2 * (size - 1) pixels. np.abs, %, np.minimum.")
+@exercise("12.1", lines=2, hint="The endless row repeats after 2 * (size - 1) pixels. np.abs, %, np.minimum.")
 def mirror(k, size):
     """Return for an array of whole numbers `k` where, in 0 … size - 1, these pixels are found; size > 1."""
     return ...
@@ -104,7 +104,7 @@ assert mirror(np.array([-2, 7]), 4).tolist() == [2, 1]
 
 
 # %%
-@exercise("11.2", lines=8, hint="image[np.ix_(rows, columns)] with mirrored rows and columns; two loops.")
+@exercise("12.2", lines=8, hint="image[np.ix_(rows, columns)] with mirrored rows and columns; two loops.")
 def predict_in_tiles(predict, image, output, halo, step):
     """Return predictions (H, W); predict: (output + 2 halo, same) -> (output, output)."""
     return ...
@@ -155,7 +155,7 @@ for panel, (name, result) in zip(axes[1:], attempts.items(), strict=True):
 fig.colorbar(shown, ax=axes, shrink=0.8, label="log10 of the difference")
 for panel in axes:
     panel.set_axis_off()
-show("11-seams")
+show("12-seams")
 own, off_grid, on_grid = worst.values()
 assert own > 0.1
 assert off_grid > 1e-3
@@ -200,7 +200,7 @@ right.set(ylabel="time for the image, s", title="Time")
 for panel in (left, right):
     panel.set_xlabel("side of the output tile, px")
     panel.set_ylim(bottom=0)
-show("11-cost")
+show("12-cost")
 
 # %% [markdown]
 # 7.7 times as many. The tile's size changes the time and the memory, and never the result. Beyond
@@ -236,7 +236,7 @@ axes[3].imshow(coloured(labels))
 axes[3].set_title(f"truth: {len(np.unique(labels)) - 1} cells")
 for panel in axes:
     panel.set_axis_off()
-show("11-cells")
+show("12-cells")
 
 # %% [markdown]
 # Where a gap was filled in, two cells have become one piece. How bad is that? By pixels, it is next
@@ -257,7 +257,7 @@ show("11-cells")
 
 
 # %%
-@exercise("11.3", lines=4, hint="np.add.at(table, (segmentation[inside], labels[inside]), 1) counts n.")
+@exercise("12.3", lines=4, hint="np.add.at(table, (segmentation[inside], labels[inside]), 1) counts n.")
 def rand_score(segmentation, labels):
     """Return the Rand score of two label images (H, W); pixels with label 0 are left out."""
     return ...
@@ -271,7 +271,7 @@ def rand_score(segmentation, labels):
 
 
 # %%
-@exercise("11.4", lines=8, hint="np.bincount(segmentation[labels == cell]).argmax() is the only candidate.")
+@exercise("12.4", lines=8, hint="np.bincount(segmentation[labels == cell]).argmax() is the only candidate.")
 def seg(segmentation, labels):
     """Return SEG of two label images (H, W), a float."""
     return ...
@@ -341,7 +341,7 @@ panel.set_yticks(range(len(table)), list(table))
 for (i, j), value in np.ndenumerate(grid):
     panel.text(j, i, f"{value:.3f}", ha="center", va="center", color="k" if value > 0.2 else "w")
 panel.set_title("Errors: 0 is best")
-show("11-measures")
+show("12-measures")
 for name, row in table.items():
     print(name, {measure: round(float(error), 3) for measure, error in row.items()})
 assert table["bridge"]["pixel error"] < 0.001
@@ -397,4 +397,4 @@ assert tu.metrics.seg(cut, truth) > seg(found, truth)
 # - Pixels, pairs of pixels, cells: each measure asks something else. A bridge of a few pixels
 #   merges two cells.
 #
-# Next: ``12_what_it_replaced.py``. The networks that U-Net was compared with.
+# Next: ``13_fcn_sliding_window.py``. The networks that U-Net was compared with.
