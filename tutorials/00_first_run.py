@@ -6,11 +6,11 @@
 **You will build** nothing yet: you train the finished engine on pictures of cells, let it segment
 pictures that it has not seen, and look at what it does.
 
-**You will learn** what goes in and what comes out, how to read a loss curve, and which file of the
-engine does what. The other chapters then build each part.
+**You will learn** what goes in and what comes out, how to read a loss curve, and which folder of
+``tinyunet/`` does what. The other chapters then build each part.
 
-Needed: Python, and NumPy arrays. No GPU and no downloads. About 20 minutes. Two exercises. At the
-very first run the engine compiles its kernels, which takes about a minute; they are kept on disk.
+Needed: Python, and NumPy arrays. No GPU and no downloads. About 20 minutes. Two exercises. On the
+very first run the engine compiles its kernels and keeps them on disk, which takes about a minute.
 """
 
 # %%
@@ -32,13 +32,13 @@ from tinyunet.training.trainer import Trainer
 # %% [markdown]
 # What goes in
 # ------------
-# Images and labels. These are made up, so that nothing needs to be downloaded: nuclei of cells, as
-# a fluorescence microscope shows them. An image is an array ``(H, W, C)``: rows, columns, channels,
-# here one channel of grey values. Its labels are ``(H, W)``: 0 for background, and a number for
-# each cell. Someone has to draw such labels by hand, which is why there are never many: the paper
-# had 30 images.
+# Images and labels go in. These are synthetic, so that nothing needs to be downloaded: nuclei of
+# cells, as a fluorescence microscope shows them. An image is an array ``(H, W, C)``: rows, columns,
+# channels, here one channel of grey values. Its labels are ``(H, W)``: 0 for background, and a number
+# of its own for each cell. Someone has to draw such labels by hand, which is why there are never
+# many: the paper had 30 images.
 #
-# Four of our twenty images are held out: the network is judged on them and never trained on them.
+# Four of our twenty images are held out: the network is tested on them and never trained on them.
 
 # %%
 train, held_out = split(synthetic_cells(n=20, size=180, seed=3), "20%")
@@ -47,7 +47,7 @@ assert (len(train), len(held_out)) == (16, 4)
 
 
 def coloured(labels):
-    """A colour for each number, black for 0."""
+    """Give each number a colour, and 0 black."""
     colours = plt.colormaps["tab20"](np.arange(labels.max() + 1) * 7 % 20)
     colours[0] = (0, 0, 0, 1)
     return colours[labels]
@@ -65,20 +65,21 @@ show("00-data")
 # %% [markdown]
 # Train
 # -----
-# A ``TrainConfig`` says all that decides a training. ``Trainer(...).run()`` makes it, and reports
-# each step (``Stepped``) and each look at the images that were held out (``Validated``).
+# A ``TrainConfig`` holds all options of a training. ``Trainer(...).run()`` runs it, and reports
+# each step (``Stepped``) and each test on the held-out images (``Validated``).
 #
-# The network here is small. It halves the image 3 times, where the paper's does it 4 times
-# (``depth``; chapter 07). Its first layers compute 8 numbers for each pixel, the paper's 64
-# (``base_channels``; chapter 08). In each of the 200 steps it gets one *tile*: a square piece of an
-# image, randomly turned and bent. It gives each pixel a probability of being in a cell. The *loss*
-# is one number that says how wrong these are. Each step changes the network's numbers a little, so
-# that the loss falls. How far a step goes is the *learning rate*, ``lr``. The other options can
-# wait for chapters 10 and 11.
+# The network here is small. It halves the image 3 times, the paper's 4 times (``depth``; chapter
+# 07). Its first layers compute 8 numbers per pixel, the paper's 64 (``base_channels``; chapter 08).
+# In each of the 200 steps it gets one *tile*: a square piece of an image, randomly rotated and bent.
+# It gives each pixel a probability of being in a cell. The *loss* is one number that says how wrong
+# these probabilities are. Each step changes the numbers in the network a little, so that the loss
+# falls. The *learning rate*, ``lr``, decides how far a step goes. The other options can wait for
+# chapters 10 and 11.
 #
-# The score of the held-out images is the *mean IoU*: the pixels that are rightly called cell,
-# divided by those that are called so or should be; the same for the background; and the mean of
-# both. 1 is best. **Predict** the score after 200 steps.
+# The score of the held-out images is the *mean IoU* (intersection over union). For the cells it is
+# the number of pixels that are rightly called cell, divided by the number that are called cell or
+# should be. The same is done for the background, and the mean of both is taken. 1 is best.
+# **Predict** the score after 200 steps.
 
 # %%
 config = TrainConfig(
@@ -94,24 +95,24 @@ config = TrainConfig(
 
 
 def follow(config, train):
-    """Train; return the trainer, the loss of each step, the steps of the looks, and their scores."""
+    """Train; return the trainer, the loss of each step, and the steps and the scores of the tests."""
     trainer = Trainer(config, train, held_out)
-    losses, looks, scores = [], [], []
+    losses, tested, scores = [], [], []
     try:
         for event in trainer.run():
             if isinstance(event, Stepped):
                 losses.append(event.loss)
             elif isinstance(event, Validated):
-                looks.append(event.step)
+                tested.append(event.step)
                 scores.append(event.scores.mean_iou)
     except RunError as error:  # the loss has become infinite
         print("the training has stopped:", str(error).splitlines()[0])
-    return trainer, np.array(losses), looks, scores
+    return trainer, np.array(losses), tested, scores
 
 
 start = time.perf_counter()
 with np.errstate(all="ignore"):
-    trainer, losses, looks, scores = follow(config, train)
+    trainer, losses, tested, scores = follow(config, train)
 print(f"{time.perf_counter() - start:.0f} s; loss {losses[0]:.2f}, at the end {losses[-20:].mean():.2f}")
 print(f"mean IoU of the held-out images: {scores[-1]:.2f}")
 assert losses[-20:].mean() < 0.5 * losses[0]
@@ -120,9 +121,9 @@ assert scores[-1] > 0.8
 # %% [markdown]
 # Read the curve
 # --------------
-# The loss of a single step jumps: each tile is another one, and some are harder. A *running mean*
-# shows where it goes. Its first value is the mean of the first ``window`` losses, the next one that
-# of ``losses[1 : 1 + window]``, and so on, as long as a full window is left.
+# The loss of a single step jumps, because each step gets another tile, and some tiles are harder. A
+# *running mean* shows the trend. Its first value is the mean of the first ``window`` losses, the next
+# one that of ``losses[1 : 1 + window]``, and so on, as long as a full window is left.
 
 
 # %%
@@ -132,31 +133,31 @@ def running_mean(losses, window):
     return ...
 
 
-def draw_curves(axes, losses, looks, scores, window=15):
-    """The loss with its running mean, and 1 - mean IoU of the held-out images."""
+def draw_curves(axes, losses, tested, scores, window=15):
+    """Draw the loss with its running mean, and 1 - mean IoU of the held-out images."""
     axes.plot(np.arange(len(losses)) + 1, losses, color="0.8", lw=0.7, label="loss of one step")
     if len(losses) >= window:
         mean = running_mean(losses, window)
         axes.plot(np.arange(len(mean)) + window, mean, color="#0072b2", label="loss, running mean")
     axes.plot(
-        looks, 1 - np.array(scores), "o--", color="#d55e00", ms=4, label="held-out images: 1 - mean IoU"
+        tested, 1 - np.array(scores), "o--", color="#d55e00", ms=4, label="held-out images: 1 - mean IoU"
     )
     axes.set(xlabel="step", ylabel="loss; 1 - mean IoU", ylim=(0, 1.1))
 
 
 fig, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-draw_curves(axes, losses, looks, scores)
+draw_curves(axes, losses, tested, scores)
 axes.set_title("The training above")
 axes.legend()
 show("00-curve")
 
 # %% [markdown]
-# Two lines, lower is better, and both matter. The loss tells whether the network learns what it is
-# shown. The held-out images tell whether it learns something that is true of *other* images.
+# There are two lines. For both, lower is better. The loss shows whether the network learns what it is
+# shown. The held-out images show whether it learns something that is true of *other* images.
 #
 # Here are four more trainings of a smaller network. One is *good*. In one the learning rate is far
-# too small: it learns, but *slow*. In one it is too large, and the training is *lost*. And one
-# network sees a single image, never turned or bent: it learns it *by heart*.
+# too small: the network learns, but *slow*. In one it is too large, and the training is *lost*. And
+# one network sees a single image, never rotated or bent: it learns that image *by heart*.
 
 # %%
 small = {"steps": 160, "depth": 2, "tile": 76, "momentum": 0.9, "dropout": 0.0, "schedule": "constant"}
@@ -181,18 +182,18 @@ axes[0, 0].legend(fontsize=8)
 show("00-four-curves")
 
 # %% [markdown]
-# Look at ``figures/00-four-curves.png`` and say which is which.
+# Look at ``figures/00-four-curves.png`` and decide which is which.
 
 
 # %%
-@exercise("00.2", lines=1, hint="By heart: one line falls and the other one does not follow.")
+@exercise("00.2", lines=1, hint="By heart: the loss falls, and the held-out images do not follow.")
 def read_curves():
-    """Return four words for the curves 1, 2, 3, 4: each one of "good", "slow", "lost", "by heart"."""
+    """Return four words for the curves 1, 2, 3, 4, each of "good", "slow", "lost", "by heart"."""
     return ...
 
 
-kinds = dict(zip(read_curves(), curves, strict=True))
-slow, good, heart, lost = (kinds[name] for name in ("slow", "good", "by heart", "lost"))
+by_name = dict(zip(read_curves(), curves, strict=True))
+slow, good, heart, lost = (by_name[name] for name in ("slow", "good", "by heart", "lost"))
 assert slow[0][-20:].mean() > 2 * good[0][-20:].mean()
 assert good[2][-1] > 0.85
 assert heart[0][-20:].mean() < 0.7 * heart[0][:20].mean()
@@ -202,15 +203,16 @@ assert not np.isfinite(lost[0]).all() or len(lost[0]) < 160 or lost[2][-1] < 0.6
 # %% [markdown]
 # - **Good**: both lines fall and then flatten. More steps bring little.
 # - **Slow**: the loss falls evenly, but hardly at all. Use a larger learning rate (chapter 11).
-# - **Lost**: the loss leaps, sticks, or becomes infinite. Use a smaller learning rate.
-# - **By heart**: the loss goes on falling, the held-out images do not follow. Use more images, or
-#   bend those that you have (chapter 10). Without held-out images you would not have noticed.
+# - **Lost**: the loss leaps, gets stuck, or becomes infinite. Use a smaller learning rate.
+# - **By heart**: the loss goes on falling, but the score of the held-out images does not improve. Use
+#   more images, or bend those that you have (chapter 10). Without held-out images you would not have
+#   noticed.
 #
 # Predict
 # -------
-# Now the network of the first training sees an image that was held out. ``predict_tiled`` cuts any
-# image into tiles that the network can take (chapter 12). Then pixels above a probability of ½ that
-# hang together are numbered, and pieces with a neck are cut.
+# Now the network of the first training sees the held-out images. ``predict_tiled`` cuts an image of
+# any size into tiles that the network can take (chapter 12). Then ``label_instances`` numbers the
+# connected groups of pixels with a probability above ½, and cuts groups with a neck in two.
 
 # %%
 from tinyunet.prediction.instances import label_instances
@@ -223,9 +225,8 @@ for row, image, labels in zip(axes, held_out.images, held_out.labels, strict=Fal
     row[1].imshow(probabilities[..., 1], cmap="cividis", vmin=0, vmax=1)
     row[2].imshow(coloured(cells))
     row[3].imshow(coloured(labels))
-    print(
-        f"{cells.max()} found, {len(np.unique(labels)) - 1} in truth; SEG {tu.metrics.seg(cells, labels):.2f}"
-    )
+    score = tu.metrics.seg(cells, labels)
+    print(f"{cells.max()} cells found, {len(np.unique(labels)) - 1} in truth; SEG {score:.2f}")
 for panel, title in zip(axes[0], ("image", "probability of a cell", "found", "truth"), strict=True):
     panel.set_title(title)
 for panel in axes.flat:
@@ -235,10 +236,10 @@ assert probabilities.shape == (180, 180, 2)
 
 # %% [markdown]
 # Look at the mistakes. Where do two cells become one? Which cells are missed: dim ones, small ones,
-# those at the edge? And which "cell" is none? SEG (chapter 12) is a score by cells, from 0 to 1.
+# those at the edge? Which "cells" are not there? SEG (chapter 12) is a score per cell, from 0 to 1.
 #
-# On your own images the same is done from the shell, without any Python: ``python -m
-# tinyunet.train``, then ``python -m tinyunet.predict``; ``--help`` lists their options.
+# For your own images, do the same from the shell, without any Python: ``python -m tinyunet.train``,
+# then ``python -m tinyunet.predict``; ``--help`` lists their options.
 #
 # A map of the whole
 # ------------------
@@ -295,9 +296,8 @@ show("00-map")
 #
 # Keep it
 # -------
-# A checkpoint in one file holds the network, and all that is needed to train on. With each number
-# of the network goes a second one, which the training keeps beside it (chapter 11). Each takes 4
-# bytes.
+# A checkpoint is one file with the network and all that is needed to continue the training. For each
+# number in the network it has a second one, the velocity (chapter 11). Each takes 4 bytes.
 
 # %%
 import tempfile
@@ -312,14 +312,14 @@ with tempfile.TemporaryDirectory() as folder:
 again = tu.predict_tiled(loaded, normalise(image), tile=180)
 assert np.array_equal(again, tu.predict_tiled(trainer.model, normalise(image), tile=180))
 count = sum(parameter.data.size for parameter in trainer.model.parameters())
-assert 1 < size / (2 * 4 * count) < 1.05  # the rest says which number is which
-print(f"{count:,} numbers, {size / 1e6:.1f} MB; the network that was read predicts the same, to the last bit")
+assert 1 < size / (2 * 4 * count) < 1.05  # the rest are names and shapes
+print(f"{count:,} numbers, {size / 1e6:.1f} MB; the loaded network predicts the same, to the last bit")
 
 # %% [markdown]
 # Summary
 # -------
 # - Images ``(H, W, C)`` and labels ``(H, W)`` go in; a probability for each pixel comes out.
-# - The loss shows whether a network learns, held-out images whether it has understood.
-# - Good, slow, lost, by heart: a curve tells which.
+# - The loss shows whether a network learns; held-out images show whether it has understood.
+# - Good, slow, lost, by heart: a curve shows which.
 #
-# Next: ``01_autograd.py``. How a computer knows in which direction the loss falls.
+# Next: ``01_autograd.py``, how a computer knows in which direction the loss falls.

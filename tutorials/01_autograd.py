@@ -4,13 +4,13 @@
 =========================================
 
 **You will build** a tape of about 60 lines that computes the derivative of any program made of its
-ops, and train something with it. It is the core of ``tinyunet/autograd/tensor.py``, which trains the U-Net.
+ops, and train something with it. It is the core of ``tinyunet/autograd/tensor.py``.
 
 **You will learn** why the derivative is computed backwards, what has to be remembered on the way
-forward, why the order of the walk back matters, and what happens where a value is used twice.
+forward, why the order of the walk back matters, and what happens if a value is used twice.
 
-Needed: a little calculus (the chain rule) and NumPy arrays. About 30 minutes. Three exercises:
-replace ``...`` in a function marked with ``@exercise`` by your lines, then run the script again.
+Needed: a little calculus (the chain rule) and NumPy arrays. About 30 minutes. Three exercises: in a
+function marked with ``@exercise``, replace ``...`` by your lines, then run the script again.
 """
 
 # %%
@@ -21,14 +21,14 @@ import numpy as np
 from lesson import exercise, show
 
 # %% [markdown]
-# What is asked for
-# -----------------
+# What a gradient is
+# ------------------
 # A network is a program that turns an image and many thousand parameters into one number, the loss.
-# To make the loss smaller we ask of every parameter: if it grew by a little, by how much would the
-# loss grow? That is its derivative; all of them together are the *gradient*.
+# To make the loss smaller we ask for every parameter: if it grew by a little, by how much would the
+# loss grow? That is its derivative; all derivatives together are the *gradient*.
 #
-# Take a program of two inputs. It is small enough to do by hand: ``f(a, b) = a b + a``, so ``df/da
-# = b + 1`` and ``df/db = a``.
+# Take a program of two inputs, small enough to do by hand: ``f(a, b) = a b + a``, so ``df/da = b +
+# 1`` and ``df/db = a``.
 
 
 # %%
@@ -44,9 +44,8 @@ assert abs(slope_a - (b + 1)) < 1e-6
 assert abs(slope_b - a) < 1e-6
 
 # %% [markdown]
-# This measures slopes by trying. It costs two runs of the program *for each* input. The U-Net of
-# the paper has 31,030,658 parameters: **predict** how long one gradient would take if one run takes
-# 0.1 s.
+# This measures slopes by trial. It costs two runs of the program *per input*. The U-Net of the paper
+# has 31,030,658 parameters: **predict** how long one gradient would take if one run takes 0.1 s.
 
 # %%
 days = 2 * 31_030_658 * 0.1 / 3600 / 24
@@ -57,9 +56,9 @@ assert round(days) == 72
 # One op at a time
 # ----------------
 # The way out is the chain rule. Cut the program into *ops* (operations) whose derivatives are
-# known: ``t = a b``, then ``y = t + a``. Say that ``L`` is the number at the very end. Each op is
-# asked one thing only: given ``dL/d(output)``, what is ``dL/d(input)`` for each of its inputs?
-# Nothing else of the program matters to it.
+# known: ``t = a b``, then ``y = t + a``. Let ``L`` be the number at the very end. Each op answers one
+# question only: given ``dL/d(output)``, what is ``dL/d(input)`` for each of its inputs? The op needs
+# to know nothing else of the program.
 #
 # For a sum ``y = a + b`` both answers are ``dL/dy`` itself. We write ``grad_y`` for ``dL/dy``; it
 # has the shape of ``y``.
@@ -75,8 +74,7 @@ def add_backward(grad_y, a, b):
 
 
 # %% [markdown]
-# Your turn: the product ``y = a b``, element by element. All arrays have one shape: what comes in,
-# and the two that you return.
+# Your turn: the product ``y = a b``, element by element. All arrays have the same shape.
 
 
 # %%
@@ -89,12 +87,12 @@ def multiply_backward(grad_y, a, b):
 # %% [markdown]
 # The tape
 # --------
-# On the way forward we write down which op made which value. That record is a graph: every value
-# points to the op that made it, every op to the values that it read. Two classes are enough.
+# On the way forward we record which op made which value. The record is a graph: every value points to
+# the op that made it, every op to the values that it read. Two classes are enough.
 #
-# ``Tensor`` is an array that knows its origin. ``Op`` is one application of an op. Each op takes
-# the next number from a counter: it will tell us which of two ops came later. ``record`` applies an
-# op and notes it.
+# ``Tensor`` is an array that knows its origin. ``Op`` is one application of an op. Each gets the next
+# number of a counter, so that of two ops the later one has the higher number. ``record`` applies an
+# op and records it.
 
 
 # %%
@@ -102,7 +100,7 @@ class Op:
     count = 0
 
     def __init__(self, backward, inputs):
-        self.backward = backward  # the function above that answers the one question
+        self.backward = backward  # a function like multiply_backward
         self.inputs = inputs  # tensors
         self.number = Op.count
         Op.count += 1
@@ -111,7 +109,7 @@ class Op:
 class Tensor:
     def __init__(self, data, op=None):
         self.data = np.asarray(data, dtype=float)
-        self.grad = None  # dL/d(data), when it is known
+        self.grad = None  # dL/d(data), once it is known
         self.op = op  # None for the inputs of the program: the leaves of the graph
 
     def __add__(self, other):
@@ -129,19 +127,18 @@ def record(forward, backward, *inputs):
 a, b = Tensor(3.0), Tensor(2.0)
 y = a * b + a
 read = [t.op and t.op.number for t in y.op.inputs]
-print(f"y = {y.data}, made by op {y.op.number}, which read the outputs of ops {read}")
+print(f"y = {y.data}, made by op {y.op.number}, which read the outputs of the ops {read}")
 assert y.data == 9
 
 # %% [markdown]
-# ``None`` stands for a leaf, here ``a``. Note that ``a`` is read by two ops: by the product and by
-# the sum. Two paths lead from it to ``y``. This is called a *fan-out*, and it is where mistakes are
-# made.
+# ``None`` stands for a leaf, here ``a``. Two ops read ``a``: the product and the sum. So two paths
+# lead from ``a`` to ``y``. This is called a *fan-out*, and mistakes are often made there.
 
 
 # %%
 def draw_graph(values, ops, edges):
-    """Draw boxes at given places and arrows between them."""
-    fig, axes = plt.subplots(figsize=(7, 2.6))
+    """Draw boxes at the given places and arrows between them."""
+    fig, axes = plt.subplots(figsize=(8, 3))
     places = {**values, **ops}
     for start, end in edges:
         arrow = {"arrowstyle": "->", "shrinkA": 22, "shrinkB": 22, "color": "0.4"}
@@ -152,22 +149,23 @@ def draw_graph(values, ops, edges):
         axes.text(*place, name, ha="center", va="center", bbox=box)
     axes.set(xlim=(-0.5, 4.5), ylim=(-0.5, 1.5))
     axes.axis("off")
-    fig.suptitle("y = a b + a: forward along the arrows, backward against them")
+    fig.suptitle("y = a b + a: values forward along the arrows, gradients of y back against them")
 
 
+a_box, b_box, t_box, y_box = "a = 3\ngrad 2 + 1", "b = 2\ngrad 3", "t = 6\ngrad 1", "y = 9\ngrad 1"
 draw_graph(
-    {"b=2": (0, 1.1), "a=3": (0, 0), "t=6": (2, 0.9), "y=9": (4, 0.4)},
+    {b_box: (0, 1.2), a_box: (0, 0), t_box: (2, 0.9), y_box: (4, 0.4)},
     {"×": (1, 0.9), "+": (3, 0.4)},
-    [("b=2", "×"), ("a=3", "×"), ("×", "t=6"), ("t=6", "+"), ("a=3", "+"), ("+", "y=9")],
+    [(b_box, "×"), (a_box, "×"), ("×", t_box), (t_box, "+"), (a_box, "+"), ("+", y_box)],
 )
 show("01-graph")
 
 # %% [markdown]
 # The walk back, first try
 # ------------------------
-# Start with ``dL/dy = 1`` at the end, ask the last op for the gradients of its inputs, and go on
-# from each of them. As a recursion this takes six lines, and it is even right: a leaf that is
-# reached along two paths adds up what arrives. It returns how many calls it took.
+# Let ``L = y``. Start with ``dL/dy = 1``, get the gradients of its inputs from the last op, and
+# continue from each of them. As a recursion this takes six lines, and it is even right: a leaf that
+# is reached along two paths adds up what arrives. The function returns the number of its calls.
 
 
 # %%
@@ -184,9 +182,9 @@ print(f"dy/da = {a.grad}, dy/db = {b.grad}")
 assert (a.grad, b.grad) == (3, 3)
 
 # %% [markdown]
-# Both are 3: ``b + 1`` and ``a``. But each *path* is walked, and paths multiply. Double a number
-# again and again by ``x = x + x``: **predict** how many calls 16 doublings cost. (Every op has two
-# paths behind it.)
+# Both are 3: ``b + 1`` and ``a``. But every *path* is walked, and paths multiply. Double a number
+# again and again by ``x = x + x``: **predict** how many calls 16 doublings cost. (From every op two
+# paths lead back.)
 
 # %%
 doublings = range(1, 17)
@@ -208,55 +206,57 @@ axes.legend()
 show("01-paths")
 
 # %% [markdown]
-# 131,071 calls for a program of 16 ops. And a recursion has a second fault: a program of 2,000 ops
-# in a row is too deep for Python's stack.
+# 131,071 calls for a program of 16 ops. And a recursion has a second fault: 2,000 ops in a row are
+# too deep for Python's stack.
 
 # %%
 y = Tensor(1.0)
 for _ in range(2000):
     y = y + Tensor(1.0)
 try:
-    too_deep = not walk_every_path(y, np.ones(()))
-except RecursionError:
-    too_deep = True
-assert too_deep
+    walk_every_path(y, np.ones(()))
+except RecursionError as error:
+    print("2,000 ops in a row:", error)
+else:
+    raise AssertionError("the recursion was not too deep")
 
 # %% [markdown]
 # In the right order
 # ------------------
-# Each op shall be asked once, and only when everything has arrived that will arrive: after all ops
-# that read its output. The numbers on the ops give such an order for nothing. An op can only read
-# what exists, so whoever reads its output has a *higher* number. The highest number first is always
+# Each op must be visited once, and only when its whole gradient has arrived: after all ops that read
+# its output. The numbers of the ops already give such an order. An op can only read values that
+# exist, so the ops that read its output have *higher* numbers. The highest number first is always
 # right.
 
 
 # %%
 @exercise("01.2", lines=7, hint="A list of ops to visit, a set of ops seen; sort by number at the end.")
 def newest_first(output):
-    """Return a list of output.op and all ops behind it, each once, the newest first. Without recursion."""
+    """Return a list of output.op and all ops before it, each once, the newest first. Without recursion."""
     return ...
 
 
 # %% [markdown]
-# Now the fan-out. While walking, ``pending`` holds for each tensor the gradient that has arrived so
-# far. When another path brings more, the two are added: the loss changes by both.
+# Now the fan-out. During the walk, the dict ``pending`` holds for each tensor the gradient that has
+# arrived so far. When another path brings more, the two are added, because the loss changes by both.
 #
-# One trap: the sum must be a new array. ``add_backward`` returned *the same* array twice, so adding
-# to it in place (``+=``) would change the gradient of another tensor behind its back.
+# There is one trap: the sum must be a new array. ``add_backward`` returns *the same* array twice, so
+# adding to it in place (``+=``) would also change the gradient of another tensor.
 
 
 # %%
-@exercise("01.3", lines=2, hint="pending.get(tensor, 0.0) is what has arrived before.")
+@exercise("01.3", lines=2, hint="pending.get(tensor, 0.0) is the gradient that has arrived before.")
 def accumulate(pending, tensor, grad):
-    """Add the array `grad` to pending[tensor], which may not exist yet; return pending. Change no array."""
+    """Add the array `grad` to pending[tensor], which may be missing; return pending. Change no array."""
     return ...
 
 
 # %% [markdown]
-# With these two the walk back is complete. It is the whole of *reverse-mode automatic
-# differentiation*. An op does not know the tensor that it made, but the ops that read this tensor
-# do. So ``made_by`` notes it for each op: whoever read it is newer, and has been there before. At
-# the end only the leaves are still pending.
+# With these two the walk back is complete: this is *reverse-mode automatic differentiation*. An op
+# does not keep the tensor that it made. If it did, op and tensor would refer to each other, and
+# Python frees such a circle late: the memory of a whole network would wait. But the ops that read
+# the tensor have it among their inputs, and they are visited earlier. So ``made_by`` collects the
+# tensor of each op on the way. At the end only the leaves are still pending.
 
 
 # %%
@@ -271,7 +271,7 @@ def backward(output):
 
 
 def newest_first_with_outputs(output):
-    """The ops in order, each with the tensor that it made."""
+    """Yield the ops in order, each with the tensor that it made."""
     made_by = {output.op: output}
     for op in newest_first(output):
         made_by |= {t.op: t for t in op.inputs if t.op}
@@ -294,20 +294,20 @@ assert x.grad == 5001
 # %% [markdown]
 # What it costs
 # -------------
-# One walk forward, one walk back, whatever the number of parameters: this is why networks can be
+# One walk forward and one walk back, whatever the number of parameters: this is why networks can be
 # trained. The price is memory. ``multiply_backward`` needs ``a`` and ``b``, so every intermediate
 # value has to be kept until the walk back. In a U-Net these values are the feature maps, and they
-# take far more room than the parameters.
+# take far more memory than the parameters.
 #
 # Use it
 # ------
-# A straight line through points: find ``slope`` and ``offset`` such that the sum of ``(slope x +
-# offset - y)**2`` is smallest. Two more ops are needed. The sum of all elements has the derivative
-# 1 for every element. ``spread`` makes of one number an array, with that number for each point. Our
-# tape has no minus, so it is given ``-y``.
+# Fit a straight line to points: find the ``slope`` and the ``offset`` with the smallest sum of
+# ``(slope x + offset - y)**2``. Two more ops are needed. The sum of all elements has the derivative 1
+# for every element. ``spread`` repeats one number for each point. Our tape has no minus, so we give
+# it ``-y``.
 #
-# *Gradient descent* then takes 200 steps. Each moves both numbers against their derivatives, by
-# 0.005 of them: downhill.
+# *Gradient descent* then takes 200 steps. Each step moves both numbers downhill: against their
+# derivatives, multiplied by 0.005.
 
 
 # %%
@@ -322,7 +322,7 @@ slope, offset = Tensor(0.0), Tensor(0.0)
 
 
 def spread(scalar):
-    """One number for each point: a fan-out to 50, whose gradient is the sum of what comes back."""
+    """Repeat a number for each point: a fan-out to 50, so that its gradient is the sum of 50."""
     return record(lambda s: np.full(50, s), lambda grad_y, s: (grad_y.sum(),), scalar)
 
 
@@ -352,11 +352,12 @@ show("01-line")
 # %% [markdown]
 # The same in the engine
 # ----------------------
-# ``tinyunet/autograd/tensor.py`` is this tape with three additions: ops can be told that a gradient is not
-# needed, saved arrays are let go during the walk, and errors say what is wrong. An op there is a
-# class with a ``forward`` and a ``backward``. The engine has no product of its own, since the U-Net
-# needs none; here is one, and both tapes must agree. ``backward`` there takes the gradient to start
-# with: ones, as if the sum of all elements were taken at the end.
+# ``tinyunet/autograd/tensor.py`` is this tape with a few additions: an op knows which of its inputs
+# need no gradient, saved arrays are released during the walk, and errors say what is wrong. An op
+# there is a class with a ``forward`` and a ``backward``. The engine has no product of its own, because
+# the U-Net needs none; here is one, and both tapes must agree. There, ``backward`` takes the gradient
+# to start with: ones, as if the sum of all elements were taken at the end. And it *adds* to ``grad``
+# instead of replacing it, so a training has to reset the gradients in each step (chapter 11).
 
 # %%
 import tinyunet as tu
@@ -397,4 +398,4 @@ print("Both tapes agree.")
 # - The gradient costs one walk back, however many parameters there are, and the memory of all
 #   intermediate values.
 #
-# Next: ``02_gradcheck.py``. How do you know that a backward is right?
+# Next: ``02_gradcheck.py``, how to know that a backward is right.

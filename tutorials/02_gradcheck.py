@@ -4,12 +4,12 @@
 ============================================================
 
 **You will build** a checker that finds one wrong number among thousands, says where it is, and is not
-misled by the corner of a ReLU. It is the core of ``tinyunet/autograd/gradcheck.py``, which every op of the
-engine has to pass.
+misled by the corner of a ReLU. It is the core of ``tinyunet/autograd/gradcheck.py``, which every op of
+the engine has to pass.
 
 **You will learn** how large the step of a difference quotient should be, how one random direction
-covers all elements at the price of one, which mistakes a careless check lets through, and what to
-make of a function that has no derivative at a point.
+covers all elements at the cost of one, which mistakes a careless check lets through, and what to do
+where a function has no derivative.
 
 Needed: chapter 01. About 40 minutes. Four exercises.
 """
@@ -22,10 +22,10 @@ from lesson import exercise, show
 # %% [markdown]
 # A wrong backward does not crash
 # -------------------------------
-# A wrong forward is often seen: the picture looks wrong. A wrong backward is silent. Often the loss
-# still falls, and the training only ends in a worse place than it could. So a backward needs a
-# judge that knows nothing of calculus. Chapter 01 had one: move the input by a little, in both
-# directions, and see how the output changes.
+# A wrong forward is often noticed, because the picture looks wrong. A wrong backward is silent. Often
+# the loss still falls, and the training only ends with a worse result. So a backward needs a test
+# that uses no calculus. Chapter 01 had one: move the input by a little, in both directions, and see
+# how the output changes.
 #
 # How little is a little?
 # -----------------------
@@ -50,7 +50,7 @@ def one_sided(f, x, h):
 
 
 def relative_error(quotient, h, dtype):
-    """How far off a quotient is for exp, root of the mean square over 200 places."""
+    """Return the relative error of a quotient for exp: root mean square over 200 places."""
     x, h = np.linspace(0.5, 1.5, 200).astype(dtype), dtype(h)
     error = quotient(np.exp, x, h).astype(float) / np.exp(x.astype(float)) - 1
     return np.sqrt(np.mean(error**2))
@@ -64,7 +64,7 @@ assert np.isclose(best, 1e-5)
 assert in_double[::4].min() < 1e-10
 
 # %% [markdown]
-# Neither the largest nor the smallest. Two errors pull in opposite directions. Taylor's series
+# Neither the largest nor the smallest is best. Two errors act in opposite directions. Taylor's series
 # gives the first, the *truncation*: the quotient is ``f' + h² f'''/6 + ...``, so a smaller step is
 # better. The second is *rounding*. A float64 has 53 binary digits, so each value of ``f`` is off by
 # up to ``u |f|`` with ``u = 2**-53``, about 1.1e-16. Divided by the step, this is about ``u |f| /
@@ -110,7 +110,7 @@ show("02-step")
 # The central quotient is better than the one-sided one by more than a factor of 100. In float64 it
 # has ten good digits, in float32 four or five. So gradients are checked in float64; the float32
 # version of an op is then compared with its float64 version. From here on the step is 1e-6, as in
-# the engine: a little below the best one, and good for nine digits.
+# the engine: a little below the best one, and accurate to nine digits.
 #
 # From a number to an array
 # -------------------------
@@ -119,12 +119,12 @@ show("02-step")
 # take the simplest that has a given ``g``: ``L = <y, g>``, the sum of all products ``y[i] g[i]``.
 # Then ``backward(g, x)`` has to be the gradient of ``L`` with respect to ``x``.
 #
-# One quotient for each element of ``x`` would do, at two runs each: the first map of the paper's
-# U-Net has 570 × 570 pixels of 64 channels, so 41,587,200 runs. Instead, move all elements at once,
-# along a random direction ``v`` of the shape of ``x``. The loss along that line, ``L(x + h v)``, is
-# a function of one number. By the chain rule its slope at ``h = 0`` is the sum of ``grad_x[i]
-# v[i]``, that is ``<grad_x, v>``. Each element of the gradient has a part in this sum, and its
-# share is random. Two runs check them all.
+# One quotient per element of ``x`` would do, at two runs each. But the first map of the paper's U-Net
+# has 570 × 570 pixels of 64 channels, so this takes 41,587,200 runs. Instead, move all elements at
+# once, along a random direction ``v`` of the shape of ``x``. The loss along that line, ``L(x + h
+# v)``, is a function of one number. By the chain rule its slope at ``h = 0`` is the sum of
+# ``grad_x[i] v[i]``, that is ``<grad_x, v>``. Every element of the gradient contributes to this sum,
+# with a random factor. Two runs check them all.
 
 
 # %%
@@ -135,8 +135,8 @@ def two_sides(forward, backward, x, g, v, h):
 
 
 # %% [markdown]
-# Which mistakes are seen
-# -----------------------
+# Which mistakes are found
+# ------------------------
 # Take the op ``y = x³`` with its right backward, and with three wrong ones.
 
 
@@ -158,14 +158,14 @@ BACKWARDS = {
 
 
 def disagree(forward, backward, x, g, v):
-    """Whether both slopes differ by more than a millionth of them, or of 1 if they are smaller."""
+    """Return True if the slopes differ by more than a millionth of their size, or of 1 if that is more."""
     by_backward, by_difference = two_sides(forward, backward, x, g, v, h=1e-6)
     return abs(by_backward - by_difference) > 1e-6 * max(1, abs(by_difference))
 
 
 # %% [markdown]
 # It is tempting to take simple numbers: ``v = 1`` everywhere, or ``g = 1``, or the point ``x = 0``.
-# **Predict** which mistakes each of these lets through.
+# **Predict** which mistakes each of these choices lets through.
 
 # %%
 rng = np.random.default_rng(0)
@@ -184,22 +184,22 @@ assert [name for name in BACKWARDS if passes[name]["g = 1"]] == ["right", "g for
 assert all(passes[name]["x = 0"] for name in BACKWARDS)
 
 # %% [markdown]
-# With ``v = 1`` only the sum of the gradient is checked, and a sum does not see the order: numbers
-# that land at the wrong pixel pass. With ``g = 1`` a forgotten factor ``g`` passes. At ``x = 0``
-# the gradient of ``x³`` is zero, and zero times any mistake is zero. Random numbers for all three
-# catch everything.
+# With ``v = 1`` only the sum of the gradient is checked, and a sum does not depend on the order:
+# gradients at the wrong pixel pass. With ``g = 1`` a forgotten factor ``g`` passes. At ``x = 0`` the
+# gradient of ``x³`` is zero, and zero times any mistake is zero. Random numbers for all three catch
+# everything.
 #
-# Where is it?
-# ------------
-# The direction says that something is wrong, not where. So halve it: let ``v`` be zero on one half
-# of the elements, then on the other, and go on in each half that disagrees, down to single
-# elements. **Predict** how many comparisons find one element of 64 × 64 whose gradient has the
-# wrong sign.
+# Where is the mistake?
+# ---------------------
+# One direction shows that something is wrong, but not where. So halve it: let ``v`` be zero on one
+# half of the elements, then on the other half. Where the slopes disagree, halve again, down to single
+# elements. **Predict** how many comparisons find one element of 64 × 64 whose gradient has the wrong
+# sign.
 
 
 # %%
 def search(forward, backward, x, g, v, log):
-    """Indices of wrong elements. `log` gets the places of each comparison, and whether they were right."""
+    """Return the indices of wrong elements; append the places and the result of each comparison to `log`."""
     places = np.flatnonzero(v)
     wrong = disagree(forward, backward, x, g, v)
     log.append((places, not wrong))
@@ -226,7 +226,7 @@ assert found == [(41, 22)]
 assert len(log) == 1 + 2 * 12
 
 # %% [markdown]
-# One comparison for the whole, then two for each of 12 halvings, as 2 to the 12th is 4096. The
+# One comparison for the whole, then two for each of 12 halvings, because 4096 is 2 to the 12th. The
 # picture shows after how many halvings each part was found to be right.
 
 # %%
@@ -246,9 +246,9 @@ show("02-search")
 # Find the bug
 # ------------
 # Now a layer: ``N`` points of ``C`` channels each, ``x`` of shape ``(N, C)``; a matrix ``weight``
-# of shape ``(C, F)``; a ``bias`` of shape ``(F,)``; and a ReLU, ``max(z, 0)``. It is what a 1×1
-# convolution does to each pixel. Its backward below has one mistake. It passes a first check on all
-# three inputs.
+# of shape ``(C, F)``; a ``bias`` of shape ``(F,)``; and a ReLU, ``max(z, 0)``. A 1×1 convolution
+# does this to each pixel. The backward below has one mistake. We check it twice: with a large bias,
+# and with a small one. **Predict** which of the two checks finds the mistake.
 
 
 # %%
@@ -257,45 +257,53 @@ def layer(x, weight, bias):
 
 
 def planted_backward(grad_y, x, weight, bias):
-    grad_z = grad_y * (x @ weight + bias > 0)  # the ReLU lets through what was positive
+    grad_z = grad_y * (x @ weight + bias > 0)  # the ReLU: only where z was positive
     grad_x = grad_z @ weight.T
     grad_weight = x.T @ grad_z
-    grad_bias = grad_y.sum(axis=0)  # the bias went into each of the N rows
+    grad_bias = grad_y.sum(axis=0)  # the bias was added to each of the N rows
     return grad_x, grad_weight, grad_bias
 
 
 def wrong_elements(backward, inputs):
-    """For each input of `layer` by name, the indices of its wrong gradients."""
+    """Return for each input of `layer`, by name, the indices of its wrong gradients."""
     rng = np.random.default_rng(0)
     g = rng.standard_normal(layer(*inputs).shape)
 
-    def of_input(number):
-        def put(array):  # in the place of this input, beside the others
+    def search_input(number):
+        def with_input(array):  # the other inputs stay as they are
             return [*inputs[:number], array, *inputs[number + 1 :]]
 
-        v = rng.standard_normal(inputs[number].shape)
-        forward, gradient = lambda a: layer(*put(a)), lambda g, a: backward(g, *put(a))[number]
-        return search(forward, gradient, inputs[number], g, v, [])
+        def forward(array):
+            return layer(*with_input(array))
 
-    return {name: of_input(number) for number, name in enumerate(("x", "weight", "bias"))}
+        def gradient(g, array):
+            return backward(g, *with_input(array))[number]
+
+        return search(forward, gradient, inputs[number], g, rng.standard_normal(inputs[number].shape), [])
+
+    return {name: search_input(number) for number, name in enumerate(("x", "weight", "bias"))}
 
 
 arrays = [rng.standard_normal((6, 3)), rng.standard_normal((3, 4)), rng.standard_normal(4)]
+report_10 = wrong_elements(planted_backward, [*arrays[:2], arrays[2] + 10])
 report = wrong_elements(planted_backward, arrays)
-print("bias near 0:", report)
-assert not any(wrong_elements(planted_backward, [*arrays[:2], arrays[2] + 10]).values())
+print("bias near 10:", report_10)
+print("bias near 0: ", report)
+assert report_10 == {"x": [], "weight": [], "bias": []}
 assert report == {"x": [], "weight": [], "bias": [(0,), (1,), (2,), (3,)]}
 
 # %% [markdown]
-# With a large bias all numbers are positive, and the ReLU does nothing: that check never saw its
-# other half. A check sees only what its inputs exercise. The second check names the input: each
-# element of the bias. Which line is wrong?
+# With a large bias all numbers before the ReLU are positive, and the ReLU does nothing. So the first
+# check never tested its other half: a check tests only what its inputs exercise. The second check
+# names the input, the bias, and each of its elements. Which line is wrong?
 
 
 # %%
-@exercise("02.3", lines=2, hint="The bias stands before the ReLU: its gradient has to come through it.")
+@exercise(
+    "02.3", lines=2, hint="The bias is added before the ReLU: its gradient comes back through the ReLU."
+)
 def layer_backward(grad_y, x, weight, bias):
-    """Return grad_x, grad_weight and grad_bias of `layer`."""
+    """Return grad_x, grad_weight and grad_bias of `layer`; the derivative of the ReLU at 0 is 0."""
     return ...
 
 
@@ -306,7 +314,7 @@ assert not any(wrong_elements(layer_backward, arrays).values())
 # --------
 # A ReLU has a *kink* at 0: ahead of it the slope is 1, behind it 0, and at 0 there is no
 # derivative. The central quotient gives the mean of both, 0.5. PyTorch and this engine return 0.
-# That is a convention and not a mistake, but our checker would call it one.
+# This is a convention and not a mistake, but our checker would report it.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
@@ -322,35 +330,35 @@ for ax, f, title in zip(axes, functions, ("A kink: the slopes stay apart", "Smoo
 show("02-kink")
 
 # %% [markdown]
-# The two one-sided quotients tell. Call ``(L(x + h v) - L(x)) / h`` *ahead* and ``(L(x) - L(x - h
-# v)) / h`` *behind*; their mean is the central quotient. Of a smooth function they differ by about
-# ``h`` times the curvature: by next to nothing, at h = 1e-6. At a kink they stay apart, and each
-# number from the one to the other is an acceptable answer. Nothing outside is. As all numbers are
-# rounded, a ``tolerance`` is allowed: at the mean, and beyond both ends of that range.
+# The two one-sided quotients reveal a kink. Call ``(L(x + h v) - L(x)) / h`` *ahead* and ``(L(x) -
+# L(x - h v)) / h`` *behind*; their mean is the central quotient. For a smooth function they differ by
+# about ``h`` times the curvature, which is tiny for h = 1e-6. At a kink they stay apart, and every
+# number between them is acceptable, but none outside. Because all numbers are rounded, a
+# ``tolerance`` is allowed: at the mean, and beyond both ends of that range.
 
 
 # %%
-@exercise("02.4", lines=4, hint="Test for the mean first. Python reads a <= b <= c as one would like.")
+@exercise("02.4", lines=4, hint="Test for the mean first. Python understands a <= b <= c.")
 def judge(by_backward, ahead, behind, tolerance):
     """Return "right" (the mean), else "kink" (in the range), else "wrong"; within the tolerance."""
     return ...
 
 
 # %% [markdown]
-# At the corner of a ReLU the slopes 0 and 1 are a kink, 0.5 is right, and 1.5 is wrong. The judge
-# is asked about single elements only: a direction over several mixes all their quotients, so where
-# it disagrees it is halved first.
+# At the corner of a ReLU the slopes 0 and 1 are a kink, 0.5 is right, and 1.5 is wrong. ``judge`` is
+# called for single elements only. A direction over several elements mixes their quotients, so a
+# direction that disagrees is halved first.
 
 # %%
-words = [judge(at_zero, 1.0, 0.0, 1e-6) for at_zero in (0.0, 0.5, 1.0, 1.5)]
-assert words == ["kink", "right", "kink", "wrong"]
+verdicts = [judge(at_zero, 1.0, 0.0, 1e-6) for at_zero in (0.0, 0.5, 1.0, 1.5)]
+assert verdicts == ["kink", "right", "kink", "wrong"]
 
 # %% [markdown]
 # The same in the engine
 # ----------------------
-# ``tinyunet/autograd/gradcheck.py`` does this for any function of tensors: three random directions, halved
-# where they disagree, and each element of tiny inputs besides. We give it the layer with both
-# backwards.
+# ``tinyunet/autograd/gradcheck.py`` does this for any function of tensors. It takes three random
+# directions, halves those that disagree, and for tiny inputs also checks each element. We give it the
+# layer with both backwards.
 
 # %%
 import tinyunet as tu
@@ -388,13 +396,13 @@ with tu.use_backend("numpy"):  # the readable kernels
 # %% [markdown]
 # Summary
 # -------
-# - A wrong backward is silent. It is held against difference quotients, in float64.
-# - The best central step balances truncation against rounding; for float64 it is near 1e-5.
-# - ``<backward(g, x), v>`` against the slope along ``v`` checks all elements with two runs. Point,
-#   ``g`` and ``v`` are random; simple numbers hide mistakes.
-# - Halving the direction finds the wrong element; the quotients ahead and behind tell a kink from a
-#   mistake.
-# - A check sees only what its inputs exercise. So break the backward on purpose once, and see the
+# - A wrong backward is silent. It is compared with difference quotients, in float64.
+# - The best central step balances truncation and rounding; for float64 it is near 1e-5.
+# - Comparing ``<backward(g, x), v>`` with the slope along ``v`` checks all elements in two runs. The
+#   point, ``g`` and ``v`` are random; simple numbers hide mistakes.
+# - Halving the direction finds the wrong element. The quotients ahead and behind distinguish a kink
+#   from a mistake.
+# - A check tests only what its inputs exercise. So break the backward on purpose once, and see the
 #   check fail.
 #
 # Next: ``03_conv2d.py``, the op that a U-Net spends nearly all its time in.

@@ -4,11 +4,11 @@
 ===================================================
 
 **You will build** the convolution of the U-Net in four ways, from plain loops to matrix products, and
-its three gradients. It is what ``tinyunet/ops/conv2d.py`` contains.
+its three gradients. The engine's is ``tinyunet/ops/conv2d.py``.
 
-**You will learn** why all of them are the same sum, how to read a gradient off an equation by asking
-where a number is used, why the weights are turned around on the way back, and how a linear op can be
-checked without any difference quotient.
+**You will learn** why all four ways are the same sum, how to read a gradient off an equation by asking
+where a number is used, why the window is flipped on the way back, and how a linear op can be checked
+without any difference quotient.
 
 Needed: chapters 01 and 02. About 50 minutes. Four exercises.
 """
@@ -29,8 +29,8 @@ from tinyunet.data import synthetic_cells
 # The input ``x`` has shape ``(N, H, W, C)``: ``N`` images of ``H`` rows and ``W`` columns, each
 # pixel with ``C`` channels. ``weight`` has shape ``(K, K, C, F)``: for each of ``F`` filters a
 # window of ``K`` × ``K`` pixels with ``C`` channels. ``bias`` has shape ``(F,)``. A filter is laid
-# on the image, each of its weights is multiplied by the number that lies under it, and all products
-# are added up:
+# on the image, each of its weights is multiplied by the number under it, and all products are added
+# up:
 #
 # ::
 #
@@ -38,8 +38,8 @@ from tinyunet.data import synthetic_cells
 #
 # The letters mean the same in all chapters: ``n`` image, ``i j`` row and column, ``p q`` place in
 # the window, ``c`` input channel, ``f`` filter. Mathematicians call this a cross-correlation; in
-# their convolution the window is turned by 180 degrees first. As weights are learned, it does not
-# matter which of the two a network uses, as long as the backward knows.
+# their convolution the window is flipped first, that is, rotated by 180 degrees. Because weights are
+# learned, it does not matter which of the two a network uses, as long as the backward fits.
 #
 # The window has to lie inside the image. **Predict** the shape of ``y`` for two images of 7 × 9
 # pixels with 3 channels and four 3×3 filters. And the image that enters the paper's network has a
@@ -67,14 +67,14 @@ assert 572 - 2 - 2 == 568
 
 # %% [markdown]
 # So ``y`` has the shape ``(N, H', W', F)`` with ``H' = H - K + 1`` and ``W' = W - K + 1``. The
-# paper (section 2) calls these *unpadded* convolutions. Each takes two pixels off a side, and in
-# exchange each output pixel has seen only pixels of the image. The common alternative puts a border
+# paper (section 2) calls these *unpadded* convolutions. Each shortens a side by two pixels, and in
+# exchange each output pixel depends on pixels of the image only. The common alternative puts a border
 # of zeros around ``x`` first, ``padding=1``, and keeps the size.
 #
 # Windows, without copying
 # ------------------------
-# Seven loops, and Python pays for each single product. NumPy can show all windows of an array at
-# once. It copies nothing: the result is another way to step through the same memory.
+# Seven loops, and every single product costs time in Python. NumPy can present all windows of an
+# array at once. It copies nothing: the result is another way to step through the same memory.
 
 # %%
 windows = sliding_window_view(x, (3, 3), axis=(1, 2))
@@ -84,8 +84,8 @@ assert windows[1, 2, 4, 0, 1, 2] == x[1, 2 + 1, 4 + 2, 0]
 assert np.shares_memory(windows, x)
 
 # %% [markdown]
-# ``np.einsum`` takes an equation in letters. What stands on the left only is summed over. So the
-# equation above becomes one line, letter by letter.
+# ``np.einsum`` takes an equation in letters. It sums over the letters that occur on the left only. So
+# the equation above becomes one line, letter by letter.
 
 
 # %%
@@ -97,7 +97,7 @@ def conv_einsum(x, weight, bias):
 assert np.allclose(conv_einsum(x, weight, bias), y)
 
 # %% [markdown]
-# That is fast enough for a picture. Four filters written by hand, on a made-up micrograph of cells.
+# That is fast enough for a picture: four filters written by hand, on a synthetic micrograph of cells.
 
 # %%
 image = synthetic_cells(1, 128, seed=9).images[0][np.newaxis] / 255.0
@@ -123,16 +123,16 @@ for ax, title in zip(axes[1], ("image", *titles), strict=True):
     ax.set_title(title)
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
-fig.suptitle("Four filters of 3×3 weights and what they find (red positive, blue negative)")
+fig.suptitle("Four filters of 3×3 weights and their outputs (red positive, blue negative)")
 show("03-filters")
 
 # %% [markdown]
-# A network has many such filters, and learns the numbers in them.
+# A network has many such filters, and learns their weights.
 #
 # One matrix product
 # ------------------
 # Write each window as a row of a matrix, in the order ``p, q, c``, and each filter as a column, in
-# the same order. Then ``y`` is one matrix product, and matrix products are what machines do best.
+# the same order. Then ``y`` is one matrix product, and machines are best at matrix products.
 
 
 # %%
@@ -152,7 +152,7 @@ def conv_matrix(x, weight, bias):
 assert np.allclose(conv_matrix(x, weight, bias), y)
 
 # %% [markdown]
-# The price is memory: each pixel is copied into all windows that it lies in. **Predict** how many
+# The price is memory: each pixel is copied into all windows that contain it. **Predict** how many
 # megabytes (10**6 bytes) the rows take for the second convolution of the paper's network: 570 × 570
 # pixels, 64 channels, float32 (4 bytes).
 
@@ -162,11 +162,10 @@ print(f"x: {before:.0f} MB; its windows as rows: {after:.0f} MB")
 assert (round(before), round(after)) == (83, 743)
 
 # %% [markdown]
-# So it is cut into parts. The engine makes the windows of one row of the image at a time. Another
-# way needs no copy at all: take one place ``p, q`` of the window, a *tap*. What lies under this
-# tap, for all windows at once, is the image shifted; and it meets one small matrix, ``weight[p,
-# q]`` of shape ``(C, F)``. For a window of 3×3 these are nine products, added up; a 1×1 convolution
-# is a single one.
+# So the engine makes the windows of one row of the image at a time. Another way needs no copy at all:
+# take one place ``p, q`` of the window, a *tap*. The pixels under this tap, in all windows, are the
+# shifted image, and they are multiplied by one small matrix, ``weight[p, q]`` of shape ``(C, F)``.
+# A window of 3×3 takes nine such products, added up; a 1×1 convolution takes a single one.
 
 
 # %%
@@ -181,13 +180,13 @@ assert np.allclose(conv_taps(x, weight, bias), y)
 # %% [markdown]
 # The gradient of the weight
 # --------------------------
-# Now backward: ``grad_y``, of the shape of ``y``, is given: the derivative of the loss by each
-# output. To find the derivative by some number, ask *where it is used*. Take ``bias[f]``: it is
-# added to ``y[n,i,j,f]`` at every ``n, i, j``, with the factor 1. So its gradient is the sum of
-# ``grad_y`` over all images and pixels.
+# Now backward. Given is ``grad_y``, of the shape of ``y``: the derivative of the loss with respect to
+# each output. To find the derivative with respect to some number, ask *where that number is used*.
+# ``bias[f]`` is added to ``y[n,i,j,f]`` at every ``n, i, j``, with the factor 1. So its gradient is
+# the sum of ``grad_y`` over all images and pixels.
 #
-# Now take one weight, ``weight[p,q,c,f]``. In which outputs is it used, and what is it multiplied
-# by there? Write the sum down before you go on.
+# Now take one weight, ``weight[p,q,c,f]``. In which outputs is it used, and by which number is it
+# multiplied there? Write the sum down before you go on.
 
 
 # %%
@@ -198,10 +197,10 @@ def backward_weight_and_bias(x, grad_y, size):
 
 
 # %% [markdown]
-# The check needs no step ``h``. A convolution without bias is *linear* in its weight, and of a
-# linear function the slope along any direction is the function itself, of that direction. So
-# chapter 02's comparison is exact: ``<grad_weight, v>`` has to equal ``<grad_y, conv(x, v)>`` for
-# every ``v``. ``grad_bias`` is checked in the same way, along ``bias``.
+# The check needs no step ``h``. A convolution without bias is *linear* in its weight, and the slope
+# of a linear function along a direction is its value at that direction. So the comparison of chapter
+# 02 is exact: ``<grad_weight, v>`` has to equal ``<grad_y, conv(x, v)>`` for every ``v``.
+# ``grad_bias`` is checked in the same way, along ``bias``.
 
 # %%
 grad_y, v = rng.standard_normal(y.shape), rng.standard_normal(weight.shape)
@@ -212,17 +211,17 @@ assert np.isclose(grad_bias @ bias, np.vdot(grad_y, np.broadcast_to(bias, y.shap
 # %% [markdown]
 # The gradient of the input
 # -------------------------
-# The same question for a pixel: where is ``x[n,r,s,c]`` used? In the windows that it lies in. A
-# window at ``i, j`` has it under its tap ``p, q`` if ``i + p = r`` and ``j + q = s``. In every
-# filter ``f`` of such a window it is multiplied by ``weight[p,q,c,f]``:
+# The same question for a pixel: where is ``x[n,r,s,c]`` used? In the windows that contain it. It is
+# under the tap ``p, q`` of the window at ``i, j`` if ``i + p = r`` and ``j + q = s``. There, in every
+# filter ``f``, it is multiplied by ``weight[p,q,c,f]``:
 #
 # ::
 #
 #     grad_x[n,r,s,c] = sum over p,q,f of weight[p,q,c,f] grad_y[n,r-p,s-q,f]
 #
-# where ``r-p, s-q`` is a pixel of ``grad_y``; near the border some are not. Read it as painting:
-# every output pixel paints a window of the input, and where windows overlap, paint adds up.
-# ``conv_taps`` read from a shifted image; this adds *into* a shifted image.
+# where ``r-p, s-q`` is a pixel of ``grad_y``; near the border there are fewer of them. In other words,
+# every output pixel *scatters* its gradient into a window of the input, and where windows overlap,
+# the gradients add up. ``conv_taps`` reads from a shifted image; this adds *into* a shifted image.
 
 
 # %%
@@ -244,7 +243,7 @@ assert np.isclose(np.vdot(grad_x, v), np.vdot(grad_y, conv_taps(v, weight, np.ze
 # %%
 @exercise("03.4", lines=1, hint="In how many places can the window be laid so that it covers the pixel?")
 def corner_edge_middle():
-    """Return how many windows a pixel lies in: in a corner, in the middle of an edge, in the middle."""
+    """Return how many windows contain a pixel in a corner, in the middle of an edge, in the middle."""
     return ...
 
 
@@ -253,8 +252,8 @@ count = backward_input(np.ones((1, 10, 10, 1)), np.ones((3, 3, 1, 1)))[0, :, :, 
 assert (count[0, 0], count[0, 6], count[6, 6]) == corner_edge_middle()
 
 # %% [markdown]
-# The border is seen less. In an unpadded network this is as it should be: the border is there to be
-# looked at from further inside.
+# Pixels at the border are used less. In an unpadded network this is as it should be: the border is
+# there as context for the pixels further inside.
 #
 # There and back as a matrix
 # --------------------------
@@ -284,27 +283,27 @@ axes[2].set(xlabel="column", ylabel="row", title="Windows that use a pixel", xti
 show("03-matrix")
 
 # %% [markdown]
-# The same nine weights in each row, a step further each time. The backward is the transposed
+# Each row has the same nine weights, one step further each time. The backward is the transposed
 # matrix: that is what ``<conv(x), g> = <x, backward(g)>`` says. And the transpose of such a matrix
-# is again a convolution: of ``grad_y`` with ``K - 1`` zeros around it, with the window *turned by
-# 180 degrees* and ``c`` and ``f`` exchanged. In the picture on the left the nine colours of a row
-# run from dark to bright, in the middle from bright to dark. This is how the engine's fast version
-# computes it, and a window that was not turned is its classical mistake.
+# is again a convolution: of ``grad_y`` with ``K - 1`` zeros around it, with the window *flipped*
+# (rotated by 180°) and ``c`` and ``f`` exchanged. In the left picture the nine colours of a row run
+# from dark to bright, in the middle one from bright to dark. The engine's fast version computes the
+# gradient in this way. Forgetting to flip the window is the classical mistake.
 
 # %%
 padded = np.pad(grad_y, ((0, 0), (2, 2), (2, 2), (0, 0)))
-turned = weight[::-1, ::-1].transpose(0, 1, 3, 2)
-assert np.allclose(conv_taps(padded, turned, np.zeros(3)), grad_x)
-unturned = conv_taps(padded, weight.transpose(0, 1, 3, 2), np.zeros(3))
-assert not np.allclose(unturned, grad_x)
+flipped = weight[::-1, ::-1].transpose(0, 1, 3, 2)
+assert np.allclose(conv_taps(padded, flipped, np.zeros(3)), grad_x)
+unflipped = conv_taps(padded, weight.transpose(0, 1, 3, 2), np.zeros(3))
+assert not np.allclose(unflipped, grad_x)
 
 # %% [markdown]
 # How fast
 # --------
 # The work is counted in multiplications with an addition: ``N H' W' F`` outputs, ``K K C`` for
-# each. Our four versions all do this work. The engine gets by with fewer, as the next chapter
-# shows, and is counted as if it did them all. The slow versions get smaller images: what is
-# compared is the work in a second. **Predict** the ratio between the slowest and the fastest.
+# each. Our four versions all do this work. The engine needs fewer multiplications (chapter 05), and
+# is counted as if it did them all. The slow versions get smaller images, because we compare the work
+# per second. **Predict** the ratio between the slowest and the fastest.
 
 # %%
 import tinyunet as tu
@@ -316,7 +315,7 @@ def engine(x, weight, bias):
 
 
 def rate(convolve, side, channels):
-    """Millions of multiplications with an addition a second, the best of three runs."""
+    """Return millions of multiplications with an addition per second, the best of three runs."""
     arrays = [(1, side, side, channels), (3, 3, channels, channels), (channels,)]
     arrays = [rng.standard_normal(shape).astype(np.float32) for shape in arrays]
     seconds = []
@@ -331,12 +330,12 @@ versions = {"loops": (conv_loops, 12, 8), "einsum": (conv_einsum, 66, 32), "rows
 versions |= {"taps": (conv_taps, 130, 32), "the engine": (engine, 130, 32)}
 rates = {name: rate(*version) for name, version in versions.items()}
 for name, value in rates.items():
-    print(f"{name:<12}{value:12,.1f} million a second")
+    print(f"{name:<12}{value:12,.1f} million per second")
 
 fig, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
 bars = axes.barh(list(rates), list(rates.values()), color=["#D55E00"] + ["#0072B2"] * 3 + ["#009E73"])
 axes.bar_label(bars, fmt="{:,.1f}", padding=3)
-axes.set(xscale="log", xlabel="multiplications with addition, millions a second", xlim=(0.1, 1e6))
+axes.set(xscale="log", xlabel="multiplications with addition, millions per second", xlim=(0.1, 1e6))
 axes.invert_yaxis()
 show("03-speed")
 
@@ -344,8 +343,8 @@ show("03-speed")
 # The same in the engine
 # ----------------------
 # ``tinyunet/ops/conv2d.py`` has the taps as its NumPy reference, and below it the fast version: the
-# windows of one image row as a matrix, row after row, compiled. For many channels it takes another
-# way with fewer multiplications, which is the next chapter. Both must agree with what we built.
+# windows of one image row as a matrix, row after row, compiled (chapter 04). For many channels it
+# takes another way with fewer multiplications (chapter 05). All must agree with ours.
 
 # %%
 for backend in ("numpy", "numba"):
@@ -361,10 +360,10 @@ print("The engine agrees, forward and in all three gradients.")
 # %% [markdown]
 # Summary
 # -------
-# - One sum over ``p, q, c``. Loops, windows and matrix products order it differently.
-# - A gradient is read off by asking where a number is used, and by what it is multiplied there.
+# - A convolution is one sum over ``p, q, c``. Loops, windows and matrix products order it differently.
+# - To find a gradient, ask where a number is used, and by what it is multiplied there.
 # - The weight's gradient pairs windows of ``x`` with ``grad_y``. The input's gradient is the
-#   transpose of the forward: a convolution with the window turned and the channels exchanged.
+#   transpose of the forward: a convolution with the window flipped and the channels exchanged.
 # - A linear op is checked exactly, by ``<conv(x), g> = <x, backward(g)>``.
 #
 # Next: ``04_conv2d_numba.py``, the same sum at the speed of the machine.

@@ -7,12 +7,13 @@
 before, and see what tensor cores add. They are the rungs of ``kernels/conv2d*.cu``, which
 ``tinyunet/ops/conv2d_cuda.py`` launches.
 
-**You will learn** how thousands of threads share a convolution, what a warp asks of memory, what
-shared memory and barriers are for, and why a kernel becomes fast by *counting*.
+**You will learn** how thousands of threads share a convolution, what the threads of a warp cost
+together when they read memory, what shared memory and barriers are for, and why a kernel becomes fast
+by *counting*.
 
-Needed: chapter 04. No GPU: the kernels are compiled for your CPU and run there, every access checked
-and counted. That is slow and tells no speed, so there are no times here. About 60 minutes. Three
-exercises. A C++ compiler (g++, on Linux) has to be there.
+Needed: chapter 04, and a C++ compiler (g++, on Linux). No GPU: ``kernels/emulator/`` compiles the
+kernels for your CPU, runs them there, and checks and counts every access. That is slow and says nothing
+about speed, so there are no times here. About 60 minutes. Four exercises.
 """
 
 # %%
@@ -29,22 +30,44 @@ try:
     compiler()
 except BackendError as error:
     print(error)
-    print("This chapter ends here: without a compiler no kernel can run. Read on in the file.")
+    print("This chapter ends here, because without a compiler no kernel can run. Read on in the file.")
     raise SystemExit(0) from None
 
 # %% [markdown]
-# One thread for each output
-# --------------------------
-# A GPU runs one function, the *kernel*, in many *threads* at once. Each learns from ``threadIdx``,
-# ``blockIdx`` and ``blockDim`` which one it is, and does its share. The simplest share is one
-# number of the output. Threads come in *blocks*, here of 256. The last block may have more threads
-# than there are outputs left: these return at once.
+# One thread per output
+# ---------------------
+# A GPU consists of some hundred processors, each with a small fast memory of its own, and one large
+# memory for all. It runs one function, the *kernel*, in many *threads* at once. Threads come in
+# *blocks*, and all blocks together are the *grid*. A block stays on one processor, which runs
+# several blocks side by side. Each thread finds out from ``threadIdx`` (its number in the block),
+# ``blockIdx`` (the number of its block) and ``blockDim`` (threads per block) which one it is, and
+# does its share.
 #
 # The language is C++ with a few more words: ``__global__`` marks a kernel, ``__device__`` a
-# function for kernels, ``__shared__`` an array in shared memory (see below). Arrays are addresses,
-# ``const float* x``; ``x[i,j,c]`` of an array with ``width`` columns is ``x[(i * width + j) *
-# channels + c]``. A *row* is an output pixel here: row 0, 1, 2, ... of a matrix with one column for
-# each filter ``f``.
+# function for kernels, ``__shared__`` an array in shared memory (see below). Arrays are addresses:
+# ``const float* x`` is read, ``float* y`` is written. Try it: a kernel that doubles ``n`` numbers,
+# one per thread, in blocks of 64::
+#
+#     extern "C" __global__ void twice(const float* x, float* y, int n) {
+#         int i = blockIdx.x * blockDim.x + threadIdx.x;
+#         // your line
+#     }
+#
+# The grid consists of whole blocks, so there may be more threads than numbers. A thread that has
+# nothing to do must not touch memory.
+
+
+# %%
+@exercise("06.1", lines=1, hint='"if (...) y[...] = ...;" Which threads have a number?')
+def twice():
+    """Return the missing line of the kernel `twice`, in C++, as a string."""
+    return ...
+
+
+# %% [markdown]
+# Now the convolution. The simplest share of a thread is one number of the output. ``x[i,j,c]`` of an
+# array with ``width`` columns is ``x[(i * width + j) * channels + c]``. A *row* is an output pixel
+# here: row 0, 1, 2, ... of a matrix with one column per filter ``f``.
 
 # %%
 NAIVE = """
@@ -69,7 +92,7 @@ rng = np.random.default_rng(0)
 
 
 def layer(height, width, channels, filters):
-    """Arguments of a kernel, and the right output: rows × filters."""
+    """Return the arguments of a kernel, and the right output: rows × filters."""
     x = rng.standard_normal((height, width, channels), dtype=np.float32)
     weight = rng.standard_normal((3, 3, channels, filters), dtype=np.float32)
     right = np.einsum("ijcpq,pqcf->ijf", sliding_window_view(x, (3, 3), axis=(0, 1)), weight)
@@ -85,7 +108,7 @@ def run(source, kernel, grid, block, arguments, right):
     return report
 
 
-odd = layer(7, 8, 5, 6)  # shapes that do not fit into blocks
+odd = layer(7, 8, 5, 6)  # sizes that are no multiples of a block
 run(NAIVE, "naive", (1,), (256,), *odd)
 even = layer(10, 10, 16, 64)  # 64 output pixels, 64 filters: 4096 outputs
 report = run(NAIVE, "naive", (16,), (256,), *even)
@@ -93,25 +116,26 @@ for number, traffic in report.lines.items():
     print(f"{traffic.global_wavefronts:>6,}  {NAIVE.splitlines()[number - 1].strip()}")
 
 # %% [markdown]
-# What a warp asks of memory
-# --------------------------
-# The numbers above stand beside the lines that read or write *global* memory, the GPU's large one,
-# where the arrays lie. This is what they count. 32 threads with neighbouring numbers, a *warp*, run
-# in step: they do the same instruction at the same time. Their 32 loads are served together, in
-# *segments* of 128 bytes, or 32 float32, that follow one another from address 0 on. What counts is
-# how many different segments a warp touches; each costs a turn of the memory, a *wavefront*.
+# The cost of a warp's access
+# ---------------------------
+# The numbers above are printed beside the lines that read or write *global* memory, the GPU's large
+# one, where the arrays are. This is what they count. 32 threads with neighbouring numbers, a
+# *warp*, run in step: they execute the same instruction at the same time. Their 32 loads are served
+# together, in *segments* of 128 bytes, or 32 float32, that follow one another from address 0 on. What
+# counts is how many different segments a warp touches: each takes one *wavefront*, one turn of the
+# memory.
 
 
 # %%
-@exercise("06.1", lines=1, hint="addresses // 128 numbers the segments; np.unique leaves each once.")
+@exercise("06.2", lines=1, hint="addresses // 128 numbers the segments; np.unique leaves each once.")
 def count_segments(addresses):
     """Return how many segments of 128 bytes hold float32 numbers at these byte addresses (multiples of 4)."""
     return ...
 
 
 # %% [markdown]
-# In the naive kernel neighbouring threads have neighbouring filters. All of a warp read the *same*
-# ``pixel`` and 32 neighbouring weights. **Predict**: how many wavefronts would a warp need for each
+# In the naive kernel neighbouring threads have neighbouring filters. All threads of a warp read the
+# *same* ``pixel`` and 32 neighbouring weights. **Predict**: how many wavefronts would a warp need for each
 # if neighbouring threads had neighbouring *pixels*, and the same filter? (16 channels, 8 pixels in
 # an output row, 10 in an input row.)
 
@@ -131,13 +155,13 @@ for axes, name in zip(panels, pixel_of, strict=True):
     axes.pcolormesh(memory, cmap="Blues", edgecolors="0.9", linewidth=0.3)
     axes.set(xlabel="float32 in the segment", title=f"{name}: {asked[name][0]} segment(s) of x")
 panels[0].set(ylabel="segment of 128 bytes", ylim=(20, 0), yticks=range(0, 21, 5))
-fig.suptitle("What one warp reads of x at once (dark), and what memory has to deliver (light)")
+fig.suptitle("The numbers of x that one warp reads at once (dark), and those that memory delivers (light)")
 show("06-segments")
 assert asked == {"neighbouring filters": (1, 1), "neighbouring pixels": (16, 1)}
 
 # %% [markdown]
-# The checking build counts the same while the kernel runs (``print(report)`` shows all that it
-# knows). We exchange the two in the kernel and compare.
+# The emulator counts the same while the kernel runs (``print(report)`` shows all its counts). We
+# exchange the two in the kernel and compare.
 
 # %%
 exchanged = NAIVE.replace(
@@ -146,7 +170,7 @@ exchanged = NAIVE.replace(
 
 
 def wavefronts(report):
-    """Of global and of shared memory, all lines together."""
+    """Return the wavefronts of global and of shared memory, all lines together."""
     total = np.sum(list(report.lines.values()), axis=0)
     return int(total[0]), int(total[2])
 
@@ -159,40 +183,41 @@ assert bad[0] > 9 * counted["naive"][0]
 assert bad[0] == 128 * (144 * (16 + 1) + 48 * 4 + 32)
 
 # %% [markdown]
-# That is more than 17 for 2. Where ``q = 1``, in 48 of the 144 steps, the pixels begin in the
-# middle of a segment, and it is 20 for 16. And a warp's 32 writes to ``y`` lie in 32 segments.
+# That is more than 17 instead of 2. Where ``q = 1``, in 48 of the 144 steps, the pixels begin in the
+# middle of a segment, and there are 20 segments instead of 16. And the 32 writes of a warp to ``y``
+# go to 32 segments.
 #
 # Tiles in shared memory
 # ----------------------
 # Each output needs 9 C numbers of ``x`` and as many weights, and the naive kernel reads all of them
-# anew for every output. But a product of matrices can share. Let a block compute a *tile* of r rows
-# and s filters: it needs r rows of windows and s columns of weights, for r · s outputs.
+# anew for every output. But in a matrix product outputs can share them. Let a block compute a *tile*
+# of r rows and s filters: it needs r rows of windows and s columns of weights, for r · s outputs.
 
 
 # %%
-@exercise("06.2", lines=1, hint="r windows and s columns of weights, each of size * size * channels float32.")
-def bytes_an_output(r, s, size, channels):
-    """Return the bytes that a block of r × s outputs reads, for each output, with a size × size window."""
+@exercise("06.3", lines=1, hint="r windows and s columns of weights, each of size * size * channels float32.")
+def bytes_per_output(r, s, size, channels):
+    """Return the bytes that a block of r × s outputs reads, per output, with a size × size window."""
     return ...
 
 
-print([bytes_an_output(r, s, 3, 64) for r, s in [(1, 1), (16, 16), (128, 64)]])
-assert [bytes_an_output(r, s, 3, 64) for r, s in [(1, 1), (16, 16), (128, 64)]] == [4608, 288, 54]
+print([bytes_per_output(r, s, 3, 64) for r, s in [(1, 1), (16, 16), (128, 64)]])
+assert [bytes_per_output(r, s, 3, 64) for r, s in [(1, 1), (16, 16), (128, 64)]] == [4608, 288, 54]
 
 # %% [markdown]
-# A block has a small memory of its own that is near and fast: *shared* memory. Its threads fetch
-# both tiles together, 16 columns of the windows and 16 rows of the weights at a time. Then each
-# thread multiplies what all have fetched.
+# The small fast memory of a processor is called *shared* memory, since all threads of a block share
+# it. Together they fetch both tiles, 16 columns of the windows and 16 rows of the weights at a time.
+# Then each thread multiplies numbers that other threads have fetched.
 #
-# Between the two stands a *barrier*, ``__syncthreads()``: no thread passes before all have come.
-# Blocks and threads have two axes now, ``x`` and ``y``: ``run`` is told the blocks, then the
-# threads of a block, along both.
+# Between the two steps there is a *barrier*, ``__syncthreads()``: no thread passes before all threads
+# of the block have arrived. Blocks and threads have two axes now, ``x`` and ``y``. ``run`` gets the
+# blocks of the grid, then the threads of a block, along both.
 
 # %%
 HELPERS = """
 struct Layer { int width, channels, filters, rows; };
 
-// A number of the matrix of windows: row: the output pixel; k: (p, q, c) as one number. 0 outside of it.
+// An element of the matrix of windows. row: the output pixel; k: (p, q, c) as one number. 0 outside.
 __device__ __forceinline__ float window_at(const float* x, Layer l, int row, int k) {
     if (row >= l.rows || k >= 9 * l.channels) return 0;
     int tap = k / l.channels, i = row / (l.width - 2) + tap / 3, j = row % (l.width - 2) + tap % 3;
@@ -216,7 +241,7 @@ extern "C" __global__ void tiled(const float* x, const float* weight, float* y, 
         weights[u][v] = weight_at(weight, l, k + u, f);
         __syncthreads();  // both tiles are complete
         for (int e = 0; e < 16; e++) sum += windows[u][e] * weights[e][v];
-        __syncthreads();  // no one needs them any more
+        __syncthreads();  // both tiles have been used
     }
     if (row < rows && f < filters) y[row * filters + f] = sum;
 }"""
@@ -225,12 +250,12 @@ run(TILED, "tiled", (2, 1), (16, 16), *odd)
 counted["tiled"] = wavefronts(run(TILED, "tiled", (4, 4), (16, 16), *even))
 
 # %% [markdown]
-# Delete a barrier. On a GPU the result would be wrong, or right today. The checking build finds the
-# race whatever the result: two threads meet at one word, one of them writing, and nothing orders
-# them. **Predict** for each of the two barriers what the report says.
+# Delete a barrier. On a GPU the result would be wrong, or right by luck. The emulator finds the race
+# whatever the result: two threads meet at one word, one of them writing, and nothing orders them.
+# **Predict** for each of the two barriers what the report says.
 
 # %%
-for comment in ("// both tiles are complete", "// no one needs them any more"):
+for comment in ("// both tiles are complete", "// both tiles have been used"):
     try:
         run_checked(TILED.replace(f"__syncthreads();  {comment}", ""), "tiled", (4, 4), (16, 16), *even[0])
     except KernelError as error:
@@ -241,11 +266,12 @@ for number in (21, 24):
     print(f"kernels.cu:{number}  {TILED.splitlines()[number - 1].strip()}")
 
 # %% [markdown]
-# Without the first, a thread reads a word that no one has written. Without the second, a thread
-# that is quick writes the next tile while another one still reads this one.
+# Without the first, a thread reads a word that may not have been written yet. Without the second, a
+# quick thread writes the next tile while another thread still reads this one.
 #
 # Your turn, on another kernel: each block adds up its 128 numbers. In the first pass thread t adds
-# number t + 64 to number t, in the second number t + 32, and so on. All barriers are missing.
+# number t + 64 to number t, in the second number t + 32, and so on. All barriers are missing. As all
+# threads wait at a barrier, use as few as possible.
 
 # %%
 SUM_OF_BLOCK = """extern "C" __global__ void sum_of_block(const float* x, float* y) {
@@ -260,21 +286,24 @@ for number, line in enumerate(SUM_OF_BLOCK.splitlines(), 1):
     print(number, line)
 
 
-@exercise("06.3", lines=1, hint="In every pass: what a thread reads was written by another one just before.")
+@exercise("06.4", lines=1, hint="In every pass a thread reads numbers that another one has just written.")
 def barriers():
-    """Return a list of the lines of SUM_OF_BLOCK that need __syncthreads(); before them. Two at most."""
+    """Return a list of the lines of SUM_OF_BLOCK that need __syncthreads(); before them: as few as can be."""
     return ...
 
 
 # %% [markdown]
 # Blocks in registers
 # -------------------
-# Shared memory serves a warp in turns as well: 32 words at a time, from 32 *banks*. Threads that
-# read the same word share it. The report counts these too. Global memory has less to do now, but
-# shared memory has more: two reads for each multiplication, as many as the naive kernel asked of
-# global memory. The same idea helps again, one level further in. Each thread computes 4×4 outputs
-# in its *registers*, which no other thread sees: it reads 4 + 4 numbers for 16 multiplications.
-# **Predict** how many times fewer shared wavefronts that makes.
+# Shared memory serves a warp in wavefronts as well: it has 32 *banks*, and word i is in bank i % 32.
+# Threads that read the same word share it. Threads that read *different* words of one bank have to
+# wait for one another: a *bank conflict*, and one more wavefront. The report counts these too.
+# Global memory has less to do now, but shared memory has more: two reads per multiplication, as many
+# as the naive kernel makes from global memory. The same idea helps again, one level further in. Each
+# thread computes 4×4 outputs in its *registers*, which no other thread sees: it reads 4 + 4 numbers
+# for 16 multiplications. Thread ``(u, v)`` has the rows ``u``, ``u + 16``, ``u + 32``, ``u + 48`` and
+# the filters ``v``, ``v + 16``, ...: so neighbouring threads read neighbouring words. **Predict** how
+# many times fewer shared wavefronts that makes.
 
 # %%
 REGISTERS = (
@@ -308,22 +337,22 @@ run(REGISTERS, "registers", (1, 1), (16, 16), *odd)
 counted["registers"] = wavefronts(run(REGISTERS, "registers", (1, 1), (16, 16), *even))
 for name, (far, near) in counted.items():
     print(f"{name:<10} {far:>7,} global and {near:>7,} shared wavefronts")
-tiled_reads, register_reads = 128 * 144 * 2, 8 * 144 * 8  # warps, steps, reads a step
+tiled_reads, register_reads = 128 * 144 * 2, 8 * 144 * 8  # warps, steps, reads per step
 assert (tiled_reads, register_reads) == (36_864, 9_216)
 assert tiled_reads < counted["tiled"][1] < 1.1 * tiled_reads
 assert register_reads < counted["registers"][1] < 1.1 * register_reads
 assert counted["naive"][0] > 8 * counted["tiled"][0]
 
 # %% [markdown]
-# A filter's sum takes 9 · 16 = 144 steps. In ``tiled`` 128 warps make them, with 2 reads each:
-# 36,864 shared wavefronts. In ``registers`` 8 warps make them, with 8 reads each: 9,216, four times
+# The sum of an output takes 9 · 16 = 144 steps. In ``tiled`` 128 warps take them, with 2 reads each:
+# 36,864 shared wavefronts. In ``registers`` 8 warps take them, with 8 reads each: 9,216, four times
 # fewer. The rest are the writes of the tiles.
 #
 # Tensor cores
 # ------------
 # The last rung has an instruction of its own: a whole warp multiplies a 16×8 by an 8×8 matrix, 16 ·
-# 8 · 8 multiplications at once. The matrices lie spread over the registers of its 32 threads, in an
-# order that the manual of PTX (the GPU's assembly language) fixes.
+# 8 · 8 multiplications at once. The matrices are spread over the registers of its 32 threads, in an
+# order that the manual of PTX (the GPU's assembly language) defines.
 
 # %%
 i, j = np.mgrid[:16, :8]
@@ -334,24 +363,24 @@ fragments = {
 }
 fig, panels = plt.subplots(1, 3, figsize=(9, 5), layout="constrained")
 for axes, (name, lane) in zip(panels, fragments.items(), strict=True):
-    assert (np.bincount(lane.ravel()) == lane.size // 32).all()  # every lane has as many
+    assert (np.bincount(lane.ravel()) == lane.size // 32).all()  # as many in every thread
     axes.imshow(lane, cmap="viridis", vmin=0, vmax=31)
     for (row, column), number in np.ndenumerate(lane):
         axes.text(column, row, number, ha="center", va="center", color="white" if number < 20 else "black")
     axes.set(title=name, xticks=[], yticks=[])
-fig.suptitle("Which of the 32 threads of a warp holds which number")
+fig.suptitle("The thread of the warp, 0 to 31, that holds each number")
 show("06-fragments")
 
 # %% [markdown]
-# The factors are rounded to TF32 first, with 10 bits behind the point. So this rung computes a
-# slightly different number, and the engine runs it only where it is asked for.
+# The factors are rounded to TF32 first, with 10 bits after the point. So this rung computes a
+# slightly different number, and the engine runs it only if it is told to.
 #
 # The same in the engine
 # ----------------------
-# ``kernels/conv2d*.cu`` has these rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs a thread,
-# four numbers a load, the next tiles fetched while these are multiplied) and ``tensor``, the last
-# also with factors of 16 bits (bfloat16, 7 behind the point). They agree with our kernels, as far
-# as they round alike. A launch log adds up what they ask of memory.
+# ``kernels/conv2d*.cu`` has these rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs per thread,
+# four numbers per load, the next tiles fetched while these are multiplied) and ``tensor``, the last
+# also with factors of 16 bits (bfloat16, 7 after the point). They agree with our kernels up to their
+# rounding. A launch log adds up their accesses to memory.
 
 # %%
 import tinyunet as tu
@@ -376,22 +405,22 @@ for offset, memory, column in ((-0.2, "global", 0), (0.2, "shared", 1)):
     )
     axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
 axes.set_xticks(range(len(counted)), [name.replace(": ", ":\n").replace("_", "\n") for name in counted])
-axes.set(ylabel="wavefronts", title="3×3, 16 to 64 channels, 64 pixels: turns of the memory")
+axes.set(ylabel="wavefronts", title="3×3, 16 to 64 channels, 64 pixels: wavefronts of the memory")
 axes.legend()
 show("06-wavefronts")
 
 # %% [markdown]
 # The blocks of the engine's ``blocked`` and ``tensor``, 128×64 outputs, are larger than this small
-# layer, and half empty here. How fast a rung is on a GPU, none of these numbers says: caches, and
-# the waiting of one warp while another computes, are not counted. They say what the memory has to
-# do.
+# layer, and half empty here. These numbers count the work of the memory. They do not say how fast a
+# rung is on a GPU: that also depends on caches, and on how much one warp computes while another one
+# waits.
 #
 # Summary
 # -------
-# - A thread an output is a correct kernel; neighbouring threads should read neighbours in memory.
+# - One thread per output is a correct kernel; neighbouring threads should read neighbours in memory.
 # - A block that computes r × s outputs reads r + s numbers for every r · s multiplications: tiles
 #   in shared memory, then blocks in registers.
-# - Between writing and reading shared memory stands a barrier. Races are found by checking, not by
+# - Between writing and reading shared memory there is a barrier. Races are found by checking, not by
 #   luck.
 # - Tensor cores multiply small matrices in one instruction, with rounded factors.
 #

@@ -7,8 +7,8 @@
 up-convolution, which doubles it, with their gradients. The engine's are in
 ``tinyunet/ops/max_pool2d.py`` and ``tinyunet/ops/conv_transpose2d.py``.
 
-**You will learn** what has to be remembered of a maximum, what a tie does to a gradient, and what it
-means that the up-convolution is the *transpose* of a convolution, a word that gave it its other name.
+**You will learn** what has to be remembered of a maximum, what a tie does to a gradient, and why the
+up-convolution is also called a *transposed* convolution.
 
 Needed: chapters 02 and 03. About 40 minutes. Four exercises.
 """
@@ -26,20 +26,22 @@ from tinyunet.data import synthetic_cells
 # The largest of four
 # -------------------
 # On its way down the U-Net halves the height and the width of its map four times (section 2 of the
-# paper). After each halving a 3×3 window sees twice as far in the image. The input ``x`` has shape
-# ``(N, H, W, C)``, with ``H`` and ``W`` even. Of each 2×2 window, channel by channel, the largest
-# value stays:
+# paper). After each halving a 3×3 window covers twice as much of the image along each axis. The input
+# ``x`` has shape ``(N, H, W, C)``, with ``H`` and ``W`` even. Of each 2×2 window, channel by channel,
+# the largest value is kept:
 #
 # ::
 #
 #     y[n,i,j,c] = max over p,q in {0,1} of x[n,2i+p,2j+q,c]
 #
-# For the way back we also need to know *where* it stood. One number says it: ``2 p + q``, from 0
-# (top left) to 3 (bottom right). Where several are equally large, the first of them counts.
+# For the way back we also need to know *where* the maximum was. One number says it: ``2 p + q``, from
+# 0 (top left) to 3 (bottom right). If several are equally large, the first of them counts.
 
 
 # %%
-@exercise("07.1", lines=4, hint="Reshape H to (H/2, 2), W to (W/2, 2); bring both 2s to the end; make one 4.")
+@exercise(
+    "07.1", lines=4, hint="Reshape H to (H/2, 2), W to (W/2, 2); move both 2s to the end; make them one 4."
+)
 def max_pool(x):
     """Return y and place, both (N, H/2, W/2, C); place is 2 p + q of the first maximum."""
     return ...
@@ -55,8 +57,8 @@ p, q = divmod(place[n, i, j, c], 2)
 assert y[n, i, j, c] == x[n, 2 * i + p, 2 * j + q, c] == x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c].max()
 
 # %% [markdown]
-# Four times in a row, beside the mean of each window. **Predict** what happens to the thin dark
-# gaps between touching cells, which the network is to find.
+# Here it is four times in a row, beside the mean of each window. **Predict** what happens to the thin
+# dark gaps between touching cells, which the network has to find.
 
 # %%
 image = synthetic_cells(1, 128, seed=9).images[0][np.newaxis] / 255.0
@@ -76,18 +78,18 @@ for row, maps, name in ((0, largest, "maximum"), (1, means, "mean")):
 show("07-pooled")
 
 # %% [markdown]
-# They close: what is thin and dark loses against its neighbours. The mean fares no better: it mixes
+# They close: a thin dark gap has brighter neighbours, and these win. The mean is no better: it mixes
 # gap and cell to one gray, and small cells fade. The network does not pool the image itself, but
-# maps of features, and a filter can turn dark into bright. Still, what was thinner than a window is
-# gone at the bottom. This is why the U-Net keeps a copy of each map as it is before the pooling,
-# and hands it across to the way up.
+# maps of features, and a filter can turn dark into bright. Still, details thinner than a window are
+# gone at the bottom. This is why the U-Net keeps a copy of each map from before the pooling, and uses
+# it on the way up.
 #
 # The way back
 # ------------
-# Where is a pixel of ``x`` used? In one window, as they do not overlap; and there only if it was
-# the largest. Then ``y`` moves as it moves, with the factor 1. So ``grad_y`` goes to the place of
-# the maximum, and the other three get 0. Of several that are equally large the first gets it all:
-# the one that ``place`` names.
+# Where is a pixel of ``x`` used? In one window, because windows do not overlap, and only if it was the
+# largest there. Then ``y`` changes by as much as the pixel: the factor is 1. So ``grad_y`` goes to the
+# place of the maximum, and the other three get 0. If several are equally large, the first gets all of
+# it: the one that ``place`` names.
 
 
 # %%
@@ -106,8 +108,8 @@ assert np.isclose(np.vdot(grad_x, v), slope, rtol=1e-6)
 assert np.count_nonzero(grad_x) == y.size
 
 # %% [markdown]
-# Only ``place`` was needed for it, and the forward knew it already. So the engine keeps ``place``
-# for the way back, one byte for each output, and not ``x``. **Predict** how much less memory that
+# The backward needs only ``place``, which the forward knew already. So the engine keeps ``place`` for
+# the way back, one byte per output, and not ``x``. **Predict** how much less memory that
 # is, with ``x`` in float32.
 
 # %%
@@ -118,13 +120,13 @@ print("place takes a sixteenth of the memory of x")
 # A tie
 # -----
 # A shorter backward comes to mind: compare ``x`` with the maximum, and give the gradient to all
-# that are equal. Perhaps you wrote this, and the check refused it. **Predict** the sum of
+# pixels that are equal to it. Perhaps you wrote this, and the check refused it. **Predict** the sum of
 # ``grad_x`` for the window ``5 5 / 1 5`` and ``grad_y = 1``.
 
 
 # %%
 def doubled(a):
-    """Each pixel as a square of 2 × 2."""
+    """Repeat each pixel as a square of 2 × 2."""
     return np.repeat(np.repeat(a, 2, axis=1), 2, axis=2)
 
 
@@ -141,17 +143,17 @@ assert (compared.sum(), chosen.sum()) == (3, 1)
 
 # %% [markdown]
 # Which is right? Add ``h`` to all four pixels: the maximum grows by ``h``, smoothly, without a
-# kink. So the slope along ``v = 1`` is 1. Comparing says 3. Note that single elements would not
-# show it: moved alone, each of the three has the slope 1 ahead and 0 behind, and chapter 02's judge
-# lets both pass.
+# kink. So the slope along ``v = 1`` is 1. Comparing gives 3. Single elements would not reveal it: moved
+# alone, each of the three has the slope 1 ahead and 0 behind, and ``judge`` of chapter 02 accepts
+# both.
 #
 # How often are there ties? An image of 8 bits has many equal neighbours. A map of real numbers has
-# hardly any, except one kind: after a ReLU, windows in which all four are 0.
+# hardly any, with one exception: after a ReLU, windows in which all four are 0.
 
 
 # %%
 def tied(x):
-    """The share of windows whose largest value occurs more than once."""
+    """Return the share of windows whose largest value occurs more than once."""
     y, _ = max_pool(x)
     largest = (x == doubled(y)).reshape(*y.shape[:2], 2, y.shape[2], 2, -1)
     return np.mean(largest.sum(axis=(2, 4)) > 1)
@@ -167,8 +169,8 @@ assert abs(shares[2] - 1 / 16) < 0.003
 
 # %% [markdown]
 # After a ReLU of noise each pixel is 0 with probability 1/2, and all four with 1/16. There the
-# gradient goes to the first, and then ends at the ReLU, whose own gradient at 0 is 0. So no harm is
-# done where ties are common; but a checker that meets one must know of it.
+# gradient goes to the first pixel, and ends at the ReLU, whose own gradient at 0 is 0. So ties do no
+# harm where they are common, but a checker has to know of them.
 #
 # One more number, for the next chapter. Of several random values the largest is on average larger
 # than one of them. **Predict** by what factor pooling raises the mean square of noise after a ReLU.
@@ -183,11 +185,11 @@ assert 2.9 < after / before < 3.3
 # %% [markdown]
 # About three times for independent pixels. Neighbours in a real map are alike, and gain less.
 #
-# Up: painting squares
-# --------------------
+# Up: scattering into squares
+# ---------------------------
 # On the way up each pixel becomes four. The paper's up-convolution (section 2) lets the network
-# learn how: ``weight`` has shape ``(2, 2, C, F)``, and each input pixel paints a 2×2 square of
-# output pixels with it. The squares do not overlap.
+# learn how: ``weight`` has shape ``(2, 2, C, F)``, and each input pixel, times ``weight``, is
+# scattered into a 2×2 square of output pixels. The squares do not overlap.
 #
 # ::
 #
@@ -215,7 +217,7 @@ assert parameters == 2_097_664
 
 # %% [markdown]
 # Three windows with one channel each, on a part of the image that was halved twice by the mean. The
-# upper row shows the taps ``weight[p, q]``, the lower row what they paint.
+# upper row shows the taps ``weight[p, q]``, the lower row the result.
 
 # %%
 small = means[2]  # 32 × 32
@@ -226,12 +228,12 @@ by_hand = {
 }
 fig, axes = plt.subplots(2, 4, figsize=(11, 4.6), height_ratios=[1, 4], layout="constrained")
 for column, (title, taps) in enumerate(by_hand.items(), 1):
-    painted = up_conv(small, taps[:, :, np.newaxis, np.newaxis], np.zeros(1))
+    scattered = up_conv(small, taps[:, :, np.newaxis, np.newaxis], np.zeros(1))
     axes[0, column].imshow(taps, cmap="cividis", vmin=0, vmax=1.4)
     for p, q in np.ndindex(2, 2):
         colour = "k" if taps[p, q] > 0.7 else "w"
         axes[0, column].text(q, p, f"{taps[p, q]:g}", ha="center", va="center", color=colour, fontsize=8)
-    axes[1, column].imshow(painted[0, 14:54, 14:54, 0], cmap="gray", vmin=0, vmax=1)
+    axes[1, column].imshow(scattered[0, 14:54, 14:54, 0], cmap="gray", vmin=0, vmax=1)
     axes[0, column].set_title(title, fontsize=10)
     axes[1, column].set_title("y: 40 × 40", fontsize=10)
 axes[1, 0].imshow(small[0, 7:27, 7:27, 0], cmap="gray", vmin=0, vmax=1)
@@ -239,17 +241,17 @@ axes[1, 0].set_title("x: 20 × 20", fontsize=10)
 axes[0, 0].axis("off")
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
-show("07-painted")
+show("07-scattered")
 
 # %% [markdown]
-# Nothing flows from one square into the next: up-convolution alone makes blocks, and unequal taps
-# make a chessboard. The two 3×3 convolutions that follow in the network mix the squares again.
+# Squares do not influence one another: up-convolution alone makes blocks, and unequal taps make a
+# chessboard. The two 3×3 convolutions that follow in the network mix the squares again.
 #
 # The transpose
 # -------------
-# Every linear op is a matrix (chapter 03). The matrix of ``up_conv`` without bias has a row for
-# each output and a column for each input. Its transpose goes the other way, from the large map to
-# the small one. Call that ``down``. What is a transpose, without writing matrices? The one op with
+# Every linear op is a matrix (chapter 03). The matrix of ``up_conv`` without bias has one row per
+# output and one column per input. Its transpose goes the other way, from the large map to the small
+# one. Call that op ``down``. It can be defined without matrices: it is the only op with
 #
 # ::
 #
@@ -257,7 +259,7 @@ show("07-painted")
 #
 # Here ``x`` is any small map and ``y`` any large one, and ``<a, b>`` is the sum of the products
 # element by element, as in chapter 02. Such an op is called the *adjoint*. Write out the left side
-# as a sum, put ``x[n,i,j,c]`` outside, and read off what remains.
+# as a sum, factor out ``x[n,i,j,c]``, and read off the rest.
 
 
 # %%
@@ -279,9 +281,9 @@ for n, height, width, channels, filters in [(1, 3, 5, 2, 4), (2, 4, 1, 3, 3), (3
 # %% [markdown]
 # ``down`` lays a 2×2 window on the large map, multiplies and adds, and moves on by two: a
 # convolution of *stride* 2. So the up-convolution is the transpose of a convolution, hence
-# ``conv_transpose2d`` in PyTorch and here. And the equation is the one that the backward of every
-# linear op has to fulfil (chapter 03): ``down`` is the backward of ``up`` for its input, and ``up``
-# is the backward of ``down``.
+# ``conv_transpose2d`` in PyTorch and here. And the backward of every linear op has to satisfy this
+# equation (chapter 03): ``down`` is the backward of ``up`` for its input, and ``up`` is the backward
+# of ``down``.
 #
 # The adjoint is not the inverse. **Predict** ``down(up(x))`` for one channel and the taps 0.5, 0.5,
 # 0.5, 0.5; and for the taps 1, 1, 1, 1.
@@ -296,9 +298,9 @@ for tap, factor in ((0.5, 1), (1.0, 4)):
 # Each pixel goes out and comes back through the same four taps: the factor is the sum of their
 # squares.
 #
-# Pooling has such a pair too. As long as no place changes, it is linear: it *picks* one of four.
-# Its backward *scatters*, and is the transpose. So a row of the picking matrix is what the backward
-# makes of a single 1; the last ``assert`` multiplies with that matrix, and gets the pooled map.
+# Pooling has a transpose too. As long as no place changes, it is linear: it *picks* one of four. Its
+# backward *scatters*, and is the transpose. So the backward of a single 1 is a row of the picking
+# matrix; the last ``assert`` multiplies by that matrix, and gets the pooled map.
 #
 # Here are the matrices for one channel, a small map of 4×4 and a large one of 8×8 pixels. Pixels
 # are counted row by row.
@@ -329,10 +331,10 @@ show("07-matrix")
 # %% [markdown]
 # How fast
 # --------
-# A convolution multiplies each number hundreds of times. Pooling touches each number once: it can
-# be no faster than memory delivers. So we count bytes, those read of ``x`` and those written of
-# ``y`` and ``place``. The worked answer first copies ``x``, window by window, and then walks over
-# the copy twice, four numbers at a time. The engine reads each window once, and where it stands.
+# A convolution multiplies each number hundreds of times. Pooling touches each number once: memory is
+# its limit. So we count bytes, those read of ``x`` and those written of ``y`` and ``place``. The
+# worked answer first copies ``x``, window by window, and then walks over the copy twice, four numbers
+# at a time. The engine reads each window once, without a copy.
 
 # %%
 import tinyunet as tu
@@ -381,9 +383,9 @@ print("The engine agrees, at ties too.")
 # %% [markdown]
 # Summary
 # -------
-# - Max-pooling keeps the largest of four and one byte: where it stood.
-# - Its gradient goes there, and nowhere else. At a tie one place is chosen, else it counts twice.
-# - The up-convolution paints a learned square for each pixel. It is the transpose of a convolution
+# - Max-pooling keeps the largest of four, and its place in one byte.
+# - Its gradient goes to that place only. At a tie one place is chosen, or the gradient counts twice.
+# - The up-convolution scatters each pixel into a learned square. It is the transpose of a convolution
 #   of stride 2: ``<up(x), y> = <x, down(y)>``.
 # - Pooling raises the mean square of a map, and closes thin dark gaps.
 #

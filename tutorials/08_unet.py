@@ -3,11 +3,11 @@
 08. The network: sizes, skips, and the first weights
 ====================================================
 
-**You will build** the U-Net out of the ops of the chapters before: its sizes, its skip connections, its
-31 million parameters and their first values. It is ``tinyunet/models/unet.py``.
+**You will build** the U-Net from the ops of the earlier chapters: its sizes, its skip connections, its
+31 million parameters and their first values. The engine's is ``tinyunet/models/unet.py``.
 
 **You will learn** why 572 pixels go in and 388 come out, where the parameters are and where the work is,
-how large the first weights must be so that a signal survives 23 layers, and how far that really holds.
+how large the first weights must be so that a signal survives 23 layers, and how far this holds.
 
 Needed: chapters 03 and 07. About 45 minutes. Four exercises.
 """
@@ -23,19 +23,19 @@ from tinyunet.data import synthetic_cells
 # %% [markdown]
 # Down and up
 # -----------
-# To say what a pixel belongs to, a network has to see far around it; to draw a border it has to be
-# exact to the pixel. The U-Net (section 2 of the paper) does one after the other. The *contracting
-# path*: two 3×3 convolutions, then pooling, four times. At the bottom a window covers a large part
-# of the image, but the maps are coarse. The *expansive path*: an up-convolution, then two 3×3
-# convolutions, four times. At each level the map of the contracting path is copied across: the
-# *skip connection*. It brings the exact places back.
+# To classify a pixel, a network has to see far around it; to draw a border it has to be exact to the
+# pixel. The U-Net (section 2 of the paper) does one after the other. The *contracting path* is two 3×3
+# convolutions, then pooling, four times. At the bottom a window covers a large part of the image, but
+# the maps are coarse. The *expansive path* is an up-convolution, then two 3×3 convolutions, four
+# times. At each level the map of the contracting path is copied across: the *skip connection*. It
+# brings the exact places back.
 #
 # Sizes
 # -----
-# The *side* of a square map is its height and width in pixels. No convolution is padded: each takes
-# two pixels off the side, two in a row take four. Pooling halves, the up-convolution doubles.
-# **Predict** the side of the output for 572 pixels: down four levels, two convolutions at the
-# bottom, up four levels. And, as a pooling needs an even number: how far apart are sides that fit?
+# The *side* of a square map is its height and width in pixels. No convolution is padded: each shortens
+# the side by two pixels, two in a row by four. Pooling halves it, the up-convolution doubles it.
+# **Predict** the side of the output for 572 pixels: down four levels, two convolutions at the bottom,
+# up four levels. And as pooling needs an even number: how far apart are sides that fit?
 
 
 # %%
@@ -46,28 +46,28 @@ def output_side(side, depth):
 
 
 # %%
-geometry = tu.UNet(base_channels=1).geometry  # the engine's, which knows what fits
+geometry = tu.UNet(base_channels=1).geometry  # the engine's, which knows the sides that fit
 sides = [side for side in range(600) if geometry.takes(side)]
-print(f"572 -> {output_side(572, 4)}; what fits: {sides[:3]} ... {sides[-2:]}")
+print(f"572 -> {output_side(572, 4)}; sides that fit: {sides[:3]} ... {sides[-2:]}")
 assert output_side(572, 4) == 388
 assert sides == list(range(188, 600, 16))
 assert {side - output_side(side, 4) for side in sides} == {184}
 
 # %% [markdown]
-# Sixteen apart, as four poolings divide by 16; and always 184 pixels are lost, 92 at each border.
-# There is no prediction for that margin, and every pixel of the output has seen only real image.
-# Chapter 12 tiles large images with this.
+# Sixteen apart, because four poolings divide by 16. And 184 pixels are always lost, 92 at each border.
+# There is no prediction for that margin, and every output pixel depends on pixels of the image only.
+# Chapter 12 uses this to tile large images.
 #
 # The U, drawn from the model
 # ---------------------------
-# ``state`` is a dictionary of the network's parameters: an array for each name. ``trace`` goes
-# through it and follows the size of the map; level 0 is the top of the U. Nothing of the picture is
-# written by hand: its numbers come from the shapes of the weights.
+# ``state`` is a dictionary of the network's parameters, an array per name. ``trace`` goes through it
+# and follows the size of the map; level 0 is the top of the U. No number in the picture is written by
+# hand: all come from the shapes of the weights.
 
 
 # %%
 def trace(state, side):
-    """All maps in the order of their making: (op, level, side, channels, name of the layer)."""
+    """Return all maps in the order in which they are made: (op, level, side, channels, name of the layer)."""
     maps = [("input", 0, side, state["contracting.0.first.weight"].shape[2], "")]
 
     def add(op, level, name):
@@ -126,9 +126,9 @@ show("08-u")
 # %% [markdown]
 # Crop and concatenate
 # --------------------
-# The copied map is larger than the one that came back up: 568 against 392 in the first level. So
-# its centre is cut out, and set behind the channels of the other: 64 + 64 channels. Half of the
-# difference is taken off at the top and left; if it is odd, the smaller half.
+# The copied map is larger than the upsampled one: 568 against 392 in the first level. So its centre is
+# cut out, and its channels are put after those of the other map: 64 + 64 channels. Half of the
+# difference is cut off at the top and left; if it is odd, the smaller half.
 
 
 # %%
@@ -143,15 +143,15 @@ pair = rng.standard_normal((1, 4, 6, 2)), rng.standard_normal((1, 8, 9, 3))
 assert np.array_equal(crop_concat(*pair), tu.crop_concat(*map(tu.Tensor, pair)).data)
 
 # %% [markdown]
-# Its backward takes nothing new: the first channels of the gradient go to ``upsampled``, the others
-# into the centre of zeros of the shape of ``skip``.
+# Its backward needs nothing new: the first channels of the gradient go to ``upsampled``, the others
+# into the centre of an array of zeros with the shape of ``skip``.
 #
 # The whole network
 # -----------------
 # That was the last op. ``weights`` is a dictionary of tensors by the names of the layers; ``watch``
-# is called with every map that comes by. A ReLU follows each 3×3 convolution (``relu=True``), and
-# no other layer. The last layer, a 1×1 convolution, gives each pixel one score for each class. (The
-# dropout of section 3.1, values set to 0 at random in training, is left out here.)
+# is called with every map. A ReLU follows each 3×3 convolution (``relu=True``), and no other layer.
+# The last layer, a 1×1 convolution, gives each pixel one score per class. (The dropout of section
+# 3.1, values set to 0 at random in training, is left out here.)
 
 
 # %%
@@ -179,8 +179,8 @@ def unet(x, weights, depth, watch):
 # -----
 # A layer with a window of ``K`` × ``K`` has ``K K C F`` weights and ``F`` biases. The channels
 # start at ``base`` and double at each level. On the way up an up-convolution (2×2) halves them, and
-# the first 3×3 convolution sees twice as many again, because of the skip. The scores are a layer
-# too (1×1). How many for the paper: 1 channel in, 2 classes, base 64, depth 4?
+# the skip doubles the input channels of the first 3×3 convolution again. The scores are a layer too
+# (1×1). How many parameters has the paper's network: 1 channel in, 2 classes, base 64, depth 4?
 
 
 # %%
@@ -196,8 +196,9 @@ assert count_parameters(1, 2, 64, 4) == sum(array.size for array in state.values
 
 # %% [markdown]
 # Where are they, and where is the work? The work is counted in multiplications: each weight of a
-# convolution is used once for each pixel of its output (of an up-convolution: of its input). An
-# up-convolution counts to the level that it leads to. **Predict** which level has most of either.
+# convolution is used once per pixel of its output (for an up-convolution: of its input). An
+# up-convolution belongs to the level that it leads to. **Predict** which level has most parameters,
+# and which most work.
 
 # %%
 parameters, work = np.zeros(5), np.zeros(5)
@@ -205,7 +206,7 @@ for op, level, side, _, name in maps:
     if name:
         parameters[level] += state[f"{name}.weight"].size + state[f"{name}.bias"].size
         work[level] += state[f"{name}.weight"].size * (side / 2 if op == "up" else side) ** 2
-print(f"{work.sum() / 1e9:.0f} thousand million multiplications for one tile of 572 pixels")
+print(f"{work.sum() / 1e9:.0f} · 10**9 multiplications for one tile of 572 pixels")
 parameters, work = (100 * values / values.sum() for values in (parameters, work))
 assert np.rint(parameters).tolist() == [1, 3, 10, 41, 46]
 assert np.rint(work).tolist() == [20, 24, 24, 24, 8]
@@ -219,16 +220,16 @@ show("08-levels")
 
 # %% [markdown]
 # The bottom has 46 % of the parameters and 8 % of the work. The other four levels share the work
-# almost evenly: a level further down has a quarter of the pixels, and four times the weights.
+# almost evenly: one level further down there are a quarter of the pixels and four times the weights.
 #
 # The first weights
 # -----------------
-# If each layer made the signal half as strong, nothing would be left after 23 of them. How strong
-# must the first weights be? One number before the ReLU is a sum of products, weight times input: of
-# ``N = K K C``, not the number of images here. Let the weights be random, independent, with mean 0
-# and variance ``s²``. Then the mean of the square of the sum is ``N s² E[x²]``, where ``E[x²]`` is
-# the mean square of the inputs: mixed products cancel. The sum is as often negative as positive, so
-# the ReLU keeps half: ``N s² E[x²] / 2``. **Predict** the ``s`` that keeps the mean square.
+# If each layer halved the signal, nothing would be left of it after 23 layers. How large must the first
+# weights be? One number before the ReLU is a sum of ``N = K K C`` products, weight times input. (``N``
+# is not the number of images here.) Let the weights be random, independent, with mean 0 and variance
+# ``s²``. Then the mean of the square of the sum is ``N s² E[x²]``, where ``E[x²]`` is the mean square
+# of the inputs: mixed products cancel. The sum is as often negative as positive, so the ReLU keeps
+# half: ``N s² E[x²] / 2``. **Predict** the ``s`` that preserves the mean square.
 
 
 # %%
@@ -239,9 +240,9 @@ def he_std(size, channels):
 
 
 # %% [markdown]
-# This is the initialisation of He et al. (2015), which the paper takes in its section 3: for 64
-# channels and 3×3, ``N`` is 576. Of the 23 layers 18 have a ReLU. Here are 18 such layers of 512
-# channels, with that variance and with half of it. One draw of the weights only comes near to 1.
+# This is the initialisation of He et al. (2015), which the paper uses (section 3): for 64 channels and
+# 3×3, ``N`` is 576. Of the 23 layers 18 have a ReLU. Here are 18 such layers of 512 channels, with
+# that variance and with half of it. As the weights are random, the result is only near 1.
 
 # %%
 assert np.isclose(he_std(3, 64) ** 2, 2 / 576)
@@ -258,9 +259,9 @@ assert 0.5 < left[1 / 2] * 2**18 < 2
 # %% [markdown]
 # Break it, and watch
 # -------------------
-# Now the real network, with 16 channels at the top and noise as its image. The paper wishes for
-# *unit variance* in every map. **Predict** whether pooling allows it; and what half of the variance
-# leaves at the end: 2 to the minus 23?
+# Now the real network, with 16 channels at the top and noise as its image. The paper aims at *unit
+# variance* in every map. **Predict** whether pooling allows this. And with half of the variance, is
+# the mean square at the end smaller by 2 to the 23rd?
 
 # %%
 noise = tu.Tensor(rng.standard_normal((1, 188, 188, 1), dtype=np.float32))
@@ -295,17 +296,17 @@ axes.legend()
 show("08-variance")
 
 # %% [markdown]
-# Two surprises. First, the mean square does not stay: it grows about tenfold on the way down. Each
-# pooling keeps the largest of four (chapter 07: about three times as much, less where neighbours
-# are alike), and the derivation above knows nothing of pooling. So *unit variance in every map* is
-# what the paper aims at, and not what this initialisation gives. It is near enough to begin.
+# There are two surprises. First, the mean square grows about tenfold on the way down. Each pooling
+# keeps the largest of four (chapter 07: about three times as much, less where neighbours are alike),
+# and the derivation above ignores pooling. So the paper aims at *unit variance in every map*, but
+# this initialisation does not give it. It is near enough to begin.
 #
-# Second, with half of the variance the way down loses exactly a factor of 2 at each layer. But of
-# the scores far more is left than 2 to the minus 23: the skip of the top level reaches them through
-# five layers only. The skips carry strength, too.
+# Second, with half of the variance the way down loses exactly a factor of 2 in each layer. But the
+# scores are far larger than 2 to the minus 23: the skip of the top level reaches them through five
+# layers only. So skips preserve the signal, too.
 #
-# Does it matter? A small U-Net, 60 steps on five synthetic images of cells, with the variance as it
-# should be, a quarter of it, and a sixteenth. Loss and optimiser: chapters 09 and 11.
+# Does it matter? Train a small U-Net, 60 steps on five synthetic images of cells, with the right
+# variance, a quarter of it, and a sixteenth. Chapters 09 and 11 explain the loss and the optimiser.
 
 # %%
 images = synthetic_cells(6, 172, seed=4)
@@ -341,13 +342,12 @@ show("08-training")
 
 # %% [markdown]
 # Weights that start too small learn late. With a sixteenth of the variance each weight is a quarter
-# as large. So each layer makes its numbers four times smaller, and on the way back the gradient.
+# as large. So each layer makes the numbers four times smaller, and on the way back the gradients.
 #
 # What the maps show
 # ------------------
-# The network that was trained for 60 steps, on an image that it has not seen. Of each level the
-# three channels that vary most, with size and number of channels. From expansive.0 on the maps show
-# only the middle of the image.
+# Here are the maps of the network after 60 steps, for an image that it has not seen: of each level
+# the three channels that vary most. From expansive.0 on the maps show only the middle of the image.
 
 # %%
 model, seen = trained[1][0].eval(), {}
@@ -373,7 +373,7 @@ for axis, (name, stack) in zip(axes.T, columns.items(), strict=True):
 show("08-maps")
 
 # %% [markdown]
-# Fine at the top, coarse blobs at the bottom, and fine again on the way up: the skip has brought
+# The maps are fine at the top, coarse at the bottom, and fine again on the way up: the skip has brought
 # the places back. The pattern of period 2 is the chessboard of chapter 07.
 #
 # The same in the engine
@@ -392,9 +392,9 @@ print("The engine agrees.")
 # Summary
 # -------
 # - Valid convolutions lose 184 pixels at depth 4: 572 becomes 388. Sides that fit are 16 apart.
-# - The skip's centre is cut out and concatenated: exact places meet what was seen from far.
+# - The skip's centre is cut out and concatenated: exact places meet a wide view.
 # - 31,030,658 parameters, most of them deep down; the work is spread over all levels.
-# - Weights of variance ``2 / N`` keep the mean square through convolution and ReLU. Pooling raises
-#   it all the same; skips carry it past the depth.
+# - Weights of variance ``2 / N`` preserve the mean square through convolution and ReLU. Pooling raises
+#   it; skips carry it past the deep levels.
 #
-# Next: ``09_cross_entropy_weight_map.py``, what the network is told to get right.
+# Next: ``09_cross_entropy_weight_map.py``, how its errors are counted.

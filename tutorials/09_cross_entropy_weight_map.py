@@ -1,13 +1,14 @@
 # %% [markdown]
 """
-09. The weighted loss: what a pixel costs
-=========================================
+09. Cross-entropy and the weight map: what a pixel costs
+========================================================
 
 **You will build** the loss of the U-Net paper: a softmax that does not overflow, the cross-entropy
-and its gradient, and the map that says for each pixel how much it counts.
+and its gradient (``tinyunet/ops/softmax_cross_entropy.py``), and the map that says how much each pixel
+counts (``tinyunet/sampling/weight_map.py``).
 
 **You will learn** why two cells that touch become one in a prediction, how the paper's weight map
-works against it, and what it costs elsewhere.
+prevents this, and what it costs elsewhere.
 
 Needed: chapter 01. About 45 minutes. Four exercises. The chapter trains four small networks, which
 takes most of its time.
@@ -26,14 +27,14 @@ from tinyunet.data import normalise, split, synthetic_cells
 # %% [markdown]
 # From scores to probabilities
 # ----------------------------
-# The network gives each pixel one number for each class, its *score* or *logit*. The array of them
-# is ``logits``, of shape ``(N, H, W, K)``: images, rows, columns, classes. A score may be any
-# number. The *softmax* makes probabilities of them, positive and with the sum 1::
+# The network gives each pixel one number per class, its *score* or *logit*. The array of scores is
+# ``logits``, of shape ``(N, H, W, K)``: images, rows, columns, classes. A score may be any number.
+# The *softmax* turns scores into probabilities, positive and with the sum 1::
 #
 #     p[k] = exp(logits[k]) / sum over k' of exp(logits[k'])
 #
-# This is written for one pixel, and every pixel is treated alike. **Predict** what a computer makes
-# of the two scores 1000 and 999.
+# This is for one pixel; every pixel is treated alike. **Predict** the result that a computer gives for
+# the two scores 1000 and 999.
 
 # %%
 logits = np.array([1000.0, 999.0])
@@ -44,13 +45,13 @@ assert np.isnan(naive).all()
 
 # %% [markdown]
 # ``exp(1000)`` is larger than the largest float64, so it becomes infinite, and infinity divided by
-# infinity is not a number. The way out: a constant ``m`` that is added to all scores of a pixel
-# changes nothing, since ``exp(m)`` cancels. Choose ``m`` to be minus the largest score. Then the
-# largest exponential is ``exp(0) = 1``.
+# infinity is not a number. But adding a constant ``m`` to all scores of a pixel changes nothing,
+# because ``exp(m)`` cancels. Let ``m`` be minus the largest score. Then the largest exponential is
+# ``exp(0) = 1``.
 #
-# The loss will need ``log p``, and there is a second trap. A score that lies 900 below the largest
-# has a probability that rounds to 0, and ``log(0)`` is minus infinity. So do not compute ``p`` on
-# the way: ``log p[k] = logits[k] - log(sum over k' of exp(logits[k']))``.
+# The loss needs ``log p``, and there is a second trap. A score that is 900 below the largest has a
+# probability that rounds to 0, and ``log(0)`` is minus infinity. So do not compute ``p`` on the way:
+# ``log p[k] = logits[k] - log(sum over k' of exp(logits[k']))``.
 
 
 # %%
@@ -67,9 +68,9 @@ assert np.allclose(p, [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
 # %% [markdown]
 # Cross-entropy
 # -------------
-# The label of a pixel says its true class, ``target``, a whole number from 0 to K - 1. The loss of
-# the pixel is ``-log p[target]``: 0 if the network is sure of the truth, and without bound if it is
-# sure of something else. The paper's energy (section 3, equation 1) adds it up over the pixels,
+# The label of a pixel gives its true class, ``target``, a whole number from 0 to K - 1. The loss of
+# the pixel is ``-log p[target]``: 0 if the network is sure of the true class, and without bound if it
+# is sure of another. The paper's energy (section 3, equation 1) adds it up over the pixels,
 # each with a weight ``w``::
 #
 #     E = sum over n, i, j of  w[n,i,j] · -log p[n,i,j,target[n,i,j]]
@@ -89,11 +90,11 @@ print(f"no idea: {no_idea:.4f}")
 assert round(no_idea, 4) == 0.6931  # log 2
 
 # %% [markdown]
-# If a training starts far above ``log 2 = 0.6931``, then the first scores are far too large.
+# If a training starts far above ``log 2 = 0.6931``, its first scores are far too large.
 #
 # Now the gradient. For one pixel the loss is ``w (log(sum over k of exp(logits[k])) -
 # logits[target])``. The derivative of the first term by ``logits[k]`` is ``p[k]``, that of the
-# second is 1 for the true class and 0 for the others. What is left is as simple as it can be:
+# second is 1 for the true class and 0 for the others. The result is as simple as it can be:
 # *probability minus truth*, times the weight. The check measures a slope, as in chapter 02.
 
 
@@ -114,12 +115,12 @@ print(f"slope measured {measured:.8f}, computed {computed:.8f}")
 assert abs(measured - computed) < 1e-7
 
 # %% [markdown]
-# The slope is never steeper than the weight: a pixel that is totally wrong pulls with full
-# strength, and not more. A squared error behind a softmax would not do so: where the network is
-# sure of the wrong class, the pixel hardly pulls.
+# The slope is never steeper than the weight: a pixel that is totally wrong pulls with full strength,
+# but no more. The squared error of a softmax behaves differently: where the network is sure of the
+# wrong class, the pixel hardly pulls.
 
 # %%
-score = np.linspace(-8, 8, 200)  # score of the true class, the other one's is 0
+score = np.linspace(-8, 8, 200)  # of the true class; the other class has 0
 q = 1 / (1 + np.exp(-score))
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 left.plot(score, -np.log(q), label="cross-entropy, $-\\log p$")
@@ -143,13 +144,13 @@ assert q[0] - 1 < -0.999
 # %% [markdown]
 # **Sum or mean?** The energy is a sum, so the gradient grows with the tile. The paper's output tile
 # has 388 × 388 = 150,544 pixels: a learning rate that is right for it is wrong for another size.
-# The engine divides by the sum of the weights unless told otherwise (``reduction="mean"``). The
-# paper does not state its learning rate, so nothing is lost.
+# By default the engine divides by the sum of the weights (``reduction="mean"``). The paper does not
+# state its learning rate, so nothing is lost.
 #
-# A class that is rare
-# --------------------
-# Here are the images to train on: made-up nuclei as under a fluorescence microscope. In the label
-# image ``labels`` of shape ``(H, W)``, 0 is background, and each cell has a number of its own.
+# A rare class
+# ------------
+# The images to train on are synthetic nuclei as under a fluorescence microscope. In the label image
+# ``labels`` of shape ``(H, W)``, 0 is background, and each cell has a number of its own.
 
 # %%
 assert 388 * 388 == 150_544
@@ -160,9 +161,9 @@ print(f"{len(train)} images to train on; {100 * share:.0f} % of their pixels are
 assert 0.1 < share < 0.25
 
 # %% [markdown]
-# Less than a quarter of the pixels are in cells: "background everywhere" is mostly right. Suppose
-# the network looks at nothing and gives every pixel the same probability ``q`` of being in a cell.
-# With the weight ``w_background`` for each pixel of background and ``w_cell`` for each in a cell,
+# Less than a quarter of the pixels are in cells, so "background everywhere" is mostly right. Suppose
+# that the network ignores the image and gives every pixel the same probability ``q`` of being in a
+# cell. With the weight ``w_background`` for each background pixel and ``w_cell`` for each cell pixel,
 # the loss per pixel is::
 #
 #     -(1 - share) w_background log(1 - q) - share w_cell log q
@@ -178,9 +179,9 @@ def best_constant(share, w_background, w_cell):
 
 
 # %% [markdown]
-# Now let both classes have the same say, with ``w_c = n / (K n_c)`` for a pixel of class ``c``: of
-# ``n`` pixels in all ``n_c`` are of this class, and ``K`` is 2. The paper asks for such a balance,
-# ``w_c``, and gives no formula; this one is the engine's. **Predict** the best ``q`` with it.
+# Now give both classes the same influence, with ``w_c = n / (K n_c)`` for a pixel of class ``c``: of
+# ``n`` pixels in all ``n_c`` are of this class, and ``K`` is 2. The paper has such a balance, ``w_c``,
+# but gives no formula; this one is the engine's. **Predict** the best ``q`` with it.
 
 
 # %%
@@ -199,21 +200,21 @@ for name, style, (w_background, w_cell) in [("weights 1", "-", (1, 1)), ("balanc
     (line,) = axes.plot(q, losses, style, label=f"{name}: smallest at {best:.2f}")
     axes.axvline(best, ls=":", color=line.get_color())
 axes.set(xlabel="probability q of a cell, the same everywhere", ylabel="loss per pixel", ylim=(0, 3))
-axes.set_title("What a network says that has not looked")
+axes.set_title("The answer of a network that ignores the image")
 axes.legend()
 show("09-balance")
 assert np.isclose(best_constant(share, 1, 1), share)
 assert np.isclose(best_constant(share, *balanced), 0.5)
 
 # %% [markdown]
-# Without weights the lazy answer is the share of the cells, and a threshold of ½ turns all of it
-# into background. With the balance the lazy answer is ½.
+# Without weights the lazy answer is the share of the cells, and a threshold of ½ turns everything into
+# background. With the balance the lazy answer is ½.
 #
 # Where two cells meet
 # --------------------
-# Cells that touch are parted by a line of background of a pixel or two. These pixels are few, so a
-# network that fills them in loses next to nothing, and two cells become one. The paper's answer
-# (equation 2) is to make them expensive::
+# Cells that touch are separated by a line of background, one or two pixels wide. These pixels are few,
+# so filling them in costs a network next to nothing, and two cells become one. The paper (equation 2)
+# makes them expensive::
 #
 #     w(x) = w_c(x) + w0 · exp(-(d1(x) + d2(x))² / (2 sigma²))
 #
@@ -233,10 +234,10 @@ assert round(by_hand, 2) == 9.35
 # distances to one cell. Do this for each cell; the smallest two distances of each pixel are ``d1``
 # and ``d2``.
 #
-# Two points where the paper says nothing. With fewer than two cells there is no ``d2``: then the
-# term is left out. And *inside* of a cell ``d1 = 0``, so its rim towards a neighbour would get a
-# higher weight than the gap itself, and a pixel of the rim asks for "cell". The term is meant for
-# the gap, so it is left out in cells too.
+# The paper leaves two points open. With fewer than two cells there is no ``d2``: then the term is left
+# out. And *inside* of a cell ``d1 = 0``, so its rim near a neighbour would get a higher weight than
+# the gap itself, although the rim is "cell". The term is meant for the gap, so it is left out in
+# cells too.
 
 
 # %%
@@ -251,20 +252,22 @@ assert np.isclose(1 + border_weight(np.array([[1, 1, 0, 0, 2]]), 10.0, 5.0)[0, 2
 
 # %% [markdown]
 # In our labels touching cells have no background between them at all. The paper computes the
-# separation border "using morphological operations". We let either cell lose the pixels that have
+# separation border "using morphological operations". We remove from each cell the pixels that have
 # the other cell among their eight neighbours.
 
 # %%
 largest = ndimage.maximum_filter(labels, 3)
 smallest = ndimage.minimum_filter(np.where(labels > 0, labels, labels.max() + 1), 3)
-parted = np.where((labels > 0) & ((largest != labels) | (smallest != labels)), 0, labels)
-border = border_weight(parted, 10.0, 5.0)
-distances = np.sort([ndimage.distance_transform_edt(parted != c) for c in np.unique(parted)[1:]], axis=0)
+separated = np.where((labels > 0) & ((largest != labels) | (smallest != labels)), 0, labels)
+border = border_weight(separated, 10.0, 5.0)
+distances = np.sort(
+    [ndimage.distance_transform_edt(separated != c) for c in np.unique(separated)[1:]], axis=0
+)
 
 fig, axes = plt.subplots(1, 4, figsize=(12, 3.4), layout="constrained")
 axes[0].imshow(image[..., 0], cmap="gray", vmax=np.percentile(image, 99))
-axes[0].contour(parted > 0, [0.5], colors="#e69f00", linewidths=0.8)
-axes[0].set_title("cells, parted")
+axes[0].contour(separated > 0, [0.5], colors="#e69f00", linewidths=0.8)
+axes[0].set_title("cells, separated")
 pictures = {"d1, px": distances[0], "d2, px": distances[1], "border weight": border}
 for panel, (title, picture) in zip(axes[1:], pictures.items(), strict=True):
     fig.colorbar(panel.imshow(picture, cmap="magma"), ax=panel, shrink=0.75)
@@ -278,16 +281,16 @@ assert gap.mean() < 0.04
 assert border[gap].sum() > 0.5 * border.sum()
 
 # %% [markdown]
-# The bright lines are the whole point. Fewer than 4 % of the pixels have a border weight above 5,
-# and more than half of all border weight lies on them.
+# The bright lines are what the map is for. Fewer than 4 % of the pixels have a border weight above 5,
+# and they have more than half of all border weight.
 #
 # With and without
 # ----------------
 # Does it help? Four small networks (2 poolings, 8 channels in the first level) are trained on the
-# same tiles, with the engine's parts that the next chapters explain. They differ in the weights
-# only: balance off or on, ``w0`` 0 or 10. Then they see images that they were not trained on. A gap
-# is background with ``d1 + d2`` of at most 4 pixels. We ask: of the pixels in gaps, how many are
-# called background? **Predict** which network finds the most.
+# same tiles, with parts of the engine that the next chapters explain. Only the weights differ: balance
+# off or on, ``w0`` 0 or 10. Then they see images that they were not trained on. A gap is background
+# with ``d1 + d2`` of at most 4 pixels. Of the pixels in gaps, how many are called background?
+# **Predict** which network finds the most.
 
 # %%
 import tinyunet as tu
@@ -297,7 +300,7 @@ from tinyunet.sampling.weight_map import nearest_two_cells, separate_touching
 
 
 def trained(settings, steps=200):
-    """A network after 200 steps with these weights; 140 pixels in, 100 out."""
+    """Train a network for 200 steps with these weights; 140 pixels in, 100 out."""
     sampler = Sampler(
         train,
         input_size=140,
@@ -317,7 +320,7 @@ def trained(settings, steps=200):
 
 
 def judge(model):
-    """Share of wrong pixels, share of gap pixels found, and the probabilities of the second image."""
+    """Return the share of wrong pixels, the share of gap pixels found, and the second image's probabilities."""
     wrong, found, pictures = [], [], []
     for image, labels in zip(held_out.images, held_out.labels, strict=True):
         cells = separate_touching(labels)
@@ -332,7 +335,7 @@ close = slice(75, 145), slice(50, 120)  # the group in the middle of the figure 
 fig, axes = plt.subplots(2, 3, figsize=(8, 5.8), layout="constrained")
 axes[0, 0].imshow(image[..., 0][close], cmap="gray", vmax=np.percentile(image, 99))
 axes[0, 0].set_title("image")
-axes[1, 0].imshow(parted[close] > 0, cmap="cividis")
+axes[1, 0].imshow(separated[close] > 0, cmap="cividis")
 axes[1, 0].set_title("truth")
 scores = {}
 for panel, (balance, w0) in zip(
@@ -341,7 +344,7 @@ for panel, (balance, w0) in zip(
     start = time.perf_counter()
     wrong, found, picture = judge(trained(WeightMap(w0=w0, class_balance=balance)))
     seconds = time.perf_counter() - start
-    scores[balance, w0] = wrong, found, picture[parted > 0].mean()
+    scores[balance, w0] = wrong, found, picture[separated > 0].mean()
     title = f"balance {'on' if balance else 'off'}, w0 = {w0}"
     print(f"{title}: {wrong:.1%} of pixels wrong, {found:.0%} of gap pixels found, {seconds:.1f} s")
     shown = panel.imshow(picture[close], cmap="cividis", vmin=0, vmax=1)
@@ -358,19 +361,19 @@ assert abs(scores[True, 10][1] - scores[False, 0][1]) < 0.1
 assert scores[True, 10][0] == min(wrong for wrong, _, _ in scores.values())
 
 # %% [markdown]
-# With the border term more of the gaps are found, with balance and without. Two things are worth a
-# second look. The balance alone finds *fewer* gaps than no weights at all: it makes cells dearer
-# than background, and a gap is background. And the border term alone (top right) makes the network
-# less sure inside of cells: it has learnt that a pixel taken for a cell may turn out expensive. The
-# two parts of the map pull against each other, and the paper uses both. Here, after a short
+# With the border term more of the gaps are found, with balance and without. Two results may surprise.
+# The balance alone finds *fewer* gaps than no weights at all: it makes errors in cells more expensive
+# than errors in the background, and a gap is background. And the border term alone (top right) makes
+# the network less sure inside of cells: it has learnt that calling a pixel "cell" can be expensive.
+# The two parts of the map work against each other, and the paper uses both. Here, after a short
 # training, both together find about as many gaps as no weights at all, with the fewest wrong pixels
-# of the four. Which mixture is best depends on your data: measure it on images that were held out.
+# of the four. Which mixture is best depends on your data: measure it on held-out images.
 #
 # The same in the engine
 # ----------------------
 # ``tinyunet/ops/softmax_cross_entropy.py`` is the loss, forward and backward in one pass over the
-# pixels. ``tinyunet/sampling/weight_map.py`` computes the map: it finds ``d1`` and ``d2`` of all cells at
-# once, while ours looks at the whole image again for each cell.
+# pixels. ``tinyunet/sampling/weight_map.py`` computes the map. It finds ``d1`` and ``d2`` for all cells
+# at once, while ours goes over the whole image again for each cell.
 
 # %%
 scores = tu.Tensor(logits, requires_grad=True)
@@ -379,13 +382,13 @@ loss.backward()
 assert np.isclose(loss.item(), energy(logits, target, weight), rtol=1e-12)
 assert np.allclose(scores.grad, gradient_of_energy(logits, target, weight), rtol=1e-12)
 
-assert np.array_equal(separate_touching(labels), parted)
-ours = class_weights((parted > 0).astype(int), 2)[(parted > 0).astype(int)] + border
-assert np.allclose(tu.weight_map(parted, w0=10.0, sigma=5.0), ours, atol=1e-5)
+assert np.array_equal(separate_touching(labels), separated)
+ours = class_weights((separated > 0).astype(int), 2)[(separated > 0).astype(int)] + border
+assert np.allclose(tu.weight_map(separated, w0=10.0, sigma=5.0), ours, atol=1e-5)
 for name, function in [("ours", border_weight), ("the engine", tu.weight_map)]:
     start = time.perf_counter()
-    function(parted, w0=10.0, sigma=5.0)
-    print(f"{name}: {1000 * (time.perf_counter() - start):.1f} ms for {len(np.unique(parted)) - 1} cells")
+    function(separated, w0=10.0, sigma=5.0)
+    print(f"{name}: {1000 * (time.perf_counter() - start):.1f} ms for {len(np.unique(separated)) - 1} cells")
 
 # %% [markdown]
 # Summary
@@ -393,8 +396,8 @@ for name, function in [("ours", border_weight), ("the engine", tu.weight_map)]:
 # - Subtract the largest score before the exponential, and never take the logarithm of a
 #   probability.
 # - The gradient of the cross-entropy is probability minus truth, times the weight.
-# - A balance of the classes stops a network from ignoring the rare one; it also fills gaps.
-# - The border term makes the gap between two cells expensive, and more gaps are found; alone it
-#   makes the network less sure of cells.
+# - A balance of the classes stops a network from ignoring the rare class; it also fills gaps.
+# - The border term makes errors in the gap between two cells expensive, so more gaps are found; alone
+#   it makes the network less sure of cells.
 #
-# Next: ``10_elastic_deformation.py``. How thirty images become many thousands.
+# Next: ``10_elastic_deformation.py``, how thirty images become many thousands.

@@ -1,9 +1,9 @@
-"""What the chapters share: exercises that check themselves, and figures.
+"""Exercises that check themselves, and figures: what the chapters share.
 
 An exercise is a function with a stub for a body. While it returns `None` or `...` it is open: the chapter
-says so, and goes on with the worked answer, which stands under the same name in `solutions/`, in the file
-named like the chapter. An answer is checked on cases with random shapes; a wrong one stops the chapter and
-shows the first wrong element.
+says so and continues with the worked answer, which has the same name and is in `solutions/`, in the file
+named like the chapter. An answer is checked on cases with random shapes. A wrong one stops the chapter, which
+shows the first wrong element and, where it is a known one, names the mistake.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import textwrap
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +25,33 @@ import numpy as np
 
 FOLDER = Path(__file__).parent
 FIGURES = FOLDER / "figures"
-RECORD = FOLDER / ".progress.json"  # what the last run of each chapter found; read by progress.py
+RECORD = FOLDER / ".progress.json"  # the states that the last run of each chapter found; for progress.py
 LINE_WIDTH = 88
 
-# Relative to the largest value: the answer may sum in another order, or keep float32 throughout.
+# Relative to the largest value, because an answer may sum in another order.
 TOLERANCE = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-4}
 
 
 class WrongAnswer(SystemExit):
-    """An exercise's answer is wrong. Ends a script with this message and without a traceback."""
+    """A wrong answer to an exercise. It ends a script with this message and without a traceback."""
 
 
 def exercise(number: str, *, lines: int, hint: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a function as an exercise, and check it where it stands.
+    """Mark a function as an exercise, and check it where it is defined.
 
     Parameters
     ----------
     number : str
         Chapter and exercise, "03.1".
     lines : int
-        How many lines the worked answer needs, without the docstring. More is allowed, and mentioned.
+        Length of the worked answer without its docstring. More lines are allowed, and mentioned.
     hint : str
-        Shown as long as the exercise is open.
+        For the reader of the chapter.
 
     Raises
     ------
     WrongAnswer
-        The function is solved, and wrong.
+        The function is no longer a stub, and its answer is wrong.
     """
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,8 +66,8 @@ def exercise(number: str, *, lines: int, hint: str) -> Callable[[Callable[..., A
             raise WrongAnswer(f"{title}: {wrong}") from None
         if not solved:
             record(number, name, "open")
-            why = "" if is_stub(function) else ", as it returns nothing"
-            say(f"{title}: open{why}, about {lines} line(s). Hint: {hint} Going on with the worked answer.")
+            why = "" if is_stub(function) else ", because it returns nothing"
+            say(f"{title}: open{why}, about {lines} line(s). The worked answer is used.")
             return answer
         used = count_lines(function)
         record(number, name, "solved")
@@ -78,12 +78,12 @@ def exercise(number: str, *, lines: int, hint: str) -> Callable[[Callable[..., A
 
 
 def say(text: str) -> None:
-    """Print, broken into lines."""
+    """Print a text, broken into lines."""
     print(textwrap.fill(text, LINE_WIDTH))
 
 
 def load_solutions(chapter: str) -> types.ModuleType:
-    """The worked answers of a chapter, given its two digits."""
+    """Load the worked answers of a chapter, given its two digits."""
     (path,) = (FOLDER / "solutions").glob(f"{chapter}_*.py")
     name = f"solutions_{chapter}"
     if name not in sys.modules:
@@ -97,32 +97,52 @@ def load_solutions(chapter: str) -> types.ModuleType:
 
 
 def check(solutions: types.ModuleType, name: str, function: Callable[..., Any]) -> bool:
-    """Whether an exercise is solved: False while it is open, WrongAnswer if it is wrong.
+    """Return True if an exercise is solved and False if it is open; raise WrongAnswer if it is wrong.
 
     `cases_NAME(rng)` in the solutions yields tuples of arguments, on which the function must agree with the
-    worked answer. Where there is more than one right answer, `check_NAME(function)` there judges instead: it
-    returns False for an open exercise, True for a solved one, and raises WrongAnswer.
+    worked answer and leave its arguments as they were. Where there is more than one right answer,
+    `check_NAME(function)` decides instead. `returns_NAME` names the values of a tuple that is returned, and
+    `wrong_NAME` maps known mistakes to functions that make them.
     """
     judge = getattr(solutions, f"check_{name}", None)
     if judge is not None:
         return judge(function)
-    answer = getattr(solutions, name)
+    answer, parts = getattr(solutions, name), getattr(solutions, f"returns_{name}", ())
+    arguments = inspect.signature(answer).parameters
     for case in getattr(solutions, f"cases_{name}")(np.random.default_rng(0)):
-        expected = answer(*copied(case))
-        found = attempt(function, *copied(case))
+        given, where = copied(case), f"for {describe(case, arguments)}" if case else "in the answer"
+        found = attempt(function, *given)
         if is_open(found):
             return False
-        compare(found, expected, f"for {describe(case)}" if case else "in the answer")
+        try:
+            compare(found, answer(*copied(case)), where, parts)
+        except WrongAnswer as wrong:
+            raise WrongAnswer(f"{wrong}{recognise(solutions, name, case, found)}") from None
+        for argument, before, after in zip(arguments, case, given, strict=True):
+            if isinstance(before, np.ndarray) and not np.array_equal(before, after):
+                raise WrongAnswer(f"the array {argument} has changed, {where}\n  make a new array instead")
     return True
 
 
+def recognise(solutions: types.ModuleType, name: str, case: tuple[Any, ...], found: Any) -> str:
+    """Describe the first known mistake that gives the same wrong result, or return an empty string."""
+    for mistake, function in getattr(solutions, f"wrong_{name}", {}).items():
+        try:
+            with np.errstate(all="ignore"):
+                compare(found, function(*copied(case)), "")
+        except (WrongAnswer, Exception):
+            continue
+        return f"\n  The same result comes from this mistake: {mistake}."
+    return ""
+
+
 def copied(case: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments, in arrays of their own: an answer may write into what it is given."""
+    """Return the arguments with copies of all arrays."""
     return tuple(value.copy() if isinstance(value, np.ndarray) else value for value in case)
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the reader's function; an error inside it is a wrong answer."""
+    """Call the reader's function. An error inside it is a wrong answer."""
     try:
         return function(*arguments)
     except NotImplementedError:
@@ -131,59 +151,73 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
         place = inspect.getinnerframes(error.__traceback__)[-1]
         line = (place.code_context or ["?"])[0].strip()
         raise WrongAnswer(
-            f"{type(error).__name__}: {error}\n  in line {place.lineno}: {line}\n  for {describe(arguments)}"
+            f"{type(error).__name__}: {error}\n  in line {place.lineno}: {line}\n"
+            f"  for {describe(arguments, parameters(function))}"
         ) from error
 
 
 def is_open(value: Any) -> bool:
-    """Whether a stub, and not an answer, gave this value."""
+    """Return True for the value that a stub returns."""
     return value is None or value is ...
 
 
 def is_stub(function: Callable[..., Any]) -> bool:
-    """Whether nothing has been written into the body yet."""
+    """Return True if nothing has been written into the body yet."""
     source = inspect.getsource(getattr(function, "py_func", function))
     return source.rstrip().endswith("return ...")
 
 
-def describe(arguments: tuple[Any, ...]) -> str:
-    """Arguments in short: an array by its shape, the rest by its value."""
+def parameters(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's parameters."""
+    return list(inspect.signature(getattr(function, "py_func", function)).parameters)
 
-    def word(value: Any) -> str:
-        if isinstance(value, np.ndarray):
+
+def describe(arguments: Iterable[Any], names: Iterable[str]) -> str:
+    """Describe arguments in short: each by its name, an array by its shape, the rest by its value."""
+
+    def short(value: Any) -> str:
+        if isinstance(value, np.ndarray) and value.ndim:
             return f"array {value.shape}"
-        return f"{value:.6g}" if isinstance(value, float) else textwrap.shorten(repr(value), 60)
+        if isinstance(value, float | np.ndarray):
+            return f"{float(value):.6g}"
+        return textwrap.shorten(repr(value), 60)
 
-    return ", ".join(map(word, arguments))
+    return ", ".join(f"{name} = {short(value)}" for name, value in zip(names, arguments, strict=False))
 
 
-def compare(found: Any, expected: Any, where: str) -> None:
-    """Raise WrongAnswer with the first wrong element and both values."""
+def compare(found: Any, expected: Any, where: str, parts: Sequence[str] = ()) -> None:
+    """Raise WrongAnswer with the first wrong element and both values; `parts` names the values of a tuple."""
     if isinstance(expected, tuple | list):
+        found = list(found) if isinstance(found, np.ndarray) and found.ndim else found
+        names = ", ".join(parts) or "in a tuple or list"
         if not isinstance(found, tuple | list) or len(found) != len(expected):
-            raise WrongAnswer(f"{len(expected)} values are expected, not {found!r:.80}, {where}")
+            raise WrongAnswer(f"{len(expected)} values are expected ({names}), not {found!r:.80}, {where}")
         for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-            compare(one, other, f"in value {i}, {where}")
+            compare(one, other, f"in {parts[i] if parts else f'value {i}'}, {where}")
         return
     if not isinstance(expected, np.ndarray | float | np.floating):
-        if found != expected:
+        if not np.array_equal(found, expected):
             raise WrongAnswer(f"{found!r:.80} where {expected!r:.80} is expected, {where}")
         return
     found, expected = np.asarray(found), np.asarray(expected)
     if found.shape != expected.shape:
         raise WrongAnswer(f"shape {found.shape} where {expected.shape} is expected, {where}")
+    if expected.dtype == np.float32 and found.dtype != np.float32:
+        raise WrongAnswer(f"dtype {found.dtype} where float32 is expected, {where}")
     tolerance = TOLERANCE.get(expected.dtype, 0) * np.abs(expected).max(initial=0)
     wrong = np.argwhere(~(np.abs(found - expected.astype(float)) <= tolerance))
-    if len(wrong):
-        index = tuple(map(int, wrong[0]))
-        raise WrongAnswer(
-            f"{len(wrong)} of {expected.size} elements are wrong, {where}\n"
-            f"  the first at {index}: {found[index]:.6g} where {expected[index]:.6g} is expected"
-        )
+    if not len(wrong):
+        return
+    index = tuple(map(int, wrong[0]))
+    both = f"{found[index]:.6g} where {expected[index]:.6g} is expected"
+    if expected.ndim == 0:
+        raise WrongAnswer(f"{both}, {where}")
+    count = f"{len(wrong)} of {expected.size} elements are wrong"
+    raise WrongAnswer(f"{count}, {where}\n  the first at {index}: {both}")
 
 
 def count_lines(function: Callable[..., Any]) -> int:
-    """Lines of a function's body, without its docstring, comments and blank lines."""
+    """Count the lines of a function's body without its docstring, comments and blank lines."""
     source = textwrap.dedent(inspect.getsource(getattr(function, "py_func", function)))
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.FunctionDef)
@@ -193,14 +227,14 @@ def count_lines(function: Callable[..., Any]) -> int:
 
 
 def record(number: str, name: str, state: str) -> None:
-    """Note an exercise's state for progress.py."""
+    """Record an exercise's state for progress.py."""
     states = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     states[number] = {"name": name, "state": state}
     RECORD.write_text(json.dumps(dict(sorted(states.items())), indent=1))
 
 
 def measure(function: Callable[..., Any], *arguments: Any, turns: int = 5) -> float:
-    """Seconds of one call: the shortest of some turns, after one that compiles and warms up."""
+    """Measure the seconds of one call: the shortest of several, after one that compiles and warms up."""
     function(*arguments)
     seconds = []
     for _ in range(turns):
@@ -211,7 +245,7 @@ def measure(function: Callable[..., Any], *arguments: Any, turns: int = 5) -> fl
 
 
 def show(name: str) -> None:
-    """Show the current figure: where it stands in a notebook or page, and from the shell in figures/."""
+    """Show the current figure in its notebook or page, or from the shell write it to figures/."""
     plt.rcParams["savefig.bbox"] = "tight"  # no label is cut
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         plt.show()

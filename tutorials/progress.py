@@ -1,4 +1,4 @@
-"""Which exercises are solved, as the last run of each chapter found them:  python tutorials/progress.py."""
+"""List the exercises and those that are solved, as of the last run of each chapter: python progress.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lesson import RECORD
 
 
 def main() -> None:
-    """Print one line for each exercise, chapter by chapter."""
+    """Print one line per exercise, chapter by chapter."""
     states = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     solved = total = 0
     for chapter in sorted(Path(__file__).parent.glob("[0-9][0-9]_*.py")):
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def exercises(chapter: Path) -> list[tuple[str, str]]:
-    """Number and name of each exercise in a chapter, read from its decorators."""
+    """Read the number and the name of each exercise of a chapter from its decorators."""
     return [
         (decorator.args[0].value, node.name)
         for node in ast.parse(chapter.read_text(encoding="utf-8")).body

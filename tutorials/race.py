@@ -1,8 +1,8 @@
 """Find a data race in a `prange` loop without waiting for bad luck.
 
-The function is run in plain Python, one pass of its loop after the other. Each element of each array keeps
-a note: which pass wrote it, which read it. Two passes that meet at one element, one of them writing, are a
-race: on several cores nothing orders them. That they came in a good order here means nothing.
+The function is run in plain Python, one pass of its loop after the other. For each element of each array it
+is noted which pass wrote it and which read it. Two passes that meet at one element, one of them writing, are
+a race: on several cores nothing orders them. The order in which they ran here does not matter.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def find_race(function: Callable[..., Any], *arguments: Any) -> str | None:
     function : callable
         Plain, or compiled by Numba. It calls its parallel range `prange` and NumPy `np`.
     *arguments
-        Arrays, of a small size, and numbers. The arrays are written to.
+        Small arrays, and numbers. The arrays are written to.
 
     Returns
     -------
     str or None
-        None where no two passes of the loop meet.
+        None if no two passes of the loop meet.
     """
     plain = getattr(function, "py_func", function)
     loop = Loop()
@@ -38,21 +38,21 @@ def find_race(function: Callable[..., Any], *arguments: Any) -> str | None:
     watched = [
         loop.watch(a, n) if isinstance(a, np.ndarray) else a for a, n in zip(arguments, names, strict=False)
     ]
-    words = {**plain.__globals__, "prange": loop.passes, "np": _WatchingNumPy(loop)}
+    namespace = {**plain.__globals__, "prange": loop.passes, "np": _WatchingNumPy(loop)}
     closure = plain.__closure__
     try:
-        types.FunctionType(plain.__code__, words, plain.__name__, plain.__defaults__, closure)(*watched)
+        types.FunctionType(plain.__code__, namespace, plain.__name__, plain.__defaults__, closure)(*watched)
     except Race as race:
         return str(race)
     return None if loop.entered else "there is no prange loop: one core does all the work"
 
 
 class Race(Exception):
-    """Two passes meet."""
+    """Two passes that meet at one element."""
 
 
 class Loop:
-    """Stands for `prange`, and knows which pass is running."""
+    """A stand-in for `prange` that knows which pass is running."""
 
     def __init__(self) -> None:
         self.now = NOBODY
@@ -60,7 +60,7 @@ class Loop:
         self.notes: list[np.ndarray] = []
 
     def passes(self, *bounds: int) -> Iterator[int]:
-        """As `range`. A loop inside another one runs on one core, as Numba has it."""
+        """Count like `range`. A loop inside another one runs on one core, as in Numba."""
         if self.now != NOBODY:
             yield from range(*bounds)
             return
@@ -68,20 +68,20 @@ class Loop:
         for self.now in range(*bounds):
             yield self.now
         self.now = NOBODY
-        for note in self.notes:  # all passes are done: whatever comes now comes later
+        for note in self.notes:  # all passes are done: what follows is ordered after them
             note[:] = NOBODY
 
     def watch(self, array: np.ndarray, name: str) -> Watched:
-        """The array, with notes on it."""
+        """Return a view of the array that notes its accesses."""
         watched = array.view(Watched)
         watched.loop, watched.name = self, name
-        watched.notes = np.full((2, *array.shape), NOBODY)  # who wrote, who read
+        watched.notes = np.full((2, *array.shape), NOBODY)  # the passes that wrote, those that read
         self.notes.append(watched.notes)
         return watched
 
 
 class Watched(np.ndarray):
-    """An array that notes who reads and writes its elements. What is computed from it is not watched."""
+    """An array that notes which pass reads and writes each element. Computed results are not watched."""
 
     loop: Loop
     name: str
@@ -121,7 +121,7 @@ class Watched(np.ndarray):
     def _read(self, notes: np.ndarray) -> None:
         if self.loop.now != NOBODY:
             self._meet(notes[0], "reads", "wrote")
-            readers = notes[1:2]  # a view, also where it is one number
+            readers = notes[1:2]  # a view, even of a single number
             readers[(readers != NOBODY) & (readers != self.loop.now)] = SEVERAL
             readers[readers == NOBODY] = self.loop.now
 
@@ -143,7 +143,7 @@ def _unwatched(value: Any) -> Any:
 
 
 class _WatchingNumPy:
-    """NumPy, but arrays that are made inside the function are watched too."""
+    """A stand-in for NumPy whose new arrays are watched too."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop

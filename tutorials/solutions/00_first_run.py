@@ -41,7 +41,7 @@ def check_read_curves(function):
         return False
     right = read_curves()
     if not isinstance(found, tuple | list) or len(found) != 4 or not set(found) <= set(right):
-        raise WrongAnswer(f"{found!r:.60} where four of {', '.join(sorted(right))} are expected")
+        raise WrongAnswer(f"{found!r:.60} where four of the words {', '.join(sorted(right))} are expected")
     hits = sum(mine == true for mine, true in zip(found, right, strict=True))
     if hits < 4:
         raise WrongAnswer(f"{hits} of 4 curves are read right; look at both lines of each panel")
@@ -49,7 +49,7 @@ def check_read_curves(function):
 
 
 wrong_read_curves = {
-    "by heart taken for good": lambda: ("good", "slow", "by heart", "lost"),
+    "by heart and good exchanged": lambda: ("good", "slow", "by heart", "lost"),
     "slow and lost exchanged": lambda: ("by heart", "lost", "good", "slow"),
     "one answer": lambda: "good",
 }

@@ -10,6 +10,9 @@ def multiply_backward(grad_y, a, b):
     return grad_y * b, grad_y * a
 
 
+returns_multiply_backward = "grad_a", "grad_b"
+
+
 def cases_multiply_backward(rng):
     for shape in [(), (4,), (2, 3)]:
         yield tuple(rng.standard_normal((3, *shape)))
@@ -35,7 +38,7 @@ def newest_first(output):
 
 
 class Node:
-    """Stands for a tensor and the op that made it, which is all that an order can depend on."""
+    """A stand-in for a tensor and the op that made it: all that an order can depend on."""
 
     def __init__(self, number, *inputs):
         self.number, self.inputs = number, inputs
@@ -46,7 +49,7 @@ class Node:
 
 
 def graphs(rng):
-    """Last tensors of graphs: a diamond, random ones, a chain too deep for a recursion."""
+    """Yield the last tensors of graphs: a diamond, random ones, a chain too deep for a recursion."""
     leaf = Node(-1)
     first = Node(0, leaf)
     yield Node(3, Node(1, first), Node(2, first))
@@ -70,12 +73,12 @@ def check_newest_first(function):
         expected, found = newest_first(output), list(found)
         if len(found) != len(set(found)):
             twice = next(op for op in found if found.count(op) > 1)
-            raise WrongAnswer(f"{twice} comes {found.count(twice)} times")
+            raise WrongAnswer(f"{twice} is listed {found.count(twice)} times")
         if set(found) != set(expected):
-            raise WrongAnswer(f"{len(found)} ops where there are {len(expected)}")
+            raise WrongAnswer(f"{len(found)} ops are listed where there are {len(expected)}")
         if found != expected:
             place = next(i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
-            raise WrongAnswer(f"at place {place} stands {found[place]} where {expected[place]} is expected")
+            raise WrongAnswer(f"{found[place]} is at place {place} where {expected[place]} is expected")
     return True
 
 
@@ -119,15 +122,20 @@ def check_accumulate(function):
         first, second = rng.standard_normal((2, *shape))
         kept = first.copy(), second.copy()
         for pending, expected in [({}, first), ({"a": second}, first + second), ({"b": second}, first)]:
-            found = attempt(function, dict(pending), "a", first)
+            given = dict(pending)
+            found = attempt(function, given, "a", first)
             if is_open(found):
                 return False
-            if "a" not in found or found.keys() != pending.keys() | {"a"}:
+            if found is not given:
+                raise WrongAnswer(
+                    "write into pending and return it: the walk back goes on with the same dict"
+                )
+            if found.keys() != pending.keys() | {"a"}:
                 raise WrongAnswer(f"pending has the keys {list(found)} where {[*pending, 'a']} are expected")
             if not np.allclose(found["a"], expected):
                 raise WrongAnswer(f"pending['a'] is {found['a']} where {expected} is expected")
             if not (np.array_equal(first, kept[0]) and np.array_equal(second, kept[1])):
-                raise WrongAnswer("an array that was passed in has changed: add into a new one")
+                raise WrongAnswer("an array that was passed in has changed: make a new array instead")
     return True
 
 
@@ -139,8 +147,19 @@ def _in_place(pending, tensor, grad):
     return pending
 
 
+def _the_last_one_wins(pending, tensor, grad):
+    pending[tensor] = grad
+    return pending
+
+
+def _the_first_one_wins(pending, tensor, grad):
+    pending.setdefault(tensor, grad)
+    return pending
+
+
 wrong_accumulate = {
-    "the last one wins": lambda pending, tensor, grad: pending | {tensor: grad},
+    "the last one wins": _the_last_one_wins,
+    "the first one wins": _the_first_one_wins,
     "in place": _in_place,
-    "the first one wins": lambda pending, tensor, grad: {tensor: grad} | pending,
+    "a new dict": lambda pending, tensor, grad: pending | {tensor: pending.get(tensor, 0.0) + grad},
 }

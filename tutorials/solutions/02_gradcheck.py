@@ -33,8 +33,11 @@ def two_sides(forward, backward, x, g, v, h):
     return by_backward, by_difference
 
 
+returns_two_sides = "the slope by backward", "the slope by the quotient"
+
+
 def cases_two_sides(rng):
-    """Steps large enough that another order of the same sums rounds to the same nine digits."""
+    """Yield cases with steps so large that another order of the same sums rounds to the same nine digits."""
     for shape in [(7,), (3, 5), (2, 3, 1)]:
         x, g, v = rng.standard_normal((3, *shape))
         yield np.exp, lambda g, x: np.exp(x) * g, x, g, v, 1e-3
@@ -76,10 +79,20 @@ def layer_backward(grad_y, x, weight, bias):
     return grad_z @ weight.T, x.T @ grad_z, grad_z.sum(axis=0)
 
 
+returns_layer_backward = "grad_x", "grad_weight", "grad_bias"
+
+
 def cases_layer_backward(rng):
     for points, channels, filters in [(5, 3, 4), (1, 2, 7), (6, 1, 3)]:
         x, weight = rng.standard_normal((points, channels)), rng.standard_normal((channels, filters))
         yield rng.standard_normal((points, filters)), x, weight, rng.standard_normal(filters)
+    x = rng.standard_normal((3, 2)) * np.array([[1], [0], [1]])  # the middle row is at the corner of the ReLU
+    yield rng.standard_normal((3, 4)), x, rng.standard_normal((2, 4)), np.zeros(4)
+
+
+def _at_least_zero(grad_y, x, weight, bias):
+    grad_z = grad_y * (x @ weight + bias >= 0)
+    return grad_z @ weight.T, x.T @ grad_z, grad_z.sum(axis=0)
 
 
 def _bias_past_the_relu(grad_y, x, weight, bias):
@@ -98,7 +111,8 @@ def _mean_for_the_bias(grad_y, x, weight, bias):
 
 
 wrong_layer_backward = {
-    "the planted one": _bias_past_the_relu,
+    "grad_bias does not come through the ReLU": _bias_past_the_relu,
+    "the ReLU lets through what is 0": _at_least_zero,
     "the ReLU before the bias": _mask_without_bias,
     "the mean for the bias": _mean_for_the_bias,
     "the bias sum forgotten": lambda grad_y, x, weight, bias: (

@@ -43,6 +43,9 @@ def backward_weight_and_bias(x, grad_y, size):
     return grad_weight, grad_y.sum(axis=(0, 1, 2))
 
 
+returns_backward_weight_and_bias = "grad_weight", "grad_bias"
+
+
 def cases_backward_weight_and_bias(rng):
     for n, height, width, channels, filters, size in SHAPES:
         grad_y = rng.standard_normal((n, height - size + 1, width - size + 1, filters))
@@ -58,13 +61,13 @@ def _changed(weight=lambda w: w, bias=lambda b, grad_y: b):
 
 
 wrong_backward_weight_and_bias = {
-    "the window turned": _changed(weight=lambda w: w[::-1, ::-1]),
+    "the window flipped": _changed(weight=lambda w: w[::-1, ::-1]),
     "the window transposed": _changed(weight=lambda w: w.transpose(1, 0, 2, 3)),
     "the channels exchanged": _changed(weight=lambda w: w.transpose(0, 1, 3, 2)),
     "the first image only": lambda x, grad_y, size: backward_weight_and_bias(x[:1], grad_y[:1], size),
-    "the bias' sum missing": _changed(bias=lambda b, grad_y: grad_y),
-    "the bias' mean": _changed(bias=lambda b, grad_y: grad_y.mean(axis=(0, 1, 2))),
-    "the bias summed over the images only": _changed(bias=lambda b, grad_y: grad_y.sum(axis=0)),
+    "grad_bias is not summed": _changed(bias=lambda b, grad_y: grad_y),
+    "grad_bias is a mean": _changed(bias=lambda b, grad_y: grad_y.mean(axis=(0, 1, 2))),
+    "grad_bias is summed over the images only": _changed(bias=lambda b, grad_y: grad_y.sum(axis=0)),
 }
 
 # 03.3
@@ -92,7 +95,7 @@ def _cut(grad_y, weight):
 
 
 wrong_backward_input = {
-    "unflipped weights": lambda grad_y, weight: backward_input(grad_y, weight[::-1, ::-1]),
+    "the window flipped": lambda grad_y, weight: backward_input(grad_y, weight[::-1, ::-1]),
     "the window transposed": lambda grad_y, weight: backward_input(grad_y, weight.transpose(1, 0, 2, 3)),
     "the channels not exchanged": lambda grad_y, weight: backward_input(grad_y, weight.transpose(0, 1, 3, 2)),
     "as large as the output": _cut,
@@ -106,6 +109,9 @@ wrong_backward_input = {
 
 def corner_edge_middle():
     return 1, 3, 9
+
+
+returns_corner_edge_middle = "corner", "edge", "middle"
 
 
 def cases_corner_edge_middle(rng):

@@ -14,6 +14,9 @@ def count(height, width, channels, filters):
     return 2 * 9 * channels * outputs, 4 * numbers
 
 
+returns_count = "operations", "bytes"
+
+
 def cases_count(rng):
     yield from [(1, 1, 1, 1), (5, 7, 3, 2), (30, 11, 8, 16)]
 
@@ -55,7 +58,7 @@ def check_weight_gradient(function):
             return False
         if found is not given:
             raise WrongAnswer("return grad_weight, the array that was passed in")
-        where = f"for {describe((x, grad_y))}"
+        where = f"for {describe((x, grad_y), ('x', 'grad_y'))}"
         compare(found, weight_gradient(x, grad_y, zeros.copy()), where)
         race = find_race(function, x, grad_y, zeros.copy())
         if race is not None:

@@ -19,6 +19,9 @@ def max_pool(x):
     return windows.max(axis=-1), windows.argmax(axis=-1)
 
 
+returns_max_pool = "y", "place"
+
+
 def cases_max_pool(rng):
     for n, height, width, channels, _ in SHAPES:
         yield (rng.standard_normal((n, 2 * height, 2 * width, channels)),)
@@ -31,7 +34,7 @@ def _last_of_equals(x):
 
 
 def _halves(x):
-    """The image cut into quarters, in place of windows."""
+    """Cut the image into quarters instead of windows."""
     n, height, width, channels = x.shape
     windows = x.reshape(n, 2, height // 2, 2, width // 2, channels).transpose(0, 2, 4, 5, 1, 3)
     windows = windows.reshape(n, height // 2, width // 2, channels, 4)
@@ -111,13 +114,13 @@ def cases_up_conv(rng):
 
 
 def _tiled(x, weight, bias):
-    """The four products beside each other as whole maps."""
+    """Put the four products beside each other as whole maps."""
     rows = [np.concatenate([x @ weight[p, q] for q in (0, 1)], axis=2) for p in (0, 1)]
     return np.concatenate(rows, axis=1) + bias
 
 
 wrong_up_conv = {
-    "the window turned": lambda x, weight, bias: up_conv(x, weight[::-1, ::-1], bias),
+    "the window flipped": lambda x, weight, bias: up_conv(x, weight[::-1, ::-1], bias),
     "p and q exchanged": lambda x, weight, bias: up_conv(x, weight.transpose(1, 0, 2, 3), bias),
     "four maps beside each other": _tiled,
     "the bias forgotten": lambda x, weight, bias: up_conv(x, weight, 0 * bias),
@@ -138,7 +141,7 @@ def cases_down_conv(rng):
 
 
 wrong_down_conv = {
-    "the window turned": lambda y, weight: down_conv(y, weight[::-1, ::-1]),
+    "the window flipped": lambda y, weight: down_conv(y, weight[::-1, ::-1]),
     "the mean, not the sum": lambda y, weight: down_conv(y, weight) / 4,
     "the channels not exchanged": lambda y, weight: sum(
         y[:, p::2, q::2] @ weight[p, q] for p, q in np.ndindex(2, 2)

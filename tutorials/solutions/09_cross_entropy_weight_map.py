@@ -122,7 +122,7 @@ def _distances(labels):
 
 
 def _with(formula, inside=False):
-    """A border term by another formula of d1, d2, w0 and sigma."""
+    """Return a border term by another formula of d1, d2, w0 and sigma."""
 
     def wrong(labels, w0, sigma):
         distances = _distances(labels)

@@ -10,6 +10,9 @@ def to_the_right():
     return 0.0, -5.0
 
 
+returns_to_the_right = "u along rows", "u along columns"
+
+
 def cases_to_the_right(rng):
     yield ()
 
@@ -35,7 +38,7 @@ def cases_displacement(rng):
 
 
 def _by(order, mode="mirror", last=1, indexing="ij"):
-    """The same with other choices."""
+    """Return the function with other choices."""
 
     def wrong(grid, height, width):
         rows = np.linspace(0, grid.shape[1] - last, height)
@@ -61,6 +64,9 @@ def deform_both(image, labels, field):
     points = np.indices(labels.shape) + field
     bent = ndimage.map_coordinates(image, points, order=3, mode="mirror")
     return bent, ndimage.map_coordinates(labels, points, order=0, mode="mirror")
+
+
+returns_deform_both = "image", "labels"
 
 
 def cases_deform_both(rng):

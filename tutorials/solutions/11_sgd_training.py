@@ -13,6 +13,9 @@ def sgd_step(weight, grad, velocity, lr, momentum):
     return weight - lr * velocity, velocity
 
 
+returns_sgd_step = "weight", "velocity"
+
+
 def cases_sgd_step(rng):
     for shape in [(), (3,), (2, 5)]:
         yield *rng.standard_normal((3, *shape)), *map(float, rng.uniform(0.1, 0.9, 2))
@@ -37,7 +40,15 @@ def _uphill(weight, grad, velocity, lr, momentum):
     return weight + lr * velocity, velocity
 
 
+def _in_place(weight, grad, velocity, lr, momentum):
+    velocity *= momentum
+    velocity += grad
+    weight -= lr * velocity
+    return weight, velocity
+
+
 wrong_sgd_step = {
+    "arrays changed in place": _in_place,
     "moved by the velocity before": _the_old_velocity,
     "the gradient times 1 - momentum": _an_average,
     "the learning rate inside of v": _rate_inside,
@@ -77,7 +88,7 @@ def train_step(model, optimiser, sample):
 
 
 class _Sample:
-    """Random arrays of a sample's names and shapes."""
+    """Random arrays with the names and shapes of a sample."""
 
     def __init__(self, rng):
         self.image = rng.standard_normal((1, 20, 20, 1), np.float32)
@@ -86,7 +97,7 @@ class _Sample:
 
 
 def _losses(function):
-    """Losses of five steps on different samples."""
+    """Return the losses of five steps on different samples."""
     samples = [_Sample(np.random.default_rng(seed)) for seed in range(5)]
     model = tu.UNet(base_channels=2, depth=1, dropout=0)
     optimiser = tu.SGD(model.parameters(), lr=0.1, momentum=0.5)
@@ -98,9 +109,22 @@ def check_train_step(function):
     if is_open(found[0]):
         return False
     for step, (mine, right) in enumerate(zip(found, expected, strict=True)):
-        if not isinstance(mine, float) or not abs(mine - right) < 1e-5:
-            raise WrongAnswer(f"the loss of step {step} is {mine!r:.60} where {right:.6f} is expected")
+        if not isinstance(mine, float):
+            raise WrongAnswer(f"{mine!r:.60} is returned where a float is expected")
+        if not abs(mine - right) < 1e-5:
+            raise WrongAnswer(
+                f"the loss of step {step} is {mine:.6f} where {right:.6f} is expected"
+                f"{recognise_losses(found, step)}"
+            )
     return True
+
+
+def recognise_losses(found, step):
+    """Name the known mistake with the same losses up to this step, or return an empty string."""
+    for mistake, function in wrong_train_step.items():
+        if np.allclose(_losses(function)[: step + 1], found[: step + 1], atol=1e-5):
+            return f"\n  The same losses come from this mistake: {mistake}."
+    return ""
 
 
 def _without_zero_grad(model, optimiser, sample):
@@ -128,9 +152,9 @@ def _gradient_forgotten_before_the_step(model, optimiser, sample):
 
 
 wrong_train_step = {
-    "gradients add up": _without_zero_grad,
-    "no weights": _without_weight,
-    "zero_grad before the step": _gradient_forgotten_before_the_step,
+    "zero_grad is missing, so that each step adds its gradients to the older ones": _without_zero_grad,
+    "the weights of the pixels are not used": _without_weight,
+    "zero_grad comes before the step, which then moves nothing": _gradient_forgotten_before_the_step,
 }
 
 # 11.4

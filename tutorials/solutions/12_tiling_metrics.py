@@ -51,12 +51,12 @@ def cases_predict_in_tiles(rng):
 
 
 def _sum_around(output, halo):
-    """Stands for a network: each output pixel is a weighted sum over all that its halo holds."""
+    """Return a stand-in for a network: each output pixel is a weighted sum over its whole surroundings."""
 
     def predict(window):
         side = output + 2 * halo
         if window.shape != (side, side):
-            raise ValueError(f"the network was given {window.shape}, it takes ({side}, {side})")
+            raise ValueError(f"the network was given {window.shape}, but takes ({side}, {side})")
         weight = np.arange(1.0, (2 * halo + 1) ** 2 + 1).reshape(2 * halo + 1, -1)
         views = np.lib.stride_tricks.sliding_window_view(window, weight.shape)
         return np.einsum("ijpq,pq->ij", views, weight)

@@ -41,6 +41,9 @@ def pool_at_offsets(x):
     return [pool(x[a : a + height, b : b + width]) for a, b in itertools.product((0, 1), repeat=2)]
 
 
+returns_pool_at_offsets = "(0, 0)", "(0, 1)", "(1, 0)", "(1, 1)"
+
+
 def cases_pool_at_offsets(rng):
     for shape in [(3, 3), (5, 9), (11, 7)]:
         yield (rng.standard_normal(shape),)
@@ -68,6 +71,7 @@ def cases_weight_that_sums(rng):
 wrong_weight_that_sums = {
     "only the first": lambda channels: np.eye(2 * channels, channels, dtype=np.float32)[None, None],
     "all channels mixed": lambda channels: np.ones((1, 1, 2 * channels, channels), np.float32),
+    "float64": lambda channels: weight_that_sums(channels).astype(float),
     "axes exchanged": lambda channels: weight_that_sums(channels).swapaxes(2, 3),
     "the mean": lambda channels: weight_that_sums(channels) / 2,
 }
