@@ -320,7 +320,7 @@ def trained(settings, steps=200):
 
 
 def judge(model):
-    """Return the share of wrong pixels, the share of gap pixels found, and the second image's probabilities."""
+    """Return the share of wrong pixels, the share of gap pixels found, and the probabilities of one image."""
     wrong, found, pictures = [], [], []
     for image, labels in zip(held_out.images, held_out.labels, strict=True):
         cells = separate_touching(labels)

@@ -4,10 +4,11 @@
 ===============================================
 
 **You will build** the paper's augmenter: random vectors on a coarse grid, a smooth field between
-them, and an image that is bent together with its labels.
+them, and an image that is bent together with its labels. The engine's is
+``tinyunet/sampling/elastic.py``.
 
-**You will learn** why a deformation looks up where a pixel comes from, how a spline reaches between
-pixels, how labels are bent without inventing cells, when a deformation folds, and in what the
+**You will learn** why a deformation looks up where a pixel comes from, how a spline interpolates
+between pixels, how labels are bent without inventing cells, when a deformation folds, and how the
 paper's augmenter differs from the older one of Simard.
 
 Needed: NumPy arrays, and the idea of a partial derivative. About 40 minutes. Four exercises.
@@ -24,25 +25,24 @@ from scipy import ndimage
 # %% [markdown]
 # Why bend images
 # ---------------
-# The paper trains on 30 images, and says that teaching the network to expect deformations was the
-# key to it (section 3.1). Tissue is soft: a cell that is bent a little is still a cell, and its
-# label is bent the same way. So a bent image with bent labels is a new image, for free.
+# The paper trains on 30 images, and says that random deformations were the key to it (section 3.1).
+# Tissue is soft: a cell that is bent a little is still a cell, and its label is bent in the same way.
+# So a bent image with bent labels is a new image that nobody has to draw.
 #
-# A deformation is a rule for each pixel ``(i, j)`` of the output: where in the input to look. The
-# difference to its own place is the *displacement* ``u``, in pixels, an array of shape ``(2, H,
-# W)``: first along rows, then along columns::
+# A deformation says for each pixel ``(i, j)`` of the output where in the input to look. The difference
+# from the pixel's own place is the *displacement* ``u``, in pixels, an array of shape ``(2, H, W)``:
+# first along rows, then along columns::
 #
 #     output[i, j] = input[i + u[0, i, j], j + u[1, i, j]]
 #
-# Why not the other way, sending each input pixel to a new place? Because two may arrive at one
-# place and none at another. Asked from the output, every pixel gets exactly one value.
+# Why not the other way round, sending each input pixel to a new place? Because two might arrive at one
+# place and none at another. If each output pixel looks up its value, it gets exactly one.
 #
-# **Predict** what the constant displacement ``(0, 5)`` does with a picture, then answer the
-# exercise.
+# **Predict** what the constant displacement ``(0, 5)`` does to a picture, then do the exercise.
 
 
 # %%
-@exercise("10.1", lines=1, hint="The output looks where the picture comes from.")
+@exercise("10.1", lines=1, hint="Where does an output pixel find its value?")
 def to_the_right():
     """Return two numbers, u along rows and along columns: the picture moves 5 pixels to the right."""
     return ...
@@ -64,10 +64,10 @@ assert moved[4, 13] == 1
 #
 # Between the pixels
 # ------------------
-# A point to look at is seldom a pixel. ``order=0`` takes the nearest one. ``order=1`` joins
+# A point to look up is seldom a pixel. ``order=0`` takes the nearest pixel. ``order=1`` joins
 # neighbours by straight lines. ``order=3`` is a *cubic spline*, the smooth curve of a thin strip of
-# wood that is held at the points. It passes through all of them, and its slope never jumps. Beyond
-# the image's edge we mirror it, ``mode="mirror"``, as the paper does in prediction.
+# wood that is held at the pixels' values. It passes through all of them, and its slope never jumps.
+# Beyond its edge the image is mirrored, ``mode="mirror"``, as in the paper's prediction.
 
 # %%
 values = np.array([0.0, 0.2, 1.0, 0.9, 0.1, 0.0, 0.4])
@@ -78,26 +78,25 @@ for order, name, style in [(0, "nearest", ":"), (1, "linear", "--"), (3, "cubic 
 axes.plot(values, "ko", label="pixels")
 axes.axvspan(-1.5, 0, color="0.9")
 axes.axvspan(6, 7.5, color="0.9", label="mirrored")
-axes.set(xlabel="column, px", ylabel="grey value", title="What lies between the pixels")
+axes.set(xlabel="column, px", ylabel="grey value", title="Between the pixels")
 axes.legend(fontsize=8, loc="upper right")
 show("10-spline")
 between = ndimage.map_coordinates(values, [x], order=3, mode="mirror")
 assert between.max() > values.max()
 
 # %% [markdown]
-# Note that the spline goes higher than any pixel. It is no average, and at a sharp edge it swings a
-# little too far.
+# The spline goes higher than any pixel. It is no average, and at a sharp edge it overshoots.
 #
 # A coarse grid
 # -------------
 # If every pixel got a random displacement of its own, the picture would become dust. Neighbours
 # must move together. The paper draws random vectors on a grid of 3 by 3 points only. Each component
 # is drawn from a normal distribution with a standard deviation ``sigma`` of 10 pixels. Between the
-# grid points the paper interpolates, "bicubic"; we take the cubic spline, along both axes. Where
-# the grid lies, the paper does not say. Ours spans the tile from corner to corner.
+# grid points the paper uses "bicubic" interpolation; we take the cubic spline along both axes. The
+# paper does not say where the grid is placed. Ours spans the tile from corner to corner.
 #
-# So the grid is itself a small image, of which we look up points that lie between its pixels. The
-# tile's row 0 lies at the grid's row 0, and its last row at the grid's last row.
+# So the grid is itself a small image, in which we look up points between its pixels. The tile's row 0
+# is at the grid's row 0, and its last row at the grid's last row.
 
 
 # %%
@@ -110,14 +109,14 @@ def displacement(grid, height, width):
 rng = np.random.default_rng(3)
 grid = rng.normal(0.0, 10.0, (2, 3, 3))
 u = displacement(grid, 200, 260)
-print(f"{grid.size} random numbers decide on {u.size:,} displacements")
+print(f"{grid.size} random numbers determine {u.size:,} displacements")
 assert grid.size == 18
 assert np.allclose(u[:, [0, 0, -1, -1], [0, -1, 0, -1]], grid[:, [0, 0, -1, -1], [0, -1, 0, -1]])
 
 
 # %%
 def checkers(height, width, step=20):
-    """A picture to see a deformation in: squares of `step` pixels."""
+    """Return a picture that makes a deformation visible: squares of `step` pixels."""
     i, j = np.indices((height, width))
     return ((i // step + j // step) % 2).astype(float)
 
@@ -144,13 +143,13 @@ for panel in axes:
 show("10-grid")
 
 # %% [markdown]
-# The arrows point to where a pixel looks, so the picture moves *against* them. At the top left they
-# point down and to the right: what was there has moved up and to the left, out of the image.
+# An arrow points to the place where a pixel looks, so the picture moves *against* the arrows. At the
+# top left they point down and to the right: the picture there has moved up and to the left.
 #
 # Image and labels
 # ----------------
 # The labels must be bent by the *same* field, or the network learns nonsense. And they must not be
-# interpolated. **Predict** what a straight line between label 1 and label 3 gives in the middle.
+# interpolated. **Predict** the value in the middle of a straight line from label 1 to label 3.
 
 # %%
 invented = ndimage.map_coordinates(np.array([1, 3]), [[0.5]], order=1)
@@ -158,7 +157,7 @@ print("between label 1 and label 3:", invented[0])
 assert invented[0] == 2
 
 # %% [markdown]
-# Label 2: a cell that is not there, or a quite different one. So labels take the nearest pixel.
+# Label 2: a cell that does not exist, or a different one. So labels take the nearest pixel.
 
 
 # %%
@@ -191,12 +190,12 @@ show("10-cells")
 #
 # Folds
 # -----
-# Vectors that are long for the spacing of the grid make the picture fold over itself: some part is
-# shown mirrored, or twice. This is no tissue any more. How can a fold be found?
+# Vectors that are long compared with the spacing of the grid make the picture fold over itself: some
+# part of it appears mirrored, or twice. Tissue does not do that. How can a fold be found?
 #
-# Follow a small square of the output to where it looks: it becomes a parallelogram. The *Jacobian
-# determinant* is the factor by which its area changes, and it is negative if the square is turned
-# over. A factor of 2 says that 2 px² of the input are shown in 1 px² of the output: there the
+# Follow a small square of the output to the places where it looks: it becomes a parallelogram. The
+# *Jacobian determinant* is the factor by which its area changes, and it is negative if the square is
+# turned over. A factor of 2 means that 2 px² of the input are shown in 1 px² of the output: there the
 # picture is shrunk. With ``u_y = u[0]`` and ``u_x = u[1]``, the map is ``(i + u_y, j + u_x)``, and
 # the determinant of its four slopes is::
 #
@@ -234,11 +233,11 @@ show("10-folds")
 assert (area_factor(np.zeros((2, 5, 7))) == 1).all()
 
 # %% [markdown]
-# What counts is ``sigma`` over the *spacing*, the distance of two points of the grid: if both
-# double, the bent picture is the same, twice as large. With the paper's tile of 572 pixels the
-# spacing is ``571 / 2 = 285.5`` pixels, and ``sigma / spacing`` is 0.035. A small tile with the
-# same 10 pixels is bent far more. **Predict** the ratio at which half of all random grids fold
-# somewhere. Here 100 are drawn for each ratio, on a tile of 33 pixels, as only the ratio counts.
+# Only the ratio of ``sigma`` to the *spacing* of the grid points matters: if both double, the bent
+# picture is the same, twice as large. With the paper's tile of 572 pixels the spacing is ``571 / 2 =
+# 285.5`` pixels, and ``sigma / spacing`` is 0.035. A small tile with the same 10 pixels is bent far
+# more. **Predict** the ratio at which half of all random grids fold somewhere. Here 100 grids are
+# drawn for each ratio, on a tile of 33 pixels.
 
 # %%
 ratios = np.array([0.035, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5])
@@ -262,8 +261,8 @@ assert folded[5] < 0.5 < folded[6]
 assert folded[-1] > 0.9
 
 # %% [markdown]
-# At the paper's ratio not one of the 100 folds; half of them do between 0.3 and 0.4, and more than
-# nine of ten at 0.5. With 10 pixels on a tile of 100 the ratio is 0.2, and the first folds appear:
+# At the paper's ratio none of the 100 grids folds; between 0.3 and 0.4 half of them do, and at 0.5 more
+# than nine of ten. With 10 pixels on a tile of 100 the ratio is 0.2, and the first folds appear:
 # choose a smaller ``sigma`` for small tiles. The engine counts the folded pixels of each sample,
 # and each step of a training reports them.
 #
@@ -271,16 +270,16 @@ assert folded[-1] > 0.9
 # --------------
 # The older augmenter (Simard and others, 2003, for handwritten digits) draws a vector for *every*
 # pixel, smooths this dense field with a Gaussian of some width, and scales it up again. Many
-# libraries offer this one under the name "elastic". Let both fields have the same mean length of
-# displacement. **Predict** which of them changes shapes more.
+# libraries offer this one under the name "elastic". Let both fields have the same mean displacement.
+# **Predict** which of them changes shapes more.
 #
-# As a measure we take the area factor: by how much areas grow *or* shrink, averaged over the
-# pixels. The average is taken of the logarithms, so that a factor of 2 and one of ½ count alike.
+# Our measure is the area factor: by how much areas grow *or* shrink, averaged over the pixels. The
+# average is that of the logarithms, so that a factor of 2 and one of ½ count alike.
 
 
 # %%
 def simard(height, width, smoothing, rng):
-    """A dense field of uniform random vectors, smoothed by a Gaussian of `smoothing` pixels."""
+    """Return a dense field of uniform random vectors, smoothed by a Gaussian of `smoothing` pixels."""
     noise = rng.uniform(-1, 1, (2, height, width))
     return np.stack([ndimage.gaussian_filter(part, smoothing) for part in noise])
 
@@ -296,7 +295,7 @@ changes = {}
 for panel, (name, field) in zip(axes, fields.items(), strict=True):
     changes[name] = np.abs(np.log2(area_factor(field).clip(0.01))).mean()
     panel.imshow(deform_both(image, labels, field)[0], cmap="gray", vmax=np.percentile(image, 99.5))
-    i, j = np.indices((200, 200)) - field  # nearly where lines that were straight have gone
+    i, j = np.indices((200, 200)) - field  # about where the straight lines have gone
     for line in range(0, 200, 20):
         panel.plot(j[line], i[line], color="#e69f00", lw=0.6)
         panel.plot(j[:, line], i[:, line], color="#e69f00", lw=0.6)
@@ -310,9 +309,9 @@ paper, wide, narrow = changes.values()
 assert paper < wide < narrow
 
 # %% [markdown]
-# The lines were straight and 20 pixels apart. The grid moves whole regions and hardly changes a
-# cell's shape; the dense field wrinkles each cell, the more so the less it is smoothed. Neither is
-# right or wrong: the question is always, could the microscope have shown this?
+# The lines were straight and 20 pixels apart. The grid moves whole regions and hardly changes the shape
+# of a cell; the dense field wrinkles each cell, and more so the less it is smoothed. Neither is right
+# or wrong. The question is always whether the microscope could have shown this image.
 #
 # The same in the engine
 # ----------------------
@@ -334,7 +333,7 @@ engine, engine_labels = tu.elastic_deform(
     [image, labels], sigma=10, order=[3, 0], rng=np.random.default_rng(2)
 )
 assert np.allclose(engine, bent, atol=1e-6 * image.max())
-assert (engine_labels != bent_labels).mean() < 1e-3  # a point in the middle of two pixels may fall to either
+assert (engine_labels != bent_labels).mean() < 1e-3  # halfway between two pixels either may be taken
 assert count_folded(grid, 200, 200) == (area_factor(field) <= 0).sum() == 0
 
 start = time.perf_counter()
@@ -344,10 +343,10 @@ tu.elastic_deform([image, labels], sigma=10, order=[3, 0], rng=np.random.default
 print(f"ours, {1000 * (middle - start):.0f} ms; engine, {1000 * (time.perf_counter() - middle):.0f} ms")
 
 # %% [markdown]
-# In training, shift, rotation, flips and the elastic field become *one* map before anything is
-# looked up. Every interpolation blurs a little, so there is only one. Then the grey values change a
-# little. ``tinyunet/sampling/augment.py`` does it. The paper names shift, rotation and grey values, and
-# gives numbers for none of them; ours are our choice, and the flips too.
+# In training (``tinyunet/sampling/augment.py``), shift, rotation, flips and the elastic field are
+# combined into *one* map before anything is looked up: every interpolation blurs a little, so there is
+# only one. Then the grey values change a little. The paper names shift, rotation and grey values, but
+# gives no numbers; ours are our choice, and so are the flips.
 
 # %%
 augmenter = Augmenter(
@@ -363,7 +362,7 @@ for step, panel in enumerate(axes.flat):
     panel.imshow(tile.image[20:-20, 20:-20, 0], cmap="gray", vmin=-1, vmax=4)
     panel.contour(tile.labels > 0, [0.5], colors="#e69f00", linewidths=0.8)
     panel.set_axis_off()
-fig.suptitle("Eight samples from three images, as a network gets them")
+fig.suptitle("Eight samples from three images, as the network sees them")
 show("10-samples")
 
 # %% [markdown]
@@ -371,7 +370,8 @@ show("10-samples")
 # -------
 # - A deformation says for each output pixel where to look in the input.
 # - Image and labels share one field; images are interpolated by a spline, labels never.
-# - The paper draws 18 numbers for a tile; a spline spreads them smoothly over all its pixels.
-# - The ratio of sigma to the grid's spacing decides on folds; the Jacobian determinant finds them.
+# - The paper draws 18 numbers per tile; a spline extends them smoothly to all its pixels.
+# - Whether a field folds depends on the ratio of sigma to the grid's spacing; the Jacobian determinant
+#   finds the folds.
 #
-# Next: ``11_sgd_training.py``. One image, many steps, and a momentum of 0.99.
+# Next: ``11_sgd_training.py``, one image, many steps, and a momentum of 0.99.

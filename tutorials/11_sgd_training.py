@@ -3,12 +3,13 @@
 11. Training: downhill with a heavy ball
 ========================================
 
-**You will build** the optimiser of the paper, gradient descent with momentum, and a training loop
-that can be stopped and resumed without a trace.
+**You will build** the optimiser of the paper, gradient descent with momentum
+(``tinyunet/nn/sgd.py``), and a training loop that can be stopped and resumed exactly
+(``tinyunet/training/trainer.py``).
 
 **You will learn** what a momentum of 0.99 does and why the learning rate must shrink with it, why
-the paper takes one large tile instead of a batch, how to see that a network is able to learn at
-all, and what belongs into a checkpoint.
+the paper takes one large tile instead of a batch, how to find out whether a network can learn at
+all, and what a checkpoint must contain.
 
 Needed: chapter 01; chapter 09 helps. About 45 minutes. Four exercises.
 """
@@ -21,9 +22,9 @@ from lesson import exercise, show
 # %% [markdown]
 # A ball with mass
 # ----------------
-# The gradient says which way is uphill. Plain descent takes a step against it each time: ``w = w -
-# lr · grad``, with the learning rate ``lr``. *Momentum* keeps a velocity ``v`` of the shape of
-# ``w``, which starts at 0. It loses a share at each step and is pushed by the gradient::
+# The gradient points uphill. Plain descent takes each step against it: ``w = w - lr · grad``, with the
+# learning rate ``lr``. *Momentum* keeps a velocity ``v`` of the shape of ``w``, which starts at 0. In
+# each step the velocity loses a part, and the gradient is added::
 #
 #     v = momentum · v + grad
 #     w = w - lr · v
@@ -39,13 +40,13 @@ def sgd_step(weight, grad, velocity, lr, momentum):
 # %% [markdown]
 # Try it in a long valley: ``loss = (w0² + 25 w1²) / 2``. It is steep along ``w1`` and nearly flat
 # along ``w0``. Four runs start at ``(-1, 0.6)``: the learning rate 0.02 with momentum 0, 0.9 and
-# 0.99, and the rate 0.0002 with momentum 0.99. **Predict** which of them comes closest to the
-# bottom in 120 steps.
+# 0.99, and the rate 0.0002 with momentum 0.99. **Predict** which run comes closest to the bottom in
+# 120 steps.
 
 
 # %%
 def descend(lr, momentum, steps=120):
-    """The way from (-1, 0.6): one row for each step, shape (steps + 1, 2)."""
+    """Return the way from (-1, 0.6): one row per step, shape (steps + 1, 2)."""
     curvature = np.array([1.0, 25.0])
     weight, velocity = np.array([-1.0, 0.6]), np.zeros(2)
     way = [weight.copy()]
@@ -67,17 +68,17 @@ for (lr, momentum), marker in runs.items():
     left.plot(*way[:60].T, marker=marker, ms=3, lw=0.8, label=name)
     right.semilogy(np.hypot(*way.T), marker=marker, ms=3, lw=0.8, label=name)
 left.set(xlabel="w0", ylabel="w1", title="The first 60 steps")
-right.set(xlabel="step", ylabel="distance to the bottom", title="How far to go")
+right.set(xlabel="step", ylabel="distance to the bottom", title="All steps")
 right.legend(fontsize=8)
 show("11-valley")
 assert min(end, key=end.get) == (0.02, 0.9)
 assert end[0.02, 0.99] > end[0.02, 0.0]
 
 # %% [markdown]
-# Momentum 0.9 wins: along the valley the pushes add up, across it they cancel. Momentum 0.99 with
-# the same learning rate swings from side to side and is further away than plain descent. The last
-# run has a learning rate a hundred times smaller: it no longer swings wildly, but needs a long time
-# to come up to speed.
+# Momentum 0.9 wins: along the valley the gradients add up, across it they cancel. Momentum 0.99 with
+# the same learning rate swings from side to side and ends further away than plain descent. The last
+# run has a learning rate a hundred times smaller: it no longer swings wildly, but takes long to speed
+# up.
 #
 # How fast is the ball?
 # ---------------------
@@ -95,33 +96,35 @@ def speed_after(steps, momentum):
 velocity = np.zeros(())
 for _ in range(69):
     _, velocity = sgd_step(np.zeros(()), np.ones(()), velocity, 0.0, 0.99)
-print(f"after 69 steps {velocity:.1f}, in the end {speed_after(10_000, 0.99):.1f}")
+print(f"after 69 steps {velocity:.1f}, after many {speed_after(10_000, 0.99):.1f}")
 assert np.isclose(velocity, speed_after(69, 0.99))
 assert round(speed_after(10_000, 0.99)) == 100
 assert speed_after(68, 0.99) < 50 < speed_after(69, 0.99)
 
 # %% [markdown]
-# At 0.99 a steady gradient acts a hundredfold, ``1 / (1 - momentum)``, and it takes 69 steps to get
-# to half of that speed. So what counts is the *pace*, ``lr / (1 - momentum)``. Take the momentum
-# from 0.9 to 0.99 and keep the learning rate, and you have made all steps ten times longer. The
-# learning rate must shrink with ``1 - momentum``. The paper gives 0.99 and no learning rate.
+# With momentum 0.99 the effect of a steady gradient is multiplied by a hundred, ``1 / (1 -
+# momentum)``, and half of that speed is reached after 69 steps. So the *pace*, ``lr / (1 -
+# momentum)``, decides how fast a training moves. Raising the momentum from 0.9 to 0.99 with the same
+# learning rate makes all steps ten times longer. The learning rate must shrink with ``1 -
+# momentum``. The paper gives 0.99 and no learning rate.
 #
-# What is it good for?
-# --------------------
-# The paper's batch is one tile. The gradient of one tile is not that of all: it is the true one
-# plus noise. The velocity is a weighted sum over about the last hundred gradients, and so the
-# paper's reason for 0.99 is that "a large number of the previously seen training samples" decides
-# on each step (section 3).
+# Momentum and noise
+# ------------------
+# The paper's batch is one tile. The gradient of one tile is the gradient of all tiles plus noise. The
+# velocity is a weighted sum over about the last hundred gradients, and so the paper's reason for 0.99
+# is that "a large number of the previously seen training samples" decides on each step (section 3).
 #
-# Does momentum get rid of the noise, then? In a bowl ``loss = w² / 2`` the ball would rest at 0
-# without noise; with it, it trembles. Here 500 balls tremble for each setting, and the standard
-# deviation of their places is measured. **Predict** what happens to it when ``momentum`` goes from
-# 0 to 0.99 and ``lr / (1 - momentum)`` stays the same.
+# Does momentum remove the noise, then? In a bowl ``loss = w² / 2`` the ball would rest at 0 without
+# noise; with noise, it trembles. Without momentum its variance ``V`` is easy to find: a step makes ``(1
+# - lr) w - lr · noise`` of ``w``, so for noise of variance 1 it makes ``(1 - lr)² V + lr²`` of ``V``. This
+# equals ``V`` if ``V = lr / (2 - lr)``: for small ``lr``, the standard deviation is ``sqrt(lr / 2)``.
+# **Predict** what happens to it when ``momentum`` goes from 0 to 0.99 and ``lr / (1 - momentum)``
+# stays the same. Here 500 balls are measured for each setting.
 
 
 # %%
 def trembling(lr, momentum, rng):
-    """Standard deviation of w in a bowl of curvature 1, for gradients with a noise of 1."""
+    """Return the standard deviation of w in a bowl of curvature 1, for gradients with noise of variance 1."""
     weight, velocity, places = np.zeros(500), np.zeros(500), []
     for step in range(2000):
         weight, velocity = sgd_step(weight, weight + rng.standard_normal(500), velocity, lr, momentum)
@@ -140,29 +143,29 @@ for momentum, style in [(0.0, "o-"), (0.9, "s--"), (0.99, "^:")]:
 axes.set_xticks(paces, map(str, paces))
 axes.set_yticks([0.1, 0.2, 0.5], ["0.1", "0.2", "0.5"])
 axes.minorticks_off()
-axes.set(xlabel="pace, lr / (1 - momentum)", ylabel="standard deviation of w", title="Noise that is left")
+axes.plot(paces, np.sqrt(paces / 2), color="0.8", lw=5, zorder=0, label="sqrt(pace / 2)")
+axes.set(xlabel="pace, lr / (1 - momentum)", ylabel="standard deviation of w", title="The noise that remains")
 axes.legend()
 show("11-noise")
 
 # %% [markdown]
-# Hardly anything: the three curves lie nearly on each other, close to ``sqrt(pace / 2)``. So
-# momentum is no remedy for noise beyond what a smaller learning rate does. Its gain is the one seen
-# in the valley. There, momentum 0.9 had the pace ``0.02 / (1 - 0.9) = 0.2``. Plain descent with
-# that pace is thrown out. Along ``w1`` the gradient is ``25 w1``, so each step makes ``w1 - 0.2 ·
-# 25 w1 = -4 w1`` of ``w1``:
+# Hardly anything: the three curves nearly coincide, close to ``sqrt(pace / 2)``. So against noise
+# momentum does no more than a smaller learning rate. Its gain is the one seen in the valley. There,
+# momentum 0.9 had the pace ``0.02 / (1 - 0.9) = 0.2``. Plain descent with that pace diverges. Along
+# ``w1`` the gradient is ``25 w1``, so each step makes ``w1 - 0.2 · 25 w1 = -4 w1`` of ``w1``:
 
 # %%
-thrown_out = np.hypot(*descend(0.2, 0.0)[-1])
-print(f"plain descent with lr 0.2 ends {thrown_out:.1g} from the bottom")
-assert np.isclose(thrown_out, 0.6 * 4.0**120)
+diverged = np.hypot(*descend(0.2, 0.0)[-1])
+print(f"plain descent with lr 0.2 ends {diverged:.1g} from the bottom")
+assert np.isclose(diverged, 0.6 * 4.0**120)
 
 # %% [markdown]
 # One large tile, or a batch of small ones?
 # -----------------------------------------
 # Without padding, a network of depth 4 turns a tile of ``n`` pixels a side into ``n - 184``
-# (chapter 08). The rim costs time and memory and predicts nothing. Compare one tile of 572 with
-# four tiles of 284, which have about as many input pixels. **Predict** how many times as many
-# pixels the one tile has in its output, to learn from.
+# (chapter 08). The rim costs time and memory and gives no prediction. Compare one tile of 572 with
+# four tiles of 284, which have about as many input pixels. **Predict** how many times as many output
+# pixels the one tile has, from which the network learns.
 
 # %%
 one, four = (572 - 184) ** 2, 4 * (284 - 184) ** 2
@@ -176,12 +179,12 @@ axes.plot(sides, 100 * (sides - 184) ** 2 / sides**2)
 axes.plot([284, 572], [100 * 100**2 / 284**2, 100 * 388**2 / 572**2], "ko")
 axes.annotate("284 → 100", (284, 12.4), (305, 8))
 axes.annotate("572 → 388", (572, 46), (590, 41))
-axes.set(xlabel="side of the input tile, px", ylabel="share that is learnt from, %", title="Large tiles")
+axes.set(xlabel="side of the input tile, px", ylabel="output pixels, % of the input", title="Large tiles")
 show("11-tiles")
 
 # %% [markdown]
 # 3.76 times as many. This is why the paper says to "favor large input tiles over a large batch
-# size" and takes a batch of one.
+# size" and uses a batch of one.
 #
 # The loop
 # --------
@@ -193,7 +196,7 @@ show("11-tiles")
 # - compare: ``tu.softmax_cross_entropy(logits, target, weight)`` gives the loss;
 # - walk back: ``loss.backward()`` puts a gradient beside each parameter;
 # - move: ``optimiser.step()`` is ``sgd_step`` for all parameters;
-# - forget: ``optimiser.zero_grad()``. Without it the next gradients would be *added* to these.
+# - reset: ``optimiser.zero_grad()``. Without it the next gradients would be *added* to these.
 
 # %%
 import tinyunet as tu
@@ -206,13 +209,13 @@ from tinyunet.sampling.augment import Augmentation
     "11.3", lines=6, hint="The five points above, in this order; sample.image, sample.target, sample.weight."
 )
 def train_step(model, optimiser, sample):
-    """Make one step on `sample`; return the loss before it, as a float: loss.item()."""
+    """Make one step on `sample`; return the loss before the step, as a float: loss.item()."""
     return ...
 
 
 # %% [markdown]
-# The engine's ``Sampler`` cuts a tile out of a random image for each step, and bends it (chapter
-# 10) if it shall. Here it does not, and all pixels count alike (no weight map of chapter 09).
+# For each step the engine's ``Sampler`` cuts a tile out of a random image, and can bend it (chapter
+# 10). Here it does not, and all pixels count alike (without the weight map of chapter 09).
 
 # %%
 cells = synthetic_cells(n=6, size=160, seed=1)
@@ -224,10 +227,10 @@ sample = sampler.sample(0)
 print("image", sample.image.shape, "target", sample.target.shape)
 
 # %% [markdown]
-# Before a long training, **overfit one image**. A network that cannot learn a single image by heart
-# has a fault: in a gradient, in the labels, in the learning rate. It does not take long to find
-# out. We try four settings. Three have the same pace, 0.2; the last one has momentum 0.99 and
-# forgets to shrink the learning rate. **Predict** its fate.
+# Before a long training, **overfit one image**. If a network cannot learn a single image by heart,
+# there is a fault: in a gradient, in the labels, in the learning rate. This test does not take long.
+# We try four settings. Three have the same pace, 0.2; the last one has momentum 0.99, but the
+# learning rate was not reduced. **Predict** its fate.
 
 # %%
 fig, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
@@ -244,17 +247,16 @@ for lr, momentum, style in [(0.2, 0.0, "-"), (0.02, 0.9, "--"), (0.002, 0.99, ":
 axes.set(xlabel="step", ylabel="loss", title="One image by heart", ylim=(0.01, 10))
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="last loss")
 show("11-one-image")
-assert not final[0.2, 0.99] < 0.4  # infinite, no number, or stuck at one answer for all pixels
+assert not final[0.2, 0.99] < 0.4  # infinite, not a number, or stuck at one answer for all pixels
 assert all(loss < 0.15 for setting, loss in final.items() if setting != (0.2, 0.99))
 assert final[0.002, 0.99] > max(final[0.2, 0.0], final[0.02, 0.9])
 
 # %% [markdown]
 # The last one is lost: its learning rate is a hundred times that of the one before. (``nan`` is
 # *not a number*.) The three others learn. Momentum 0.99 is the slowest of them: it needs 69 steps
-# to come to half of its speed, and it swings. Here it gains nothing, as one image by heart is a
-# short way.
+# to reach half of its speed, and it swings. In a training as short as this one it gains nothing.
 #
-# Now a new network, with momentum 0.9 and a larger learning rate. We look at what it sees, from
+# Now a new network, with momentum 0.9 and a larger learning rate. We look at its predictions, from
 # blue for a probability of 0 to yellow for 1.
 
 # %%
@@ -283,15 +285,16 @@ assert right > 0.99
 assert loss < 0.02
 
 # %% [markdown]
-# By heart. This says nothing about other images; chapter 12 measures on images held out.
+# The network knows this image by heart. This says nothing about other images; chapter 12 measures on
+# held-out images.
 #
 # Stop and resume
 # ---------------
-# A training that is stopped and resumed should end where it would have ended anyhow, *to the last
-# bit*. Otherwise a result cannot be repeated. What must be kept? The weights, of course. The
-# velocities: at 0.99 they hold the last hundred gradients. ``optimiser.velocity`` is the list of
-# them, one array for each parameter. And the number of the step: all that is random in a step is
-# drawn from ``(seed, step)``, so it needs no memory of its own.
+# A training that is stopped and resumed should end with the same weights as one that is not, *to the
+# last bit*. Otherwise a result cannot be repeated. What must be kept? First the weights. Then the
+# velocities: at 0.99 they contain the last hundred gradients. ``optimiser.velocity`` is the list of
+# them, one array per parameter. And the number of the step: everything random in a step is drawn from
+# ``(seed, step)``, so nothing else has to be remembered.
 #
 # A trap: unlike your ``sgd_step``, the optimiser changes arrays in place. A list of the same arrays
 # is no snapshot.
@@ -318,9 +321,9 @@ def start():
 
 
 # %% [markdown]
-# Twenty steps at one go, with a snapshot after twelve. Then three times from that snapshot to the
+# Twenty steps without a stop, with a snapshot after twelve. Then three times from that snapshot to the
 # end: with all of it, without the velocities, and without the number of the step. **Predict** which
-# of them end elsewhere.
+# of these end with other weights.
 
 # %%
 sampler = Sampler(
@@ -349,14 +352,14 @@ assert ends["all three"] == 0
 assert min(ends["all but the velocity"], ends["all but the step"]) > 1e-4
 
 # %% [markdown]
-# With all three the difference is 0: not small, but none. Without the velocities, or with a count
-# that begins anew, it is another training.
+# With all three the difference is 0: not small, but none. Without the velocities, or with a count of
+# steps that begins again, it is another training.
 #
 # The same in the engine
 # ----------------------
-# ``tinyunet/nn/sgd.py`` is the optimiser, ``tinyunet/training/trainer.py`` the loop with validation and
-# checkpoints, ``tinyunet/training/checkpoint.py`` the file. The same configuration must give our losses, up
-# to rounding: there the last layer and the loss are one op (``linear_cross_entropy``). A run that is
+# ``tinyunet/nn/sgd.py`` is the optimiser, ``tinyunet/training/trainer.py`` the loop with validation,
+# and ``tinyunet/training/checkpoint.py`` the file. The same configuration must give our losses, up to
+# rounding: there the last layer and the loss are one op (``linear_cross_entropy``). A run that is
 # stopped and resumed must end with the weights of one that was not, bit by bit.
 
 # %%
@@ -393,10 +396,10 @@ assert np.allclose(parameter.data, sgd_step(weight, parameter.grad, velocity, 0.
 # %% [markdown]
 # Summary
 # -------
-# - Momentum adds up what gradients agree on. A steady one acts ``1 / (1 - momentum)`` times.
-# - Pace and noise follow ``lr / (1 - momentum)``: with more momentum, less learning rate.
+# - Momentum adds up gradients that agree. A steady gradient is multiplied by ``1 / (1 - momentum)``.
+# - Pace and noise follow ``lr / (1 - momentum)``: with more momentum, reduce the learning rate.
 # - Without padding, one large tile is worth more than a batch of small ones.
 # - First learn one image by heart. Then train.
 # - A checkpoint holds weights, velocities and the step; randomness comes from ``(seed, step)``.
 #
-# Next: ``12_tiling_metrics.py``. Images of any size, and how good the result is.
+# Next: ``12_tiling_metrics.py``, images of any size, and how good the result is.

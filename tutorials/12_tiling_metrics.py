@@ -1,10 +1,11 @@
 # %% [markdown]
 """
-12. Overlap-tile and measures: any size, and how good
-=====================================================
+12. Overlap-tile and metrics: any size, and how good
+====================================================
 
-**You will build** the paper's overlap-tile prediction, for images of any size, and two measures
-that tell whether cells were told apart.
+**You will build** the paper's overlap-tile prediction, for images of any size
+(``tinyunet/prediction/tiling.py``), and two metrics that show whether touching cells were separated
+(``tinyunet/metrics/``).
 
 **You will learn** what a tile must see beyond its edge, where seams come from, how probabilities
 become numbered cells, and why the share of wrong pixels says little about cells.
@@ -28,8 +29,9 @@ from tinyunet.sampling.augment import Augmentation
 from tinyunet.sampling.weight_map import separate_touching
 
 # %% [markdown]
-# The network of this chapter: depth 3, on synthetic cells, with the weight map of chapter 09, the
-# deformation of chapter 10 and the loop of chapter 11. A quarter of the images is held out.
+# The network of this chapter has depth 3. It is trained on synthetic cells, with the weight map of
+# chapter 09, the deformation of chapter 10 and the loop of chapter 11. A quarter of the images is held
+# out.
 
 # %%
 train, held_out = split(synthetic_cells(n=24, size=180, seed=1), "25%")
@@ -48,16 +50,16 @@ for sample in sampler.stream(0, 250):
     loss.backward()
     optimiser.step()
     optimiser.zero_grad()
-print(f"a network of depth 3, loss in the end {loss.item():.3f}")
+print(f"a network of depth 3, final loss {loss.item():.3f}")
 
 # %% [markdown]
 # A tile needs a halo
 # -------------------
-# Without padding, each convolution eats the rim of the tile. With depth 3 the output is smaller
-# than the input by 44 pixels on each side: the *halo*. An output pixel cannot see further than
-# that. Here ``predict(window)`` takes a grey image of ``(n, n)`` and gives the probability of a
-# cell, ``(n - 88, n - 88)``. Sides of windows that fit (chapter 08) are 8 pixels apart; those for
-# outputs of 20, 68, 100 and 180 pixels are among them.
+# Without padding, each convolution removes the rim of the tile. With depth 3 the output is smaller than
+# the input by 44 pixels on each side: the *halo*. An output pixel depends on nothing further away.
+# ``predict(window)`` takes a grey image of shape ``(n, n)`` and returns the probability of a cell,
+# ``(n - 88, n - 88)``. Sides of windows that fit (chapter 08) are 8 pixels apart; those for outputs of
+# 20, 68, 100 and 180 pixels are among them.
 
 
 # %%
@@ -75,16 +77,16 @@ assert halo == 44
 # %% [markdown]
 # To predict the pixels at the edge of the image, the network must see 44 pixels beyond it. There
 # are none, so the paper continues the image by *mirroring* (section 2, figure 2). The edge pixel
-# itself is not repeated: in a row of pixels ``a b c d`` the mirror to the left reads ``… c b [a] b
-# c``. Further out, the mirror image is mirrored again. So pixel ``k`` of the endless row is one of
-# the ``size`` pixels that exist. **Predict** which one is ``k = -2`` and which one is ``k = 7``,
-# for ``size = 4``.
+# itself is not repeated: a row of pixels ``a b c d`` is continued to the left as ``… c b [a] b c``.
+# Further out, the mirror image is mirrored again. So pixel ``k`` of the endless row is one of the
+# ``size`` pixels that exist. **Predict** which pixel is ``k = -2`` and which is ``k = 7``, for ``size
+# = 4``.
 
 
 # %%
 @exercise("12.1", lines=2, hint="The endless row repeats after 2 * (size - 1) pixels. np.abs, %, np.minimum.")
 def mirror(k, size):
-    """Return for an array of whole numbers `k` where, in 0 … size - 1, these pixels are found; size > 1."""
+    """Return the places in 0 … size - 1 of the pixels `k` of the endless row, an integer array; size > 1."""
     return ...
 
 
@@ -94,13 +96,14 @@ assert mirror(np.array([-2, 7]), 4).tolist() == [2, 1]
 # %% [markdown]
 # Now the tiles. For an ``image`` of any ``(H, W)``:
 #
-# - continue it by mirroring, ``halo`` pixels before, and as many as the last tile may need after;
-# - for each tile, starting at every ``step`` pixels, cut the window of ``output + 2 halo`` pixels
-#   whose output begins at the tile's first pixel;
+# - continue it by mirroring, by ``halo`` pixels before the image and by as many as the last tile may
+#   need after it;
+# - for each tile, one every ``step`` pixels, cut the window of ``output + 2 halo`` pixels whose output
+#   begins at the tile's first pixel;
 # - predict it, and keep the first ``step`` by ``step`` pixels, or fewer at the far edges.
 #
-# With ``step = output`` the tiles lie side by side. With a smaller step they overlap, and the
-# overlap is not kept.
+# With ``step = output`` the tiles touch. With a smaller step they overlap, and the overlap is
+# discarded.
 
 
 # %%
@@ -119,11 +122,11 @@ assert np.abs(whole - tiled).max() < 1e-5
 # %% [markdown]
 # Make the seam appear
 # --------------------
-# Nine tiles, and the same result up to rounding. Now do it wrong, in two ways that are common.
+# Nine tiles give the same result up to rounding. Now make two common mistakes.
 #
-# The first: each tile is mirrored *at its own edge*, as if nothing lay beyond. The second: the halo
-# is right, but the tiles start at every 68 pixels instead of 64. **Predict** whether the second one
-# shows a difference. Every output pixel still sees its whole surroundings.
+# The first: each tile is mirrored *at its own edge*, as if there were nothing beyond. The second: the
+# halo is right, but a tile starts every 68 pixels instead of 64. **Predict** whether the second
+# mistake makes a difference. Every output pixel still sees its whole surroundings.
 
 
 # %%
@@ -162,13 +165,13 @@ assert off_grid > 1e-3
 assert on_grid < 1e-5
 
 # %% [markdown]
-# The second one is wrong too. The reason is the pooling: its 2 × 2 windows lie on a grid, and three
-# poolings make a grid of ``2³ = 8`` pixels. 68 is no multiple of 8: the windows of a tile that
-# starts there lie differently from those of the whole image. The tiles in the corners are right, as
-# they start at 0 and at ``136 = 17 · 8``. Starts every 64 pixels are all on the grid.
+# The second result is wrong too. The reason is the pooling: its 2 × 2 windows form a grid, and three
+# poolings make a grid of ``2³ = 8`` pixels. 68 is no multiple of 8, so the pooling windows of a tile
+# that starts there differ from those of the whole image. The tiles in the corners are right, because
+# they start at 0 and at ``136 = 17 · 8``. All multiples of 64 are on the grid.
 #
 # For the paper's network the grid has 16 pixels, and its tile of 388 is no multiple of it: ``388 =
-# 24 · 16 + 4``. Tiles must start every 384 pixels, and neighbours overlap by 4.
+# 24 · 16 + 4``. So a tile must start every 384 pixels, and neighbours overlap by 4.
 
 # %%
 assert (68 % 8, 136 % 8, 64 % 8) == (4, 0, 0)
@@ -176,9 +179,9 @@ assert 388 == 24 * 16 + 4
 assert 384 % 16 == 0
 
 # %% [markdown]
-# What does a small tile cost? Of a tile of 68 the first 64 are kept, of a tile of 20 the first 16,
-# and both have the same halo. **Predict** how many times as many input pixels go through the
-# network with tiles of 20.
+# What does a small tile cost? Of a tile of 68 pixels the first 64 are kept, of a tile of 20 the first
+# 16, and both have the same halo. **Predict** how many times as many input pixels the network
+# processes with tiles of 20.
 
 # %%
 sides, work, cost = [20, 36, 68, 100, 180], [], []
@@ -189,12 +192,12 @@ for output in sides:
     start = time.perf_counter()
     predict_in_tiles(predict, image, output, halo, step)
     cost.append(time.perf_counter() - start)
-print(f"input pixels for each pixel of the image: {work[0]:.1f} with tiles of 20, {work[2]:.1f} with 68")
+print(f"input pixels per pixel of the image: {work[0]:.1f} with tiles of 20, {work[2]:.1f} with 68")
 assert round(work[0] / work[2], 1) == 7.7
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 left.plot(sides, work, "o-")
-left.set(ylabel="input pixels for a pixel of the image", title="Small tiles repeat work")
+left.set(ylabel="input pixels per pixel of the image", title="Small tiles repeat work")
 right.plot(sides, cost, "o-")
 right.set(ylabel="time for the image, s", title="Time")
 for panel in (left, right):
@@ -203,14 +206,14 @@ for panel in (left, right):
 show("12-cost")
 
 # %% [markdown]
-# 7.7 times as many. The tile's size changes the time and the memory, and never the result. Beyond
-# some size little is gained, and what stands out over the image is wasted.
+# 7.7 times as many. The tile's size changes time and memory, but never the result. Beyond some size
+# little is gained, and the part of a tile that extends beyond the image is wasted.
 #
 # From probabilities to cells
 # ---------------------------
 # The network says which pixels are in cells. Which pixels belong *together*? Above a threshold of
-# ½, pixels that hang together by their edges are one piece. ``ndimage.label`` numbers the pieces.
-# For the measures below, touching cells of the truth are parted by a gap of background (``truth``),
+# ½, pixels that are connected by their edges form one piece. ``ndimage.label`` numbers the pieces.
+# For the metrics below, touching cells of the truth are separated by a gap of background (``truth``),
 # as in training.
 
 # %%
@@ -219,7 +222,7 @@ truth = separate_touching(labels)
 
 
 def coloured(numbers):
-    """A colour for each number, black for 0."""
+    """Give each number a colour, and 0 black."""
     colours = plt.colormaps["tab20"](np.random.default_rng(1).permutation(numbers.max() + 1) % 20)
     colours[0] = (0, 0, 0, 1)
     return colours[numbers]
@@ -239,21 +242,21 @@ for panel in axes:
 show("12-cells")
 
 # %% [markdown]
-# Where a gap was filled in, two cells have become one piece. How bad is that? By pixels, it is next
-# to nothing. We need measures that ask about *pairs* of pixels, or about cells.
+# Where a gap was filled in, two cells have become one piece. How bad is that? Measured by pixels, it is
+# next to nothing. We need metrics that count *pairs* of pixels, or cells.
 #
 # **The Rand score.** Take two pixels of the truth's cells. Are they in one cell? Does the
-# segmentation say so? Let ``n[i, j]`` be the number of pixels that are in piece ``i`` of the
+# segmentation agree? Let ``n[i, j]`` be the number of pixels that are in piece ``i`` of the
 # segmentation and in cell ``j`` of the truth, for ``j > 0``; ``s[i]`` is its sum over all cells
-# ``j``, ``t[j]`` its sum over all pieces ``i``. ``m`` pixels make ``m²`` ordered pairs, each pixel
-# with itself included. So the number of pairs that are together in both is the sum of ``n[i, j]²``.
+# ``j``, ``t[j]`` its sum over all pieces ``i``. ``m`` pixels make ``m²`` ordered pairs, counting each
+# pixel with itself. So the number of pairs that are together in both is the sum of ``n[i, j]²``.
 # In the segmentation it is the sum of ``s[i]²``, in the truth the sum of ``t[j]²``. The score
 # divides the first by the mean of the others::
 #
 #     score = (sum of n²) / (½ sum of s² + ½ sum of t²)
 #
-# It is 1 if both group the pixels alike, whatever the numbers are. One minus it is the *Rand error*
-# of the paper's first table. Piece 0, the background, counts like any piece.
+# It is 1 if both group the pixels alike, whatever the numbers of the pieces. One minus the score is the
+# *Rand error* of the paper's first table. Piece 0, the background, counts like any piece.
 
 
 # %%
@@ -264,8 +267,8 @@ def rand_score(segmentation, labels):
 
 
 # %% [markdown]
-# **SEG**, of the Cell Tracking Challenge, which the paper reports as "IoU" in its second table: for
-# each true cell take the piece that covers *more than half* of it. There is at most one. The score
+# **SEG** is a metric of the Cell Tracking Challenge; the paper reports it as "IoU" in its second table.
+# For each true cell take the piece that covers *more than half* of it. There is at most one. The score
 # of the cell is their intersection over union, in pixels; without such a piece it is 0. SEG is the
 # mean over the true cells. The background is no piece.
 
@@ -278,22 +281,22 @@ def seg(segmentation, labels):
 
 
 # %% [markdown]
-# Four more, from the engine. The *pixel error* is the share of wrong pixels. *IoU* is the
-# intersection over union of all cell pixels together, whatever cell they are in. *V_Rand* is the
-# Rand score after all pieces have grown until they meet. *AP* (average precision) counts cells: a
-# piece and a cell match if their IoU is at least ½, and AP is the matched over the matched, missed
-# and invented.
+# Four more come from the engine. The *pixel error* is the share of wrong pixels. *IoU* is the
+# intersection over union of all cell pixels together, in whatever cell. *V_Rand* is the Rand score
+# after all pieces have grown until they meet. *AP* (average precision) counts cells: a piece and a
+# cell match if their IoU is at least ½, and AP is the number of matched cells divided by the number
+# of matched, missed and invented ones.
 #
-# Which measure notices what? We take the truth and spoil it, in three ways: a bridge of a few
-# pixels between two cells; every cell thinner by one pixel; one cell left out. All measures are
-# shown as errors, 0 is best. **Predict** for the bridge which of them stay near 0.
+# Which metric notices which mistake? We spoil the truth in three ways: a bridge of a few pixels
+# between two cells; every cell thinner by one pixel; one cell left out. All metrics are shown as
+# errors, so 0 is best. **Predict** which of them stay near 0 for the bridge.
 
 # %%
 pairs = [(a, b) for a in np.unique(labels)[1:] for b in np.unique(labels)[1:] if a < b]
 
 
 def contact(a, b):
-    """Pixels of the gap that was opened between two cells."""
+    """Return the pixels of the gap that was opened between two cells."""
     near = ndimage.binary_dilation(labels == a, iterations=2) & ndimage.binary_dilation(
         labels == b, iterations=2
     )
@@ -341,9 +344,9 @@ panel.set_yticks(range(len(table)), list(table))
 for (i, j), value in np.ndenumerate(grid):
     panel.text(j, i, f"{value:.3f}", ha="center", va="center", color="k" if value > 0.2 else "w")
 panel.set_title("Errors: 0 is best")
-show("12-measures")
+show("12-metrics")
 for name, row in table.items():
-    print(name, {measure: round(float(error), 3) for measure, error in row.items()})
+    print(name, {metric: round(float(error), 3) for metric, error in row.items()})
 assert table["bridge"]["pixel error"] < 0.001
 assert table["bridge"]["1 - SEG"] > 20 * table["bridge"]["pixel error"]
 assert table["thinner"]["pixel error"] > 10 * table["bridge"]["pixel error"]
@@ -355,24 +358,23 @@ assert table["network"]["1 - SEG"] > 3 * table["network"]["pixel error"]
 
 # %% [markdown]
 # The bridge is less than a thousandth of the pixels, and two cells have become one: SEG, AP and the
-# Rand measures notice, pixels do not. Thinner cells are the other way round: many wrong pixels, and
-# all cells told apart. V_Rand does not mind them, since the pieces grow again. For this reason the
-# organisers of the paper's first challenge changed to it: where exactly an annotator draws the edge
-# is no error of grouping. The plain Rand error minds them most: the rims of all cells fall into
-# piece 0, which joins what does not belong together. The network has few wrong pixels too, and many
-# of its cells are wrong.
+# Rand metrics notice it, the pixel error does not. Thinner cells are the opposite: many wrong pixels,
+# but all cells are separate. V_Rand hardly changes, because the pieces grow again. For this reason the
+# organisers of the paper's first challenge changed to V_Rand: where exactly an annotator draws the
+# edge is no error of grouping. The plain Rand error changes most: the rims of all cells fall into
+# piece 0, which groups pixels of different cells. The network has few wrong pixels too, but many wrong
+# cells.
 #
-# The lost cell holds a surprise: its Rand error is 0. All its pixels lie together in piece 0, so
-# the pairs are right. The plain Rand error asks how pixels are grouped and not whether they were
-# found.
+# The lost cell is a surprise: its Rand error is 0. All its pixels are together in piece 0, so the pairs
+# are right. The plain Rand error measures how pixels are grouped, not whether they were found.
 #
-# No measure is the right one. Choose the one that asks what you want to know, *before* you train.
+# No metric is right for everything. Choose one that measures what you want to know, *before* you train.
 #
 # The same in the engine
 # ----------------------
-# ``tinyunet/prediction/tiling.py`` predicts in tiles, and ``tinyunet/metrics/`` has the measures.
-# ``tinyunet/prediction/instances.py`` numbers cells. It also fills small holes, drops specks, and cuts pieces
-# at their necks: that parts many of the merged cells.
+# ``tinyunet/prediction/tiling.py`` predicts in tiles, and ``tinyunet/metrics/`` has the metrics.
+# ``tinyunet/prediction/instances.py`` numbers cells. It also fills small holes, drops specks, and cuts
+# pieces at their necks, which separates many of the merged cells.
 
 # %%
 from tinyunet.prediction.instances import label_instances
@@ -383,7 +385,7 @@ engine = tu.predict_tiled(model, image[..., np.newaxis], tile=68)
 assert np.abs(engine[..., 1] - tiled).max() < 1e-5
 assert np.isclose(tu.metrics.rand_error(found, truth), 1 - rand_score(found, truth))
 assert np.isclose(tu.metrics.seg(found, truth), seg(found, truth))
-for name, depth in [("held together", None), ("cut at necks", 1.0)]:
+for name, depth in [("not cut", None), ("cut at necks", 1.0)]:
     cut = label_instances(engine, split_depth=depth)
     print(f"{name}: {cut.max()} cells of {len(np.unique(labels)) - 1}, SEG {tu.metrics.seg(cut, truth):.3f}")
 assert tu.metrics.seg(cut, truth) > seg(found, truth)
@@ -391,10 +393,10 @@ assert tu.metrics.seg(cut, truth) > seg(found, truth)
 # %% [markdown]
 # Summary
 # -------
-# - A tile needs a halo of all that its pixels can see; beyond the image it is the image's mirror.
+# - A tile needs a halo: everything that its pixels can see. Beyond the image the halo is its mirror.
 # - Tiles must start on the grid of the poolings, or a seam remains.
-# - Then the tiled prediction is the whole one, and the tile's size is a matter of memory.
-# - Pixels, pairs of pixels, cells: each measure asks something else. A bridge of a few pixels
-#   merges two cells.
+# - Then tiles give the same prediction as the whole image, and their size is a matter of memory.
+# - Pixels, pairs of pixels, cells: each metric counts something else. A bridge of a few pixels merges
+#   two cells.
 #
-# Next: ``13_fcn_sliding_window.py``. The networks that U-Net was compared with.
+# Next: ``13_fcn_sliding_window.py``, the networks that U-Net is compared with.

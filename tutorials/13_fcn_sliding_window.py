@@ -1,18 +1,19 @@
 # %% [markdown]
 """
-13. What it replaced
-====================
+13. FCN and the sliding window: what U-Net replaced
+===================================================
 
-**You will build** the two methods that the U-Net is compared with: a classifier that slides over the
-image, pixel by pixel, and a decoder that sums scores. The engine has both, in
-``tinyunet/models/sliding_window.py`` and ``tinyunet/models/fcn.py``.
+**You will build** the idea behind each of U-Net's rivals: the pooling at four offsets, with which a
+classifier that slides over the image becomes one pass over it, and a decoder that sums instead of
+concatenating. The engine's rivals are ``tinyunet/models/sliding_window.py`` and
+``tinyunet/models/fcn.py``.
 
-**You will learn** how often the slid classifier repeats itself, how the same numbers come out of one
-pass over the image, what concatenation can do that a sum cannot, what padding with zeros does at the
-edge of a tile, and how all of them score on the same images after the same time.
+**You will learn** how often a sliding classifier repeats itself, how one pass over the image gives the
+same numbers, what concatenation can do that a sum cannot, what padding with zeros does at the edge of
+a tile, and how all these networks score on the same images after the same time.
 
-Needed: chapters 03, 08, 10 and 11. About 45 minutes. Three exercises. Scores and times are measured
-here, on your computer; read them there, the text takes no side.
+Needed: chapters 03, 08, 11 and 12. About 45 minutes. Three exercises. Scores and times are measured
+on your computer, and the text does not anticipate them.
 """
 
 # %%
@@ -31,19 +32,19 @@ from tinyunet.training.config import TrainConfig
 from tinyunet.training.trainer import Trainer
 from tinyunet.training.validation import validate
 
-numba.set_num_threads(1)  # threads that wait for one another would be counted as work
+numba.set_num_threads(1)  # the time of threads that wait would be counted as work
 
 # %% [markdown]
 # A classifier that slides
 # ------------------------
 # Ciresan and others won the challenge of 2012 with a network that sees one window of the image and
-# says the class of the pixel in its middle. For the next pixel it sees the next window, which is
-# nearly the same, and nearly all is computed again. The U-Net paper names this as the first of its
-# two drawbacks (section 1); the second is that a small window shows too little, and a large one
+# classifies the pixel in its middle. For the next pixel it sees the next window, which is nearly the
+# same, and repeats nearly all of its work. The U-Net paper names this as the first of two drawbacks
+# (section 1). The second is that a small window shows too little of the surroundings, and a large one
 # blurs *where* things are.
 #
 # Let ``side`` be the side of an image in pixels and ``window`` that of a window. A convolution of
-# ``taps`` × ``taps`` weights gives ``(window - taps + 1)**2`` numbers a window, and ``(side - taps
+# ``taps`` × ``taps`` weights gives ``(window - taps + 1)**2`` numbers per window, and ``(side - taps
 # + 1)**2`` for the whole image. **Predict** the factor between all windows and one pass, for 606,
 # 95 and 4: the first layer of the largest network of 2012, on images of 512 pixels with a border of
 # 47 around them.
@@ -63,10 +64,10 @@ assert round(redundancy(606, 95, 4)) == 6102
 # The same numbers in one pass
 # ----------------------------
 # So compute the convolution once for the whole image, and let all windows share it. A max-pooling
-# stands in the way. The window of the next pixel begins one pixel further, and so do its 2×2 pools:
-# they are not those of the first window. But there are only four ways to begin: at an even or an
-# odd row, and column. Pool four times, once from each *offset*; no work is wasted, since the four
-# maps have a quarter of the pixels each.
+# makes this harder. The window of the next pixel begins one pixel further, and so do its 2×2 pools:
+# they differ from those of the first window. But there are only four ways to begin: at an even or odd
+# row, and at an even or odd column. Pool four times, once from each *offset*. No work is wasted,
+# because each of the four maps has a quarter of the pixels.
 
 
 # %%
@@ -78,16 +79,15 @@ def pool(x):
     return x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).max(axis=(1, 3))
 
 
-@exercise("13.2", lines=2, hint="Cut x to even sides from row a and column b on, and call pool.")
+@exercise("13.2", lines=2, hint="From row a and column b on, cut x to even sides, and call pool.")
 def pool_at_offsets(x):
     """Return four pooled maps of x, of odd sides, in a list: from (0, 0), (0, 1), (1, 0) and (1, 1) on."""
     return ...
 
 
 # %% [markdown]
-# Try it on a classifier small enough to see through: 3×3 weights, a pooling, 3×3 weights. Its
-# window has 8 pixels: 8, 6, 3, 1. The four maps go on separately, and are laid into each other at
-# the end.
+# Try it on a small classifier: 3×3 weights, a pooling, 3×3 weights. Its window has 8 pixels: 8, 6, 3,
+# 1. The four maps stay separate, and are interleaved at the end.
 
 # %%
 rng = np.random.default_rng(0)
@@ -114,7 +114,7 @@ assert np.allclose(slid, shared)
 # %%
 model = tu.SlidingWindowClassifier(base_channels=8, depth=2)
 image = tu.Tensor(rng.standard_normal((1, 38, 42, 1), dtype=np.float32))
-model.slide(image)  # a first call may compile: it is not timed
+model.slide(image)  # the first call may compile, and is not timed
 start = time.perf_counter()
 by_window = model.slide(image).data
 middle = time.perf_counter()
@@ -128,7 +128,8 @@ assert largest.window == 95
 assert round(largest.redundancy(606, 606)) == 475
 
 # %% [markdown]
-# 475 times. Now all networks at the size of their papers: the multiplications for one output pixel.
+# 475 times. Now take all networks at the size of their papers, and count multiplications per output
+# pixel.
 
 # %%
 unet, padded, fcn = tu.UNet(), tu.UNet(padding="same"), tu.FCN()
@@ -145,32 +146,29 @@ bars = axes.barh(list(work), work.values(), color=["C1", "C1", "C2", "C0", "C0"]
 axes.bar_label(
     bars, [f" {n:,.0f}   ({size / 1e6:.1f} M weights)" for n, size in zip(work.values(), sizes, strict=True)]
 )
-axes.set(
-    xscale="log", xlim=(1e4, 1e11), xlabel="multiplications for one output pixel, at the size of the papers"
-)
+axes.set(xscale="log", xlim=(1e4, 1e11), xlabel="multiplications per output pixel, at the size of the papers")
 axes.invert_yaxis()
 show("13-multiplications")
 assert sizes[-1] == 31_030_658
 assert work["U-Net, valid"] > work["U-Net, padded"]
 
 # %% [markdown]
-# Note what this says and what it does not. Shared, the classifier is a cheap network: sliding was
-# the waste, not the network. And a valid U-Net computes its halo anew for every tile, so that a
-# pixel costs more than in a padded one.
+# With shared work, the classifier is a cheap network: the sliding was wasteful, not the network. And a
+# valid U-Net computes its halo again for every tile, so that a pixel costs more than in a padded one.
 #
 # Sum or concatenation
 # --------------------
 # FCN (Long and others 2015) looks at the whole image as the U-Net does. Its decoder is light: it
 # scores the classes on coarse maps, doubles the scores in size, and *adds* those of a finer map.
 # The U-Net doubles features, puts those of the contracting path *beside* them, and convolves both.
-# The second contains the first: a 1×1 convolution of ``[a, b]`` can compute ``a + b``. Which
-# weights do it?
+# Concatenation includes the sum: a 1×1 convolution of ``[a, b]`` can compute ``a + b``. With which
+# weights?
 
 
 # %%
 @exercise("13.3", lines=2, hint="Output channel c takes 1 times channel c and 1 times channel C + c.")
 def weight_that_sums(channels):
-    """Return a weight (1, 1, 2 C, C), float32, with which conv2d of [a, b] gives a + b. C: channels."""
+    """Return the weight (1, 1, 2 C, C), float32, with which conv2d of [a, b] gives a + b. C: channels."""
     return ...
 
 
@@ -179,9 +177,9 @@ summed = tu.conv2d(tu.crop_concat(a, b), tu.Tensor(weight_that_sums(5)))
 assert np.allclose(summed.data, tu.add(a, b).data, atol=1e-6)
 
 # %% [markdown]
-# What can be done need not be learned, and concatenation costs weights. So measure: a U-Net that
-# adds where the other concatenates, everything else the same. A network of your own takes few
-# lines; once it is in ``MODELS`` the trainer knows it. The images are made up, like electron
+# A network need not learn what it can represent, and concatenation costs weights. So measure: a U-Net
+# that adds where the other one concatenates, everything else the same. A network of your own takes
+# few lines; once it is in ``MODELS`` the trainer knows it. The images are synthetic, like electron
 # micrographs of neurites; two of them are held out.
 
 # %%
@@ -213,7 +211,7 @@ train, held_out = split(synthetic_membranes(10, 192), "20%")
 
 
 def train_for(seconds=np.inf, steps=10_000, **options):
-    """Train until one of the two is reached; the first step, which may compile, is not timed."""
+    """Train for a time or a number of steps; the first step, which may compile, is not timed."""
     common = {"depth": 3, "schedule": "constant", "lr": 0.002, "tile": 92}
     trainer = Trainer(TrainConfig(steps=10_000, validate_every=10_000, **common | options), train, held_out)
     for event in trainer.run():
@@ -237,14 +235,14 @@ for name, options in {
 
 # %% [markdown]
 # Compare the two seeds of one network first: a difference between networks that is smaller than
-# that between seeds says nothing. The paper gives no comparison with a sum.
+# that between seeds means nothing. The paper gives no comparison with a sum.
 #
 # Valid or padded
 # ---------------
 # The paper's convolutions are *valid*: they compute nothing that would need pixels outside of the
-# image. Most later U-Nets are *padded*: zeros stand around every map, and the output is as large as
-# the input. We cut a tile out of an image, and ask how far the scores in it differ from those of
-# the whole image, with the same random weights in both networks.
+# image. Most later U-Nets are *padded*: every map gets a border of zeros, and the output is as large
+# as the input. We cut a tile out of an image, and compare its scores with those of the whole image,
+# with the same random weights in both networks.
 
 # %%
 image = rng.standard_normal((1, 172, 172, 1), dtype=np.float32)
@@ -258,7 +256,7 @@ halo = tu.UNet(base_channels=8, depth=2, padding="same").geometry.halo
 
 
 def by_distance(difference):
-    """The largest difference at each distance from the edge of the tile."""
+    """Return the largest difference at each distance from the edge of the tile."""
     side = len(difference)
     near = np.minimum(np.arange(side), np.arange(side)[::-1])
     distance = np.minimum(near[:, None], near)
@@ -281,16 +279,16 @@ assert differences["valid"].max() < 1e-5
 assert halo == 24
 
 # %% [markdown]
-# A valid network gives the same scores in any tile: this is what overlap-tile rests on (chapter
-# 12). A padded one makes up its edge, and here the zeros reach 22 pixels into the tile. The engine
-# gives it a halo too, whose output is thrown away: 24 pixels, as tiles of this network begin at
-# multiples of 4.
+# A valid network gives the same scores in any tile: overlap-tile relies on this (chapter 12). A padded
+# network invents its edge, and here the effect of the zeros reaches 22 pixels into the tile. So the
+# engine gives its tiles a halo too, whose output is discarded: 24 pixels, because tiles of this
+# network begin at multiples of 4.
 #
-# The same seconds
-# ----------------
-# Four networks on the same eight images, each for the same time, and then on the two that none of
-# them has seen. The time is the processor's, on one core, so that what other programs take does not
-# count. **Predict** their order, and what the pictures will look like.
+# The same time
+# -------------
+# Four networks are trained on the same eight images, each for the same time, and tested on the two
+# that none of them has seen. Processor time on one core is counted, so that other programs do not
+# matter. **Predict** their order, and what the pictures will look like.
 
 # %%
 SECONDS = 5
@@ -302,7 +300,9 @@ contestants = {
 }
 test_image, labels = held_out.images[0], held_out.labels[0]
 pictures = {"image": test_image[..., 0] / 255, "labels": labels}
-print(f"{'':<14}{'weights':>9}{'steps':>7}{'mean IoU':>10}{'pixel error':>13}{'V_Rand':>8}{'s an image':>12}")
+print(
+    f"{'':<14}{'weights':>9}{'steps':>7}{'mean IoU':>10}{'pixel error':>13}{'V_Rand':>8}{'s per image':>13}"
+)
 for name, options in contestants.items():
     trainer = train_for(seconds=SECONDS, **options)
     scores = validate(trainer.model, held_out, tile=92)
@@ -313,7 +313,7 @@ for name, options in contestants.items():
     v_rand = tu.metrics.v_rand(pictures[name], labels)
     print(
         f"{name:<14}{count:>9,}{trainer.step:>7}{scores.mean_iou:>10.3f}{scores.pixel_error:>13.3f}"
-        f"{v_rand:>8.3f}{seconds:>12.3f}"
+        f"{v_rand:>8.3f}{seconds:>13.3f}"
     )
     assert np.isfinite(pictures[name]).all()
 
@@ -321,22 +321,22 @@ fig, panels = plt.subplots(2, 3, figsize=(9, 6.8), layout="constrained")
 for axes, (name, picture) in zip(panels.flat, pictures.items(), strict=True):
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
     axes.set(title=name, xticks=[], yticks=[])
-fig.suptitle(f"After {SECONDS} s of training: how probable a cell is, from black (0) to white (1)")
+fig.suptitle(f"After {SECONDS} s of training: the probability of a cell, from black (0) to white (1)")
 show("13-pictures")
 
 # %% [markdown]
-# Look at more than the order. Is a border sharp or blurred? Are thin membranes kept? These seconds
-# are few: change ``SECONDS``, the widths, the learning rate, and the order may change. With one
-# seed and two images a small difference means nothing. ``python -m tinyunet.compare`` makes the
-# comparison for minutes, on your images. The paper's own is in its table 1: on the membranes of
-# 2012 the U-Net had a smaller warping error than the slid window.
+# Look at more than the order. Are borders sharp or blurred? Are thin membranes kept? The training is
+# short: change ``SECONDS``, the widths or the learning rate, and the order may change. With one seed
+# and two images a small difference means nothing. ``python -m tinyunet.compare`` does the comparison
+# on your images, for minutes. The paper's comparison is its table 1: on the membranes of 2012 the
+# U-Net had a smaller warping error than the sliding window.
 #
 # Summary
 # -------
-# - Sliding repeats nearly all of its work; convolution of the whole image, pooled at four offsets,
-#   gives the same numbers once.
-# - Concatenation contains the sum, and costs weights. Whether it is worth them is a measurement.
-# - A valid network gives the same output in any tile; a padded one makes up its edge.
-# - Compare on the same images, for the same time, with more than one seed, and say what you found.
+# - Sliding repeats nearly all of its work; one convolution of the whole image, pooled at four offsets,
+#   gives the same numbers.
+# - Concatenation includes the sum, and costs weights. Only a measurement shows whether they pay.
+# - A valid network gives the same output in any tile; a padded network invents its edge.
+# - Compare on the same images, for the same time, with more than one seed, and report what you found.
 #
-# This was the last chapter. All parts are in ``tinyunet/``, and you have built each of them.
+# This was the last chapter. All parts are in ``tinyunet/``, and you have built most of them.
