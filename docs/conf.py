@@ -1,9 +1,9 @@
-"""The site: the tutorials with their figures, and the reference from the docstrings.
+"""Configuration of the site: the tutorials with their figures, and the reference from the docstrings.
 
     pip install -e '.[docs]'
     python -m sphinx -n -W --keep-going docs site
 
-Every chapter is run; `-D plot_gallery=0` leaves that out. Read the result at site/index.html.
+Every chapter is run; `-D plot_gallery=0` skips that. The result is site/index.html.
 """
 
 import sys
@@ -39,7 +39,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 
-autodoc_typehints = "none"  # the types, with shapes, stand in the text
+autodoc_typehints = "none"  # the docstrings give the types, with shapes
 autodoc_member_order = "bysource"
 autosummary_generate = True
 numpydoc_show_class_members = False

@@ -1,4 +1,4 @@
-"""The reference names what is public. The site is built by the gate, with warnings as errors."""
+"""The reference lists the public names. The gate builds the site, with warnings as errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REFERENCE = (Path(__file__).parents[1] / "docs" / "reference.rst").read_text(enc
 
 
 def listed(module: str) -> set[str]:
-    """Names in the tables that follow `.. currentmodule:: module`."""
+    """Return the names in the tables that follow `.. currentmodule:: module`."""
     sections = re.split(r"\.\. currentmodule:: (\S+)\n", REFERENCE)
     text = "".join(body for name, body in zip(sections[1::2], sections[2::2], strict=True) if name == module)
     return set(re.findall(r"^   (\w+)$", text, re.MULTILINE))

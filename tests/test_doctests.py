@@ -1,4 +1,4 @@
-"""The examples in the docstrings run, and give what they print."""
+"""The examples in the docstrings run and print what they say."""
 
 import doctest
 import importlib

@@ -117,6 +117,7 @@ def test_chapter_is_numbered_and_listed(chapter):
     numbers = [number for number, _ in EXERCISES[chapter]]
     assert numbers == [f"{chapter[:2]}.{i}" for i in range(1, len(numbers) + 1)] != []
     assert f"[{title}]({chapter}.py)" in (TUTORIALS / "README.md").read_text(encoding="utf-8")
+    assert f":doc:`{title} <{chapter}>`" in (TUTORIALS / "GALLERY_HEADER.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", [*TUTORIALS.glob("*.*"), *TUTORIALS.glob("solutions/*.py")], ids=str)
@@ -144,7 +145,7 @@ def test_an_array_is_accepted_where_several_values_are_expected(chapter, name, a
     [
         ("01", "multiply_backward", "the inputs exchanged", "in grad_a, for grad_y = 0.12573, a = -0.132105"),
         ("03", "backward_weight_and_bias", "the window flipped", "in grad_weight, for x = array"),
-        ("11", "train_step", MISSING, "the loss of step 1"),
+        ("11", "train_step", MISSING, "the loss of step 2"),
     ],
 )
 def test_message_names_values_arguments_and_known_mistakes(chapter, name, mistake, message):
