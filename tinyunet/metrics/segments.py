@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from tinyunet.errors import DataError, ShapeError, describe
 from tinyunet.metrics.contingency import (
@@ -146,6 +145,8 @@ def thin_borders(foreground: np.ndarray) -> np.ndarray:
         1 … n for the segments, 0 for the lines. Without any foreground the image is one segment: the
         watershed of a flat landscape is one basin.
     """
+    from skimage.segmentation import watershed  # here, because `import tinyunet` does without scikit-image
+
     markers, count = ndimage.label(foreground)
     if count == 0:
         return np.ones(foreground.shape, np.int32)

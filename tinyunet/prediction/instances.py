@@ -10,10 +10,7 @@ from __future__ import annotations
 from os import PathLike
 
 import numpy as np
-import tifffile
 from scipy import ndimage
-from skimage.morphology import local_maxima, reconstruction
-from skimage.segmentation import watershed
 
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 from tinyunet.metrics.contingency import check_probabilities
@@ -104,6 +101,8 @@ def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: s
             {"objects": f"{np.count_nonzero(np.unique(labels)):,}", "file": path},
             "save parts of the image, or keep the array with numpy.save",
         )
+    import tifffile
+
     tifffile.imwrite(path, labels.astype(np.uint16), imagej=compression is None, compression=compression)
 
 
@@ -127,6 +126,9 @@ def _fill_holes(mask: np.ndarray, max_hole: int) -> np.ndarray:
 
 def _split(mask: np.ndarray, components: np.ndarray, depth: float) -> np.ndarray:
     """Cut touching objects by a watershed of their distance to the background, with one seed per summit."""
+    from skimage.morphology import local_maxima, reconstruction
+    from skimage.segmentation import watershed
+
     distance = ndimage.distance_transform_edt(mask)
     # Summits lowered by the depth and grown back under the surface: those with a shallower neck become one.
     summits = local_maxima(reconstruction(distance - depth, distance)) & mask
