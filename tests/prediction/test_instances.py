@@ -42,6 +42,30 @@ def test_a_slanting_object_is_not_cut_along_its_ridge():
     np.testing.assert_array_equal(label_instances(mask, split_depth=0.2), mask)
 
 
+def test_objects_that_touch_at_a_corner_stay_apart():
+    mask = np.zeros((10, 30), bool)
+    mask[4, 1:13] = mask[5, 13:25] = True
+    assert label_instances(mask, split_depth=None).max() == label_instances(mask).max() == 2
+    assert label_instances(mask, min_size=13).max() == 0  # together they would be large enough
+
+
+def blobs(seed, shape=(80, 90)):
+    rng = np.random.default_rng(seed)
+    return ndimage.gaussian_filter(rng.normal(size=shape), rng.uniform(0.6, 4)) > rng.uniform(-0.02, 0.05)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("depth", [0.2, 1, 2.5])
+def test_cutting_never_joins_what_is_apart(seed, depth):
+    mask = blobs(seed)
+    cut = label_instances(mask, min_size=1, max_hole=0, split_depth=depth)
+    components = label(mask, connectivity=1)
+    np.testing.assert_array_equal(cut > 0, mask)
+    pairs = np.unique(np.stack([cut[mask], components[mask]]), axis=1)
+    assert len(np.unique(pairs[0])) == pairs.shape[1]  # each object lies in one component
+    assert cut.max() >= components.max()
+
+
 def test_every_pixel_of_the_mask_stays_an_object_however_thin():
     mask = np.zeros((20, 30), bool)
     mask[3, 2:25] = mask[8:18, 12] = True

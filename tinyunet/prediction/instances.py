@@ -131,11 +131,14 @@ def _split(mask: np.ndarray, components: np.ndarray, depth: float) -> np.ndarray
 
     distance = ndimage.distance_transform_edt(mask)
     # Summits lowered by the depth and grown back under the surface: those with a shallower neck become one.
-    summits = local_maxima(reconstruction(distance - depth, distance)) & mask
-    has_summit = np.zeros(components.max() + 1, bool)
-    has_summit[components[summits]] = True
-    # A component too thin for a summit of that depth is its own seed, or the watershed would lose it.
-    seeds, _ = ndimage.label(summits | (mask & ~has_summit[components]), EIGHT_CONNECTED)
+    summits = local_maxima(reconstruction(distance - depth, distance))
+    highest = np.zeros(components.max() + 1)
+    np.maximum.at(highest, components, distance)
+    # Every pixel of an object is 1 or more from the background. A component whose lowered summit is no higher
+    # has no neck of that depth, and is one seed. It may touch others at its corners, so it keeps its number.
+    tall = (highest - depth > 1)[components]
+    seeds, count = ndimage.label(summits & tall & mask, EIGHT_CONNECTED)
+    seeds = np.where(mask & ~tall, count + components, seeds)
     return watershed(-distance, seeds, mask=mask)
 
 
