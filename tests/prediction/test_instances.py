@@ -1,15 +1,22 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
+from packaging.version import Version
 from PIL import Image
 from scipy import ndimage
 from skimage.measure import label
+from skimage.morphology import local_maxima, reconstruction
+from skimage.segmentation import watershed
 
 from tinyunet.errors import DataError, DtypeError, ShapeError
 from tinyunet.metrics import average_precision
 from tinyunet.prediction.instances import label_instances, save_labels
+from tinyunet.prediction.necks import squared_distance
 
 
 def discs(*centres, radius=9, shape=(40, 60)):
@@ -71,6 +78,57 @@ def test_every_pixel_of_the_mask_stays_an_object_however_thin():
     mask[3, 2:25] = mask[8:18, 12] = True
     labels = label_instances(mask, split_depth=3)
     np.testing.assert_array_equal(labels > 0, mask)
+
+
+def cut_by_skimage(mask, depth):
+    """The same cut with scikit-image: whole-image reconstruction and watershed."""
+    components, distance = label(mask, connectivity=1), ndimage.distance_transform_edt(mask)
+    tall = ndimage.maximum(distance, components, np.arange(components.max() + 1))[components] - depth > 1
+    summits = local_maxima(reconstruction(distance - depth, distance)) & mask & tall
+    summits = label(summits, connectivity=2)
+    return watershed(-distance, np.where(mask & ~tall, summits.max() + components, summits), mask=mask)
+
+
+@pytest.mark.skipif(Version(skimage.__version__) >= Version("0.27"), reason="its ties may differ from 0.26")
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("depth", [0.2, 1, 2.5])
+def test_cuts_are_those_of_scikit_image_pixel_by_pixel(seed, depth):
+    mask = blobs(seed)
+    ours = label_instances(mask, min_size=1, max_hole=0, split_depth=depth)
+    theirs = cut_by_skimage(mask, depth)
+    pairs = np.unique(np.stack([ours[mask], theirs[mask]]), axis=1)
+    assert pairs.shape[1] == ours.max() == len(np.unique(theirs[mask]))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (50, 61)])
+@pytest.mark.parametrize("density", [0.5, 0.02, 0])
+def test_distances_are_those_of_scipy(shape, density):
+    objects = (np.random.default_rng(0).random(shape) >= density).astype(np.int32)
+    objects[-1, -1] = 0
+    np.testing.assert_array_equal(np.sqrt(squared_distance(objects)), ndimage.distance_transform_edt(objects))
+
+
+PEAK_MEMORY = """
+import re
+from pathlib import Path
+import numpy as np
+from tinyunet.prediction.instances import label_instances
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+ridges = np.sin(np.arange(2048) / 3)
+probabilities = (0.6 + 0.4 * ridges * ridges[:, None]).astype(np.float32)
+label_instances(probabilities[:64, :64])
+before = peak()
+label_instances(probabilities)
+print((peak() - before) / probabilities.size)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_per_pixel():
+    """The labels take 4 bytes, and at most 16 are needed besides."""
+    done = subprocess.run([sys.executable, "-c", PEAK_MEMORY], capture_output=True, text=True, check=True)
+    assert 4 < float(done.stdout) < 22
 
 
 def test_numbers_follow_the_first_pixels():

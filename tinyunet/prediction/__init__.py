@@ -2,7 +2,7 @@
 
 - `tiling`: class probabilities of images of any size, in tiles; `tiling_cuda`: its tiles where the image lies
   on a GPU.
-- `instances`: from probabilities to numbered objects.
+- `instances`: from probabilities to numbered objects; `necks`: cuts touching ones apart.
 - `segmentation`: both of these, for one image or a set.
 - `files`: the files of a predicted image.
 - `films`: results in the layout of the Cell Tracking Challenge.

@@ -10,11 +10,14 @@ from __future__ import annotations
 from os import PathLike
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
+from tinyunet.backend.jit import kernel
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 from tinyunet.metrics.contingency import check_probabilities
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT
+from tinyunet.prediction.necks import cut_at_necks
 
 EIGHT_CONNECTED = np.ones((3, 3), bool)
 
@@ -58,16 +61,15 @@ def label_instances(
     DataError
         A probability outside 0 … 1 or NaN, or a `split_depth` that is not above 0.
     """
-    foreground = _foreground(np.asarray(probabilities))
-    if split_depth is not None and not split_depth > 0:
-        raise DataError(
-            f"label_instances: split_depth must be above 0, is {split_depth}", remedy="None never cuts"
-        )
-    mask = _fill_holes(foreground > threshold, max_hole)
-    components, _ = ndimage.label(mask)
-    objects = components if split_depth is None else _split(mask, components, split_depth)
-    objects[_sizes(objects) < min_size] = 0
-    return _number_by_first_pixel(objects)
+    probabilities = np.asarray(probabilities)
+    _check(probabilities, split_depth)
+    mask = _above(probabilities, threshold)
+    _fill_holes(mask, max_hole)
+    objects, count = ndimage.label(mask, output=np.int32)
+    if split_depth is not None:
+        count = cut_at_necks(objects, split_depth)
+    _number_by_first_pixel(objects, _sizes(objects, count) >= min_size)
+    return objects
 
 
 def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: str | None = None) -> None:
@@ -106,7 +108,7 @@ def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: s
     tifffile.imwrite(path, labels.astype(np.uint16), imagej=compression is None, compression=compression)
 
 
-def _foreground(probabilities: np.ndarray) -> np.ndarray:
+def _check(probabilities: np.ndarray, split_depth: float | None) -> None:
     if probabilities.ndim not in (2, 3) or probabilities.size == 0 or probabilities.shape[2:] == (1,):
         raise ShapeError(
             "label_instances: needs the foreground (H, W) or K >= 2 classes (H, W, K)",
@@ -114,41 +116,51 @@ def _foreground(probabilities: np.ndarray) -> np.ndarray:
             "label one image at a time; of a single channel pass probabilities[..., 0]",
         )
     check_probabilities("label_instances", probabilities)
-    return probabilities if probabilities.ndim == 2 else 1 - probabilities[..., 0]
+    if split_depth is not None and not split_depth > 0:
+        raise DataError(
+            f"label_instances: split_depth must be above 0, is {split_depth}", remedy="None never cuts"
+        )
 
 
-def _fill_holes(mask: np.ndarray, max_hole: int) -> np.ndarray:
-    """The mask with its small holes filled. Background at the edge of the image is no hole."""
-    background, _ = ndimage.label(np.pad(~mask, 1, constant_values=True), EIGHT_CONNECTED)
-    outside = background == background[0, 0]
-    return mask | (~outside & (_sizes(background) <= max_hole))[1:-1, 1:-1]
+def _above(probabilities: np.ndarray, threshold: float) -> NDArray[np.bool_]:
+    """Mask the pixels whose probability of the foreground is above the threshold."""
+    mask = np.empty(probabilities.shape[:2], bool)
+    for row, probability in zip(
+        mask, probabilities, strict=True
+    ):  # row by row, to need no second float image
+        row[...] = (probability if probability.ndim == 1 else 1 - probability[:, 0]) > threshold
+    return mask
 
 
-def _split(mask: np.ndarray, components: np.ndarray, depth: float) -> np.ndarray:
-    """Cut touching objects by a watershed of their distance to the background, with one seed per summit."""
-    from skimage.morphology import local_maxima, reconstruction
-    from skimage.segmentation import watershed
-
-    distance = ndimage.distance_transform_edt(mask)
-    # Summits lowered by the depth and grown back under the surface: those with a shallower neck become one.
-    summits = local_maxima(reconstruction(distance - depth, distance))
-    highest = np.zeros(components.max() + 1)
-    np.maximum.at(highest, components, distance)
-    # Every pixel of an object is 1 or more from the background. A component whose lowered summit is no higher
-    # has no neck of that depth, and is one seed. It may touch others at its corners, so it keeps its number.
-    tall = (highest - depth > 1)[components]
-    seeds, count = ndimage.label(summits & tall & mask, EIGHT_CONNECTED)
-    seeds = np.where(mask & ~tall, count + components, seeds)
-    return watershed(-distance, seeds, mask=mask)
+def _fill_holes(mask: NDArray[np.bool_], max_hole: int) -> None:
+    """Fill the small holes of a mask in place. Background at the edge of the image is no hole."""
+    background, count = ndimage.label(~mask, EIGHT_CONNECTED, output=np.int32)
+    is_hole = _sizes(background, count) <= max_hole
+    for edge in (background[0], background[-1], background[:, 0], background[:, -1]):
+        is_hole[edge] = False
+    is_hole[0] = False  # the foreground
+    mask |= is_hole[background]
 
 
-def _sizes(labels: np.ndarray) -> np.ndarray:
-    """For each pixel, how many pixels have its label."""
-    return np.bincount(labels.ravel())[labels]
+@kernel
+def _sizes(labels, count):
+    """How many pixels have each label from 0 to `count`."""
+    sizes = np.zeros(count + 1, np.int64)
+    for i in range(labels.shape[0]):
+        for j in range(labels.shape[1]):
+            sizes[labels[i, j]] += 1
+    return sizes
 
 
-def _number_by_first_pixel(labels: np.ndarray) -> np.ndarray:
-    values, first, index = np.unique(labels, return_index=True, return_inverse=True)
-    first[values == 0] = -1  # the background keeps 0, wherever it starts
-    rank = np.argsort(np.argsort(first))
-    return (rank + (values[0] > 0))[index].astype(np.int32)
+@kernel
+def _number_by_first_pixel(labels, kept):
+    """Renumber labels in place, 1 … n in the order of their first pixels; those not kept become 0."""
+    numbers = np.zeros(len(kept), labels.dtype)
+    count = 0
+    for i in range(labels.shape[0]):
+        for j in range(labels.shape[1]):
+            label = labels[i, j]
+            if label != 0 and kept[label] and numbers[label] == 0:
+                count += 1
+                numbers[label] = count
+            labels[i, j] = numbers[label]
