@@ -228,3 +228,12 @@ def test_mistakes_are_named(labels, options, error):
 def test_a_class_out_of_range_is_named(value):
     with pytest.raises(DataError, match="classes run from 0 to 1"):
         class_weights([np.array([[0, value]])], 2)
+
+
+@pytest.mark.parametrize("dtype", [bool, "u1", "i8", "u8", ">u2"])
+def test_the_type_of_the_labels_does_not_matter(dtype):
+    labels = np.pad(np.ones((3, 4), np.int32), 5)
+    typed = labels.astype(dtype)
+    np.testing.assert_array_equal(class_weights([typed], 2), class_weights([labels], 2))
+    for function in (weight_map, separate_touching, label_cells, nearest_two_cells):
+        np.testing.assert_array_equal(function(typed), function(labels))

@@ -96,8 +96,9 @@ def _consecutive(where: str, labels: np.ndarray) -> tuple[np.ndarray, int]:
         raise DataError(f"{where}: labels start at 0 (background), found {lowest}")
     flat = labels.ravel()
     if highest > flat.size:  # a table over all numbers up to the highest would be larger than the image
-        values, flat = np.unique(np.append(flat, 0), return_inverse=True)
+        values, flat = np.unique(np.append(flat, flat.dtype.type(0)), return_inverse=True)
         return flat[:-1], len(values)
+    flat = flat.astype(np.int64, copy=False)  # Booleans would select instead of index
     present = np.zeros(highest + 1, bool)
     present[0] = True
     present[flat] = True

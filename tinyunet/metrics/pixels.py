@@ -102,7 +102,7 @@ def confusion_matrix(
                 f"the classes are 0 to {num_classes - 1}",
                 remedy="renumber the classes, or name the odd one as ignore_label",
             )
-    pairs = labels.astype(np.int64) * num_classes + prediction
+    pairs = labels.astype(np.int64) * num_classes + prediction.astype(np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

@@ -191,7 +191,7 @@ def _best_score_after_thinning(
     sections = foreground.reshape(-1, *foreground.shape[-2:])
     scores = np.zeros((len(sections), len(thresholds)))
     for n, truth in enumerate(labels.reshape(sections.shape)):
-        cells, _ = ndimage.label(truth)
+        cells, _ = ndimage.label(truth != 0)
         scores[n] = [score(thin_borders(sections[n] > threshold), cells) for threshold in thresholds]
     return float(scores.mean(axis=0).max())
 

@@ -149,7 +149,7 @@ def class_weights(label_images: Iterable[NDArray[np.integer]], num_classes: int)
         if image.size and not 0 <= image.min() <= image.max() < num_classes:
             found = f"{image.min()} to {image.max()}"
             raise DataError(f"class_weights: classes run from 0 to {num_classes - 1}, found {found}")
-        counts += np.bincount(image.ravel(), minlength=num_classes)
+        counts += np.bincount(image.ravel().astype(np.int64, copy=False), minlength=num_classes)
     present = counts > 0
     weights = np.zeros(num_classes, np.float32)
     weights[present] = counts.sum() / (present.sum() * counts[present])
@@ -304,7 +304,7 @@ def _touches_other_cell(labels):
 
 def label_cells(mask: NDArray) -> NDArray[np.int32]:
     """Number the cells of a binary mask (H, W): its 4-connected components."""
-    cells, _ = ndimage.label(mask, output=np.int32)
+    cells, _ = ndimage.label(mask != 0, output=np.int32)
     return cells
 
 
