@@ -68,10 +68,12 @@ def test_numbers_may_have_gaps(label_pair):
 
 
 def test_images_without_objects():
-    none, some = np.zeros((3, 3), int), np.eye(3, dtype=int)
-    assert (seg(none, none), seg(some, none), seg(none, some)) == (1, 0, 0)
-    for pair, value in [((none, none), 1), ((some, none), 0), ((none, some), 0)]:
-        assert average_precision(*pair).tolist() == [value] * 10
+    none, diagonal = np.zeros((3, 3), int), np.eye(3, dtype=int)
+    np.testing.assert_array_equal(
+        [seg(none, none), seg(diagonal, none), seg(none, diagonal)], [np.nan, np.nan, 0]
+    )
+    for pair, value in [((none, none), np.nan), ((diagonal, none), 0), ((none, diagonal), 0)]:
+        np.testing.assert_array_equal(average_precision(*pair), [value] * 10)
 
 
 def test_an_object_of_more_pixels_than_16_bits_count():

@@ -9,11 +9,19 @@ by objects                `seg`, `seg_per_object`, `average_precision`   label i
 ========================  =============================================  =====================
 
 Every function takes the prediction first and the ground truth, always called ``labels``, second. In a label
-image 0 is the background and every other number one object.
+image 0 is the background and every other number one object. Where a score has no meaning, because there is
+nothing to find, it is NaN: leave it out of means.
 """
 
 from tinyunet.metrics.objects import average_precision, seg, seg_per_object
-from tinyunet.metrics.pixels import confusion_matrix, dice, iou, pixel_error
+from tinyunet.metrics.pixels import (
+    confusion_matrix,
+    dice,
+    dice_from_counts,
+    iou,
+    iou_from_counts,
+    pixel_error,
+)
 from tinyunet.metrics.segments import information_score, rand_error, thin_borders, v_info, v_rand
 from tinyunet.metrics.warping import Mistake, warp_labels, warping_error, warping_mistakes
 
@@ -22,8 +30,10 @@ __all__ = [
     "average_precision",
     "confusion_matrix",
     "dice",
+    "dice_from_counts",
     "information_score",
     "iou",
+    "iou_from_counts",
     "pixel_error",
     "rand_error",
     "seg",

@@ -31,7 +31,7 @@ def seg(segmentation: np.ndarray, labels: np.ndarray) -> float:
     Returns
     -------
     float
-        Without any object in the ground truth: 1 if the segmentation has none either, else 0.
+        NaN without any object in the ground truth, whatever was predicted: it is a mean over true objects.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def seg(segmentation: np.ndarray, labels: np.ndarray) -> float:
     .. [1] Maška et al. 2014, Bioinformatics 30:1609, section 3.2.
     """
     scores = seg_per_object(segmentation, labels)
-    return float(scores.mean()) if scores.size else float(not np.any(segmentation))
+    return float(scores.mean()) if scores.size else float("nan")
 
 
 def seg_per_object(segmentation: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def average_precision(
     Returns
     -------
     array, shape (thresholds,), float64
-        1 where neither image has an object.
+        NaN where neither image has an object; 0 where only one of them has.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def average_precision(
     for threshold in np.atleast_1d(thresholds):
         hits = _most_matches(overlaps, overlaps.iou >= threshold)
         found_or_missed = overlaps.segments + overlaps.objects - hits
-        precision.append(hits / found_or_missed if found_or_missed else 1.0)
+        precision.append(hits / found_or_missed if found_or_missed else float("nan"))
     return np.array(precision)
 
 

@@ -53,7 +53,7 @@ def iou(
     Returns
     -------
     array, shape (num_classes,), float64
-        A class that neither array has gets 1: there was nothing to find, and nothing was found.
+        NaN for a class that neither array has.
 
     Raises
     ------
@@ -61,12 +61,15 @@ def iou(
         The shapes differ; an array does not hold whole numbers.
     DataError
         A class outside 0 … num_classes − 1, or no pixel counts.
+
+    Notes
+    -----
+    Where there was nothing to find and nothing was found the quotient is 0/0. To call that 1 would reward a
+    network that predicts nothing, the more so the rarer the class is. Leave NaN out of means
+    (`numpy.nanmean`), or score a set of images as one: `iou_from_counts` of the sum of their
+    confusion matrices.
     """
-    hits, predicted, true = _hits(
-        confusion_matrix(prediction, labels, num_classes, ignore_label=ignore_label)
-    )
-    union = predicted + true - hits
-    return np.divide(hits, union, out=np.ones(num_classes), where=union > 0)
+    return iou_from_counts(confusion_matrix(prediction, labels, num_classes, ignore_label=ignore_label))
 
 
 def dice(
@@ -74,13 +77,39 @@ def dice(
 ) -> np.ndarray:
     """Dice coefficient of each class, 0 to 1 (best): 2 TP / (2 TP + FP + FN), the F-score of its pixels.
 
-    Parameters, the value of an absent class and errors are those of `iou`.
+    Parameters, result, errors and the reason for NaN are those of `iou`.
     """
-    hits, predicted, true = _hits(
-        confusion_matrix(prediction, labels, num_classes, ignore_label=ignore_label)
-    )
-    total = predicted + true
-    return np.divide(2 * hits, total, out=np.ones(num_classes), where=total > 0)
+    return dice_from_counts(confusion_matrix(prediction, labels, num_classes, ignore_label=ignore_label))
+
+
+def iou_from_counts(matrix: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class from a `confusion_matrix` or the sum of several.
+
+    Parameters
+    ----------
+    matrix : integer array, shape (num_classes, num_classes)
+
+    Returns
+    -------
+    array, shape (num_classes,), float64
+        NaN for a class without any pixel, true or predicted.
+
+    Examples
+    --------
+    The scores of two images together:
+
+    >>> first, second = np.array([[1, 1, 0, 0]]), np.array([[0, 0, 0, 0]])
+    >>> truth = np.array([[1, 0, 0, 0]])
+    >>> iou_from_counts(confusion_matrix(first, truth, 3) + confusion_matrix(second, truth, 3))
+    array([0.71428571, 0.33333333,        nan])
+    """
+    hits, predicted, true = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    return _quotient(hits, predicted + true - hits)
+
+
+def dice_from_counts(matrix: np.ndarray) -> np.ndarray:
+    """Dice coefficient of each class from a `confusion_matrix`, as `iou_from_counts`."""
+    return _quotient(2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1))
 
 
 def confusion_matrix(
@@ -106,9 +135,9 @@ def confusion_matrix(
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _hits(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each class: pixels found rightly, pixels predicted, pixels there are."""
-    return np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+def _quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide counts of pixels; 0/0 is NaN."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
 def _counted_pixels(

@@ -196,7 +196,7 @@ def _by_pixels(
     classes: NDArray[np.integer], truth: NDArray[np.integer], num_classes: int
 ) -> dict[str, float | None]:
     iou, dice = (
-        per_class(classes, truth, num_classes, ignore_label=UNKNOWN)
+        np.nan_to_num(per_class(classes, truth, num_classes, ignore_label=UNKNOWN), nan=1.0)
         for per_class in (metrics.iou, metrics.dice)
     )
     values: dict[str, float | None] = {
@@ -244,10 +244,10 @@ def _mostly_known(objects: NDArray[np.integer], known: NDArray[np.bool_]) -> NDA
 
 
 def _by_objects(objects: NDArray[np.integer], labels: NDArray[np.integer]) -> dict[str, float | None]:
-    precision = metrics.average_precision(objects, labels)
+    precision = np.nan_to_num(metrics.average_precision(objects, labels), nan=1.0)
     at = dict(zip(metrics.objects.IOU_THRESHOLDS, precision.tolist(), strict=True))
     return {
-        "seg": metrics.seg(objects, labels),
+        "seg": metrics.seg(objects, labels) if labels.any() else float(not objects.any()),
         "average_precision": float(precision.mean()),
         "average_precision_0.5": at[0.5],
         "average_precision_0.75": at[0.75],

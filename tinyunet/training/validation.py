@@ -53,6 +53,7 @@ def validate(
             on_image(number, probabilities)
         classes, truth = probabilities.argmax(axis=2), class_labels(labels, images.kind)
         errors.append(metrics.pixel_error(classes, truth, ignore_label=UNKNOWN))
-        ious.append(metrics.iou(classes, truth, images.num_classes, ignore_label=UNKNOWN))
+        iou = metrics.iou(classes, truth, images.num_classes, ignore_label=UNKNOWN)
+        ious.append(np.nan_to_num(iou, nan=1.0))
     iou = np.mean(ious, axis=0)
     return Scores(float(np.mean(errors)), tuple(map(float, iou)), float(iou.mean()))
