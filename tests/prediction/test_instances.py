@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import skimage
 from packaging.version import Version
-from PIL import Image
 from scipy import ndimage
 from skimage.measure import label
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
-from tinyunet.errors import DataError, DtypeError, ShapeError
+from tinyunet.errors import DataError, ShapeError
 from tinyunet.metrics import average_precision
-from tinyunet.prediction.instances import label_instances, save_labels
+from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.necks import squared_distance
 
 
@@ -216,29 +215,6 @@ def test_real_nuclei_are_found_again():
     assert mean["inside"] > 0.97
     assert mean["touching"] > 0.9
     assert mean["touching"] > mean["touching, never cut"] + 0.02
-
-
-def test_saved_labels_are_an_imagej_tiff_of_16_bits(tmp_path):
-    labels = np.zeros((5, 7), np.int64)
-    labels[1, 2], labels[4, 6] = 1, 65_535
-    save_labels(tmp_path / "labels.tif", labels)
-    with Image.open(tmp_path / "labels.tif") as image:  # a reader that is not the writer
-        assert image.mode == "I;16"
-        assert image.tag_v2[270].startswith("ImageJ=")
-        np.testing.assert_array_equal(np.asarray(image), labels)
-
-
-def test_labels_that_16_bits_cannot_hold_are_refused(tmp_path):
-    path = tmp_path / "labels.tif"
-    with pytest.raises(DataError, match=r"found 0 to 70,000(?s:.*)objects +70,000(?s:.*)numpy.save"):
-        save_labels(path, np.arange(70_001).reshape(1, -1))
-    with pytest.raises(DataError, match="found -1"):
-        save_labels(path, np.array([[-1]]))
-    with pytest.raises(DtypeError, match="float64"):
-        save_labels(path, np.ones((3, 3)))
-    with pytest.raises(ShapeError, match=r"\(2, 3, 3\)"):
-        save_labels(path, np.ones((2, 3, 3), int))
-    assert not path.exists()
 
 
 @pytest.mark.parametrize(

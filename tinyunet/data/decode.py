@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
-import PIL.Image
-import tifffile
 
 from tinyunet.data.image_set import Image
 from tinyunet.errors import DataError, describe
@@ -58,6 +55,9 @@ def decode(path: Path, *, labels: bool = False) -> list[Image]:
 
 
 def _decode_png_or_jpeg(path: Path, labels: bool) -> list[Image]:
+    import imagecodecs
+    import PIL.Image
+
     with PIL.Image.open(path, formats=("PNG", "JPEG")) as image:
         if labels and image.format != "PNG":
             raise DataError(
@@ -80,6 +80,8 @@ def _decode_png_or_jpeg(path: Path, labels: bool) -> list[Image]:
 
 
 def _decode_tiff(path: Path, labels: bool) -> list[Image]:
+    import tifffile
+
     with _errors_that_tifffile_only_logs(), tifffile.TiffFile(path) as tiff:
         pages = []
         for series in tiff.series:
@@ -131,6 +133,8 @@ class _Complaints(logging.Handler):
 @contextmanager
 def _errors_that_tifffile_only_logs() -> Iterator[None]:
     """Raise them: a cut-off stack must not pass as a short one."""
+    import tifffile
+
     complaints = _Complaints()
     logger = logging.getLogger("tifffile")
     propagate, logger.propagate = logger.propagate, False

@@ -119,7 +119,7 @@ def apply_kind(labels: Sequence[Labels], kind: LabelKind, source: str) -> tuple[
     if kind not in KINDS:
         raise DataError(f"unknown kind of labels: {kind!r}", remedy=f"choose one of {', '.join(KINDS)}")
     if kind == "instances":
-        return [_renumber(label) for label in labels], 2
+        return [renumber(label) for label in labels], 2
     values = _values(labels)
     if kind == "classes":
         if values[-1] > HIGHEST_CLASS:
@@ -144,12 +144,13 @@ def _values(labels: Sequence[Labels]) -> NDArray[np.integer]:
 
 def _pieces(label: Labels) -> list[int]:
     """The number of connected pieces of each value of one image; 0 is background and left out."""
-    compact = _renumber(label)  # so that a high value does not make find_objects walk through millions
+    compact = renumber(label)  # so that a high value does not make find_objects walk through millions
     boxes = ndimage.find_objects(compact)
     return [ndimage.label(compact[box] == i, TOUCHING)[1] for i, box in enumerate(boxes, 1)]
 
 
-def _renumber(label: Labels) -> Labels:
+def renumber(label: Labels) -> Labels:
+    """Number the objects of one image 1..n without gaps, in the order of their values; 0 and -1 stay."""
     values, inverse = np.unique(label, return_inverse=True)
     numbers = np.where(values > 0, np.cumsum(values > 0), values)
     return numbers[inverse].reshape(label.shape).astype(label.dtype)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.segmentation import relabel_sequential
 
 from tinyunet.data.image_set import UNKNOWN, Labels
+from tinyunet.data.label_kind import renumber
 from tinyunet.errors import DataError, describe
 
 
@@ -108,7 +108,7 @@ def _lone(cells: Labels, markers: Labels) -> NDArray[np.bool_]:
 
 def _reaches(cells: Labels, markers: Labels) -> Iterator[float]:
     """How far each cell that has a marker reaches from it, in pixels. Every marker lies on a cell."""
-    cells, markers = (relabel_sequential(image)[0] for image in (cells, markers))
+    cells, markers = (renumber(image) for image in (cells, markers))
     boxes = ndimage.find_objects(cells)
     for marker, box in enumerate(ndimage.find_objects(markers), 1):
         below = cells[box][markers[box] == marker]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
-import tifffile
 
 from tinyunet.data.image_set import UNKNOWN, Image, ImageSet
-from tinyunet.errors import DataError
+from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 
 
 def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
@@ -52,7 +51,46 @@ def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
         _write(folder / "labels", name, values[..., None])
 
 
+def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: str | None = None) -> None:
+    """Write a label image as a 16-bit TIFF.
+
+    Parameters
+    ----------
+    path : path
+        Should end in ``.tif``.
+    labels : integer array, shape (H, W)
+        0 … 65,535.
+    compression : str, optional
+        A lossless one of tifffile's, such as "lzw". Without it the file is an ImageJ one.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        Not (H, W); no whole numbers.
+    DataError
+        A label that 16 bits cannot hold.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.size == 0:
+        raise ShapeError("save_labels: needs one label image (H, W)", {"labels": describe(labels)})
+    if labels.dtype.kind not in "iub":
+        raise DtypeError(f"save_labels: labels must hold whole numbers, they are {labels.dtype}")
+    most = np.iinfo(np.uint16).max
+    if labels.min() < 0 or labels.max() > most:
+        raise DataError(
+            f"save_labels: 16 bits hold labels 0 to {most:,}, found {labels.min():,} to {labels.max():,}",
+            {"objects": f"{np.count_nonzero(np.unique(labels)):,}", "file": path},
+            "save parts of the image, or keep the array with numpy.save",
+        )
+    import tifffile
+
+    tifffile.imwrite(path, labels.astype(np.uint16), imagej=compression is None, compression=compression)
+
+
 def _write(folder: Path, name: str, pixels: Image) -> None:
+    import PIL.Image
+    import tifffile
+
     channels = pixels.shape[2]
     if pixels.dtype == np.uint8 and channels in (1, 3):
         PIL.Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / f"{name}.png")

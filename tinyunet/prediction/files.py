@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tinyunet.data.decode import decode
+from tinyunet.data.writer import save_labels
 from tinyunet.errors import DataError
 from tinyunet.metrics.scores import Prediction
-from tinyunet.prediction.instances import save_labels
 
 PROBABILITIES, CLASSES, INSTANCES = "probabilities.tif", "classes.png", "instances.tif"
 OVERLAY = "overlay.png"

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyunet.data.writer import save_labels
 from tinyunet.metrics.contingency import contingency
-from tinyunet.prediction.instances import save_labels
 
 RESULT_FOLDER = re.compile(r"(\d\d)_RES")
 MASK_FILE = re.compile(r"mask(\d{3,4})\.tif")

@@ -7,14 +7,12 @@ at the neck.
 
 from __future__ import annotations
 
-from os import PathLike
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from tinyunet.backend.jit import kernel
-from tinyunet.errors import DataError, DtypeError, ShapeError, describe
+from tinyunet.errors import DataError, ShapeError, describe
 from tinyunet.metrics.contingency import check_probabilities
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.prediction.necks import cut_at_necks
@@ -70,42 +68,6 @@ def label_instances(
         count = cut_at_necks(objects, split_depth)
     _number_by_first_pixel(objects, _sizes(objects, count) >= min_size)
     return objects
-
-
-def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: str | None = None) -> None:
-    """Write a label image as a 16-bit TIFF.
-
-    Parameters
-    ----------
-    path : path
-        Should end in ``.tif``.
-    labels : integer array, shape (H, W)
-        0 … 65,535.
-    compression : str, optional
-        A lossless one of tifffile's, such as "lzw". Without it the file is an ImageJ one.
-
-    Raises
-    ------
-    ShapeError, DtypeError
-        Not (H, W); no whole numbers.
-    DataError
-        A label that 16 bits cannot hold.
-    """
-    labels = np.asarray(labels)
-    if labels.ndim != 2 or labels.size == 0:
-        raise ShapeError("save_labels: needs one label image (H, W)", {"labels": describe(labels)})
-    if labels.dtype.kind not in "iub":
-        raise DtypeError(f"save_labels: labels must hold whole numbers, they are {labels.dtype}")
-    most = np.iinfo(np.uint16).max
-    if labels.min() < 0 or labels.max() > most:
-        raise DataError(
-            f"save_labels: 16 bits hold labels 0 to {most:,}, found {labels.min():,} to {labels.max():,}",
-            {"objects": f"{np.count_nonzero(np.unique(labels)):,}", "file": path},
-            "save parts of the image, or keep the array with numpy.save",
-        )
-    import tifffile
-
-    tifffile.imwrite(path, labels.astype(np.uint16), imagej=compression is None, compression=compression)
 
 
 def _check(probabilities: np.ndarray, split_depth: float | None) -> None:
