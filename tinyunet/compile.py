@@ -19,7 +19,7 @@ from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.relu import relu
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import predict_tiled
-from tinyunet.softmax_cross_entropy import softmax_cross_entropy
+from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.trainer import Trainer
 

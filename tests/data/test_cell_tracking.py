@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 from tinyunet.data import UNKNOWN, read_images
 from tinyunet.data.cell_tracking import frame_of
-from tinyunet.data.partly_annotated import forget_around_lone_markers, forget_far_background
+from tinyunet.data.partly_annotated import ignore_around_lone_markers, ignore_far_background
 from tinyunet.errors import DataError
 
 
@@ -108,7 +108,7 @@ def test_the_cell_that_reaches_furthest_counts():
     for number, reach in enumerate((3, 8, 5), 1):
         cells[10 * number, 10 - reach : 11 + reach], markers[10 * number, 10] = number, number
     markers[20, 24] = 4
-    (label,), found = forget_around_lone_markers([cells], [markers], ["a"])
+    (label,), found = ignore_around_lone_markers([cells], [markers], ["a"])
     near = distance_to(markers == 4) <= 8
     np.testing.assert_array_equal(label, np.where(near & (cells == 0), UNKNOWN, cells))
     assert (near & (cells == 2)).any()
@@ -120,7 +120,7 @@ def test_a_marker_belongs_to_the_cell_that_most_of_it_is_on():
     cells, markers = np.zeros((2, *SHAPE), int)
     cells[5, 8:13], cells[5, 13:40] = 1, 2
     markers[5, 10:14], markers[40, 50] = 1, 2
-    _, found = forget_around_lone_markers([cells], [markers], ["a"])
+    _, found = ignore_around_lone_markers([cells], [markers], ["a"])
     assert "1 markers have no outline, 2 px around them" in found
 
 
@@ -158,7 +158,7 @@ def test_background_far_from_what_is_labelled(tmp_path):
 
 def test_unknown_pixels_are_no_labels_to_be_near_to():
     labels = np.array([[1, 0, 0, 0, UNKNOWN, 0]])
-    assert forget_far_background(labels, 2).tolist() == [[1, 0, 0, UNKNOWN, UNKNOWN, UNKNOWN]]
+    assert ignore_far_background(labels, 2).tolist() == [[1, 0, 0, UNKNOWN, UNKNOWN, UNKNOWN]]
 
 
 def test_the_rest_of_the_path_may_look_like_a_film(tmp_path):
@@ -182,7 +182,11 @@ def no_markers_of_one(folder):
 def nothing_outlined(folder):
     for file in (folder / "01_GT" / "SEG").iterdir():
         file.unlink()
-    return "no frame is annotated", "01_GT/SEG/man_seg000.tif, 01_ST/SEG/man_seg000.tif", "to predict, none"
+    return (
+        "no frame is annotated",
+        "01_GT/SEG/man_seg000.tif, 01_ST/SEG/man_seg000.tif",
+        "prediction needs none",
+    )
 
 
 def markers_of_another_size(folder):

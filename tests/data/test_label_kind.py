@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinyunet.data import ImageSet, class_labels
-from tinyunet.data.label_kind import apply_kind, label_image, tell_kind
+from tinyunet.data.label_kind import apply_kind, infer_kind, label_image
 from tinyunet.errors import DataError
 
 
@@ -44,24 +44,24 @@ def stripes(*values: int) -> np.ndarray:
     ],
 )
 def test_rule(labels: list[np.ndarray], kind: str) -> None:
-    assert tell_kind(labels, "set")[0] == kind
+    assert infer_kind(labels, "set")[0] == kind
 
 
 def test_rule_counts_pieces_by_corners_too() -> None:
     diagonal = np.eye(6, dtype=np.int32)
-    assert tell_kind([diagonal, diagonal + 2 * np.eye(6, k=3, dtype=np.int32)], "set")[0] == "instances"
+    assert infer_kind([diagonal, diagonal + 2 * np.eye(6, k=3, dtype=np.int32)], "set")[0] == "instances"
 
 
 def test_rule_refuses_what_it_cannot_tell() -> None:
     with pytest.raises(DataError, match=r"cannot tell(.|\n)*values 0, 128, 255(.|\n)*--kind classes"):
-        tell_kind([stripes(0, 128, 255)], "set")
+        infer_kind([stripes(0, 128, 255)], "set")
     with pytest.raises(DataError, match="cannot tell"):
-        tell_kind([stripes(0, 1, 3)], "set")  # one class is missing
-    assert tell_kind([stripes(*range(32))], "set")[0] == "classes"
+        infer_kind([stripes(0, 1, 3)], "set")  # one class is missing
+    assert infer_kind([stripes(*range(32))], "set")[0] == "classes"
     with pytest.raises(DataError, match=r"cannot tell(.|\n)*up to 32 classes(.|\n)*smoothed edges"):
-        tell_kind([stripes(*range(256))], "set")
+        infer_kind([stripes(*range(256))], "set")
     with pytest.raises(DataError, match="every label pixel is 0"):
-        tell_kind([np.zeros((4, 4), np.int32)], "set")
+        infer_kind([np.zeros((4, 4), np.int32)], "set")
 
 
 def test_binary_foreground_is_the_larger_value_of_the_whole_set() -> None:

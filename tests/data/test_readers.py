@@ -229,11 +229,11 @@ def test_cut_off_npz(tmp_path: Path, share: float) -> None:
         read_images(file)
 
 
-def test_told_kind_overrules(tmp_path: Path) -> None:
+def test_a_given_kind_overrules(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=IMAGES, labels=LABELS // 255)
     found = read_images(tmp_path / "set.npz", kind="instances")
     assert found.kind == "instances"
-    assert "as told" in found.summary()
+    assert "as given" in found.summary()
 
 
 @pytest.mark.parametrize(

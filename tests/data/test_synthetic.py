@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage.measure import regionprops
 
 from tinyunet.data import ImageSet, synthetic_cells, synthetic_membranes
-from tinyunet.data.label_kind import tell_kind
+from tinyunet.data.label_kind import infer_kind
 from tinyunet.data.noise import smooth_noise
 
 CELLS, MEMBRANES = synthetic_cells(4, 384, seed=5), synthetic_membranes(4, 384, seed=5)
@@ -40,7 +40,7 @@ def test_every_nucleus_is_one_piece_with_a_number_of_its_own() -> None:
         assert set(np.unique(label)) == set(range(label.max() + 1))
         for number in range(1, label.max() + 1):
             assert ndimage.label(label == number, np.ones((3, 3)))[1] == 1
-    assert tell_kind(CELLS.labels or [], "cells")[0] == CELLS.kind == "instances"
+    assert infer_kind(CELLS.labels or [], "cells")[0] == CELLS.kind == "instances"
 
 
 def test_nuclei_are_brighter_than_the_background() -> None:
@@ -73,7 +73,7 @@ def test_membranes_are_dark_thin_and_closed() -> None:
         pieces, n = ndimage.label(inside)
         assert n > 25
         assert np.bincount(pieces.ravel())[1:].max() < 0.4 * label.size  # walls without gaps part the cells
-    assert tell_kind(MEMBRANES.labels or [], "membranes")[0] == MEMBRANES.kind == "binary"
+    assert infer_kind(MEMBRANES.labels or [], "membranes")[0] == MEMBRANES.kind == "binary"
 
 
 @pytest.mark.parametrize("scale", [0.75, 2, 9, 30])

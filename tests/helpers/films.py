@@ -1,4 +1,4 @@
-"""Made-up films in the Cell Tracking Challenge's layout: discs that wander, with outlines and markers."""
+"""Synthetic films in the layout of the Cell Tracking Challenge: moving discs with outlines and markers."""
 
 import numpy as np
 import tifffile
@@ -8,7 +8,7 @@ RADIUS = 6
 
 
 def cells_of(frame, cells=5, shape=SHAPE):
-    """Numbered discs, apart from each other, that move a pixel a frame."""
+    """Numbered discs, apart from each other, that move one pixel per frame."""
     y, x = np.indices(shape)
     labels = np.zeros(shape, np.uint16)
     for number in range(1, cells + 1):
@@ -18,7 +18,7 @@ def cells_of(frame, cells=5, shape=SHAPE):
 
 
 def markers_of(labels):
-    """The middle of each cell."""
+    """A square in the middle of each cell."""
     markers = np.zeros_like(labels)
     for number in np.setdiff1d(labels, [0]):
         y, x = np.argwhere(labels == number).mean(axis=0).round().astype(int)
@@ -27,7 +27,7 @@ def markers_of(labels):
 
 
 def picture_of(labels, seed=0):
-    """What the microscope shows: bright cells in noise."""
+    """Bright cells in noise, as a microscope shows them."""
     noise = np.random.default_rng(seed).normal(0, 20, labels.shape)
     return (500 + 800 * (labels > 0) + noise).astype(np.uint16)
 
@@ -38,7 +38,7 @@ def write(file, pixels):
 
 
 def write_film(folder, film="01", frames=4, outlined=None, truth="GT", markers=True, digits=3, cells=5):
-    """Frames, outlines of some frames as {frame: numbers of cells}, and markers; gives the folder."""
+    """Write frames, outlines as {frame: numbers of cells}, and markers; return the folder."""
     outlined = {frame: range(1, cells + 1) for frame in range(frames)} if outlined is None else outlined
     for frame in range(frames):
         labels = cells_of(frame, cells)

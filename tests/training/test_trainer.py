@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tinyunet.softmax_cross_entropy import softmax_cross_entropy
+from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 
 from tinyunet.autograd import Tensor
 from tinyunet.data import UNKNOWN, ImageSet, normalise

@@ -1,16 +1,17 @@
-"""Image sets: reading them, holding images out, normalising grey values, and two that are made from a seed.
+"""Image sets: reading, holding out, normalising, and two synthetic ones.
 
-    image_set            what a set is: images (H, W, C), labels (H, W), and what the labels mean
-    decode               one PNG, JPEG or TIFF file to its pixels, exactly as stored
-    label_kind           the rule that tells masks, classes and single objects apart
-    readers, writer      folders, stacks and archives to a set, and back
-    cell_tracking        the Cell Tracking Challenge's films
-    partly_annotated     which pixels nobody labelled
-    holdout, intensity   what happens before training
-    fingerprint          whether the images are still those that were trained on
-    nuclei, neurites     synthetic sets: fluorescence and electron microscopy, grown from noise
+    image_set            a set: images (H, W, C), labels (H, W), and the meaning of the labels
+    decode               from one image file to its pixels
+    label_kind           the rule that distinguishes masks, classes and objects
+    readers, writer      from folders, stacks and archives to a set, and back
+    layouts              which label file belongs to which image file
+    cell_tracking        films in the layout of the Cell Tracking Challenge
+    partly_annotated     pixels that nobody labelled
+    holdout, intensity   splitting and normalising before training
+    fingerprint          checksums that recognise the images of a training run
+    nuclei, neurites     synthetic fluorescence and electron micrographs, made from noise
 
-Everything here is arrays in, arrays out: no tensors, no network.
+All of it works on arrays: no tensors, no network.
 """
 
 from tinyunet.data.cell_tracking import Truth

@@ -1,13 +1,12 @@
-"""The Cell Tracking Challenge's layout: films of cells, of which some frames are annotated.
+"""Films in the layout of the Cell Tracking Challenge, of which some frames are annotated.
 
 SET/01/t000.tif                 the frames of a film, with three or four digits; SET/02 is another film
-SET/01_GT/SEG/man_seg000.tif    gold truth: outlines by people, of some frames and some of their cells
+SET/01_GT/SEG/man_seg000.tif    gold truth: outlines drawn by people, for some frames and some of their cells
 SET/01_ST/SEG/man_seg000.tif    silver truth: voted from earlier results, in most frames
 SET/01_GT/TRA/man_track000.tif  a marker in every cell of every frame, without its outline
-SET/01_RES/mask000.tif          results: numbered cells; res_track.txt says which frames a number is in
+SET/01_RES/mask000.tif          results: numbered cells; res_track.txt lists the frames of each number
 
-Frames without outlines are left out of a labelled set. What is unknown in the others follows from their
-markers: see `tinyunet.data.partly_annotated`.
+Frames without outlines are left out of a labelled set. Markers show which pixels of the others are unknown: see `tinyunet.data.partly_annotated`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Literal, NamedTuple
 from tinyunet.data.decode import decode
 from tinyunet.data.image_set import Image, Labels
 from tinyunet.data.label_kind import label_image
-from tinyunet.data.partly_annotated import forget_around_lone_markers
+from tinyunet.data.partly_annotated import ignore_around_lone_markers
 from tinyunet.errors import DataError, describe
 
 Truth = Literal["gold", "silver"]
@@ -33,7 +32,7 @@ FOLDERS: dict[Truth, str] = {"gold": "GT", "silver": "ST"}
 
 
 class Frame(NamedTuple):
-    """One image of a film, and where its annotation is."""
+    """One image of a film, with the files of its annotation."""
 
     name: str
     image: Path
@@ -42,7 +41,7 @@ class Frame(NamedTuple):
 
 
 def find_films(path: Path) -> list[Path]:
-    """The folders of frames that `path` holds, or that it is; none if it has another layout."""
+    """Return the folders of frames that `path` is or contains; none if it has another layout."""
     path = path.resolve()
     if not path.is_dir():
         return []
@@ -51,32 +50,32 @@ def find_films(path: Path) -> list[Path]:
 
 
 def frame_of(name: str) -> tuple[str, str] | None:
-    """Film and frame of an image's name, as text: "01_t007" is ("01", "007"); None of other names."""
+    """Split the name of a frame, "01_t007", into film and frame, ("01", "007"); None for other names."""
     match = FRAME_NAME.fullmatch(name)
     return (match[1], match[2]) if match else None
 
 
 def read_frames(films: Sequence[Path]) -> list[tuple[str, Image]]:
-    """Names and pixels of all frames, such as "01_t000"."""
+    """Read the names, such as "01_t000", and pixels of all frames."""
     return [(frame.name, _one_page(frame.image)) for film in films for frame in _frames(film, None)]
 
 
 def read_annotated(
     films: Sequence[Path], truth: Truth | None = None
 ) -> tuple[list[tuple[str, Image, Labels]], str]:
-    """Names, pixels and labels of the annotated frames; and a sentence on what was read and left out.
+    """Read names, pixels and labels of the annotated frames, and describe what was left out.
 
     Parameters
     ----------
     films : sequence of Path
-        As `find_films` gives them.
+        The folders that `find_films` returns.
     truth : "gold" or "silver", optional
-        Of each film; gold where there is some when left out, else silver.
+        Gold where available when left out, otherwise silver.
 
     Raises
     ------
     DataError
-        No frame is annotated, an annotation has no frame or no markers, or a file cannot be read.
+        No frame is annotated, an annotation lacks its frame or its markers, or a file cannot be read.
     """
     truths = {film: truth or _best_truth(film) for film in films}
     frames = [frame for film, kind in truths.items() for frame in _frames(film, kind)]
@@ -90,24 +89,24 @@ def read_annotated(
                     f"{films[0].name}_{ending}/SEG/man_seg000.tif" for ending in looked_for
                 )
             },
-            "put the annotation beside the frames; to predict, none is needed",
+            "put the annotation beside the frames; prediction needs none",
         )
     cells = [_label(outlines) for _, outlines in annotated]
-    # A film without markers is taken for completely outlined, as if each outline were the marker of its cell.
+    # Without markers a film counts as completely outlined: each outline serves as the marker of its cell.
     markers = [
         _label(frame.markers) if frame.markers else cell
         for (frame, _), cell in zip(annotated, cells, strict=True)
     ]
     names = [frame.name for frame, _ in annotated]
-    labels, found = forget_around_lone_markers(cells, markers, names)
+    labels, found = ignore_around_lone_markers(cells, markers, names)
     if not any(frame.markers for frame, _ in annotated):
         found = "no markers, so outlines are taken for complete (--partly-annotated if they are not)"
     images = [_one_page(frame.image) for frame, _ in annotated]
     kinds = " and ".join(f"{kind} truth" for kind in sorted({*truths.values()}))
-    told = f"{len(annotated)} of {len(frames)} frames have {kinds}, the others are left out"
+    summary = f"{len(annotated)} of {len(frames)} frames have {kinds}, the others are left out"
     if len(annotated) == len(frames):
-        told = f"{kinds} of all {len(frames)} frames"
-    return list(zip(names, images, labels, strict=True)), f"Cell Tracking Challenge; {told}; {found}"
+        summary = f"{kinds} of all {len(frames)} frames"
+    return list(zip(names, images, labels, strict=True)), f"Cell Tracking Challenge; {summary}; {found}"
 
 
 def _best_truth(film: Path) -> Truth:
@@ -119,7 +118,7 @@ def _outlines(film: Path, truth: Truth) -> dict[int, Path]:
 
 
 def _frames(film: Path, truth: Truth | None) -> list[Frame]:
-    """The frames of a film in their order, with the files of their annotation if `truth` is given."""
+    """List the frames of a film in order, with the files of their annotation if `truth` is given."""
     images = _numbered(film, FRAME)
     outlines = _outlines(film, truth) if truth else {}
     markers = _numbered(film.with_name(f"{film.name}_GT") / "TRA", _annotation("man_track"))
@@ -128,13 +127,13 @@ def _frames(film: Path, truth: Truth | None) -> list[Frame]:
             raise DataError(
                 f"{file}: no frame belongs to this annotation",
                 {"expected": film / f"t{number:03d}.tif"},
-                "bring the frame back, or move the annotation out of the folder",
+                "restore the frame, or move the annotation out of the folder",
             )
         if markers and number not in markers:
             raise DataError(
-                f"{file}: no markers for this frame, though others have some",
+                f"{file}: no markers for this frame, although other frames have them",
                 {"expected": film.with_name(f"{film.name}_GT") / "TRA" / f"man_track{number:03d}.tif"},
-                "bring the markers back, or rename TRA to do without",
+                "restore the markers, or rename TRA to read the film without them",
             )
     return [
         Frame(f"{film.name}_{file.stem}", file, outlines.get(number), markers.get(number))
@@ -147,7 +146,7 @@ def _annotation(name: str) -> re.Pattern[str]:
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
-    """The files of a folder whose names match, by their number."""
+    """Return the files of a folder whose names match, by their number."""
     if not folder.is_dir():
         return {}
     found: dict[int, Path] = {}

@@ -1,7 +1,7 @@
-"""Images known again: a run that goes on, or is judged, must not do so on other ones unnoticed.
+"""Checksums of images, so that a run is not resumed or evaluated on other images unnoticed.
 
-Files are added to a folder, taken out or renamed; then others are the last fifth of it, and what is held out
-was trained on. Of each image a checkpoint therefore keeps two checksums, of its pixels and of its labels.
+When files are added to a folder, removed or renamed, its last fifth changes, and images that are held out now may
+have been trained on. A checkpoint therefore keeps two checksums per image: of its pixels and of its labels.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from tinyunet.data.image_set import Image, ImageSet, Labels
 from tinyunet.errors import first_names
 
-Fingerprints = dict[str, list[int]]  # of each image by its name: the checksums of its pixels and its labels
+Fingerprints = dict[str, list[int]]  # image name: checksums of its pixels and of its labels
 
 
 def fingerprints(images: ImageSet) -> Fingerprints:
-    """The checksums of all images of a set, which has labels."""
+    """Return the checksums of all images of a labelled set."""
     assert images.labels is not None
     return {
         name: [_checksum(image), _checksum(label)]
@@ -27,7 +27,7 @@ def fingerprints(images: ImageSet) -> Fingerprints:
 
 
 def changes(before: Mapping[str, Fingerprints], now: Mapping[str, Fingerprints]) -> dict[str, str]:
-    """What differs between two sets, in words; each is given by its parts, such as "train" and "held out"."""
+    """Describe how two sets differ; each is given by its parts, such as "train" and "held out"."""
     old, new = _by_name(before), _by_name(now)
     both = [name for name in new if name in old]
     differ = {
@@ -41,15 +41,18 @@ def changes(before: Mapping[str, Fingerprints], now: Mapping[str, Fingerprints])
 
 
 def seen(images: ImageSet, parts: Mapping[str, Fingerprints]) -> list[str]:
-    """The names of those images that were trained on and not held out, by their pixels.
+    """Return the names of the images whose pixels were trained on and not held out.
 
     Parameters
     ----------
     images : ImageSet
     parts : mapping of str to fingerprints
-        Of "train" and "held out"; empty if they are not known.
+        Those of "train" and "held out"; empty if unknown.
     """
-    pixels = {part: {sums[0] for sums in of_part.values()} for part, of_part in parts.items()}
+    pixels = {
+        part: {sums[0] for sums in fingerprints_of_part.values()}
+        for part, fingerprints_of_part in parts.items()
+    }
     trained = pixels.get("train", set()) - pixels.get("held out", set())
     return [
         name for name, image in zip(images.names, images.images, strict=True) if _checksum(image) in trained
@@ -59,8 +62,8 @@ def seen(images: ImageSet, parts: Mapping[str, Fingerprints]) -> list[str]:
 def _by_name(parts: Mapping[str, Fingerprints]) -> dict[str, tuple[str, int, int]]:
     return {
         name: (part, pixels, labels)
-        for part, of_part in parts.items()
-        for name, (pixels, labels) in of_part.items()
+        for part, fingerprints_of_part in parts.items()
+        for name, (pixels, labels) in fingerprints_of_part.items()
     }
 
 

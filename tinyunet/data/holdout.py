@@ -1,4 +1,4 @@
-"""Which images are kept back from training, to judge on."""
+"""Splitting a set into images to train on and images held out for validation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ EXAMPLES = "'24-29' (both ends included, counted from 0), '0,3,5-7' or '20%' (th
 
 
 def split(image_set: ImageSet, holdout: str) -> tuple[ImageSet, ImageSet]:
-    """Split a set in two: the images to train on, and those held out for validation.
+    """Split a set into the images to train on and those held out for validation.
 
     A percentage takes one block from the end, not a random choice: neighbouring sections of a stack and
-    neighbouring frames of a film look alike, so a random choice would judge on images that were all but seen.
+    neighbouring frames of a film look alike, so random images would be near copies of training images.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def split(image_set: ImageSet, holdout: str) -> tuple[ImageSet, ImageSet]:
     Raises
     ------
     DataError
-        The text is not understood, an index is out of range, or one of the two would be empty.
+        The text is not understood, an index is out of range, or one of the sets would be empty.
     """
     n = len(image_set)
     held = _percentage(holdout, n) if "%" in holdout else _indices(holdout, n)

@@ -1,4 +1,4 @@
-"""Grey values as a network wants them."""
+"""Normalising grey values for the network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tinyunet.errors import ShapeError, describe
 
 
 def normalise(image: Image) -> NDArray[np.float32]:
-    """Zero mean and unit variance, for each image and channel by itself.
+    """Scale each channel of an image to zero mean and unit variance.
 
-    By itself, because exposure, stain and camera differ from image to image (the nuclei of one dim image are
-    darker than the background of the next), and because an image to predict then needs nothing but itself.
+    Each image is normalised on its own, because exposure, stain and camera differ from image to image (the nuclei
+    of one dim image are darker than the background of the next), and because prediction then needs one image only.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def label_image(pixels: Image, where: str) -> Labels:
     return integers
 
 
-def tell_kind(labels: Sequence[Labels], source: str) -> tuple[LabelKind, str]:
+def infer_kind(labels: Sequence[Labels], source: str) -> tuple[LabelKind, str]:
     """The kind of a whole set of label images by the rule above, and the reason in words.
 
     Raises

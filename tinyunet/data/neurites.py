@@ -1,8 +1,8 @@
-"""Neurites cut across, as in electron microscopy: grey insides, dark membranes, mitochondria, vesicles.
+"""Synthetic electron micrographs of neurites: grey insides, dark membranes, mitochondria, vesicles.
 
 The cells are a power diagram (a Voronoi diagram whose cells have sizes) of packed circles, large ones first,
-in a warped plane, so that walls are curved and some cells are drawn out. The distance of each pixel from the
-nearest wall then gives both the picture and the label.
+in a warped plane, so that walls are curved and some cells are elongated. The distance of each pixel to the
+nearest wall gives both the image and the label.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INSIDE, MEMBRANE = 158.0, 52.0  # grey values
 
 
 def synthetic_membranes(n: int = 30, size: int = 512, seed: int = 0) -> ImageSet:
-    """Made-up electron micrographs with the labels of ISBI 2012: 1 = inside of a cell, 0 = membrane.
+    """Make electron micrographs with the labels of ISBI 2012: 1 = inside of a cell, 0 = membrane.
 
     Parameters
     ----------
@@ -72,9 +72,9 @@ def _section(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], ND
 
 
 def _cells(rng: np.random.Generator, size: int) -> tuple[Field, NDArray[np.intp]]:
-    """Distance from the nearest wall in px, and which cell a pixel is in, both (size, size).
+    """Return the distance to the nearest wall in px and the number of the cell, both (size, size).
 
-    Computed at every second pixel and interpolated: distances are smooth, and it is four times as fast.
+    Computed at every second pixel and interpolated, which is four times as fast: distances are smooth.
     """
     half = -(-size // 2) + 1
     centres, radii = _packed_circles(rng, size)
@@ -98,8 +98,8 @@ def _cells(rng: np.random.Generator, size: int) -> tuple[Field, NDArray[np.intp]
 
 
 def _packed_circles(rng: np.random.Generator, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centres (m, 2) and radii (m,) of circles that hardly overlap, large ones placed first."""
-    side = 1.5 * size + 8 * CELL_RADIUS  # turned and warped, the picture still lies inside
+    """Return centres (m, 2) and radii (m,) of circles that hardly overlap, large ones placed first."""
+    side = 1.5 * size + 8 * CELL_RADIUS  # the image lies inside even after rotation and warping
     wanted = int(0.6 * side**2 / (np.pi * CELL_RADIUS**2))
     drawn = np.sort(CELL_RADIUS * np.exp(CELL_SPREAD * rng.standard_normal(wanted)))[::-1].clip(8, 80)
     centres, radii = np.zeros((wanted, 2)), np.zeros(wanted)
@@ -115,7 +115,7 @@ def _packed_circles(rng: np.random.Generator, size: int) -> tuple[NDArray[np.flo
 
 
 def _double(field: Field) -> Field:
-    """A field at every second pixel to one at every pixel, by linear interpolation."""
+    """Double the resolution of a field by linear interpolation."""
     for _ in range(2):  # rows, then columns
         both = np.empty((2 * len(field) - 1, field.shape[1]), field.dtype)
         both[::2], both[1::2] = field, (field[1:] + field[:-1]) / 2
@@ -124,7 +124,7 @@ def _double(field: Field) -> Field:
 
 
 def _window(centre: NDArray[np.intp], reach: int, size: int) -> tuple[tuple[slice, slice], Field, Field]:
-    """The part of a picture within `reach` of a centre, and its pixels' offsets from there."""
+    """Return the window within `reach` of a centre, and the offsets of its pixels from there."""
     rows, columns = (slice(max(0, c - reach), min(size, c + reach + 1)) for c in centre)
     y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - centre[0]
     x = np.arange(columns.start, columns.stop, dtype=np.float32) - centre[1]
@@ -132,7 +132,7 @@ def _window(centre: NDArray[np.intp], reach: int, size: int) -> tuple[tuple[slic
 
 
 def _draw_mitochondria(rng: np.random.Generator, grey: Field, distance: Field) -> None:
-    """Dark ovals with a membrane of their own and wavy folds inside, where a cell has room for one."""
+    """Draw dark ovals with a membrane and wavy folds inside, where a cell has room for one."""
     size = len(grey)
     for _ in range(max(1, size**2 // 9000)):
         centre = rng.integers(0, size, 2)
@@ -153,7 +153,7 @@ def _draw_mitochondria(rng: np.random.Generator, grey: Field, distance: Field) -
 
 
 def _draw_vesicles(rng: np.random.Generator, grey: Field, distance: Field) -> None:
-    """Small dark rings with a bright middle, crowded in some cells, and cut microtubules: dark dots."""
+    """Draw vesicles, small dark rings crowded in some cells, and microtubules, dark dots."""
     size = len(grey)
     crowded = smooth_noise(rng, size, 35)
     for _ in range(size**2 // 140):
@@ -167,7 +167,7 @@ def _draw_vesicles(rng: np.random.Generator, grey: Field, distance: Field) -> No
 
 
 def _draw_synapses(rng: np.random.Generator, grey: Field, distance: Field) -> None:
-    """Dark smears on some walls."""
+    """Draw dark smears on some walls."""
     size = len(grey)
     for _ in range(rng.poisson(size**2 / 50000)):
         centre = rng.integers(0, size, 2)

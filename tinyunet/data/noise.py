@@ -1,4 +1,4 @@
-"""Random fields from which the synthetic images are made."""
+"""Random fields for the synthetic images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from scipy import fft
 
 
 def smooth_noise(rng: np.random.Generator, size: int, scale: float) -> NDArray[np.float32]:
-    """White noise blurred by a Gaussian of standard deviation `scale` px, with mean 0 and variance about 1.
+    """Return white noise blurred by a Gaussian of standard deviation `scale` px, with mean 0 and variance about 1.
 
-    Blurred by FFT, so that any scale costs the same; the field wraps around, which no eye can tell.
+    The blur uses the FFT, so that any scale costs the same; the field therefore wraps around.
 
     Returns
     -------

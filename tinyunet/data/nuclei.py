@@ -1,7 +1,7 @@
-"""Nuclei under a fluorescence microscope, touching and of every brightness, with each one's number as label.
+"""Synthetic fluorescence micrographs of nuclei, touching and of every brightness, labelled one by one.
 
 A nucleus is a star-shaped outline (an ellipse with dents) around a centre; `rho` is 0 there and 1 on the
-outline. Where two overlap, a pixel belongs to the one with the smaller rho: they touch in a smooth line.
+outline. Where two overlap, a pixel belongs to the nucleus with the smaller rho, so that they touch in a smooth line.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from tinyunet.data.noise import smooth_noise
 
 Field = NDArray[np.float32]
 
-SPACE = 1500  # px² of picture for one nucleus, in a crowded picture
-IN_CLUSTER = 0.6  # the share of nuclei that lie against another one
-MOST_OVERLAP = 0.12  # of a nucleus may lie over others
-SMALLEST = 30  # px: less than this at the edge of the picture is no nucleus
-OPTICS = 1.1  # px, standard deviation of the microscope's blur
+AREA_PER_NUCLEUS = 1500  # px², in a crowded image
+IN_CLUSTER = 0.6  # share of nuclei that touch another one
+MAX_OVERLAP = 0.12  # share of a nucleus that may cover others
+MIN_AREA = 30  # px; smaller pieces at the edge of the image are left out
+BLUR = 1.1  # px, standard deviation of the microscope's blur
 
 
 class _Field(NamedTuple):
-    """What is in view so far, all (size, size)."""
+    """The field of view so far; all arrays are (size, size)."""
 
-    label: NDArray[np.int32]  # which nucleus a pixel belongs to
-    rho: Field  # how far out in it
-    light: Field  # what it sends out
+    label: NDArray[np.int32]  # number of the nucleus
+    rho: Field  # 0 at its centre, 1 on its outline
+    light: Field  # emitted light
 
 
 def synthetic_cells(n: int = 30, size: int = 512, seed: int = 0) -> ImageSet:
-    """Made-up fluorescence micrographs of cell nuclei, every nucleus with its own number.
+    """Make fluorescence micrographs of cell nuclei, each nucleus with its own number.
 
     Parameters
     ----------
@@ -74,10 +74,10 @@ def _view(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], NDArr
 
 
 def _place_nuclei(rng: np.random.Generator, field: _Field, chromatin: Field) -> None:
-    """Fill the field, most nuclei beside another one, as cells that divided lie."""
+    """Fill the field, placing most nuclei beside another one, as after a division."""
     size = len(field.label)
-    radius = rng.uniform(10, 17)  # one cell line and one objective an image
-    wanted = max(3, int(rng.uniform(0.3, 1) * size**2 / (SPACE * (radius / 13) ** 2)))
+    radius = rng.uniform(10, 17)  # one cell line and one objective per image
+    wanted = max(3, int(rng.uniform(0.3, 1) * size**2 / (AREA_PER_NUCLEUS * (radius / 13) ** 2)))
     centres: list[NDArray[np.float64]] = []
     for _ in range(3 * wanted):
         own = radius * rng.lognormal(0, 0.16)
@@ -101,7 +101,7 @@ def _place(
     radius: float,
     number: int,
 ) -> bool:
-    """Put one nucleus there, unless it would hide others or be hidden, and say whether it was put."""
+    """Place one nucleus unless it would hide others or be hidden; return whether it was placed."""
     size = len(field.label)
     reach = 1.8 * radius
     low, high = ([min(max(int(c + r), 0), size) for c in centre] for r in (-reach, reach + 1))
@@ -112,25 +112,25 @@ def _place(
     _outline(*(centre - low), radius * (0.6 if mitotic else 1), elongation, *_shape(rng), rho)
     inside, others = rho < 1, field.label[window] > 0
     ours = inside & (rho < field.rho[window])
-    if ours.sum() < SMALLEST or (inside & others).sum() > MOST_OVERLAP * inside.sum():
+    if ours.sum() < MIN_AREA or (inside & others).sum() > MAX_OVERLAP * inside.sum():
         return False
     field.label[window][ours] = number
     field.rho[window][ours] = rho[ours]
     brightness = rng.lognormal(0, 0.35) * (2.6 if mitotic else 1)
     grain = rng.uniform(0.05, 0.2)
     spots = _nucleoli(rng, radius)
-    _shine(*(centre - low), rho, brightness, grain, chromatin[window], spots, field.light[window])
+    _add_light(*(centre - low), rho, brightness, grain, chromatin[window], spots, field.light[window])
     return True
 
 
 def _shape(rng: np.random.Generator) -> tuple[float, NDArray[np.float64]]:
-    """The turn of an ellipse, and the four waves that bend it: the amplitudes of cosine and sine."""
-    turn = rng.uniform(0, 2 * np.pi)
+    """Draw the rotation of an ellipse and the four waves that bend it, as amplitudes of cosine and sine."""
+    rotation = rng.uniform(0, 2 * np.pi)
     waves = []
     for k in range(2, 6):
         amplitude, phase = rng.normal(0, 0.11 / k), rng.uniform(0, 2 * np.pi)
         waves.append((amplitude * np.sin(phase), amplitude * np.cos(phase)))
-    return turn, np.array(waves)
+    return rotation, np.array(waves)
 
 
 @kernel
@@ -139,12 +139,12 @@ def _outline(
     centre_x: float,
     radius: float,
     elongation: float,
-    turn: float,
+    rotation: float,
     waves: NDArray[np.float64],
     rho: Field,
 ) -> None:
-    """`rho` of each pixel: an ellipse of the area of a circle of this radius, bent by the waves."""
-    along, across = np.array((np.cos(turn), np.sin(turn))), np.sqrt(elongation)
+    """Compute `rho` for an ellipse with the area of a circle of this radius, bent by the waves."""
+    along, across = np.array((np.cos(rotation), np.sin(rotation))), np.sqrt(elongation)
     for i in range(rho.shape[0]):
         for j in range(rho.shape[1]):
             y, x = i - centre_y, j - centre_x
@@ -154,7 +154,7 @@ def _outline(
             bend, wave_cosine, wave_sine = 0.0, cosine, sine
             for k in range(len(waves)):
                 wave_cosine, wave_sine = (
-                    wave_cosine * cosine - wave_sine * sine,  # of k + 2 times the angle
+                    wave_cosine * cosine - wave_sine * sine,  # of (k + 2) times the angle
                     wave_sine * cosine + wave_cosine * sine,
                 )
                 bend += waves[k, 0] * wave_cosine + waves[k, 1] * wave_sine
@@ -162,7 +162,7 @@ def _outline(
 
 
 def _nucleoli(rng: np.random.Generator, radius: float) -> NDArray[np.float64]:
-    """Up to three dark spots: row, column, width and the share of light that each takes."""
+    """Draw up to three dark spots: row, column, width and the share of light that each absorbs."""
     spots = np.empty((rng.integers(0, 4), 4))
     for spot in spots:
         spot[:2] = rng.normal(0, 0.35 * radius, 2)
@@ -171,7 +171,7 @@ def _nucleoli(rng: np.random.Generator, radius: float) -> NDArray[np.float64]:
 
 
 @kernel
-def _shine(
+def _add_light(
     centre_y: float,
     centre_x: float,
     rho: Field,
@@ -195,7 +195,7 @@ def _shine(
 
 
 def _draw_debris(rng: np.random.Generator, light: Field) -> None:
-    """Specks, some far brighter than any nucleus, that are nobody's nucleus."""
+    """Specks, some far brighter than any nucleus, that belong to no nucleus."""
     size = len(light)
     specks = np.zeros_like(light)
     for _ in range(rng.poisson(size**2 / 20000)):
@@ -205,16 +205,16 @@ def _draw_debris(rng: np.random.Generator, light: Field) -> None:
 
 
 def _expose(rng: np.random.Generator, light: Field) -> NDArray[np.uint8]:
-    """Light to grey values: blur, halo, uneven illumination, shot noise and the camera's read noise."""
+    """Turn light into grey values: blur, halo, uneven illumination, shot noise and read noise."""
     size = len(light)
-    sharp = ndimage.gaussian_filter(light, OPTICS * rng.uniform(0.8, 1.6))
-    quarter = ndimage.gaussian_filter(light[::4, ::4], 3.5)  # smooth: a quarter of the rows will do
+    sharp = ndimage.gaussian_filter(light, BLUR * rng.uniform(0.8, 1.6))
+    quarter = ndimage.gaussian_filter(light[::4, ::4], 3.5)  # smooth, so a quarter of the rows suffices
     halo = quarter.repeat(4, 0).repeat(4, 1)[:size, :size]
     halo = ndimage.uniform_filter(halo, 9)
     y, x = np.meshgrid(*2 * [np.linspace(-1, 1, size, dtype=np.float32)], indexing="ij")
     off_y, off_x = rng.uniform(-0.4, 0.4, 2)
     lamp = 1 - 0.22 * ((y - off_y) ** 2 + (x - off_x) ** 2) + 0.05 * smooth_noise(rng, size, size / 6)
-    dark = rng.uniform(0.03, 0.12)  # stray light and what the medium itself sends out
+    dark = rng.uniform(0.03, 0.12)  # stray light and fluorescence of the medium
     photons = rng.uniform(60, 500)  # for a nucleus of brightness 1
     counted = rng.poisson((photons * lamp * (sharp + 0.16 * halo + dark)).clip(0)) / photons
     read_noise = 0.012 * rng.standard_normal((size, size), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Which pixels nobody labelled, in images of which only some cells are labelled.
+"""Unlabelled pixels in images of which only some cells are labelled.
 
-Unlabelled cells look like background in a label image, and a network that is trained on that learns to miss
-cells. Two rules find pixels that are not known to be background, and make them `UNKNOWN`.
+Unlabelled cells look like background in a label image, and a network trained on it learns to miss cells. Two
+rules find pixels that are not known to be background and mark them `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from tinyunet.data.label_kind import renumber
 from tinyunet.errors import DataError, describe
 
 
-def forget_far_background(labels: Labels, distance: float) -> Labels:
-    """Keep background near labelled pixels only: whoever drew the outline looked there.
+def ignore_far_background(labels: Labels, distance: float) -> Labels:
+    """Keep background only near labelled pixels, where the annotator looked.
 
     Parameters
     ----------
     labels : integer array, shape (H, W)
         0 is background.
     distance : float
-        How near, in pixels.
+        Background further than this from labels becomes unknown; in pixels.
 
     Returns
     -------
@@ -42,29 +42,29 @@ def forget_far_background(labels: Labels, distance: float) -> Labels:
     return np.where(_distance_from(labels > 0) > distance, np.array(UNKNOWN, np.int32), labels)
 
 
-def forget_around_lone_markers(
+def ignore_around_lone_markers(
     cells: Sequence[Labels], markers: Sequence[Labels], names: Sequence[str]
 ) -> tuple[list[Labels], str]:
-    """Make background unknown around markers whose cell has no outline: the cell is somewhere there.
+    """Mark background around markers without an outline as unknown, because their cells are somewhere there.
 
-    It may reach as far from its marker as any outlined cell of the set reaches from its own. Background no
-    further than that from a marker without an outline is `UNKNOWN`. A marker has an outline if more than half
-    of it is on outlined cells.
+    Such a cell may reach as far from its marker as any outlined cell of the set reaches from its own. Background
+    no further than that from a lone marker is `UNKNOWN`. A marker is lone unless more than half of it lies on
+    outlined cells.
 
     Parameters
     ----------
     cells : sequence of integer arrays, each (H, W)
-        The outlined cells, 0 for all else.
+        Outlined cells; 0 elsewhere.
     markers : sequence of integer arrays, each (H, W)
-        A marker in every cell.
+        One marker per cell.
     names : sequence of str
-        Of the images, for errors.
+        Names of the images, for errors.
 
     Returns
     -------
     labels : list of integer arrays, each (H, W)
     found : str
-        What was found, in words.
+        A description of what was found.
 
     Raises
     ------
@@ -80,52 +80,52 @@ def forget_around_lone_markers(
             )
     pairs = list(zip(cells, markers, strict=True))
     lone = [_lone(cell, marker) for cell, marker in pairs]
-    alone = sum(_count(marker[some]) for marker, some in zip(markers, lone, strict=True))
-    if not alone:
+    lone_count = sum(_count(marker[is_lone]) for marker, is_lone in zip(markers, lone, strict=True))
+    if not lone_count:
         return list(cells), "every marker has its outline"
     reaches = [
         reach
-        for (cell, marker), some in zip(pairs, lone, strict=True)
-        for reach in _reaches(cell, np.where(some, 0, marker))
+        for (cell, marker), is_lone in zip(pairs, lone, strict=True)
+        for reach in _reaches(cell, np.where(is_lone, 0, marker))
     ]
     if not reaches:
         raise DataError(
             f"{names[0]}: no marker lies on an outlined cell, nor in any other frame",
-            {"markers": alone},
+            {"markers": lone_count},
             "check that outlines and markers belong to the same film",
         )
     reach = max(reaches)
-    labels = [_forget_near(cell, some, reach) for cell, some in zip(cells, lone, strict=True)]
-    return labels, f"{alone} markers have no outline, {reach:.0f} px around them are unknown"
+    labels = [_ignore_near(cell, is_lone, reach) for cell, is_lone in zip(cells, lone, strict=True)]
+    return labels, f"{lone_count} markers have no outline, {reach:.0f} px around them are unknown"
 
 
 def _lone(cells: Labels, markers: Labels) -> NDArray[np.bool_]:
-    """The pixels of markers of which no more than half lies on outlined cells."""
+    """Find the pixels of markers that lie on outlined cells by half or less."""
     values, number = np.unique(markers, return_inverse=True)
     outlined = np.bincount(number.ravel(), (cells > 0).ravel()) / np.bincount(number.ravel())
     return ((outlined <= 0.5) & (values > 0))[number].reshape(markers.shape)
 
 
 def _reaches(cells: Labels, markers: Labels) -> Iterator[float]:
-    """How far each cell that has a marker reaches from it, in pixels. Every marker lies on a cell."""
+    """Yield how far each marked cell reaches from its marker, in pixels. Every marker lies on a cell."""
     cells, markers = (renumber(image) for image in (cells, markers))
     boxes = ndimage.find_objects(cells)
     for marker, box in enumerate(ndimage.find_objects(markers), 1):
-        below = cells[box][markers[box] == marker]
-        cell = np.bincount(below[below > 0]).argmax()
-        both = tuple(
-            slice(min(one.start, other.start), max(one.stop, other.stop))
-            for one, other in zip(box, boxes[cell - 1], strict=True)
+        covered = cells[box][markers[box] == marker]
+        cell = np.bincount(covered[covered > 0]).argmax()
+        union = tuple(
+            slice(min(a.start, b.start), max(a.stop, b.stop))
+            for a, b in zip(box, boxes[cell - 1], strict=True)
         )
-        yield float(_distance_from(markers[both] == marker)[cells[both] == cell].max())
+        yield float(_distance_from(markers[union] == marker)[cells[union] == cell].max())
 
 
-def _forget_near(cells: Labels, lone: NDArray[np.bool_], reach: float) -> Labels:
+def _ignore_near(cells: Labels, lone: NDArray[np.bool_], reach: float) -> Labels:
     return np.where((_distance_from(lone) <= reach) & (cells == 0), np.array(UNKNOWN, np.int32), cells)
 
 
 def _distance_from(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The distance of each pixel from the nearest one of the mask, infinite if there is none."""
+    """Return the distance of each pixel to the mask; infinite if the mask is empty."""
     return ndimage.distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
 
 

@@ -12,11 +12,11 @@ from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
 from tinyunet.data.cell_tracking import Truth, find_films, read_annotated, read_frames
 from tinyunet.data.decode import decode
 from tinyunet.data.image_set import Image, ImageSet, LabelKind, Labels
-from tinyunet.data.label_kind import apply_kind, label_image, tell_kind
+from tinyunet.data.label_kind import apply_kind, infer_kind, label_image
 from tinyunet.data.layouts import LAYOUTS, find_files, name_of
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
-from tinyunet.data.partly_annotated import forget_far_background
+from tinyunet.data.partly_annotated import ignore_far_background
 from tinyunet.errors import DataError, describe, first_names
 
 SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
@@ -55,7 +55,7 @@ def read_images(
     labels : bool
         False reads images to predict, and looks at no labels.
     kind : "binary", "classes" or "instances", optional
-        Overrules what `tell_kind` would find.
+        Overrules what `infer_kind` would find.
     truth : "gold" or "silver", optional
         Of the Cell Tracking Challenge; gold where there is some when left out, else silver.
     partly_annotated : float, optional
@@ -71,7 +71,7 @@ def read_images(
         return image_set
     return replace(
         image_set,
-        labels=[forget_far_background(label, partly_annotated) for label in image_set.labels],
+        labels=[ignore_far_background(label, partly_annotated) for label in image_set.labels],
         reason=f"{image_set.reason}; background over {partly_annotated:g} px from labels is unknown",
     )
 
@@ -117,7 +117,7 @@ def _understand(records: Sequence[Record], kind: LabelKind | None, source: str) 
     values = [r[2] for r in records if r[2] is not None]
     if not values:
         return images
-    kind, reason = (kind, "as told") if kind else tell_kind(values, source)
+    kind, reason = (kind, "as given") if kind else infer_kind(values, source)
     labels, num_classes = apply_kind(values, kind, source)
     return replace(images, labels=labels, kind=kind, num_classes=num_classes, reason=reason)
 
