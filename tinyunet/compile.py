@@ -17,9 +17,9 @@ from tinyunet.data import split, synthetic_cells
 from tinyunet.ops.add import add
 from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.relu import relu
+from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.tiling import predict_tiled
-from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""Files written by Pillow, tifffile and imagecodecs, byte by byte as users have them, read back exactly."""
+"""Files written by Pillow, tifffile and imagecodecs, or byte by byte, are read back exactly."""
 
 import logging
 import struct
@@ -30,7 +30,7 @@ def only(path: Path, **options: bool) -> np.ndarray:
 
 
 def small_grey_png(values: np.ndarray, bits: int) -> bytes:
-    """A PNG of 1, 2 or 4 bits a pixel, put together by hand: no library here writes one."""
+    """Assemble a PNG of 1, 2 or 4 bits per pixel by hand: no library here writes one."""
     rows = b""
     for row in values:
         packed = np.packbits(np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :].ravel())
@@ -117,7 +117,7 @@ def test_jpeg(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 def test_jpeg_labels_are_refused_under_any_name(tmp_path: Path, name: str) -> None:
     PIL.Image.fromarray(GREY).save(tmp_path / name, format="JPEG")
-    with pytest.raises(DataError, match="labels as JPEG: its lossy compression"):
+    with pytest.raises(DataError, match="labels as JPEG"):
         decode(tmp_path / name, labels=True)
 
 
@@ -144,13 +144,6 @@ def test_tiff_of_one_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image[..., 0], GREY > 99)
 
 
-def test_tiff_palette_is_only_a_display(tmp_path: Path) -> None:
-    """ImageJ writes 8-bit images with a lookup table so; the stored values are the grey values."""
-    colormap = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", GREY, photometric="palette", colormap=colormap)
-    np.testing.assert_array_equal(only(tmp_path / "a.tif")[..., 0], GREY)
-
-
 @pytest.mark.parametrize(
     ("pixels", "options", "expected"),
     [
@@ -160,7 +153,11 @@ def test_tiff_palette_is_only_a_display(tmp_path: Path) -> None:
         (STACK[:1], {}, STACK[:1, ..., None]),
         # Two samples a pixel, and colour planes one after the other, belong to one page.
         (STACK[:2], {"metadata": {"axes": "CYX"}, "imagej": True}, STACK[None, :2].transpose(0, 2, 3, 1)),
-        (RGB.transpose(2, 0, 1), {"photometric": "rgb", "planarconfig": "separate"}, RGB[None]),
+        (
+            RGB.transpose(2, 0, 1),
+            {"photometric": "rgb", "planarconfig": "separate", "metadata": {"axes": "SYX"}},
+            RGB[None],
+        ),
         (np.stack([RGB, 255 - RGB]), {"photometric": "rgb"}, np.stack([RGB, 255 - RGB])),
         # Of samples and channels the samples are the colours.
         (
@@ -227,8 +224,8 @@ def test_cut_off_file(tmp_path: Path, suffix: str, share: float) -> None:
 
 
 def test_unknown_type(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"unknown type of image file '\.bmp', expected one of \.png, \.jpg"):
-        decode(tmp_path / "a.bmp")
+    with pytest.raises(DataError, match=r"'\.txt', expected one of \.png, \.jpg"):
+        decode(tmp_path / "a.txt")
 
 
 def test_a_tiff_without_a_page(tmp_path: Path) -> None:

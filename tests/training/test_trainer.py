@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 
 from tinyunet.autograd import Tensor
 from tinyunet.data import UNKNOWN, ImageSet, normalise
 from tinyunet.errors import CheckpointError, RunError
 from tinyunet.models import UNet
+from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint

@@ -6,7 +6,8 @@ SET/01_ST/SEG/man_seg000.tif    silver truth: voted from earlier results, in mos
 SET/01_GT/TRA/man_track000.tif  a marker in every cell of every frame, without its outline
 SET/01_RES/mask000.tif          results: numbered cells; res_track.txt lists the frames of each number
 
-Frames without outlines are left out of a labelled set. Markers show which pixels of the others are unknown: see `tinyunet.data.partly_annotated`.
+Frames without outlines are left out of a labelled set. Markers show which pixels of the others are
+unknown: see `tinyunet.data.partly_annotated`.
 """
 
 from __future__ import annotations

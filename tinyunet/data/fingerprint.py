@@ -1,7 +1,7 @@
 """Checksums of images, so that a run is not resumed or evaluated on other images unnoticed.
 
-When files are added to a folder, removed or renamed, its last fifth changes, and images that are held out now may
-have been trained on. A checkpoint therefore keeps two checksums per image: of its pixels and of its labels.
+When files are added to a folder, removed or renamed, its last fifth changes, and images that are held out now
+may have been trained on. A checkpoint therefore keeps two checksums per image: of its pixels and its labels.
 """
 
 from __future__ import annotations
@@ -49,10 +49,7 @@ def seen(images: ImageSet, parts: Mapping[str, Fingerprints]) -> list[str]:
     parts : mapping of str to fingerprints
         Those of "train" and "held out"; empty if unknown.
     """
-    pixels = {
-        part: {sums[0] for sums in fingerprints_of_part.values()}
-        for part, fingerprints_of_part in parts.items()
-    }
+    pixels = {part: {sums[0] for sums in sums_of_part.values()} for part, sums_of_part in parts.items()}
     trained = pixels.get("train", set()) - pixels.get("held out", set())
     return [
         name for name, image in zip(images.names, images.images, strict=True) if _checksum(image) in trained
@@ -62,8 +59,8 @@ def seen(images: ImageSet, parts: Mapping[str, Fingerprints]) -> list[str]:
 def _by_name(parts: Mapping[str, Fingerprints]) -> dict[str, tuple[str, int, int]]:
     return {
         name: (part, pixels, labels)
-        for part, fingerprints_of_part in parts.items()
-        for name, (pixels, labels) in fingerprints_of_part.items()
+        for part, sums_of_part in parts.items()
+        for name, (pixels, labels) in sums_of_part.items()
     }
 
 

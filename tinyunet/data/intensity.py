@@ -12,8 +12,8 @@ from tinyunet.errors import ShapeError, describe
 def normalise(image: Image) -> NDArray[np.float32]:
     """Scale each channel of an image to zero mean and unit variance.
 
-    Each image is normalised on its own, because exposure, stain and camera differ from image to image (the nuclei
-    of one dim image are darker than the background of the next), and because prediction then needs one image only.
+    Each image is normalised on its own, because exposure, stain and camera differ between images (the nuclei
+    of a dim image are darker than the background of the next), and prediction then needs one image only.
 
     Parameters
     ----------

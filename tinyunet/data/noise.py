@@ -8,7 +8,7 @@ from scipy import fft
 
 
 def smooth_noise(rng: np.random.Generator, size: int, scale: float) -> NDArray[np.float32]:
-    """Return white noise blurred by a Gaussian of standard deviation `scale` px, with mean 0 and variance about 1.
+    """Blur white noise by a Gaussian of standard deviation `scale` px, with mean 0 and variance about 1.
 
     The blur uses the FFT, so that any scale costs the same; the field therefore wraps around.
 

@@ -1,7 +1,7 @@
 """Synthetic fluorescence micrographs of nuclei, touching and of every brightness, labelled one by one.
 
 A nucleus is a star-shaped outline (an ellipse with dents) around a centre; `rho` is 0 there and 1 on the
-outline. Where two overlap, a pixel belongs to the nucleus with the smaller rho, so that they touch in a smooth line.
+outline. Where two overlap, a pixel belongs to the nucleus with the smaller rho: they touch in a smooth line.
 """
 
 from __future__ import annotations

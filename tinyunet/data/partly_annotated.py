@@ -47,9 +47,9 @@ def ignore_around_lone_markers(
 ) -> tuple[list[Labels], str]:
     """Mark background around markers without an outline as unknown, because their cells are somewhere there.
 
-    Such a cell may reach as far from its marker as any outlined cell of the set reaches from its own. Background
-    no further than that from a lone marker is `UNKNOWN`. A marker is lone unless more than half of it lies on
-    outlined cells.
+    Such a cell may reach as far from its marker as any outlined cell of the set does from its own. Background
+    no further than that from a lone marker is `UNKNOWN`. A marker is lone unless more than half of it lies
+    on outlined cells.
 
     Parameters
     ----------

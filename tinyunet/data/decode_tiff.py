@@ -1,0 +1,265 @@
+"""TIFF files to pixels, by tifffile: their own pages only, with the values that viewers show.
+
+tifffile returns stored values, whatever the file says of their meaning. It follows OME metadata into other
+files, takes a page of half the size for a pyramid, and only logs that a stack is cut off.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from tinyunet.data.image_set import Image
+from tinyunet.data.pixels import Decoded, add_note, as_numbers, require_modest_size, upright, without_alpha
+from tinyunet.errors import DataError
+
+# Photometric interpretations (TIFF 6.0, tag 262).
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, YCBCR = 0, 1, 2, 3, 4, 6
+SHOWN = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE)
+JPEG = (6, 7, 33007)  # compressions whose decoders turn YCbCr into RGB
+# And JPEG XR, PixarLog, JPEG 2000, WebP and JPEG XL.
+CAN_BE_LOSSY = (*JPEG, 22610, 34934, 32909, 33003, 33004, 33005, 34712, 34892, 34927, 50001, 50002, 52546)
+CCITT = (2, 3, 4)
+ALPHA = (1, 2)  # extra samples, tag 338; 0 is unspecified
+REDUCED, TRANSPARENCY = 1, 4  # bits of NewSubfileType, tag 254
+OLD_SUBFILE_TYPE, OLD_REDUCED = 255, 2
+SEPARATE_PLANES = 2
+
+
+def decode_tiff(path: Path, labels: bool) -> Decoded:
+    """Read the pages of a TIFF file; axes beyond rows, columns and channels are pages."""
+    notes: list[str] = []
+    pages: list[Image] = []
+    with _raise_logged_errors():
+        for pixels, page, raw in _blocks(path):
+            if labels and page.compression in CAN_BE_LOSSY:
+                raise DataError(
+                    f"{path}: labels with {page.compression.name} compression, which can be lossy and change "
+                    "label values along every border",
+                    remedy="export the labels again with LZW, Deflate or no compression",
+                )
+            shown = _as_shown(pixels, page, path, labels=labels, raw=raw, notes=notes)
+            tag = page.tags.get(274)
+            pages += [upright(image, tag and int(tag.value), notes) for image in shown]
+    if not pages:
+        raise DataError(f"{path}: a TIFF file without a page", remedy="save the image again")
+    _note_unused_bits(pages, notes)
+    return Decoded(pages, notes)
+
+
+def _blocks(path: Path) -> Iterator[tuple[Image, Any, bool]]:
+    """Yield arrays (pages, H, W, C), each with a TiffPage that describes it, and whether ImageJ wrote it.
+
+    tifffile's series are used where metadata of this file alone say what the axes are. All other files are
+    read page by page.
+    """
+    import tifffile
+
+    # Micro-Manager's metadata name other files, as OME's may.
+    with tifffile.TiffFile(path, is_mmstack=False, is_ndtiff=False) as tiff:
+        raw = bool(tiff.is_imagej)
+        if tiff.is_ome and not _describes_own_pages(path, tiff):
+            tiff.is_ome = False
+        series = [s for s in tiff.series if s.shape and s.keyframe.shape]
+        if any(None in s.pages for s in series):  # planes that the metadata promise and the file lacks
+            series = []
+        if series and all(s.kind not in ("uniform", "generic") and {*"YX"} <= {*s.axes} for s in series):
+            images = [s for s in series if not _is_auxiliary(s.keyframe)] or series
+            require_modest_size(path, sum(s.nbytes for s in images))
+            for s in images:
+                yield _channels_last(s.asarray(), _axes(s, tiff)), s.keyframe, raw
+            return
+    with tifffile.TiffFile(path) as tiff:
+        pages = [page for page in tiff.pages if page.shape]
+        pages = [page for page in pages if not _is_auxiliary(page)] or pages
+        require_modest_size(path, sum(page.nbytes for page in pages))
+        for page in pages:
+            yield _channels_last(page.asarray(), page.axes), page, raw
+
+
+def _is_auxiliary(page: Any) -> bool:
+    """Whether a page is flagged as a reduced image or a transparency mask of another page."""
+    old = page.tags.get(OLD_SUBFILE_TYPE)
+    return (
+        bool(page.subfiletype & (REDUCED | TRANSPARENCY))
+        or (old is not None and old.value == OLD_REDUCED)
+        or page.photometric == MASK
+    )
+
+
+def _describes_own_pages(path: Path, tiff: Any) -> bool:
+    """Whether OME metadata are about this file alone, so that its axes can be taken from them.
+
+    Raises
+    ------
+    DataError
+        They are about several files, and this one holds several channels of an image.
+    """
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    except ElementTree.ParseError:
+        return False
+    own_uuid, alone, planes_of_channels = root.get("UUID"), True, False
+    for pixels in root.iterfind(".//{*}Pixels"):
+        samples = max((int(c.get("SamplesPerPixel", 1)) for c in pixels.iterfind("{*}Channel")), default=1)
+        several = int(pixels.get("SizeC", 1)) > samples
+        channels, count = set(), 0
+        for data in pixels.iterfind("{*}TiffData"):
+            uuid = data.find("{*}UUID")
+            if uuid is None or (
+                uuid.text == own_uuid
+                if own_uuid
+                else uuid.get("FileName", "").casefold() == path.name.casefold()
+            ):
+                channels.add(data.get("FirstC", "0"))
+                count += 1
+            else:
+                alone = False
+        planes_of_channels |= several and (len(channels) > 1 or count == 0 or len(tiff.pages) > count)
+    size = sum(
+        int(pixels.get("SizeZ", 1)) * int(pixels.get("SizeT", 1)) for pixels in root.iterfind(".//{*}Pixels")
+    )
+    complete = alone and size <= len(tiff.pages) * max(1, tiff.pages[0].samplesperpixel)
+    if not complete and planes_of_channels and len(tiff.pages) > 1:
+        raise DataError(
+            f"{path}: one of several files of an OME image, with several channels in it",
+            {"pages": len(tiff.pages)},
+            "save the whole image as one TIFF file, or one file per channel",
+        )
+    return complete
+
+
+def _axes(series: Any, tiff: Any) -> str:
+    """The axes of a series; three or four planes that tifffile wrote without being told the axes are slices.
+
+    By default tifffile stores a stack of three or four slices as the colour planes of one RGB image. Its
+    description then holds the shape alone.
+    """
+    metadata = tiff.shaped_metadata if series.kind == "shaped" else None
+    if (
+        metadata
+        and all("axes" not in entry for entry in metadata)
+        and series.keyframe.photometric == RGB
+        and series.keyframe.planarconfig == SEPARATE_PLANES
+    ):
+        return series.axes.replace("S", "Q")
+    return series.axes
+
+
+def _channels_last(pixels: Image, axes: str) -> Image:
+    """Reorder any axes to (pages, H, W, C): samples S, else channels C, go last; Z, T, ... are pages."""
+    channel = axes.rfind("S") if "S" in axes else axes.find("C")
+    if channel < 0:
+        pixels, channel = pixels[..., None], len(axes)
+    last = axes.rindex("Y"), axes.rindex("X"), channel
+    order = [axis for axis in range(pixels.ndim) if axis not in last]
+    ordered = pixels.transpose(*order, *last)
+    return np.ascontiguousarray(as_numbers(ordered).reshape(-1, *ordered.shape[-3:]))
+
+
+def _as_shown(pixels: Image, page: Any, path: Path, *, labels: bool, raw: bool, notes: list[str]) -> Image:
+    """Apply what the file says of its values, and drop samples that are no colours."""
+    photometric = _photometric(page)
+    one_sample = pixels.shape[-1] != page.samplesperpixel  # planes that are slices
+    extra = [] if one_sample else [int(sample) for sample in page.extrasamples]
+    colours = pixels.shape[-1] - len(extra)
+    if photometric not in SHOWN:
+        raise DataError(
+            f"{path}: colours stored as {getattr(photometric, 'name', photometric)}, which programs show in "
+            "different ways",
+            remedy="open it in a program that shows it right, and save it as RGB",
+        )
+    if raw and photometric in (WHITE_IS_ZERO, PALETTE):
+        add_note(notes, "ImageJ's look-up table is left out")  # it is a choice of display, not of values
+    elif photometric == WHITE_IS_ZERO and page.bitspersample == 1 and page.software.startswith("tifffile"):
+        add_note(notes, "a Boolean array of tifffile, 1 for True")  # it declares white as zero, unasked
+    elif photometric == WHITE_IS_ZERO:
+        pixels = _inverted(pixels, colours, page.bitspersample, path)
+        add_note(notes, "white is zero")
+    elif photometric == PALETTE:
+        add_note(notes, "palette")
+        if not labels:
+            return _coloured(pixels[..., 0], page.colormap)
+    if page.bitspersample % 8 and page.bitspersample > 1:
+        add_note(notes, f"{page.bitspersample} bits per value")
+    if photometric == RGB and pixels.shape[-1] == 4 and not extra:
+        extra, colours = [0], 3
+    for channel in reversed(range(len(extra))):
+        if extra[channel] in ALPHA:
+            pixels = without_alpha(pixels, path, colours + channel)
+    if photometric == RGB and extra == [0]:
+        add_note(notes, "a fourth sample without a meaning is left out")
+        pixels = np.ascontiguousarray(pixels[..., :3])
+    return pixels
+
+
+def _photometric(page: Any) -> Any:
+    if 262 not in page.tags:  # as libtiff assumes where the tag is missing
+        several = page.samplesperpixel >= 3
+        return RGB if several else WHITE_IS_ZERO if page.compression in CCITT else BLACK_IS_ZERO
+    if page.photometric == YCBCR and page.compression in JPEG:
+        return RGB
+    return page.photometric
+
+
+def _inverted(pixels: Image, colours: int, bits: int, path: Path) -> Image:
+    if pixels.dtype.kind != "u":
+        raise DataError(
+            f"{path}: white is zero, of values that have no highest one",
+            {"type": pixels.dtype},
+            "save it with black as zero, or as unsigned integers",
+        )
+    pixels = pixels.copy()
+    pixels[..., :colours] = 2**bits - 1 - pixels[..., :colours]
+    return pixels
+
+
+def _coloured(indices: Image, colormap: Image) -> Image:
+    """Look up 8-bit colours, (..., 3); (..., 1) where all colours in use are grey."""
+    colours = np.asarray(colormap).T
+    colours = (colours // 256 if colours.max() > 255 else colours).astype(np.uint8)  # 8 bits, as libtiff does
+    pixels = colours[indices]
+    grey = (pixels == pixels[..., :1]).all()
+    return np.ascontiguousarray(pixels[..., :1]) if grey else pixels
+
+
+def _note_unused_bits(pages: list[Image], notes: list[str]) -> None:
+    """Note values of 9 to 12 bits in 16: a camera's, and dark in programs that do not stretch them."""
+    highest = max((int(page.max()) for page in pages if page.size), default=0)
+    if all(page.dtype == np.uint16 for page in pages) and 9 <= highest.bit_length() <= 12:
+        add_note(notes, f"{highest.bit_length()} bits in 16")
+
+
+class _ErrorCollector(logging.Handler):
+    """Collects what tifffile logs as errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def _raise_logged_errors() -> Iterator[None]:
+    """Raise what tifffile only logs: a cut-off stack must not pass for a short one."""
+    import tifffile
+
+    collector = _ErrorCollector()
+    logger = logging.getLogger("tifffile")
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(collector)
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = propagate
+    if collector.messages:
+        raise tifffile.TiffFileError(collector.messages[0])
