@@ -120,8 +120,8 @@ def test_folders_that_are_no_set(tmp_path: Path) -> None:
         read_images(tmp_path)
     with pytest.raises(DataError, match=r"a\.png: no labels found for this file"):
         read_images(tmp_path / "images" / "a.png")
-    (tmp_path / "images" / "notes.txt").write_text("two of the images are blurred")
-    with pytest.raises(DataError, match=r"notes\.txt: unknown type of image file '\.txt'"):
+    (tmp_path / "images" / "raw.czi").write_bytes(b"of a microscope")
+    with pytest.raises(DataError, match=r"raw\.czi: unknown type of image file '\.czi'"):
         read_images(tmp_path, labels=False)
 
 
@@ -268,7 +268,9 @@ def image_set(images: np.ndarray, labels: np.ndarray | None, kind: str | None, k
 
 MANY = np.arange(3 * 16 * 12).reshape(3, 16, 12) % 7
 OBJECTS = np.zeros((3, 16, 12), int)
-OBJECTS[:, 1:4, 1:4], OBJECTS[:, 6:9, 1:4], OBJECTS[1:, 6:9, 6:9] = 1, 2, 3
+OBJECTS[0, 1:4, 1:4], OBJECTS[0, 6:9, 1:4] = 1, 2
+OBJECTS[1, 6:9, 1:4], OBJECTS[1, 6:9, 6:9], OBJECTS[1, 1:4, 1:4] = 1, 2, 3
+OBJECTS[2, 12:15, 1:4], OBJECTS[2, 12:15, 8:11] = 1, 2
 
 
 @pytest.mark.parametrize(

@@ -231,8 +231,10 @@ def _coloured(indices: Image, colormap: Image) -> Image:
 
 def _note_unused_bits(pages: list[Image], notes: list[str]) -> None:
     """Note values of 9 to 12 bits in 16: a camera's, and dark in programs that do not stretch them."""
+    if not all(page.dtype == np.uint16 for page in pages):
+        return
     highest = max((int(page.max()) for page in pages if page.size), default=0)
-    if all(page.dtype == np.uint16 for page in pages) and 9 <= highest.bit_length() <= 12:
+    if 9 <= highest.bit_length() <= 12:
         add_note(notes, f"{highest.bit_length()} bits in 16")
 
 

@@ -1,9 +1,9 @@
-"""Images with their labels, checked once, so that no later step needs to ask again."""
+"""Images with their labels, checked once, so that no later step has to check them again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,32 +12,40 @@ from numpy.typing import NDArray
 from tinyunet.errors import DataError, describe
 
 LabelKind = Literal["binary", "classes", "instances"]
-UNKNOWN = -1  # in labels of every kind: nobody said what this pixel is; loss and measures skip it
+UNKNOWN = -1  # in labels of every kind: a pixel that nobody labelled; loss and measures skip it
 Image = NDArray[Any]
 Labels = NDArray[np.integer]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images, their labels, and what the labels mean.
+    """Images, their labels, and the meaning of the labels.
 
     Parameters
     ----------
     images : list of arrays, each (H, W, C)
         Grey values as the files hold them. Sizes may differ, the number of channels may not.
     names : list of str
-        One name an image, all different.
+        One name per image, all different.
     labels : list of integer arrays, each (H, W), or None
-        None: a set to predict. "binary": 0 and 1. "classes": 0..num_classes-1.
+        None in a set to predict. "binary": 0 and 1. "classes": 0..num_classes-1.
         "instances": 0 is background, every other value is one object of that image.
-        Of every kind: `UNKNOWN` (-1), pixels that nobody labelled.
+        In all kinds: `UNKNOWN` (-1), pixels that nobody labelled.
     kind : "binary", "classes", "instances", or None without labels
     num_classes : int
-        What a network has to tell apart: 2 for "binary" and "instances", 0 without labels.
+        Classes that a network distinguishes: 2 for "binary" and "instances", 0 without labels.
     source : str
-        Where the set comes from, for messages.
+        The path or the name of the set, for messages.
     reason : str
         Why the labels are of this kind, for `summary`.
+    class_values : tuple of int, optional
+        For "classes" that were read: the number of each class in the files, 0xRRGGBB if `coloured`.
+    coloured : bool
+        The label files show colours.
+    layout : str
+        What was inferred about folders and names, for `summary`.
+    notes : mapping of str to str
+        What was unusual about a file and read all the same, such as "white is zero", by its path.
 
     Raises
     ------
@@ -53,6 +61,10 @@ class ImageSet:
     num_classes: int = 0
     source: str = "array"
     reason: str = ""
+    class_values: tuple[int, ...] | None = None
+    coloured: bool = False
+    layout: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_images(self)
@@ -63,7 +75,7 @@ class ImageSet:
         return len(self.images)
 
     def subset(self, indices: Sequence[int]) -> ImageSet:
-        """The images with these indices, in this order; classes and kind stay those of the whole set."""
+        """Select images by index, in this order; classes and kind stay those of the whole set."""
         return replace(
             self,
             images=[self.images[i] for i in indices],
@@ -72,12 +84,18 @@ class ImageSet:
         )
 
     def summary(self) -> str:
-        """One line to read before training: what was found and how the labels were understood."""
-        return f"{_images_text(self.images)}; {_labels_text(self)}"
+        """Describe in one line what was found and how the labels were understood."""
+        parts = [_images_text(self.images), _labels_text(self), self.layout]
+        return "; ".join(part for part in parts if part)
+
+    def class_name(self, number: int) -> str:
+        """Return the file's own number or colour of a class, such as "128" or "#ff0000"."""
+        value = number if self.class_values is None else self.class_values[number]
+        return f"#{value:06x}" if self.coloured else str(value)
 
 
 def class_labels(labels: Labels, kind: LabelKind) -> Labels:
-    """The class of every pixel: objects become class 1, other kinds are classes already.
+    """Return the class of every pixel: objects become class 1, other kinds are classes already.
 
     Parameters
     ----------
@@ -99,7 +117,7 @@ def _check_images(image_set: ImageSet) -> None:
                 "more than once": ", ".join(sorted({name for name in names if names.count(name) > 1}))
                 or "none"
             },
-            "name every image differently; what is behind the last dot does not count",
+            "give every image another name; suffixes do not count",
         )
     for image, name in zip(images, names, strict=True):
         if image.ndim != 3 or 0 in image.shape:
@@ -146,7 +164,7 @@ def _check_labels(image_set: ImageSet, labels: list[Labels]) -> None:
         if highest == UNKNOWN:
             raise DataError(
                 f"{image_set.source}: every pixel of label {name} is unknown",
-                remedy="leave the image out: there is nothing to learn from it and nothing to judge",
+                remedy="leave the image out: it has nothing to learn from or to judge",
             )
         if label.min() < UNKNOWN or (image_set.kind != "instances" and highest >= image_set.num_classes):
             raise DataError(
@@ -170,15 +188,23 @@ def _labels_text(image_set: ImageSet) -> str:
         return "no labels"
     if image_set.kind == "instances":
         counts = [len(np.unique(label[label > 0])) for label in labels]
-        found = f"instances, {min(counts)} to {max(counts)} objects an image"
+        found = f"instances, {min(counts)} to {max(counts)} objects per image"
     else:
         known = [label[label != UNKNOWN] for label in labels]
         pixels = np.sum([np.bincount(label, minlength=image_set.num_classes) for label in known], axis=0)
         shares = [f"{share:.0f}" for share in 100 * pixels / pixels.sum()]
         found = f"binary, {shares[1]} % foreground"
         if image_set.kind == "classes":
-            found = f"{image_set.num_classes} classes, {', '.join(shares)} %"
+            found = f"{image_set.num_classes} classes, {', '.join(shares)} %" + _numbers_text(image_set)
     unknown = 100 * np.mean([np.mean(label == UNKNOWN) for label in labels])
     if unknown:
         found += f", {unknown:.0f} % of the pixels unknown"
     return f"labels: {found}" + (f" ({image_set.reason})" if image_set.reason else "")
+
+
+def _numbers_text(image_set: ImageSet) -> str:
+    """State the file's numbers or colours of the classes unless they are 0..K-1."""
+    if image_set.class_values in (None, tuple(range(image_set.num_classes))) and not image_set.coloured:
+        return ""
+    names = [image_set.class_name(number) for number in range(image_set.num_classes)]
+    return f", which the files call {', '.join(names)}"

@@ -1,45 +1,63 @@
-"""What label values mean: a mask, classes, or single objects. Files do not say; this rule does.
+"""The meaning of label values: a mask, classes, or objects. Files do not state it; this rule infers it.
 
 It looks at the values of the whole set, never at one image alone:
 
-1. at most two values: "binary", the larger one is foreground, however the two are numbered;
-2. nearly every value of every image is one connected piece, and the images hold different numbers of
-   them, or more than 16: "instances". So are values beyond 255;
-3. 0..K-1 without a gap, K no more than 32: "classes";
-4. anything else is refused, such as 0, 128, 255, or the 256 values of a mask whose edges were smoothed.
+1. At most two values are a mask ("binary"). The larger one is foreground, whatever the numbers are.
+2. More than 16 values in an image, or values beyond 255, nearly all of them one connected piece, are objects
+   ("instances"); so are values beyond 255 in any case, and more than 32 values that are mostly one piece.
+3. At most 32 values of which many are in several pieces are classes, numbered with or without gaps.
+4. A few values that are one connected piece each can be objects or classes. Objects lie elsewhere in every
+   image and differ in number; classes have the same values in the same places. Otherwise `kind=` decides.
+5. Anything else is refused, such as a mask with smoothed edges.
 
-What it cannot tell, so that `kind=` has to say it: objects of which every image holds one at most (they look
-binary), and classes that form one piece per image and are missing in some images (they look like instances).
+Objects of which every image holds one at most look like a mask. `kind="instances"` overrides that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tinyunet.data.image_set import Image, LabelKind, Labels
+from tinyunet.data.image_set import UNKNOWN, Image, LabelKind, Labels
 from tinyunet.errors import DataError, describe
 
 KINDS: tuple[LabelKind, ...] = ("binary", "classes", "instances")
-ONE_PIECE = 0.9  # the share of connected values above which they are objects: annotators leave stray pixels
+ONE_PIECE = 0.9  # share of connected values above which they are objects: annotators leave stray pixels
+MOSTLY_ONE_PIECE = 0.7  # the same share where there are too many values for classes
+WHOLE = 0.8  # share of an object that its largest piece holds
 MANY_OBJECTS = 16  # more connected values than this in one image are hardly classes
-MANY_CLASSES = 32  # more values than this are hardly classes, unless somebody says so
-HIGHEST_CLASS = 255
+MANY_CLASSES = 32  # more values than this are hardly classes, unless `kind` says so
+HIGHEST_INFERRED_CLASS = 255
+MOST_CLASSES = 256
+SAME_PLACE, OTHER_PLACE = 0.5, 0.2  # mean overlap (IoU) of a value with itself in the next image
+GRID = 128  # images are compared at this many rows and columns
 TOUCHING = np.ones((3, 3))  # pixels that share a corner are connected
 
 
-def label_image(pixels: Image, where: str) -> Labels:
-    """The label values of a decoded file, as integers.
+class AppliedKind(NamedTuple):
+    """Labels as `ImageSet` holds them, and the files' value for each class ("classes" only)."""
+
+    labels: list[Labels]
+    num_classes: int
+    class_values: tuple[int, ...] | None
+
+
+def label_image(pixels: Image, where: str, ignore: Collection[int] = ()) -> Labels:
+    """Convert a decoded file to label values.
 
     Parameters
     ----------
     pixels : array, shape (H, W, C)
-        C > 1 only if all the channels are equal, as drawing programs write them.
+        C > 1 only if all channels are equal, as drawing programs write them.
     where : str
         The file, for messages.
+    ignore : collection of int
+        Values that become `UNKNOWN`; -1 always does.
 
     Returns
     -------
@@ -48,105 +66,187 @@ def label_image(pixels: Image, where: str) -> Labels:
     Raises
     ------
     DataError
-        Colours, fractions, negative values, or values beyond int32.
+        Colours, fractions, values below -1 or beyond int32.
     """
     if (pixels[..., 1:] != pixels[..., :1]).any():
         raise DataError(
-            f"{where}: a label image has one value a pixel, found colours or several channels",
+            f"{where}: a label image has one value per pixel, found colours or several channels",
             {"found": describe(pixels, "H W C")},
-            "save one integer a pixel: the class (argmax of one-hot channels) or the object's number",
+            "save one integer per pixel: the class (argmax of one-hot channels) or the object's number",
         )
     labels = pixels[..., 0]
     if labels.dtype.kind not in "buif":
         raise DataError(f"{where}: labels must be numbers, found {labels.dtype}", remedy="save integers")
+    unknown = np.isin(labels, [UNKNOWN, *ignore])
     with np.errstate(invalid="ignore"):  # NaN becomes some integer and differs from it
         integers = labels.astype(np.int32)
-    if (integers != labels).any() or (integers < 0).any():
-        wrong = labels[(integers != labels) | (integers < 0)][0]
+    wrong = ((integers != labels) | (integers < 0)) & ~unknown
+    if wrong.any():
         raise DataError(
-            f"{where}: labels must be whole numbers from 0 to 2147483647, found {wrong}",
-            remedy="save class indices or object numbers as 8- or 16-bit integers",
+            f"{where}: labels must be whole numbers from 0 to 2147483647, or -1 for unknown, "
+            f"found {labels[wrong][0]}",
+            remedy="save class numbers or object numbers as 8- or 16-bit integers",
         )
+    integers[unknown] = UNKNOWN
     return integers
 
 
-def infer_kind(labels: Sequence[Labels], source: str) -> tuple[LabelKind, str]:
-    """The kind of a whole set of label images by the rule above, and the reason in words.
+def is_coloured(pixels: Image) -> bool:
+    """Whether a decoded label file shows colours: three 8-bit channels that differ."""
+    return pixels.shape[2] == 3 and pixels.dtype == np.uint8 and bool((pixels != pixels[..., :1]).any())
+
+
+def colour_numbers(pixels: Image, where: str, ignore: Collection[int] = ()) -> Labels:
+    """Convert a colour mask (H, W, 3) to one number per colour, 0xRRGGBB."""
+    if pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise DataError(
+            f"{where}: a grey label image among colour masks",
+            {"found": describe(pixels, "H W C")},
+            "save all label images in colours, or all with one integer per pixel",
+        )
+    numbers = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    numbers[np.isin(numbers, list(ignore))] = UNKNOWN
+    return numbers
+
+
+def infer_kind(labels: Sequence[Labels], source: str, *, coloured: bool = False) -> tuple[LabelKind, str]:
+    """Infer the kind of a whole set of label images by the rule above, and say why.
 
     Raises
     ------
     DataError
-        The rule cannot tell, or all the pixels have one value.
+        No kind fits, several do, or all pixels have one value.
     """
     values = _values(labels)
-    if len(values) == 1:
+    if len(values) < 2:
         raise DataError(
-            f"{source}: every label pixel is {values[0]}, there is nothing to learn or to judge",
-            remedy="check the label files; if this is right, say so with --kind binary",
+            f"{source}: every label pixel is {_listing(values, coloured) or 'unknown'}, "
+            "there is nothing to learn or to judge",
+            remedy="check the label files; if this is right, give --kind binary",
         )
+    if coloured:
+        return _infer_colours(labels, values, source)
     if len(values) == 2:
         return "binary", f"two values, {values[1]} is foreground"
-    if values[-1] > HIGHEST_CLASS:
+    if values[-1] > HIGHEST_INFERRED_CLASS:
         return "instances", f"values up to {values[-1]}"
     pieces = [_pieces(label) for label in labels]
-    counts = [len(piece) for piece in pieces]
-    connected = np.mean(np.concatenate(pieces) == 1)
-    if connected >= ONE_PIECE and (len(set(counts)) > 1 or max(counts) > MANY_OBJECTS):
-        return "instances", f"{100 * connected:.0f} % of the values are one connected piece of their image"
-    if values[-1] == len(values) - 1 < MANY_CLASSES:
-        return "classes", f"values 0..{values[-1]}"
+    most = max(map(len, pieces))
+    connected = float(np.mean(np.concatenate(pieces) == 1))
+    percent = f"{100 * connected:.0f} % of the values are one connected piece of their image"
+    if connected >= ONE_PIECE and most > MANY_OBJECTS:
+        return "instances", percent
+    if len(values) <= MANY_CLASSES:
+        if connected >= ONE_PIECE:
+            return _objects_or_classes(labels, values, source), percent
+        if most <= MANY_OBJECTS or _whole(labels) < ONE_PIECE:
+            _require_no_smoothed_edges(labels, values, source)
+            return "classes", f"values {_listing(values)}"
+    if most > MANY_OBJECTS and (connected >= MOSTLY_ONE_PIECE or _whole(labels) >= ONE_PIECE):
+        return "instances", percent
     raise DataError(
         f"{source}: cannot tell what the labels mean",
         {
-            "expected": f"two values, up to {MANY_CLASSES} classes 0..K-1, or a connected piece a number",
+            "expected": f"two values, up to {MANY_CLASSES} classes, or one connected piece per number",
             "found": f"values {_listing(values)}; {100 * connected:.0f} % of them connected",
         },
         "threshold masks with smoothed edges, renumber classes 0..K-1, or give --kind classes or instances",
     )
 
 
-def apply_kind(labels: Sequence[Labels], kind: LabelKind, source: str) -> tuple[list[Labels], int]:
-    """Labels numbered as `ImageSet` wants them, and the number of classes. What is unknown stays so.
+def _infer_colours(labels: Sequence[Labels], values: NDArray, source: str) -> tuple[LabelKind, str]:
+    """Take distinct colours for classes, unless there are so many that they number objects."""
+    if len(values) > MANY_CLASSES:
+        raise DataError(
+            f"{source}: cannot tell what the colours of the labels mean",
+            {"expected": f"up to {MANY_CLASSES} colours, one per class", "found": len(values)},
+            "if each object has its own colour, give --kind instances; save masks with smoothed edges again",
+        )
+    if len(values) == 2 and values[0] == 0:
+        return "binary", f"two colours, {_listing(values[1:], coloured=True)} is foreground"
+    return "classes", f"colours {_listing(values, coloured=True)}"
 
-    "binary": the larger of two values becomes 1; a value that stands alone is foreground unless it is 0.
-    "classes": kept. "instances": renumbered 1..n in each image, without gaps.
+
+def _objects_or_classes(labels: Sequence[Labels], values: NDArray, source: str) -> LabelKind:
+    """Decide what a few values mean that are one connected piece each: by their number and their places."""
+    counts = {len(np.unique(label[label > 0])) for label in labels}
+    overlap = _overlap(labels)
+    if len(counts) > 1 and overlap < OTHER_PLACE:
+        return "instances"
+    if len(counts) == 1 and overlap >= SAME_PLACE:
+        return "classes"
+    raise DataError(
+        f"{source}: the labels can be objects or classes",
+        {
+            "objects": f"each value is one connected piece, {min(counts)} to {max(counts)} per image",
+            "classes": f"there are only {len(values)} values: {_listing(values)}",
+            "places": f"a value overlaps with itself in the next image by {100 * overlap:.0f} % (IoU)",
+        },
+        "give --kind instances if the values number objects, --kind classes if they name classes",
+    )
+
+
+def apply_kind(
+    labels: Sequence[Labels], kind: LabelKind, source: str, class_values: Sequence[int] | None = None
+) -> AppliedKind:
+    """Number labels as `ImageSet` holds them. Unknown pixels stay unknown.
+
+    "binary": the larger of two values becomes 1; a single value is foreground unless it is 0.
+    "classes": values become 0..K-1 in their order. "instances": renumbered 1..n in each image, without gaps.
+
+    Parameters
+    ----------
+    labels : sequence of integer arrays, each (H, W)
+    kind : "binary", "classes" or "instances"
+    source : str
+        The set, for messages.
+    class_values : sequence of int, optional
+        The value of each class, of another set; by default those that occur.
 
     Raises
     ------
     DataError
-        More than two values for "binary", a value beyond 255 for "classes", an unknown kind.
+        More than two values for "binary", more than 256 or other values for "classes", an unknown kind.
     """
     if kind not in KINDS:
         raise DataError(f"unknown kind of labels: {kind!r}", remedy=f"choose one of {', '.join(KINDS)}")
     if kind == "instances":
-        return [renumber(label) for label in labels], 2
+        return AppliedKind([renumber(label) for label in labels], 2, None)
     values = _values(labels)
     if kind == "classes":
-        if values[-1] > HIGHEST_CLASS:
-            raise DataError(
-                f"{source}: classes go up to {HIGHEST_CLASS}, found {values[-1]}",
-                remedy="renumber the classes 0..K-1, or give --kind instances",
-            )
-        return list(labels), int(values[-1]) + 1
+        return _number_classes(labels, values, source, class_values)
     if len(values) > 2:
         raise DataError(
             f"{source}: binary labels have two values, found {len(values)}: {_listing(values)}",
             remedy="threshold them, or leave the kind to the reader",
         )
     foreground = values[-1] or 1
-    return [np.where(label < 0, label, label == foreground).astype(label.dtype) for label in labels], 2
+    binary = [np.where(label < 0, label, label == foreground).astype(label.dtype) for label in labels]
+    return AppliedKind(binary, 2, None)
 
 
-def _values(labels: Sequence[Labels]) -> NDArray[np.integer]:
-    values = np.unique(np.concatenate([np.unique(label) for label in labels]))
-    return values[values >= 0]
-
-
-def _pieces(label: Labels) -> list[int]:
-    """The number of connected pieces of each value of one image; 0 is background and left out."""
-    compact = renumber(label)  # so that a high value does not make find_objects walk through millions
-    boxes = ndimage.find_objects(compact)
-    return [ndimage.label(compact[box] == i, TOUCHING)[1] for i, box in enumerate(boxes, 1)]
+def _number_classes(
+    labels: Sequence[Labels], values: NDArray, source: str, class_values: Sequence[int] | None
+) -> AppliedKind:
+    known = values if class_values is None else np.array(class_values, values.dtype)
+    if len(known) > MOST_CLASSES:
+        raise DataError(
+            f"{source}: up to {MOST_CLASSES} classes, found {len(known)} values: {_listing(known)}",
+            remedy="renumber the classes, or give --kind instances",
+        )
+    foreign = np.setdiff1d(values, known)
+    if foreign.size:
+        raise DataError(
+            f"{source}: labels have values that are no class",
+            {"found": _listing(foreign), "classes": _listing(known)},
+            "correct the labels, or ignore these values",
+        )
+    order = np.argsort(known)
+    numbered = []
+    for label in labels:
+        classes = order[np.searchsorted(known[order], label).clip(0, len(known) - 1)]
+        numbered.append(np.where(label < 0, label, classes).astype(label.dtype))
+    return AppliedKind(numbered, len(known), tuple(map(int, known)))
 
 
 def renumber(label: Labels) -> Labels:
@@ -156,6 +256,70 @@ def renumber(label: Labels) -> Labels:
     return numbers[inverse].reshape(label.shape).astype(label.dtype)
 
 
-def _listing(values: NDArray[np.integer]) -> str:
-    shown = ", ".join(map(str, values[:8]))
-    return shown if len(values) <= 8 else f"{shown}, ... {values[-1]}"
+def _values(labels: Sequence[Labels]) -> NDArray[np.integer]:
+    values = np.unique(np.concatenate([np.unique(label) for label in labels]))
+    return values[values >= 0]
+
+
+def _objects(label: Labels) -> list[NDArray[np.bool_]]:
+    """Cut out each value of one image as a mask; 0 is background and left out."""
+    compact = renumber(label)  # so that a high value does not make find_objects walk through millions
+    boxes = ndimage.find_objects(compact.clip(0))
+    return [compact[box] == number for number, box in enumerate(boxes, 1)]
+
+
+def _pieces(label: Labels) -> list[int]:
+    """Count the connected pieces of each value of one image."""
+    return [ndimage.label(mask, TOUCHING)[1] for mask in _objects(label)]
+
+
+def _whole(labels: Sequence[Labels]) -> float:
+    """Return the share of values whose largest piece holds most of their pixels."""
+    whole = [
+        np.bincount(ndimage.label(mask, TOUCHING)[0].ravel())[1:].max() >= WHOLE * mask.sum()
+        for label in labels
+        for mask in _objects(label)
+    ]
+    return float(np.mean(whole))
+
+
+def _overlap(labels: Sequence[Labels]) -> float:
+    """Return the mean IoU of a value with itself in the next image; 0 where no value occurs in both."""
+    small = []
+    for label in labels:
+        rows, columns = ((np.arange(GRID) * size) // GRID for size in label.shape)
+        small.append(label[np.ix_(rows, columns)])
+    overlaps = [
+        np.count_nonzero((a == value) & (b == value)) / np.count_nonzero((a == value) | (b == value))
+        for a, b in pairwise(small)
+        for value in np.intersect1d(a[a > 0], b[b > 0])
+    ]
+    return float(np.mean(overlaps)) if overlaps else 0.0
+
+
+def _require_no_smoothed_edges(labels: Sequence[Labels], values: NDArray, source: str) -> None:
+    """Raise a DataError if values between others are nothing but thin fringes: smoothed or lossy edges."""
+    if values[-1] == len(values) - 1:  # 0..K-1, so numbers that somebody gave
+        return
+    solid = {
+        int(value)
+        for label in labels
+        for value in np.unique(label[ndimage.minimum_filter(label, 3) == ndimage.maximum_filter(label, 3)])
+    }
+    thin = [int(value) for value in values[1:-1] if int(value) not in solid]
+    if thin:
+        raise DataError(
+            f"{source}: cannot tell what the labels mean",
+            {
+                "smoothed edges": f"only thin lines have the values {_listing(np.array(thin))}",
+                "classes": f"values {_listing(values)}",
+            },
+            "threshold masks with smoothed edges; if these are classes, give --kind classes or renumber them",
+        )
+
+
+def _listing(values: NDArray[np.integer], coloured: bool = False) -> str:
+    texts = [f"#{value:06x}" if coloured else str(value) for value in values]
+    if values.size > 2 and not coloured and values[-1] == len(values) - 1:
+        return f"0..{values[-1]}"
+    return ", ".join(texts if len(texts) <= 8 else [*texts[:8], f"... {texts[-1]}"])

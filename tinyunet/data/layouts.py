@@ -1,10 +1,12 @@
-"""Which files a path stands for, and which label file belongs to which image file."""
+"""The files of a set: which are images, and which label file belongs to which image file."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
 from tinyunet.data.decode import DECODERS
@@ -12,43 +14,65 @@ from tinyunet.errors import DataError, first_names
 
 LAYOUTS = {
     "folder": "images/ with labels/ or masks/, matched by file name without suffix",
+    "one folder": "X.png with X_mask.png; any text that all labels add to their image's name",
+    "folder per image": "X/images/ with X/masks/, one mask per object (DSB 2018)",
     "stack": "X-volume.tif with X-labels.tif, or images.tif with labels.tif",
     "archive": "X.npz with images and labels, (N, H, W) or (N, H, W, C)",
     "films": CELL_TRACKING,
-    "made": "synthetic-cells or synthetic-membranes; with another seed: synthetic-cells:7",
+    "synthetic": "synthetic-cells or synthetic-membranes; with another seed: synthetic-cells:7",
 }
-LABEL_FOLDERS = ("labels", "masks")
-LITTER = ("Thumbs.db", "desktop.ini")  # which Windows leaves in folders
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr")
+LABEL_FOLDERS = ("labels", "label", "masks", "mask", "gt", "labelstr")
+LABEL_WORD = re.compile(r"mask|label|seg|annot|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
+LITTER = ("thumbs.db", "desktop.ini", "readme", "license")  # left by Windows, or to be read by people
+TEXT_SUFFIXES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yml", ".yaml", ".log", ".html")
 
 
-def find_files(path: Path, labels: bool) -> list[tuple[Path, Path | None]]:
-    """The image files that `path` stands for, each with its label file when labels are wanted."""
+class FilePair(NamedTuple):
+    """An image file with its label files: none, one, or one per object."""
+
+    image: Path
+    labels: tuple[Path, ...] = ()
+
+
+class Files(NamedTuple):
+    """The files of a set in order, and what was inferred about them."""
+
+    pairs: list[FilePair]
+    inferred: str = ""
+    one_label_per_object: bool = False
+
+
+def find_files(path: Path, labels: bool) -> Files:
+    """Find the image files of a set, each with its label files when labels are wanted."""
     if path.is_file():
-        return [(path, _labels_beside(path) if labels else None)]
-    if (path / "images").is_dir():
-        images = _files_in(path / "images")
-        return _matched(images, _files_in(_label_folder(path))) if labels else [(f, None) for f in images]
-    stacks = [file for file in sorted(path.iterdir()) if _label_stem(file) is not None]
-    if not labels:
-        return [(file, None) for file in stacks or _files_in(path)]
-    labelled = [(file, label) for file in stacks if (label := _label_file(file)) is not None]
-    if len(labelled) != 1:
-        raise DataError(
-            f"{path}: expected images with labels, found {len(labelled)} stacks with labels",
-            {**LAYOUTS, "found": first_names([file.name for file in sorted(path.iterdir())])},
-            "bring the files into one of these layouts, or name one stack",
-        )
-    return [labelled[0]]
+        return Files([FilePair(path, (_labels_beside(path),) if labels else ())])
+    image_folder = _subfolder(path, IMAGE_FOLDERS)
+    if image_folder is not None:
+        images = _files_in(image_folder)
+        return _match(images, _files_in(_label_folder(path, image_folder))) if labels else _only(images)
+    if samples := _sample_folders(path):
+        return _folder_per_image(samples, labels)
+    return _one_folder(path, labels)
 
 
 def name_of(file: Path) -> str:
-    """A file's name without suffix; an umlaut is one character of it, though macOS may write two."""
+    """Return a file's name without suffix, in which an umlaut is one character (macOS may write two)."""
     return unicodedata.normalize("NFC", file.stem)
 
 
+def first_names(names: Collection[str], most: int = 5) -> str:
+    """List the first few names, for a message."""
+    shown = list(names)[:most]
+    return ", ".join(shown) + (", ..." if len(names) > most else "") or "nothing"
+
+
+# Folders.
+
+
 def _files_in(folder: Path) -> list[Path]:
-    """The files of a folder, without hidden ones; 10.png comes after 9.png."""
-    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith((".", *LITTER))]
+    """List the files of a folder without litter; 10.png comes after 9.png."""
+    files = [file for file in folder.iterdir() if file.is_file() and not _is_litter(file)]
     if not files:
         raise DataError(
             f"{folder}: no files in this folder", LAYOUTS, f"put {first_names(DECODERS)} files there"
@@ -56,48 +80,191 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(files, key=_text_and_numbers)
 
 
+def _is_litter(file: Path) -> bool:
+    """Whether a file is hidden, of the operating system, or text beside the images."""
+    name = file.name.casefold()
+    return (
+        name.startswith((".", *LITTER)) or file.suffix.lower() in TEXT_SUFFIXES or name.endswith("_seg.npy")
+    )  # the last is what Cellpose leaves beside its masks
+
+
 def _text_and_numbers(file: Path) -> list[str | int]:
-    """a10.png as ["a", 10, ".png"]: text and numbers always in turn, so that any two names compare."""
+    """Split a10.png into ["a", 10, ".png"]: text and numbers alternate, so that any two names compare."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
 
-def _label_folder(path: Path) -> Path:
-    found = [path / name for name in LABEL_FOLDERS if (path / name).is_dir()]
+def _subfolders(path: Path, names: Sequence[str]) -> list[Path]:
+    return sorted(sub for sub in path.iterdir() if sub.is_dir() and sub.name.casefold() in names)
+
+
+def _subfolder(path: Path, names: Sequence[str]) -> Path | None:
+    found = _subfolders(path, names)
+    if len(found) > 1:
+        raise DataError(
+            f"{path}: several folders of images: {', '.join(folder.name for folder in found)}",
+            remedy="keep one of them, or give the path of the images alone",
+        )
+    return found[0] if found else None
+
+
+def _label_folder(path: Path, image_folder: Path) -> Path:
+    found = _subfolders(path, LABEL_FOLDERS)
     if len(found) != 1:
         raise DataError(
-            f"{path}: expected one folder of labels beside images/, found {len(found)}",
-            {"looked for": " and ".join(f"{name}/" for name in LABEL_FOLDERS)},
+            f"{path}: expected one folder of labels beside {image_folder.name}/, found {len(found)}",
+            {
+                "looked for": " and ".join(f"{name}/" for name in ("labels", "masks"))
+                + ", also label/, mask/, gt/, labelsTr/",
+                "found": first_names([folder.name for folder in found]),
+            },
             "put one label image for each image there; to predict, none are needed",
         )
     return found[0]
 
 
-def _matched(images: list[Path], labels: list[Path]) -> list[tuple[Path, Path | None]]:
-    """Pairs of the same stem; every image has one label and every label one image."""
-    by_stem = {name_of(file): file for file in labels}
-    stems = {name_of(file) for file in images}
+def _sample_folders(path: Path) -> list[Path]:
+    """Return the subfolders if each has images/ of its own, as in the Data Science Bowl 2018."""
+    subfolders = [sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith(".")]
+    if not subfolders or not all(_subfolders(sub, IMAGE_FOLDERS) for sub in subfolders):
+        return []
+    return sorted(subfolders, key=_text_and_numbers)
+
+
+def _folder_per_image(samples: list[Path], labels: bool) -> Files:
+    pairs = []
+    for sample in samples:
+        image_folder = _subfolder(sample, IMAGE_FOLDERS)
+        assert image_folder is not None
+        images = _files_in(image_folder)
+        if not labels:
+            pairs += [FilePair(image) for image in images]
+            continue
+        if len(images) != 1:
+            raise DataError(
+                f"{image_folder}: expected one image in the folder of a sample",
+                {"found": first_names([file.name for file in images])},
+                "give every image a folder of its own, or put all images into one",
+            )
+        label_folder = _label_folder(sample, image_folder)
+        masks = [file for file in label_folder.iterdir() if file.is_file() and not _is_litter(file)]
+        pairs.append(FilePair(images[0], tuple(sorted(masks, key=_text_and_numbers))))
+    if not labels or all(len(pair.labels) == 1 for pair in pairs):
+        return Files(pairs, "one folder per image")
+    return Files(pairs, "one folder per image, with one mask per object", one_label_per_object=True)
+
+
+def _one_folder(path: Path, labels: bool) -> Files:
+    """Find a stack with labels, images with labels of longer names, or images alone, in one folder."""
+    everything = sorted(path.iterdir())
+    stacks = {file: _label_file(file) for file in everything if _label_stem(file) is not None}
+    labelled = [FilePair(file, (label,)) for file, label in stacks.items() if label is not None]
+    if labels and len(labelled) == 1:
+        return Files(labelled)
+    files = [file for file in everything if file.is_file() and not _is_litter(file)]
+    added = None if labelled else _added_in_one_folder(files)
+    if added is not None and (labels or LABEL_WORD.search("".join(added))):
+        label_names = {_decorate(name_of(file), added) for file in files}
+        label_files = [file for file in files if name_of(file) in label_names]
+        images = sorted((file for file in files if file not in label_files), key=_text_and_numbers)
+        return _match(images, label_files) if labels else _only(images, f"without {_shown(added)}")
+    if labels:
+        raise DataError(
+            f"{path}: expected images with labels, found {len(labelled)} stacks with labels",
+            {**LAYOUTS, "found": first_names([file.name for file in everything])},
+            "bring the files into one of these layouts, or name one stack",
+        )
+    label_stacks = set(stacks.values())
+    return _only([file for file in _files_in(path) if file not in label_stacks])
+
+
+def _only(images: list[Path], inferred: str = "") -> Files:
+    return Files([FilePair(file) for file in images], inferred)
+
+
+# Names.
+
+Added = tuple[str, str]  # a prefix and a suffix
+
+
+def _match(images: list[Path], labels: list[Path]) -> Files:
+    """Pair files whose names are the same, or differ by one text that all have; none may remain."""
     for files in (images, labels):
         if len({name_of(file) for file in files}) < len(files):
-            twice = [a.name for a in files if any(name_of(a) == name_of(b) and a != b for b in files)]
+            repeated = [a.name for a in files if any(name_of(a) == name_of(b) and a != b for b in files)]
             raise DataError(
-                f"{files[0].parent}: several files of one name: {first_names(twice)}",
+                f"{files[0].parent}: several files of one name: {first_names(repeated)}",
                 remedy="keep one of each",
             )
+    by_stem = {name_of(file): file for file in labels}
+    stems = {name_of(file) for file in images}
+    if stems == by_stem.keys():
+        return Files([FilePair(file, (by_stem[name_of(file)],)) for file in images])
+    if (added := _added(stems, by_stem.keys())) is not None:
+        pairs = [FilePair(file, (by_stem[_decorate(name_of(file), added)],)) for file in images]
+        return Files(pairs, f"names of labels have {_shown(added)} in addition")
+    if (added := _added(by_stem.keys(), stems)) is not None:
+        by_image = {_decorate(stem, added): file for stem, file in by_stem.items()}
+        pairs = [FilePair(file, (by_image[name_of(file)],)) for file in images]
+        return Files(pairs, f"names of images have {_shown(added)} in addition")
     without_label, without_image = sorted(stems - by_stem.keys()), sorted(by_stem.keys() - stems)
-    if without_label or without_image:
-        raise DataError(
-            f"{images[0].parent.parent}: images and labels do not match by name",
-            {
-                "images without a label": f"{len(without_label)}: {first_names(without_label)}",
-                "labels without an image": f"{len(without_image)}: {first_names(without_image)}",
-            },
-            f"give image and label the same name ({images[0].stem}.png in both folders)",
-        )
-    return [(file, by_stem[name_of(file)]) for file in images]
+    raise DataError(
+        f"{images[0].parent.parent}: images and labels do not match by name",
+        {
+            "images without a label": f"{len(without_label)}: {first_names(without_label)}",
+            "labels without an image": f"{len(without_image)}: {first_names(without_image)}",
+        },
+        f"give image and label the same name ({images[0].stem}.png in both folders), or let all labels add "
+        "the same text",
+    )
+
+
+def _added(short: Collection[str], long: Collection[str]) -> Added | None:
+    """Find the prefix and suffix that turn every short name into a long one, if there is one such pair."""
+    if len(short) != len(long):
+        return None
+    found = {
+        added
+        for name in long
+        for added in _around(min(short, key=len), name)
+        if {_decorate(stem, added) for stem in short} == set(long)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _added_in_one_folder(files: list[Path]) -> Added | None:
+    """Find the prefix and suffix that turn half of the names into the other half, if one pair does."""
+    names = {name_of(file) for file in files}
+    if len(names) < len(files) or len(names) % 2 or not names:
+        return None
+    found = set()
+    for name in names:
+        for added in _around(min(names, key=len), name):  # the shortest name is an image's
+            labels = {_decorate(stem, added) for stem in names} & names
+            if {_decorate(stem, added) for stem in names - labels} == labels:
+                found.add(added)
+    return found.pop() if len(found) == 1 else None
+
+
+def _around(stem: str, name: str) -> Iterator[Added]:
+    """Yield what stands before and after each occurrence of a stem in a longer name."""
+    if len(name) > len(stem):
+        for match in re.finditer(f"(?={re.escape(stem)})", name):
+            yield name[: match.start()], name[match.start() + len(stem) :]
+
+
+def _decorate(stem: str, added: Added) -> str:
+    return f"{added[0]}{stem}{added[1]}"
+
+
+def _shown(added: Added) -> str:
+    return " and ".join(repr(text) for text in added if text)
+
+
+# Stacks.
 
 
 def _label_stem(image_file: Path) -> str | None:
-    """What the label stack of this image stack is called; None if it is not named as an image stack."""
+    """Return the name of the label stack of an image stack; None unless it is named as an image stack."""
     if not _is_tiff(image_file):
         return None
     if image_file.stem == "images":
@@ -107,7 +274,7 @@ def _label_stem(image_file: Path) -> str | None:
 
 
 def _is_tiff(file: Path) -> bool:
-    return file.is_file() and file.suffix.lower() in (".tif", ".tiff")
+    return file.is_file() and file.suffix.lower() in (".tif", ".tiff") and not _is_litter(file)
 
 
 def _label_file(image_file: Path) -> Path | None:

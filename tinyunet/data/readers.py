@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
 from tinyunet.data.cell_tracking import Truth, find_films, read_annotated, read_frames
-from tinyunet.data.decode import decode
-from tinyunet.data.image_set import Image, ImageSet, LabelKind, Labels
-from tinyunet.data.label_kind import apply_kind, infer_kind, label_image
-from tinyunet.data.layouts import LAYOUTS, find_files, name_of
+from tinyunet.data.decode import decode_with_notes
+from tinyunet.data.image_set import Image, ImageSet, LabelKind
+from tinyunet.data.label_kind import apply_kind, colour_numbers, infer_kind, is_coloured, label_image
+from tinyunet.data.layouts import LAYOUTS, FilePair, find_files, name_of
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.partly_annotated import ignore_far_background
-from tinyunet.errors import DataError, describe, first_names
+from tinyunet.errors import DataError, OutOfMemoryError, describe, first_names
 
 SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
     "synthetic-cells": synthetic_cells,
     "synthetic-membranes": synthetic_membranes,
 }
 
-# One image before the labels are understood: its name, its pixels, its label values.
-Record = tuple[str, Image, Labels | None]
+
+MOST_CHANNELS = 4  # a third axis that is no longer can be channels
+
+
+class Record(NamedTuple):
+    """One image before its labels are understood."""
+
+    name: str
+    image: Image
+    label: Image | None = None  # (H, W, C) as decoded
+    label_source: str = ""  # its file, for messages
+
+
+class LabelOptions(NamedTuple):
+    """What the caller says about the labels; see `read_images`."""
+
+    kind: LabelKind | None = None
+    truth: Truth | None = None
+    ignore: Collection[int] = ()
+    class_values: Sequence[int] | None = None
 
 
 def read_images(
@@ -35,38 +54,49 @@ def read_images(
     kind: LabelKind | None = None,
     truth: Truth | None = None,
     partly_annotated: float | None = None,
+    ignore: Collection[int] = (),
+    class_values: Sequence[int] | None = None,
 ) -> ImageSet:
-    """Read a set of images, and their labels, from whatever `path` is.
+    """Read a set of images and their labels.
 
-    - a folder with ``images/`` and ``labels/`` or ``masks/``: PNG, TIFF, JPEG (images only), matched by name;
+    `path` is one of these:
+
+    - a folder with ``images/`` and ``labels/`` or ``masks/`` (also ``imgs/``, ``gt/``, ``imagesTr/`` and
+      others), matched by name; all labels or all images may add the same text, such as ``_mask``;
+    - a folder with images and labels whose names differ by such a text;
+    - a folder of folders, each with ``images/`` and ``masks/``, one mask per object (DSB 2018);
     - a TIFF stack ``X-volume.tif`` beside ``X-labels.tif`` (ISBI 2012), or ``images.tif`` beside
       ``labels.tif``, or the folder that holds one such pair;
     - ``X.npz`` with ``images`` and ``labels``, (N, H, W) or (N, H, W, C);
     - the Cell Tracking Challenge's ``01/t000.tif`` with ``01_GT/SEG/man_seg000.tif``, or the folder of such
       films: the annotated frames only, and `UNKNOWN` around cells that have a marker but no outline;
-    - ``synthetic-cells`` or ``synthetic-membranes``, with ``:seed`` behind for another seed than 0.
+    - ``synthetic-cells`` or ``synthetic-membranes``, with ``:seed`` appended for another seed than 0.
 
     Without labels also one image file, or a folder of them. Files are sorted by name, numbers by value.
-    Pixels stay as they are in the file: a 16-bit image stays 16-bit.
+    Hidden files, text and litter of operating systems are left out. Grey values are not scaled.
 
     Parameters
     ----------
     path : str or Path
     labels : bool
-        False reads images to predict, and looks at no labels.
+        False reads the images only.
     kind : "binary", "classes" or "instances", optional
-        Overrules what `infer_kind` would find.
+        The meaning of the labels; inferred from their values when left out.
     truth : "gold" or "silver", optional
-        Of the Cell Tracking Challenge; gold where there is some when left out, else silver.
+        The annotation of a Cell Tracking Challenge film; gold where available when left out, else silver.
     partly_annotated : float, optional
         Only some cells are labelled: background further from them than this many pixels is `UNKNOWN`.
+    ignore : collection of int
+        Label values that mean unknown; -1 always does. Colours are 0xRRGGBB.
+    class_values : sequence of int, optional
+        The file's number of each class, from a set that was read before; by default those that occur.
 
     Raises
     ------
     DataError
         Names the file, what was expected, what was found, and the remedy.
     """
-    image_set = _read(path, labels, kind, truth)
+    image_set = _read(path, labels, LabelOptions(kind, truth, ignore, class_values))
     if partly_annotated is None or image_set.labels is None:
         return image_set
     return replace(
@@ -76,33 +106,51 @@ def read_images(
     )
 
 
-def _read(path: str | Path, labels: bool, kind: LabelKind | None, truth: Truth | None) -> ImageSet:
+def _read(path: str | Path, labels: bool, options: LabelOptions) -> ImageSet:
     name, _, seed = str(path).partition(":")
     if name in SYNTHETIC:
+        _require_no_options(str(path), options)
         made = SYNTHETIC[name](seed=_seed(str(path), seed))
         return made if labels else ImageSet(made.images, made.names, source=made.source)
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", LAYOUTS, "check the path")
     if films := find_films(path):
-        return _read_films(films, labels, kind, truth, str(path))
-    if truth:
-        raise DataError(f"{path}: {truth} truth is for films", {"films": CELL_TRACKING}, "leave --truth out")
+        return _read_films(films, labels, options, str(path))
+    if options.truth:
+        raise DataError(
+            f"{path}: {options.truth} truth is for films", {"films": CELL_TRACKING}, "leave --truth out"
+        )
     if path.suffix.lower() == ".npz":
-        records = _read_npz(path, labels)
+        return _understand(_read_npz(path, labels), options, str(path))
+    files = find_files(path, labels)
+    notes: dict[str, str] = {}
+    if files.one_label_per_object:
+        records = [_read_objects(pair, notes) for pair in files.pairs]
+        options = options._replace(kind=options.kind or "instances")
     else:
-        records = [r for image, label in find_files(path, labels) for r in _read_pair(image, label)]
-    return _understand(records, kind, str(path))
+        records = [record for pair in files.pairs for record in _read_pair(pair, notes)]
+    return _understand(records, options, str(path), notes, files.inferred)
 
 
-def _read_films(
-    films: Sequence[Path], labels: bool, kind: LabelKind | None, truth: Truth | None, source: str
-) -> ImageSet:
+def _require_no_options(path: str, options: LabelOptions) -> None:
+    given = {name: value for name, value in options._asdict().items() if value}
+    if given:
+        raise DataError(
+            f"{path}: the labels of a synthetic set are known",
+            {f"--{name.replace('_', '-')}": value for name, value in given.items()},
+            "leave these options out",
+        )
+
+
+def _read_films(films: Sequence[Path], labels: bool, options: LabelOptions, source: str) -> ImageSet:
     if not labels:
         names, images = zip(*read_frames(films), strict=True)
         return ImageSet(list(images), list(names), source=source)
-    records, reason = read_annotated(films, truth)
-    return replace(_understand(records, kind or "instances", source), reason=reason)
+    frames, reason = read_annotated(films, options.truth)
+    records = [Record(name, image, label[..., None], name) for name, image, label in frames]
+    options = options._replace(kind=options.kind or "instances")
+    return replace(_understand(records, options, source), reason=reason)
 
 
 def _seed(path: str, seed: str) -> int:
@@ -111,31 +159,94 @@ def _seed(path: str, seed: str) -> int:
     return int(seed or 0)
 
 
-def _understand(records: Sequence[Record], kind: LabelKind | None, source: str) -> ImageSet:
-    """Records to a set: tell the kind of labels, number them accordingly."""
-    images = ImageSet([r[1] for r in records], [r[0] for r in records], source=source)
-    values = [r[2] for r in records if r[2] is not None]
-    if not values:
+def _understand(
+    records: Sequence[Record],
+    options: LabelOptions,
+    source: str,
+    notes: Mapping[str, str] | None = None,
+    layout: str = "",
+) -> ImageSet:
+    """Make a set of records: infer the kind of their labels unless it is given, and number them."""
+    images = ImageSet(
+        [record.image for record in records],
+        [record.name for record in records],
+        source=source,
+        notes=notes or {},
+        layout=layout,
+    )
+    pixels = [(record.label, record.label_source) for record in records if record.label is not None]
+    if not pixels:
         return images
-    kind, reason = (kind, "as given") if kind else infer_kind(values, source)
-    labels, num_classes = apply_kind(values, kind, source)
-    return replace(images, labels=labels, kind=kind, num_classes=num_classes, reason=reason)
+    coloured = any(is_coloured(label) for label, _ in pixels)
+    convert = colour_numbers if coloured else label_image
+    values = [convert(label, where, options.ignore) for label, where in pixels]
+    kind, reason = options.kind, "as given"
+    if kind is None:
+        kind, reason = infer_kind(values, source, coloured=coloured)
+    applied = apply_kind(values, kind, source, options.class_values)
+    return replace(
+        images,
+        labels=applied.labels,
+        kind=kind,
+        num_classes=applied.num_classes,
+        reason=reason,
+        class_values=applied.class_values,
+        coloured=coloured and applied.class_values is not None,
+    )
 
 
-def _read_pair(image_file: Path, label_file: Path | None) -> list[Record]:
-    """The pages of an image file with those of its label file."""
-    images = decode(image_file)
-    names = _page_names(name_of(image_file), len(images))
-    if label_file is None:
-        return [(name, image, None) for name, image in zip(names, images, strict=True)]
-    labels = [label_image(page, str(label_file)) for page in decode(label_file, labels=True)]
+def _decode(file: Path, notes: dict[str, str], *, labels: bool = False) -> list[Image]:
+    """Read the pages of a file, and keep its notes."""
+    pages, found = decode_with_notes(file, labels=labels)
+    if found:
+        notes[str(file)] = "; ".join(found)
+    return pages
+
+
+def _read_pair(pair: FilePair, notes: dict[str, str]) -> list[Record]:
+    """Read the pages of an image file with those of its label file."""
+    images = _decode(pair.image, notes)
+    names = _page_names(name_of(pair.image), len(images))
+    if not pair.labels:
+        return [Record(name, image) for name, image in zip(names, images, strict=True)]
+    (label_file,) = pair.labels
+    labels = _decode(label_file, notes, labels=True)
     if len(labels) != len(images):
         raise DataError(
             f"{label_file}: not as many pages as its image file",
-            {str(image_file): f"{len(images)} pages", str(label_file): f"{len(labels)} pages"},
+            {str(pair.image): f"{len(images)} pages", str(label_file): f"{len(labels)} pages"},
             "give every page of the stack its label page",
         )
-    return list(zip(names, images, labels, strict=True))
+    return [
+        Record(name, image, label, str(label_file))
+        for name, image, label in zip(names, images, labels, strict=True)
+    ]
+
+
+def _read_objects(pair: FilePair, notes: dict[str, str]) -> Record:
+    """Number the objects of an image that has one mask each; where masks overlap, the first counts."""
+    (image,) = _one_page(pair.image, notes)
+    numbers = np.zeros(image.shape[:2], np.int32)
+    for number, file in enumerate(pair.labels, 1):
+        (page,) = _one_page(file, notes, labels=True)
+        mask = label_image(page, str(file)) > 0
+        if mask.shape != numbers.shape:
+            raise DataError(
+                f"{file}: image and mask differ in size",
+                {"image": describe(numbers, "H W"), "mask": describe(mask, "H W")},
+                "give each image the masks drawn on it, unscaled and uncropped",
+            )
+        numbers[mask & (numbers == 0)] = number
+    return Record(name_of(pair.image), image, numbers[..., None], str(pair.image))
+
+
+def _one_page(file: Path, notes: dict[str, str], *, labels: bool = False) -> list[Image]:
+    pages = _decode(file, notes, labels=labels)
+    if len(pages) != 1:
+        raise DataError(
+            f"{file}: expected one page", {"found": len(pages)}, "save every page as a file of its own"
+        )
+    return pages
 
 
 def _page_names(stem: str, pages: int) -> list[str]:
@@ -150,9 +261,15 @@ def _read_npz(path: Path, labels: bool) -> list[Record]:
             f"{path}: images must be (N, H, W) or (N, H, W, C)", {"found": describe(images)}, "stack them so"
         )
     names = _page_names(path.stem, len(images))
+    if images.ndim == 3 and images.shape[2] <= MOST_CHANNELS < images.shape[1]:
+        raise DataError(
+            f"{path}: images can be one image in colours, or many of few columns",
+            {"found": describe(images)},
+            "save one image as images[None], (1, H, W, C)",
+        )
     pages = images if images.ndim == 4 else images[..., None]
     if not labels:
-        return [(name, page, None) for name, page in zip(names, pages, strict=True)]
+        return [Record(name, page) for name, page in zip(names, pages, strict=True)]
     values = _npz_array(path, "labels")
     if values.shape not in (pages.shape[:3], (*pages.shape[:3], 1)):
         raise DataError(
@@ -162,17 +279,23 @@ def _read_npz(path: Path, labels: bool) -> list[Record]:
         )
     values = values.reshape(*pages.shape[:3], 1)
     return [
-        (name, page, label_image(label, f"{path}: {name}"))
+        Record(name, page, label, f"{path}: {name}")
         for name, page, label in zip(names, pages, values, strict=True)
     ]
 
 
 def _npz_array(path: Path, key: str) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as archive:  # a pickle could run anything
+        with np.load(path, allow_pickle=False) as archive:  # a pickle could run any code
             if key in archive:
                 return archive[key]
             found = first_names(archive.files)
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"{path}: too little memory to read {key}",
+            {"reason": error},
+            "close other programs, or split the archive",
+        ) from error
     except Exception as error:  # zip, zlib and NumPy raise half a dozen types for a damaged archive
         raise DataError(
             f"{path}: {key} cannot be read, the archive is damaged or holds Python objects",
