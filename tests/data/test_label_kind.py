@@ -141,6 +141,14 @@ def test_class_numbers_with_gaps(values):
     assert (applied.labels[1] == 1).all()
 
 
+@pytest.mark.parametrize("values", [(1, 255), (255, 128), (7, 9, 200)])
+def test_masks_with_different_foreground_numbers_are_no_classes(values):
+    with pytest.raises(DataError, match=r"masks(.|\n)*classes"):
+        infer_kind([stripes(0, value) for value in values], "set")
+    with pytest.raises(DataError, match=r"masks(.|\n)*classes"):
+        infer_kind([blobs(value) for value in values], "set")
+
+
 def test_classes_of_another_set():
     """A second set may lack a class; it must not change the numbers of the others."""
     (label,), num_classes, values = apply_kind([stripes(0, 255)], "classes", "set", (0, 128, 255))

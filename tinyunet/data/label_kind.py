@@ -137,6 +137,7 @@ def infer_kind(labels: Sequence[Labels], source: str, *, coloured: bool = False)
     if connected >= ONE_PIECE and most > MANY_OBJECTS:
         return "instances", percent
     if len(values) <= MANY_CLASSES:
+        _require_one_foreground(labels, values, source)
         if connected >= ONE_PIECE:
             return _objects_or_classes(labels, values, source), percent
         if most <= MANY_OBJECTS or _whole(labels) < ONE_PIECE:
@@ -297,9 +298,27 @@ def _overlap(labels: Sequence[Labels]) -> float:
     return float(np.mean(overlaps)) if overlaps else 0.0
 
 
+def _require_one_foreground(labels: Sequence[Labels], values: NDArray, source: str) -> None:
+    """Raise a DataError for masks whose foreground differs, such as 0 and 1 in some and 0 and 255 in others."""
+    if _without_gaps(values) or any(len(_values([label])) > 2 for label in labels):
+        return
+    raise DataError(
+        f"{source}: the labels can be masks or classes",
+        {
+            "masks": "no image has more than two values",
+            "classes": f"the images have the values {_listing(values)} together",
+        },
+        "save all masks with the same two values, or give --kind classes",
+    )
+
+
+def _without_gaps(values: NDArray) -> bool:
+    return bool(values[-1] == len(values) - 1)
+
+
 def _require_no_smoothed_edges(labels: Sequence[Labels], values: NDArray, source: str) -> None:
     """Raise a DataError if values between others are nothing but thin fringes: smoothed or lossy edges."""
-    if values[-1] == len(values) - 1:  # 0..K-1, so numbers that somebody gave
+    if _without_gaps(values):  # numbers that somebody chose
         return
     solid = {
         int(value)
@@ -320,6 +339,6 @@ def _require_no_smoothed_edges(labels: Sequence[Labels], values: NDArray, source
 
 def _listing(values: NDArray[np.integer], coloured: bool = False) -> str:
     texts = [f"#{value:06x}" if coloured else str(value) for value in values]
-    if values.size > 2 and not coloured and values[-1] == len(values) - 1:
+    if values.size > 2 and not coloured and _without_gaps(values):
         return f"0..{values[-1]}"
     return ", ".join(texts if len(texts) <= 8 else [*texts[:8], f"... {texts[-1]}"])

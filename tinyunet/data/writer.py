@@ -1,4 +1,4 @@
-"""An `ImageSet` to files: the layout that `read_images` reads, with a real example in it."""
+"""Writing image sets and label images."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyunet.data.image_set import UNKNOWN, Image, ImageSet
+from tinyunet.data.image_set import UNKNOWN, Image, ImageSet, Labels
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 
 
 def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
-    """Write ``folder/images`` and ``folder/labels``, one file an image, of the same name in both.
+    """Write ``folder/images`` and ``folder/labels`` with one file per image, of the same name in both.
 
-    8-bit images in grey or colour become PNG, all others TIFF. Binary labels become PNG with 0 and 255, so
-    that any program shows them; classes PNG with 0..K-1; instances TIFF with 16 bits (32 where needed).
+    `read_images` reads them back. 8-bit images in grey or colour become PNG, all others TIFF. Binary labels
+    become PNG with 0 and 255, so that any program shows them; classes PNG, with the numbers or colours of the
+    files that they were read from; instances TIFF with 16 bits (32 where needed).
 
     Parameters
     ----------
     image_set : ImageSet
     folder : str or Path
-        Made if missing.
+        Created if missing.
 
     Raises
     ------
     DataError
-        There already is a folder ``images`` or ``labels`` in it, or pixels are unknown: no file can say so.
+        It contains ``images`` or ``labels`` already, or pixels are unknown, which these files cannot express.
     """
     folder = Path(folder)
     if any((label == UNKNOWN).any() for label in image_set.labels or []):
@@ -44,47 +45,63 @@ def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
         return
     (folder / "labels").mkdir()
     for label, name in zip(image_set.labels, image_set.names, strict=True):
-        if image_set.kind == "instances":
-            values = label.astype(np.uint32 if label.max() > np.iinfo(np.uint16).max else np.uint16)
-        else:
-            values = (label * (255 if image_set.kind == "binary" else 1)).astype(np.uint8)
-        _write(folder / "labels", name, values[..., None])
+        _write(folder / "labels", name, _file_values(image_set, label))
 
 
 def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: str | None = None) -> None:
-    """Write a label image as a 16-bit TIFF.
+    """Write a label image as a TIFF of 16 bits, or of 32 where there are more than 65,535 labels.
 
     Parameters
     ----------
     path : path
         Should end in ``.tif``.
     labels : integer array, shape (H, W)
-        0 … 65,535.
+        0 … 4,294,967,295.
     compression : str, optional
-        A lossless one of tifffile's, such as "lzw". Without it the file is an ImageJ one.
+        A lossless one of tifffile's, such as "lzw". Without it a 16-bit file is an ImageJ one.
 
     Raises
     ------
     ShapeError, DtypeError
-        Not (H, W); no whole numbers.
+        Not (H, W); not whole numbers.
     DataError
-        A label that 16 bits cannot hold.
+        A label that 32 bits cannot hold.
     """
+    import tifffile
+
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0:
         raise ShapeError("save_labels: needs one label image (H, W)", {"labels": describe(labels)})
     if labels.dtype.kind not in "iub":
         raise DtypeError(f"save_labels: labels must hold whole numbers, they are {labels.dtype}")
-    most = np.iinfo(np.uint16).max
+    most = np.iinfo(np.uint32).max
     if labels.min() < 0 or labels.max() > most:
         raise DataError(
-            f"save_labels: 16 bits hold labels 0 to {most:,}, found {labels.min():,} to {labels.max():,}",
-            {"objects": f"{np.count_nonzero(np.unique(labels)):,}", "file": path},
-            "save parts of the image, or keep the array with numpy.save",
+            f"save_labels: 32 bits hold labels 0 to {most:,}, found {labels.min():,} to {labels.max():,}",
+            {"file": path},
+            "number the objects 1, 2, ..., or keep the array with numpy.save",
         )
-    import tifffile
+    dtype = _label_dtype(labels)
+    imagej = compression is None and dtype == np.uint16  # ImageJ has no whole numbers of 32 bits
+    tifffile.imwrite(
+        path, labels.astype(dtype), imagej=imagej, compression=compression, photometric="minisblack"
+    )
 
-    tifffile.imwrite(path, labels.astype(np.uint16), imagej=compression is None, compression=compression)
+
+def _label_dtype(labels: np.ndarray) -> type[np.unsignedinteger]:
+    return np.uint32 if labels.max() > np.iinfo(np.uint16).max else np.uint16
+
+
+def _file_values(image_set: ImageSet, label: Labels) -> Image:
+    """Turn the labels of one image into pixels (H, W, C): the files' own numbers or colours of classes."""
+    if image_set.kind == "instances":
+        return label.astype(_label_dtype(label))[..., None]
+    if image_set.kind == "binary":
+        return (label * 255).astype(np.uint8)[..., None]
+    values = np.array(image_set.class_values or range(image_set.num_classes))
+    if image_set.coloured:
+        return np.stack([values >> 16, values >> 8 & 255, values & 255], axis=1).astype(np.uint8)[label]
+    return values.astype(np.uint8 if values.max() <= 255 else _label_dtype(values))[label][..., None]
 
 
 def _write(folder: Path, name: str, pixels: Image) -> None:
@@ -94,7 +111,7 @@ def _write(folder: Path, name: str, pixels: Image) -> None:
     channels = pixels.shape[2]
     if pixels.dtype == np.uint8 and channels in (1, 3):
         PIL.Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / f"{name}.png")
-    else:  # told what the axes are, tifffile cannot take two channels for two columns
+    else:  # with its axes given, tifffile cannot take two channels for two columns
         photometric = "rgb" if channels == 3 else "minisblack"
         stored = pixels[..., 0] if channels == 1 else pixels
         tifffile.imwrite(
