@@ -299,7 +299,7 @@ def _overlap(labels: Sequence[Labels]) -> float:
 
 
 def _require_one_foreground(labels: Sequence[Labels], values: NDArray, source: str) -> None:
-    """Raise a DataError for masks whose foreground differs, such as 0 and 1 in some and 0 and 255 in others."""
+    """Raise a DataError for masks of different foregrounds, such as 0 and 1 in some, 0 and 255 in others."""
     if _without_gaps(values) or any(len(_values([label])) > 2 for label in labels):
         return
     raise DataError(

@@ -61,12 +61,6 @@ def name_of(file: Path) -> str:
     return unicodedata.normalize("NFC", file.stem)
 
 
-def first_names(names: Collection[str], most: int = 5) -> str:
-    """List the first few names, for a message."""
-    shown = list(names)[:most]
-    return ", ".join(shown) + (", ..." if len(names) > most else "") or "nothing"
-
-
 # Folders.
 
 
