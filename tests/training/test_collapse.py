@@ -214,7 +214,7 @@ def facts(**changes):
             "imbalance",
             "leave out --weights.no-class-balance",
         ),
-        ({"shares": np.array([1.0, 0]), "loss": 0.1, "constant": 0.0}, "imbalance", "label training"),
+        ({"shares": np.array([1.0, 0]), "loss": 0.1, "constant": 0.0}, "imbalance", "--holdout"),
         ({"loss": 0.33, "constant": 0.33}, "imbalance", "label more of the rare classes"),
         # To guess between two classes costs log 2, even if the labels could have a third.
         ({"shares": np.array([0.5, 0.5, 0]), "loss": 0.4, "constant": 0.4}, "nothing learned", "--lr"),

@@ -62,7 +62,7 @@ def explain(facts: Facts) -> Collapsed | None:
         remedy = f"a layer of dead ReLUs passes no gradient and does not recover: {smaller}"
     elif np.count_nonzero(facts.shares) == 1:
         cause, why = "imbalance", "no training image has a pixel of another class"
-        remedy = "label some, or change --holdout"
+        remedy = "label pixels of another class, or change --holdout"
     elif facts.loss > OVERSHOT * facts.constant:
         cause, why = "steps too long", "the loss is worse than that of a constant prediction"
         remedy = smaller
