@@ -1,6 +1,8 @@
 """Tiled predictions against one forward pass over the whole mirrored image."""
 
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -177,23 +179,33 @@ def test_mirror_is_that_of_numpy_pad(size):
     np.testing.assert_array_equal(mirror_indices(-23, size + 31, size), expected)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_dropout_is_off_and_the_mode_comes_back(training):
+def test_threads_predict_with_one_model_in_training_mode():
+    """Without dropout, each beginning or ending while the other is at work; the model stays in its mode."""
     model, image = random_net(1), random_image(20, 20, 1)
-    model.train(training)
-    np.testing.assert_array_equal(predict_tiled(model, image, tile=8), predict_tiled(model, image, tile=8))
-    assert [model.training, model.contracting[0].training, model.up[0].training] == [training] * 3
+    alone = predict_tiled(model.eval(), image, tile=8)
+    model.train()
+    begun, both, ended = threading.Event(), threading.Event(), threading.Event()
 
+    def first(done, total):
+        begun.set()
+        both.wait(30)
 
-def test_the_mode_comes_back_after_an_error():
-    model = random_net(1)
+    def second(done, total):
+        both.set()
+        ended.wait(30)
 
-    def stop(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        predict_tiled(model, random_image(20, 20, 1), tile=8, on_tile=stop)
-    assert model.training
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(predict_tiled, model, image, tile=8, on_tile=first)
+        begun.wait(30)
+        other = pool.submit(predict_tiled, model, image, tile=8, on_tile=second)
+        both.wait(30)
+        training = model.training
+        scores = one.result()
+        ended.set()
+        np.testing.assert_array_equal(scores, alone)
+        np.testing.assert_array_equal(other.result(), alone)
+    assert training
+    assert all(module.training for module in (model, model.contracting[0], model.up[0]))
 
 
 @pytest.mark.parametrize(("symmetries", "total"), [(1, 6), (8, 48)])

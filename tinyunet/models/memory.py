@@ -17,6 +17,7 @@ from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import active_backend, array_library
 from tinyunet.errors import OutOfMemoryError
 from tinyunet.models import Network
+from tinyunet.nn.module import evaluating
 from tinyunet.sampling import Sample
 
 SPARE = 0.9  # of the memory that is free: pieces of a pool do not fit without gaps
@@ -114,5 +115,5 @@ def _try(model: Network, side: int, training: bool) -> None:
             for parameter in model.parameters():
                 parameter.grad = None
     else:
-        with no_grad():
+        with no_grad(), evaluating():
             model(Tensor(x))

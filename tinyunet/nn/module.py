@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,6 +12,18 @@ from numpy.typing import NDArray
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
 from tinyunet.errors import CheckpointError
+
+_evaluating = ContextVar("evaluating", default=False)
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Switch dropout off in the ``with`` block, for this thread only; the modules keep their own mode."""
+    token = _evaluating.set(True)
+    try:
+        yield
+    finally:
+        _evaluating.reset(token)
 
 
 class Parameter(Tensor):
@@ -28,7 +42,12 @@ class Module:
     ``"contracting.0.first.weight"``.
     """
 
-    training = True
+    _training = True
+
+    @property
+    def training(self) -> bool:
+        """Whether dropout is on: in training mode, and not within `evaluating`."""
+        return self._training and not _evaluating.get()
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.forward(x)
@@ -64,7 +83,7 @@ class Module:
 
     def train(self, mode: bool = True) -> Module:
         """Switch dropout on (or off), here and in all parts. Returns self."""
-        self.training = mode
+        self._training = mode
         for _, child in self._children():
             child.train(mode)
         return self

@@ -28,6 +28,7 @@ from tinyunet.backend import active_backend, to_host
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.models import Network, memory
 from tinyunet.models.geometry import Geometry
+from tinyunet.nn.module import evaluating
 from tinyunet.prediction.tiling_cuda import TilesOnGpu
 
 OnTile = Callable[[int, int], None]
@@ -46,8 +47,9 @@ def predict_tiled(
 ) -> NDArray[np.float32]:
     """Class probabilities for every pixel of an image of any size.
 
-    Dropout is off. Besides the image and the result, one tile needs memory. On a GPU all three lie there or,
-    if they do not fit, only the tile.
+    Dropout is off, whatever the model's mode, which stays as it is: other threads may use the model too.
+    Besides the image and the result, one tile needs memory. On a GPU all three lie there or, if they do not
+    fit, only the tile.
 
     Parameters
     ----------
@@ -87,15 +89,10 @@ def predict_tiled(
     tiles = _tiles_of(image, model.num_classes)
     total = len(transforms) * len(list(_tiles(model, image.shape, tile)))
     done = itertools.count(1)
-    training = model.training
-    model.eval()
-    try:
-        for transform in transforms:
-            for _ in _add_scores(model, tiles, transform, tile):
-                if on_tile:
-                    on_tile(next(done), total)
-    finally:
-        model.train(training)
+    for transform in transforms:
+        for _ in _add_scores(model, tiles, transform, tile):
+            if on_tile:
+                on_tile(next(done), total)
     scores = tiles.scores()
     scores /= len(transforms)
     for row in scores:  # one at a time, so that no second array of the result's size is needed
@@ -242,7 +239,7 @@ def _add_scores(
     cut = model.geometry.halo - model.geometry.shrink // 2  # of a padded network, the whole halo
     for (down, rows), (across, columns) in _tiles(model, shape, tile):
         top, left = down.start - rows.halo, across.start - columns.halo
-        with memory.explained(model, rows.input, training=False), no_grad():
+        with memory.explained(model, rows.input, training=False), no_grad(), evaluating():
             x = Tensor(tiles.cut_out(transform, (top, top + rows.input), (left, left + columns.input)))
             tiles.add(transform, down, across, model(x).data, cut)
             del x  # its memory is for the next tile
