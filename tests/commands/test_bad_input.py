@@ -114,8 +114,8 @@ def test_images_to_predict(refused, data, trained, tmp_path, spoil):
         ("no-labels", {"images": np.ones((3, 20, 20))}, ("labels",)),
         ("nan", {"images": np.where(np.arange(1200).reshape(3, 20, 20) == 441, np.nan, 1)},
          ("nan-1", "row 2, column 1")),
-        ("range", {"images": np.ones((3, 20, 20)), "labels": np.full((3, 20, 20), -1)},
-         ("-1",)),
+        ("range", {"images": np.ones((3, 20, 20)), "labels": np.full((3, 20, 20), -2)},
+         ("-2",)),
         ("wide", {"images": np.ones((3, 20, 20)), "labels": np.zeros((3, 20, 21))},
          ("(3, 20, 21)", "(3, 20, 20)")),
         ("flat", {"images": np.ones((20, 20))}, ("(20, 20)",)),
@@ -132,7 +132,7 @@ def test_labels_out_of_range_of_classes(refused, tiny, tmp_path):
     labels = np.arange(1200).reshape(3, 20, 20)
     np.savez(tmp_path / "x.npz", images=np.ones((3, 20, 20)), labels=labels)
     message = refused("train", "--data", tmp_path / "x.npz", "--kind", "classes", "--out", "run", *tiny)
-    says(message, "x.npz", "255", "1199")
+    says(message, "x.npz", "256", "1200")
 
 
 def test_data_that_is_not_there(refused, trained):

@@ -119,9 +119,9 @@ def infer_kind(labels: Sequence[Labels], source: str, *, coloured: bool = False)
     """
     values = _values(labels)
     if len(values) < 2:
+        only = _listing(values, coloured) or "unknown"
         raise DataError(
-            f"{source}: every label pixel is {_listing(values, coloured) or 'unknown'}, "
-            "there is nothing to learn or to judge",
+            f"{source}: every label pixel is {only}, there is nothing to learn or to judge",
             remedy="check the label files; if this is right, give --kind binary",
         )
     if coloured:
@@ -139,7 +139,7 @@ def infer_kind(labels: Sequence[Labels], source: str, *, coloured: bool = False)
     if len(values) <= MANY_CLASSES:
         _require_one_foreground(labels, values, source)
         if connected >= ONE_PIECE:
-            return _objects_or_classes(labels, values, source), percent
+            return _objects_or_classes(labels, values, source)
         if most <= MANY_OBJECTS or _whole(labels) < ONE_PIECE:
             _require_no_smoothed_edges(labels, values, source)
             return "classes", f"values {_listing(values)}"
@@ -168,14 +168,14 @@ def _infer_colours(labels: Sequence[Labels], values: NDArray, source: str) -> tu
     return "classes", f"colours {_listing(values, coloured=True)}"
 
 
-def _objects_or_classes(labels: Sequence[Labels], values: NDArray, source: str) -> LabelKind:
+def _objects_or_classes(labels: Sequence[Labels], values: NDArray, source: str) -> tuple[LabelKind, str]:
     """Decide what a few values mean that are one connected piece each: by their number and their places."""
     counts = {len(np.unique(label[label > 0])) for label in labels}
     overlap = _overlap(labels)
     if len(counts) > 1 and overlap < OTHER_PLACE:
-        return "instances"
+        return "instances", "each value is one connected piece, elsewhere in every image"
     if len(counts) == 1 and overlap >= SAME_PLACE:
-        return "classes"
+        return "classes", f"values {_listing(values)}, in the same places of all images"
     raise DataError(
         f"{source}: the labels can be objects or classes",
         {
@@ -299,7 +299,7 @@ def _overlap(labels: Sequence[Labels]) -> float:
 
 
 def _require_one_foreground(labels: Sequence[Labels], values: NDArray, source: str) -> None:
-    """Raise a DataError for masks of different foregrounds, such as 0 and 1 in some, 0 and 255 in others."""
+    """Raise a DataError for masks whose foreground differs, such as 0 and 1 here, 0 and 255 there."""
     if _without_gaps(values) or any(len(_values([label])) > 2 for label in labels):
         return
     raise DataError(

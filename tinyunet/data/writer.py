@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -48,24 +49,32 @@ def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
         _write(folder / "labels", name, _file_values(image_set, label))
 
 
-def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: str | None = None) -> None:
-    """Write a label image as a TIFF of 16 bits, or of 32 where there are more than 65,535 labels.
+def save_labels(
+    path: str | PathLike[str],
+    labels: np.ndarray,
+    *,
+    compression: str | None = None,
+    bits: Literal[16, 32] = 32,
+) -> None:
+    """Write a label image as a TIFF of 16 bits, or of 32 where labels exceed 65,535.
 
     Parameters
     ----------
     path : path
         Should end in ``.tif``.
     labels : integer array, shape (H, W)
-        0 … 4,294,967,295.
+        0 … 4,294,967,295, or 65,535 with 16 bits.
     compression : str, optional
         A lossless one of tifffile's, such as "lzw". Without it a 16-bit file is an ImageJ one.
+    bits : 16 or 32
+        The most bits per label; some formats have no more than 16.
 
     Raises
     ------
     ShapeError, DtypeError
         Not (H, W); not whole numbers.
     DataError
-        A label that 32 bits cannot hold.
+        A label that so many bits cannot hold.
     """
     import tifffile
 
@@ -74,12 +83,12 @@ def save_labels(path: str | PathLike[str], labels: np.ndarray, *, compression: s
         raise ShapeError("save_labels: needs one label image (H, W)", {"labels": describe(labels)})
     if labels.dtype.kind not in "iub":
         raise DtypeError(f"save_labels: labels must hold whole numbers, they are {labels.dtype}")
-    most = np.iinfo(np.uint32).max
+    most = 2**bits - 1
     if labels.min() < 0 or labels.max() > most:
         raise DataError(
-            f"save_labels: 32 bits hold labels 0 to {most:,}, found {labels.min():,} to {labels.max():,}",
-            {"file": path},
-            "number the objects 1, 2, ..., or keep the array with numpy.save",
+            f"save_labels: {bits} bits hold labels 0 to {most:,}, found {labels.min():,} to {labels.max():,}",
+            {"objects": f"{np.count_nonzero(np.unique(labels)):,}", "file": path},
+            "save parts of the image, or keep the array with numpy.save",
         )
     dtype = _label_dtype(labels)
     imagej = compression is None and dtype == np.uint16  # ImageJ has no whole numbers of 32 bits

@@ -57,7 +57,7 @@ class FilmWriter:
         number = int(frame)
         follows = self._last is not None and self._last_frame + 1 == number
         linked = link(self._last if follows else None, objects, first_new=len(self.tracks) + 1)
-        save_labels(self.folder / f"mask{frame}.tif", linked, compression="lzw")
+        save_labels(self.folder / f"mask{frame}.tif", linked, compression="lzw", bits=16)
         for value in np.setdiff1d(linked, [0]).tolist():
             self.tracks.setdefault(value, [number, number])[1] = number
         lines = [f"{value} {first} {last} 0\n" for value, (first, last) in sorted(self.tracks.items())]
