@@ -30,6 +30,7 @@
 // have K²C rows, and their third axis of blocks goes over parts of the pixels, each with a sum of its own.
 
 #include "conv2d_patches.cuh"
+#include "reduce.cuh"
 
 extern "C" __global__ void conv2d_forward_naive(const float* x, const float* weight, const float* bias,
                                                 float* y, int height, int width, int channels, int size,
@@ -142,17 +143,16 @@ extern "C" __global__ void conv2d_sum_parts(const float* parts, float* sum, int 
 // rows.
 template <class Number, class Sum>
 __device__ void sum_columns(const Number* matrix, Sum* sums, int rows, int filters) {
-    __shared__ double of_thread[8][32];
+    __shared__ double of_warp[WARPS][32];  // a column for each lane
     int f = blockIdx.x * 32 + threadIdx.x;
     double sum = 0;
     if (f < filters)
-        for (int row = blockIdx.y * 8 + threadIdx.y; row < rows; row += gridDim.y * 8)
+        for (int row = blockIdx.y * WARPS + threadIdx.y; row < rows; row += gridDim.y * WARPS)
             sum += matrix[row * filters + f];
-    of_thread[threadIdx.y][threadIdx.x] = sum;
+    of_warp[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y > 0 || f >= filters) return;
-    for (int y = 1; y < 8; y++) sum += of_thread[y][threadIdx.x];
-    sums[blockIdx.y * filters + f] = sum;
+    sums[blockIdx.y * filters + f] = sum_over_warps(of_warp, threadIdx.x);
 }
 
 extern "C" __global__ void conv2d_backward_bias(const float* grad_output, double* parts, int rows,

@@ -18,18 +18,12 @@
 // their weights and, in registers, its share of grad_weight. C must be a multiple of 4 up to 128, K at most 4.
 // Each block leaves one row of sums; conv2d_backward_bias_end adds the rows. backward any number of blocks.
 
-constexpr int THREADS = 256, WARPS = THREADS / 32, MAX_CLASSES = 4, MAX_CHANNELS = 128;
+#include "reduce.cuh"
+
+constexpr int THREADS = 32 * WARPS, MAX_CLASSES = 4, MAX_CHANNELS = 128;
 
 __device__ __forceinline__ float4& four(const float& first) {
     return *reinterpret_cast<float4*>(const_cast<float*>(&first));
-}
-
-// The sum over lanes that differ in the bits first, 2 · first, … below last: in all of them, with the same bits.
-template <class Number>
-__device__ __forceinline__ Number sum_of_lanes(Number value, int first, int last) {
-    for (int distance = first; distance < last; distance *= 2)
-        value += __shfl_xor_sync(0xffffffff, value, distance);
-    return value;
 }
 
 // The columns of a row of sums: grad_weight (C, K), four for grad_bias, energy.
@@ -37,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(256)
     linear_cross_entropy_forward(const float* x, const float* weight, const float* bias, const int* target,
                                  const float* pixel_weight, float* grad_x, double* parts, int channels,
                                  int classes, int lanes, int with_gradient, int pixels_a_part, int count) {
-    __shared__ __align__(16) float products_of_warp[WARPS][MAX_CLASSES][MAX_CHANNELS];
+    __shared__ __align__(16) float products_of_warp[WARPS][MAX_CLASSES * MAX_CHANNELS];
     __shared__ double others_of_warp[WARPS][MAX_CLASSES + 1];
     int c = threadIdx.x % lanes * 4, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float w[MAX_CLASSES][4] = {}, products[MAX_CLASSES][4] = {}, biases[MAX_CLASSES] = {};
@@ -62,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(256)
         for (int k = 0; k < MAX_CLASSES; k++)
             if (k < classes) {
                 float own = w[k][0] * v.x + w[k][1] * v.y + w[k][2] * v.z + w[k][3] * v.w;
-                z[k] = sum_of_lanes(own, 1, lanes) + biases[k];
+                z[k] = sum_over_lanes(own, 1, lanes) + biases[k];
                 largest = k == 0 ? z[k] : fmaxf(largest, z[k]);
             }
 #pragma unroll
@@ -93,30 +87,25 @@ extern "C" __global__ void __launch_bounds__(256)
 
     // All lanes of a pixel have the same energy and sums: the first one's count.
     bool counts = threadIdx.x % lanes == 0;
-    energy = sum_of_lanes(counts ? energy : 0, 1, 32);
+    energy = sum_over_lanes(counts ? energy : 0, 1, 32);
     if (lane == 0) others_of_warp[warp][MAX_CLASSES] = energy;
 #pragma unroll
     for (int k = 0; k < MAX_CLASSES; k++) {
-        sums[k] = sum_of_lanes(counts ? sums[k] : 0, 1, 32);
+        sums[k] = sum_over_lanes(counts ? sums[k] : 0, 1, 32);
         if (lane == 0) others_of_warp[warp][k] = sums[k];
-        for (int e = 0; e < 4; e++) products[k][e] = sum_of_lanes(products[k][e], lanes, 32);
+        for (int e = 0; e < 4; e++) products[k][e] = sum_over_lanes(products[k][e], lanes, 32);
         if (lane < lanes && c < channels)
-            four(products_of_warp[warp][k][c]) =
+            four(products_of_warp[warp][k * MAX_CHANNELS + c]) =
                 make_float4(products[k][0], products[k][1], products[k][2], products[k][3]);
     }
     __syncthreads();
     double* row = parts + blockIdx.x * (channels * classes + MAX_CLASSES + 1);
     for (int index = threadIdx.x; index < channels * classes; index += THREADS) {
         int channel = index % channels, k = index / channels;
-        double sum = 0;
-        for (int i = 0; i < WARPS; i++) sum += products_of_warp[i][k][channel];
-        row[channel * classes + k] = sum;
+        row[channel * classes + k] = sum_over_warps(products_of_warp, k * MAX_CHANNELS + channel);
     }
-    if (threadIdx.x <= MAX_CLASSES) {
-        double sum = 0;
-        for (int i = 0; i < WARPS; i++) sum += others_of_warp[i][threadIdx.x];
-        row[channels * classes + threadIdx.x] = sum;
-    }
+    if (threadIdx.x <= MAX_CLASSES)
+        row[channels * classes + threadIdx.x] = sum_over_warps(others_of_warp, threadIdx.x);
 }
 
 // In training the gradient of the loss is 1: then nothing but that number is read.

@@ -10,18 +10,7 @@
 // and in an order that does not depend on which block is first. forward_end a single block of 256, backward a
 // thread an element. Sums and gradients stay in the GPU's memory: nobody waits for a number.
 
-// The sum over the 256 threads of a block, in thread 0: halves of a warp, quarters, …, then the eight warps.
-__device__ double sum_of_block(double value) {
-    __shared__ double of_warp[8];
-    for (int distance = 16; distance > 0; distance /= 2)
-        value += __shfl_down_sync(0xffffffff, value, distance);
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = 0;
-    if (threadIdx.x == 0)
-        for (int warp = 0; warp < 8; warp++) value += of_warp[warp];
-    return value;
-}
+#include "reduce.cuh"
 
 extern "C" __global__ void softmax_cross_entropy_forward(const float* logits, const int* target,
                                                          const float* weight, double* energy_of_block,
@@ -39,7 +28,7 @@ extern "C" __global__ void softmax_cross_entropy_forward(const float* logits, co
             grad[k] = label < 0 ? 0 : weight[pixel] * (expf(z[k] - largest) / total - (k == label));
         if (label >= 0) energy = (double)weight[pixel] * (logf(total) - (z[label] - largest));
     }
-    energy = sum_of_block(energy);  // outside of the branch: all threads of the block take part
+    energy = sum_over_block(energy);  // outside of the branch: all threads of the block take part
     if (threadIdx.x == 0) energy_of_block[blockIdx.x] = energy;
 }
 
@@ -47,7 +36,7 @@ extern "C" __global__ void softmax_cross_entropy_forward_end(const double* energ
                                                              int blocks) {
     double energy = 0;
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) energy += energy_of_block[i];
-    energy = sum_of_block(energy);
+    energy = sum_over_block(energy);
     if (threadIdx.x == 0) *loss = energy;
 }
 

@@ -46,8 +46,6 @@ using std::min;
 
 #define __syncthreads() emulator::block_barrier(EMULATED_LINE)
 #define __int_as_float(bits) emulator::number_of(bits)
-#define __shfl_down_sync(mask, value, delta) \
-    emulator::shuffle(mask, value, emulator::lane() + (delta), EMULATED_LINE)
 #define __shfl_xor_sync(mask, value, bits) \
     emulator::shuffle(mask, value, emulator::lane() ^ (bits), EMULATED_LINE)
 
@@ -73,7 +71,6 @@ void* mailbox(int of_lane);                          // 64 bytes of each lane of
 // All lanes write, all lanes read: between the two, and before the next write, the warp waits.
 template <class T>
 UNCHECKED T shuffle(unsigned mask, T value, int source, const char* line) {
-    if (source >= WARP) source = lane();
     if (!(mask >> source & 1))
         fail("%s: the shuffle reads lane %d, which is not in its mask", line, source);
     std::memcpy(mailbox(lane()), &value, sizeof(T));

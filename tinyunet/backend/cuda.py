@@ -151,7 +151,7 @@ def run_checked(
     Parameters
     ----------
     source : Path or str
-        A .cu file, or its text. It includes nothing; a kernel is declared as
+        A .cu file, which may include headers beside it, or text that includes nothing. A kernel is declared as
         ``extern "C" __global__ void name(float* y, int count)``.
     kernel : str
         The name of the kernel in it.
@@ -192,7 +192,7 @@ def run_checked(
     text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
     with TemporaryDirectory() as folder:  # of its own, so that the text is compiled that is there now
         path = Path(folder, "kernels.cu" if isinstance(source, str) else source.name)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text if isinstance(source, str) else text_of(source), encoding="utf-8")
         kernels = kernels_in(path)
         if kernel not in kernels:
             raise KernelError(
