@@ -2,7 +2,7 @@
 //
 //   forward   y = a + b
 //
-// Launch: a thread an element, blocks of 256.
+// Launch: one thread per element, blocks of 256.
 
 extern "C" __global__ void add_forward(const float* a, const float* b, float* y, int count) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;

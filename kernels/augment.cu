@@ -1,14 +1,14 @@
-// A training tile: image, cells and classes of one place, shifted, turned, bent and re-lit, in one launch: each
-// pixel's displacement is computed once and serves all three.
+// A training tile in one launch: image, cells and classes of one place, shifted, rotated, deformed and
+// re-lit. Each pixel's displacement is computed once for all three.
 //
-//   tile      out(p) = in(centre + turn (p + u(p)))                         p from the tile's centre
+//   tile      out(p) = in(centre + rotation (p + u(p)))                     p from the tile's centre
 //             u(i, j) = sum over k, m of along[k,i] · grid[k,m] · along[m,j]
 //
-// The image is a cubic spline, or with order 0 that of the nearest pixel, as cells and classes are; beyond its
-// borders it is mirrored. Cells and classes are of the tile's middle. As in tinyunet/sampling/augment.py, which explains
-// it; coordinates are double as there.
+// The image is interpolated by a cubic spline or, with order 0, taken from the nearest pixel, as cells and
+// classes are. It is mirrored at its borders. Cells and classes cover the middle of the tile.
+// tinyunet/sampling/augment.py explains all this; coordinates are double precision as there.
 //
-// Launch: a thread a pixel of the image tile, blocks of 256.
+// Launch: one thread per pixel of the image tile, blocks of 256.
 
 // Fold a coordinate into [0, length - 1] by mirroring at both ends.
 __device__ __forceinline__ double mirror(double x, int length) {
@@ -20,19 +20,19 @@ __device__ __forceinline__ double mirror(double x, int length) {
 }
 
 // One component of u at pixel (i, j) of the tile.
-__device__ __forceinline__ double displacement(const double* grid, const double* along, int points,
-                                               int side, int i, int j) {
+__device__ __forceinline__ double displacement(const double* grid, const double* along, int points, int side,
+                                               int i, int j) {
     double sum = 0;
     for (int m = 0; m < points; m++) {
-        double vector = 0;  // of the grid's column m at row i
-        for (int k = 0; k < points; k++) vector += along[k * side + i] * grid[k * points + m];
-        sum += vector * along[m * side + j];
+        double in_column = 0;  // the grid's column m at row i
+        for (int k = 0; k < points; k++) in_column += along[k * side + i] * grid[k * points + m];
+        sum += in_column * along[m * side + j];
     }
     return sum;
 }
 
-// How the four bumps around a point weigh there; t in [0, 1) from the second of them.
-__device__ __forceinline__ void bump_weights(double t, double (&weights)[4]) {
+// The weights of the four B-splines around a point, t in [0, 1) from the centre of the second.
+__device__ __forceinline__ void bspline_weights(double t, double (&weights)[4]) {
     double s = 1 - t;
     weights[0] = s * s * s / 6;
     weights[1] = 2.0 / 3 - t * t * (2 - t) / 2;
@@ -40,14 +40,14 @@ __device__ __forceinline__ void bump_weights(double t, double (&weights)[4]) {
     weights[3] = t * t * t / 6;
 }
 
-// The spline of one channel at (y, x). The coefficients have a frame of one pixel before and two after
+// The spline of one channel at (y, x). The coefficients are padded by one pixel before and two after
 // (tinyunet/sampling/spline.py).
 __device__ __forceinline__ float spline(const float* coefficients, double y, double x, int width,
                                         int channels) {
     int top = int(y), left = int(x);
     double weights_y[4], weights_x[4];
-    bump_weights(y - top, weights_y);
-    bump_weights(x - left, weights_x);
+    bspline_weights(y - top, weights_y);
+    bspline_weights(x - left, weights_x);
     double value = 0;
     for (int a = 0; a < 4; a++) {
         const float* row = coefficients + ((top + a) * (width + 3) + left) * channels;
@@ -58,7 +58,7 @@ __device__ __forceinline__ float spline(const float* coefficients, double y, dou
     return value;
 }
 
-// The index of pixel (i, j) of the tile in its middle; negative: it is outside.
+// The index in the middle of the tile of its pixel (i, j), or -1 outside the middle.
 __device__ __forceinline__ int index_in_middle(int i, int j, int side, int middle) {
     int cut = (side - middle) / 2;
     i -= cut;
@@ -66,22 +66,23 @@ __device__ __forceinline__ int index_in_middle(int i, int j, int side, int middl
     return 0 <= i && i < middle && 0 <= j && j < middle ? i * middle + j : -1;
 }
 
-// motion: turn row by row, centre, then the grid's rows and its columns. The grey values change by a power
-// between low and low + span, unless span is 0, then by a factor and an offset.
+// motion: the rotation row by row, the centre, then the grid of displacements down and that of displacements
+// right. The grey values are raised to a power between low and low + span, unless span is 0, then scaled and
+// offset.
 extern "C" __global__ void augment_tile(const float* source, const int* cells, const int* classes,
                                         const double* motion, const double* along, float* image_out,
                                         int* cells_out, int* classes_out, int order, int height, int width,
-                                        int channels, int points, int side, int cells_side,
-                                        int classes_side, float low, float span, float exponent,
-                                        float factor, float offset, int count) {
+                                        int channels, int points, int side, int cells_side, int classes_side,
+                                        float low, float span, float exponent, float factor, float offset,
+                                        int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int i = index / side, j = index % side;
-    const double *turn = motion, *centre = motion + 4, *grid = motion + 6;
+    const double *rotation = motion, *centre = motion + 4, *grid = motion + 6;
     double down = displacement(grid, along, points, side, i, j) + (i - (side - 1) / 2.0);
     double right = displacement(grid + points * points, along, points, side, i, j) + (j - (side - 1) / 2.0);
-    double y = turn[0] * down + turn[1] * right + centre[0];
-    double x = turn[2] * down + turn[3] * right + centre[1];
+    double y = rotation[0] * down + rotation[1] * right + centre[0];
+    double x = rotation[2] * down + rotation[3] * right + centre[1];
     y = mirror(y, height);
     x = mirror(x, width);
 
@@ -93,7 +94,7 @@ extern "C" __global__ void augment_tile(const float* source, const int* cells, c
 
     for (int c = 0; c < channels; c++) {
         float value = order ? spline(source + c, y, x, width, channels) : source[nearest * channels + c];
-        if (span > 0)  // a spline overshoots at edges, and a power needs what is not negative
+        if (span > 0)  // a spline overshoots at edges, and a power needs a base of at least 0
             value = powf(fminf(fmaxf((value - low) / span, 0), 1), exponent) * span + low;
         image_out[index * channels + c] = value * factor + offset;
     }

@@ -2,32 +2,34 @@
 //
 //   y[n,i,j,f] = bias[f] + sum over p,q,c of weight[p,q,c,f] · x[n,i+p-padding,j+q-padding,c]  (0 outside x)
 //
-// Channels last, this is a product of matrices. y is pixels × F; weight, as it lies, is K²C × F; the matrix
-// between them, patches, has the window of x at pixel n,i,j as its row. It is never in memory ("implicit"):
+// With channels last this is a product of matrices. y is pixels × F, and weight is K²C × F as it lies in
+// memory. Each row of the third matrix, patches, is the window of x at one pixel n,i,j. It is never in memory
+// ("implicit"):
 //
-//   y = patches · weight      grad_weight = patchesᵀ · grad_output      grad_x = forward, with weight turned
+//   y = patches · weight      grad_weight = patchesᵀ · grad_output      grad_x = forward with weight flipped
 //
 // Rungs of forward (and so of the gradient of x) and of backward_weight:
 //
-//   naive    a thread an element of the result; every factor is read from memory anew
-//   tiled    16×16 elements a block; 16 columns of one factor and 16 rows of the other wait in shared memory,
-//            and each number of them is used 16 times
-//   blocked  128×64 elements a block, 8×8 of them in the registers of a thread: a number read from shared
-//            memory is used 8 times. 128-bit loads; the next tiles are fetched while these are multiplied.
-//            C and F must be multiples of 4
+//   naive    one thread per element of the result; every factor is read from memory each time
+//   tiled    16×16 elements per block; 16 columns of one factor and 16 rows of the other are in shared
+//            memory, where each number is used 16 times
+//   blocked  128×64 elements per block, 8×8 in the registers of each thread: a number read from shared
+//            memory is used 8 times. 128-bit loads; the next tiles are fetched while these are multiplied. C
+//            and F must be multiples of 4
 //   tensor   the same blocks on tensor cores: a warp multiplies 16×8 by 8×8 in one instruction. Factors are
-//            rounded to TF32 (10 bits behind the point), sums are float32. Three tiles in shared memory, two
-//            of them on their way there past the registers (cp.async). C and F must be multiples of 4
-//   tensor_bf16   the same with 16×16 by 16×8, and factors rounded to bfloat16 (7 bits behind the point) as
-//            they enter the tensor cores: arrays and sums stay float32
+//            rounded to TF32 (10 fraction bits), sums are float32. Three stages of tiles in shared memory,
+//            two of them being filled past the registers (cp.async). C and F must be multiples of 4
+//   tensor_bf16   the same with 16×16 by 16×8, and factors rounded to bfloat16 (7 fraction bits) as they
+//            enter the tensor cores: arrays and sums stay float32
 //
-// The first two are here, the others in conv2d_blocked.cu and conv2d_tensor.cu. For windows of 3×3 there is
-// another, which multiplies less: conv2d_winograd.cu. The other kernels: turn_weight (for grad_x), sum_parts (of
-// a weight gradient, in order), backward_bias and its end.
+// The first two are here, the others in conv2d_blocked.cu and conv2d_tensor.cu. Windows of 3×3 have another
+// rung, which multiplies less: conv2d_winograd.cu. The other kernels are flip_weight (for grad_x), sum_parts
+// (of a weight gradient, in order), backward_bias and backward_bias_end.
 //
-// Launch: naive and the others a thread an element, blocks of 256; tiled (rows / 16, F / 16) blocks of 16×16;
-// blocked (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares) blocks of 32×8. Weight gradients
-// have K²C rows, and their third axis of blocks goes over parts of the pixels, each with a sum of its own.
+// Launch: naive, flip_weight and sum_parts one thread per element, blocks of 256; tiled (rows / 16, F / 16)
+// blocks of 16×16; blocked (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares) blocks of 32×8.
+// Weight gradients have K²C rows; the third axis of their grid goes over parts of the pixels, each with its
+// own sum.
 
 #include "conv2d_patches.cuh"
 #include "reduce.cuh"
@@ -51,18 +53,18 @@ extern "C" __global__ void conv2d_forward_naive(const float* x, const float* wei
     y[index] = relu && sum < 0 ? 0 : sum;
 }
 
-// The pixels are cut into parts, each summed by other threads: more to do at once, and shorter sums round
-// less.
+// The pixels are split into parts, each summed by other threads: more work in parallel, and shorter sums
+// round less.
 extern "C" __global__ void conv2d_backward_weight_naive(const float* x, const float* grad_output,
                                                         float* parts, int height, int width, int channels,
                                                         int size, int padding, int filters, int rows,
-                                                        int rows_a_part) {
+                                                        int rows_per_part) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     int count = size * size * channels * filters;
     if (index >= count) return;
     int out_height = height + 2 * padding - size + 1, out_width = width + 2 * padding - size + 1;
     int f = index % filters, c = index / filters % channels, tap = index / filters / channels;
-    int first = blockIdx.z * rows_a_part, last = min(rows, first + rows_a_part);
+    int first = blockIdx.z * rows_per_part, last = min(rows, first + rows_per_part);
     float sum = 0;
     for (int row = first; row < last; row++) {
         int n = row / out_width / out_height;
@@ -85,13 +87,13 @@ extern "C" __global__ void conv2d_forward_tiled(const float* x, const float* wei
     Window window = window_of(s, row);
     float sum = 0;
     for (int k = 0; k < s.columns; k += TILE) {
-        Place left = place_in_x(s, window, tap_of(s, k + threadIdx.x));
-        Place right = place_in_matrix(k + threadIdx.y, s.columns, f, filters);
-        patches[threadIdx.y][threadIdx.x] = left.exists ? x[left.offset] : 0;
-        weights[threadIdx.y][threadIdx.x] = right.exists ? weight[right.offset] : 0;
+        Offset left = offset_in_x(s, window, tap_of(s, k + threadIdx.x));
+        Offset right = offset_in_matrix(k + threadIdx.y, s.columns, f, filters);
+        patches[threadIdx.y][threadIdx.x] = left.exists ? x[left.value] : 0;
+        weights[threadIdx.y][threadIdx.x] = right.exists ? weight[right.value] : 0;
         __syncthreads();  // both tiles are complete
         for (int e = 0; e < TILE; e++) sum += patches[threadIdx.y][e] * weights[e][threadIdx.x];
-        __syncthreads();  // no one needs them any more
+        __syncthreads();  // nothing reads them any more
     }
     if (row >= rows || f >= filters) return;
     sum += bias[f];
@@ -101,19 +103,19 @@ extern "C" __global__ void conv2d_forward_tiled(const float* x, const float* wei
 extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const float* grad_output,
                                                         float* parts, int height, int width, int channels,
                                                         int size, int padding, int filters, int rows,
-                                                        int rows_a_part) {
+                                                        int rows_per_part) {
     __shared__ float patches[TILE][TILE], grads[TILE][TILE];
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
     int column = blockIdx.x * TILE + threadIdx.y, f = blockIdx.y * TILE + threadIdx.x;
-    int first = blockIdx.z * rows_a_part, last = min(rows, first + rows_a_part);
+    int first = blockIdx.z * rows_per_part, last = min(rows, first + rows_per_part);
     Tap tap = tap_of(s, blockIdx.x * TILE + threadIdx.x);
     float sum = 0;
     for (int r = first; r < last; r += TILE) {
-        int row = r + threadIdx.y;  // parts begin at multiples of TILE: none reaches into the next
-        Place left = place_in_x(s, window_of(s, row), tap);
-        Place right = place_in_matrix(row, rows, f, filters);
-        patches[threadIdx.y][threadIdx.x] = left.exists ? x[left.offset] : 0;
-        grads[threadIdx.y][threadIdx.x] = right.exists ? grad_output[right.offset] : 0;
+        int row = r + threadIdx.y;  // parts begin at multiples of TILE, so none reaches into the next
+        Offset left = offset_in_x(s, window_of(s, row), tap);
+        Offset right = offset_in_matrix(row, rows, f, filters);
+        patches[threadIdx.y][threadIdx.x] = left.exists ? x[left.value] : 0;
+        grads[threadIdx.y][threadIdx.x] = right.exists ? grad_output[right.value] : 0;
         __syncthreads();
         for (int e = 0; e < TILE; e++) sum += patches[e][threadIdx.y] * grads[e][threadIdx.x];
         __syncthreads();
@@ -121,26 +123,26 @@ extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const fl
     if (column < s.columns && f < filters) parts[(blockIdx.z * s.columns + column) * filters + f] = sum;
 }
 
-// grad_x is a convolution of grad_output with the window turned by 180 degrees and its channels exchanged.
-extern "C" __global__ void conv2d_turn_weight(const float* weight, float* turned, int channels, int filters,
+// grad_x is a convolution of grad_output with the window rotated by 180° and channels and filters exchanged.
+extern "C" __global__ void conv2d_flip_weight(const float* weight, float* flipped, int channels, int filters,
                                               int taps, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int c = index % channels, f = index / channels % filters, tap = index / channels / filters;
-    turned[index] = weight[((taps - 1 - tap) * channels + c) * filters + f];
+    flipped[index] = weight[((taps - 1 - tap) * channels + c) * filters + f];
 }
 
-extern "C" __global__ void conv2d_sum_parts(const float* parts, float* sum, int number, int count) {
+extern "C" __global__ void conv2d_sum_parts(const float* parts, float* total, int num_parts, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
-    float total = 0;
-    for (int part = 0; part < number; part++) total += parts[part * count + index];
-    sum[index] = total;
+    float sum = 0;
+    for (int part = 0; part < num_parts; part++) sum += parts[part * count + index];
+    total[index] = sum;
 }
 
-// Column sums of a rows × F matrix. A block of 32×8 threads takes 32 columns and a share of the rows; a
-// second launch, with one share, adds the sums of the first. In double precision: there may be millions of
-// rows.
+// The column sums of a matrix, rows × F. A block of 32×8 threads takes 32 columns and a share of the rows; a
+// second launch, with one share, adds the sums of the first. In double precision, because there may be
+// millions of rows.
 template <class Number, class Sum>
 __device__ void sum_columns(const Number* matrix, Sum* sums, int rows, int filters) {
     __shared__ double of_warp[WARPS][32];  // a column for each lane
@@ -160,7 +162,7 @@ extern "C" __global__ void conv2d_backward_bias(const float* grad_output, double
     sum_columns(grad_output, parts, rows, filters);
 }
 
-extern "C" __global__ void conv2d_backward_bias_end(const double* parts, float* grad_bias, int number,
+extern "C" __global__ void conv2d_backward_bias_end(const double* parts, float* grad_bias, int num_parts,
                                                     int filters) {
-    sum_columns(parts, grad_bias, number, filters);
+    sum_columns(parts, grad_bias, num_parts, filters);
 }

@@ -8,7 +8,7 @@ extern "C" __global__ void __launch_bounds__(128)
                            int width, int channels, int size, int padding, int filters, int relu, int rows) {
     __shared__ Tiles tiles;
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
-    // What this thread fetches: four channels each of two windows, four filters.
+    // This thread fetches four channels of each of two windows, and four filters.
     int row = threadIdx.x / 2, part = threadIdx.x % 2 * 4;
     Tap tap = tap_of(s, part);
     Window upper = window_of(s, blockIdx.x * TILE_ROWS + row);
@@ -16,23 +16,23 @@ extern "C" __global__ void __launch_bounds__(128)
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
     float4 a, b, w;
     auto fetch = [&](int k) {
-        a = four_at(x, place_in_x(s, upper, tap));
-        b = four_at(x, place_in_x(s, lower, tap));
-        w = four_at(weight,
-                    place_in_matrix(k + depth, s.columns, blockIdx.y * TILE_COLUMNS + column, filters));
+        a = load_float4(x, offset_in_x(s, upper, tap));
+        b = load_float4(x, offset_in_x(s, lower, tap));
+        w = load_float4(weight,
+                        offset_in_matrix(k + depth, s.columns, blockIdx.y * TILE_COLUMNS + column, filters));
         advance(tap, s, DEPTH);
     };
-    auto put = [&](int buffer) {
-        float upper_four[4] = {a.x, a.y, a.z, a.w}, lower_four[4] = {b.x, b.y, b.z, b.w};
+    auto store_tile = [&](int buffer) {
+        float upper_values[4] = {a.x, a.y, a.z, a.w}, lower_values[4] = {b.x, b.y, b.z, b.w};
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            tiles.left[buffer][part + e][row] = upper_four[e];
-            tiles.left[buffer][part + e][TILE_ROWS / 2 + row] = lower_four[e];
+            tiles.left[buffer][part + e][row] = upper_values[e];
+            tiles.left[buffer][part + e][TILE_ROWS / 2 + row] = lower_values[e];
         }
-        four(tiles.right[buffer][depth][column]) = w;
+        as_float4(tiles.right[buffer][depth][column]) = w;
     };
     float sum[8][8] = {};
-    multiply(tiles, 0, s.columns, fetch, put, sum);
+    multiply(tiles, 0, s.columns, fetch, store_tile, sum);
     write_result(y, rows, filters, sum, [&](float value, int f) {
         value += bias[f];
         return relu && value < 0 ? 0 : value;
@@ -42,31 +42,31 @@ extern "C" __global__ void __launch_bounds__(128)
 extern "C" __global__ void __launch_bounds__(128)
     conv2d_backward_weight_blocked(const float* x, const float* grad_output, float* parts, int height,
                                    int width, int channels, int size, int padding, int filters, int rows,
-                                   int rows_a_part) {
+                                   int rows_per_part) {
     __shared__ Tiles tiles;
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
-    // What this thread fetches of one pixel: twice four channels, four filters.
+    // This thread fetches two times four channels of one pixel, and four filters.
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
-    int first = blockIdx.z * rows_a_part;
+    int first = blockIdx.z * rows_per_part;
     Tap near = tap_of(s, blockIdx.x * TILE_ROWS + column);
     Tap far = tap_of(s, blockIdx.x * TILE_ROWS + TILE_ROWS / 2 + column);
     Window window = window_of(s, first + depth);
     float4 a, b, g;
     auto fetch = [&](int k) {
         if (k + depth >= rows) window.i = height;
-        a = four_at(x, place_in_x(s, window, near));
-        b = four_at(x, place_in_x(s, window, far));
-        g = four_at(grad_output,
-                    place_in_matrix(k + depth, rows, blockIdx.y * TILE_COLUMNS + column, filters));
+        a = load_float4(x, offset_in_x(s, window, near));
+        b = load_float4(x, offset_in_x(s, window, far));
+        g = load_float4(grad_output,
+                        offset_in_matrix(k + depth, rows, blockIdx.y * TILE_COLUMNS + column, filters));
         advance(window, s, DEPTH);
     };
-    auto put = [&](int buffer) {
-        four(tiles.left[buffer][depth][column]) = a;
-        four(tiles.left[buffer][depth][TILE_ROWS / 2 + column]) = b;
-        four(tiles.right[buffer][depth][column]) = g;
+    auto store_tile = [&](int buffer) {
+        as_float4(tiles.left[buffer][depth][column]) = a;
+        as_float4(tiles.left[buffer][depth][TILE_ROWS / 2 + column]) = b;
+        as_float4(tiles.right[buffer][depth][column]) = g;
     };
     float sum[8][8] = {};
-    multiply(tiles, first, min(rows, first + rows_a_part), fetch, put, sum);
+    multiply(tiles, first, min(rows, first + rows_per_part), fetch, store_tile, sum);
     write_result(parts + blockIdx.z * s.columns * filters, s.columns, filters, sum,
                  [](float value, int) { return value; });
 }

@@ -1,7 +1,7 @@
-// The product of matrices that conv2d is, for the rungs above naive: patches is rows × columns, pixels × K²C.
+// Where the elements of patches (rows × columns, that is, pixels × K²C) are in x, for the rungs above naive.
 //
-// Where a number of patches is in x takes several divisions, and a division some twenty instructions. The fast
-// rungs divide once, and from there go on by additions: see `advance`.
+// Finding an element takes several divisions of about twenty instructions each. The fast rungs divide once
+// and go on by additions: see `advance`.
 
 struct Shape {
     int height, width, channels, size, padding, filters, rows;
@@ -15,8 +15,8 @@ __device__ __forceinline__ Shape shape_of(int height, int width, int channels, i
     return {height, width, channels, size, padding, filters, rows, out_height, out_width, columns};
 }
 
-// A row of patches: the window of one output pixel. i, j: where it begins in x, perhaps in the padding; offset:
-// of channel 0 there. Behind the last row it lies below the image, so that nothing in it is inside.
+// A row of patches: the window of one output pixel. It begins at i, j of x, perhaps in the padding; offset is
+// that of channel 0 there. After the last row it lies below the image, so that all of it is outside.
 struct Window {
     int i, j, offset;
 };
@@ -27,34 +27,34 @@ __device__ __forceinline__ Window window_of(const Shape& s, int row) {
     return {row < s.rows ? i : s.height, j, ((n * s.height + i) * s.width + j) * s.channels};
 }
 
-// A column of patches: a place p, q in the window, and a channel. offset: from the window's.
+// A column of patches: pixel p, q of the window, and a channel. offset counts from the window's.
 struct Tap {
     int p, q, c, offset;
 };
 
 __device__ __forceinline__ Tap tap_of(const Shape& s, int column) {
-    int place = column / s.channels, c = column % s.channels;
-    int p = place / s.size, q = place % s.size;
+    int pixel = column / s.channels, c = column % s.channels;
+    int p = pixel / s.size, q = pixel % s.size;
     return {p, q, c, (p * s.width + q) * s.channels + c};
 }
 
-// Where a number is in an array. Those that are not there are 0.
-struct Place {
-    int offset;
+// The offset of an element in an array. An element that does not exist counts as 0.
+struct Offset {
+    int value;
     bool exists;
 };
 
-// In x, the number of patches in this row and column.
-__device__ __forceinline__ Place place_in_x(const Shape& s, const Window& window, const Tap& tap) {
+// The offset in x of the element of patches in this row and column.
+__device__ __forceinline__ Offset offset_in_x(const Shape& s, const Window& window, const Tap& tap) {
     unsigned i = window.i + tap.p, j = window.j + tap.q;  // huge where they are negative
     return {window.offset + tap.offset, tap.p < s.size && i < s.height && j < s.width};
 }
 
-__device__ __forceinline__ Place place_in_matrix(int row, int rows, int column, int columns) {
+__device__ __forceinline__ Offset offset_in_matrix(int row, int rows, int column, int columns) {
     return {row * columns + column, row < rows && column < columns};
 }
 
-// So many columns further. In x they follow one another, but where the window's row ends.
+// Move on by some columns. They are contiguous in x except at the end of a row of the window.
 __device__ __forceinline__ void advance(Tap& tap, const Shape& s, int columns) {
     tap.c += columns;
     tap.offset += columns;
@@ -67,7 +67,7 @@ __device__ __forceinline__ void advance(Tap& tap, const Shape& s, int columns) {
     }
 }
 
-// So many rows further, whether they exist or not.
+// Move on by some rows, whether or not they exist.
 __device__ __forceinline__ void advance(Window& window, const Shape& s, int rows) {
     window.j += rows;
     window.offset += rows * s.channels;
@@ -80,5 +80,5 @@ __device__ __forceinline__ void advance(Window& window, const Shape& s, int rows
     }
 }
 
-// Of the result, what a block of the rungs above tiled computes.
+// The rows and columns of the result that a block computes, on the rungs above tiled.
 constexpr int TILE_ROWS = 128, TILE_COLUMNS = 64;

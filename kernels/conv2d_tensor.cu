@@ -1,7 +1,7 @@
 // The rungs "tensor" and "tensor_bf16" of conv2d, forward and backward_weight; conv2d.cu has the ladder.
 //
-// Tiles are copied to shared memory past the registers, multiplied by tensor cores, and the sums written. Each
-// PTX instruction stands in a function of its own, with a second body for the CPU.
+// Tiles are copied to shared memory past the registers and multiplied by tensor cores; then the sums are
+// written. Each PTX instruction has its own function, with a second body for the CPU.
 
 #include "conv2d_patches.cuh"
 
@@ -15,7 +15,7 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
 #endif
 }
 
-// Two numbers in one register, the first in its lower half.
+// Two numbers in one register, the first in the lower half.
 __device__ __forceinline__ unsigned to_bf16(float first, float second) {
 #ifdef CUDA_EMULATED
     return emulator::round_to_bf16(first) | emulator::round_to_bf16(second) << 16;
@@ -50,15 +50,15 @@ __device__ __forceinline__ void multiply_bf16(float (&d)[4], const unsigned (&a)
 #endif
 }
 
-// What is multiplied: DEPTH numbers at once, of which a lane, the t-th of four, holds some in each of two
-// registers. number(k) is the k-th of them. The products may be added in any order, so that the lanes may hold
-// other numbers than PTX says, if those of both factors do: of bfloat16 the k-th and the one four behind it in
-// place of two neighbours. Then they read from as many banks as those of TF32.
+// The factors of one instruction: DEPTH numbers, of which lane t of four holds one or two in each of its two
+// registers. number(k) is the k-th of them. The products may be added in any order, so a lane may hold other
+// numbers than PTX says if it does so in both factors. With bfloat16 it holds the k-th and the one four after
+// it, not two neighbours: then lanes read from as many banks as with TF32.
 struct Tf32 {
     static constexpr int DEPTH = 8;
     template <class Number>
-    __device__ __forceinline__ static unsigned held(Number number, int t, int which) {
-        return to_tf32(number(t + 4 * which));
+    __device__ __forceinline__ static unsigned pack(Number number, int t, int half) {
+        return to_tf32(number(t + 4 * half));
     }
     __device__ __forceinline__ static void multiply(float (&d)[4], const unsigned (&a)[4],
                                                     const unsigned (&b)[2]) {
@@ -69,8 +69,8 @@ struct Tf32 {
 struct Bf16 {
     static constexpr int DEPTH = 16;
     template <class Number>
-    __device__ __forceinline__ static unsigned held(Number number, int t, int which) {
-        return to_bf16(number(t + 8 * which), number(t + 8 * which + 4));
+    __device__ __forceinline__ static unsigned pack(Number number, int t, int half) {
+        return to_bf16(number(t + 8 * half), number(t + 8 * half + 4));
     }
     __device__ __forceinline__ static void multiply(float (&d)[4], const unsigned (&a)[4],
                                                     const unsigned (&b)[2]) {
@@ -78,14 +78,14 @@ struct Bf16 {
     }
 };
 
-// Four numbers on their way to shared memory.
-__device__ __forceinline__ void copy_four(float& to, const float* from, Place place) {
+// Begin to copy four numbers to shared memory.
+__device__ __forceinline__ void copy_float4(float& to, const float* from, Offset offset) {
 #ifdef CUDA_EMULATED
-    emulator::copy_async(&to, place.exists ? from + place.offset : nullptr);
+    emulator::copy_async(&to, offset.exists ? from + offset.value : nullptr);
 #else
     unsigned address = __cvta_generic_to_shared(&to);
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address),
-                 "l"(from + (place.exists ? place.offset : 0)), "r"(place.exists ? 16 : 0)
+                 "l"(from + (offset.exists ? offset.value : 0)), "r"(offset.exists ? 16 : 0)
                  : "memory");
 #endif
 }
@@ -98,7 +98,7 @@ __device__ __forceinline__ void end_group_of_copies() {
 #endif
 }
 
-// All but the last GROUPS groups have arrived, as far as this thread asked for them.
+// Wait until all but the last GROUPS groups of this thread's copies have arrived.
 template <int GROUPS>
 __device__ __forceinline__ void wait_for_copies() {
 #ifdef CUDA_EMULATED
@@ -110,15 +110,16 @@ __device__ __forceinline__ void wait_for_copies() {
 
 constexpr int STAGES = 3, STAGE_DEPTH = 16;
 
-// Of the block's 128×64, each of the four warps has 64×32: 4×4 pieces of 16×8, four numbers of each a lane.
+// Each of the four warps has 64×32 of the block's 128×64: 4×4 pieces of 16×8, with four numbers of each per
+// lane.
 struct Pieces {
     float sum[4][4][4];
 };
 __device__ __forceinline__ int warp_row() { return threadIdx.x / 64 * 64; }
 __device__ __forceinline__ int warp_column() { return threadIdx.x / 32 % 2 * 32; }
 
-// left(row, k) is a number of the left tile. The rows of both tiles are longer than needed: with the lengths
-// chosen, the 32 lanes read from 32 banks.
+// left(row, k) is an element of the left tile. The rows of both tiles are padded so that 32 lanes read from
+// 32 banks.
 template <class Factors, class Left>
 __device__ __forceinline__ void multiply_stage(Left left, const float (&right)[STAGE_DEPTH][TILE_COLUMNS + 8],
                                                Pieces& pieces) {
@@ -131,14 +132,14 @@ __device__ __forceinline__ void multiply_stage(Left left, const float (&right)[S
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int row = warp_row() + 16 * m + g + e % 2 * 8;
-                a[m][e] = Factors::held([&](int k) { return left(row, first + k); }, t, e / 2);
+                a[m][e] = Factors::pack([&](int k) { return left(row, first + k); }, t, e / 2);
             }
 #pragma unroll
         for (int n = 0; n < 4; n++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 int column = warp_column() + 8 * n + g;
-                b[n][e] = Factors::held([&](int k) { return right[first + k][column]; }, t, e);
+                b[n][e] = Factors::pack([&](int k) { return right[first + k][column]; }, t, e);
             }
 #pragma unroll
         for (int m = 0; m < 4; m++)
@@ -147,7 +148,7 @@ __device__ __forceinline__ void multiply_stage(Left left, const float (&right)[S
     }
 }
 
-// fetch(stage, step) asks for the tiles that begin at this depth, each time STAGE_DEPTH further; use(stage)
+// fetch(stage, depth) begins to copy the tiles at this depth, each time STAGE_DEPTH further; use(stage)
 // multiplies them.
 template <class Fetch, class Use>
 __device__ __forceinline__ void run_stages(int first, int last, Fetch fetch, Use use) {
@@ -156,10 +157,10 @@ __device__ __forceinline__ void run_stages(int first, int last, Fetch fetch, Use
         fetch(fetched, first + fetched * STAGE_DEPTH);
         end_group_of_copies();
     }
-    for (int step = first; step < last; step += STAGE_DEPTH) {
+    for (int depth = first; depth < last; depth += STAGE_DEPTH) {
         wait_for_copies<STAGES - 2>();
-        __syncthreads();  // these tiles are complete, and no one needs those before them: they are replaced
-        fetch(fetched, step + (STAGES - 1) * STAGE_DEPTH);
+        __syncthreads();  // these tiles are complete, and those before them may be replaced
+        fetch(fetched, depth + (STAGES - 1) * STAGE_DEPTH);
         end_group_of_copies();
         use(used);
         fetched = fetched == STAGES - 1 ? 0 : fetched + 1;
@@ -168,8 +169,8 @@ __device__ __forceinline__ void run_stages(int first, int last, Fetch fetch, Use
     wait_for_copies<0>();
 }
 
-// finish(number, column) before each is written. A lane has two numbers next to one another in each of two rows
-// of a piece.
+// finish(value, column) is applied to each value before it is written. A lane has two adjacent values in each
+// of two rows of a piece.
 template <class Finish>
 __device__ __forceinline__ void write_pieces(float* result, int rows, int columns, const Pieces& pieces,
                                              Finish finish) {
@@ -192,7 +193,8 @@ __device__ __forceinline__ void forward_on_tensor_cores(const Shape& s, const fl
                                                         const float* bias, float* y, int relu) {
     __shared__ __align__(16) float left[STAGES][TILE_ROWS][STAGE_DEPTH + 4];
     __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
-    // What this thread fetches: four channels each of four windows, four filters each of two rows of weight.
+    // This thread fetches four channels of each of four windows, and four filters of each of two rows of
+    // weight.
     int row = threadIdx.x / 4, part = threadIdx.x % 4 * 4;
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
     Tap tap = tap_of(s, part);
@@ -202,13 +204,13 @@ __device__ __forceinline__ void forward_on_tensor_cores(const Shape& s, const fl
     auto fetch = [&](int stage, int k) {
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            copy_four(left[stage][row + 32 * e][part], x, place_in_x(s, windows[e], tap));
+            copy_float4(left[stage][row + 32 * e][part], x, offset_in_x(s, windows[e], tap));
         advance(tap, s, STAGE_DEPTH);
 #pragma unroll
         for (int e = 0; e < 2; e++)
-            copy_four(right[stage][depth + 8 * e][column], weight,
-                      place_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
-                                      s.filters));
+            copy_float4(right[stage][depth + 8 * e][column], weight,
+                        offset_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
+                                         s.filters));
     };
     Pieces pieces = {};
     run_stages(0, s.columns, fetch, [&](int stage) {
@@ -223,13 +225,13 @@ __device__ __forceinline__ void forward_on_tensor_cores(const Shape& s, const fl
 template <class Factors>
 __device__ __forceinline__ void backward_weight_on_tensor_cores(const Shape& s, const float* x,
                                                                 const float* grad_output, float* parts,
-                                                                int rows_a_part) {
+                                                                int rows_per_part) {
     __shared__ __align__(16) float left[STAGES][STAGE_DEPTH][TILE_ROWS + 8];
     __shared__ __align__(16) float right[STAGES][STAGE_DEPTH][TILE_COLUMNS + 8];
-    // What this thread fetches: four times four channels of one pixel, four filters each of two.
+    // This thread fetches four times four channels of one pixel, and four filters of each of two.
     int pixel = threadIdx.x / 8, channel = threadIdx.x % 8 * 4;
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
-    int first = blockIdx.z * rows_a_part, last = min(s.rows, first + rows_a_part);
+    int first = blockIdx.z * rows_per_part, last = min(s.rows, first + rows_per_part);
     Window window = window_of(s, first + pixel);
     Tap taps[4];
 #pragma unroll
@@ -238,13 +240,13 @@ __device__ __forceinline__ void backward_weight_on_tensor_cores(const Shape& s, 
         if (k + pixel >= s.rows) window.i = s.height;
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            copy_four(left[stage][pixel][channel + 32 * e], x, place_in_x(s, window, taps[e]));
+            copy_float4(left[stage][pixel][channel + 32 * e], x, offset_in_x(s, window, taps[e]));
         advance(window, s, STAGE_DEPTH);
 #pragma unroll
         for (int e = 0; e < 2; e++)
-            copy_four(
+            copy_float4(
                 right[stage][depth + 8 * e][column], grad_output,
-                place_in_matrix(k + depth + 8 * e, s.rows, blockIdx.y * TILE_COLUMNS + column, s.filters));
+                offset_in_matrix(k + depth + 8 * e, s.rows, blockIdx.y * TILE_COLUMNS + column, s.filters));
     };
     Pieces pieces = {};
     run_stages(first, last, fetch, [&](int stage) {
@@ -264,9 +266,9 @@ extern "C" __global__ void __launch_bounds__(128)
 extern "C" __global__ void __launch_bounds__(128)
     conv2d_backward_weight_tensor(const float* x, const float* grad_output, float* parts, int height,
                                   int width, int channels, int size, int padding, int filters, int rows,
-                                  int rows_a_part) {
+                                  int rows_per_part) {
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
-    backward_weight_on_tensor_cores<Tf32>(s, x, grad_output, parts, rows_a_part);
+    backward_weight_on_tensor_cores<Tf32>(s, x, grad_output, parts, rows_per_part);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
@@ -280,7 +282,7 @@ extern "C" __global__ void __launch_bounds__(128)
 extern "C" __global__ void __launch_bounds__(128)
     conv2d_backward_weight_tensor_bf16(const float* x, const float* grad_output, float* parts, int height,
                                        int width, int channels, int size, int padding, int filters, int rows,
-                                       int rows_a_part) {
+                                       int rows_per_part) {
     Shape s = shape_of(height, width, channels, size, padding, filters, rows);
-    backward_weight_on_tensor_cores<Bf16>(s, x, grad_output, parts, rows_a_part);
+    backward_weight_on_tensor_cores<Bf16>(s, x, grad_output, parts, rows_per_part);
 }

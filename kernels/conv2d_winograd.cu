@@ -1,25 +1,25 @@
-// The rung "winograd" of conv2d, for windows of 3×3: Winograd's F(4×4, 3×3), a quarter of the multiplications.
-// tinyunet/ops/conv2d_winograd.py has the derivation, conv2d_winograd_transforms.py the transforms.
+// The rung "winograd" of conv2d, for windows of 3×3: Winograd's F(4×4, 3×3), with a quarter of the
+// multiplications. tinyunet/ops/conv2d_winograd.py derives it, conv2d_winograd_transforms.py the transforms.
 //
-// The output is cut into tiles of 4×4 pixels, each of which depends on 6×6 pixels of x. In 36 products of
-// matrices, one for each element k of a transformed tile,
+// The output is cut into tiles of 4×4 pixels, each of which depends on 6×6 pixels of x. There are 36 products
+// of matrices, one for each element k of a transformed tile:
 //
-//   forward           y = Aᵀ [ u[k] summed with v[k] ] A + bias     v = Bᵀ d B (tiles × C), u = G g Gᵀ (C × F)
-//   backward_weight   grad_g = Gᵀ [ v[k]ᵀ z[k] ] G                  z = A grad_y Aᵀ (tiles × F)
+//   forward           y = Aᵀ [ v[k] u[k] ] A + bias         v = Bᵀ d B (tiles × C), u = G g Gᵀ (C × F)
+//   backward_weight   grad_g = Gᵀ [ v[k]ᵀ z[k] ] G          z = A grad_y Aᵀ (tiles × F)
 //
 //   forward           inputs, weights, multiply, outputs
 //   backward_weight   inputs, output_grads, multiply_transposed, weight_grad
 //
-// Launch: the transforms a thread for a tile (or a window) in one channel, blocks of 256; the products blocks of
-// 128 threads for 128×64 results, the third axis of blocks over the 36, in multiply_transposed also over parts
-// of the tiles, each with a sum of its own.
+// Launch: the transforms one thread per tile (or window) and channel, blocks of 256; the products blocks of
+// 128 threads for 128×64 results. The third axis of the grid goes over the 36 products, and in
+// multiply_transposed also over parts of the tiles, each with its own sum.
 
 #include "conv2d_patches.cuh"
 #include "conv2d_tiles.cuh"
 
-constexpr int OUT = 4, IN = 6, FREQUENCIES = IN * IN;
+constexpr int OUT = 4, IN = 6, FREQUENCIES = IN * IN;  // sides of a tile of the output and of the input
 
-// One axis. The points are 0, A, -A, B, -B, ∞; N0, NA and NB are one over Lagrange's denominators.
+// One axis. The points are 0, A, -A, B, -B, ∞; N0, NA and NB are the inverses of Lagrange's denominators.
 constexpr float A = 0.75f, A2 = A * A, A3 = A2 * A, B = 1.5f, B2 = B * B, B3 = B2 * B;
 constexpr float N0 = 1 / (A2 * B2), NA = 1 / (2 * A2 * (A2 - B2)), NB = 1 / (2 * B2 * (B2 - A2));
 
@@ -81,7 +81,7 @@ struct WeightGrad {  // Gᵀ u
     }
 };
 
-// Down the columns, then along the rows of what comes out.
+// Transform the columns, then the rows of the result.
 template <class Transform>
 __device__ __forceinline__ void transform(const float (&from)[Transform::FROM][Transform::FROM],
                                           float (&to)[Transform::TO][Transform::TO]) {
@@ -99,18 +99,18 @@ __device__ __forceinline__ void transform(const float (&from)[Transform::FROM][T
     for (int i = 0; i < Transform::TO; i++) Transform::along_one_axis(half[i], to[i]);
 }
 
-// What a thread transforms: a tile, by its first pixel, in one channel. index: its place among those of one k.
+// A tile in one channel, by its first pixel: what a thread transforms. index counts tiles and channels.
 struct Tile {
     int n, i, j, channel, index;
 };
 
-__device__ __forceinline__ Tile own_tile(int down, int across, int channels) {
+__device__ __forceinline__ Tile tile_of_thread(int down, int across, int channels) {
     int index = blockIdx.x * blockDim.x + threadIdx.x, tile = index / channels;
     int n = tile / across / down, i = OUT * (tile / across % down), j = OUT * (tile % across);
     return {n, i, j, index % channels, index};
 }
 
-// A tile of maps (N, H, W, C), with its first pixel at i, j; 0 outside of them.
+// Read a tile of maps (N, H, W, C) with its first pixel at i, j, and 0 outside the maps.
 template <int SIDE>
 __device__ __forceinline__ void read(float (&tile)[SIDE][SIDE], const float* maps, int n, int i, int j,
                                      int channel, int height, int width, int channels) {
@@ -123,7 +123,7 @@ __device__ __forceinline__ void read(float (&tile)[SIDE][SIDE], const float* map
         }
 }
 
-// The elements of a transformed tile, `count` apart.
+// Write the elements of a transformed tile `count` apart.
 __device__ __forceinline__ void write(const float (&tile)[IN][IN], float* to, int index, int count) {
 #pragma unroll
     for (int k = 0; k < FREQUENCIES; k++) to[k * count + index] = tile[k / IN][k % IN];
@@ -132,7 +132,7 @@ __device__ __forceinline__ void write(const float (&tile)[IN][IN], float* to, in
 extern "C" __global__ void __launch_bounds__(256)
     conv2d_winograd_inputs(const float* x, float* v, int height, int width, int channels, int padding,
                            int down, int across, int count) {
-    Tile t = own_tile(down, across, channels);
+    Tile t = tile_of_thread(down, across, channels);
     if (t.index >= count) return;
     float d[IN][IN], transformed[IN][IN];
     read(d, x, t.n, t.i - padding, t.j - padding, t.channel, height, width, channels);
@@ -143,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     conv2d_winograd_output_grads(const float* grad_y, float* z, int height, int width, int filters, int down,
                                  int across, int count) {
-    Tile t = own_tile(down, across, filters);
+    Tile t = tile_of_thread(down, across, filters);
     if (t.index >= count) return;
     float y[OUT][OUT], transformed[IN][IN];
     read(y, grad_y, t.n, t.i, t.j, t.channel, height, width, filters);
@@ -165,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     conv2d_winograd_outputs(const float* m, const float* bias, float* y, int height, int width, int filters,
                             int relu, int down, int across, int count) {
-    Tile t = own_tile(down, across, filters);
+    Tile t = tile_of_thread(down, across, filters);
     if (t.index >= count) return;
     float sums[IN][IN], result[OUT][OUT];
 #pragma unroll
@@ -182,13 +182,13 @@ extern "C" __global__ void __launch_bounds__(256)
         }
 }
 
-// grad_weight from the products of all parts, added in order.
+// Add the products of all parts in order, and transform the sums into grad_weight.
 extern "C" __global__ void __launch_bounds__(256)
-    conv2d_winograd_weight_grad(const float* parts, float* grad_weight, int number, int count) {
+    conv2d_winograd_weight_grad(const float* parts, float* grad_weight, int num_parts, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     float sums[IN][IN] = {}, g[3][3];
-    for (int part = 0; part < number; part++)
+    for (int part = 0; part < num_parts; part++)
 #pragma unroll
         for (int k = 0; k < FREQUENCIES; k++)
             sums[k / IN][k % IN] += parts[(part * FREQUENCIES + k) * count + index];
@@ -207,47 +207,48 @@ extern "C" __global__ void __launch_bounds__(128)
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
     float4 p, q, w;
     auto fetch = [&](int k) {
-        p = four_at(v, place_in_matrix(upper, rows, k + part, channels));
-        q = four_at(v, place_in_matrix(upper + TILE_ROWS / 2, rows, k + part, channels));
-        w = four_at(u, place_in_matrix(k + depth, channels, blockIdx.y * TILE_COLUMNS + column, filters));
+        p = load_float4(v, offset_in_matrix(upper, rows, k + part, channels));
+        q = load_float4(v, offset_in_matrix(upper + TILE_ROWS / 2, rows, k + part, channels));
+        w = load_float4(u,
+                        offset_in_matrix(k + depth, channels, blockIdx.y * TILE_COLUMNS + column, filters));
     };
-    auto put = [&](int buffer) {
-        float upper_four[4] = {p.x, p.y, p.z, p.w}, lower_four[4] = {q.x, q.y, q.z, q.w};
+    auto store_tile = [&](int buffer) {
+        float upper_values[4] = {p.x, p.y, p.z, p.w}, lower_values[4] = {q.x, q.y, q.z, q.w};
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            tiles.left[buffer][part + e][row] = upper_four[e];
-            tiles.left[buffer][part + e][TILE_ROWS / 2 + row] = lower_four[e];
+            tiles.left[buffer][part + e][row] = upper_values[e];
+            tiles.left[buffer][part + e][TILE_ROWS / 2 + row] = lower_values[e];
         }
-        four(tiles.right[buffer][depth][column]) = w;
+        as_float4(tiles.right[buffer][depth][column]) = w;
     };
     float sum[8][8] = {};
-    multiply(tiles, 0, channels, fetch, put, sum);
+    multiply(tiles, 0, channels, fetch, store_tile, sum);
     write_result(m + blockIdx.z * rows * filters, rows, filters, sum, [](float value, int) { return value; });
 }
 
 // parts[p][k] = v[k]ᵀ z[k] over the tiles of part p, C × tiles by tiles × F.
 extern "C" __global__ void __launch_bounds__(128)
     conv2d_winograd_multiply_transposed(const float* v, const float* z, float* parts, int rows, int channels,
-                                        int filters, int rows_a_part) {
+                                        int filters, int rows_per_part) {
     __shared__ Tiles tiles;
-    int frequency = blockIdx.z % FREQUENCIES, first = blockIdx.z / FREQUENCIES * rows_a_part;
+    int frequency = blockIdx.z % FREQUENCIES, first = blockIdx.z / FREQUENCIES * rows_per_part;
     v += frequency * rows * channels;
     z += frequency * rows * filters;
     int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 4;
     int near = blockIdx.x * TILE_ROWS + column, far = near + TILE_ROWS / 2;
     float4 p, q, g;
     auto fetch = [&](int k) {
-        p = four_at(v, place_in_matrix(k + depth, rows, near, channels));
-        q = four_at(v, place_in_matrix(k + depth, rows, far, channels));
-        g = four_at(z, place_in_matrix(k + depth, rows, blockIdx.y * TILE_COLUMNS + column, filters));
+        p = load_float4(v, offset_in_matrix(k + depth, rows, near, channels));
+        q = load_float4(v, offset_in_matrix(k + depth, rows, far, channels));
+        g = load_float4(z, offset_in_matrix(k + depth, rows, blockIdx.y * TILE_COLUMNS + column, filters));
     };
-    auto put = [&](int buffer) {
-        four(tiles.left[buffer][depth][column]) = p;
-        four(tiles.left[buffer][depth][TILE_ROWS / 2 + column]) = q;
-        four(tiles.right[buffer][depth][column]) = g;
+    auto store_tile = [&](int buffer) {
+        as_float4(tiles.left[buffer][depth][column]) = p;
+        as_float4(tiles.left[buffer][depth][TILE_ROWS / 2 + column]) = q;
+        as_float4(tiles.right[buffer][depth][column]) = g;
     };
     float sum[8][8] = {};
-    multiply(tiles, first, min(rows, first + rows_a_part), fetch, put, sum);
+    multiply(tiles, first, min(rows, first + rows_per_part), fetch, store_tile, sum);
     write_result(parts + blockIdx.z * channels * filters, channels, filters, sum,
                  [](float value, int) { return value; });
 }

@@ -1,17 +1,17 @@
-// The skip connection: the up-sampled channels, and behind them the centre crop of the skip.
+// The skip connection: the up-sampled channels, then those of the skip, cropped at the centre.
 //
 //   forward   y[n,i,j] = [upsampled[n,i,j], skip[n,i+top,j+left]]
 //   backward  grad_upsampled = the first channels; grad_skip = the others in the centre, 0 around them
 //
-// Launch: a thread an element of what is written, blocks of 256.
+// Launch: one thread per element written, blocks of 256.
 
 extern "C" __global__ void crop_concat_forward(const float* upsampled, const float* skip, float* y,
                                                int height, int width, int channels, int skip_height,
                                                int skip_width, int skip_channels, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
-    int all = channels + skip_channels;
-    int c = index % all, pixel = index / all;
+    int all_channels = channels + skip_channels;
+    int c = index % all_channels, pixel = index / all_channels;
     int j = pixel % width, i = pixel / width % height, n = pixel / width / height;
     int top = (skip_height - height) / 2, left = (skip_width - width) / 2;
     int skip_pixel = (n * skip_height + i + top) * skip_width + j + left;
@@ -26,10 +26,10 @@ extern "C" __global__ void crop_concat_backward(const float* grad_output, float*
                                                 int skip_count, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
-    int all = channels + skip_channels;
+    int all_channels = channels + skip_channels;
     if (index >= skip_count) {
         index -= skip_count;
-        grad_upsampled[index] = grad_output[index / channels * all + index % channels];
+        grad_upsampled[index] = grad_output[index / channels * all_channels + index % channels];
         return;
     }
     int c = index % skip_channels, pixel = index / skip_channels;
@@ -37,5 +37,5 @@ extern "C" __global__ void crop_concat_backward(const float* grad_output, float*
     int j = pixel % skip_width - (skip_width - width) / 2;
     int n = pixel / skip_width / skip_height;
     bool inside = 0 <= i && i < height && 0 <= j && j < width;
-    grad_skip[index] = inside ? grad_output[((n * height + i) * width + j) * all + channels + c] : 0;
+    grad_skip[index] = inside ? grad_output[((n * height + i) * width + j) * all_channels + channels + c] : 0;
 }

@@ -1,14 +1,14 @@
-// Dropout with a counter-based generator: whether element i is kept is a function of (seed, i) only, the same
-// one as in tinyunet/ops/dropout.py, bit by bit. Hence no state, no mask in memory, and backward is forward
-// on the gradient.
+// Dropout with a counter-based generator: a function of (seed, i) decides whether element i is kept, the same
+// as in tinyunet/ops/dropout.py, bit for bit. So there is no state and no mask in memory, and backward is
+// forward on the gradient.
 //
 //   forward   y[i] = x[i] · scale if uniform(seed, i) >= p, else 0
 //
-// The seed lies in memory: a step that was captured as a graph gets another one at each launch.
+// The seed lies in memory, so that a captured graph gets a new one at each launch.
 //
-// Launch: a thread an element, blocks of 256.
+// Launch: one thread per element, blocks of 256.
 
-// The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), in [0, 1): its upper 53 bits.
+// The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014); its upper 53 bits give a number in [0, 1).
 __device__ __forceinline__ double uniform(unsigned long long seed, int i) {
     unsigned long long bits = (i + 1ull) * 0x9E3779B97F4A7C15ull + seed;
     bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9ull;

@@ -1,4 +1,4 @@
-// The last layer, a 1×1 convolution, and the loss behind it, with all gradients, in one pass over the features.
+// The last layer, a 1×1 convolution, with the loss and all gradients, in one pass over the features.
 //
 //   forward   z[k] = bias[k] + sum over c of weight[c,k] · x[c]                     for each pixel
 //             p[k] = exp(z[k]) / sum over k' of exp(z[k'])
@@ -6,31 +6,33 @@
 //             grad_z[k] = pixel_weight · (p[k] - [k = target]), the gradient of the bias once summed
 //             grad_x[c] = sum over k of weight[c,k] · grad_z[k]
 //             grad_weight[c,k] = sum over pixels of x[c] · grad_z[k]
-//   backward  the gradients times that of the loss, in place
+//   backward  the gradients times the gradient of the loss, in place
 //
-// A pixel takes some 6 · C · K operations and moves 4 · C + 8 bytes in and 4 · C out: memory is what counts, so
-// forward reads each feature once, and z and grad_z live in registers. With C = 64 and K = 2 that is 520 bytes;
-// the two ops one after the other move 840, for x once more and z and grad_z eight times.
+// A pixel takes about 6 · C · K operations, and moves 4 · C + 8 bytes in and 4 · C out. Memory is the limit,
+// so forward reads each feature once and keeps z and grad_z in registers. With C = 64 and K = 2 that is 520
+// bytes; the two ops one after the other move 840, because they read x twice and move z and grad_z eight
+// times.
 //
-// Launch: forward (parts of the pixels) blocks of 256. Some lanes of a warp share a pixel, each with four
-// channels: as many as are needed, a power of two. So a warp loads and stores 512 bytes that lie together, 128
-// bits a lane; with C = 64 two pixels, with C = 16 eight. A thread keeps its four channels for all pixels, with
-// their weights and, in registers, its share of grad_weight. C must be a multiple of 4 up to 128, K at most 4.
-// Each block leaves one row of sums; conv2d_backward_bias_end adds the rows. backward any number of blocks.
+// Launch: forward one block of 256 per part of the pixels. Several lanes of a warp share a pixel, each with
+// four channels: as many as needed, rounded up to a power of two. So a warp loads and stores 512 contiguous
+// bytes, 128 bits per lane: two pixels with C = 64, eight with C = 16. A thread keeps its four channels for
+// all pixels, with their weights and its share of grad_weight in registers. C must be a multiple of 4 up to
+// 128, K at most 4. Each block leaves one row of sums; conv2d_backward_bias_end adds the rows. backward takes
+// any number of blocks.
 
 #include "reduce.cuh"
 
 constexpr int THREADS = 32 * WARPS, MAX_CLASSES = 4, MAX_CHANNELS = 128;
 
-__device__ __forceinline__ float4& four(const float& first) {
+__device__ __forceinline__ float4& as_float4(const float& first) {
     return *reinterpret_cast<float4*>(const_cast<float*>(&first));
 }
 
-// The columns of a row of sums: grad_weight (C, K), four for grad_bias, energy.
+// A row of sums has the columns grad_weight (C, K), four for grad_bias, and the energy.
 extern "C" __global__ void __launch_bounds__(256)
     linear_cross_entropy_forward(const float* x, const float* weight, const float* bias, const int* target,
                                  const float* pixel_weight, float* grad_x, double* parts, int channels,
-                                 int classes, int lanes, int with_gradient, int pixels_a_part, int count) {
+                                 int classes, int lanes, int with_gradient, int pixels_per_part, int count) {
     __shared__ __align__(16) float products_of_warp[WARPS][MAX_CLASSES * MAX_CHANNELS];
     __shared__ double others_of_warp[WARPS][MAX_CLASSES + 1];
     int c = threadIdx.x % lanes * 4, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -43,13 +45,13 @@ extern "C" __global__ void __launch_bounds__(256)
             for (int e = 0; e < 4 && c < channels; e++) w[k][e] = weight[(c + e) * classes + k];
         }
 
-    int first = blockIdx.x * pixels_a_part, last = min(count, first + pixels_a_part);
+    int first = blockIdx.x * pixels_per_part, last = min(count, first + pixels_per_part);
     for (int start = first; start < last; start += THREADS / lanes) {
         int pixel = start + threadIdx.x / lanes;
         bool takes_part = pixel < last && c < channels;
-        float4 v = takes_part ? four(x[pixel * channels + c]) : make_float4(0, 0, 0, 0);
-        int label = pixel < last ? target[pixel] : -1;  // negative: does not count
-        float times = label >= 0 ? pixel_weight[pixel] : 0;
+        float4 v = takes_part ? as_float4(x[pixel * channels + c]) : make_float4(0, 0, 0, 0);
+        int label = pixel < last ? target[pixel] : -1;  // negative: ignored
+        float scale = label >= 0 ? pixel_weight[pixel] : 0;
 
         float z[MAX_CLASSES] = {}, largest = 0, total = 0, of_label = 0;
 #pragma unroll
@@ -66,14 +68,14 @@ extern "C" __global__ void __launch_bounds__(256)
                 z[k] = expf(z[k] - largest);
                 total += z[k];
             }
-        if (label >= 0) energy += (double)times * (logf(total) - of_label);
+        if (label >= 0) energy += (double)scale * (logf(total) - of_label);
         if (!with_gradient) continue;
 
         float4 grad = make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int k = 0; k < MAX_CLASSES; k++)
             if (k < classes) {
-                float g = label < 0 ? 0 : times * (z[k] / total - (k == label));
+                float g = label < 0 ? 0 : scale * (z[k] / total - (k == label));
                 sums[k] += g;
                 grad = make_float4(grad.x + g * w[k][0], grad.y + g * w[k][1], grad.z + g * w[k][2],
                                    grad.w + g * w[k][3]);
@@ -82,10 +84,10 @@ extern "C" __global__ void __launch_bounds__(256)
                 products[k][2] += g * v.z;
                 products[k][3] += g * v.w;
             }
-        if (takes_part) four(grad_x[pixel * channels + c]) = grad;
+        if (takes_part) as_float4(grad_x[pixel * channels + c]) = grad;
     }
 
-    // All lanes of a pixel have the same energy and sums: the first one's count.
+    // All lanes of a pixel have the same energy and sums. Only those of the first lane are added.
     bool counts = threadIdx.x % lanes == 0;
     energy = sum_over_lanes(counts ? energy : 0, 1, 32);
     if (lane == 0) others_of_warp[warp][MAX_CLASSES] = energy;
@@ -95,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(256)
         if (lane == 0) others_of_warp[warp][k] = sums[k];
         for (int e = 0; e < 4; e++) products[k][e] = sum_over_lanes(products[k][e], lanes, 32);
         if (lane < lanes && c < channels)
-            four(products_of_warp[warp][k * MAX_CHANNELS + c]) =
+            as_float4(products_of_warp[warp][k * MAX_CHANNELS + c]) =
                 make_float4(products[k][0], products[k][1], products[k][2], products[k][3]);
     }
     __syncthreads();
@@ -108,14 +110,14 @@ extern "C" __global__ void __launch_bounds__(256)
         row[channels * classes + threadIdx.x] = sum_over_warps(others_of_warp, threadIdx.x);
 }
 
-// In training the gradient of the loss is 1: then nothing but that number is read.
+// In training the gradient of the loss is 1, and nothing else is read.
 extern "C" __global__ void linear_cross_entropy_backward(const float* grad_output, float* grad_x,
-                                                         float* grad_weight, float* grad_bias, int of_x,
-                                                         int of_weight, int of_bias) {
+                                                         float* grad_weight, float* grad_bias, int x_count,
+                                                         int weight_count, int bias_count) {
     float scale = grad_output[0];
     if (scale == 1) return;
-    int begin = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
-    for (int i = begin; i < of_x; i += step) grad_x[i] *= scale;
-    for (int i = begin; i < of_weight; i += step) grad_weight[i] *= scale;
-    for (int i = begin; i < of_bias; i += step) grad_bias[i] *= scale;
+    int begin = blockIdx.x * blockDim.x + threadIdx.x, stride = gridDim.x * blockDim.x;
+    for (int i = begin; i < x_count; i += stride) grad_x[i] *= scale;
+    for (int i = begin; i < weight_count; i += stride) grad_weight[i] *= scale;
+    for (int i = begin; i < bias_count; i += stride) grad_bias[i] *= scale;
 }

@@ -1,9 +1,9 @@
-// Maximum over 2×2 windows that do not overlap; its place as one byte.
+// Maximum over 2×2 windows that do not overlap, and its place in the window as one byte.
 //
 //   forward   y[n,i,j,c] = max over p,q of x[n,2i+p,2j+q,c], place = 2p+q of the first maximum or NaN
 //   backward  grad_x[n,2i+p,2j+q,c] = grad_output[n,i,j,c] where place[n,i,j,c] = 2p+q, else 0
 //
-// Launch: a thread an element of y, or of grad_output, blocks of 256; neighbours in a warp are neighbours in
+// Launch: one thread per element of y or grad_output, blocks of 256. Neighbours in a warp are neighbours in
 // c.
 
 extern "C" __global__ void max_pool2d_forward(const float* x, float* y, unsigned char* place, int width,

@@ -1,4 +1,5 @@
-// Sums over the threads of a block of eight warps. Always added in the same order: two runs give the same bits.
+// Sums over the threads of a block of eight warps. Always added in the same order: two runs give the same
+// bits.
 
 constexpr int WARPS = 8;
 

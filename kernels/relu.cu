@@ -1,9 +1,9 @@
-// Rectified linear unit. Two numbers moved an operation: as fast as memory.
+// Rectified linear unit. It moves two numbers per operation: as fast as memory allows.
 //
-//   forward   y = max(x, 0), a NaN stays a NaN
+//   forward   y = max(x, 0), NaN stays NaN
 //   backward  grad_x = grad_output where y > 0, else 0
 //
-// Launch: a thread an element, blocks of 256.
+// Launch: one thread per element, blocks of 256.
 
 extern "C" __global__ void relu_forward(const float* x, float* y, int count) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;

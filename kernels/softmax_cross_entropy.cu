@@ -1,14 +1,14 @@
-// The paper's loss, and its gradient in the same pass: the probabilities are at hand.
+// The paper's loss, with its gradient in the same pass, because the probabilities are at hand.
 //
 //   forward       p[k] = exp(logits[k]) / sum over k' of exp(logits[k'])       for each pixel
 //                 energy = sum over pixels of weight · -log p[target]
 //                 grad_logits[k] = weight · (p[k] - [k = target])
-//   forward_end   adds up the energies of the blocks
+//   forward_end   adds the energies of the blocks
 //   backward      grad_logits · grad_loss
 //
-// Launch: forward a thread a pixel, blocks of 256; each block leaves the sum of its pixels, in double precision
-// and in an order that does not depend on which block is first. forward_end a single block of 256, backward a
-// thread an element. Sums and gradients stay in the GPU's memory: nobody waits for a number.
+// Launch: forward one thread per pixel in blocks of 256, each of which leaves the sum of its pixels in double
+// precision; forward_end a single block of 256; backward one thread per element. Sums and gradients stay in
+// the GPU's memory, so that nothing waits for a number.
 
 #include "reduce.cuh"
 
@@ -20,7 +20,7 @@ extern "C" __global__ void softmax_cross_entropy_forward(const float* logits, co
     if (pixel < count) {
         const float* z = logits + pixel * classes;
         float* grad = grad_logits + pixel * classes;
-        int label = target[pixel];  // negative: does not count
+        int label = target[pixel];  // negative: ignored
         float largest = z[0], total = 0;
         for (int k = 1; k < classes; k++) largest = fmaxf(largest, z[k]);
         for (int k = 0; k < classes; k++) total += expf(z[k] - largest);
@@ -28,7 +28,7 @@ extern "C" __global__ void softmax_cross_entropy_forward(const float* logits, co
             grad[k] = label < 0 ? 0 : weight[pixel] * (expf(z[k] - largest) / total - (k == label));
         if (label >= 0) energy = (double)weight[pixel] * (logf(total) - (z[label] - largest));
     }
-    energy = sum_over_block(energy);  // outside of the branch: all threads of the block take part
+    energy = sum_over_block(energy);  // outside the branch, because all threads of the block take part
     if (threadIdx.x == 0) energy_of_block[blockIdx.x] = energy;
 }
 

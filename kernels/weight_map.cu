@@ -1,26 +1,26 @@
-// How much each pixel of a tile counts in the loss: class balance, and the border between two cells. As in
-// tinyunet/sampling/weight_map.py, which explains it. A tile of cells has a margin on each side, which is seen and not
-// weighed.
+// The weight of each pixel of a tile in the loss: class balance, and the border between two cells.
+// tinyunet/sampling/weight_map.py explains it. A tile of cells has a margin on each side, whose cells count
+// but whose pixels get no weight.
 //
 //   columns   the two nearest different cells of each pixel's column, and their distances dy
 //   rows      d1, d2: the distances to the nearest and the second nearest cell, from the columns' candidates
 //   forward   weight = class_weights[class] + w0 · exp(-(d1 + d2)² / 2σ²); the second term in the background
-//   sums      the sum of the weights of each class in each column
-//   scale     the weights times a number
+//   sums      the sum of the weights in each column, per class
+//   scale     the weights times a scalar
 //
-// Squared distances are whole numbers, so the comparisons are exact; none is looked for that is not less than
-// limit. Distances do not depend on which of two cells that are equally far comes first.
+// Squared distances are integers, so the comparisons are exact. The search ends at limit. Of two cells at the
+// same distance either may come first; the distances are the same.
 //
-// Launch: columns, rows, forward and scale a thread a pixel without margin (columns: without margin above and
-// below), sums a thread a column, along y of the grid the classes; blocks of 256. No two threads write to one
-// place, and each sum is added from top to bottom: two runs give the same bits.
+// Launch: blocks of 256; columns, rows, forward and scale one thread per pixel inside the margin (columns:
+// inside the margin above and below), sums one thread per column, with the classes along y of the grid. No
+// two threads write to one element, and each sum is added from top to bottom: two runs give the same bits.
 
-// The two nearest different cells so far, and their distances or squares of these; cell 0 is none.
+// The two nearest different cells so far, with their distances or squared distances. Cell 0 means none.
 struct Nearest {
     int first, d_first, second, d_second;
 };
 
-// Of three candidates, of which the first two are in order.
+// Insert a third candidate into two that are in order.
 __device__ __forceinline__ void insert(Nearest& near, int cell, int d) {
     if (cell == 0) return;
     if (cell == near.first) {
@@ -38,7 +38,7 @@ extern "C" __global__ void weight_map_columns(const int* cells, int* near_out, i
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int i = index / width + margin, j = index % width;
-    Nearest near = {0, limit, 0, limit};  // further than any that is looked for
+    Nearest near = {0, limit, 0, limit};  // farther than the search goes
     for (int dy = 0; dy * dy < limit && near.second == 0 && (dy <= i || i + dy < height); dy++) {
         if (dy <= i) insert(near, cells[(i - dy) * width + j], dy);
         if (i + dy < height) insert(near, cells[(i + dy) * width + j], dy);
@@ -76,7 +76,7 @@ extern "C" __global__ void weight_map_forward(const int* cells, const int* class
     if (index >= count) return;
     int inside = width - 2 * margin, i = index / inside + margin, j = index % inside + margin;
     int label = classes[index];
-    if (label < 0) {  // nobody said what is there
+    if (label < 0) {  // unknown
         weight[index] = 0;
         return;
     }

@@ -1,12 +1,12 @@
-// What the checking build counts beside its checks: wavefronts, the turns in which memory serves a warp.
+// Counts wavefronts, the turns in which memory serves a warp, as part of the checking build.
 //
-// The lanes of a warp execute an instruction together, and what they ask for is served together: of global
-// memory one segment of 128 bytes a turn; of shared memory one word of each of its 32 banks. (Lanes that ask for
-// 8 or 16 bytes each are served 16 or 8 at a time. Lanes that ask for the same word share it.) Hence neighbours
-// in a warp should be neighbours in global memory, and should not meet in a bank of shared memory.
+// The lanes of a warp execute an instruction together, and memory serves them together: in each turn global
+// memory serves one segment of 128 bytes, shared memory one word from each of its 32 banks. (Lanes that
+// access 8 or 16 bytes each are served 16 or 8 at a time. Lanes that access the same word share it.) So
+// neighbours in a warp should be neighbours in global memory, and use different banks of shared memory.
 //
-// Here the lanes run one after the other. What the k-th execution of an instruction asks for in one lane
-// belongs together with the k-th in the others: exact unless lanes go different ways through one loop.
+// Here the lanes run one after the other. The k-th execution of an instruction in one lane is counted
+// together with the k-th in the others, which is exact unless lanes take different paths through a loop.
 #include "cuda.hpp"
 
 #include <unordered_map>
@@ -20,26 +20,26 @@ namespace {
 constexpr int SEGMENT = 128, WORD = 4, BANKS = 32;
 
 struct Request {
-    long of_lane[WARP];  // addresses; 0: the lane takes no part
+    long of_lane[WARP];  // addresses; 0: the lane makes no access
 };
 
 struct Site {  // an instruction that accesses memory
     int size;
     bool shared;
     std::vector<Request> requests[MAX_THREADS / WARP];
-    int times[MAX_THREADS];  // how often each thread came by
+    int times[MAX_THREADS];  // executions per thread
     long wavefronts, at_best;
 };
 
 std::unordered_map<void*, Site> sites;
-Site* last_site[MAX_THREADS];  // at which each thread was
+Site* last_site[MAX_THREADS];  // the latest of each thread
 
 void make_distinct(std::vector<long>& numbers) {
     std::sort(numbers.begin(), numbers.end());
     numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
 }
 
-// In units of so many bytes, what the lanes first … last - 1 ask for, each unit once.
+// The distinct units of `unit` bytes that the lanes first … last - 1 access.
 std::vector<long> units(const Request& request, int first, int last, int size, int unit) {
     std::vector<long> found;
     for (int i = first; i < last; i++)
@@ -62,7 +62,8 @@ void add(const Request& request, Site& site) {
             wavefronts += in_worst_bank(units(request, first, first + at_once, site.size, WORD));
     else
         wavefronts = units(request, 0, WARP, site.size, SEGMENT).size();
-    int bytes = std::min(site.size, WORD) * units(request, 0, WARP, site.size, std::min(site.size, WORD)).size();
+    int bytes =
+        std::min(site.size, WORD) * units(request, 0, WARP, site.size, std::min(site.size, WORD)).size();
     site.wavefronts += wavefronts;
     site.at_best += (bytes + SEGMENT - 1) / SEGMENT;
 }
@@ -101,16 +102,15 @@ void count_block() {
 
 }  // namespace emulator
 
-struct Counted {
-    long place, shared, wavefronts, at_best;
+struct InstructionCount {
+    long offset, shared, wavefronts, at_best;
 };
 
-// What was counted since the last call, an entry for each instruction. Without a place for them: how many
-// there are.
-extern "C" int take_counts(Counted* counted, int number) {
-    if (!counted) return emulator::sites.size();
+// The counts since the last call, one entry per instruction. With null: the number of entries.
+extern "C" int take_counts(InstructionCount* counts, int number) {
+    if (!counts) return emulator::sites.size();
     for (auto& [code, site] : emulator::sites)
-        *counted++ = {emulator::place_in_library(code), site.shared, site.wavefronts, site.at_best};
+        *counts++ = {emulator::offset_in_library(code), site.shared, site.wavefronts, site.at_best};
     emulator::sites.clear();
     return number;
 }

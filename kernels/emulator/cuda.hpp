@@ -1,9 +1,8 @@
-// The words of CUDA, for a C++ compiler. With this header in front of it an unchanged .cu file compiles with
-// g++, and its kernels run on the CPU: one block after the other, the threads of a block taking turns on one
-// core.
+// CUDA for a C++ compiler. With this header in front, an unchanged .cu file compiles with g++, and its
+// kernels run on the CPU: one block after the other, the threads of a block taking turns on one core.
 //
-// Here stands what a kernel sees: keywords, vector types, where a thread is, barriers and shuffles. How
-// threads take turns is in scheduler.cpp. A word of CUDA that no kernel of ours uses is missing on purpose.
+// This file has what a kernel sees: keywords, vector types, indices, barriers and shuffles. scheduler.cpp
+// lets threads take turns. Parts of CUDA that no kernel here uses are left out on purpose.
 #pragma once
 
 #include <algorithm>
@@ -11,15 +10,15 @@
 #include <cstring>
 #include <utility>
 
-#define CUDA_EMULATED  // a kernel's helper that is one PTX instruction has a second body for us
+#define CUDA_EMULATED  // functions of one PTX instruction have a second body for the emulator
 
 #define __global__ __attribute__((noinline))
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-// Thread-local: then the shared memory of a module is its block of thread-local storage, whose place and size
-// the loader of programs knows, also for variables in templates (scheduler.cpp: shared_memory).
+// Thread-local, so that the shared memory of a library is its block of thread-local storage. The dynamic
+// loader knows its address and size, including variables in templates (scheduler.cpp: shared_memory).
 #define __shared__ static thread_local
 
 struct uint3 {
@@ -34,12 +33,12 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 using std::min;
 
-#define threadIdx (emulator::place.thread)
-#define blockIdx (emulator::place.block)
-#define blockDim (emulator::place.block_size)
-#define gridDim (emulator::place.grid_size)
+#define threadIdx (emulator::indices.thread)
+#define blockIdx (emulator::indices.block)
+#define blockDim (emulator::indices.block_size)
+#define gridDim (emulator::indices.grid_size)
 
-// Where a barrier stands in the sources, for messages: the loader of kernels says which line is of which file.
+// The file and line of a barrier, for messages: #line directives give each line its file.
 #define EMULATED_TEXT_OF(number) #number
 #define EMULATED_TEXT(macro) EMULATED_TEXT_OF(macro)
 #define EMULATED_LINE __FILE__ ":" EMULATED_TEXT(__LINE__)
@@ -49,30 +48,29 @@ using std::min;
 #define __shfl_xor_sync(mask, value, bits) \
     emulator::shuffle(mask, value, emulator::lane() ^ (bits), EMULATED_LINE)
 
-// Emulation itself is not checked: not the reading of an argument, not what a shuffle keeps
-// (checks.cpp). Inlined into a function that is checked, it would be.
+// The emulation itself is not checked (checks.cpp), neither arguments nor the values of a shuffle. Inlined
+// into a checked function it would be.
 #define UNCHECKED __attribute__((noinline, no_sanitize("thread")))
 
 namespace emulator {
 
-struct Place {
+struct Indices {
     uint3 thread, block;
     dim3 block_size, grid_size;
 };
-extern Place place;  // of the thread that runs now
+extern Indices indices;  // of the running thread
 
 constexpr int WARP = 32;
-int lane();                                          // of the thread that runs now, 0 to 31
-void block_barrier(const char* line);                // returns when all threads of the block have come here
-void warp_barrier(unsigned mask, const char* line);  // returns when all lanes of the mask have come here
-void* mailbox(int of_lane);                          // 64 bytes of each lane of this warp
+int lane();                                          // of the running thread, 0 to 31
+void block_barrier(const char* line);                // returns when all threads of the block have arrived
+void warp_barrier(unsigned mask, const char* line);  // returns when all lanes of the mask have arrived
+void* mailbox(int of_lane);                          // 64 bytes for each lane of this warp
 [[noreturn]] void fail(const char* format, ...);
 
-// All lanes write, all lanes read: between the two, and before the next write, the warp waits.
+// All lanes write, then all read. The warp waits in between, and before the next write.
 template <class T>
 UNCHECKED T shuffle(unsigned mask, T value, int source, const char* line) {
-    if (!(mask >> source & 1))
-        fail("%s: the shuffle reads lane %d, which is not in its mask", line, source);
+    if (!(mask >> source & 1)) fail("%s: the shuffle reads lane %d, which is not in its mask", line, source);
     std::memcpy(mailbox(lane()), &value, sizeof(T));
     warp_barrier(mask, line);
     std::memcpy(&value, mailbox(source), sizeof(T));
@@ -80,20 +78,20 @@ UNCHECKED T shuffle(unsigned mask, T value, int source, const char* line) {
     return value;
 }
 
-// cp.async: a copy that is made at some time before the thread has waited for it. Here that is as late as
-// possible, and until then the place holds NaN. Copies come in groups; a wait leaves the last few groups to
-// go on.
+// cp.async: a copy that happens at any time before the thread's wait for it ends. Here it happens as late as
+// possible, and until then its destination holds NaN. Copies come in groups; a wait leaves the last few
+// groups pending.
 void remember_copy(float4* to, const float4* from);  // null: zeros
 bool next_copy(int groups_left, float4** to, const float4** from);
 void end_group_of_copies();
-void forget_written(float4* place);  // for the checks: whoever reads it now is too early
+void forget_written(float4* destination);  // for the checks: reading it now is too early
 
 inline void copy_async(float* to, const float* from) {
     float nan = std::nanf("");
-    float4* place = reinterpret_cast<float4*>(to);
-    *place = {nan, nan, nan, nan};
-    forget_written(place);
-    remember_copy(place, reinterpret_cast<const float4*>(from));
+    float4* destination = reinterpret_cast<float4*>(to);
+    *destination = {nan, nan, nan, nan};
+    forget_written(destination);
+    remember_copy(destination, reinterpret_cast<const float4*>(from));
 }
 
 inline void wait_for_copies(int groups_left) {
@@ -114,19 +112,18 @@ inline float number_of(unsigned bits) {
     return value;
 }
 
-// cvt.rna.tf32: to the nearest number with 10 bits behind the point, ties away from zero.
+// cvt.rna.tf32: round to the nearest number with 10 fraction bits, ties away from zero.
 inline unsigned round_to_tf32(float value) { return (bits_of(value) + 0x1000) & 0xffffe000; }
 
-// cvt.rn.bf16: to the nearest number with 7 bits behind the point, ties to the even one; the upper half of a
-// float.
+// cvt.rn.bf16: round to the nearest number with 7 fraction bits, ties to even: the upper half of a float.
 inline unsigned round_to_bf16(float value) {
     unsigned bits = bits_of(value);
     return value != value ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-// mma.sync: D (16×8) += A (16×K) · B (K×8), each spread over the lanes as PTX's manual says (sections "Matrix
-// fragments for mma.m16n8k8" and "…m16n8k16"). With g = lane / 4, t = lane % 4, a register holds PER numbers
-// next to one another along K, and a lane has
+// mma.sync: D (16×8) += A (16×K) · B (K×8), each distributed over the lanes as the PTX manual says (sections
+// "Matrix fragments for mma.m16n8k8" and "…m16n8k16"). With g = lane / 4 and t = lane % 4, a register holds
+// PER numbers that are adjacent along K, and a lane has
 //   A: rows g, g+8, g, g+8, from column PER · t, the same, PER · (t+4), the same
 //   B: rows from PER · t and PER · (t+4) of column g
 //   D: row g of columns 2t, 2t+1; row g+8 of columns 2t, 2t+1
@@ -152,11 +149,12 @@ UNCHECKED void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const u
 
 inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                              const char* line) {
-    multiply_fragments<1>(d, a, b, [](unsigned bits, int) { return number_of(bits); }, line);
+    multiply_fragments<1>(
+        d, a, b, [](unsigned bits, int) { return number_of(bits); }, line);
 }
 
 inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
-                             const char* line) {
+                              const char* line) {
     auto half = [](unsigned bits, int i) { return number_of(i ? bits & 0xffff0000 : bits << 16); };
     multiply_fragments<2>(d, a, b, half, line);
 }
@@ -171,13 +169,14 @@ UNCHECKED void call(void (*kernel)(P...), void** arguments) {
     call(kernel, arguments, std::index_sequence_for<P...>());
 }
 
-// Runs the kernel for all threads of all blocks. What went wrong, or null.
+// Run the kernel for all threads of all blocks. Returns an error message, or null.
 const char* launch(dim3 grid_size, dim3 block_size, void (*run)(void** arguments), void** arguments);
 
 }  // namespace emulator
 
-// The door for Python: one function for each kernel, all with the same parameters.
+// The entry points for Python: one function per kernel, all with the same parameters.
 #define EMULATED_KERNEL(name)                                                                               \
     extern "C" UNCHECKED const char* launch_##name(const dim3& grid, const dim3& block, void** arguments) { \
-        return emulator::launch(grid, block, [](void** given) { emulator::call(name, given); }, arguments); \
+        return emulator::launch(                                                                            \
+            grid, block, [](void** given) { emulator::call(name, given); }, arguments);                     \
     }

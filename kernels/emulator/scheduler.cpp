@@ -1,12 +1,12 @@
-// How the threads of a block take turns on one core.
+// Lets the threads of a block take turns on one core.
 //
-// Each thread is a fiber: a function with a stack of its own, which runs until it has to wait (at a barrier,
-// for the other lanes of a shuffle) or is done. Then the scheduler, run_block, goes on with the next one that
-// can. When none can, all must wait at one __syncthreads(): they are let go. Anything else is a mistake in
-// the kernel.
+// Each thread is a fiber: a function with its own stack, which runs until it has to wait (at a barrier, or
+// for the other lanes of a shuffle) or is done. Then the scheduler, run_block, resumes the next fiber that is
+// ready. When none is, all must be waiting at the same __syncthreads(), and go on. Anything else is a mistake
+// in the kernel.
 //
-// A fiber is begun with makecontext, which gives it its stack. From then on setjmp and longjmp switch, as
-// they ask the operating system for nothing.
+// makecontext starts a fiber on its stack. From then on setjmp and longjmp switch, because they need no
+// system call.
 #include "cuda.hpp"
 
 #include <link.h>
@@ -20,7 +20,7 @@
 
 namespace emulator {
 
-Place place;
+Indices indices;
 Fiber fibers[MAX_THREADS];
 Fiber* current;
 int block_number;
@@ -30,8 +30,8 @@ namespace {
 
 constexpr std::size_t STACK = 64 * 1024;
 
-jmp_buf scheduler;      // where a fiber that yields goes on
-jmp_buf end_of_launch;  // where a mistake in the kernel leads
+jmp_buf scheduler;      // a fiber that yields continues here
+jmp_buf end_of_launch;  // a mistake in the kernel ends here
 char message[512];
 void (*kernel)(void**);
 void** kernel_arguments;
@@ -44,8 +44,8 @@ void fiber_main() {
     }
 }
 
-// The pages that no thread uses take no memory. A thread that needs more stack than it has runs into its
-// neighbour's: the checking build calls that out of bounds.
+// Unused pages take no memory. A thread that overflows its stack runs into its neighbour's, which the
+// checking build reports as out of bounds.
 char* stacks() {
     static char* memory = nullptr;
     if (!memory) {
@@ -67,8 +67,8 @@ void begin(Fiber& fiber) {
 
 void resume(int t) {
     current = &fibers[t];
-    unsigned width = place.block_size.x, height = place.block_size.y;
-    place.thread = {t % width, t / width % height, t / (width * height)};
+    unsigned width = indices.block_size.x, height = indices.block_size.y;
+    indices.thread = {t % width, t / width % height, t / (width * height)};
     if (_setjmp(scheduler)) return;  // the fiber yields
     if (current->begun) _longjmp(current->context, 1);
     begin(*current);
@@ -76,21 +76,22 @@ void resume(int t) {
 
 bool same(const char* line, const char* other) { return std::strcmp(line, other) == 0; }
 
-// All threads are at one barrier, or the kernel is wrong: the barrier stands in a branch that not all take.
+// Either all threads are at the same barrier, or the kernel has a barrier in a branch that not all of them
+// take.
 void open_barrier(int threads) {
     const Fiber& first = fibers[0];
     for (int t = 0; t < threads; t++) {
         const Fiber& fiber = fibers[t];
         if (fiber.state == State::at_warp_barrier)
-            fail("%s: thread %d waits for lanes of its warp that do not come (mask %08x)", fiber.line, t,
+            fail("%s: thread %d waits for lanes of its warp that do not arrive (mask %08x)", fiber.line, t,
                  fiber.mask);
         if (fiber.state != first.state || !same(fiber.line, first.line)) {
             const Fiber& waiting = first.state == State::at_block_barrier ? first : fiber;
             const Fiber& other = &waiting == &first ? fiber : first;
-            int who = &other - fibers;
+            int thread = &other - fibers;
             if (other.state == State::done)
-                fail("%s: divergent barrier: thread %d ended without coming here", waiting.line, who);
-            fail("%s: divergent barrier: thread %d waits at %s", waiting.line, who, other.line);
+                fail("%s: divergent barrier: thread %d ended without reaching it", waiting.line, thread);
+            fail("%s: divergent barrier: thread %d waits at %s", waiting.line, thread, other.line);
         }
     }
     for (int t = 0; t < threads; t++) fibers[t].state = State::ready;
@@ -98,7 +99,7 @@ void open_barrier(int threads) {
 }
 
 void run_block(int threads) {
-    // A NaN in every word: what a kernel reads before it has written shows in its results.
+    // NaN in every word, so that reading before writing shows in the results.
     Range shared = shared_memory();
     std::memset(shared.begin, 0xff, shared.end - shared.begin);
     for (int t = 0; t < threads; t++) {
@@ -120,7 +121,7 @@ void run_block(int threads) {
     }
 }
 
-// A member of the block of thread-local storage: tells which one it is.
+// A member of the block of thread-local storage, which identifies the block.
 thread_local char marker;
 
 int find_shared_memory(dl_phdr_info* module, std::size_t, void* found) {
@@ -138,7 +139,7 @@ int find_shared_memory(dl_phdr_info* module, std::size_t, void* found) {
 }  // namespace
 
 Range shared_memory() {
-    marker = 0;  // the block is made when it is first used
+    marker = 0;  // the block is created on first use
     Range found = {};
     dl_iterate_phdr(find_shared_memory, &found);
     return found;
@@ -158,7 +159,7 @@ void fail(const char* format, ...) {
     va_start(values, format);
     std::vsnprintf(message, sizeof message, format, values);
     va_end(values);
-    for (Fiber& fiber : fibers) fiber.begun = false;  // they stand in the middle of the kernel
+    for (Fiber& fiber : fibers) fiber.begun = false;  // they were stopped in the middle of the kernel
     _longjmp(end_of_launch, 1);
 }
 
@@ -170,7 +171,7 @@ void remember_copy(float4* to, const float4* from) {
     current->copies.push_back({to, from, current->copy_group});
 }
 
-// Of the build without checks.
+// For the build without checks.
 __attribute__((weak)) void forget_written(float4*) {}
 __attribute__((weak)) void count_block() {}
 
@@ -192,8 +193,7 @@ void block_barrier(const char* line) {
 }
 
 void warp_barrier(unsigned mask, const char* line) {
-    if (!(mask >> lane() & 1))
-        fail("%s: lane %d is not in the mask %08x that it gives", line, lane(), mask);
+    if (!(mask >> lane() & 1)) fail("%s: lane %d is not in the mask %08x that it passes", line, lane(), mask);
     current->state = State::at_warp_barrier;
     current->line = line;
     current->mask = mask;
@@ -213,16 +213,16 @@ void warp_barrier(unsigned mask, const char* line) {
 const char* launch(dim3 grid_size, dim3 block_size, void (*run)(void**), void** arguments) {
     kernel = run;
     kernel_arguments = arguments;
-    place.grid_size = grid_size;
-    place.block_size = block_size;
+    indices.grid_size = grid_size;
+    indices.block_size = block_size;
     if (_setjmp(end_of_launch)) return message;
     int threads = block_size.x * block_size.y * block_size.z;
-    // Lanes of an incomplete warp never come to a barrier.
+    // The missing lanes of an incomplete warp never reach a barrier.
     for (Fiber& fiber : fibers) fiber.state = State::done;
     for (unsigned z = 0; z < grid_size.z; z++)
         for (unsigned y = 0; y < grid_size.y; y++)
             for (unsigned x = 0; x < grid_size.x; x++) {
-                place.block = {x, y, z};
+                indices.block = {x, y, z};
                 block_number++;
                 run_block(threads);
                 count_block();

@@ -1,4 +1,4 @@
-// What the scheduler (scheduler.cpp) and the checks (checks.cpp) both know of a thread.
+// The state of threads, shared by the scheduler (scheduler.cpp) and the checks (checks.cpp).
 #pragma once
 
 #include <csetjmp>
@@ -16,13 +16,13 @@ struct Copy {
 
 struct Fiber {
     State state;
-    const char* line;  // at which it waits
-    unsigned mask;     // of the lanes for which it waits
-    int warp_epoch;    // how often it has met others at a warp barrier
+    const char* line;  // where it waits
+    unsigned mask;     // of the lanes it waits for
+    int warp_epoch;    // number of warp barriers passed
     bool begun;
     jmp_buf context;
     alignas(16) char mailbox[64];
-    std::deque<Copy> copies;  // that were asked for and not waited for
+    std::deque<Copy> copies;  // begun and not yet waited for
     int copy_group;           // of the next copy
 };
 
@@ -30,21 +30,20 @@ struct Range {
     char *begin, *end;
 };
 
-constexpr int MAX_THREADS = 1024;  // of a block, on every GPU so far
+constexpr int MAX_THREADS = 1024;  // per block, on every GPU so far
 extern Fiber fibers[MAX_THREADS];
 extern Fiber* current;
-extern int block_number;  // never the same for two blocks
-extern int epoch;         // one more after each __syncthreads()
+extern int block_number;  // unique to each block
+extern int epoch;         // grows with each __syncthreads()
 
 Range shared_memory();
 Range stack_of(const Fiber& fiber);
 void yield();
 
-// Of the checking build. Where an address of code is in this library, for addr2line: a return address is behind
-// its call.
-long place_in_library(void* code);
+// For the checking build. The offset of a call in this library, for addr2line, from its return address.
+long offset_in_library(void* code);
 void count_access(void* code, long at, int size, bool in_shared);
 void forget_count();  // of this thread's last access
-void count_block();   // the block is done
+void count_block();   // when the block is done
 
 }  // namespace emulator

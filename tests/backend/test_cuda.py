@@ -1,4 +1,4 @@
-"""What a launcher refuses: a raw kernel would read something else, and say nothing."""
+"""Arguments that the launcher refuses: a raw kernel would silently read something else."""
 
 import platform
 import shutil
@@ -25,16 +25,14 @@ def arrays(*shapes):
 def test_arrays_that_a_kernel_cannot_take(emulated):
     x, y = arrays((2, 3), (2, 3))
     launch_relu(x, y)
-    with pytest.raises(
-        KernelError, match=r"relu_forward: x is an array of float64, the kernel takes float32"
-    ):
+    with pytest.raises(KernelError, match=r"relu_forward: x .*float64"):
         launch_relu(x.astype(np.float64), y)
     for other, kind in (([1.0, 2.0], "list"), (np.float32(1), r"numpy\.float32")):
-        with pytest.raises(KernelError, match=rf"y is {kind}, the kernel takes numpy\.ndarray"):
+        with pytest.raises(KernelError, match=rf"y is {kind},.* numpy\.ndarray"):
             launch_relu(x, other)
-    with pytest.raises(KernelError, match=r"x is not C-contiguous(?s:.)*shape \(3, 2\), strides \(4, 12\)"):
+    with pytest.raises(KernelError, match=r"strides \(4, 12\)"):
         launch_relu(x.T, y)
-    with pytest.raises(KernelError, match=r"x begins at an address that is no multiple of 16 bytes"):
+    with pytest.raises(KernelError, match="16 bytes"):
         launch_relu(np.zeros(7, np.float32)[1:], y)
     with pytest.raises(KernelError, match="float64"):
         tu.relu(tu.Tensor(np.zeros((2, 3))))
@@ -42,31 +40,31 @@ def test_arrays_that_a_kernel_cannot_take(emulated):
 
 def test_more_elements_than_the_kernel_counts(emulated, monkeypatch):
     monkeypatch.setattr(cuda, "INDEX_LIMIT", 5)
-    with pytest.raises(KernelError, match=r"x has 6 elements, the kernel counts to 5\n +x +\(2, 3\)"):
+    with pytest.raises(KernelError, match=r"x has 6 .*counts to 5\n.*\(2, 3\)"):
         launch_relu(*arrays((2, 3), (2, 3)))
 
 
 def test_an_index_past_the_end_is_an_int(monkeypatch):
-    """Of the kernel that goes over its array in turns, as of those with a thread for each element."""
+    """In the kernel whose threads loop over the arrays, and in those with one thread per element."""
     launched = []
     monkeypatch.setattr(cuda, "launch", lambda *arguments: launched.append(arguments))
     largest = SimpleNamespace(size=cuda.INDEX_LIMIT)
     backward_cuda(largest, largest, largest, None)
     ((_, _, (blocks,), (threads,), *_),) = launched
-    for step in (blocks * threads, cuda.WIDTH):
-        assert cuda.INDEX_LIMIT - 1 + step < 2**31
+    for stride in (blocks * threads, cuda.THREADS_PER_BLOCK):
+        assert cuda.INDEX_LIMIT - 1 + stride < 2**31
 
 
 def test_more_blocks_than_a_gpu_takes(emulated):
     x, y = arrays((2, 3), (2, 3))
-    with pytest.raises(KernelError, match=r"more than 65535 blocks along y or z\n +blocks +\(1, 65536\)"):
+    with pytest.raises(KernelError, match=r"65535(?s:.)*\(1, 65536\)"):
         cuda.launch("relu", "forward", (1, 65536), (256,), x, y, 6)
 
 
 @pytest.mark.parametrize("count", [6.0, 2**31, -(2**31) - 1, np.int64(6), np.float32(6)])
 def test_scalars_of_another_type(emulated, count):
-    """Eight bytes for a kernel that takes four; with CuPy a Python float would be a double."""
-    with pytest.raises(KernelError, match=r"count is \w+ .*, the kernel takes int32"):
+    """Eight bytes for a kernel that takes four; CuPy would pass a Python float as a double."""
+    with pytest.raises(KernelError, match=r"count .* int32"):
         launch_relu(*arrays((2, 3), (2, 3)), count)
 
 
@@ -74,18 +72,18 @@ def test_no_elements_need_no_launch(emulated):
     assert tu.relu(tu.Tensor(np.zeros((0, 3), np.float32))).shape == (0, 3)
 
 
-def test_an_element_that_a_kernel_leaves_out_is_seen(emulated):
+def test_an_element_that_a_kernel_does_not_write_is_nan(emulated):
     assert np.isnan(cuda.empty((3,))).all()
 
 
-def test_words_of_the_compiler(emulated, tmp_path):
+def test_compiler_errors_name_the_line(emulated, tmp_path):
     source = tmp_path / "wrong.cu"
     source.write_text('extern "C" __global__ void wrong(float* y) {\n    y[0] = undeclared;\n}\n')
-    with pytest.raises(KernelError, match=r"do not compile(?s:.)*wrong\.cu:2:(?s:.)*undeclared"):
+    with pytest.raises(KernelError, match=r"wrong\.cu:2:(?s:.)*undeclared"):
         cuda_emulator.function(source, "wrong", ("y",), ("wrong",))
 
 
-def test_a_header_that_was_changed(emulated, tmp_path):
+def test_a_changed_header(emulated, tmp_path):
     """The same source beside another header is another program, for the cache of compiled kernels too."""
     for value in ("1", "2"):
         source = tmp_path / value / "number.cu"
@@ -104,25 +102,25 @@ def test_a_cache_folder_that_cannot_be_made(emulated, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     source = tmp_path / "nothing.cu"
     source.write_text('extern "C" __global__ void nothing(float* y) {}\n')
-    with pytest.raises(BackendError, match=r"no place for its compiled kernels(?s:.)*XDG_CACHE_HOME"):
+    with pytest.raises(BackendError, match="XDG_CACHE_HOME"):
         cuda_emulator.function(source, "nothing", ("y",), ("nothing",))
 
 
 def test_another_system(monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    with pytest.raises(BackendError, match="runs on Linux, this is Darwin"):
+    with pytest.raises(BackendError, match="Darwin"):
         tu.use_backend("cuda-emulated")
 
 
 def test_the_backend_calls_the_cuda_kernels(emulated, monkeypatch):
     called = []
-    kernel = backend.DISPATCH_TABLE["relu", "forward"]
-    monkeypatch.setitem(kernel.implementations, "cuda", lambda x: called.append("cuda") or x)
+    dispatch = backend.DISPATCH_TABLE["relu", "forward"]
+    monkeypatch.setitem(dispatch.implementations, "cuda", lambda x: called.append("cuda") or x)
     tu.relu(tu.Tensor([1.0]))
     assert called == ["cuda"]
 
 
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(BackendError, match=r"compiles the CUDA kernels with g\+\+, which is not there"):
+    with pytest.raises(BackendError, match=r"g\+\+"):
         tu.use_backend("cuda-emulated")

@@ -1,4 +1,4 @@
-"""Bugs put into the kernels on purpose: the checking build finds each, and says in which line it is."""
+"""Bugs planted in the kernels: the checking build finds each and names its line."""
 
 import numpy as np
 import pytest
@@ -18,29 +18,18 @@ def relu():
 
 
 def conv2d(rung):
-    x, weight = random_arrays([(1, 13, 14, 20), (3, 3, 20, 68)], np.float32)
-    y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
-    conv2d_cuda.backward_weight(x, y, 0, 3, rung)
+    def program():
+        x, weight = random_arrays([(1, 13, 14, 20), (3, 3, 20, 68)], np.float32)
+        y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
+        conv2d_cuda.backward_weight(x, y, 0, 3, rung)
+
+    program.__name__ = f"conv2d_{rung}"
+    return program
 
 
-def conv2d_naive():
-    conv2d("naive")
-
-
-def conv2d_tiled():
-    conv2d("tiled")
-
-
-def conv2d_blocked():
-    conv2d("blocked")
-
-
-def conv2d_tensor():
-    conv2d("tensor")
-
-
-def conv2d_winograd():
-    conv2d("winograd")
+conv2d_naive, conv2d_tiled, conv2d_blocked, conv2d_tensor, conv2d_winograd = map(
+    conv2d, ("naive", "tiled", "blocked", "tensor", "winograd")
+)
 
 
 def bias():
@@ -75,7 +64,7 @@ def sgd():
 
 
 def tile():
-    """Larger than its image."""
+    """Make a tile larger than its image."""
     (image,), labels = random_arrays([(9, 11, 1)], np.float32), [np.zeros((9, 11), int)]
     augmenter = Augmenter([image], labels, input_size=20, output_size=12, label_margin=2)
     augment_cuda.TileMaker(augmenter, labels, labels).tile(0, augmenter.draw(0, np.random.default_rng(0)))
@@ -93,8 +82,8 @@ def overlap_tile():
     tu.predict_tiled(tu.UNet(base_channels=2, depth=1), np.zeros((3, 9, 1), np.float32), tile=4)
 
 
-# A name, the program, what is replaced in its kernels by what, what is said, and the line that is named: the
-# first with this text, once the bug is in.
+# For each bug a name, the program, the text to replace, its replacement, the message, and the text of the
+# line that is named: the first with this text after the replacement.
 BUGS = [
     (
         "a point beyond the border is not mirrored",
@@ -121,7 +110,7 @@ BUGS = [
         "insert(near, cells[(i + dy)",
     ),
     (
-        "a margin of which the classes know nothing",
+        "a margin that the classes do not have",
         weights,
         "int label = classes[index]",
         "int label = classes[i * width + j]",
@@ -189,13 +178,13 @@ BUGS = [
         conv2d_tiled,
         "__syncthreads();  // both tiles are complete",
         "",
-        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "reads word .* of the shared memory, which no thread of the block has written",
         "sum += patches[threadIdx.y][e]",
     ),
     (
         "no barrier before a tile is overwritten",
         conv2d_tiled,
-        "__syncthreads();  // no one needs them any more",
+        "__syncthreads();  // nothing reads them any more",
         "",
         "race: thread 1 reads the shared memory.*which thread 0 wrote",
         "patches[threadIdx.y][threadIdx.x] = left",
@@ -203,8 +192,8 @@ BUGS = [
     (
         "one buffer where two are needed",
         conv2d_blocked,
-        "put(buffer ^ 1)",
-        "put(buffer)",
+        "store_tile(buffer ^ 1)",
+        "store_tile(buffer)",
         "race: thread 1 reads the shared memory.*which thread 0 wrote",
         "tiles.left[buffer][part + e][row] =",
     ),
@@ -214,14 +203,14 @@ BUGS = [
         "__syncthreads();  // the new tiles are complete",
         "//",
         "reads word .* of the shared memory, which no thread",
-        "four(left[0]) = four(tiles",
+        "as_float4(left[0]) = as_float4(tiles",
     ),
     (
         "a copy that is not waited for",
         conv2d_tensor,
         "wait_for_copies<STAGES - 2>();",
         "wait_for_copies<STAGES - 1>();",
-        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "reads word .* of the shared memory, which no thread of the block has written",
         "a[m][e] = ",
     ),
     (
@@ -229,24 +218,24 @@ BUGS = [
         conv2d_tensor,
         "__syncthreads();  // these tiles",
         "// these tiles",
-        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "reads word .* of the shared memory, which no thread of the block has written",
         "a[m][e] = ",
     ),
     (
         "a copy to tiles that are in use",
         conv2d_tensor,
-        "fetch(fetched, step",
-        "fetch(used, step",
-        "reads word .* of the shared memory, which no thread of the block has written so far",
+        "fetch(fetched, depth",
+        "fetch(used, depth",
+        "reads word .* of the shared memory, which no thread of the block has written",
         "a[m][e] = ",
     ),
     (
         "four numbers from an odd address",
         conv2d_blocked,
-        "four(array[place.offset])",
-        "four(array[place.offset + 1])",
+        "as_float4(array[offset.value])",
+        "as_float4(array[offset.value + 1])",
         r"misaligned: .* reads 16 bytes at x\[1\]",
-        "four(array[place.offset + 1])",
+        "as_float4(array[offset.value + 1])",
     ),
     (
         "a tile that sticks out of the image",
@@ -270,7 +259,7 @@ BUGS = [
         "write_result(m + blockIdx.z * rows * filters, rows",
         "write_result(m, rows",
         r"race: thread 0 writes m\[0\], which thread 0 of another block wrote",
-        "four(result[row * columns + column]) =",
+        "as_float4(result[row * columns + column]) =",
     ),
     (
         "half of the threads write their sum",
@@ -285,7 +274,7 @@ BUGS = [
         bias,
         "    __syncthreads();\n    if (threadIdx.y > 0 || f >= filters) return;",
         "    if (threadIdx.y > 0 || f >= filters) return;\n    __syncthreads();",
-        "divergent barrier: thread .* ended without coming here",
+        "divergent barrier: thread .* ended without reaching it",
         "__syncthreads();\n    sums[blockIdx.y",
     ),
     (
@@ -301,7 +290,7 @@ BUGS = [
         conv2d_tiled,
         "sum += patches[threadIdx.y][e]",
         "sum += patches[threadIdx.y][e + 1]",
-        "out of bounds: .* uses index 16 of an array",
+        "out of bounds: .* uses index 16 past",
         "[e + 1]",
     ),
     (
@@ -309,7 +298,7 @@ BUGS = [
         loss,
         "energy = sum_over_block(energy);",
         "if (pixel < count) energy = sum_over_block(energy);",
-        r"waits for lanes of its warp that do not come \(mask ffffffff\)",
+        r"waits for lanes of its warp that do not arrive \(mask ffffffff\)",
         "__shfl_xor_sync",
     ),
     (
@@ -337,19 +326,19 @@ BUGS = [
         "float4 v = pixel",
     ),
     (
-        "a part that goes on behind the last pixel",
+        "a part that goes on after the last pixel",
         fused_loss,
-        "last = min(count, first + pixels_a_part)",
-        "last = first + pixels_a_part",
+        "last = min(count, first + pixels_per_part)",
+        "last = first + pixels_per_part",
         r"out of bounds: .* reads 16 bytes at x\[3600\]",
         "float4 v = takes_part",
     ),
     (
-        "lanes of a pixel that has ended do not add up",
+        "lanes of a pixel after the last do not take part",
         fused_loss,
         "int pixel = start + threadIdx.x / lanes;",
         "int pixel = start + threadIdx.x / lanes; if (pixel >= last) break;",
-        r"waits for lanes of its warp that do not come \(mask ffffffff\)",
+        r"waits for lanes of its warp that do not arrive \(mask ffffffff\)",
         "__shfl_xor_sync",
     ),
     (
@@ -363,16 +352,16 @@ BUGS = [
     (
         "each warp writes its sums into the same place",
         fused_loss,
-        "four(products_of_warp[warp][k *",
-        "four(products_of_warp[0][k *",
+        "as_float4(products_of_warp[warp][k *",
+        "as_float4(products_of_warp[0][k *",
         "race: thread 32 writes the shared memory.*which thread 0 wrote",
-        "four(products_of_warp[0][k *",
+        "as_float4(products_of_warp[0][k *",
     ),
     (
         "the threads scale all gradients",
         fused_loss,
-        "for (int i = begin; i < of_x; i += step)",
-        "for (int i = 0; i < of_x; i += step)",
+        "for (int i = begin; i < x_count; i += stride)",
+        "for (int i = 0; i < x_count; i += stride)",
         r"race: thread 1 reads grad_x\[0\], which thread 0 wrote",
         "grad_x[i] *= scale",
     ),
@@ -404,16 +393,16 @@ BUGS = [
 
 
 @pytest.mark.parametrize(
-    ("program", "old", "new", "message", "place"), [bug[1:] for bug in BUGS], ids=[bug[0] for bug in BUGS]
+    ("program", "old", "new", "message", "line"), [bug[1:] for bug in BUGS], ids=[bug[0] for bug in BUGS]
 )
-def test_the_bug_is_found(emulated, monkeypatch, tmp_path, program, old, new, message, place):
-    named, source_of = set(), cuda.source_of
+def test_the_bug_is_found(emulated, monkeypatch, tmp_path, program, old, new, message, line):
+    lines, source_of = set(), cuda.source_of
 
     def with_bug(source):
         text = source.read_text(encoding="utf-8").replace(old, new, 1)
         (tmp_path / source.name).write_text(text, encoding="utf-8")
-        if place in text:
-            named.add(f"{source.name}:{1 + text[: text.index(place)].count(chr(10))}")
+        if line in text:
+            lines.add(f"{source.name}:{1 + text[: text.index(line)].count(chr(10))}")
         return tmp_path / source.name
 
     for header in cuda.KERNEL_FOLDER.glob("*.cuh"):
@@ -421,13 +410,13 @@ def test_the_bug_is_found(emulated, monkeypatch, tmp_path, program, old, new, me
     monkeypatch.setattr(cuda, "source_of", lambda stem, kernel: with_bug(source_of(stem, kernel)))
     with cuda_emulator.checks(), pytest.raises(KernelError, match=message) as caught:
         program()
-    assert any(line in str(caught.value) for line in named), (named, str(caught.value))
+    assert any(line in str(caught.value) for line in lines), (lines, str(caught.value))
 
 
 PROGRAMS = sorted({bug[1] for bug in BUGS}, key=lambda program: program.__name__)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_nothing_is_found_without_a_bug(emulated, program):
+def test_the_kernels_without_bugs_are_clean(emulated, program):
     with cuda_emulator.checks():
         program()

@@ -1,4 +1,4 @@
-"""kernels/README.md and the headers of the .cu files, held against the kernels and what Python launches."""
+"""Compares kernels/README.md and the headers of the .cu files with the kernels and the launches of Python."""
 
 import re
 import subprocess
@@ -23,18 +23,18 @@ README = (KERNEL_FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 def table(first_column):
-    """The rows of the README's table that begins with this column."""
+    """Return the rows of the README's table that begins with this column."""
     rows = re.search(rf"^\| {first_column} .*\n\| ---.*\n((\|.*\n)+)", README, re.MULTILINE)[1]
     return [[cell.strip() for cell in row.strip("|\n").split(" | ")] for row in rows.splitlines()]
 
 
 def header(source):
-    """The comment at the top of a .cu file."""
+    """Return the comment at the top of a .cu file."""
     return re.match(r"(//.*\n)+", source.read_text(encoding="utf-8"))[0]
 
 
 def directions_in(source):
-    """What the kernels of a file are called after the stem of their op; the rungs of conv2d only once."""
+    """Return the names of a file's kernels without the stem of their op and the rung of conv2d."""
     names = [re.sub(f"^({source.stem}|conv2d)_", "", name) for name in kernels_in(source)]
     return {re.sub(f"_({'|'.join(conv2d_cuda.RUNGS)})$", "", name) for name in names}
 
@@ -44,7 +44,7 @@ def test_every_direction_has_its_kernel():
 
 
 def test_every_kernel_is_launched(emulated):
-    """By a training step of a U-Net, the ops that it does not use, the rungs not chosen, and a trainer."""
+    """By a training step of a U-Net, the remaining ops and rungs, and a trainer."""
     with launch_log() as log:
         model = tu.UNet(base_channels=4, depth=1)
         (image,) = random_arrays([(1, 28, 28, 1)], np.float32)
@@ -81,15 +81,15 @@ def test_the_table_of_files():
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_the_header_names_every_kernel(source):
-    words = set(re.findall(r"^//   (\w+) ", header(source), re.MULTILINE))
+    listed = set(re.findall(r"^//   (\w+) ", header(source), re.MULTILINE))
     if source.stem.startswith("conv"):  # its list is one of rungs
-        assert set(re.findall(r"\w+", header(source))) >= directions_in(source) - {"backward_bias_end"}
+        assert set(re.findall(r"\w+", header(source))) >= directions_in(source)
     else:
-        assert words == directions_in(source)
+        assert listed == directions_in(source)
 
 
 def test_the_rungs_are_the_same_everywhere():
-    """In the README, in the file's header, in its code and in Python, in the same order."""
+    """In the README, the file's header, its code and Python, in the same order."""
     sources = sorted(KERNEL_FOLDER.glob("conv2d*.cu"))
     rungs = list(conv2d_cuda.RUNGS)
     assert [row[0] for row in table("rung")] == rungs
@@ -104,7 +104,7 @@ def test_the_rungs_are_the_same_everywhere():
 
 
 def test_the_numbers_of_the_ladder():
-    """Operations and bytes of one result from the tiles that Python launches, for K = 3 and C = 64."""
+    """Operations and bytes per result, from the tiles that Python launches, for K = 3 and C = 64."""
     depth = 9 * 64
     for rung, _, operations, read, results, threads in table("rung"):
         rows, columns = conv2d_cuda.TILES.get(rung, ((1, 1), None))[0]
@@ -114,22 +114,22 @@ def test_the_numbers_of_the_ladder():
         assert np.prod(grid) * np.prod([int(n) for n in results.split("×")]) == 1024 * 256
         assert "×".join(map(str, block)) == threads
     assert f"parts of {conv2d_cuda.ROWS_PER_PART} pixels" in README
-    in_products, of_transforms = re.search(
-        r"is (\d+)\noperations a result.* and some (\d+) in", README
+    product_operations, transform_operations = re.search(
+        r"is (\d+)\noperations per result.* and some (\d+) in", README
     ).groups()
-    assert int(in_products) == 2 * 64 * 36 / 16
-    transforms = conv2d_winograd_cuda.INPUT_OPERATIONS + conv2d_winograd_cuda.OUTPUT_OPERATIONS
-    assert int(of_transforms) == pytest.approx(transforms / 16, abs=1)
-    assert f"from {conv2d_cuda.LEAST} channels and filters on" in README
+    assert int(product_operations) == 2 * 64 * 36 / 16
+    transforms = conv2d_winograd_cuda.INPUT_FLOPS + conv2d_winograd_cuda.OUTPUT_FLOPS
+    assert int(transform_operations) == pytest.approx(transforms / 16, abs=1)
+    assert f"from {conv2d_cuda.MIN_CHANNELS} channels and filters on" in README
     for rung, _, operations, read in table("rung of conv_transpose2d"):
         rows, columns = conv2d_cuda.TILES["blocked"][0] if rung == "product" else (1, 1)
-        again = 8 if rung == "product" else 0  # what paint reads and writes
+        moved_again = 8 if rung == "product" else 0  # read and written by scatter
         assert int(operations) == 2 * 128
-        assert int(read) == (rows + columns) / (rows * columns) * 128 * 4 + again
+        assert int(read) == (rows + columns) / (rows * columns) * 128 * 4 + moved_again
 
 
 def test_the_bytes_of_the_fused_loss(emulated):
-    """Of a pixel with 64 channels; sums and weights are 2 % more."""
+    """Per pixel with 64 channels; sums and weights add 2 %."""
     shapes = [(1, 64, 64, 64), (1, 1, 64, 2), (2,)]
     x, weight, bias = (tu.Tensor(a, requires_grad=True) for a in random_arrays(shapes, np.float32))
     target = np.zeros((1, 64, 64), int)
@@ -140,10 +140,10 @@ def test_the_bytes_of_the_fused_loss(emulated):
     ):
         with launch_log() as log:
             loss_of().backward()
-        log.totals.pop("linear_cross_entropy_backward", None)  # which reads a single number
+        log.totals.pop("linear_cross_entropy_backward", None)  # reads a single number
         moved.append(sum(total.bytes for total in log.totals.values()) / target.size)
-    said = re.search(r"it moves (\d+) bytes;(?s:.)*backward, move (\d+)\.", README).groups()
-    assert moved == [pytest.approx(int(number), rel=0.02) for number in said]
+    stated = re.search(r"it moves (\d+) bytes;(?s:.)*backward, move (\d+)\.", README).groups()
+    assert moved == [pytest.approx(int(number), rel=0.02) for number in stated]
 
 
 def test_no_atomics_and_no_headers_but_ours():
@@ -154,7 +154,7 @@ def test_no_atomics_and_no_headers_but_ours():
 
 
 def test_the_command_of_the_readme(emulated, tmp_path):
-    """It prints the launches of one step."""
+    """It prints the launches of one training step."""
     command = re.search(r"```sh\n(.*?)```", README, re.DOTALL)[1].replace("python -", f"'{sys.executable}' -")
     result = subprocess.run(
         ["bash", "-ec", command], capture_output=True, text=True, cwd=tmp_path, check=False
@@ -165,8 +165,8 @@ def test_the_command_of_the_readme(emulated, tmp_path):
     launches = {row[0]: int(row[1]) for row in rows[1:]}
     forward = sum(n for name, n in launches.items() if name.startswith("conv2d_forward"))
     backward = sum(n for name, n in launches.items() if name.startswith("conv2d_backward_weight"))
-    assert backward == 8  # convolutions: two on each of three sides, and the last 1×1; an up-convolution
-    assert forward == 8 + 7  # and the gradients of their inputs, but for the image's
+    assert backward == 8  # seven convolutions and an up-convolution
+    assert forward == 8 + 7  # and the gradients of their inputs, except the image
     assert launches["sgd_step"] == 1
 
 

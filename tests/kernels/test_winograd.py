@@ -11,8 +11,8 @@ from tinyunet.ops.conv2d_winograd_transforms import matrices
 A_T, G, B_T = (np.array(matrix, np.float64) for matrix in matrices())
 ZERO_BIAS = np.zeros(1, np.float32)
 
-# What is transformed, by which matrix on its left and right, and the kernel's other arguments, for one tile in
-# one channel: the sizes of the map, then padding or ReLU, then tiles down and across.
+# For one tile in one channel: the shape transformed, the matrix on its left and right, and the kernel's
+# scalars (sizes of the map, padding or ReLU, tiles down and across).
 TRANSFORMS = {
     "inputs": ((6, 6), B_T, (6, 6, 1, 0, 1, 1)),
     "weights": ((3, 3), G, ()),
@@ -31,5 +31,5 @@ def test_transforms_are_those_of_python(emulated_or_gpu, direction):
     between = [to_backend(ZERO_BIAS)] if direction == "outputs" else []
     arrays = (to_backend(values), *between, transformed)
     cuda.launch_elementwise("conv2d", f"winograd_{direction}", 1, *arrays, *scalars)
-    assert FREQUENCIES == B_T.size
+    assert B_T.size == FREQUENCIES
     np.testing.assert_allclose(to_host(transformed), matrix @ values @ matrix.T, rtol=0, atol=1e-5)

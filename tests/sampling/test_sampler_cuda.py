@@ -285,4 +285,4 @@ def test_a_tile_of_more_columns_than_a_block_has_threads(emulated):
         sample = sampling.Sample(target, target, weight, "noise", 0)
         expected = sampling.weights_by_class(sample, 3)
         np.testing.assert_allclose(weights_by_class(sample, 3), expected, rtol=1e-12)
-    assert cuda.blocks(300, cuda.WIDTH) == 2
+    assert cuda.blocks(300, cuda.THREADS_PER_BLOCK) == 2

@@ -1,7 +1,7 @@
-"""Launching the kernels of `kernels/*.cu`: on a GPU through CuPy, or on the CPU by `cuda_emulator`.
+"""Launches the kernels of `kernels/*.cu`: on a GPU through CuPy, or on the CPU by `cuda_emulator`.
 
-Launch code is the same for both, as is the source. A raw kernel sees addresses, not arrays: what it is given
-is checked here against the parameters in its source.
+Launch code and source are the same for both. A raw kernel sees addresses, not arrays, so its arguments are
+checked here against the parameters in its source.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ C_TYPES = {
     "unsigned char": np.uint8,
     "unsigned long long": np.uint64,
 }
-INDEX_LIMIT = 2**31 - 2**18  # an int also counts past the end: as far as all threads of 1024 blocks
-MAX_BLOCKS = 65535  # along y and z; along x the limit is that of the index
+INDEX_LIMIT = 2**31 - 2**18  # an int index may pass the end by all threads of 1024 blocks
+MAX_BLOCKS = 65535  # along y and z; along x the index is the limit
 ALIGNMENT = 16
-WIDTH = 256  # threads a block, where each does one element
+THREADS_PER_BLOCK = 256  # where each thread computes one element
 NVRTC_OPTIONS = ("-std=c++17",)
 
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)')
@@ -49,7 +49,7 @@ _PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?P<name
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel, as its source declares it."""
+    """A parameter of a kernel, as its source declares it."""
 
     name: str
     dtype: np.dtype[Any]
@@ -58,14 +58,14 @@ class Parameter:
 
 @cache
 def source_of(stem: str, kernel: str) -> Path:
-    """The .cu file that has a kernel: its op's, or one beside it with the op's stem in front."""
+    """Find the .cu file with a kernel: that of its op, or one whose name begins with the op's stem."""
     (source,) = (path for path in KERNEL_FOLDER.glob(f"{stem}*.cu") if kernel in kernels_in(path))
     return source
 
 
 @cache
 def kernels_in(source: Path) -> dict[str, tuple[Parameter, ...]]:
-    """The kernels in a .cu file, by name, with their parameters."""
+    """Read the kernels of a .cu file: their parameters by name."""
     found = _KERNEL.findall(source.read_text(encoding="utf-8"))
     return {name: tuple(map(_parameter, parameters.split(","))) for name, parameters in found}
 
@@ -91,43 +91,43 @@ def launch(
     ----------
     stem, direction : str
     grid, block : tuple of int
-        Blocks, and threads of a block, along x, y, z. No block: nothing is run.
+        Blocks, and threads per block, along x, y, z. Without blocks nothing runs.
     *arguments : array, int or NumPy scalar
-        As the kernel's parameters: arrays C-contiguous, scalars of the exact type. A Python int becomes an
-        int32.
+        In the order of the kernel's parameters: arrays C-contiguous, scalars of the exact type. A Python int
+        becomes an int32.
     reached : mapping of str to sequence of array, optional
-        float32 arrays that the kernel finds by addresses in one of its arguments.
+        float32 arrays whose addresses are in one of the arguments.
     flops : int
         Additions and multiplications, for the launch log.
 
     Raises
     ------
     KernelError
-        An argument does not fit its parameter, or the grid exceeds what a GPU takes.
+        An argument does not fit its parameter, or the grid exceeds the limits of a GPU.
     """
     name = f"{stem}_{direction}"
     source = source_of(stem, name)
     parameters = kernels_in(source)[name]
-    checked = _fitting(name, parameters, arguments)
-    others = _reached(name, reached or {})
+    checked = _checked_arguments(name, parameters, arguments)
+    others = _checked_reached(name, reached or {})
     if max(grid[1:], default=1) > MAX_BLOCKS:
         raise KernelError(
             f"{name}: more than {MAX_BLOCKS} blocks along y or z", {"blocks": grid}, "use a smaller batch"
         )
     if 0 not in grid:
-        counts = _function(source, name, others)(_three(grid), _three(block), checked)
+        counts = _function(source, name, others)(_padded_to_3d(grid), _padded_to_3d(block), checked)
         record(name, (*checked, *others.values()), flops, Traffic() if counts is None else counts.total())
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a kernel asked of memory, line by line; ``print`` it to read it beside the source.
+    """A kernel's accesses to memory, line by line; ``print`` shows them beside the source.
 
     Attributes
     ----------
     source : str
     lines : dict of int to Traffic
-        By the number of the line, from 1; lines that access no array and no shared memory are left out.
+        By line number, from 1. Lines that access neither arrays nor shared memory are left out.
     """
 
     source: str
@@ -136,29 +136,29 @@ class Report:
     def __str__(self) -> str:
         rows = [f"{'global':>8}{'at best':>8}{'shared':>8}{'at best':>8}"]
         for number, text in enumerate(self.source.splitlines(), 1):
-            found = self.lines.get(number)
-            rows.append("".join(f"{count:>8}" for count in found or 4 * ("",)) + f"  {number:>3}  {text}")
+            counts = self.lines.get(number, 4 * ("",))
+            rows.append("".join(f"{count:>8}" for count in counts) + f"  {number:>3}  {text}")
         return "\n".join(rows)
 
 
 def run_checked(
     source: Path | str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any
 ) -> Report:
-    """Compile CUDA source for the CPU, run one of its kernels there with every access checked, and count.
+    """Compile CUDA source for the CPU, run a kernel there, check its accesses to memory and count them.
 
-    For trying out kernels without a GPU; the backend that is active does not matter.
+    For trying out kernels without a GPU. The active backend does not matter.
 
     Parameters
     ----------
     source : Path or str
-        A .cu file, which may include headers beside it, or text that includes nothing. A kernel is declared as
+        A .cu file, which may include headers beside it, or text that includes nothing. Declare kernels as
         ``extern "C" __global__ void name(float* y, int count)``.
     kernel : str
-        The name of the kernel in it.
+        Its name in the source.
     grid, block : tuple of int
-        Blocks, and threads of a block, along x, y, z.
+        Blocks, and threads per block, along x, y, z.
     *arguments : ndarray, int or NumPy scalar
-        As the kernel's parameters. The kernel writes into these arrays.
+        In the order of the kernel's parameters. The kernel writes into these arrays.
 
     Returns
     -------
@@ -167,12 +167,12 @@ def run_checked(
     Raises
     ------
     KernelError
-        The source does not compile or has no such kernel; an argument does not fit its parameter; or what the
-        checks find, with the line: a race, an access out of bounds, a barrier that not all threads come to.
+        The source does not compile or has no such kernel; an argument does not fit its parameter; or a check
+        fails on a line: a race, an access out of bounds, a barrier that not all threads reach.
 
     Examples
     --------
-    Neighbouring threads read neighbours in a column: each of them a segment of memory of its own.
+    Neighbouring threads read neighbours in a column, each of them from its own segment of memory.
 
     >>> source = '''extern "C" __global__ void transpose(const float* x, float* y) {
     ...     float value = x[threadIdx.x * 32 + threadIdx.y];
@@ -190,7 +190,7 @@ def run_checked(
     True
     """
     text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
-    with TemporaryDirectory() as folder:  # of its own, so that the text is compiled that is there now
+    with TemporaryDirectory() as folder:  # a fresh one, so that the present text is compiled
         path = Path(folder, "kernels.cu" if isinstance(source, str) else source.name)
         path.write_text(text if isinstance(source, str) else text_of(source), encoding="utf-8")
         kernels = kernels_in(path)
@@ -201,19 +201,21 @@ def run_checked(
                 'declare it as: extern "C" __global__ void name(float* y, int count)',
             )
         with use_backend("cuda-emulated"), cuda_emulator.checks():
-            checked = _fitting(kernel, kernels[kernel], arguments)
-            counts = _function(path, kernel, {})(_three(grid), _three(block), checked)
+            checked = _checked_arguments(kernel, kernels[kernel], arguments)
+            counts = _function(path, kernel, {})(_padded_to_3d(grid), _padded_to_3d(block), checked)
         assert counts is not None
         return Report(text, counts.by_line())
 
 
-def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
+def _padded_to_3d(sizes: tuple[int, ...]) -> tuple[int, int, int]:
     x, y, z = (*sizes, 1, 1)[:3]
     return x, y, z
 
 
-def _fitting(name: str, parameters: tuple[Parameter, ...], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments as the kernel takes them, or a KernelError."""
+def _checked_arguments(
+    name: str, parameters: tuple[Parameter, ...], arguments: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Convert the arguments to what the kernel takes, or raise a KernelError."""
     if len(parameters) != len(arguments):
         raise KernelError(
             f"{name} has {len(parameters)} parameters and was given {len(arguments)} arguments",
@@ -222,16 +224,16 @@ def _fitting(name: str, parameters: tuple[Parameter, ...], arguments: tuple[Any,
     return tuple(_checked(name, p, a) for p, a in zip(parameters, arguments, strict=True))
 
 
-def _reached(kernel: str, lists: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """The arrays of all lists by a name of their own, or a KernelError."""
-    arrays = {f"{name}[{i}]": array for name, some in lists.items() for i, array in enumerate(some)}
+def _checked_reached(kernel: str, lists: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Give each array of the lists a name, or raise a KernelError."""
+    arrays = {f"{name}[{i}]": array for name, members in lists.items() for i, array in enumerate(members)}
     for name, array in arrays.items():
         _check_array(kernel, Parameter(name, np.dtype(np.float32), True), array)
     return arrays
 
 
 def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
-    """The argument as the kernel takes it, or a KernelError."""
+    """Convert the argument to what the kernel takes, or raise a KernelError."""
     if parameter.is_array:
         _check_array(kernel, parameter, value)
         return value
@@ -241,7 +243,7 @@ def _checked(kernel: str, parameter: Parameter, value: Any) -> Any:
     if not isinstance(value, np.generic) or value.dtype != expected:
         raise KernelError(
             f"{kernel}: {parameter.name} is {type(value).__name__} {value}, the kernel takes {expected}",
-            remedy=f"give numpy.{expected}(...)",
+            remedy=f"pass numpy.{expected}(...)",
         )
     return value
 
@@ -250,8 +252,8 @@ def _check_array(kernel: str, parameter: Parameter, value: Any) -> None:
     name, library = parameter.name, array_library()
     if not isinstance(value, library.ndarray):
         raise KernelError(
-            f"{kernel}: {name} is {_full_name(type(value))}, the kernel takes {_full_name(library.ndarray)}",
-            remedy="give tinyunet.backend.to_backend(...) of it",
+            f"{kernel}: {name} is {_type_name(type(value))}, the kernel takes {_type_name(library.ndarray)}",
+            remedy="pass tinyunet.backend.to_backend(...) of it",
         )
     if value.dtype != parameter.dtype:
         raise KernelError(
@@ -262,13 +264,13 @@ def _check_array(kernel: str, parameter: Parameter, value: Any) -> None:
         raise KernelError(
             f"{kernel}: {name} is not C-contiguous: the kernel would read the memory, not the view",
             {name: f"shape {value.shape}, strides {value.strides}"},
-            "give numpy.ascontiguousarray(...)",
+            "pass numpy.ascontiguousarray(...)",
         )
     if address(value) % ALIGNMENT:
         raise KernelError(
             f"{kernel}: {name} begins at an address that is no multiple of {ALIGNMENT} bytes",
-            {"why": "a thread may load four float32 at once, which is only possible from such addresses"},
-            "give a .copy() of this view",
+            {"why": "a thread may load four float32 at once, only from such addresses"},
+            "pass a .copy() of this view",
         )
     if value.size > INDEX_LIMIT:
         raise KernelError(
@@ -278,12 +280,12 @@ def _check_array(kernel: str, parameter: Parameter, value: Any) -> None:
         )
 
 
-def _full_name(kind: type) -> str:
+def _type_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
 
 
 def address(array: Any) -> int:
-    """Where an array begins, in the memory of the device or, emulated, of the computer."""
+    """Return the address of an array: in device memory or, emulated, in host memory."""
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
@@ -297,20 +299,20 @@ def _function(source: Path, name: str, reached: Mapping[str, Any]) -> Callable[.
 
 @cache
 def _gpu_function(source: Path, name: str) -> Callable[..., None]:
-    """A kernel of a .cu file, compiled by NVRTC for the GPU that is there."""
+    """Compile a kernel of a .cu file by NVRTC for the present GPU."""
     import cupy
 
     try:
         return _raw_module(source).get_function(name)
     except cupy.cuda.compiler.CompileException as error:
-        words = str(error).strip()
-        if "--gpu-architecture" in words:
+        message = str(error).strip()
+        if "--gpu-architecture" in message:
             raise BackendError(
-                "the backend 'cuda': the GPU is older than what the CUDA compiler of this CuPy knows",
-                {"GPU": "compute capability {}.{}".format(*compute_capability()), "compiler": words},
+                "the backend 'cuda': the GPU is older than all that the CUDA compiler of this CuPy supports",
+                {"GPU": "compute capability {}.{}".format(*compute_capability()), "compiler": message},
                 "install a CuPy for an older CUDA, such as 'tinyunet[cuda12]', or use the backend 'numba'",
             ) from None
-        raise KernelError("the CUDA kernels do not compile", remedy=words) from None
+        raise KernelError("the CUDA kernels do not compile", remedy=message) from None
     except RuntimeError as error:
         if not re.search("nvrtc|CUDA headers", str(error)):
             raise
@@ -329,19 +331,19 @@ def _raw_module(source: Path) -> Any:
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
-    """A new array for a kernel to write. Emulated, it holds NaN: an element that stays unwritten is seen."""
+    """Make an array for a kernel to write. Emulated, it holds NaN, which shows elements left unwritten."""
     if active_backend() == "cuda" or dtype is not np.float32:
         return array_library().empty(shape, dtype)
     return np.full(shape, np.nan, np.float32)
 
 
 def zeros(shape: tuple[int, ...]) -> Any:
-    """A new array of zeros."""
+    """Make an array of zeros."""
     return array_library().zeros(shape, np.float32)
 
 
 def constant(array: NDArray[Any]) -> Any:
-    """A copy for a kernel of an array that is the same whenever the kernel runs."""
+    """Copy an array for a kernel, whose values are the same whenever the kernel runs."""
     return _make_constant(array)
 
 
@@ -350,7 +352,7 @@ _make_constant: Callable[[NDArray[Any]], Any] = to_backend
 
 @contextmanager
 def constants_made_by(make: Callable[[NDArray[Any]], Any]) -> Iterator[None]:
-    """Give `constant` another way inside the ``with`` block: nothing is copied while a graph is captured."""
+    """Let `make` make constants inside the ``with`` block, because a capture allows no copies."""
     global _make_constant
     _make_constant = make
     try:
@@ -360,10 +362,11 @@ def constants_made_by(make: Callable[[NDArray[Any]], Any]) -> Iterator[None]:
 
 
 def blocks(count: int, size: int) -> int:
-    """How many blocks of `size` cover `count`."""
+    """Count the blocks of `size` that cover `count`."""
     return -(-count // size)
 
 
 def launch_elementwise(stem: str, direction: str, count: int, *arguments: Any, flops: int = 0) -> None:
-    """`launch` with a thread for each of `count` elements; `count` is the kernel's last argument."""
-    launch(stem, direction, (blocks(count, WIDTH),), (WIDTH,), *arguments, count, flops=flops)
+    """Run `launch` with one thread per element; `count` is the kernel's last argument."""
+    grid, block = (blocks(count, THREADS_PER_BLOCK),), (THREADS_PER_BLOCK,)
+    launch(stem, direction, grid, block, *arguments, count, flops=flops)

@@ -1,8 +1,8 @@
-"""CUDA kernels on the CPU: an unchanged .cu file, compiled by g++ and launched on NumPy arrays.
+"""Runs CUDA kernels on the CPU: an unchanged .cu file is compiled by g++ and launched on NumPy arrays.
 
-Slow, and no measure of speed; but the source is the same, and so are the blocks, threads, barriers and
-shared memory. `kernels/emulator/cuda.hpp` has the words of CUDA; in `kernels/emulator/scheduler.cpp` the
-threads take turns.
+This is slow and says nothing about speed on a GPU, but source, blocks, threads, barriers and shared memory
+are the same. `kernels/emulator/cuda.hpp` defines the keywords of CUDA; in `kernels/emulator/scheduler.cpp`
+the threads take turns.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from numpy.typing import NDArray
 from tinyunet.errors import BackendError, KernelError
 
 _package = Path(__file__).parents[1]
-_inside = _package / "kernels"  # in an installed package; a checkout has the folder at its top
-KERNEL_FOLDER = _inside if _inside.is_dir() else _package.parent / "kernels"
+_installed = _package / "kernels"  # a checkout has the folder at its top instead
+KERNEL_FOLDER = _installed if _installed.is_dir() else _package.parent / "kernels"
 EMULATOR_FOLDER = KERNEL_FOLDER / "emulator"
 FLAGS = ["-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-U_FORTIFY_SOURCE"]
-_lock = threading.Lock()  # a module has one place where its kernels run
+_lock = threading.Lock()  # the kernels of a library share one scheduler
 
 
 def compiler() -> str:
-    """The C++ compiler.
+    """Find the C++ compiler.
 
     Raises
     ------
     BackendError
-        There is none, or this is not Linux: how the emulator finds shared memory is particular to it.
+        It is missing, or this is not Linux, on which the emulator's search for shared memory depends.
     """
     if platform.system() != "Linux":
         raise BackendError(
@@ -52,7 +52,7 @@ def compiler() -> str:
     path = shutil.which("g++")
     if path is None:
         raise BackendError(
-            "the backend 'cuda-emulated' compiles the CUDA kernels with g++, which is not there",
+            "the backend 'cuda-emulated' compiles the CUDA kernels with g++, which is not installed",
             {"PATH": os.environ.get("PATH", "not set")},
             "install g++ (Debian, Ubuntu: apt install g++), or use the backend 'numba'",
         )
@@ -61,11 +61,11 @@ def compiler() -> str:
 
 @contextmanager
 def checks() -> Iterator[None]:
-    """Check every access to memory of the kernels that are launched inside the ``with`` block.
+    """Check every access to memory by kernels launched inside the ``with`` block.
 
     A race, an access outside an array or at an address that is not a multiple of its size, and a read of
-    shared memory that was not written become a KernelError, with the line of the source. What warps ask of
-    memory is counted: see `Traffic`.
+    shared memory that was not written raise a KernelError that names the line of the source. The accesses of
+    warps are counted: see `Traffic`.
     """
     global _checked
     before, _checked = _checked, True
@@ -91,32 +91,32 @@ class Traffic(NamedTuple):
     """The fewest that could serve as many words."""
 
     def plus(self, other: Traffic) -> Traffic:
-        """The sum, number by number."""
+        """Add, number by number."""
         return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class Counts:
-    """What the checking build counted in one launch; empty after one of the plain build.
+    """The counts of one launch in the checking build; empty in the plain build.
 
     Attributes
     ----------
-    by_place : dict of int to Traffic
-        By the place of the instruction in the compiled program.
+    by_offset : dict of int to Traffic
+        By the offset of the instruction in the compiled library.
     """
 
     def __init__(self, library: _Library, source: Path):
         self.library, self.source = library, source
-        self.by_place = _take_counts(library) if library.checked else {}
+        self.by_offset = _read_counts(library) if library.checked else {}
 
     def total(self) -> Traffic:
-        """Of all instructions."""
-        return reduce(Traffic.plus, self.by_place.values(), Traffic())
+        """Add the counts of all instructions."""
+        return reduce(Traffic.plus, self.by_offset.values(), Traffic())
 
     def by_line(self) -> dict[int, Traffic]:
-        """By the line of the source; of what happens in a header, by that from which it was called."""
-        places = _lines(self.by_place, self.library)
+        """Add the counts by line of the source; those of a header count for the line that calls it."""
+        positions = _lines(self.by_offset, self.library)
         total: dict[int, Traffic] = {}
-        for lines, traffic in zip(places, self.by_place.values(), strict=True):
+        for lines, traffic in zip(positions, self.by_offset.values(), strict=True):
             own = [line for file, line in lines if file == self.source.name]
             if own:
                 total[own[0]] = total.get(own[0], Traffic()).plus(traffic)
@@ -124,9 +124,9 @@ class Counts:
 
 
 def text_of(source: Path) -> str:
-    """A .cu file as compilers are given it: in one piece with its header, each line known by file and number.
+    """Read a .cu file as compilers get it: in one piece with its headers, each line known by file and number.
 
-    Compiled kernels are stored by their text, by CuPy as well as here: a header that was changed is noticed.
+    Compiled kernels are cached by their text, by CuPy as well as here, so a changed header is noticed.
     """
     lines = [f'#line 1 "{source.name}"']
     for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
@@ -146,7 +146,7 @@ def function(
     kernels: tuple[str, ...],
     reached: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Callable[..., Counts]:
-    """A kernel of a .cu file, to be called like CuPy's: ``kernel(grid, block, arguments)``.
+    """Compile a kernel of a .cu file, to be called like CuPy's: ``kernel(grid, block, arguments)``.
 
     Parameters
     ----------
@@ -157,13 +157,13 @@ def function(
     kernels : tuple of str
         All kernels in the file.
     reached : mapping of str to array
-        Arrays that the kernel finds by addresses in an argument.
+        Arrays whose addresses are in an argument.
 
     Raises
     ------
     KernelError
-        The compiler refuses the file: its words. When the kernel runs: a barrier that not all threads come to
-        and, under `checks`, what these find.
+        The compiler rejects the file. When the kernel runs: not all threads reach a barrier or, under
+        `checks`, a check fails.
     """
     library = _library(source, kernels, _checked)
     entry = getattr(library, f"launch_{name}")
@@ -171,12 +171,12 @@ def function(
 
     def run(grid: tuple[int, int, int], block: tuple[int, int, int], arguments: tuple[Any, ...]) -> Counts:
         arrays = {p: a for p, a in zip(parameters, arguments, strict=True) if isinstance(a, np.ndarray)}
-        # What the kernel's parameters are, one after the other: addresses of arrays, scalars.
+        # The kernel's arguments in order: addresses of arrays, scalars.
         boxes = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
         places = (ctypes.c_void_p * len(boxes))(*(box.ctypes.data for box in boxes))
         with _lock:
             if library.checked:
-                _tell_arrays(library, {**arrays, **reached})
+                _register_arrays(library, {**arrays, **reached})
             problem = entry((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), places)
             counts = Counts(library, source)
         if problem is not None:
@@ -186,7 +186,7 @@ def function(
     return run
 
 
-def _tell_arrays(library: _Library, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _register_arrays(library: _Library, arrays: Mapping[str, NDArray[Any]]) -> None:
     number = len(arrays)
     library.check_arrays(
         number,
@@ -197,25 +197,25 @@ def _tell_arrays(library: _Library, arrays: Mapping[str, NDArray[Any]]) -> None:
     )
 
 
-class _Counted(ctypes.Structure):
-    """As in `kernels/emulator/counts.cpp`: one instruction."""
+class _InstructionCount(ctypes.Structure):
+    """The counts of one instruction, as in `kernels/emulator/counts.cpp`."""
 
-    _fields_ = [(name, ctypes.c_long) for name in ("place", "shared", "wavefronts", "at_best")]
+    _fields_ = [(name, ctypes.c_long) for name in ("offset", "shared", "wavefronts", "at_best")]
 
 
-def _take_counts(library: _Library) -> dict[int, Traffic]:
-    counted = (_Counted * library.take_counts(None, 0))()
-    library.take_counts(counted, len(counted))
+def _read_counts(library: _Library) -> dict[int, Traffic]:
+    counts = (_InstructionCount * library.take_counts(None, 0))()
+    library.take_counts(counts, len(counts))
     return {
-        one.place: Traffic(0, 0, one.wavefronts, one.at_best)
-        if one.shared
-        else Traffic(one.wavefronts, one.at_best)
-        for one in counted
+        count.offset: Traffic(0, 0, count.wavefronts, count.at_best)
+        if count.shared
+        else Traffic(count.wavefronts, count.at_best)
+        for count in counts
     }
 
 
 def _with_lines(problem: str, library: _Library) -> str:
-    """Replace places in the program, ``@12f4``, by lines of the sources."""
+    """Replace offsets in the library, ``@12f4``, by lines of the sources."""
 
     def line(match: re.Match[str]) -> str:
         (lines,) = _lines([int(match[1], 16)], library)
@@ -224,28 +224,36 @@ def _with_lines(problem: str, library: _Library) -> str:
     return re.sub(r"@([0-9a-f]+)", line, problem)
 
 
-def _lines(places: Iterable[int], library: _Library) -> list[list[tuple[str, int]]]:
-    """File and line of the sources at these places of the program.
+def _lines(offsets: Iterable[int], library: _Library) -> list[list[tuple[str, int]]]:
+    """Find file and line of the sources at these offsets in the library.
 
-    Several for one place, where a function is inlined: from the innermost to the one that it is inlined into.
+    Where functions are inlined an offset has several, from the innermost function outwards.
     """
-    command = ["addr2line", "--addresses", "--inlines", "--basenames", "-e", library._name, *map(hex, places)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    # The answer for a place begins with its address.
-    answers = re.split(r"^0x[0-9a-f]+\n", found, flags=re.MULTILINE)[1:]
+    command = [
+        "addr2line",
+        "--addresses",
+        "--inlines",
+        "--basenames",
+        "-e",
+        library._name,
+        *map(hex, offsets),
+    ]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # The answer for an offset begins with it.
+    answers = re.split(r"^0x[0-9a-f]+\n", output, flags=re.MULTILINE)[1:]
     line = re.compile(r"^(.+\.cuh?):(\d+)", re.MULTILINE)
     return [[(file, int(number)) for file, number in line.findall(answer)] for answer in answers]
 
 
 class _Library(ctypes.CDLL):
-    """A .cu file, compiled."""
+    """A compiled .cu file."""
 
     checked: bool
 
 
 @cache
 def _library(source: Path, kernels: tuple[str, ...], checked: bool) -> _Library:
-    """Compile a .cu file, or find it compiled in the user's cache folder."""
+    """Compile a .cu file, or find it in the user's cache folder."""
     entries = "".join(f"EMULATED_KERNEL({name})\n" for name in kernels)
     program = f'#include "cuda.hpp"\n{text_of(source)}#line 1 "kernels.cpp"\n{entries}'
     steps = CHECKED if checked else PLAIN
@@ -258,15 +266,17 @@ def _library(source: Path, kernels: tuple[str, ...], checked: bool) -> _Library:
             Path(folder, "kernels.cpp").write_text(program, encoding="utf-8")
             for step in steps:
                 _run([compiler(), *FLAGS, f"-I{EMULATOR_FOLDER}", *step.split()], folder)
-            os.replace(Path(folder, "kernels.so"), path)  # whole or not at all: two may compile it at once
+            os.replace(
+                Path(folder, "kernels.so"), path
+            )  # atomic, because two processes may compile it at once
     library = _Library(str(path))
     library.checked = checked
     return library
 
 
-# What g++ is asked for. In the checking build only the kernels are instrumented, and the last step links
+# The arguments of g++. In the checking build only the kernels are instrumented, and the last step links
 # without the sanitizer's own library. -fno-tree-sra: otherwise four numbers loaded at once become four loads,
-# of which no alignment is asked. -gdwarf-4: addr2line of 2023 mistakes the files of version 5. -Bsymbolic: a
+# whose alignment is not checked. -gdwarf-4: addr2line of 2023 confuses the files of version 5. -Bsymbolic: a
 # kernel may have the name of a function of the C library, such as read.
 PLAIN = ["-O2 -shared -Wl,-Bsymbolic kernels.cpp scheduler.cpp -o kernels.so"]
 CHECKED = [
@@ -276,8 +286,8 @@ CHECKED = [
 
 
 def _run(command: list[str], folder: str) -> None:
-    own = {path.name: str(path) for path in EMULATOR_FOLDER.iterdir()}
-    command = [own.get(word, word) for word in command]
+    emulator_files = {path.name: str(path) for path in EMULATOR_FOLDER.iterdir()}
+    command = [emulator_files.get(word, word) for word in command]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
         raise KernelError(
@@ -297,8 +307,8 @@ def _cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BackendError(
-            "the backend 'cuda-emulated' has no place for its compiled kernels",
+            "the backend 'cuda-emulated' cannot make a folder for its compiled kernels",
             {str(folder): error},
-            "set the environment variable XDG_CACHE_HOME to a folder that can be written",
+            "set the environment variable XDG_CACHE_HOME to a writable folder",
         ) from None
     return folder

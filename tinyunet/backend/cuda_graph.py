@@ -1,21 +1,20 @@
-"""A whole training step as one CUDA graph: captured once, then launched at once, without Python's share.
+"""Captures a whole training step as one CUDA graph, which a single call launches.
 
-Before each kernel of a step Python checks arrays, asks for memory and calls the driver. CUDA can capture a
-stream [1]_: what is launched on it is not run but written down, each kernel with its addresses and scalars.
-The list, a graph, is then launched by a single call, as often as one likes.
+Before each kernel of a step Python checks arrays, allocates memory and calls the driver. CUDA can capture a
+stream [1]_: kernels launched on it do not run but are recorded with their addresses and scalars. The record,
+a graph, is then launched by a single call, as often as needed.
 
-**What changes from step to step** must therefore lie in memory, at the same place each time: image, target
-and weights, the learning rate, the seeds of dropout. Kernels read them there. Everything else is as it was
-when the step was captured: momentum, weight decay, the addresses of parameters.
+**What changes from step to step** must therefore be in memory, at the same address each time: image, target
+and weights, the learning rate, the seeds of dropout. Kernels read them there. Everything else stays as
+captured: momentum, weight decay, the addresses of parameters.
 
-**Memory.** A graph writes to its addresses whenever it is launched. So a step is captured in a memory pool of
-its own, from which nobody else takes, and which gives nothing back to the GPU while there is the graph.
-Within a step the pool hands out again what was freed, and so does the graph. What is written before the
-launch must not lie there: an earlier kernel of the graph would write over it.
+**Memory.** A graph writes to its addresses whenever it is launched. So each step is captured in its own
+memory pool, which nothing else uses and which returns no memory to the GPU while the graph exists. Within a
+step the pool reuses freed memory, and so does the graph. Memory that is filled before the launch must be
+elsewhere: an earlier kernel of the graph would overwrite it.
 
-**What cannot be captured** is whatever waits for the GPU: a copy from the computer's memory, reading back.
-The one is done before the launch, the other after it. Inputs that lie on the GPU are copied there as well, to
-the place that the graph knows.
+**What waits for the GPU cannot be captured**: copies from host memory, which are made before the launch, and
+reading back, which follows it. Inputs on the GPU are copied too, to the addresses that the graph knows.
 
 References
 ----------
@@ -46,11 +45,11 @@ from tinyunet.backend.dispatch import (
 
 
 class CapturedStep:
-    """A training step that is a CUDA graph, where the backend is "cuda" and shapes repeat.
+    """A training step that runs as a CUDA graph, where the backend is "cuda" and shapes repeat.
 
-    The first step with arrays of some shapes is an ordinary one, for which CuPy compiles and loads the
-    kernels. The second is captured and launched, those after it are launched. Other shapes, or another
-    precision, begin anew. With graphs or without, the results are the same to the last bit.
+    The first step with given shapes is an ordinary one, in which CuPy compiles and loads the kernels. The
+    second is captured and launched, later ones are launched. Other shapes or another precision start over.
+    Results are the same to the last bit with graphs and without.
 
     Parameters
     ----------
@@ -59,13 +58,13 @@ class CapturedStep:
 
     Notes
     -----
-    What the step makes, gradients included, lies in the graph's memory: the next launch writes over it, and
-    when this object is gone, or shapes change, the memory goes back to the GPU. Copy what you want to keep.
-    What was there before the step, parameters and velocities, may be read and written between steps, but not
-    replaced: the graph would go on with the old arrays.
+    All arrays that the step makes, gradients included, are in the graph's memory. The next launch overwrites
+    them, and the memory returns to the GPU when this object is deleted or shapes change. Copy what you want
+    to keep. Arrays older than the step, parameters and velocities, may be read and written between steps but
+    not replaced: the graph would go on with the old ones.
 
-    Where capturing fails the training goes on kernel by kernel, and a warning says why, once. An error would
-    end a training that can do without: while it was captured nothing ran, so nothing is lost but time.
+    Where capturing fails, the training goes on kernel by kernel after one warning with the reason. An error
+    would end a training that needs no graph. Nothing runs during a capture, so only time is lost.
     """
 
     def __init__(self, *, enabled: bool = True):
@@ -83,17 +82,18 @@ class CapturedStep:
         Parameters
         ----------
         step : callable
-            The same in each call: ``step(rng, **arrays)``, with arrays where the backend computes. It returns
-            such an array. It reads nothing back, copies nothing to the GPU, and changes in place what was
-            there before it. From `rng` dropout draws, and nobody else.
+            The same in each call: ``step(rng, **arrays)``, with arrays of the backend. It returns such an
+            array. It reads nothing back, copies nothing to the GPU, and changes older arrays only in place.
+            Only dropout draws from `rng`.
         rng : numpy.random.Generator
-            Of this step: gives dropout its seeds.
+            The source of this step's dropout seeds.
         **arrays : array
-            What else changes from step to step, on the GPU or in the computer's memory.
+            Everything else that changes from step to step, on the GPU or in host memory.
 
         Returns
         -------
-        What the step returns, valid until the next one.
+        array
+            The step's result, valid until the next step.
         """
         if active_backend() == "cuda" and self._enabled:
             shapes = active_precision(), *((name, a.shape, a.dtype) for name, a in arrays.items())
@@ -108,11 +108,11 @@ class CapturedStep:
 
     @property
     def bytes(self) -> int:
-        """What the graph holds of the GPU's memory, beside the common pool, where its inputs lie."""
+        """The GPU memory that the graph holds, without its inputs, which are in the common pool."""
         return int(self._pool.total_bytes()) if self._graph else 0
 
     def drop(self, reason: str) -> bool:
-        """Give the graph's memory back, and make all further steps kernel by kernel.
+        """Release the graph's memory, and run all further steps kernel by kernel.
 
         Parameters
         ----------
@@ -121,21 +121,22 @@ class CapturedStep:
 
         Returns
         -------
-        Whether there was a graph.
+        bool
+            True if a graph existed.
         """
         if self._graph is None:
             return False
         self._enabled = False
         self._release()
         warnings.warn(
-            f"the training step runs kernel by kernel from now on, its CUDA graph was given up: {reason}",
+            f"the training step runs kernel by kernel from now on, its CUDA graph was dropped: {reason}",
             stacklevel=3,
         )
         return True
 
     def _captured(self, step: Callable[..., Any], arrays: Mapping[str, Any]) -> _Graph | None:
         if self._pool is None:
-            self._pool = array_library().cuda.MemoryPool(_memory)
+            self._pool = array_library().cuda.MemoryPool(_allocate)
         try:
             return _Graph(step, arrays, self._pool)
         except (RuntimeError, MemoryError) as error:  # CuPy's
@@ -150,29 +151,29 @@ class CapturedStep:
             return None
 
     def _release(self) -> None:
-        """Give the memory of the graph back to the GPU. A pool of CuPy 14.2 does not when it ends."""
+        """Return the graph's memory to the GPU, which a pool of CuPy 14.2 does not do when deleted."""
         self._graph = None
         if self._pool is not None:
             self._pool.free_all_blocks()
 
 
-class _Seeds:
-    """In place of a random generator while a step is captured: a draw is a place, which each launch fills."""
+class _SeedArrays:
+    """Stands in for a random generator during a capture: a draw is an array that each launch fills."""
 
-    def __init__(self, place: Callable[..., Any]):
-        self._place, self.places = place, list[Any]()
+    def __init__(self, allocate: Callable[..., Any]):
+        self._allocate, self.arrays = allocate, list[Any]()
 
     def integers(self, high: int, dtype: Any) -> Any:
-        """The place of one seed."""
+        """Return the array of one seed."""
         assert (high, dtype) == (2**64, np.uint64)
-        self.places.append(self._place((), dtype))
-        return self.places[-1]
+        self.arrays.append(self._allocate((), dtype))
+        return self.arrays[-1]
 
 
-def _memory(size: int) -> Any:
-    """CUDA's own, for the pool of a graph; or a MemoryError.
+def _allocate(size: int) -> Any:
+    """Allocate for the pool of a graph, or raise a MemoryError.
 
-    To CUDA's error the pool would answer by giving free memory back to the GPU: captured addresses.
+    On CUDA's own error the pool would return its free memory, that is, captured addresses, to the GPU.
     """
     cupy = array_library()
     try:
@@ -181,28 +182,28 @@ def _memory(size: int) -> Any:
         raise MemoryError(str(error)) from None
 
 
-def _place(outside: Callable[[int], Any], shape: tuple[int, ...], dtype: Any) -> Any:
-    """Memory that the graph only reads, and hence none of its own."""
+def _allocate_outside(malloc: Callable[[int], Any], shape: tuple[int, ...], dtype: Any) -> Any:
+    """Make an array that the graph only reads, in memory outside its pool."""
     cupy = array_library()
-    with cupy.cuda.using_allocator(outside):
+    with cupy.cuda.using_allocator(malloc):
         return cupy.empty(shape, dtype)
 
 
 class _Graph:
-    """A step that is captured in a pool's memory, and the places where its inputs go."""
+    """A step captured in the memory of a pool, and the arrays that receive its inputs."""
 
     def __init__(self, step: Callable[..., Any], arrays: Mapping[str, Any], pool: Any):
         cupy = array_library()
         common = cupy.get_default_memory_pool()
-        common.free_all_blocks()  # of the ordinary step before: the graph needs as much once more
-        # No method of this graph: the network may hold the seeds, and the graph would not end before it does.
-        self._place = partial(_place, common.malloc)
-        self._inputs = {name: self._place(array.shape, array.dtype) for name, array in arrays.items()}
-        seeds = _Seeds(self._place)
-        self._seeds = seeds.places
+        common.free_all_blocks()  # left by the ordinary step: the graph needs as much again
+        # Not a method, because the network may hold the seeds, which would then keep this graph alive.
+        self._allocate = partial(_allocate_outside, common.malloc)
+        self._inputs = {name: self._allocate(array.shape, array.dtype) for name, array in arrays.items()}
+        seeds = _SeedArrays(self._allocate)
+        self._seeds = seeds.arrays
         self._constants: list[tuple[Any, NDArray[Any]]] = []
         self._sent: list[Any] = []
-        # Non-blocking: otherwise CUDA refuses all work on the default stream meanwhile.
+        # Non-blocking, because a blocking stream makes CUDA refuse work on the default stream meanwhile.
         stream = cupy.cuda.Stream(non_blocking=True)
         with (
             captured_launches() as self._launches,
@@ -214,28 +215,28 @@ class _Graph:
             try:
                 self._output = step(seeds, **self._inputs)
             except BaseException:
-                with suppress(RuntimeError):  # it says that the capture is invalid
+                with suppress(RuntimeError):  # because the capture is invalid
                     stream.end_capture()
                 raise
             self._graph = stream.end_capture()
-        for place, values in self._constants:
-            place.set(values)
+        for array, values in self._constants:
+            array.set(values)
 
     def _constant(self, values: NDArray[Any]) -> Any:
-        place = self._place(values.shape, values.dtype)
-        self._constants.append((place, values))
-        return place
+        array = self._allocate(values.shape, values.dtype)
+        self._constants.append((array, values))
+        return array
 
     def launch(self, rng: np.random.Generator, arrays: Mapping[str, Any]) -> Any:
-        """Run the graph on the current stream: it waits for all work before it, and all work after for it."""
+        """Run the graph on the current stream, after all earlier work on it and before all later work."""
         seeds = [np.array(rng.integers(2**64, dtype=np.uint64)) for _ in self._seeds]  # in the same order
-        # Kept until the next launch: CUDA may read them after `set` has returned.
+        # Kept until the next launch, because CUDA may read them after `set` has returned.
         self._sent = [*arrays.values(), *seeds]
-        for place, values in zip([*self._inputs.values(), *self._seeds], self._sent, strict=True):
+        for target, values in zip([*self._inputs.values(), *self._seeds], self._sent, strict=True):
             if lies_on_gpu(values):
-                place[...] = values
+                target[...] = values
             else:
-                place.set(values)
+                target.set(values)
         self._graph.launch()
         record_graph(self._launches)
         return self._output

@@ -1,4 +1,4 @@
-"""What kernels did: launches, bytes, operations, and the wavefronts that the checking build counts."""
+"""Logs the kernels' launches, bytes, operations, and the wavefronts that the checking build counts."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from tinyunet.backend.cuda_emulator import Traffic
 
 @dataclass
 class Totals:
-    """Of one kernel, over all of its launches."""
+    """The counts of one kernel, over all its launches."""
 
     launches: int = 0
     bytes: int = 0
-    """Of its arrays, each whole and once a launch: what has to move at least."""
+    """The size of its arrays, each counted whole once per launch: what has to move at least."""
     flops: int = 0
     traffic: Traffic = field(default_factory=Traffic)
-    """What its warps asked for, where it ran in the checking build."""
+    """The accesses of its warps, where it ran in the checking build."""
 
 
 class LaunchLog:
-    """What was launched while the log was kept; ``print`` it to read it.
+    """The launches while the log was active; ``print`` it to read it.
 
     ========== =====================================================================================
-    kB         of the arrays that a launch is given, each whole: what has to move at least once. A
-               kernel that reads a number again and again moves more, unless a cache has it.
-    flop/byte  operations a byte: below some ten, a GPU waits for its memory
-    global     wavefronts: segments of 128 bytes that global memory served, a warp at a time
-    shared     wavefronts: turns that the banks of shared memory took, a warp at a time
+    kB         size of a launch's arrays, each counted whole: what has to move at least once. A kernel
+               that reads a number again and again moves more, unless a cache has it.
+    flop/byte  operations per byte: below about ten, a GPU waits for its memory
+    global     wavefronts: segments of 128 bytes that global memory served, one warp at a time
+    shared     wavefronts: turns that the banks of shared memory took, one warp at a time
     at best    the fewest wavefronts in which the same bytes could have been served
     ========== =====================================================================================
 
-    Wavefronts are counted by the checking build of the emulator only (`kernels/emulator/counts.cpp`).
+    Only the checking build of the emulator counts wavefronts (`kernels/emulator/counts.cpp`).
 
-    A kernel in a CUDA graph counts each time the graph runs: what is captured only is not launched.
+    A kernel in a CUDA graph counts each time the graph runs. Capturing it is no launch.
 
     Attributes
     ----------
     totals : dict of str to Totals
-        By kernel.
+        By name of the kernel.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class LaunchLog:
         self._add(name, Totals(1, size, flops, traffic))
 
     def include(self, other: LaunchLog) -> None:
-        """Count all that another log has counted."""
+        """Add the counts of another log."""
         for name, total in other.totals.items():
             self._add(name, total)
 
@@ -88,14 +88,14 @@ _logs: list[LaunchLog] = []
 
 
 def record(name: str, arguments: tuple[Any, ...], flops: int, traffic: Traffic) -> None:
-    """Tell the logs that are kept of one launch."""
+    """Add one launch to the active logs."""
     for log in _logs:
         log.add(name, arguments, flops, traffic)
 
 
 @contextmanager
 def captured_launches() -> Iterator[LaunchLog]:
-    """Keep apart what is launched inside the ``with`` block, where it is captured and does not run."""
+    """Log launches inside the ``with`` block separately, because they are captured and do not run."""
     global _logs
     before, log = _logs, LaunchLog()
     _logs = [log]
@@ -106,17 +106,17 @@ def captured_launches() -> Iterator[LaunchLog]:
 
 
 def record_graph(launches: LaunchLog) -> None:
-    """Tell the logs that are kept of one run of a graph: of all that was captured in it."""
+    """Add one run of a graph, with all its kernels, to the active logs."""
     for log in _logs:
         log.include(launches)
 
 
 @contextmanager
 def launch_log() -> Iterator[LaunchLog]:
-    """Log what is launched inside the ``with`` block.
+    """Log the launches inside the ``with`` block.
 
-    With the environment variable TINYUNET_LAUNCH_LOG=1 a program does so from start to end, prints the log on
-    stderr, and "cuda-emulated" runs in the checking build, for the wavefronts.
+    With the environment variable TINYUNET_LAUNCH_LOG=1 a program logs all its launches and prints them on
+    stderr at its end, and "cuda-emulated" runs in the checking build, for the wavefronts.
     """
     log = LaunchLog()
     _logs.append(log)

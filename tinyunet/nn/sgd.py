@@ -121,7 +121,7 @@ def _step(weight, grad, velocity, lr, momentum, weight_decay):
 
 def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):
     counts = [weight.size for weight in weights]
-    blocks = [cuda.blocks(count, cuda.WIDTH) for count in counts]
+    blocks = [cuda.blocks(count, cuda.THREADS_PER_BLOCK) for count in counts]
     first_blocks = itertools.accumulate(blocks[:-1], initial=0)
     places = (map(cuda.address, arrays) for arrays in (weights, grads, velocities))
     table = np.array(list(zip(*places, counts, first_blocks, strict=True)), np.uint64)
@@ -130,7 +130,7 @@ def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):
         "sgd",
         "step",
         (sum(blocks),),
-        (cuda.WIDTH,),
+        (cuda.THREADS_PER_BLOCK,),
         *(cuda.constant(table), len(counts), to_backend(lr, np.float32), *scalars),
         reached={"weight": weights, "grad": grads, "velocity": velocities},
         flops=6 * sum(counts),

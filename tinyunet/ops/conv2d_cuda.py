@@ -1,8 +1,8 @@
-"""The CUDA convolution: which rung of `kernels/conv2d*.cu` runs, and how it is launched.
+"""The CUDA convolution: chooses a rung of `kernels/conv2d*.cu` and launches it.
 
-All rungs compute the same values, up to rounding; each is meant to be faster than the one before it, and may
-require more of its arguments. With `rung=None`, the last one runs that can take the arrays and keeps the
-precision chosen by `tinyunet.use_backend`.
+All rungs compute the same values up to rounding. Each should be faster than the one before, and may restrict
+the sizes. By default (`rung=None`) the last rung runs that takes the arrays and keeps the precision set by
+`tinyunet.use_backend`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tinyunet.backend import active_precision, cuda
 from tinyunet.ops import conv2d_winograd_cuda
 from tinyunet.ops.conv2d_winograd import suits
 
-# For each rung: the rows and columns of the result that a block computes, and the block's threads.
+# For each rung the rows and columns of the result that a block computes, and its threads.
 TILES = {
     "tiled": ((16, 16), (16, 16)),
     "blocked": ((128, 64), (128,)),
@@ -22,9 +22,9 @@ TILES = {
 }
 FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}  # by precision
 RUNGS = ("naive", *TILES)
-WINOGRAD = "winograd"  # a rung for windows of 3×3 only, see `conv2d_winograd_cuda`
-LEAST = 32  # channels and filters from which it is chosen: by counts of bytes and operations, not measured
-ROWS_PER_PART = 2048  # pixels that one thread sums for the gradient of a weight: a multiple of every tile
+WINOGRAD = "winograd"  # a rung for windows of 3×3 only: `conv2d_winograd_cuda`
+MIN_CHANNELS = 32  # and filters, for "winograd": by counts of bytes and operations, not by a clock
+ROWS_PER_PART = 2048  # pixels that one thread adds in a weight gradient: a multiple of every tile
 
 
 def forward(x, weight, bias, padding, relu, rung=None):
@@ -48,11 +48,11 @@ def forward(x, weight, bias, padding, relu, rung=None):
 
 
 def backward_input(grad_output, weight, padding, rung=None):
-    # Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
-    # the window rotated by 180° and its channels exchanged.
+    # Every input pixel gathers from the outputs that it contributed to: a convolution of the padded gradient
+    # with the window rotated by 180°, and channels and filters exchanged.
     size, _, channels, filters = weight.shape
     flipped = cuda.empty((size, size, filters, channels))
-    cuda.launch_elementwise("conv2d", "turn_weight", weight.size, weight, flipped, channels, filters, size**2)
+    cuda.launch_elementwise("conv2d", "flip_weight", weight.size, weight, flipped, channels, filters, size**2)
     return forward(grad_output, flipped, None, size - 1 - padding, False, rung)
 
 
@@ -90,36 +90,38 @@ def backward_bias(grad_output):
 
 
 def sum_rows(parts):
-    """Sum a float64 array of two axes over the first, in order. The result is float32."""
-    number, columns = parts.shape
+    """Add the rows of a float64 matrix in order, into float32."""
+    num_parts, columns = parts.shape
     total = cuda.empty((columns,))
     grid, block = (cuda.blocks(columns, 32),), (32, 8)
-    cuda.launch("conv2d", "backward_bias_end", grid, block, parts, total, number, columns, flops=parts.size)
+    cuda.launch(
+        "conv2d", "backward_bias_end", grid, block, parts, total, num_parts, columns, flops=parts.size
+    )
     return total
 
 
 def sum_parts(parts):
-    """Sum over the first axis, in order."""
-    total, number = cuda.empty(parts.shape[1:]), parts.shape[0]
-    cuda.launch_elementwise("conv2d", "sum_parts", total.size, parts, total, number, flops=parts.size)
+    """Add over the first axis, in order."""
+    total, num_parts = cuda.empty(parts.shape[1:]), parts.shape[0]
+    cuda.launch_elementwise("conv2d", "sum_parts", total.size, parts, total, num_parts, flops=parts.size)
     return total
 
 
 def fastest_rung(channels, filters, size):
-    """Choose the rung for these counts and the active precision: 128-bit loads need multiples of 4.
+    """Choose the rung for the precision and these sizes: 128-bit loads need multiples of 4.
 
     The environment variable TINYUNET_CONV turns Winograd's algorithm on and off, as on the CPU.
     """
     if channels % 4 or filters % 4:
         return "tiled"
-    if active_precision() == "float32" and suits(np.float32, size, channels, filters, LEAST):
+    if active_precision() == "float32" and suits(np.float32, size, channels, filters, MIN_CHANNELS):
         return WINOGRAD
     return FASTEST[active_precision()]
 
 
 def _grid_and_block(rung, rows, columns):
-    """The blocks (along rows, along columns) and threads per block for a result of rows × columns."""
+    """Return blocks (along rows, along columns) and threads for a result of rows × columns."""
     if rung == "naive":
-        return (cuda.blocks(rows * columns, cuda.WIDTH), 1), (cuda.WIDTH,)
+        return (cuda.blocks(rows * columns, cuda.THREADS_PER_BLOCK), 1), (cuda.THREADS_PER_BLOCK,)
     (tile_rows, tile_columns), block = TILES[rung]
     return (cuda.blocks(rows, tile_rows), cuda.blocks(columns, tile_columns)), block

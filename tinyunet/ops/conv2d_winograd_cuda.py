@@ -1,6 +1,6 @@
-"""The rung "winograd" of the CUDA convolution: 3×3 windows by `kernels/conv2d_winograd.cu`.
+"""The rung "winograd" of the CUDA convolution: launches `kernels/conv2d_winograd.cu` for 3×3 windows.
 
-The equations are those of `conv2d_winograd`, but here each step takes whole maps: the transformed tiles go
+The equations are in `conv2d_winograd`. Here whole maps are transformed at once: the transformed tiles go
 through the GPU's memory, 36/16 times as large as the maps.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 from tinyunet.backend import cuda
 from tinyunet.ops.conv2d_winograd_transforms import FREQUENCIES, OUTPUTS
 
-TILE, THREADS = (128, 64), (128,)  # rows and columns of a product that a block computes, and its threads
-TILES_PER_PART = 512  # summed by one thread for the gradient of a weight: a multiple of what a block fetches
-# Operations to transform a tile in one channel: the transforms along one axis, times the operations of each.
-INPUT_OPERATIONS, OUTPUT_OPERATIONS, OUTPUT_GRAD_OPERATIONS = 12 * 22, 10 * 16, 10 * 14
-WEIGHT_OPERATIONS, WEIGHT_GRAD_OPERATIONS = 9 * 13, 9 * 16
+TILE, THREADS = (128, 64), (128,)  # rows and columns of a product per block, and its threads
+TILES_PER_PART = 512  # that one thread adds in a weight gradient: a multiple of what a block fetches
+# The operations of each transform of a tile in one channel: transforms of one axis, times the operations of
+# each.
+INPUT_FLOPS, WEIGHT_FLOPS, OUTPUT_FLOPS = 12 * 22, 9 * 13, 10 * 16
+OUTPUT_GRAD_FLOPS, WEIGHT_GRAD_FLOPS = 10 * 14, 9 * 16
 
 
 def forward(x, weight, bias, padding, relu):
@@ -21,12 +22,12 @@ def forward(x, weight, bias, padding, relu):
     filters = weight.shape[3]
     y = cuda.empty((n, height + 2 * padding - 2, width + 2 * padding - 2, filters))
     v, u = _inputs(x, padding, y.shape), _planes(channels * filters)
-    _transform("weights", channels * filters, WEIGHT_OPERATIONS, weight, u)
+    _transform("weights", channels * filters, WEIGHT_FLOPS, weight, u)
     tiles = v.size // FREQUENCIES // channels
     m = _planes(tiles * filters)
     _multiply("multiply", (tiles, filters), FREQUENCIES, channels, v, u, m, tiles, channels, filters)
     sizes = (*y.shape[1:], int(relu), *_tiles(y.shape)[1:])
-    _transform("outputs", tiles * filters, OUTPUT_OPERATIONS, m, bias, y, *sizes)
+    _transform("outputs", tiles * filters, OUTPUT_FLOPS, m, bias, y, *sizes)
     return y
 
 
@@ -36,19 +37,20 @@ def backward_weight(x, grad_output, padding):
     tiles = v.size // FREQUENCIES // channels
     z = _planes(tiles * filters)
     sizes = (*grad_output.shape[1:], *_tiles(grad_output.shape)[1:])
-    _transform("output_grads", tiles * filters, OUTPUT_GRAD_OPERATIONS, grad_output, z, *sizes)
-    number = cuda.blocks(tiles, TILES_PER_PART)
-    parts = cuda.empty((number * FREQUENCIES, channels, filters))
+    _transform("output_grads", tiles * filters, OUTPUT_GRAD_FLOPS, grad_output, z, *sizes)
+    num_parts = cuda.blocks(tiles, TILES_PER_PART)
+    parts = cuda.empty((num_parts * FREQUENCIES, channels, filters))
     arguments = (v, z, parts, tiles, channels, filters, TILES_PER_PART)
-    _multiply("multiply_transposed", (channels, filters), number * FREQUENCIES, tiles / number, *arguments)
+    products = num_parts * FREQUENCIES
+    _multiply("multiply_transposed", (channels, filters), products, tiles / num_parts, *arguments)
     grad_weight = cuda.empty((3, 3, channels, filters))
-    operations = WEIGHT_GRAD_OPERATIONS + FREQUENCIES * number
-    _transform("weight_grad", channels * filters, operations, parts, grad_weight, number)
+    operations = WEIGHT_GRAD_FLOPS + FREQUENCIES * num_parts
+    _transform("weight_grad", channels * filters, operations, parts, grad_weight, num_parts)
     return grad_weight
 
 
 def _tiles(shape):
-    """The images of an output, and its tiles down and across."""
+    """Count images, and tiles down and across, of an output."""
     n, height, width, _ = shape
     return n, cuda.blocks(height, OUTPUTS), cuda.blocks(width, OUTPUTS)
 
@@ -58,10 +60,10 @@ def _planes(count):
 
 
 def _inputs(x, padding, shape_of_output):
-    """v, the transformed tiles of x."""
+    """Transform the tiles of x into v."""
     n, down, across = _tiles(shape_of_output)
     v = _planes(n * down * across * x.shape[3])
-    _transform("inputs", v.shape[1], INPUT_OPERATIONS, x, v, *x.shape[1:], padding, down, across)
+    _transform("inputs", v.shape[1], INPUT_FLOPS, x, v, *x.shape[1:], padding, down, across)
     return v
 
 
@@ -70,7 +72,7 @@ def _transform(direction, count, operations, *arguments):
 
 
 def _multiply(direction, shape, products, depth, *arguments):
-    """Launch so many products of matrices, each with a result of this shape."""
+    """Launch some products of matrices whose results have this shape."""
     (rows, columns), (tile_rows, tile_columns) = shape, TILE
     grid = (cuda.blocks(rows, tile_rows), cuda.blocks(columns, tile_columns), products)
     flops = int(2 * rows * columns * depth * products)

@@ -1,6 +1,6 @@
-"""The CUDA up-convolution: which rung of `kernels/conv_transpose2d.cu` runs, and how it is launched.
+"""The CUDA up-convolution: chooses a rung of `kernels/conv_transpose2d.cu` and launches it.
 
-With `rung=None` it is "product": the kernels of conv2d multiply, and those here rearrange the arrays.
+By default (`rung=None`) it is "product": conv2d's kernels multiply, and those here move factors and results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def forward(x, weight, bias, relu, rung=None):
         _launch("forward_naive", y.size, *arguments, flops=8 * x.size * filters)
     else:
         rows = conv2d_cuda.forward(x, _joined(weight), None, 0, False)
-        _launch("paint", y.size, rows, bias, y, width, filters, int(relu))
+        _launch("scatter", y.size, rows, bias, y, width, filters, int(relu))
     return y
 
 
@@ -54,7 +54,7 @@ def _launch(direction, count, *arguments, flops=0):
 
 
 def _joined(weight):
-    """(2, 2, C, F) -> (1, 1, C, 4F): the weight of a 1×1 convolution that gives each pixel's four."""
+    """(2, 2, C, F) -> (1, 1, C, 4F): the weight of a 1×1 convolution whose results are scattered."""
     _, _, channels, filters = weight.shape
     joined = cuda.empty((1, 1, channels, 4 * filters))
     _launch("swap_axes", weight.size, weight, joined, 4, channels, filters)
@@ -62,7 +62,7 @@ def _joined(weight):
 
 
 def _rows(grad_output):
-    """(N, 2H, 2W, F) -> (N, H, W, 4F): the four output pixels of each input pixel, side by side."""
+    """(N, 2H, 2W, F) -> (N, H, W, 4F): the four pixels of each input pixel."""
     n, height, width, filters = grad_output.shape
     rows = cuda.empty((n, height // 2, width // 2, 4 * filters))
     _launch("gather", rows.size, grad_output, rows, width // 2, filters)

@@ -290,7 +290,7 @@ def forward_cuda(x, weight, bias, target, pixel_weight, with_gradient):
         "linear_cross_entropy",
         "forward",
         (parts.shape[0],),
-        (cuda.WIDTH,),
+        (cuda.THREADS_PER_BLOCK,),
         *(x, weight, bias, target, pixel_weight, grad_x, parts),
         *(channels, classes, lanes, int(with_gradient), PIXELS_PER_PART, target.size),
         flops=(6 * products + 7 * classes) * target.size,
@@ -315,10 +315,16 @@ def unfused_cuda(x, weight, bias, target, pixel_weight, with_gradient):
 def backward_cuda(grad_x, grad_weight, grad_bias, grad_output):
     # In place: only the GPU knows whether there is anything to do, and reading that would wait for it.
     gradients = grad_x, grad_weight, grad_bias
-    blocks = min(1024, cuda.blocks(grad_x.size, cuda.WIDTH))
+    blocks = min(1024, cuda.blocks(grad_x.size, cuda.THREADS_PER_BLOCK))
     counts = [gradient.size for gradient in gradients]
     cuda.launch(
-        "linear_cross_entropy", "backward", (blocks,), (cuda.WIDTH,), grad_output, *gradients, *counts
+        "linear_cross_entropy",
+        "backward",
+        (blocks,),
+        (cuda.THREADS_PER_BLOCK,),
+        grad_output,
+        *gradients,
+        *counts,
     )
     return gradients
 

@@ -193,14 +193,16 @@ def _backward(grad_logits, factor, grad):
 
 
 def forward_cuda(logits, target, weight, with_gradient):
-    blocks = cuda.blocks(target.size, cuda.WIDTH)
+    blocks = cuda.blocks(target.size, cuda.THREADS_PER_BLOCK)
     parts, energy, grad_logits = cuda.empty((blocks,), np.float64), cuda.empty(()), cuda.empty(logits.shape)
     arrays = (logits, target, weight, parts, grad_logits)
     flops = 7 * logits.size  # of which two are exponentials
     cuda.launch_elementwise(
         "softmax_cross_entropy", "forward", target.size, *arrays, logits.shape[3], flops=flops
     )
-    cuda.launch("softmax_cross_entropy", "forward_end", (1,), (cuda.WIDTH,), parts, energy, blocks)
+    cuda.launch(
+        "softmax_cross_entropy", "forward_end", (1,), (cuda.THREADS_PER_BLOCK,), parts, energy, blocks
+    )
     return energy, grad_logits
 
 

@@ -74,10 +74,18 @@ def sums_by_class(classes: Any, weight: Any, num_classes: int) -> NDArray[np.flo
     """
     width = classes.shape[-1]
     sums = cuda.empty((num_classes, width), np.float64)
-    grid = (cuda.blocks(width, cuda.WIDTH), num_classes)
+    grid = (cuda.blocks(width, cuda.THREADS_PER_BLOCK), num_classes)
     scalars = (classes.size // width, width)
     cuda.launch(
-        "weight_map", "sums", grid, (cuda.WIDTH,), classes, weight, sums, *scalars, flops=classes.size
+        "weight_map",
+        "sums",
+        grid,
+        (cuda.THREADS_PER_BLOCK,),
+        classes,
+        weight,
+        sums,
+        *scalars,
+        flops=classes.size,
     )
     return to_host(sums).sum(axis=1)
 
