@@ -1,16 +1,16 @@
-"""python -m benchmarks.gpu: the CUDA kernels beside PyTorch's on the same GPU, in one run.
+"""python -m benchmarks.gpu: compares the CUDA kernels with PyTorch's on the same GPU, in one run.
 
-Needs an NVIDIA GPU, CuPy, and a PyTorch that was built for CUDA. Times are those of CUDA events, medians over
-the turns after warming up; the tasks of a group take turns. Shares are of peaks that the same run has
-measured: PyTorch's product of two large matrices in each precision, and its copy of a large array.
+Needs an NVIDIA GPU, CuPy, and a PyTorch built for CUDA. Times are measured by CUDA events: medians over the
+turns after warming up. The tasks of a group take turns. Shares are relative to peaks measured in the same
+run: PyTorch's product of two large matrices in each precision, and its copy of a large array.
 
 - layers: every convolution and up-convolution of the U-Net, in all rungs and directions, beside cuDNN's in
   each precision (`benchmarks/gpu_layers.py`);
-- memory: the ops that wait for memory, by the rows of `benchmarks/memory.py`;
+- memory: the ops limited by memory, by the rows of `benchmarks/memory.py`;
 - networks: the training step (kernel by kernel, and captured as a CUDA graph) and the prediction of a tile in
   each precision, beside PyTorch eager (in both layouts) and compiled, with the memory that each takes.
 
-The figures are written as JSON, and beside it two pictures of the layers: the ladder and the roofline.
+The results are written as JSON, beside two plots of the layers: the ladder and the roofline.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ class Options:
     groups: tuple[Literal["layers", "memory", "networks"], ...] = GROUPS
     """What to measure."""
     rungs: tuple[str, ...] = (*conv2d_cuda.RUNGS, conv2d_cuda.WINOGRAD)
-    """Of the convolutions."""
+    """Rungs of the convolutions."""
     compiled: bool = True
-    """Whether torch.compile takes part."""
+    """Also measure torch.compile."""
     out: Path = Path("benchmarks/results/gpu.json")
-    """Where to write the figures as JSON; the pictures go beside it."""
+    """Where to write the results as JSON; the plots go beside it."""
 
 
 def main(options: Options) -> None:
     """Measure, print and write."""
     if not torch.cuda.is_available():
         raise BackendError(
-            "benchmarks.gpu needs a GPU and a PyTorch that was built for CUDA",
+            "benchmarks.gpu needs a GPU and a PyTorch built for CUDA",
             {"torch": torch.__version__},
             "run it on a machine with an NVIDIA GPU",
         )
@@ -84,7 +84,7 @@ def main(options: Options) -> None:
     measure = {"layers": measure_layers, "memory": measure_memory, "networks": measure_networks}
     for group in options.groups:
         results[group] = measure[group](options, results["peaks"])
-        options.out.write_text(json.dumps(results, indent=1) + "\n")  # at once: another group may fail
+        options.out.write_text(json.dumps(results, indent=1) + "\n")  # now, because another group may fail
     print(f"wrote {options.out}")
     if "layers" in options.groups:
         for name, draw in (("ladder", gpu_layers.draw_ladder), ("roofline", gpu_layers.draw_roofline)):
@@ -94,17 +94,17 @@ def main(options: Options) -> None:
 
 
 def measure_layers(options: Options, peaks: dict[str, float]) -> list[dict[str, Any]]:
-    """Each layer in all rungs and directions."""
+    """Measure each layer in all rungs and directions."""
     cases = gpu_layers.cases(options.base, options.tile, options.rungs)
     return [gpu_layers.measured(case, options.turns, peaks) for case in cases]
 
 
 def measure_memory(options: Options, peaks: dict[str, float]) -> list[dict[str, Any]]:
-    """Each op that waits for memory: ours, and PyTorch's in the faster layout."""
+    """Measure each op limited by memory: ours, and PyTorch's in the faster layout."""
     figures = []
     for row in memory.rows(options.base, options.tile, gpu_clock.DEVICE):
-        ways = {"tinyunet": row.ours, **{str(layout): row.torch(layout) for layout in LAYOUTS}}
-        took = milliseconds(ways, options.turns)
+        variants = {"tinyunet": row.ours, **{str(layout): row.torch(layout) for layout in LAYOUTS}}
+        took = milliseconds(variants, options.turns)
         ours, theirs = took.pop("tinyunet"), min(took.values())
         share = row.bytes / ours * 1e3 / peaks["copy"]
         figures.append(
@@ -115,12 +115,12 @@ def measure_memory(options: Options, peaks: dict[str, float]) -> list[dict[str, 
 
 
 def measure_networks(options: Options, peaks: dict[str, float]) -> list[dict[str, Any]]:
-    """Step and prediction in each precision."""
+    """Measure training step and prediction in each precision."""
     return [measure_network(precision, options) for precision in PRECISIONS]
 
 
 def measure_network(precision: str, options: Options) -> dict[str, Any]:
-    """Ours, with a graph and without, and PyTorch's forms in one precision: milliseconds and peak bytes."""
+    """Measure milliseconds and peak bytes in one precision: ours, with graph and without, and PyTorch's."""
     figures: dict[str, Any] = {"precision": precision}
     with tu.use_backend("cuda", precision):
         for form, captured in (("tinyunet", None), ("tinyunet, CUDA graph", CapturedStep())):
@@ -139,7 +139,7 @@ def measure_network(precision: str, options: Options) -> dict[str, Any]:
 
 
 def our_tasks(base: int, tile: int, captured: CapturedStep | None) -> dict[str, Task]:
-    """A training step on one tile, and a prediction where the step is not captured as a graph."""
+    """Make a training step on one tile, and a prediction where the step is not captured as a graph."""
     image, target, weight = random_tile(tile)
     target, weight = checked_pixels("benchmark", target, weight, 2)
     arrays = {"image": image, "target": target, "weight": weight}
@@ -167,7 +167,7 @@ def our_tasks(base: int, tile: int, captured: CapturedStep | None) -> dict[str, 
 
 
 def torch_tasks(form: str, precision: str, base: int, tile: int) -> dict[str, Task]:
-    """The same of PyTorch, in one of its forms."""
+    """Make the same tasks for PyTorch, in one of its forms."""
     layout = torch.contiguous_format if form == "eager" else torch.channels_last
     image, target, weight = random_tile(tile)
     device = gpu_clock.DEVICE

@@ -1,7 +1,6 @@
-"""Time on a GPU: CUDA events around a task, and the peaks that a run compares itself with.
+"""Times tasks on a GPU by CUDA events, and measures the peaks that a run compares itself with.
 
-PyTorch and CuPy both work on the default stream unless told otherwise, so an event of either library times
-tasks of both.
+PyTorch and CuPy both use the default stream by default, so events of either library time the tasks of both.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from tinyunet.backend import PRECISIONS
 
 DEVICE = "cuda"  # PyTorch's
 WARM_UP = 3
-LEAST = 1.0  # milliseconds between two events, longer than Python takes to launch something
+MIN_MILLISECONDS = 1.0  # between two events: longer than Python takes for a launch
 Key = TypeVar("Key")
 Task = Callable[[], Any]
 
 
 def milliseconds(tasks: Mapping[Key, Task], turns: int) -> dict[Key, float]:
-    """The median time of each task on the GPU. The tasks take turns; the first three turns do not count.
+    """Return the median time of each task on the GPU. The tasks take turns; the first three do not count.
 
-    A short task is done several times in a turn, so that the GPU does not wait for Python.
+    A short task is repeated in each turn, so that the GPU does not wait for Python.
     """
     times: dict[Key, list[float]] = {name: [] for name in tasks}
     repeats = dict.fromkeys(tasks, 1)
@@ -35,12 +34,12 @@ def milliseconds(tasks: Mapping[Key, Task], turns: int) -> dict[Key, float]:
             took = _milliseconds(task, repeats[name])
             times[name].append(took)
             if turn < WARM_UP:
-                repeats[name] = max(1, math.ceil(LEAST / took))
+                repeats[name] = max(1, math.ceil(MIN_MILLISECONDS / took))
     return {name: statistics.median(taken[WARM_UP:]) for name, taken in times.items()}
 
 
 def _milliseconds(task: Task, repeats: int) -> float:
-    """Of one of so many, one behind the other."""
+    """Time some repetitions of a task; return the time of one."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(repeats):
@@ -51,13 +50,13 @@ def _milliseconds(task: Task, repeats: int) -> float:
 
 
 def set_precision(precision: str) -> Any:
-    """Let PyTorch compute in it, inside the ``with`` block that is returned."""
+    """Make PyTorch compute in a precision, inside the ``with`` block that is returned."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return torch.autocast(DEVICE, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def peaks(turns: int, size: int = 8192) -> dict[str, float]:
-    """FLOP/s of a large product in each precision, and as "copy" the bytes/s of one, read and written."""
+    """Measure the FLOP/s of a large product in each precision, and as "copy" the bytes/s of a copy."""
     a = torch.randn(size, size, device=DEVICE)
     b = torch.empty_like(a)
     found = {}

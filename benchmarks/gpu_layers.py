@@ -1,9 +1,9 @@
 """Each convolution and up-convolution of the U-Net on a GPU: all rungs, all directions, beside PyTorch's.
 
-Rates are effective: FLOP/s count the multiplications and additions of the direct way, bytes/s each array
-once. Both are given with the share of what the same run has measured at most: a large product in the same
-precision, a large copy. "winograd", which needs a quarter of the products, may exceed it. PyTorch's
-convolutions are cuDNN's; of its two layouts the faster one counts.
+Rates are effective: FLOP/s count the multiplications and additions of the direct algorithm, bytes/s each
+array once. Both are also given as shares of the peaks of the same run: a large product in the same precision,
+and a large copy. "winograd" may exceed the peak, because it needs a quarter of the products. PyTorch's
+convolutions are cuDNN's, in the faster of its two layouts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tinyunet.backend import PRECISIONS, to_backend
 from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 
 PYTORCHS = {f"PyTorch {precision}": precision for precision in PRECISIONS}
-PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", **PYTORCHS}  # of the other rungs float32
+PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", **PYTORCHS}  # other rungs: float32
 COLOURS = {
     "naive": "tab:brown",
     "tiled": "tab:pink",
@@ -42,9 +42,9 @@ Tasks = dict[str, Task]  # by direction
 
 @dataclass(frozen=True)
 class Case:
-    """A layer, its work, and who does it: for each rung a function that makes its tasks.
+    """A layer, its work, and for each rung a function that makes its tasks.
 
-    A rung may have several ways, of which the fastest counts in each direction.
+    A rung may have several variants, of which the fastest counts in each direction.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Case:
 
 
 def cases(base: int, tile: int, rungs: tuple[str, ...]) -> list[Case]:
-    """All layers of the U-Net."""
+    """List all layers of the U-Net."""
     convolutions = layers(base, tile)
     after_up = [layer for layer in convolutions if layer.window == 3 and layer.channels > layer.filters]
     ups = [up_convolution(layer.size // 2, layer.channels) for layer in after_up]
@@ -62,7 +62,7 @@ def cases(base: int, tile: int, rungs: tuple[str, ...]) -> list[Case]:
 
 
 def measured(case: Case, turns: int, peaks: Mapping[str, float]) -> dict[str, Any]:
-    """What goes into the results."""
+    """Measure a case for the results."""
     figures = {}
     for rung, make in case.rungs.items():
         with set_precision(PYTORCHS.get(rung, "float32")):
@@ -74,14 +74,16 @@ def measured(case: Case, turns: int, peaks: Mapping[str, float]) -> dict[str, An
     return {"name": case.name, "flop": case.flop, "bytes": case.bytes, "rungs": figures}
 
 
-def fastest(ways: list[Tasks], turns: int) -> dict[str, float]:
-    """Milliseconds of each direction, in the fastest of several ways, which take turns."""
-    took = milliseconds({(way, d): tasks[d] for way, tasks in enumerate(ways) for d in tasks}, turns)
-    return {d: min(took[way, d] for way in range(len(ways))) for d in ways[0]}
+def fastest(variants: list[Tasks], turns: int) -> dict[str, float]:
+    """Return milliseconds per direction of the fastest of several variants, which take turns."""
+    took = milliseconds(
+        {(variant, d): tasks[d] for variant, tasks in enumerate(variants) for d in tasks}, turns
+    )
+    return {d: min(took[variant, d] for variant in range(len(variants))) for d in variants[0]}
 
 
 def rates(took: float, flop: float, size: float, rung: str, peaks: Mapping[str, float]) -> dict[str, float]:
-    """Of a time in milliseconds: TFLOP/s, GB/s and their shares of the peaks."""
+    """Convert a time in milliseconds to TFLOP/s, GB/s and their shares of the peaks."""
     flops, speed = flop / took * 1e3, size / took * 1e3
     return {
         "ms": took,
@@ -93,23 +95,23 @@ def rates(took: float, flop: float, size: float, rung: str, peaks: Mapping[str, 
 
 
 def convolution(layer: Layer, rungs: tuple[str, ...]) -> Case:
-    """A convolution in all rungs that take its channels, and of PyTorch in each precision."""
+    """Make the case of a convolution: all rungs that take its channels, and PyTorch in each precision."""
     fast = layer.channels % 4 == 0 and layer.filters % 4 == 0
-    able = [rung for rung in rungs if fast or rung in ("naive", "tiled")]
+    suited = [rung for rung in rungs if fast or rung in ("naive", "tiled")]
     if layer.window != 3:
-        able = [rung for rung in able if rung != conv2d_cuda.WINOGRAD]
+        suited = [rung for rung in suited if rung != conv2d_cuda.WINOGRAD]
 
     def pytorch(dtype: torch.dtype) -> list[Tasks]:
         arrays = random_arrays(layer)
         return [_by_direction(pytorchs(layer, arrays, layout, gpu_clock.DEVICE, dtype)) for layout in LAYOUTS]
 
     name = f"{layer.size}: {layer.channels}→{layer.filters}"
-    ours = {rung: partial(conv2d_tasks, rung, layer) for rung in able}
+    ours = {rung: partial(conv2d_tasks, rung, layer) for rung in suited}
     return Case(name, layer.flop, layer.bytes, {**ours, **_in_each_precision(pytorch)})
 
 
 def up_convolution(size: int, channels: int) -> Case:
-    """The 2×2 up-convolution of a square, which halves the channels."""
+    """Make the case of a 2×2 up-convolution of a square, which halves the channels."""
     filters, rng = channels // 2, np.random.default_rng(0)
     shapes = [
         (1, size, size, channels),
@@ -138,7 +140,7 @@ def _in_each_precision(make: Callable[[torch.dtype], list[Tasks]]) -> dict[str, 
 
 
 def conv2d_tasks(rung: str, layer: Layer) -> list[Tasks]:
-    """The three directions of a convolution."""
+    """Make the tasks of a convolution."""
     x, weight, bias, grad = map(to_backend, random_arrays(layer))
     tasks = (
         lambda: conv2d_cuda.forward(x, weight, bias, 0, True, rung),
@@ -149,7 +151,7 @@ def conv2d_tasks(rung: str, layer: Layer) -> list[Tasks]:
 
 
 def up_tasks(rung: str, arrays: list[np.ndarray]) -> list[Tasks]:
-    """The three directions of an up-convolution."""
+    """Make the tasks of an up-convolution."""
     x, weight, bias, grad = map(to_backend, arrays)
     tasks = (
         lambda: conv_transpose2d_cuda.forward(x, weight, bias, True, rung),
@@ -160,14 +162,14 @@ def up_tasks(rung: str, arrays: list[np.ndarray]) -> list[Tasks]:
 
 
 def pytorch_up_tasks(arrays: list[np.ndarray], dtype: torch.dtype) -> list[Tasks]:
-    """The same of PyTorch, in each layout."""
-    ways = []
+    """Make PyTorch's tasks of an up-convolution, in each layout."""
+    variants = []
     for layout in LAYOUTS:
         x, weight, bias, grad = (torch.from_numpy(a).to(gpu_clock.DEVICE, dtype) for a in arrays)
         x, grad = (a.permute(0, 3, 1, 2).clone(memory_format=layout) for a in (x, grad))
         weight = weight.permute(2, 3, 0, 1).clone(memory_format=layout)
-        ways.append(_by_direction(_pytorch_up_tasks(x, weight, bias, grad)))
-    return ways
+        variants.append(_by_direction(_pytorch_up_tasks(x, weight, bias, grad)))
+    return variants
 
 
 def _pytorch_up_tasks(
@@ -186,7 +188,7 @@ def _pytorch_up_tasks(
 
 
 def draw_ladder(results: Mapping[str, Any], path: Path) -> None:
-    """TFLOP/s of each rung, a column a layer, a row of the picture a direction."""
+    """Draw the TFLOP/s of each rung, with one column per layer and one panel per direction."""
     figure = Figure(figsize=(14, 11), layout="constrained")
     layers = results["layers"]
     for axes, direction in zip(figure.subplots(3, sharex=True), DIRECTIONS, strict=True):
@@ -204,7 +206,7 @@ def draw_ladder(results: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_roofline(results: Mapping[str, Any], path: Path) -> None:
-    """Each layer by its work for each byte, a panel a direction."""
+    """Draw each layer by its work per byte, with one panel per direction."""
     figure = Figure(figsize=(15, 6), layout="constrained")
     peaks = results["peaks"]
     roofs = {f"copy, product in {precision}": peaks[precision] for precision in PRECISIONS}

@@ -1,4 +1,4 @@
-"""What all tests share: few threads, the same Hypothesis examples each time, where kernels run, helpers."""
+"""Shared by all tests: few threads, the same Hypothesis examples each time, backends, helpers."""
 
 import gc
 import os
@@ -7,8 +7,8 @@ import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-# Numba's pool gets two threads, so that one and two can be compared; tests run on one, as pytest-xdist may
-# run many of them at once. BLAS is read when NumPy is imported, hence before everything else.
+# Numba's pool gets two threads, so that one and two can be compared. Tests run on one, because pytest-xdist
+# may run many at once. NumPy reads the setting of BLAS at import, hence this comes first.
 os.environ["NUMBA_NUM_THREADS"] = str(max(2, int(os.environ.get("NUMBA_NUM_THREADS", "2"))))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
@@ -34,7 +34,7 @@ settings.register_profile(
     deadline=None,  # the first example may compile a kernel
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # `backend` need not be set anew for each
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # `backend` may stay set between examples
 )
 settings.load_profile("suite")
 
@@ -89,7 +89,7 @@ def kernel_dtype(request):
 
 @pytest.fixture
 def gpu():
-    """The backend "cuda" on a GPU."""
+    """Use the backend "cuda" on a GPU."""
     with _gpu():
         yield
 
@@ -108,7 +108,7 @@ def _cuda(build):
 
 
 def _gpu():
-    """The backend "cuda", or a skip that says why not."""
+    """Use the backend "cuda", or skip with the reason."""
     try:
         return tu.use_backend("cuda")
     except BackendError as error:
@@ -117,11 +117,11 @@ def _gpu():
 
 @pytest.fixture
 def on_stand_in(emulated, monkeypatch):
-    """The backend "cuda" with a stand-in for CuPy, whose kernels run on the CPU."""
+    """Use the backend "cuda" on a stand-in for CuPy, whose kernels run on the CPU."""
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
     cuda._gpu_function.cache_clear()
     cuda._raw_module.cache_clear()
-    gc.collect()  # what other tests have left would be freed at any time, which tests of memory would notice
+    gc.collect()  # leftovers of other tests would be freed at any time, which disturbs tests of memory
     with tu.use_backend("cuda"):
         yield fake_cupy
     cuda._gpu_function.cache_clear()

@@ -1,7 +1,6 @@
-"""The backend "cuda" over a stand-in for CuPy: arrays lie where they are meant to, all the way.
+"""The backend "cuda" on a stand-in for CuPy: arrays stay in GPU memory, from sampler to checkpoint.
 
-The stand-in's kernels are those of "cuda-emulated". What differs is on which side an array lies; hence the
-results are the same, to the last bit.
+The kernels of the stand-in are those of "cuda-emulated", so the results are the same to the last bit.
 """
 
 import gc
@@ -38,11 +37,11 @@ def trainer(config=CONFIG):
 
 
 def outcome(trainer):
-    """What a run leaves: losses, predictions, weights, velocities."""
-    return left_by(list(trainer.run()), trainer)
+    """Losses, predictions, weights and velocities of a run."""
+    return results(list(trainer.run()), trainer)
 
 
-def left_by(events, trainer):
+def results(events, trainer):
     stored = trainer.checkpoint()
     return [
         *(event.loss for event in events if isinstance(event, Stepped)),
@@ -75,8 +74,8 @@ def test_a_training_gives_the_bits_of_cuda_emulated(on_stand_in, model, depth, w
         assert_same_bits(ours, outcome(trainer(config)))
 
 
-def test_a_checkpoint_goes_on_either_side(on_stand_in, tmp_path):
-    """Stored on the GPU after two steps, resumed on the GPU and in the computer's memory."""
+def test_a_checkpoint_resumes_on_either_side(on_stand_in, tmp_path):
+    """Stored on the GPU after two steps, resumed on the GPU and in host memory."""
     path = tmp_path / "last.safetensors"
     first = trainer()
     for event in first.run():
@@ -141,7 +140,7 @@ def test_a_classifier_slid_over_an_image(on_stand_in):
         assert_same_bits(ours, scores())
 
 
-def test_where_a_tensor_lies(on_stand_in):
+def test_the_memory_of_a_tensor(on_stand_in):
     x = np.arange(6, dtype=np.float64).reshape(2, 3).T
     tensor = tu.Tensor(x.astype(np.float32), requires_grad=True)
     assert isinstance(tensor.data, fake_cupy.ndarray)
@@ -157,30 +156,25 @@ def test_where_a_tensor_lies(on_stand_in):
 
 
 def test_a_tensor_of_another_backend(on_stand_in):
-    """Named before a kernel reads an address that means something else there."""
+    """Reported before a kernel reads an address of another memory."""
     on_gpu = tu.Tensor(np.zeros((2, 3), np.float32))
-    message = (
-        r"relu: the backend 'numpy' does not compute on the GPU(?s:.)*input 0 +\(2, 3\)(?s:.)*Tensor\(t.num"
-    )
     with tu.use_backend("numpy"):
         in_memory = tu.Tensor(np.zeros((2, 3), np.float32))
-        with pytest.raises(BackendError, match=message):
+        with pytest.raises(BackendError, match=r"relu: .*'numpy'(?s:.)*\(2, 3\)"):
             tu.relu(on_gpu)
-    with pytest.raises(BackendError, match="add: the backend 'cuda' does not compute in host memory"):
+    with pytest.raises(BackendError, match=r"add: .*'cuda'"):
         tu.add(on_gpu, in_memory)
-    with pytest.raises(
-        KernelError, match=r"relu_forward: x is numpy\.ndarray, the kernel takes fake_cupy\.ndarray"
-    ):
+    with pytest.raises(KernelError, match=r"numpy\.ndarray.* fake_cupy\.ndarray"):
         cuda.launch("relu", "forward", (1,), (256,), in_memory.data, in_memory.data, 6)
 
 
 def test_gradcheck_says_that_it_needs_float64(on_stand_in):
-    with pytest.raises(KernelError, match=r"float64, the kernel takes float32(?s:.)*backend 'numba'"):
+    with pytest.raises(KernelError, match=r"float64(?s:.)*'numba'"):
         tu.gradcheck(tu.relu, [tu.Tensor(np.ones((2, 3)), requires_grad=True)])
 
 
 def test_the_stand_in_refuses_to_be_mixed():
-    """Or the other tests would show nothing."""
+    """Otherwise the other tests would prove nothing."""
     array = fake_cupy.asarray(np.ones(3), blocking=True)
     for mix in (
         np.asarray,
@@ -196,13 +190,13 @@ def test_the_stand_in_refuses_to_be_mixed():
 
 
 def names_in(space, before=""):
-    """All names in a namespace and in those inside it, such as "runtime.memGetInfo"."""
+    """Yield all names in a namespace and in those inside it, such as "runtime.memGetInfo"."""
     for name, value in vars(space).items():
         yield from names_in(value, f"{name}.") if isinstance(value, SimpleNamespace) else [before + name]
 
 
 def test_cupy_has_what_the_stand_in_has():
-    """Every name, and every option of a function. Without a GPU, CuPy can be imported and asked for these."""
+    """Every name, and every option of a function. CuPy can be imported and inspected without a GPU."""
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its names were not compared")
     functions = [f for f in vars(fake_cupy).values() if getattr(f, "__module__", "") == fake_cupy.__name__]
     for function in filter(isfunction, functions):
@@ -226,25 +220,25 @@ def test_cupy_has_what_the_stand_in_has():
 
 
 @pytest.mark.parametrize(
-    ("before", "inside", "behind", "place"),
+    ("before", "inside", "after", "position"),
     [
         ("undeclared", 1, 1, r"relu\.cu\(1\)"),
         (1, "undeclared", 1, r"one\.cuh\(2\)"),
         (1, 1, "undeclared", r"relu\.cu\(4\)"),
     ],
 )
-def test_words_of_the_compiler(on_stand_in, monkeypatch, tmp_path, before, inside, behind, place):
-    """They name the file and its line, though NVRTC gets a header and what is around it in one piece."""
+def test_compiler_errors_name_the_line(on_stand_in, monkeypatch, tmp_path, before, inside, after, position):
+    """Of the right file, though NVRTC gets source and header in one piece."""
     source = tmp_path / "relu.cu"
-    kernel = f'extern "C" __global__ void relu_forward(float* y) {{\n    y[0] = {behind};\n}}\n'
+    kernel = f'extern "C" __global__ void relu_forward(float* y) {{\n    y[0] = {after};\n}}\n'
     source.write_text(f'float before = {before};\n#include "one.cuh"\n{kernel}')
     (tmp_path / "one.cuh").write_text(f"\nfloat inside = {inside};\n")
     monkeypatch.setattr(cuda, "source_of", lambda stem, kernel: source)
-    with pytest.raises(KernelError, match=rf"do not compile\n +{place}: error: .*undeclared"):
+    with pytest.raises(KernelError, match=rf"{position}: error: .*undeclared"):
         cuda.launch("relu", "forward", (1,), (1,), cuda.empty((1,)))
 
 
-# Words of CuPy's, and of NVRTC.
+# Messages of CuPy, and of NVRTC.
 NO_NVRTC = 'Failure finding "libnvrtc.so.13": No such file'
 NO_HEADERS = "Failed to find CUDA headers. Please install CUDA toolkit headers or specify CUDA_PATH."
 OLD_GPU = "nvrtc: error: invalid value for --gpu-architecture (-arch)\n"
@@ -260,14 +254,13 @@ def relu_when_compiling_fails(monkeypatch, error):
 
 @pytest.mark.parametrize("reason", [NO_NVRTC, NO_HEADERS])
 def test_without_nvrtc_or_headers(on_stand_in, monkeypatch, reason):
-    message = r"NVRTC and CUDA's headers, which CuPy does not find\n +reason +Fail.*\n.*pip install"
-    with pytest.raises(BackendError, match=message):
+    with pytest.raises(BackendError, match=r"reason +Fail.*\n.*pip install"):
         relu_when_compiling_fails(monkeypatch, RuntimeError(reason))
 
 
 def test_a_gpu_that_the_compiler_does_not_know(on_stand_in, monkeypatch):
     monkeypatch.setattr(fake_cupy.cuda, "Device", lambda: SimpleNamespace(compute_capability="70"))
-    with pytest.raises(BackendError, match=r"older than(?s:.)*GPU +compute capability 7\.0\n(?s:.)*cuda12"):
+    with pytest.raises(BackendError, match=r"7\.0\n(?s:.)*cuda12"):
         relu_when_compiling_fails(monkeypatch, fake_cupy.CompileException(OLD_GPU))
 
 
@@ -278,13 +271,13 @@ def test_a_gpu_without_the_tensor_cores(on_stand_in, monkeypatch, precision, dig
     if version is None:
         with tu.use_backend("cuda", precision):
             return
-    with pytest.raises(BackendError, match=rf"{precision} needs(?s:.)*capability {version}\n(?s:.)*leave"):
+    with pytest.raises(BackendError, match=rf"{precision}(?s:.)*{version}"):
         tu.use_backend("cuda", precision)
     assert tu.use_backend("cuda")
 
 
 def bytes_needed(run):
-    """What the stand-in's pool grew by."""
+    """The growth of the stand-in's pool."""
     pool = fake_cupy.get_default_memory_pool()
     pool.free_all_blocks()
     before = pool.total_bytes()
@@ -293,8 +286,8 @@ def bytes_needed(run):
 
 
 def leave_free(size, monkeypatch):
-    """From now on the GPU has so many bytes more than are in use."""
-    gc.collect()  # what other tests have left would be freed later, and then there would be more
+    """Shrink the GPU to some bytes more than are in use."""
+    gc.collect()  # or leftovers of other tests would be freed later
     fake_cupy.get_default_memory_pool().free_all_blocks()
     monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + size)
 
@@ -314,55 +307,52 @@ def predict_one_tile(tile):
     [(train_one_step, "a training step", 100_000), (predict_one_tile, "a prediction", 40_000)],
 )
 def test_out_of_memory(on_stand_in, monkeypatch, program, what, little):
-    """What is said to be needed is needed, and the tile that is said to fit does."""
+    """The bytes reported as needed are needed, and the tile suggested fits."""
     needed = bytes_needed(lambda: program(72))
     leave_free(int(0.6 * needed), monkeypatch)
-    with pytest.raises(OutOfMemoryError, match=rf"{what} on an input of \d+ pixels(?s:.)*MB free") as caught:
+    with pytest.raises(OutOfMemoryError, match=what) as caught:
         program(72)
-    said = re.search(r"needs about (\S+) MB", str(caught.value))[1]
-    assert float(said) * 1e6 == pytest.approx(needed, rel=0.15)
+    reported = re.search(r"needs about (\S+) MB", str(caught.value))[1]
+    assert float(reported) * 1e6 == pytest.approx(needed, rel=0.15)
     fits = int(re.search(r"a tile of (\d+) fits", str(caught.value))[1])
     traceback.clear_frames(caught.tb)  # which hold the image and its scores
     assert 30 <= fits < 72
     program(fits)
     leave_free(little, monkeypatch)  # the images to train on fit, no tile does
-    with pytest.raises(OutOfMemoryError, match=r"does not fit either(?s:.)*fewer channels"):
+    with pytest.raises(OutOfMemoryError, match="fewer channels"):
         program(72)
 
 
-def run_short_of_memory(some, step, monkeypatch):
-    """The events of a training, beside whose graph there is no room from some step on."""
+def run_short_of_memory(trainer, step, monkeypatch):
+    """Train with no room beside the graph after some step; return the events."""
     events = []
-    for event in some.run():
+    for event in trainer.run():
         events.append(event)
         if isinstance(event, Stepped) and event.step == step:
-            assert some._captured.bytes > 1_000_000
+            assert trainer._captured.bytes > 1_000_000
             leave_free(20_000, monkeypatch)
-    assert some._captured.bytes == 0
+    assert trainer._captured.bytes == 0
     return events
 
 
 @pytest.mark.parametrize("step", [2, 3], ids=["for the next sample", "for predictions"])
 def test_memory_that_a_graph_holds(on_stand_in, monkeypatch, step):
-    """Is given up where it is short, and the training ends with the bits that it has with room for all."""
+    """It is dropped where memory is short, and the training ends with the same bits as with enough memory."""
     config = replace(CONFIG, tile=72, steps=4, validate_every=3)
     right = outcome(trainer(config))
-    some = trainer(config)
-    with pytest.warns(UserWarning, match="kernel by kernel from now on.* not enough memory") as warnings:
-        events = run_short_of_memory(some, step, monkeypatch)
+    short = trainer(config)
+    with pytest.warns(UserWarning, match="memory") as warnings:
+        events = run_short_of_memory(short, step, monkeypatch)
     assert len(warnings) == 1
-    assert_same_bits(left_by(events, some), right)
+    assert_same_bits(results(events, short), right)
 
 
 @pytest.mark.parametrize(
     ("driver", "message"),
     [
-        (12020, r"driver is too old for this CuPy\n +driver +CUDA 12\.2\n +cupy +.*CUDA 13\.2\n"),
-        (
-            13000,
-            r"CuPy finds none\n +cupy .*\n +driver +CUDA 13\.0\n +CUDA_VISIBLE_DEVICES +-1\n.*nvidia-smi",
-        ),
-        (0, r"CuPy finds none\n +cupy .*\n +driver +none\n +CUDA_VISIBLE_DEVICES +-1\n.*nvidia-smi"),
+        (12020, r"CUDA 12\.2\n(?s:.)*CUDA 13\.2\n"),
+        (13000, r"CUDA 13\.0\n +CUDA_VISIBLE_DEVICES +-1\n"),
+        (0, r"driver +none\n +CUDA_VISIBLE_DEVICES +-1\n"),
     ],
 )
 def test_no_gpu(monkeypatch, driver, message):
@@ -375,10 +365,10 @@ def test_no_gpu(monkeypatch, driver, message):
 
 
 def test_out_of_memory_whatever_the_tile(on_stand_in, monkeypatch):
-    """Of a training by windows the number of windows decides, so that no smaller tile helps."""
+    """The number of windows decides in a training by windows, so that no smaller tile helps."""
     config = TrainConfig(steps=1, model="sliding-window", base_channels=4, depth=1, tile=48)
     images = split(synthetic_cells(n=2, size=60, seed=0), "1")
-    some = Trainer(config, *images)
+    by_windows = Trainer(config, *images)
     leave_free(400_000, monkeypatch)
-    with pytest.raises(OutOfMemoryError, match=r"does not fit either(?s:.)*fewer channels"):
-        list(some.run())
+    with pytest.raises(OutOfMemoryError, match="fewer channels"):
+        list(by_windows.run())

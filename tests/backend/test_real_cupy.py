@@ -1,4 +1,4 @@
-"""The tests that need a GPU, on the real CuPy over a pretended CUDA: where CuPy is, and no GPU."""
+"""The tests that need a GPU, on the real CuPy with a pretended CUDA: where CuPy is installed, but no GPU."""
 
 import os
 import re
@@ -12,13 +12,21 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.timeout(1200)  # 200 tests in one
-def test_what_needs_a_gpu_runs_on_the_real_cupy(emulated):
+def test_the_gpu_tests_run_on_the_real_cupy(emulated):
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed: nothing was run on it")
     if cupy.cuda.is_available():
-        pytest.skip("a GPU is there: the tests run on it")
-    words = ["-q", "-s", "-p", "pretended_cuda", "-p", "no:cacheprovider", "-m", "gpu"]
+        pytest.skip("a GPU is present: the tests run on it")
+    options = ["-q", "-s", "-p", "pretended_cuda", "-p", "no:cacheprovider", "-m", "gpu"]
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, "--ignore", TESTS / "kernels" / "test_sanitizer.py", TESTS],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *options,
+            "--ignore",
+            TESTS / "kernels" / "test_sanitizer.py",
+            TESTS,
+        ],
         cwd=TESTS.parent,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS / "helpers"), *sys.path])},
         capture_output=True,

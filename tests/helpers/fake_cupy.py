@@ -1,16 +1,15 @@
 """A stand-in for CuPy where there is no GPU: `sys.modules["cupy"] = fake_cupy`.
 
-Its arrays are of a class of their own. As CuPy's do, they refuse to become NumPy arrays without being asked,
-and to be mixed with them, so that code which forgets on which side an array lies fails here as it would on a
-GPU. Kernels of a `RawModule` run on the CPU emulator, on the NumPy arrays within.
+Its arrays have their own class. Like CuPy's they refuse to become NumPy arrays implicitly, and to be mixed
+with them, so that code which confuses the two fails here as it would on a GPU. Kernels of a `RawModule` run
+on the CPU emulator, on the NumPy arrays inside.
 
-A stream that captures runs nothing: what it would have run is written down with addresses and scalars, and a
-`Graph` runs it on whatever lies at these addresses when it is launched. Transfers are refused, as by CuPy.
-Memory that was given back is handed out again by its pool, as CuPy's is, and an address that no pool has any
-more is an illegal one.
+A capturing stream runs nothing: it records calls with addresses and scalars, and a `Graph` runs them on what
+is at these addresses when it is launched. Transfers are refused, as by CuPy. Freed memory is reused by its
+pool, as CuPy's is, and an address that no pool has any more is illegal.
 
-Only what tinyunet uses is there. `tests/backend/test_cupy.py` holds the names against the real CuPy, where
-that is installed.
+Only the names that tinyunet uses are here. `tests/backend/test_cupy.py` compares them with the real CuPy,
+where that is installed.
 """
 
 import re
@@ -31,7 +30,7 @@ from tinyunet.backend.cuda_emulator import KERNEL_FOLDER, text_of
 from tinyunet.errors import KernelError
 
 __version__ = "stand-in"
-MIXED = "Implicit conversion to a NumPy array is not allowed"  # CuPy's words
+MIXED = "Implicit conversion to a NumPy array is not allowed"  # CuPy's message
 ALIGNMENT = 512
 
 
@@ -48,17 +47,17 @@ class CUDARuntimeError(RuntimeError):
 
 
 class Device:
-    """The memory of the GPU that is not there."""
+    """The memory of the imitated GPU."""
 
     total = 2**40
     pools: ClassVar = weakref.WeakSet()
 
     held = 0
-    lost = 0  # what pools still had when they ended: CuPy 14.1 and 14.2 never give it back
+    lost = 0  # bytes that pools held when deleted: CuPy 14.1 and 14.2 never return them
 
     @classmethod
     def at(cls, address, size):
-        """The memory around some bytes at an address, and where it begins."""
+        """Find the memory that contains some bytes at an address: where it begins, and its bytes."""
         for pool in cls.pools:
             for start, memory in pool.memories.items():
                 if start <= address and address + size <= start + memory.size:
@@ -67,7 +66,7 @@ class Device:
 
 
 class Memory:
-    """cupy.cuda.Memory: from the GPU, and back to it at the end."""
+    """cupy.cuda.Memory: taken from the GPU, and returned when deleted."""
 
     size = 0
 
@@ -91,10 +90,10 @@ class MemoryPointer:
 
 
 class MemoryPool:
-    """cupy.cuda.MemoryPool: what is given back to it is kept for the next arrays of the same stream.
+    """cupy.cuda.MemoryPool: keeps freed memory for the next arrays of the same stream.
 
-    As CuPy's, it takes the smallest free piece that is large enough, and cuts off what is too much; free
-    neighbours become one piece again.
+    Like CuPy's, it takes the smallest free piece that is large enough and splits off the rest. Free
+    neighbours are merged.
     """
 
     def __init__(self, allocator=lambda size: MemoryPointer(Memory(size), 0)):
@@ -111,7 +110,8 @@ class MemoryPool:
         size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
         stream = id(_thread.stream)
         fitting = [(p[0], address) for address, p in self.free.items() if p[0] >= size and p[1] == stream]
-        # Of equals the one that was free first: which address is lower depends on what else the process did.
+        # Of equal pieces the one freed first, because the order of addresses depends on the rest of the
+        # process.
         address = min(fitting, key=itemgetter(0))[1] if fitting else self.more(size, stream)
         whole, _, memory = self.free.pop(address)
         if whole > size:
@@ -120,7 +120,7 @@ class MemoryPool:
         return PooledMemory(self, address, (size, stream, memory))
 
     def more(self, size, stream):
-        """A new piece; for which, if need be, all that is free is given back to the GPU."""
+        """Allocate a new piece; if memory is short, return all free memory to the GPU first."""
         try:
             pointer = self.allocator(size)
         except CUDARuntimeError:
@@ -157,18 +157,20 @@ class MemoryPool:
 
 
 class PooledMemory:
-    """cupy.cuda.memory.PooledMemory: what an array lies in. Its end gives the memory back."""
+    """cupy.cuda.memory.PooledMemory: the memory of an array, returned to the pool when deleted."""
 
     def __init__(self, pool, ptr, piece):
         self.pool, self.ptr, self.piece = weakref.ref(pool), ptr, piece
-        self.memory = pool.memories[piece[2]]  # so that a mistake is no crash: with a pool CUDA's is gone
+        self.memory = pool.memories[
+            piece[2]
+        ]  # so that a mistake does not crash, as CUDA's memory ends with its pool
 
     def __del__(self):
         if pool := self.pool():
             pool.take_back(self.ptr, self.piece)
 
     def array(self, shape, dtype):
-        """NumPy's array of this memory: it and all of its views hold on to it."""
+        """Make a NumPy array of this memory, which it and all its views keep alive."""
         self.__array_interface__ = {
             "version": 3,
             "data": (self.ptr, False),
@@ -179,7 +181,7 @@ class PooledMemory:
 
 
 class Stream:
-    """cupy.cuda.Stream: a context in which what is asked for is run at once, or captured."""
+    """cupy.cuda.Stream: a context in which calls run at once, or are captured."""
 
     def __init__(self, null=False, non_blocking=False):
         self.may_capture = non_blocking and not null
@@ -207,18 +209,18 @@ class Stream:
 
 
 class Graph:
-    """cupy.cuda.Graph: what was captured, in order."""
+    """cupy.cuda.Graph: the captured calls, in order."""
 
     def __init__(self, captured):
         self.captured = captured
 
     def launch(self):
         for function, operands in self.captured:
-            function(*(o.array() if isinstance(o, _Place) else o for o in operands))
+            function(*(o.array() if isinstance(o, _Address) else o for o in operands))
 
 
-class _Place:
-    """An array as a kernel knows it, by its address: what lies there may have been freed in between."""
+class _Address:
+    """An array as a kernel knows it, by its address. Its memory may have been freed in between."""
 
     def __init__(self, array):
         self.address, self.shape, self.strides = array.data.ptr, array.shape, array.strides
@@ -230,7 +232,7 @@ class _Place:
 
 
 class _Thread(threading.local):
-    """Of each thread its own, as in CuPy."""
+    """Each thread has its own stream and allocator, as in CuPy."""
 
     def __init__(self):
         self.stream, self.allocator = Stream(null=True), _default_pool.malloc
@@ -254,22 +256,22 @@ def using_allocator(allocator):
 
 
 def _run(function, *operands):
-    """Now, or at each launch of the graph that is captured."""
+    """Run a function now, or at each launch of the graph being captured."""
     if _thread.stream.captured is None:
         function(*(o.hidden if isinstance(o, ndarray) else o for o in operands))
     else:
-        places = [_Place(o) if isinstance(o, ndarray) else o for o in operands]
-        _thread.stream.captured.append((function, places))
+        recorded = [_Address(o) if isinstance(o, ndarray) else o for o in operands]
+        _thread.stream.captured.append((function, recorded))
 
 
 def _transfer(kind):
-    """Between the computer's memory and the GPU's, which CuPy refuses while a stream captures."""
+    """Check a transfer between host and GPU memory, which CuPy refuses while a stream captures."""
     if _thread.stream.captured is not None:
         raise RuntimeError(f"the current stream is capturing, so {kind} transfers are disallowed")
 
 
 def _synchronise():
-    """Wait for the GPU, which a capture does not survive."""
+    """Wait for the GPU, which invalidates a capture."""
     if _thread.stream.captured is not None:
         _thread.stream.valid = False
         raise CUDARuntimeError(
@@ -278,9 +280,9 @@ def _synchronise():
 
 
 class ndarray:  # noqa: N801  CuPy's name
-    """An array on the GPU; in truth in `hidden`."""
+    """An array on the imitated GPU; its values are in `hidden`."""
 
-    __array_ufunc__ = None  # NumPy's operators give up
+    __array_ufunc__ = None  # makes NumPy's operators refuse it
     __cuda_array_interface__ = property(lambda self: {"shape": self.shape, "version": 3})
 
     def __init__(self, hidden):
@@ -325,7 +327,7 @@ class ndarray:  # noqa: N801  CuPy's name
 
     def __getitem__(self, key):
         key = key if isinstance(key, tuple) else (key,)
-        # A view of one element too, where NumPy gives a copy: a scalar.
+        # A view also of one element, where NumPy would return a scalar.
         return ndarray(self.hidden[key if Ellipsis in key else (*key, ...)])
 
     def reshape(self, *shape):
@@ -341,19 +343,19 @@ class ndarray:  # noqa: N801  CuPy's name
 
 
 def _filled(array, value):
-    """The array, with another's values or a number in it."""
+    """Fill the array with a number or with the values of another array."""
     _run(lambda array, value: np.copyto(array, value, casting="unsafe"), array, value)
     return array
 
 
 def asarray(a, dtype=None, order=None, *, blocking=False):
-    """Copies from the computer's memory; `a` itself where it is on the GPU and of this type.
+    """Copy from host memory; return `a` itself where it is on the GPU and of this type.
 
-    A single number is no copy: it is a scalar of a kernel that fills the array.
+    A single number is not copied but is the argument of a kernel that fills the array.
     """
     if isinstance(a, ndarray):
         return a if dtype in (None, a.dtype) and a.flags.c_contiguous else a.astype(dtype)
-    assert blocking, "the array may be changed before it was copied"
+    assert blocking, "the array may change before it is copied"
     a = np.array(a, dtype, order=order)
     array = empty(a.shape, a.dtype)
     if a.ndim == 0:
@@ -373,7 +375,7 @@ def ascontiguousarray(a):
 
 
 def empty(shape, dtype=float):
-    """Every byte is 255: a NaN, or a number that is noticed."""
+    """Set every byte to 255: a NaN, or a conspicuous integer."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     hidden = _thread.allocator(size).array(shape, dtype)
     hidden.reshape(-1).view(np.uint8)[:] = 255
@@ -393,7 +395,7 @@ def ones_like(a):
 
 
 class RawModule:
-    """CUDA source; compiled, for the CPU, when a kernel is asked for."""
+    """CUDA source, compiled for the CPU when a kernel is requested."""
 
     def __init__(self, *, code, options=()):
         self.code, self.options = code, options
@@ -405,8 +407,8 @@ class RawModule:
         try:
             run = cuda_emulator.function(source, name, tuple(p.name for p in kernels[name]), tuple(kernels))
         except KernelError as error:
-            file, line, words = re.search(r"(\w+\.cuh?):(\d+):\d+: (error: .*)", str(error)).groups()
-            raise CompileException(f"{file}({line}): {words}") from None
+            file, line, message = re.search(r"(\w+\.cuh?):(\d+):\d+: (error: .*)", str(error)).groups()
+            raise CompileException(f"{file}({line}): {message}") from None
 
         def kernel(grid, block, args, *, shared_mem=0):
             assert shared_mem == 0
@@ -418,7 +420,7 @@ class RawModule:
 
 
 def _file_with(code):
-    """The file of ours that the code was read from, whose compiled form is at hand; else a new one."""
+    """Find the file of this repository with this code, whose compiled form is cached, or write a new one."""
     for source in KERNEL_FOLDER.glob("*.cu"):
         if text_of(source) == code:
             return source

@@ -3,12 +3,12 @@
     PYTHONPATH=tests/helpers python -m pytest -p pretended_cuda -m gpu tests
 
 CuPy's modules reach CUDA through functions that they import from one another. Some of these functions are
-replaced here before anyone imports them: the GPU's memory is the computer's, a stream is a list of what is to
-be done, kernels of ours run on the emulator. All else is CuPy's: arrays, memory pools, capture, what a kernel
-is given, and NVRTC, which compiles for an H100.
+replaced here before they are imported: GPU memory is host memory, a stream is a list of pending calls, and
+the kernels of this repository run on the emulator. All else is CuPy's: arrays, memory pools, capture, the
+arguments of kernels, and NVRTC, which compiles for an H100.
 
-Nothing is done before somebody waits for it, so that what was freed or overwritten too early is seen. A
-function cannot raise from here: CUDA has no errors, and what it does not know how to do ends the process.
+Nothing runs before something waits for it, which reveals memory freed or overwritten too early. The
+replacements cannot raise through CuPy's C code, so an unsupported call ends the process.
 """
 
 import ctypes
@@ -33,34 +33,34 @@ RELAXED = 2  # mode of a capture
 TOTAL = 80 * 10**9
 FAILED = 70  # exit status
 
-handles = count(16, 16)  # of streams, events, graphs, modules and kernels
-memory = {}  # of the GPU, by address
-pinned = {}  # memory of the computer, by address
-waiting = []  # what is still to be done, on all streams
-capturing = {}  # by stream
+handles = count(16, 16)  # for streams, events, graphs, modules and kernels
+memory = {}  # GPU memory, by address
+pinned = {}  # pinned host memory, by address
+pending = []  # calls on all streams, with their arguments
+capturing = {}  # captured calls, by stream
 graphs, modules, kernels = {}, {}, {}
-compiled = [""]  # the text that is compiled at present
+compiled = [""]  # the text being compiled
 
 
-def do(stream, function, *arguments):
-    """Later, or at each launch of the graph that is captured."""
-    capturing.get(stream, waiting).append((function, arguments))
+def enqueue(stream, function, *arguments):
+    """Run a call later, or at each launch of the graph being captured."""
+    capturing.get(stream, pending).append((function, arguments))
 
 
 def wait(*_):
-    """For all streams."""
-    done, waiting[:] = list(waiting), []
-    run(done)
+    """Finish the calls of all streams."""
+    calls, pending[:] = list(pending), []
+    run(calls)
 
 
-def run(list_of_work):
-    """In order."""
-    for function, arguments in list_of_work:
+def run(calls):
+    """Run calls in order."""
+    for function, arguments in calls:
         function(*arguments)
 
 
 def on_gpu(address, size=0):
-    """The bytes from an address to the end of its memory."""
+    """Return the bytes from an address to the end of its memory."""
     start = max(start for start in memory if start <= address)
     block = memory[start][address - start :]
     assert size <= len(block) > 0, "an address outside of all memory"
@@ -68,7 +68,7 @@ def on_gpu(address, size=0):
 
 
 def new_memory(size):
-    """At an aligned address; each byte is 255."""
+    """Allocate bytes of 255 at an aligned address."""
     room = np.full(size + ALIGNMENT, 255, np.uint8)
     begin = -room.ctypes.data % ALIGNMENT
     return room[begin : begin + size]
@@ -101,11 +101,11 @@ def memcpy_async(to, source, size, kind, stream):
             on_gpu(address, size)
         ctypes.memmove(to, source, size)
 
-    do(stream, copy)
+    enqueue(stream, copy)
 
 
 def memset_async(address, value, size, stream):
-    do(stream, lambda: on_gpu(address, size)[:size].fill(value))
+    enqueue(stream, lambda: on_gpu(address, size)[:size].fill(value))
 
 
 def begin_capture(stream, options):
@@ -115,7 +115,7 @@ def begin_capture(stream, options):
 
 
 def end_capture(stream):
-    return known(graphs, capturing.pop(stream))
+    return new_handle(graphs, capturing.pop(stream))
 
 
 def synchronize(stream):
@@ -123,8 +123,8 @@ def synchronize(stream):
     wait()
 
 
-def known(table, value):
-    """A new handle of it."""
+def new_handle(table, value):
+    """Store a value under a new handle."""
     handle = next(handles)
     table[handle] = value
     return handle
@@ -132,17 +132,19 @@ def known(table, value):
 
 def launch(kernel, *sizes_and_more):
     grid, block = sizes_and_more[:3], sizes_and_more[3:6]
-    shared, stream, places = sizes_and_more[6:9]
+    shared, stream, slots = sizes_and_more[6:9]
     assert max(grid[1:]) <= 65535
     assert np.prod(block) <= 1024
     assert shared == 0
     name, text = kernels[kernel]
-    places = ctypes.cast(places, ctypes.POINTER(ctypes.c_void_p))
-    ours = source_of(name)
-    if ours is None:
-        do(stream, CUPYS[re.match("cupy_[a-z]+", name)[0]], *arguments_of_cupys(name, text, places))
+    slots = ctypes.cast(slots, ctypes.POINTER(ctypes.c_void_p))
+    own_source = source_of(name)
+    if own_source is None:
+        function = CUPY_KERNELS[re.match("cupy_[a-z]+", name)[0]]
+        enqueue(stream, function, *arguments_of_cupy_kernel(name, text, slots))
     else:
-        do(stream, run_ours, ours, name, grid, block, arguments_of_ours(kernels_in(ours)[name], places))
+        arguments = arguments_of_own_kernel(kernels_in(own_source)[name], slots)
+        enqueue(stream, run_own_kernel, own_source, name, grid, block, arguments)
 
 
 FUNCTIONS = {
@@ -166,20 +168,20 @@ FUNCTIONS = {
         "streamIsCapturing": lambda stream: stream in capturing,
         "streamBeginCapture": begin_capture,
         "streamEndCapture": end_capture,
-        "graphInstantiate": lambda graph: known(graphs, graphs[graph]),
-        "graphLaunch": lambda graph, stream: do(stream, run, graphs[graph]),
+        "graphInstantiate": lambda graph: new_handle(graphs, graphs[graph]),
+        "graphLaunch": lambda graph, stream: enqueue(stream, run, graphs[graph]),
         "graphDestroy": lambda graph: graphs.pop(graph),
         "graphExecDestroy": lambda graph: graphs.pop(graph),
         "eventCreateWithFlags": lambda flags: next(handles),
         "eventDestroy": lambda event: None,
         "eventRecord": lambda event, stream: None,
         "eventSynchronize": wait,
-        "eventQuery": lambda event: 600 if waiting else 0,  # cudaErrorNotReady
+        "eventQuery": lambda event: 600 if pending else 0,  # cudaErrorNotReady
     },
     driver: {
-        "moduleLoadData": lambda cubin: known(modules, compiled[0]),
+        "moduleLoadData": lambda cubin: new_handle(modules, compiled[0]),
         "moduleUnload": lambda module: None,
-        "moduleGetFunction": lambda module, name: known(kernels, (name, modules[module])),
+        "moduleGetFunction": lambda module, name: new_handle(kernels, (name, modules[module])),
         "launchKernel": launch,
     },
 }
@@ -190,25 +192,25 @@ FUNCTIONS = {
 
 @cache
 def source_of(kernel):
-    """Our file that has it, or None."""
+    """Find the file of this repository with a kernel, or None."""
     found = [source for source in KERNEL_FOLDER.glob("*.cu") if kernel in kernels_in(source)]
     return found[0] if found else None
 
 
-def value_at(place, dtype):
-    return np.frombuffer(ctypes.string_at(place, np.dtype(dtype).itemsize), dtype)[0]
+def value_at(slot, dtype):
+    return np.frombuffer(ctypes.string_at(slot, np.dtype(dtype).itemsize), dtype)[0]
 
 
-def arguments_of_ours(parameters, places):
-    """An array as its address and type, a scalar as it is."""
+def arguments_of_own_kernel(parameters, slots):
+    """Return an array as its address and type, a scalar as its value."""
     return [
-        (int(value_at(places[i], np.uint64)), p.dtype) if p.is_array else value_at(places[i], p.dtype)
+        (int(value_at(slots[i], np.uint64)), p.dtype) if p.is_array else value_at(slots[i], p.dtype)
         for i, p in enumerate(parameters)
     ]
 
 
-def run_ours(source, name, grid, block, given):
-    """On the emulator. It sees of an array all that lies behind its beginning."""
+def run_own_kernel(source, name, grid, block, given):
+    """Run a kernel on the emulator. An array extends to the end of its memory."""
     arguments = []
     for argument in given:
         if isinstance(argument, tuple):
@@ -230,19 +232,19 @@ C_TYPES = {
 }
 
 
-def arguments_of_cupys(name, text, places):
-    """As functions that give them: an array lies where it lies when the kernel runs."""
+def arguments_of_cupy_kernel(name, text, slots):
+    """Yield the arguments: a scalar as its value, an array as a view of its memory."""
     names = {new: old for old, new in re.findall(r"typedef ([\w ]+) (\w+);", text)}
     signature = re.search(rf"__global__ void {name}\((.*?)\) {{", text, re.DOTALL)[1]
     for i, parameter in enumerate(re.split(r",(?![^<]*>)", signature.replace("const ", ""))):
         array = re.match(r"\s*CArray<([\w ]+), (\d+)", parameter)
         if array:  # a structure: address, size, shape, strides
             dtype, axes = np.dtype(C_TYPES[names.get(array[1], array[1])]), int(array[2])
-            address, _, *sizes = (int(value_at(places[i] + 8 * k, np.int64)) for k in range(2 + 2 * axes))
+            address, _, *sizes = (int(value_at(slots[i] + 8 * k, np.int64)) for k in range(2 + 2 * axes))
             yield array_at(address, dtype, sizes[:axes], sizes[axes:])
         elif "CIndexer" not in parameter:
             dtype = parameter.rsplit(maxsplit=1)[0].strip()
-            yield value_at(places[i], C_TYPES[names.get(dtype, dtype)])
+            yield value_at(slots[i], C_TYPES[names.get(dtype, dtype)])
 
 
 def array_at(address, dtype, shape, strides):
@@ -250,7 +252,7 @@ def array_at(address, dtype, shape, strides):
 
 
 def concatenate(addresses, axis, begins, strides, joined):
-    """Along the first axis."""
+    """Concatenate along the first axis."""
     assert axis == 0
     ends = [*begins[1:], len(joined)]
     for address, begin, end, steps in zip(addresses, begins, ends, strides, strict=True):
@@ -258,7 +260,7 @@ def concatenate(addresses, axis, begins, strides, joined):
         part[...] = array_at(int(address), part.dtype, part.shape, tuple(map(int, steps)))
 
 
-CUPYS = {
+CUPY_KERNELS = {
     "cupy_fill": lambda x, y: np.copyto(y, x, casting="unsafe"),
     "cupy_copy": lambda x, y: np.copyto(y, x, casting="unsafe"),
     "cupy_add": lambda a, b, total: np.add(a, b, out=total),
@@ -266,7 +268,7 @@ CUPYS = {
 }
 
 
-# In CUDA's place
+# Replacing CUDA's functions
 
 CTYPES = {
     "int": ctypes.c_int,
@@ -284,7 +286,7 @@ kept = []
 
 
 def replace(module, name, function):
-    """What a module of CuPy exports, by a function of Python."""
+    """Replace a function that a module of CuPy exports by a Python function."""
     signature = api.PyCapsule_GetName(module.__pyx_capi__[name])
     result, parameters = re.fullmatch(r"(.+?) ?\((.*)\)", signature.decode()).groups()
     types = [p.strip() for p in parameters.split(",") if p != "void"]
@@ -296,7 +298,7 @@ def replace(module, name, function):
         except BaseException:
             traceback.print_exc()
             os._exit(FAILED)
-        return True if value is None else value  # ctypes does not count a None that it returns
+        return True if value is None else value  # ctypes does not count references to None
 
     def type_of(parameter):
         return CTYPES.get(parameter, ctypes.c_void_p if "*" in parameter else ctypes.c_int)
@@ -312,7 +314,7 @@ for module, functions in FUNCTIONS.items():
     for name, function in functions.items():
         replace(module, name, function)
 
-from cupy.cuda import compiler  # noqa: E402  after CUDA was replaced
+from cupy.cuda import compiler  # noqa: E402  after CUDA is replaced
 
 compile_text = compiler._compile_module_with_cache
 

@@ -1,6 +1,6 @@
-"""The kernels as NVRTC compiles them, which CuPy calls on a GPU and which needs none.
+"""The kernels compiled by NVRTC, which CuPy uses on a GPU and which needs none.
 
-Nothing is spilled, a rung has the instructions that it claims, and its main loop mostly multiplies.
+No registers are spilled, each rung has the instructions that it claims, and its main loop mostly multiplies.
 """
 
 import ctypes
@@ -16,19 +16,19 @@ from tinyunet.backend.cuda import KERNEL_FOLDER, NVRTC_OPTIONS, kernels_in, sour
 from tinyunet.backend.cuda_emulator import text_of
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
-REGISTERS = 168  # a thread: three blocks of 128 threads then fit into the 65,536 of a multiprocessor
-SHARED_MEMORY = 48 * 1024  # a block, without asking for more
+REGISTERS = 168  # per thread: three blocks of 128 threads then fit into the 65,536 of a multiprocessor
+SHARED_MEMORY = 48 * 1024  # per block, without opting in to more
 architectures = pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 
 
 @cache
 def nvrtc():
-    """The library, as pip installs it."""
+    """Load the library that pip installs."""
     try:
         files = metadata.files("nvidia-cuda-nvrtc")
     except metadata.PackageNotFoundError:
         pytest.skip("no kernel was compiled for a GPU, NVRTC is missing: pip install nvidia-cuda-nvrtc")
-    # Two files, of which the second looks for the first among those that are loaded.
+    # Two files, of which the second needs the first to be loaded.
     names = re.compile(r"libnvrtc-builtins\.so\.[\d.]+|libnvrtc\.so\.\d+")
     _, library = (ctypes.CDLL(file.locate()) for file in sorted(files) if names.fullmatch(file.name))
     return library
@@ -36,28 +36,28 @@ def nvrtc():
 
 @cache
 def compiled(source, architecture):
-    """A file with CuPy's options: whether it compiles, PTX, machine code, and what the compiler says."""
-    words = [*NVRTC_OPTIONS, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"]
-    options = (ctypes.c_char_p * len(words))(*(word.encode() for word in words))
+    """Compile a file with CuPy's options; return success, PTX, machine code and the compiler's log."""
+    flags = [*NVRTC_OPTIONS, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"]
+    options = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
     program = ctypes.c_void_p()
     nvrtc().nvrtcCreateProgram(
         ctypes.byref(program), text_of(source).encode(), b"temporary.cu", 0, None, None
     )
-    failed = nvrtc().nvrtcCompileProgram(program, len(words), options)
-    ptx, code, words = (_told(what, program) for what in ("PTX", "CUBIN", "ProgramLog"))
-    return not failed, ptx.decode().rstrip("\0"), code, words.decode().rstrip("\0")
+    failed = nvrtc().nvrtcCompileProgram(program, len(flags), options)
+    ptx, code, log = (_result(name, program) for name in ("PTX", "CUBIN", "ProgramLog"))
+    return not failed, ptx.decode().rstrip("\0"), code, log.decode().rstrip("\0")
 
 
-def _told(what, program):
+def _result(name, program):
     size = ctypes.c_size_t()
-    getattr(nvrtc(), f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-    told = ctypes.create_string_buffer(size.value)
-    getattr(nvrtc(), f"nvrtcGet{what}")(program, told)
-    return told.raw
+    getattr(nvrtc(), f"nvrtcGet{name}Size")(program, ctypes.byref(size))
+    result = ctypes.create_string_buffer(size.value)
+    getattr(nvrtc(), f"nvrtcGet{name}")(program, result)
+    return result.raw
 
 
 def instructions(rung, architecture):
-    """PTX of both directions of a rung of conv2d."""
+    """Return the PTX of both directions of a rung of conv2d."""
     _, ptx, *_ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
     code = dict(re.findall(r"\.entry (\w+)\((.*?)\n\}", ptx, re.DOTALL))
     return [code[f"conv2d_{direction}_{rung}"] for direction in ("forward", "backward_weight")]
@@ -66,24 +66,24 @@ def instructions(rung, architecture):
 @architectures
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_no_spills_and_within_the_budget(source, architecture):
-    succeeded, _, _, words = compiled(source, architecture)
-    assert succeeded, words
-    registers = re.findall(r"Used (\d+) registers", words)
+    succeeded, _, _, log = compiled(source, architecture)
+    assert succeeded, log
+    registers = re.findall(r"Used (\d+) registers", log)
     assert len(registers) == len(kernels_in(source))
     assert max(map(int, registers)) <= REGISTERS
-    assert all(int(size) <= SHARED_MEMORY for size in re.findall(r"(\d+) bytes smem", words))
-    assert set(re.findall(r"(\d+) bytes spill", words)) == {"0"}
+    assert all(int(size) <= SHARED_MEMORY for size in re.findall(r"(\d+) bytes smem", log))
+    assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_older_gpus(source):
-    """One of 2018 has all rungs but those on tensor cores; one of 2013 is unknown to the compiler."""
-    succeeded, *_, words = compiled(source, "sm_75")
-    assert succeeded == (source.stem != "conv2d_tensor"), words
-    assert succeeded or "requires .target sm_80" in words
-    succeeded, *_, words = compiled(source, "sm_35")
+    """A GPU of 2018 has all rungs except those on tensor cores; one of 2013 is unknown to the compiler."""
+    succeeded, *_, log = compiled(source, "sm_75")
+    assert succeeded == (source.stem != "conv2d_tensor"), log
+    assert succeeded or "requires .target sm_80" in log
+    succeeded, *_, log = compiled(source, "sm_35")
     assert not succeeded
-    assert "--gpu-architecture" in words
+    assert "--gpu-architecture" in log
 
 
 @architectures
@@ -105,14 +105,14 @@ def test_tensor_rungs_are_on_tensor_cores(rung, instruction, architecture):
 @architectures
 @pytest.mark.parametrize(("rung", "arrays"), [("blocked", 2), ("tensor", 8)])
 def test_shared_memory_of_128_bit_accesses_is_aligned(rung, arrays, architecture):
-    """To 16 bytes, which an array of float is not by itself. Two arrays for each direction and precision."""
+    """To 16 bytes, unlike an array of float by default. Two arrays for each direction and precision."""
     _, ptx, *_ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
     assert re.findall(r"\.shared \.align (\d+) \.b8", ptx) == ["16"] * arrays
 
 
 @architectures
 def test_the_blocked_rung_moves_four_numbers_at_once(architecture):
-    """Forward also single ones: the bias, and windows that are turned on their way into shared memory."""
+    """Forward also moves single ones: the bias, and windows transposed on their way into shared memory."""
     moves = [
         set(re.findall(r"(?:ld|st)\.(?:global|shared)\.[\w.]+", code))
         for code in instructions("blocked", architecture)
@@ -124,7 +124,7 @@ def test_the_blocked_rung_moves_four_numbers_at_once(architecture):
 
 @cache
 def disassembled(source, architecture):
-    """The machine code of the kernels of a file, by name."""
+    """Return the machine code of the kernels of a file, by name."""
     try:
         (program,) = (f for f in metadata.files("nvidia-cuda-nvdisasm") if f.stem == "nvdisasm")
     except metadata.PackageNotFoundError:
@@ -139,7 +139,7 @@ def disassembled(source, architecture):
 
 
 def loops(code):
-    """The names of the instructions from each label to each jump that goes back there."""
+    """Yield the names of the instructions from each label to each jump back to it."""
     names, labels = [], {}
     for line in code.splitlines():
         if label := re.match(r"\s*(\.L_x_\d+):", line):
@@ -159,16 +159,20 @@ def loops(code):
         ("conv2d_backward_weight_blocked", "FFMA", 0.27),
         ("conv2d_winograd_multiply", "FFMA", 0.27),
         ("conv2d_winograd_multiply_transposed", "FFMA", 0.27),
-        ("conv2d_forward_tensor", "HMMA", 9.5),  # each a thousand multiplications, with bf16 two thousand
+        (
+            "conv2d_forward_tensor",
+            "HMMA",
+            9.5,
+        ),  # each makes a thousand multiplications, with bf16 two thousand
         ("conv2d_backward_weight_tensor", "HMMA", 9.5),
         ("conv2d_forward_tensor_bf16", "HMMA", 14),
         ("conv2d_backward_weight_tensor_bf16", "HMMA", 15),
     ],
 )
 def test_the_main_loop_mostly_multiplies(kernel, multiplication, others, architecture):
-    """A multiprocessor issues a limited number of instructions a cycle: at most so many others for each.
+    """A multiprocessor issues few instructions per cycle, so `others` per multiplication are limited.
 
-    With divisions where additions do (see kernels/conv2d_patches.cuh) there were a third to two thirds more.
+    Divisions in place of additions (kernels/conv2d_patches.cuh) would make a third to two thirds more.
     """
     code = disassembled(source_of("conv2d", kernel), architecture)[kernel]
     count, length = max((loop.count(multiplication), len(loop)) for loop in loops(code))
@@ -176,11 +180,11 @@ def test_the_main_loop_mostly_multiplies(kernel, multiplication, others, archite
     assert (length - count) / count <= others
 
 
-def test_words_of_the_compiler(tmp_path):
-    """File and line, behind a header that NVRTC was given in one piece with the file."""
+def test_compiler_errors_name_the_line(tmp_path):
+    """After a header that NVRTC got in one piece with the file."""
     source = tmp_path / "relu.cu"
     source.write_text('#include "one.cuh"\n\n__device__ float zero() { return one - undeclared; }\n')
     source.with_suffix(".cuh").with_stem("one").write_text("constexpr float one = 1;\n")
-    succeeded, _, _, words = compiled(source, "sm_90")
+    succeeded, _, _, log = compiled(source, "sm_90")
     assert not succeeded
-    assert words.startswith("relu.cu(3): error: ")
+    assert log.startswith("relu.cu(3): error: ")

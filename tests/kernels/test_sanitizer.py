@@ -1,7 +1,7 @@
-"""NVIDIA's compute-sanitizer over all kernels, where a GPU is there and it too: it sees what really happened.
+"""All kernels under NVIDIA's compute-sanitizer, where it and a GPU are present.
 
-Each of its tools first has to find a bug that is there for it. CuPy's memory pool is switched off: within the
-pool's large pieces nothing is out of bounds.
+Each of its tools first has to find a planted bug. CuPy's memory pool is switched off, because nothing is out
+of bounds inside its large pieces.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-FOUND = 9  # the exit status when it has found something; pytest's own are smaller
-SECONDS = 1800  # kernels run some ten to hundred times as long
+FOUND = 9  # exit status for findings; those of pytest are smaller
+SECONDS = 1800  # kernels run ten to a hundred times as long
 
 RUN_TESTS = """
 import sys, cupy, pytest
@@ -49,13 +49,13 @@ BUGS = {
 }
 
 
-def sanitize(tool, program, *words):
-    """Run Python text under one of the tools: (exit status, the end of what was said)."""
+def sanitize(tool, program, *arguments):
+    """Run Python text under one of the tools; return the exit status and the end of the output."""
     command = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not Path(command).exists():
         pytest.skip("no kernel was run under compute-sanitizer, which comes with the CUDA toolkit: not found")
     finished = subprocess.run(
-        [command, "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-c", program, *words],
+        [command, "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -68,27 +68,27 @@ def sanitize(tool, program, *words):
 @pytest.mark.gpu
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize("tool", BUGS)
-def test_nothing_is_found_in_our_kernels(gpu, tool):
+def test_the_kernels_are_clean(gpu, tool):
     assert_clean(*sanitize(tool, RUN_KERNEL, "y[i] = i;"))
-    status, words = sanitize(tool, RUN_KERNEL, BUGS[tool])
-    assert status != 0, f"{tool} did not find the bug that is there for it:\n{words}"
+    status, output = sanitize(tool, RUN_KERNEL, BUGS[tool])
+    assert status != 0, f"{tool} did not find the planted bug:\n{output}"
     assert_clean(*sanitize(tool, RUN_TESTS, *TESTS))
 
 
-def assert_clean(status, words):
-    assert status == 0, words
+def assert_clean(status, output):
+    assert status == 0, output
 
 
 @pytest.mark.parametrize("status", [0, FOUND])
-def test_what_the_tool_says_is_kept(monkeypatch, tmp_path, status):
-    """With a program in its place, which repeats what it was given."""
+def test_status_and_output_are_returned(monkeypatch, tmp_path, status):
+    """With a program in place of the tool, which prints its arguments."""
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(f'#!/bin/sh\necho "$@"\necho words >&2\nexit {status}\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    returned, words = sanitize("racecheck", "pass", "one", "two")
+    returned, output = sanitize("racecheck", "pass", "one", "two")
     assert returned == status
-    assert words.split() == [
+    assert output.split() == [
         *("--tool", "racecheck", "--error-exitcode", str(FOUND)),
         *(sys.executable, "-c", "pass", "one", "two", "words"),
     ]
@@ -96,5 +96,5 @@ def test_what_the_tool_says_is_kept(monkeypatch, tmp_path, status):
 
 def test_without_the_tool(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(pytest.skip.Exception, match="no kernel was run under compute-sanitizer"):
+    with pytest.raises(pytest.skip.Exception, match="compute-sanitizer"):
         sanitize("memcheck", "pass")
