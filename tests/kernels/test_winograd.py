@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from oracle import random_arrays
+from oracle import assert_equals_torch, random_arrays
 
 from tinyunet.backend import cuda, to_backend, to_host
+from tinyunet.backend.cuda_log import launch_log
+from tinyunet.ops import conv2d_winograd_cuda
 from tinyunet.ops.conv2d_winograd_cuda import FREQUENCIES
 from tinyunet.ops.conv2d_winograd_transforms import matrices
 
@@ -33,3 +35,27 @@ def test_transforms_are_those_of_python(emulated_or_gpu, direction):
     cuda.launch_elementwise("conv2d", f"winograd_{direction}", 1, *arrays, *scalars)
     assert B_T.size == FREQUENCIES
     np.testing.assert_allclose(to_host(transformed), matrix @ values @ matrix.T, rtol=0, atol=1e-5)
+
+
+def test_arrays_too_large_to_index(emulated, monkeypatch):
+    """Winograd's are 36/16 times as large as the maps: where only they are too large, another rung runs."""
+    arrays = random_arrays([(1, 18, 18, 32), (3, 3, 32, 32), (32,)], np.float32)
+    monkeypatch.setattr(cuda, "INDEX_LIMIT", arrays[0].size)
+    with launch_log() as log:
+        assert_equals_torch("conv2d", arrays)
+    assert not [name for name in log.totals if "winograd" in name]
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "forward", "backward"),
+    [
+        ((1, 2900, 2900, 64), 64, True, True),
+        ((1, 2900, 2900, 64), 128, False, False),
+        ((1, 4000, 4000, 32), 32, True, False),  # more blocks along z than a GPU takes
+        ((1, 800, 800, 1024), 1024, True, False),  # parts of the weight gradient
+    ],
+)
+def test_sizes_that_fit(shape, channels, forward, backward):
+    sizes = (shape, channels, shape[3])
+    assert conv2d_winograd_cuda.forward_fits(*sizes) == forward
+    assert conv2d_winograd_cuda.backward_weight_fits(*sizes) == backward

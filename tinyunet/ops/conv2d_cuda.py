@@ -31,10 +31,11 @@ def forward(x, weight, bias, padding, relu, rung=None):
     n, height, width, channels = x.shape
     size, filters = weight.shape[0], weight.shape[3]
     bias = cuda.zeros((filters,)) if bias is None else bias
-    rung = rung or fastest_rung(channels, filters, size)
+    shape = (n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters)
+    rung = rung or _rung_that_fits(conv2d_winograd_cuda.forward_fits, shape, channels, size)
     if rung == WINOGRAD:
         return conv2d_winograd_cuda.forward(x, weight, bias, padding, relu)
-    y = cuda.empty((n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters))
+    y = cuda.empty(shape)
     rows = y.size // filters
     cuda.launch(
         "conv2d",
@@ -59,7 +60,8 @@ def backward_input(grad_output, weight, padding, rung=None):
 def backward_weight(x, grad_output, padding, size, rung=None):
     _, height, width, channels = x.shape
     filters = grad_output.shape[3]
-    rung = rung or fastest_rung(channels, filters, size)
+    fits = conv2d_winograd_cuda.backward_weight_fits
+    rung = rung or _rung_that_fits(fits, grad_output.shape, channels, size)
     if rung == WINOGRAD:
         return conv2d_winograd_cuda.backward_weight(x, grad_output, padding)
     rows, columns = grad_output.size // filters, size**2 * channels
@@ -117,6 +119,15 @@ def fastest_rung(channels, filters, size):
     if active_precision() == "float32" and suits(np.float32, size, channels, filters, MIN_CHANNELS):
         return WINOGRAD
     return FASTEST[active_precision()]
+
+
+def _rung_that_fits(winograd_fits, output_shape, channels, size):
+    """Choose `fastest_rung`, but not Winograd's where its arrays exceed what a kernel can index."""
+    filters = output_shape[3]
+    rung = fastest_rung(channels, filters, size)
+    if rung == WINOGRAD and not winograd_fits(output_shape, channels, filters):
+        return FASTEST["float32"]
+    return rung
 
 
 def _grid_and_block(rung, rows, columns):

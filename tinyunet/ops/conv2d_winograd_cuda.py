@@ -6,6 +6,8 @@ through the GPU's memory, 36/16 times as large as the maps.
 
 from __future__ import annotations
 
+import math
+
 from tinyunet.backend import cuda
 from tinyunet.ops.conv2d_winograd_transforms import FREQUENCIES, OUTPUTS
 
@@ -47,6 +49,21 @@ def backward_weight(x, grad_output, padding):
     operations = WEIGHT_GRAD_FLOPS + FREQUENCIES * num_parts
     _transform("weight_grad", channels * filters, operations, parts, grad_weight, num_parts)
     return grad_weight
+
+
+def forward_fits(output_shape, channels, filters):
+    """Return True if the kernels can index the transformed maps."""
+    return FREQUENCIES * math.prod(_tiles(output_shape)) * max(channels, filters) <= cuda.INDEX_LIMIT
+
+
+def backward_weight_fits(output_shape, channels, filters):
+    """Return True if the kernels can index the transformed maps and the products of all parts."""
+    products = FREQUENCIES * cuda.blocks(math.prod(_tiles(output_shape)), TILES_PER_PART)
+    return (
+        forward_fits(output_shape, channels, filters)
+        and products * channels * filters <= cuda.INDEX_LIMIT
+        and products <= cuda.MAX_BLOCKS
+    )
 
 
 def _tiles(shape):
