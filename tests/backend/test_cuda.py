@@ -44,6 +44,18 @@ def test_more_elements_than_the_kernel_counts(emulated, monkeypatch):
         launch_relu(*arrays((2, 3), (2, 3)))
 
 
+def test_more_threads_than_the_kernel_counts(emulated, monkeypatch):
+    """The gradient of a concatenation has a thread for each element of two arrays."""
+    monkeypatch.setattr(cuda, "INDEX_LIMIT", 8)
+    first, second = (tu.Tensor(a, requires_grad=True) for a in arrays((1, 2, 2, 1), (1, 2, 2, 1)))
+    joined = tu.crop_concat(first, second)
+    joined.backward(np.ones(joined.shape))
+    wide = tu.Tensor(np.zeros((1, 3, 2, 1), np.float32), requires_grad=True)
+    joined = tu.crop_concat(first, wide)
+    with pytest.raises(KernelError, match=r"crop_concat_backward: 10 .* 8"):
+        joined.backward(np.ones(joined.shape))
+
+
 def test_an_index_past_the_end_is_an_int(monkeypatch):
     """In the kernel whose threads loop over the arrays, and in those with one thread per element."""
     launched = []

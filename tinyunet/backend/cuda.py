@@ -368,5 +368,10 @@ def blocks(count: int, size: int) -> int:
 
 def launch_elementwise(stem: str, direction: str, count: int, *arguments: Any, flops: int = 0) -> None:
     """Run `launch` with one thread per element; `count` is the kernel's last argument."""
+    if count > INDEX_LIMIT:  # though each array may be smaller
+        raise KernelError(
+            f"{stem}_{direction}: {count} threads, the kernel counts to {INDEX_LIMIT}",
+            remedy="use a smaller tile or batch",
+        )
     grid, block = (blocks(count, THREADS_PER_BLOCK),), (THREADS_PER_BLOCK,)
     launch(stem, direction, grid, block, *arguments, count, flops=flops)
