@@ -2,6 +2,9 @@
 
 Each of its tools first has to find a planted bug. CuPy's memory pool is switched off, because nothing is out
 of bounds inside its large pieces.
+
+Where the GPU is lent for a short time, TINYUNET_SANITIZER_TESTS selects tests as pytest's -k does, and
+TINYUNET_SANITIZER_SECONDS limits each tool. Select tools by -k on the outside.
 """
 
 import os
@@ -13,25 +16,15 @@ from pathlib import Path
 import pytest
 
 FOUND = 9  # exit status for findings; those of pytest are smaller
-SECONDS = 1800  # kernels run ten to a hundred times as long
+SECONDS = int(os.environ.get("TINYUNET_SANITIZER_SECONDS", "1800"))  # kernels run 10 to 100 times as long
 
 RUN_TESTS = """
 import sys, cupy, pytest
 cupy.cuda.set_allocator(None)
 sys.exit(pytest.main(sys.argv[1:]))
 """
-TESTS = [
-    "-q",
-    "-x",
-    "-m",
-    "gpu",
-    "-p",
-    "no:cacheprovider",
-    "-o",
-    "timeout=0",
-    "tests/ops",
-    "tests/nn",
-]
+OPTIONS = ["-q", "-x", "-m", "gpu", "-p", "no:cacheprovider", "-o", "timeout=0"]
+FOLDERS = ["--ignore", "tests/kernels/test_sanitizer.py", "tests/kernels", "tests/ops", "tests/nn"]
 
 RUN_KERNEL = """
 import sys, cupy
@@ -47,6 +40,12 @@ BUGS = {
     "initcheck": "y[i] = y[63 - i] + 1;",
     "synccheck": "if (i < 16) __syncthreads(); y[i] = i;",
 }
+
+
+def selection():
+    """Return the options of pytest that select tests."""
+    expression = os.environ.get("TINYUNET_SANITIZER_TESTS")
+    return ["-k", expression] if expression else []
 
 
 def sanitize(tool, program, *arguments):
@@ -72,7 +71,7 @@ def test_the_kernels_are_clean(gpu, tool):
     assert_clean(*sanitize(tool, RUN_KERNEL, "y[i] = i;"))
     status, output = sanitize(tool, RUN_KERNEL, BUGS[tool])
     assert status != 0, f"{tool} did not find the planted bug:\n{output}"
-    assert_clean(*sanitize(tool, RUN_TESTS, *TESTS))
+    assert_clean(*sanitize(tool, RUN_TESTS, *OPTIONS, *selection(), *FOLDERS))
 
 
 def assert_clean(status, output):
@@ -92,6 +91,13 @@ def test_status_and_output_are_returned(monkeypatch, tmp_path, status):
         *("--tool", "racecheck", "--error-exitcode", str(FOUND)),
         *(sys.executable, "-c", "pass", "one", "two", "words"),
     ]
+
+
+def test_a_selection(monkeypatch):
+    monkeypatch.delenv("TINYUNET_SANITIZER_TESTS", raising=False)
+    assert selection() == []
+    monkeypatch.setenv("TINYUNET_SANITIZER_TESTS", "relu or sgd")
+    assert selection() == ["-k", "relu or sgd"]
 
 
 def test_without_the_tool(monkeypatch, tmp_path):
