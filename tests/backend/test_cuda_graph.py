@@ -125,8 +125,11 @@ def test_trainers_leave_no_memory_on_a_gpu(gpu):
         cupy.get_default_memory_pool().free_all_blocks()
         return cupy.cuda.runtime.memGetInfo()[0]
 
-    first = free_after_training()  # kernels have taken their memory by then
-    assert free_after_training() > first - 1_000_000
+    free_after_training()
+    first = free_after_training()  # by then the kernels have taken their memory
+    # The driver takes memory in pieces of 2 MB. Two graphs that stayed would hold 6 MB.
+    free_after_training()
+    assert free_after_training() > first - 4_000_000
 
 
 def test_what_happens_between_the_steps(on_stand_in):
