@@ -210,6 +210,7 @@ def test_cupy_has_what_the_stand_in_has():
     for name in ("Stream.begin_capture", "Stream.end_capture", "Graph.launch", "MemoryPool.malloc"):
         assert attrgetter(name)(cupy.cuda)
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, RuntimeError)
+    assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
     assert cupy.RawModule(code="", options=cuda.NVRTC_OPTIONS).get_function
@@ -256,6 +257,18 @@ def relu_when_compiling_fails(monkeypatch, error):
 def test_without_nvrtc_or_headers(on_stand_in, monkeypatch, reason):
     with pytest.raises(BackendError, match=r"reason +Fail.*\n.*pip install"):
         relu_when_compiling_fails(monkeypatch, RuntimeError(reason))
+
+
+@pytest.mark.parametrize("error", [fake_cupy.CUDARuntimeError, fake_cupy.CUDADriverError])
+def test_a_fault_at_a_launch_names_the_kernel(on_stand_in, monkeypatch, error):
+    """CUDA reports it with any later call, unless CUDA_LAUNCH_BLOCKING makes each launch wait."""
+
+    def faulty(grid, block, arguments):
+        raise error("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    monkeypatch.setattr(fake_cupy.RawModule, "get_function", lambda self, name: faulty)
+    with pytest.raises(KernelError, match=r"relu_forward: CUDA_ERROR_ILLEGAL(?s:.)*LAUNCH_BLOCKING=1"):
+        tu.relu(tu.Tensor(np.ones((1, 1), np.float32)))
 
 
 def test_a_gpu_that_the_compiler_does_not_know(on_stand_in, monkeypatch):

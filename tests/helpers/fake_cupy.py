@@ -46,6 +46,10 @@ class CUDARuntimeError(RuntimeError):
     """cupy.cuda.runtime.CUDARuntimeError."""
 
 
+class CUDADriverError(RuntimeError):
+    """cupy.cuda.driver.CUDADriverError."""
+
+
 class Device:
     """The memory of the imitated GPU."""
 
@@ -438,6 +442,7 @@ cuda = SimpleNamespace(
         memGetInfo=lambda: (Device.total - Device.held, Device.total),
         CUDARuntimeError=CUDARuntimeError,
     ),
+    driver=SimpleNamespace(CUDADriverError=CUDADriverError),
     Memory=Memory,
     MemoryPointer=MemoryPointer,
     MemoryPool=MemoryPool,

@@ -6,6 +6,7 @@ checked here against the parameters in its source.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -299,7 +300,26 @@ def _function(source: Path, name: str, reached: Mapping[str, Any]) -> Callable[.
 
 @cache
 def _gpu_function(source: Path, name: str) -> Callable[..., None]:
-    """Compile a kernel of a .cu file by NVRTC for the present GPU."""
+    """Compile a kernel for the present GPU, to be called as `cuda_emulator.function` is."""
+    import cupy
+
+    kernel = _load_kernel(source, name)
+
+    def run(grid: tuple[int, int, int], block: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
+        try:
+            kernel(grid, block, arguments)
+        except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
+            raise KernelError(
+                f"{name}: {error}",
+                {"CUDA_LAUNCH_BLOCKING": os.environ.get("CUDA_LAUNCH_BLOCKING", "not set")},
+                "set CUDA_LAUNCH_BLOCKING=1: otherwise the error may be that of an earlier kernel",
+            ) from error
+
+    return run
+
+
+def _load_kernel(source: Path, name: str) -> Any:
+    """Compile a kernel by NVRTC and load it, or raise a KernelError or BackendError."""
     import cupy
 
     try:
@@ -308,7 +328,7 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
         message = str(error).strip()
         if "--gpu-architecture" in message:
             raise BackendError(
-                "the backend 'cuda': the GPU is older than all that the CUDA compiler of this CuPy supports",
+                "the backend 'cuda': the CUDA compiler of this CuPy no longer supports this GPU",
                 {"GPU": "compute capability {}.{}".format(*compute_capability()), "compiler": message},
                 "install a CuPy for an older CUDA, such as 'tinyunet[cuda12]', or use the backend 'numba'",
             ) from None
