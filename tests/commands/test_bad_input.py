@@ -417,7 +417,7 @@ def test_a_checkpoint_that_the_system_cuts_off(trained):
 def test_a_training_that_diverges_keeps_its_checkpoint(refused, data, tiny, tmp_path, monkeypatch):
     """From the third step the rate is absurd: what was saved after the second stays."""
     monkeypatch.setattr(
-        "tinyunet.training.trainer.Trainer.learning_rate", lambda trainer, step: [0.01, 1e30][step >= 2]
+        "tinyunet.training.trainer.learning_rate", lambda config, step: [0.01, 1e30][step >= 2]
     )
     message = refused("train", "--data", data, "--out", "run", *tiny)
     says(message, "last finite loss", "--lr, for instance 0.001")

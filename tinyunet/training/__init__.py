@@ -1,7 +1,8 @@
 """A training run: its configuration, the loop, and the files that remain.
 
 - `config`: the options of a run; `setup`: its images, tile sizes and samples, before there are weights.
-- `trainer`: the loop; `events`: what it reports; `validation`: scores on the held-out images.
+- `trainer`: the loop; `schedule`: its learning rate; `events`: what it reports; `validation`: scores on the
+  held-out images.
 - `collapse`: why a network predicts one class everywhere.
 - `checkpoint`, `run_folder`: what is written, by `atomic_write`; `stored_run`: what is read back.
 """

@@ -34,6 +34,7 @@ from tinyunet.training.checkpoint import Arrays, Checkpoint
 from tinyunet.training.collapse import Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.events import Collapsed, Event, Finished, Stepped, Validated
+from tinyunet.training.schedule import learning_rate
 from tinyunet.training.setup import Setup
 from tinyunet.training.validation import Scores, validate
 
@@ -156,7 +157,7 @@ class Trainer:
 
     def _train_on(self, sample: Sample) -> float:
         """Make one step of gradient descent, and count it; returns the loss before it."""
-        self.optimiser.lr = self.learning_rate(self.step)
+        self.optimiser.lr = learning_rate(self.config, self.step)
         self.model.train()
         rng = np.random.default_rng([self.config.seed, 2, self.step])
         sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
@@ -200,12 +201,6 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             if not np.isfinite(parameter.numpy()).all():
                 raise self._diverged(f"step {self.step}: {name} is not finite")
-
-    def learning_rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        if self.config.schedule == "constant":
-            return self.config.lr
-        return self.config.lr * (1 - step / self.config.steps) ** 0.9
 
     def _validate(self) -> tuple[Validated, Collapsed | None]:
         self._require_finite_weights()
