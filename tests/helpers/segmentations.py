@@ -21,7 +21,8 @@ def squares():
     truth = np.zeros((2, 40, 60), np.uint16)
     for number, (y, x) in enumerate([(2, 2), (2, 20), (2, 40), (20, 2), (20, 12), (20, 40)], 1):
         truth[:, y : y + 10, x : x + 10] = number
-    truth[1][truth[1] == 6] = 0  # as many objects in both would be classes
+    truth[1][truth[1] == 6] = 0  # as many objects in both, or the same places, could be classes
+    truth[1] = np.roll(truth[1], 10, axis=0)
     objects = np.zeros_like(truth)
     objects[0, 3:12, 2:12], objects[0, 2:12, 20:25], objects[0, 2:12, 25:30] = 7, 8, 9
     objects[0, 20:30, 2:22], objects[0, 32:38, 50:56], objects[0, 2:10, 41:50] = 10, 11, 12
