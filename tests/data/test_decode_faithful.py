@@ -288,11 +288,24 @@ def test_ome_planes_that_the_file_lacks_are_no_black_images(tmp_path):
     assert_own_pages(tmp_path / "a.ome.tif")
 
 
-def test_ome_files_with_some_of_several_channels_are_refused(tmp_path):
-    planes = [(z, c, 2 * z + c, f"{z // 2}.ome.tif", z // 2) for z in range(4) for c in range(2)]
-    write_pages(tmp_path / "0.ome.tif", STACK[:4], description=ome(*planes, z=4, c=2))
+@pytest.mark.parametrize("files", ["several", "one that is cut short", "pages out of range"])
+def test_ome_files_with_some_of_several_channels_are_refused(tmp_path, files):
+    part = 2 if files == "several" else 9
+    first = 90 if files == "pages out of range" else 0
+    planes = [
+        (z, c, first + 2 * z + c, f"{z // part}.ome.tif", z // part)
+        for z in range(2 if first else 4)
+        for c in range(2)
+    ]
+    write_pages(tmp_path / "0.ome.tif", STACK[:4], description=ome(*planes, z=2 if first else 4, c=2))
     with pytest.raises(DataError, match="several channels"):
         decode(tmp_path / "0.ome.tif")
+
+
+def test_one_ome_file_per_channel_gives_its_own_pages(tmp_path):
+    planes = [(z, c, z, f"{c}.ome.tif", c) for c in range(2) for z in range(3)]
+    write_pages(tmp_path / "0.ome.tif", STACK[:3], description=ome(*planes, c=2))
+    assert_own_pages(tmp_path / "0.ome.tif")
 
 
 def test_ome_channels_of_a_whole_file_are_channels(tmp_path):

@@ -68,6 +68,8 @@ def _blocks(path: Path) -> Iterator[tuple[Image, Any, bool]]:
             tiff.is_ome = False
         series = [s for s in tiff.series if s.shape and s.keyframe.shape]
         if any(None in s.pages for s in series):  # planes that the metadata promise and the file lacks
+            if any("C" in s.axes for s in series):
+                raise _some_of_several_channels(path, tiff)
             series = []
         if series and all(s.kind not in ("uniform", "generic") and {*"YX"} <= {*s.axes} for s in series):
             images = [s for s in series if not _is_auxiliary(s.keyframe)] or series
@@ -99,40 +101,47 @@ def _describes_own_pages(path: Path, tiff: Any) -> bool:
     Raises
     ------
     DataError
-        They are about several files, and this one holds several channels of an image.
+        They are about more than this file, which holds several channels of an image.
     """
     try:
-        root = ElementTree.fromstring(tiff.ome_metadata)
+        root = ElementTree.fromstring(tiff.ome_metadata or "")
     except ElementTree.ParseError:
         return False
-    own_uuid, alone, planes_of_channels = root.get("UUID"), True, False
+    planes, complete, channels_unclear = 0, True, False
     for pixels in root.iterfind(".//{*}Pixels"):
         samples = max((int(c.get("SamplesPerPixel", 1)) for c in pixels.iterfind("{*}Channel")), default=1)
-        several = int(pixels.get("SizeC", 1)) > samples
-        channels, count = set(), 0
-        for data in pixels.iterfind("{*}TiffData"):
-            uuid = data.find("{*}UUID")
-            if uuid is None or (
-                uuid.text == own_uuid
-                if own_uuid
-                else uuid.get("FileName", "").casefold() == path.name.casefold()
-            ):
-                channels.add(data.get("FirstC", "0"))
-                count += 1
-            else:
-                alone = False
-        planes_of_channels |= several and (len(channels) > 1 or count == 0 or len(tiff.pages) > count)
-    size = sum(
-        int(pixels.get("SizeZ", 1)) * int(pixels.get("SizeT", 1)) for pixels in root.iterfind(".//{*}Pixels")
+        channels = max(1, int(pixels.get("SizeC", 1)) // samples)
+        planes += int(pixels.get("SizeZ", 1)) * int(pixels.get("SizeT", 1)) * channels
+        data = pixels.findall("{*}TiffData")
+        own = [entry for entry in data if _is_own(entry, root.get("UUID"), path)]
+        present = all(int(entry.get("IFD", 0)) < len(tiff.pages) for entry in own)
+        complete &= len(own) == len(data) and present
+        own_channels = {entry.get("FirstC", "0") for entry in own}
+        one_channel = len(own_channels) == 1 and len(own) >= len(tiff.pages)
+        channels_unclear |= channels > 1 and not one_channel
+    if complete and planes <= len(tiff.pages):
+        return True
+    if channels_unclear and len(tiff.pages) > 1:
+        raise _some_of_several_channels(path, tiff)
+    return False
+
+
+def _is_own(data: ElementTree.Element, own_uuid: str | None, path: Path) -> bool:
+    """Whether a TiffData element is about this file, by its UUID or, without one, by the file's name."""
+    uuid = data.find("{*}UUID")
+    if uuid is None:
+        return True
+    if own_uuid:
+        return uuid.text == own_uuid
+    return uuid.get("FileName", "").casefold() == path.name.casefold()
+
+
+def _some_of_several_channels(path: Path, tiff: Any) -> DataError:
+    return DataError(
+        f"{path}: a part of an OME image of several channels, so that it is unknown which page is which",
+        {"pages": len(tiff.pages)},
+        "save the whole image as one TIFF file, or one file per channel",
     )
-    complete = alone and size <= len(tiff.pages) * max(1, tiff.pages[0].samplesperpixel)
-    if not complete and planes_of_channels and len(tiff.pages) > 1:
-        raise DataError(
-            f"{path}: one of several files of an OME image, with several channels in it",
-            {"pages": len(tiff.pages)},
-            "save the whole image as one TIFF file, or one file per channel",
-        )
-    return complete
 
 
 def _axes(series: Any, tiff: Any) -> str:

@@ -118,7 +118,7 @@ def _label_folder(path: Path, image_folder: Path) -> Path:
 
 def _sample_folders(path: Path) -> list[Path]:
     """Return the subfolders if each has images/ of its own, as in the Data Science Bowl 2018."""
-    subfolders = [sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith(".")]
+    subfolders = [sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith((".", "__"))]
     if not subfolders or not all(_subfolders(sub, IMAGE_FOLDERS) for sub in subfolders):
         return []
     return sorted(subfolders, key=_text_and_numbers)
