@@ -32,7 +32,7 @@ def test_the_folder_itself_however_it_is_named(tmp_path, monkeypatch):
     assert read_images(".").names == read_images("../01").names == read_images("..").names
 
 
-def test_frames_without_outlines_are_left_out_aloud(tmp_path):
+def test_frames_without_outlines_are_left_out_and_counted(tmp_path):
     write_film(tmp_path, frames=12, outlined={3: range(1, 6), 10: range(1, 6)})
     found = read_images(tmp_path)
     assert found.names == ["01_t003", "01_t010"]
@@ -49,7 +49,7 @@ def test_two_films(tmp_path):
     assert len(read_images(tmp_path, labels=False)) == 5
 
 
-def test_silver_where_there_is_no_gold_and_where_it_is_told(tmp_path):
+def test_silver_truth_without_gold_or_on_request(tmp_path):
     write_film(tmp_path, outlined={0: range(1, 6), 1: range(1, 6)}, truth="ST")
     found = read_images(tmp_path)
     assert found.names == ["01_t000", "01_t001"]
@@ -74,7 +74,7 @@ def test_frames_with_names_in_capitals(tmp_path):
 
 
 def distance_to(mask, shape=SHAPE):
-    """Of each pixel to the nearest of the mask, by comparing with all of them."""
+    """Measure the distance of each pixel to the mask by comparing with all its pixels."""
     pixels = np.argwhere(np.ones(shape, bool))
     return cdist(pixels, np.argwhere(mask)).min(axis=1).reshape(shape)
 
@@ -135,7 +135,7 @@ def test_a_marker_half_on_an_outline_has_none(tmp_path):
         assert (read_images(tmp_path).labels[0] == UNKNOWN).any() == (covered == 2)
 
 
-def test_without_markers_all_is_taken_for_outlined_aloud(tmp_path):
+def test_without_markers_outlines_are_taken_for_complete(tmp_path):
     write_film(tmp_path, frames=2, outlined={1: [2]}, markers=False)
     found = read_images(tmp_path)
     np.testing.assert_array_equal(found.labels[0], cells_of(1) == 2)
@@ -152,7 +152,7 @@ def test_background_far_from_what_is_labelled(tmp_path):
         np.testing.assert_array_equal(found.labels[0], np.where(distance_to(cell) <= 4, cell, UNKNOWN))
         assert "background over 4 px from labels is unknown" in found.summary()
     assert read_images(tmp_path, labels=False, partly_annotated=4).labels is None
-    with pytest.raises(DataError, match="partly_annotated is 0, expected a distance"):
+    with pytest.raises(DataError, match="partly_annotated is 0"):
         read_images(tmp_path, partly_annotated=0)
 
 
@@ -236,12 +236,12 @@ def test_films_that_are_spoiled(tmp_path, spoil):
         assert text in str(error.value)
 
 
-def test_truth_that_is_not_there(tmp_path):
+def test_missing_truth(tmp_path):
     write_film(tmp_path)
-    with pytest.raises(DataError, match=r"no frame is annotated\n +looked for +01_ST/SEG"):
+    with pytest.raises(DataError, match="01_ST/SEG"):
         read_images(tmp_path, truth="silver")
     np.savez(tmp_path / "set.npz", images=np.ones((1, 9, 9)), labels=np.eye(9, dtype=int)[None])
-    with pytest.raises(DataError, match="silver truth is for films"):
+    with pytest.raises(DataError, match="silver"):
         read_images(tmp_path / "set.npz", truth="silver")
 
 

@@ -1,4 +1,4 @@
-"""What an ImageSet refuses; holding images out; normalising."""
+"""Checks of an ImageSet, holding images out, normalising."""
 
 from pathlib import Path
 
@@ -33,22 +33,22 @@ NOT_FINITE[3, 0] = np.inf
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [], "names": []}, "here: no images"),
-        ({"names": ["a", "a"]}, "2 images need as many different names, found 1"),
-        ({"names": ["a"]}, "2 images need as many different names"),
-        ({"images": [np.zeros((4, 5, 1)), np.zeros((0, 5, 1))]}, "image b is empty"),
-        ({"images": [np.zeros((4, 5)), np.zeros((4, 5))]}, "image a is empty or not"),
-        ({"images": [np.zeros((4, 5, 1)), np.zeros((4, 5, 3))]}, "differ in their number of channels"),
-        ({"images": [np.zeros((4, 5, 1)), NOT_FINITE]}, "b: 2 pixels are NaN or infinite\n.*row 2, column 3"),
-        ({"images": [np.zeros((4, 5, 1)), np.full((4, 5, 1), np.inf)]}, "b: 20 pixels are NaN or infinite"),
-        ({"images": [np.zeros((4, 5, 1), complex)] * 2}, "pixels must be numbers, found complex128"),
-        ({"labels": [ZEROS], "kind": "binary", "num_classes": 2}, "every image needs a label"),
-        ({"labels": [ZEROS, ZEROS[:3]], "kind": "binary", "num_classes": 2}, "image b and its label differ"),
-        ({"labels": [ZEROS, ZEROS + 2], "kind": "binary", "num_classes": 2}, "label b is out of range"),
-        ({"labels": [ZEROS, MIXED - 2], "kind": "instances", "num_classes": 2}, "label b is out of range"),
+        ({"images": [], "names": []}, "no images"),
+        ({"names": ["a", "a"]}, "found 1"),
+        ({"names": ["a"]}, "2 images"),
+        ({"images": [np.zeros((4, 5, 1)), np.zeros((0, 5, 1))]}, "image b"),
+        ({"images": [np.zeros((4, 5)), np.zeros((4, 5))]}, "image a"),
+        ({"images": [np.zeros((4, 5, 1)), np.zeros((4, 5, 3))]}, "channels"),
+        ({"images": [np.zeros((4, 5, 1)), NOT_FINITE]}, "b: 2 pixels(.|\n)*row 2, column 3"),
+        ({"images": [np.zeros((4, 5, 1)), np.full((4, 5, 1), np.inf)]}, "b: 20 pixels"),
+        ({"images": [np.zeros((4, 5, 1), complex)] * 2}, "complex128"),
+        ({"labels": [ZEROS], "kind": "binary", "num_classes": 2}, "labels"),
+        ({"labels": [ZEROS, ZEROS[:3]], "kind": "binary", "num_classes": 2}, "image b"),
+        ({"labels": [ZEROS, ZEROS + 2], "kind": "binary", "num_classes": 2}, "label b"),
+        ({"labels": [ZEROS, MIXED - 2], "kind": "instances", "num_classes": 2}, "label b"),
         (
             {"labels": [ZEROS, ZEROS - 1], "kind": "instances", "num_classes": 2},
-            "pixel of label b is unknown",
+            "label b",
         ),
     ],
 )
@@ -61,14 +61,14 @@ def test_refuses(changes: dict, message: str) -> None:
 def test_unknown_pixels_are_no_class(kind: str, classes: list[int], tmp_path: Path) -> None:
     labels = np.full((4, 5), 2, np.int32)
     labels[0, :3] = UNKNOWN, 0, 1
-    some = make(labels=[ZEROS, labels], kind=kind, num_classes=3)
-    assert class_labels(labels, some.kind)[0, :4].tolist() == classes
-    assert "2 % of the pixels unknown" in some.summary()  # 1 of 40
+    partly = make(labels=[ZEROS, labels], kind=kind, num_classes=3)
+    assert class_labels(labels, partly.kind)[0, :4].tolist() == classes
+    assert "2 % of the pixels unknown" in partly.summary()  # 1 of 40
     if kind == "classes":
-        assert "3 classes, 54, 3, 44 %" in some.summary()  # 21, 1 and 17 of the 39 others
-    assert "unknown" not in some.subset([0]).summary()
-    with pytest.raises(DataError, match="unknown pixels cannot be written"):
-        save_image_set(some, tmp_path / "set")
+        assert "3 classes, 54, 3, 44 %" in partly.summary()  # 21, 1 and 17 of the 39 others
+    assert "unknown" not in partly.subset([0]).summary()
+    with pytest.raises(DataError, match="unknown"):
+        save_image_set(partly, tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 
@@ -103,14 +103,14 @@ def test_split(holdout: str, held: object) -> None:
 @pytest.mark.parametrize(
     ("holdout", "message"),
     [
-        ("30", r"30 is out of range\n.*indices 0..29"),
-        ("5-3", "5-3 is out of range"),
-        ("0-29", "leaves nothing to train on"),
-        ("99.9%", "leaves nothing to train on"),
-        ("", "is not understood at ''"),
-        ("1,,2", "is not understood at ''"),
-        ("-3", "is not understood at '-3'"),
-        ("last", "is not understood at 'last'"),
+        ("30", r"indices 0\.\.29"),
+        ("5-3", "5-3"),
+        ("0-29", "nothing to train on"),
+        ("99.9%", "nothing to train on"),
+        ("", "at ''"),
+        ("1,,2", "at ''"),
+        ("-3", "'-3'"),
+        ("last", "'last'"),
         ("0%", "is not understood"),
         ("100%", "is not understood"),
         ("5%,3", "is not understood"),
@@ -160,5 +160,5 @@ def test_normalise_of_a_constant_image_is_zero(value: float) -> None:
 
 
 def test_normalise_needs_channels() -> None:
-    with pytest.raises(ShapeError, match=r"must be \(H, W, C\)"):
+    with pytest.raises(ShapeError, match=r"\(H, W, C\)"):
         normalise(np.zeros((4, 4)))

@@ -1,4 +1,4 @@
-"""Sets as they lie on a disk: folders, stacks, archives; what is missing or does not match is named."""
+"""Sets on disk: folders, stacks and archives. Errors name what is missing or does not match."""
 
 import os
 from pathlib import Path
@@ -98,46 +98,44 @@ def test_images_and_labels_that_do_not_match(tmp_path: Path) -> None:
 def test_two_files_of_one_name(tmp_path: Path) -> None:
     folder_set(tmp_path)
     tifffile.imwrite(tmp_path / "images" / "1.tif", IMAGES[0])
-    with pytest.raises(DataError, match=r"several files of one name: 1\.png, 1\.tif"):
+    with pytest.raises(DataError, match=r"1\.png, 1\.tif"):
         read_images(tmp_path)
 
 
 def test_folders_that_are_no_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: no such file or folder\n  folder +images/ with labels/"):
+    with pytest.raises(DataError, match="nowhere"):
         read_images(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"found 0 stacks with labels(.|\n)*found +nothing"):
+    with pytest.raises(DataError, match="found 0 stacks"):
         read_images(tmp_path)
-    with pytest.raises(DataError, match="no files in this folder"):
+    with pytest.raises(DataError, match="no files"):
         read_images(tmp_path, labels=False)
     png(tmp_path / "images" / "a.png", IMAGES[0])
-    with pytest.raises(DataError, match="expected one folder of labels beside images/, found 0"):
+    with pytest.raises(DataError, match="found 0"):
         read_images(tmp_path)
     (tmp_path / "labels").mkdir()
-    with pytest.raises(DataError, match="labels: no files in this folder"):
+    with pytest.raises(DataError, match="labels: no files"):
         read_images(tmp_path)
     (tmp_path / "masks").mkdir()
-    with pytest.raises(DataError, match="expected one folder of labels beside images/, found 2"):
+    with pytest.raises(DataError, match="found 2"):
         read_images(tmp_path)
-    with pytest.raises(DataError, match=r"a\.png: no labels found for this file"):
+    with pytest.raises(DataError, match=r"a\.png"):
         read_images(tmp_path / "images" / "a.png")
     (tmp_path / "images" / "raw.czi").write_bytes(b"of a microscope")
-    with pytest.raises(DataError, match=r"raw\.czi: unknown type of image file '\.czi'"):
+    with pytest.raises(DataError, match=r"raw\.czi"):
         read_images(tmp_path, labels=False)
 
 
 def test_label_of_another_size(tmp_path: Path) -> None:
     folder_set(tmp_path)
     png(tmp_path / "labels" / "10.png", LABELS[1][:-1])
-    with pytest.raises(
-        DataError, match=r"image 10 and its label differ in size\n.*\(16, 12, 1\).*\n.*\(15, 12\)"
-    ):
+    with pytest.raises(DataError, match=r"10(.|\n)*\(16, 12, 1\)(.|\n)*\(15, 12\)"):
         read_images(tmp_path)
 
 
 def test_colour_and_grey_mixed(tmp_path: Path) -> None:
     folder_set(tmp_path)
     png(tmp_path / "images" / "10.png", np.dstack([IMAGES[1]] * 3))
-    with pytest.raises(DataError, match=r"differ in their number of channels\n.*1\)(.|\n)*3\)"):
+    with pytest.raises(DataError, match=r"channels\n.*1\)(.|\n)*3\)"):
         read_images(tmp_path)
 
 
@@ -145,9 +143,7 @@ def test_nan_names_its_file(tmp_path: Path) -> None:
     pixels = IMAGES[0].astype(np.float32)
     pixels[5, 6] = np.nan
     tifffile.imwrite(tmp_path / "dark.tif", pixels)
-    with pytest.raises(
-        DataError, match=r"image dark: 1 pixels are NaN or infinite\n  first +row 5, column 6"
-    ):
+    with pytest.raises(DataError, match=r"dark: 1 pixels(.|\n)*row 5, column 6"):
         read_images(tmp_path, labels=False)
 
 
@@ -176,13 +172,13 @@ def test_stack_with_names_in_capitals(tmp_path: Path) -> None:
 def test_stacks_that_do_not_fit(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "train-volume.tif", IMAGES, photometric="minisblack")
     tifffile.imwrite(tmp_path / "train-labels.tif", LABELS[:2], photometric="minisblack")
-    with pytest.raises(DataError, match=r"not as many pages(.|\n)*3 pages(.|\n)*2 pages"):
+    with pytest.raises(DataError, match=r"3 pages(.|\n)*2 pages"):
         read_images(tmp_path)
     tifffile.imwrite(tmp_path / "more-volume.tif", IMAGES, photometric="minisblack")
-    with pytest.raises(DataError, match=r"more-volume\.tif: no labels found"):
+    with pytest.raises(DataError, match=r"more-volume\.tif"):
         read_images(tmp_path / "more-volume.tif")
     tifffile.imwrite(tmp_path / "more-labels.tif", LABELS, photometric="minisblack")
-    with pytest.raises(DataError, match="found 2 stacks with labels"):
+    with pytest.raises(DataError, match="found 2 stacks"):
         read_images(tmp_path)
 
 
@@ -203,8 +199,8 @@ def test_npz_with_a_name_in_capitals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"pictures": IMAGES}, r"no array called images\n(.|\n)*found +pictures"),
-        ({"images": IMAGES}, "no array called labels"),
+        ({"pictures": IMAGES}, "pictures"),
+        ({"images": IMAGES}, "labels"),
         ({"images": IMAGES[0], "labels": LABELS[0]}, r"images must be \(N, H, W\)"),
         ({"images": IMAGES, "labels": LABELS[:2]}, "labels do not fit the images"),
         ({"images": IMAGES, "labels": np.stack([LABELS] * 3, axis=3)}, "labels do not fit the images"),
@@ -257,7 +253,7 @@ def test_synthetic_by_name(path: str, made, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_synthetic_seed_that_is_no_number() -> None:
-    with pytest.raises(DataError, match="seed must be a whole number, found 'x'"):
+    with pytest.raises(DataError, match="'x'"):
         read_images("synthetic-cells:x")
 
 
@@ -319,10 +315,10 @@ def test_saved_without_labels_and_never_over_another(tmp_path: Path) -> None:
     save_image_set(unlabelled, tmp_path)
     assert len(read_images(tmp_path, labels=False)) == 3
     assert not (tmp_path / "labels").exists()
-    with pytest.raises(DataError, match="images: exists already"):
+    with pytest.raises(DataError, match="images: exists"):
         save_image_set(unlabelled, tmp_path)
     (tmp_path / "other" / "labels").mkdir(parents=True)
-    with pytest.raises(DataError, match="labels: exists already"):
+    with pytest.raises(DataError, match="labels: exists"):
         save_image_set(unlabelled, tmp_path / "other")
     assert not (tmp_path / "other" / "images").exists()
 

@@ -1,4 +1,4 @@
-"""The made-up sets: the same from the same seed, labelled as real ones are, alike in what one can count."""
+"""Synthetic sets: reproducible from a seed, labelled as real ones are, and alike in what can be counted."""
 
 from collections.abc import Callable
 

@@ -37,7 +37,7 @@ def decode_tiff(path: Path, labels: bool) -> Decoded:
     notes: list[str] = []
     pages: list[Image] = []
     with _raise_logged_errors():
-        for pixels, page, raw in _blocks(path):
+        for pixels, page, raw in _blocks(path, notes):
             if labels and page.compression in CAN_BE_LOSSY:
                 raise DataError(
                     f"{path}: labels with {page.compression.name} compression, which can be lossy and change "
@@ -53,7 +53,7 @@ def decode_tiff(path: Path, labels: bool) -> Decoded:
     return Decoded(pages, notes)
 
 
-def _blocks(path: Path) -> Iterator[tuple[Image, Any, bool]]:
+def _blocks(path: Path, notes: list[str]) -> Iterator[tuple[Image, Any, bool]]:
     """Yield arrays (pages, H, W, C), each with a TiffPage that describes it, and whether ImageJ wrote it.
 
     tifffile's series are used where metadata of this file alone say what the axes are. All other files are
@@ -75,7 +75,7 @@ def _blocks(path: Path) -> Iterator[tuple[Image, Any, bool]]:
             images = [s for s in series if not _is_auxiliary(s.keyframe)] or series
             require_modest_size(path, sum(s.nbytes for s in images))
             for s in images:
-                yield _channels_last(s.asarray(), _axes(s, tiff)), s.keyframe, raw
+                yield _channels_last(s.asarray(), _axes(s, tiff, notes)), s.keyframe, raw
             return
     with tifffile.TiffFile(path) as tiff:
         pages = [page for page in tiff.pages if page.shape]
@@ -144,8 +144,8 @@ def _some_of_several_channels(path: Path, tiff: Any) -> DataError:
     )
 
 
-def _axes(series: Any, tiff: Any) -> str:
-    """The axes of a series; three or four planes that tifffile wrote without being told the axes are slices.
+def _axes(series: Any, tiff: Any, notes: list[str]) -> str:
+    """Return the axes of a series, in which planes that tifffile wrote without naming the axes are slices.
 
     By default tifffile stores a stack of three or four slices as the colour planes of one RGB image. Its
     description then holds the shape alone.
@@ -157,6 +157,7 @@ def _axes(series: Any, tiff: Any) -> str:
         and series.keyframe.photometric == RGB
         and series.keyframe.planarconfig == SEPARATE_PLANES
     ):
+        add_note(notes, "planes read as slices, not as colours, which its description does not mention")
         return series.axes.replace("S", "Q")
     return series.axes
 
