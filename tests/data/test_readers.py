@@ -7,8 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+from films import write_film
 
 from tinyunet.data import ImageSet, read_images, save_image_set, synthetic_cells, synthetic_membranes
+from tinyunet.data.readers import image_readers
 from tinyunet.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -334,3 +336,38 @@ REAL = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[3] / "shared"
 def test_real_sets(file: str, n: int, kind: str) -> None:
     found = read_images(REAL / f"{file}.npz")
     assert (len(found), found.kind) == (n, kind)
+
+
+@pytest.mark.parametrize("layout", ["folder", "stack", "archive", "films", "one file"])
+def test_files_one_by_one(tmp_path: Path, layout: str) -> None:
+    path = tmp_path
+    if layout == "films":
+        write_film(tmp_path, "01", frames=3)
+        write_film(tmp_path, "02", frames=2)
+    elif layout == "stack":
+        tifffile.imwrite(tmp_path / "em-volume.tif", IMAGES, photometric="minisblack")
+        tifffile.imwrite(tmp_path / "em-labels.tif", LABELS, photometric="minisblack")
+    elif layout == "archive":
+        path = tmp_path / "a.npz"
+        np.savez(path, images=IMAGES)
+    else:
+        folder_set(tmp_path)
+        path = tmp_path / "images" / "10.png" if layout == "one file" else tmp_path
+    together = read_images(path, labels=False)
+    readers = image_readers(path)
+    parts = [read() for _, read in readers]
+    assert len(parts) == {"folder": 3, "films": 5}.get(layout, 1)
+    assert [name for part in parts for name in part.names] == together.names
+    images = [image for part in parts for image in part.images]
+    for image, expected in zip(images, together.images, strict=True):
+        np.testing.assert_array_equal(image, expected)
+    assert all(Path(source).exists() for source, _ in readers)
+
+
+def test_one_damaged_file_does_not_cost_the_others(tmp_path: Path) -> None:
+    folder_set(tmp_path)
+    (tmp_path / "images" / "2.png").write_bytes(b"no picture")
+    first, second, third = (read for _, read in image_readers(tmp_path))
+    assert (first().names, third().names) == (["1"], ["10"])
+    with pytest.raises(DataError, match=r"2\.png"):
+        second()

@@ -58,7 +58,12 @@ def frame_of(name: str) -> tuple[str, str] | None:
 
 def read_frames(films: Sequence[Path]) -> list[tuple[str, Image]]:
     """Read the names, such as "01_t000", and pixels of all frames."""
-    return [(frame.name, _one_page(frame.image)) for film in films for frame in _frames(film, None)]
+    return [(frame.name, read_frame(frame)) for film in films for frame in list_frames(film)]
+
+
+def read_frame(frame: Frame) -> Image:
+    """Read the pixels of a frame."""
+    return _one_page(frame.image)
 
 
 def read_annotated(
@@ -79,7 +84,7 @@ def read_annotated(
         No frame is annotated, an annotation lacks its frame or its markers, or a file cannot be read.
     """
     truths = {film: truth or _best_truth(film) for film in films}
-    frames = [frame for film, kind in truths.items() for frame in _frames(film, kind)]
+    frames = [frame for film, kind in truths.items() for frame in list_frames(film, kind)]
     annotated = [(frame, frame.cells) for frame in frames if frame.cells]
     if not annotated:
         looked_for = [FOLDERS[truth]] if truth else FOLDERS.values()
@@ -118,7 +123,7 @@ def _outlines(film: Path, truth: Truth) -> dict[int, Path]:
     return _numbered(film.with_name(f"{film.name}_{FOLDERS[truth]}") / "SEG", _annotation("man_seg"))
 
 
-def _frames(film: Path, truth: Truth | None) -> list[Frame]:
+def list_frames(film: Path, truth: Truth | None = None) -> list[Frame]:
     """List the frames of a film in order, with the files of their annotation if `truth` is given."""
     images = _numbered(film, FRAME)
     outlines = _outlines(film, truth) if truth else {}

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
-from tinyunet.data.cell_tracking import Truth, find_films, read_annotated, read_frames
+from tinyunet.data.cell_tracking import (
+    Frame,
+    Truth,
+    find_films,
+    list_frames,
+    read_annotated,
+    read_frame,
+    read_frames,
+)
 from tinyunet.data.decode import decode_with_notes
 from tinyunet.data.image_set import Image, ImageSet, LabelKind
 from tinyunet.data.label_kind import apply_kind, colour_numbers, infer_kind, is_coloured, label_image
@@ -104,6 +113,27 @@ def read_images(
         labels=[ignore_far_background(label, partly_annotated) for label in image_set.labels],
         reason=f"{image_set.reason}; background over {partly_annotated:g} px from labels is unknown",
     )
+
+
+def image_readers(path: str | Path) -> list[tuple[str, Callable[[], ImageSet]]]:
+    """List the files of a set without labels, each with a function that reads it.
+
+    Reading them one by one keeps one file in memory at a time, and one that cannot be read does not cost the
+    others. Names and pixels are those of ``read_images(path, labels=False)``. An archive or a synthetic set is
+    one entry.
+    """
+    files = Path(path)
+    if films := find_films(files):
+        frames = [frame for film in films for frame in list_frames(film)]
+        return [(str(frame.image), partial(_read_frame, frame)) for frame in frames]
+    if files.is_dir():
+        pairs = find_files(files, labels=False).pairs
+        return [(str(pair.image), partial(read_images, pair.image, labels=False)) for pair in pairs]
+    return [(str(path), partial(read_images, path, labels=False))]
+
+
+def _read_frame(frame: Frame) -> ImageSet:
+    return ImageSet([read_frame(frame)], [frame.name], source=str(frame.image))
 
 
 def _read(path: str | Path, labels: bool, options: LabelOptions) -> ImageSet:
