@@ -119,8 +119,8 @@ def image_readers(path: str | Path) -> list[tuple[str, Callable[[], ImageSet]]]:
     """List the files of a set without labels, each with a function that reads it.
 
     Reading them one by one keeps one file in memory at a time, and one that cannot be read does not cost the
-    others. Names and pixels are those of ``read_images(path, labels=False)``. An archive or a synthetic set is
-    one entry.
+    others. Names and pixels are those of ``read_images(path, labels=False)``. An archive or a synthetic set
+    is one entry.
     """
     files = Path(path)
     if films := find_films(files):
