@@ -1,9 +1,9 @@
-"""How long a training sample takes, and the elastic deformation beside two other implementations.
+"""Times a training sample, and the elastic deformation against two other implementations.
 
     python benchmarks/augment.py
 
-Made-up data, one thread, medians of 7 rounds in which the candidates take turns. Results are compared before
-times are. `elasticdeform` is left out where it is not installed.
+Made-up data, one thread, medians of 7 rounds in which the candidates take turns. The results are compared
+before the times. `elasticdeform` is left out if it is not installed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def cells(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:
-    """Discs of 5 to 14 pixels radius at random places; later ones cover earlier ones."""
+    """Draw discs of 5 to 14 pixels radius at random places; later ones cover earlier ones."""
     labels = np.zeros((height, width), np.int32)
     y, x = np.ogrid[:height, :width]
     for cell in range(1, count + 1):
@@ -45,7 +45,7 @@ def cells(rng: np.random.Generator, height: int, width: int, count: int) -> np.n
 
 
 def time_samples(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """A tile and its weight map, as the trainer makes them, and the weight map of a whole image."""
+    """Time a tile and its weight map, as the trainer makes them, and the weight map of a whole image."""
     augmenter = Augmenter(
         [image], [labels], input_size=INPUT_SIZE, output_size=OUTPUT_SIZE, label_margin=MARGIN
     )
@@ -66,20 +66,19 @@ def time_samples(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator
     start = time.perf_counter()
     border_by_transforms(labels)
     naive = time.perf_counter() - start
-    print(
-        f"  one distance transform a cell{'':<11}{1e3 * naive:8.1f} ms, largest difference {difference:.1e}\n"
-    )
+    name = "one distance transform per cell"
+    print(f"  {name:<40}{1e3 * naive:8.1f} ms, largest difference {difference:.1e}\n")
 
 
 def border_by_transforms(labels: np.ndarray) -> np.ndarray:
-    """The border term from a distance transform for each cell."""
+    """Compute the border term from one distance transform per cell."""
     distances = [ndimage.distance_transform_edt(labels != cell) for cell in np.unique(labels) if cell]
     d1, d2 = np.partition(distances, 1, axis=0)[:2]
     return np.where(labels == 0, 10 * np.exp(-((d1 + d2) ** 2) / 50), 0)
 
 
 def time_deformations(image: np.ndarray, rng: np.random.Generator) -> None:
-    """The same 3 × 3 displacement grid, order 3, mirrored borders, spline prefilter included."""
+    """Time one 3 × 3 displacement grid with order 3, mirrored borders and the spline prefilter."""
     grid = rng.normal(0, 10, (2, 3, 3))
     candidates: dict[str, Callable[[], np.ndarray]] = {
         "tinyunet": lambda: deform(image, grid),
@@ -102,7 +101,7 @@ def time_deformations(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def deform_by_scipy(image: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """The field by looking up the grid, then the image by looking up at the field."""
+    """Interpolate the grid to a field, then the image at the field's points."""
     height, width = image.shape
     at = np.meshgrid(np.linspace(0, 2, height), np.linspace(0, 2, width), indexing="ij")
     field = [ndimage.map_coordinates(component, at, order=3, mode="mirror") for component in grid]
@@ -110,7 +109,7 @@ def deform_by_scipy(image: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def alternate(candidates: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds of each candidate, which take turns, and their results of a first untimed round."""
+    """Run the candidates in turns. Return their median seconds, and results of a first, untimed round."""
     results = {name: run() for name, run in candidates.items()}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(ROUNDS):

@@ -1,10 +1,10 @@
 """From labelled images to training samples: tiles cut out, deformed and weighted.
 
-- `sampler`: a sample for each step: a tile, its classes and its weights.
+- `sampler`: one sample for each step: a tile, its classes and its weights.
 - `batch`: a sample as a training step takes it, on the CPU or on a GPU.
-- `augment`, `elastic`, `spline`: random tiles; the paper's elastic deformation; the splines under it.
-- `weight_map`: the paper's weights, which separate touching cells.
-- `sampler_cuda`, `augment_cuda`, `weight_map_cuda`: the same where the images lie on a GPU.
+- `augment`, `elastic`, `spline`: random tiles; the paper's elastic deformation; the splines that both use.
+- `weight_map`: the paper's weights, which teach the network to separate touching cells.
+- `sampler_cuda`, `augment_cuda`, `weight_map_cuda`: the same on a GPU.
 """
 
 from tinyunet.sampling.augment import Augmentation

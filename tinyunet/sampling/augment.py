@@ -1,12 +1,12 @@
-"""What training sees: a random tile of an image and its labels, shifted, turned, bent and re-lit.
+"""Makes random tiles of an image and its labels: shifted, flipped, rotated, deformed, with other grey values.
 
-A tile is made by looking up, for each of its pixels p (relative to its centre), the point
+A tile is made by looking up, for each of its pixels p (relative to the tile's centre), the point
 
     centre + L (p + u(p))
 
-of the image: u is the elastic deformation (`augment_elastic`), L a rotation after flips, centre the random
-position. The three make one map, so that each array is interpolated once, and only where the tile looks.
-The label tile is the middle of the image tile: what a network without padding predicts from it.
+of the image: u is the elastic deformation (`elastic`), L a rotation after flips, centre the random position.
+The three make one map, so that each array is interpolated once, and only where the tile lies. The label tile
+is the middle of the image tile: what a network without padding predicts from it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from tinyunet.sampling.spline import spline_coefficients, warp
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far training samples may stray from the images; 0 or False turns a part off.
+    """The options of the augmentation: how far samples may differ from the images. 0 or False disables one.
 
-    Shifts have no option here: a tile's position is random. The paper (section 3.1) names shift, rotation,
-    grey values and elastic deformation and gives figures for the last one only; the other defaults are ours.
+    Shifts have no option: a tile's position is random. The paper (section 3.1) names shift, rotation, grey
+    values and elastic deformation, with numbers for the last one only; the other defaults are ours.
     """
 
     rotation: float = 180.0
-    """Largest rotation, in degrees: the angle is uniform in ±rotation."""
+    """Largest rotation, in degrees; the angle is uniform in ±rotation."""
     flips: bool = True
     """Flip rows and columns, each with probability 1/2."""
     brightness: float = 0.2
     """Largest offset, in units of the normalised image (its standard deviations)."""
     contrast: float = 0.2
-    """Largest logarithm of the factor about the grey value 0: 0.2 is from 0.82 to 1.22."""
+    """Largest logarithm of the factor on grey values: 0.2 means factors from 0.82 to 1.22."""
     gamma: float = 0.2
-    """Largest logarithm of the exponent, which acts between the image's least and largest grey value."""
+    """Largest logarithm of the exponent, which acts between the image's smallest and largest grey value."""
     elastic_sigma: float = 10.0
     """Standard deviation of each component of the displacement vectors, in pixels; 10 in the paper."""
     elastic_points: int = 3
@@ -56,17 +56,17 @@ class Augmentation:
 
     @classmethod
     def off(cls) -> Augmentation:
-        """Random tiles and nothing else: each is an exact crop of the mirrored image."""
+        """Return options for random tiles and nothing else: each is an exact crop of the mirrored image."""
         return cls(rotation=0, flips=False, brightness=0, contrast=0, gamma=0, elastic_sigma=0)
 
     @property
     def moves_between_pixels(self) -> bool:
-        """Whether a tile's pixels can fall between those of the image, so that it is interpolated."""
+        """True if a tile's pixels can fall between those of the image, so that it is interpolated."""
         return self.rotation > 0 or self.elastic_sigma > 0
 
 
 class Tile(NamedTuple):
-    """One training sample."""
+    """A random tile of an image and its labels."""
 
     image: NDArray[np.float32]
     """Shape (input_size, input_size, C)."""
@@ -77,12 +77,12 @@ class Tile(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What is random about a tile."""
+    """The random numbers of a tile."""
 
-    turn: NDArray[np.float64]
+    matrix: NDArray[np.float64]
     """The matrix L, shape (2, 2): flips first, then the rotation."""
     centre: NDArray[np.float64]
-    """Row and column of the image that the tile's centre looks at."""
+    """Row and column of the image where the tile's centre lies."""
     grid: NDArray[np.float64]
     """Displacement vectors, shape (2, points, points), in pixels."""
     brightness: float
@@ -91,45 +91,45 @@ class Draw(NamedTuple):
 
 
 class Augmenter:
-    """Random tiles of a set of images.
+    """Makes random tiles of a set of images.
 
     The same generator state gives the same tile to the last bit. Every tile draws all of the following, in
-    this order, so that turning one part of the augmentation off leaves the others unchanged:
+    this order, so that disabling one part of the augmentation leaves the others unchanged:
 
-    1. first row and column of the output tile, by one `integers`: so that it lies in the image, or, along an
-       axis where the image is smaller, covers it;
-    2. angle, brightness, contrast, gamma, in units of their largest, by `uniform(-1, 1, 4)`;
-    3. flip of the rows, flip of the columns, by `integers(2, size=2)`;
+    1. the first row and column of the output tile, by one `integers`: the tile lies in the image, or, along
+       an axis where the image is smaller, covers it;
+    2. angle, brightness, contrast, gamma, in units of their largest values, by `uniform(-1, 1, 4)`;
+    3. whether to flip rows and columns, by `integers(2, size=2)`;
     4. the displacement vectors, in units of sigma, by `standard_normal((2, points, points))`.
 
     Parameters
     ----------
     images : sequence of ndarray, each (H, W, C), float32
-        Normalised: about zero mean and unit standard deviation. Sizes may differ, channels may not.
+        Normalised to about zero mean and unit standard deviation. Sizes may differ, channels may not.
     labels : sequence of ndarray, each (H, W), integer
     input_size, output_size : int
-        Sides of the tile that goes into the network and of the one that comes out, in pixels: 572 and 388.
+        Sides of the network's input and output tiles, in pixels: 572 and 388 in the paper.
     augmentation : Augmentation
     label_margin : int
-        Labels to give around the output tile, in pixels, at most (input_size − output_size) / 2. The weight
-        map of a tile depends on cells just outside it: compute it with a margin, then cut the margin off.
+        Width of a margin of labels around the output tile, in pixels; at most (input_size − output_size) / 2.
+        A tile's weight map depends on cells just outside it: compute it with a margin, then crop the margin.
 
     Raises
     ------
     ShapeError, DtypeError, DataError
-        Images and labels that do not go together, or sizes that are not concentric.
+        Images and labels do not match, or the label tile cannot be the middle of the image tile.
 
     Attributes
     ----------
     order : int
-        3 where tiles are interpolated, else 0: that of `warp`.
+        Order of `warp`: 3 if tiles are interpolated, else 0.
     sources : list of ndarray
-        What `warp` looks tiles up in: where they are interpolated the spline coefficients of each image,
+        Where `warp` looks tiles up: the spline coefficients of each image if tiles are interpolated,
         4 (H + 3) (W + 3) C bytes, else the image itself, which is not copied.
     labels : list of ndarray
-        As given, not copied.
+        The given arrays, not copies.
     grey_ranges : list of (float, float)
-        Least and largest value of each image.
+        Smallest and largest value of each image.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Augmenter:
         self.output_size = output_size
         self.augmentation = augmentation
         self.label_margin = label_margin
-        # Between pixels the image is a spline, on them it is copied, which is exact.
+        # Between pixels the image is a spline. Values at the pixels themselves are copied, which is exact.
         self.order = 3 if augmentation.moves_between_pixels else 0
         self.sources = [spline_coefficients(image) for image in images] if self.order else list(images)
         self.grey_ranges = [(float(image.min()), float(image.max())) for image in images]
@@ -159,7 +159,7 @@ class Augmenter:
         return len(self.labels)
 
     def sample(self, index: int, rng: np.random.Generator) -> Tile:
-        """A random tile of image `index`; `rng` alone decides which, e.g. `default_rng([seed, step])`."""
+        """Make a random tile of image `index`. `rng` alone decides which one: `default_rng([seed, step])`."""
         draw = self.draw(index, rng)
         coordinates = self._coordinates(draw)
         image = warp(self.sources[index], coordinates, self.order)
@@ -170,25 +170,26 @@ class Augmenter:
         return Tile(image, label_tile, count_folded(draw.grid, self.input_size, self.input_size))
 
     def draw(self, index: int, rng: np.random.Generator) -> Draw:
-        """What is random about the tile of image `index` that `sample` makes of the same `rng`."""
-        a, shape = self.augmentation, np.array(self.labels[index].shape)
+        """Draw the random numbers of the tile that `sample` makes of image `index` with the same `rng`."""
+        options, shape = self.augmentation, np.array(self.labels[index].shape)
         low, high = np.sort([np.zeros(2, int), shape - self.output_size], axis=0)
         origin = rng.integers(low, high, endpoint=True)
-        largest = (a.rotation, a.brightness, a.contrast, a.gamma)
+        largest = (options.rotation, options.brightness, options.contrast, options.gamma)
         angle, brightness, contrast, gamma = map(float, largest * rng.uniform(-1, 1, 4))
-        signs = 1 - 2 * rng.integers(2, size=2) * a.flips
-        grid = a.elastic_sigma * rng.standard_normal((2, a.elastic_points, a.elastic_points))
+        signs = 1 - 2 * rng.integers(2, size=2) * options.flips
+        points = options.elastic_points
+        grid = options.elastic_sigma * rng.standard_normal((2, points, points))
         cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-        turn: NDArray[np.float64] = np.array([[cos, -sin], [sin, cos]]) * signs
-        return Draw(turn, origin + (self.output_size - 1) / 2, grid, brightness, contrast, gamma)
+        matrix: NDArray[np.float64] = np.array([[cos, -sin], [sin, cos]]) * signs
+        return Draw(matrix, origin + (self.output_size - 1) / 2, grid, brightness, contrast, gamma)
 
     def _coordinates(self, draw: Draw) -> NDArray[np.float64]:
-        """Where each pixel of the input tile looks in the image: (2, input_size, input_size)."""
+        """Compute the point of the image for each pixel of the input tile: (2, input_size, input_size)."""
         y, x = displacement_field(draw.grid, self.input_size, self.input_size)
         from_centre = np.arange(self.input_size) - (self.input_size - 1) / 2
         y += from_centre[:, None]
         x += from_centre
-        (a, b), (c, d) = draw.turn
+        (a, b), (c, d) = draw.matrix
         return np.stack([a * y + b * x + draw.centre[0], c * y + d * x + draw.centre[1]])
 
 
@@ -202,7 +203,7 @@ def sample_tile(
     label_margin: int = 0,
     rng: np.random.Generator,
 ) -> Tile:
-    """A random tile of one image: see `Augmenter`, which keeps the spline for the next tile as well."""
+    """Make a random tile of one image. For more tiles use `Augmenter`, which keeps the spline."""
     augmenter = Augmenter(
         [image],
         [labels],
@@ -221,12 +222,12 @@ def _vary_grey_values(
     contrast: float,
     gamma: float,
 ) -> None:
-    """In place: a power between the ends of the grey range, then a factor and an offset."""
+    """Change a tile in place: a power between the ends of the grey range, then a factor and an offset."""
     low, high = grey_range
     if gamma and high > low:
         tile -= low
         tile /= high - low
-        np.clip(tile, 0, 1, out=tile)  # a spline overshoots at edges, and a power needs what is not negative
+        np.clip(tile, 0, 1, out=tile)  # a spline overshoots at edges, and negative numbers have no power
         np.power(tile, np.exp(gamma, dtype=np.float32), out=tile)
         tile *= high - low
         tile += low
@@ -238,7 +239,7 @@ def _check_images(images: Sequence[NDArray], labels: Sequence[NDArray]) -> None:
     if len(images) != len(labels) or len(images) == 0:
         raise DataError(
             f"Augmenter: {len(images)} images and {len(labels)} label images",
-            remedy="give at least one image, and labels for each",
+            remedy="give at least one image, and one label image for each",
         )
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         if (
@@ -248,13 +249,13 @@ def _check_images(images: Sequence[NDArray], labels: Sequence[NDArray]) -> None:
             or not image.size
         ):
             raise ShapeError(
-                f"Augmenter: image {i} and its labels do not go together",
+                f"Augmenter: image {i} and its labels do not match",
                 {
                     f"images[{i}]": describe(image, "H W C"),
                     f"labels[{i}]": describe(label, "H W"),
                     "images[0]": describe(images[0], "H W C"),
                 },
-                "give images (H, W, C) and labels (H, W) of the same H and W, and C the same for all",
+                "give images (H, W, C) and labels (H, W) of the same H and W, and the same C for all images",
             )
         if image.dtype != np.float32 or not np.issubdtype(label.dtype, np.integer):
             raise DtypeError(

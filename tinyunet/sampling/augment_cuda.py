@@ -1,7 +1,7 @@
-"""Random tiles by a CUDA kernel: `kernels/augment.cu`.
+"""Makes random tiles by a CUDA kernel: `kernels/augment.cu`.
 
-What depends on the images alone, spline coefficients and labels, is computed on the CPU and goes to the GPU
-once. What is random about a tile is drawn on the CPU, and is a few numbers; the kernel looks the tile up.
+Spline coefficients and labels, which depend on the images alone, are computed on the CPU and go to the GPU
+once. The few random numbers of a tile are drawn on the CPU; the kernel looks the tile up.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tinyunet.sampling.elastic import cardinal_splines
 
 
 class TileMaker:
-    """The images of an `Augmenter` where the backend computes.
+    """Makes the tiles of an `Augmenter` on the backend, where it keeps the images.
 
     Parameters
     ----------
     augmenter : Augmenter
     cells, classes : sequence of ndarray, each (H, W), integers below 2^31
-        In place of the augmenter's labels: what they mean.
+        They take the place of the augmenter's labels.
 
     Raises
     ------
@@ -52,10 +52,10 @@ class TileMaker:
         self._along = to_backend(along)
 
     def tile(self, index: int, draw: Draw) -> tuple[Any, Any, Any]:
-        """The tile that is drawn of image `index`.
+        """Make the tile of image `index` that was drawn.
 
-        The image is that of `Augmenter.sample` up to rounding, and exact without interpolation. The nearest
-        pixel may be another one where a coordinate is within rounding, 1e-12, of the edge between two.
+        The image equals that of `Augmenter.sample` up to rounding, and exactly without interpolation. The
+        nearest pixel may differ where a coordinate is within rounding, 1e-12, of the edge between two pixels.
 
         Returns
         -------
@@ -64,8 +64,8 @@ class TileMaker:
         classes : array, shape (output_size, output_size), int32
         """
         augmenter = self._augmenter
-        side, inside = augmenter.input_size, augmenter.output_size
-        wide = inside + 2 * augmenter.label_margin
+        input_size, output_size = augmenter.input_size, augmenter.output_size
+        label_size = output_size + 2 * augmenter.label_margin
         height, width = self._cells[index].shape
         channels = self._sources[index].shape[2]
         points = self._along.shape[0]
@@ -78,20 +78,20 @@ class TileMaker:
             np.float32(draw.brightness),
         )
         tile = (
-            cuda.empty((side, side, channels)),
-            cuda.empty((wide, wide), np.int32),
-            cuda.empty((inside, inside), np.int32),
+            cuda.empty((input_size, input_size, channels)),
+            cuda.empty((label_size, label_size), np.int32),
+            cuda.empty((output_size, output_size), np.int32),
         )
         cuda.launch_elementwise(
             "augment",
             "tile",
-            side * side,
+            input_size**2,
             *(self._sources[index], self._cells[index], self._classes[index]),
-            to_backend(np.concatenate([draw.turn, draw.centre, draw.grid], axis=None)),
+            to_backend(np.concatenate([draw.matrix, draw.centre, draw.grid], axis=None)),
             self._along,
             *tile,
-            *(augmenter.order, height, width, channels, points, side, wide, inside),
+            *(augmenter.order, height, width, channels, points, input_size, label_size, output_size),
             *grey_values,
-            flops=side * side * (4 * points * (points + 1) + 50 * channels),
+            flops=input_size**2 * (4 * points * (points + 1) + 50 * channels),
         )
         return tile

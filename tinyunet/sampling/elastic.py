@@ -1,10 +1,10 @@
-"""The paper's elastic deformation: a smooth random field from a coarse grid of random vectors (section 3.1).
+"""Deforms images elastically: a smooth field from a coarse grid of random vectors (the paper's section 3.1).
 
     output(y, x) = input((y, x) + u(y, x)),    u(y, x) = Σ over k, m of B_k(y) D[k, m] B_m(x)
 
-D is a grid of points × points displacement vectors that spans the image corner to corner. B_k is the cubic
-spline that is 1 at grid point k and 0 at the others, so that u passes through the vectors: the paper's
-"bicubic interpolation". A sum of products needs the 1-D splines of the rows and of the columns only: the
+D is a grid of points × points displacement vectors that spans the image from corner to corner. B_k is the
+cubic spline that is 1 at grid point k and 0 at the others, so that u passes through the vectors: the paper's
+"bicubic interpolation". The sum of products needs only the 1-D splines of the rows and of the columns: the
 whole field is two small matrix products.
 """
 
@@ -36,7 +36,7 @@ def elastic_deform(
     order: int | Sequence[int] = 3,
     rng: np.random.Generator,
 ) -> Any:
-    """Deform an image, its labels and whatever goes with them by one random field.
+    """Deform images, such as an image and its labels, by one random field.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def elastic_deform(
     sigma : float
         Standard deviation of each component of the displacement vectors, in pixels.
     points : int
-        The vectors stand on a grid of points × points, at least 2 × 2.
+        The vectors lie on a grid of points × points, at least 2 × 2.
     order : int, or one per array
         3: cubic spline, for images (float32 or float64). 0: nearest pixel, for labels (any dtype).
     rng : numpy.random.Generator
@@ -53,12 +53,12 @@ def elastic_deform(
     Returns
     -------
     ndarray or list of ndarray
-        As `arrays`: same shapes, same dtypes.
+        The shapes and dtypes of `arrays`.
 
     Raises
     ------
     ShapeError, DtypeError, DataError
-        As in `deform`.
+        Those of `deform`.
     OptionError
         A negative sigma.
 
@@ -87,23 +87,23 @@ def deform(
     ----------
     arrays : ndarray or sequence of ndarray, each of shape (H, W) or (H, W, C)
     displacement : array_like, shape (2, P, Q)
-        Rows and columns, in pixels, that the output looks away from each grid point; P, Q at least 2.
+        How far from each grid point the output is looked up, in rows and columns; P, Q at least 2.
     order : int, or one per array
         3: cubic spline, for images (float32 or float64). 0: nearest pixel, for labels (any dtype).
 
     Returns
     -------
     ndarray or list of ndarray
-        As `arrays`: same shapes, same dtypes.
+        The shapes and dtypes of `arrays`.
 
     Raises
     ------
     ShapeError
         The arrays differ in H or W, or the grid is not (2, P, Q).
     DtypeError
-        Order 3 for an array that is not float: it would blend labels into others.
+        Order 3 for an array that is not float: it would blend labels into other labels.
     DataError
-        An order other than 0 and 3, a wrong number of them, or a displacement that is not finite.
+        An order other than 0 and 3, a wrong number of orders, or a displacement that is not finite.
     """
     images = [arrays] if isinstance(arrays, np.ndarray) else list(arrays)
     orders = [order] * len(images) if isinstance(order, int) else list(order)
@@ -123,38 +123,39 @@ def deform(
 
 
 def require_images_and_grid(images: list[NDArray], orders: list[int], grid: NDArray[np.float64]) -> None:
-    """Raise what `deform` promises, unless they go together."""
+    """Raise the errors that `deform` documents."""
     if grid.ndim != 3 or grid.shape[0] != 2 or min(grid.shape[1:]) < 2:
         raise ShapeError(
-            "deform: displacement is no grid of vectors",
+            "deform: displacement is not a grid of vectors",
             {"displacement": describe(grid), "expected": "(2, P, Q), P and Q at least 2"},
         )
     if not np.isfinite(grid).all():
         raise DataError("deform: displacement has values that are not finite")
     if len(orders) != len(images) or not set(orders) <= {0, 3}:
         raise DataError(
-            f"deform: {len(images)} arrays and the orders {orders}",
+            f"deform: {len(images)} arrays, but the orders are {orders}",
             remedy="give one order, or one per array: 3 (cubic spline, images) or 0 (nearest pixel, labels)",
         )
     for image, order in zip(images, orders, strict=True):
         if image.ndim not in (2, 3) or image.shape[:2] != images[0].shape[:2] or image.size == 0:
             raise ShapeError(
-                "deform: the arrays are to be images of one height and width",
+                "deform: the arrays must be images of one height and width",
                 {f"arrays[{i}]": describe(other) for i, other in enumerate(images)},
                 "give arrays (H, W) or (H, W, C) with the same H and W",
             )
         if order == 3 and image.dtype not in (np.float32, np.float64):
             raise DtypeError(
-                f"deform: order 3 interpolates float32 or float64, an array is {image.dtype}",
+                f"deform: order 3 interpolates float32 or float64, but an array is {image.dtype}",
                 remedy="give order=0 for labels, or convert an image to float32",
             )
 
 
 @kernel
 def displacement_field(grid, height, width):
-    """The displacement u at every pixel, in pixels: (2, height, width), float64, from `grid` (2, P, Q).
+    """Compute the displacement u of every pixel from `grid` (2, P, Q): (2, height, width), float64.
 
-    A matrix product of BLAS would do, but it enters threads of its own, and its last bits may depend on them.
+    BLAS could compute the matrix products, but it starts threads of its own, and the last bits may depend on
+    them.
     """
     _, p, q = grid.shape
     along_y, _ = cardinal_splines(p, height)
@@ -163,7 +164,7 @@ def displacement_field(grid, height, width):
     for axis in range(2):
         for i in range(height):
             for m in range(q):
-                vector = 0.0  # of the grid's column m at row i
+                vector = 0.0  # the displacement at row i on the grid's column m
                 for k in range(p):
                     vector += along_y[k, i] * grid[axis, k, m]
                 for j in range(width):
@@ -173,7 +174,7 @@ def displacement_field(grid, height, width):
 
 @kernel
 def cardinal_splines(points, length):
-    """The splines B_k of a grid of `points`, at each of the `length` pixels that it spans.
+    """Compute the splines B_k of a grid of `points`, at each of the `length` pixels that it spans.
 
     Returns
     -------
@@ -182,7 +183,7 @@ def cardinal_splines(points, length):
     """
     coefficients = np.eye(points)
     filter_lines(coefficients)
-    step = (points - 1) / max(length - 1, 1)  # from one pixel to the next, in spacings of the grid
+    step = (points - 1) / max(length - 1, 1)  # from one pixel to the next, in units of the grid's spacing
     values, slopes = np.zeros((points, length)), np.zeros((points, length))
     for i in range(length):
         before = int(i * step)
@@ -197,9 +198,9 @@ def cardinal_splines(points, length):
 
 @kernel
 def count_folded(grid, height, width):
-    """The number of pixels where the map (y, x) + u(y, x) folds: its Jacobian determinant is not positive.
+    """Count the pixels where the map (y, x) + u(y, x) folds: its Jacobian determinant is not positive.
 
-    There the output shows a piece of the input mirrored, or twice. It happens where the vectors of `grid`
+    There the output shows a piece of the input mirrored, or twice. It happens if the vectors of `grid`
     (2, P, Q) are long for its spacing: not once in 1000 draws of 3 × 3 vectors of 10 pixels on a tile of 572.
     """
     _, p, q = grid.shape

@@ -1,11 +1,11 @@
-"""From a set of labelled images to training samples: image tile, target classes and weights.
+"""Makes training samples of a set of labelled images: image tile, target classes and weights.
 
-What the labels mean is settled once for each whole image: which pixels belong to which cell, and the class of
-each pixel. Both travel through the augmenter in one integer image, so that one warp moves them together; the
+The labels are interpreted once, for each whole image: which pixels belong to which cell, and the class of
+each pixel. Both travel through the augmenter in one integer image, so that one warp moves them together. The
 weight map is computed from the warped cells, because bending changes the distance between two cells.
 
-Pixels that nobody labelled belong to no cell, weigh nothing, and do not count in the class balance; a tile
-with no other pixels is drawn anew.
+Unlabelled pixels belong to no cell, weigh nothing, and do not count in the class balance. A tile without any
+labelled pixel is drawn again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from tinyunet.errors import DataError, OptionError
 from tinyunet.sampling.augment import Augmentation, Augmenter
 from tinyunet.sampling.weight_map import class_weights, label_cells, separate_touching, weight_map
 
-DRAWS = 100  # attempts to find a tile with a labelled pixel, before one without is taken
-SIGHT = 4  # sigmas: cells further outside the tile are ignored; they would add at most exp(-8) w0, or 0.003
+MAX_DRAWS = 100  # of a tile, until it has a labelled pixel; the last one is taken as it is
+NEIGHBOURHOOD_SIGMAS = (
+    4  # cells further outside the tile are ignored: they would add at most exp(-8) w0, or 0.003
+)
 
 
 @dataclass(frozen=True)
 class WeightMap:
-    """How much each pixel counts in the loss (the paper's equation 2)."""
+    """The options of the weight map: how much each pixel counts in the loss (the paper's equation 2)."""
 
     w0: float = 10.0
-    """Weight of the border between two cells at its strongest, 10 in the paper; 0 switches it off."""
+    """Largest weight of the border between two cells, 10 in the paper; 0 switches the border off."""
     sigma: float = 5.0
     """Width of the border term, in pixels; about 5 in the paper."""
     class_balance: bool = True
-    """Give rare classes more weight, so that every class has the same total, as the paper asks."""
+    """Give rare classes more weight, so that every class has the same total, as in the paper."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.w0 < np.inf and 0 < self.sigma < np.inf):
@@ -46,35 +48,35 @@ class WeightMap:
 
 
 class Sample(NamedTuple):
-    """One training step's input, as a batch of one."""
+    """The input of one training step, as a batch of one."""
 
     image: NDArray[np.float32]
     """Shape (1, input_size, input_size, C)."""
     target: NDArray[np.int32]
-    """Classes, shape (1, output_size, output_size); `UNKNOWN`, -1, where nobody labelled the image."""
+    """Classes, shape (1, output_size, output_size); `UNKNOWN`, -1, where the image is not labelled."""
     weight: NDArray[np.float32]
     """Shape (1, output_size, output_size)."""
     name: str
-    """Name of the image that the tile is from."""
+    """Name of the image that the tile was taken from."""
     folded: int
-    """Pixels where the elastic deformation folds."""
+    """Number of pixels where the elastic deformation folds."""
 
 
 def weights_by_class(sample: Sample, num_classes: int) -> NDArray[np.float64]:
-    """The sum of the weights of each class's pixels, shape (num_classes,)."""
+    """Sum the weights of each class's pixels: shape (num_classes,)."""
     known = sample.target != UNKNOWN
     weights = np.bincount(sample.target[known], sample.weight[known], minlength=num_classes)
-    return weights.astype(np.float64)  # of no pixel at all it would be integers
+    return weights.astype(np.float64)  # without any pixel, bincount gives integers
 
 
 class Sampler:
-    """Samples by their step number: the same (seed, step) gives the same sample, whenever it is made.
+    """Makes the sample of each step: the same (seed, step) gives the same sample, whenever it is made.
 
     Parameters
     ----------
     images : ImageSet, with labels
     input_size, output_size : int
-        Sides of the network's input and output tile, in pixels.
+        Sides of the network's input and output tiles, in pixels.
     augmentation : Augmentation
     weights : WeightMap
     seed : int
@@ -84,9 +86,9 @@ class Sampler:
     class_shares : ndarray, shape (num_classes,)
         Share of each class in the labelled pixels.
     class_weights : list of float
-        w_c of the weight map: balanced over the whole set, or all 1.
+        w_c of the weight map, balanced over the whole set, or all 1.
     margin : int
-        Labels around the output tile, in pixels, whose cells count in its weight map.
+        How far beyond the output tile cells count in its weight map, in pixels.
 
     Raises
     ------
@@ -107,7 +109,7 @@ class Sampler:
         if images.labels is None or images.kind is None:
             raise DataError(
                 f"{images.source}: training needs labels",
-                remedy="add labels/ beside images/, one for each image",
+                remedy="add labels/ beside images/, with one label image for each image",
             )
         self.names, self.num_classes, self.seed = images.names, images.num_classes, seed
         self.settings, self.output_size = weights, output_size
@@ -118,10 +120,10 @@ class Sampler:
         self.class_weights: list[float] = (
             balanced.tolist() if weights.class_balance else [1.0] * len(balanced)
         )
-        self.margin = min((input_size - output_size) // 2, int(SIGHT * weights.sigma))
+        self.margin = min((input_size - output_size) // 2, int(NEIGHBOURHOOD_SIGMAS * weights.sigma))
         self.augmenter = Augmenter(
             [normalise(image) for image in images.images],
-            [_packed(cells, classes, images.num_classes) for cells, classes in cells_and_classes],
+            [_pack(cells, classes, images.num_classes) for cells, classes in cells_and_classes],
             input_size=input_size,
             output_size=output_size,
             augmentation=augmentation,
@@ -129,12 +131,12 @@ class Sampler:
         )
 
     def sample(self, step: int) -> Sample:
-        """The sample of a step, counted from 0. Each epoch takes every image once, in an order of its own."""
+        """Make the sample of a step, counted from 0. Each epoch takes every image once, in its own order."""
         index, rng = self.index_and_rng(step)
         inside = slice(self.margin, self.output_size + self.margin)
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             tile = self.augmenter.sample(index, rng)
-            cells, classes = unpacked(tile.labels, self.num_classes)
+            cells, classes = unpack(tile.labels, self.num_classes)
             if (classes[inside, inside] != UNKNOWN).any():
                 break
         weight = weight_map(
@@ -154,15 +156,15 @@ class Sampler:
         )
 
     def index_and_rng(self, step: int) -> tuple[int, np.random.Generator]:
-        """Which image a step's tile is of, and what the tile is drawn from."""
+        """Return the number of the image that a step's tile is cut from, and the generator that draws it."""
         epoch, place = divmod(step, len(self.names))
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.names))
         return int(order[place]), np.random.default_rng([self.seed, 1, step])
 
     def stream(self, start: int, stop: int, ahead: int = 2) -> Iterator[Sample]:
-        """Samples of steps start … stop - 1, made in a background thread while the caller computes.
+        """Yield the samples of steps start … stop - 1, made in a background thread while the caller computes.
 
-        Which sample belongs to which step does not depend on timing. An error in the thread is raised here.
+        The samples do not depend on timing. An error in the thread is raised here.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="tinyunet-sampler") as pool:
             waiting: list[Future[Sample]] = []
@@ -177,26 +179,26 @@ class Sampler:
 
 
 def _cells_and_classes(labels: NDArray[Any], kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The number of the cell and the class of each pixel; background is cell 0 and class 0, unknown cell 0.
+    """Return each pixel's cell number and class. Background has cell 0 and class 0, unlabelled pixels cell 0.
 
-    Cells that are numbered in the labels are parted where they touch, as in the paper (section 3): a pixel of
-    background between them is what the network can learn. Where only classes are known, each connected part
-    of the foreground is a cell.
+    Numbered cells are separated where they touch, as in the paper (section 3): the network can learn the
+    background between them. Where only classes are known, each connected component of the foreground is a
+    cell.
     """
     labels = labels.astype(np.int64)
     if kind == "instances":
-        cells = separate_touching(labels.clip(0))  # 0 is where nothing is known as well
+        cells = separate_touching(labels.clip(0))  # unlabelled pixels become 0 as well
         classes = np.where(labels == UNKNOWN, UNKNOWN, class_labels(cells, "instances"))
         return cells.astype(np.int64), classes
     return label_cells(labels > 0).astype(np.int64), labels
 
 
-def _packed(cells: NDArray[np.int64], classes: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Cell and class in one number that is not negative; `unpacked` takes them apart."""
+def _pack(cells: NDArray[np.int64], classes: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """Combine cell and class in one number, which is not negative; `unpack` is the reverse."""
     return cells * (num_classes + 1) + classes - UNKNOWN
 
 
-def unpacked(packed: NDArray[Any], num_classes: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Cells and classes of the labels that a sampler's augmenter holds."""
+def unpack(packed: NDArray[Any], num_classes: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the cells and the classes of the packed labels that a sampler's augmenter holds."""
     cells, classes = np.divmod(packed, num_classes + 1)
     return cells, classes + UNKNOWN

@@ -1,6 +1,6 @@
-"""Training samples by CUDA kernels: made where the network is trained, and never moved.
+"""Makes training samples by CUDA kernels, on the GPU where the network is trained.
 
-The images of a `Sampler` go to the GPU once. For each sample the CPU draws what is random, in the order of
+The images of a `Sampler` go to the GPU once. For each sample the CPU draws the random numbers in the order of
 `Sampler.sample`, so that a step has the same sample on every backend, up to rounding.
 """
 
@@ -17,11 +17,11 @@ from tinyunet.data import UNKNOWN
 from tinyunet.sampling import weight_map_cuda
 from tinyunet.sampling.augment_cuda import TileMaker
 from tinyunet.sampling.elastic import count_folded
-from tinyunet.sampling.sampler import DRAWS, Sample, Sampler, unpacked
+from tinyunet.sampling.sampler import MAX_DRAWS, Sample, Sampler, unpack
 
 
 class CudaSampler:
-    """The samples of a `Sampler`, as arrays of the backend.
+    """Makes the samples of a `Sampler` as arrays of the backend.
 
     Parameters
     ----------
@@ -31,45 +31,45 @@ class CudaSampler:
     def __init__(self, sampler: Sampler):
         self._sampler = sampler
         cells, classes = zip(
-            *(unpacked(labels, sampler.num_classes) for labels in sampler.augmenter.labels), strict=True
+            *(unpack(labels, sampler.num_classes) for labels in sampler.augmenter.labels), strict=True
         )
-        self._wholly_known = [bool((image != UNKNOWN).all()) for image in classes]
+        self._fully_labelled = [bool((image != UNKNOWN).all()) for image in classes]
         self._tiles = TileMaker(sampler.augmenter, cells, classes)
         self._class_weights = to_backend(sampler.class_weights, np.float32)
 
     def sample(self, step: int) -> Sample:
-        """As `Sampler.sample`."""
+        """Make the sample of a step, as `Sampler.sample` does."""
         sampler, augmenter = self._sampler, self._sampler.augmenter
         w0, sigma = sampler.settings.w0, sampler.settings.sigma
         index, rng = sampler.index_and_rng(step)
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             draw = augmenter.draw(index, rng)
             image, cells, target = self._tiles.tile(index, draw)
             weight = weight_map_cuda.weight_map(cells, target, self._class_weights, w0=w0, sigma=sigma)
-            # Every pixel whose class is known has a weight. Only where some are not is there reason to wait.
-            if self._wholly_known[index] or self._weighs(target, weight):
+            # Every labelled pixel has a weight. Only an image with unlabelled ones makes waiting necessary.
+            if self._fully_labelled[index] or self._has_weight(target, weight):
                 break
         folded = count_folded(draw.grid, augmenter.input_size, augmenter.input_size)
         image, target, weight = (array.reshape(1, *array.shape) for array in (image, target, weight))
         return Sample(image, target, weight, sampler.names[index], folded)
 
-    def _weighs(self, target: NDArray[np.int32], weight: NDArray[np.float32]) -> bool:
+    def _has_weight(self, target: NDArray[np.int32], weight: NDArray[np.float32]) -> bool:
         return bool(weight_map_cuda.sums_by_class(target, weight, self._sampler.num_classes).any())
 
     def stream(self, start: int, stop: int) -> Iterator[Sample]:
-        """Samples of steps start … stop - 1, each made when it is asked for.
+        """Yield the samples of steps start … stop - 1, each made when it is needed.
 
-        No thread works ahead, as there is one of `Sampler`: the kernels of a sample would wait in the
-        training's stream all the same, and what is left for the CPU is a few random numbers.
+        Unlike in `Sampler`, no thread works ahead: a sample's kernels would wait in the stream of the
+        training all the same, and the CPU only draws a few random numbers.
         """
         return map(self.sample, range(start, stop))
 
 
 def weights_by_class(sample: Sample, num_classes: int) -> NDArray[np.float64]:
-    """`sampling.weights_by_class`, summed where the backend computes."""
+    """Sum the weights of each class's pixels on the backend, as `sampling.weights_by_class`."""
     return weight_map_cuda.sums_by_class(to_backend(sample.target), to_backend(sample.weight), num_classes)
 
 
 def mean_weights(sample: Sample, sums: NDArray[np.float64]) -> Any:
-    """The sample's weights divided by their sum, the sum over `sums`, for a loss that is their mean."""
-    return weight_map_cuda.divided(to_backend(sample.weight), float(sums.sum()))
+    """Divide the sample's weights by their total, the sum of `sums`, for a loss that is a weighted mean."""
+    return weight_map_cuda.divide(to_backend(sample.weight), float(sums.sum()))

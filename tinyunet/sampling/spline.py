@@ -1,14 +1,14 @@
-"""Values of an image between its pixels: cubic splines for images, the nearest pixel for labels.
+"""Looks up images between their pixels: cubic splines for images, the nearest pixel for labels.
 
 A cubic spline is a weighted sum of bumps, one at each pixel, and has two continuous derivatives:
 
     f(y, x) = Σ over k, l of c[k, l] β(y − k) β(x − l),    β the cubic B-spline, 4 pixels wide.
 
-The coefficients c are not the pixels: they are chosen so that f passes through the pixels, which takes one
-recursive filter forth and back along each axis [1]_. They depend on the image alone, so an image that is
-warped many times is filtered once.
+The coefficients c are not the pixels. They are chosen so that f passes through the pixels, by a recursive
+filter forwards and backwards along each axis [1]_. They depend on the image alone, so an image that is warped
+many times is filtered once.
 
-Beyond its borders an image continues as its mirror, without repeating the edge pixel, as in the paper's
+Beyond its borders an image continues as its mirror image, without repeating the edge pixel, as in the paper's
 overlap-tile: `numpy.pad(mode="reflect")`, which SciPy calls "mirror".
 
 References
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tinyunet.backend.jit import kernel
 
 POLE = np.sqrt(3.0) - 2.0  # the root within the unit circle of z + 4 + 1/z: β is 1/6, 4/6, 1/6 at the pixels
-HORIZON = 28  # |POLE|^28 < 1e-16: what lies further away does not change a float64
+HORIZON = 28  # |POLE|^28 < 1e-16: pixels further away do not change a float64
 
 
 @kernel
@@ -41,10 +41,10 @@ def mirror(x, length):
 
 @kernel
 def filter_lines(lines):
-    """Turn values into spline coefficients in place, along axis 0 of `lines` (n, m), for m lines at once.
+    """Convert values to spline coefficients in place, along axis 0 of `lines` (n, m), for m lines at once.
 
-    The filter 6 / (z + 4 + 1/z) is a causal and an anticausal recursion with the same pole. Both starts
-    follow from the mirror: the first is the sum over the mirrored signal, the second has a closed form.
+    The filter 6 / (z + 4 + 1/z) is a causal and an anticausal recursion with the same pole. The mirror image
+    gives both initial values: the first as a sum over the mirrored signal, the second in closed form.
     """
     n, m = lines.shape
     if n == 1:
@@ -70,7 +70,7 @@ def filter_lines(lines):
 
 
 def spline_coefficients(image: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The cubic spline through the pixels of `image`.
+    """Compute the coefficients of the cubic spline through the pixels of `image`.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ def spline_coefficients(image: NDArray[np.floating]) -> NDArray[np.floating]:
     Returns
     -------
     ndarray, shape (H + 3, W + 3, C), dtype of image
-        The coefficient of pixel (i, j) stands at [i + 1, j + 1]. The frame is their mirror: with it the four
-        bumps that reach a point, from one pixel before it to two after, are there for every point.
+        The coefficient of pixel (i, j) is at [i + 1, j + 1]. The frame mirrors the coefficients, so that the
+        four bumps that reach a point, from one pixel before it to two after, exist for every point.
     """
     coefficients = image
     for _ in range(2):  # along its rows, laid out as the columns of its transpose; then along its columns
@@ -91,23 +91,23 @@ def spline_coefficients(image: NDArray[np.floating]) -> NDArray[np.floating]:
 
 @kernel
 def bump_weights(t):
-    """β(t + 1), β(t), β(t − 1), β(t − 2): how the four bumps around a point weigh there; t in [0, 1)."""
+    """Return the weights of the four bumps around a point: β(t + 1), β(t), β(t − 1), β(t − 2); 0 ≤ t < 1."""
     s = 1.0 - t
     return s * s * s / 6, 2 / 3 - t * t * (2 - t) / 2, 2 / 3 - s * s * (2 - s) / 2, t * t * t / 6
 
 
 @kernel
 def bump_slopes(t):
-    """The derivatives by t of `bump_weights`."""
+    """Return the derivatives of `bump_weights` with respect to t."""
     s = 1.0 - t
     return -s * s / 2, t * (3 * t - 4) / 2, s * (4 - 3 * s) / 2, t * t / 2
 
 
 @kernel
 def sample_cubic(coefficients, coordinates, out):
-    """out[i, j] = one channel's spline at the point (y, x) = coordinates[:, i, j], in pixels.
+    """Set out[i, j] to one channel's spline at the point (y, x) = coordinates[:, i, j], in pixels.
 
-    The points are float64: near pixel 1000 a float32 is off by up to 3e-5 pixels, and so would be the values.
+    The points are float64: near pixel 1000 a float32 is off by up to 3e-5 pixels, and the values with it.
     """
     height, width = coefficients.shape[0] - 3, coefficients.shape[1] - 3
     for i in range(out.shape[0]):
@@ -126,7 +126,7 @@ def sample_cubic(coefficients, coordinates, out):
 
 @kernel
 def sample_nearest(image, coordinates, out):
-    """out[i, j] = the pixel of one channel that is nearest to the point (y, x) = coordinates[:, i, j]."""
+    """Set out[i, j] to one channel's pixel that is nearest to the point (y, x) = coordinates[:, i, j]."""
     height, width = image.shape
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
@@ -136,14 +136,15 @@ def sample_nearest(image, coordinates, out):
 
 
 def warp(source: NDArray, coordinates: NDArray[np.float64], order: int) -> NDArray:
-    """Look up a whole image, channel by channel.
+    """Look up an image at given points, channel by channel.
 
     Parameters
     ----------
     source : ndarray
         For order 3 the `spline_coefficients` of an image (H, W, C), for order 0 the image itself.
     coordinates : ndarray, shape (2, h, w), float64
-        Row and column, in pixels, where output pixel (i, j) looks; beyond its borders an image is mirrored.
+        Row and column, in pixels, of the point for output pixel (i, j). Beyond its borders the image is
+        mirrored.
     order : int
         3: cubic spline. 0: nearest pixel.
 

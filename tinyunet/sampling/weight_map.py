@@ -1,12 +1,12 @@
-"""The paper's weight map: how much each pixel counts in the loss (section 3, equation 2).
+"""Computes the paper's weight map: how much each pixel counts in the loss (section 3, equation 2).
 
     w(x) = w_c(x) + w0 · exp(−(d1(x) + d2(x))² / 2σ²)
 
 w_c balances the classes; the second term, the separation border, makes the narrow background between two
 cells count. d1 and d2 are the distances to the nearest and to the second nearest cell.
 
-A distance transform for each cell would find them, in seconds. `nearest_two_cells` finds them for all cells
-at once, exactly, by looking along columns and then along rows.
+One distance transform per cell would find them, in seconds. `nearest_two_cells` finds them for all cells at
+once, exactly, by searching along columns and then along rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy import ndimage
 from tinyunet.backend.jit import kernel
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
 
-NEGLIGIBLE = 1e-6  # smaller border weights may be left out: this is the spacing of float32 numbers at 10
+NEGLIGIBLE = 1e-6  # smaller border weights may be left out: it is the spacing of float32 numbers near 10
 
 
 def weight_map(
@@ -32,31 +32,31 @@ def weight_map(
     classes: NDArray[np.integer] | None = None,
     ignore_label: int | None = None,
 ) -> NDArray[np.float32]:
-    """The weight of each pixel in the loss.
+    """Compute the weight of each pixel in the loss.
 
     Parameters
     ----------
     labels : ndarray, shape (H, W), integer
-        0 is background, each other value one cell, in one piece or several. A binary mask is one single cell
-        and gets no border: number it with `label_cells` first. Cells that touch leave no background between
-        them to weight: separate them with `separate_touching` first.
+        0 is background, each other value one cell, in one piece or several. A binary mask is a single cell
+        and gets no border: number it with `label_cells` first. Touching cells have no background between them
+        to weight: separate them with `separate_touching` first.
     w0 : float
-        Weight of the border at its strongest, where 1 leaves a pixel's loss as it is.
+        Largest weight of the border, where 1 leaves a pixel's loss as it is.
     sigma : float
         Width of the border term, in pixels.
     class_balance : bool or sequence of float
-        The weights w_c by class. True: those that `class_weights` gives for this image. False: 1 for all.
+        The weights w_c by class. True: those of `class_weights` for this image. False: 1 for all.
     classes : ndarray, shape (H, W), integer, optional
         The class of each pixel, from 0. Without it: background 0 and foreground 1, from `labels`.
     ignore_label : int, optional
-        Pixels with this class (this label, if there is no `classes`) weigh 0 and are no cell.
+        Pixels of this class (with this label, if `classes` is not given) weigh 0 and belong to no cell.
 
     Returns
     -------
     ndarray, shape (H, W), float32
-        The border term is 0 in an image of fewer than two cells, and inside of cells: the paper's term is to
-        teach "the small separation borders", which are background. Inside of a cell d1 = 0, and the rim that
-        faces a neighbour would weigh more than the border itself, for the other class.
+        The border term is 0 in an image of fewer than two cells, and inside cells: the paper's term is there
+        to teach "the small separation borders", which are background. Inside a cell d1 = 0, and the rim that
+        faces a neighbour would weigh more than the border itself, in favour of the other class.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _weights_by_class(
 
 
 def _border(cells: NDArray[np.integer], w0: float, sigma: float) -> NDArray[np.float32]:
-    """The term w0 exp(−(d1 + d2)² / 2σ²) at every pixel; 0 where d2 alone brings it under `NEGLIGIBLE`."""
+    """Compute w0 exp(−(d1 + d2)² / 2σ²) at every pixel; 0 where d2 alone brings it below `NEGLIGIBLE`."""
     reach = border_reach(w0, sigma)
     if reach == 0:
         return np.zeros(cells.shape, np.float32)
@@ -118,15 +118,15 @@ def _border(cells: NDArray[np.integer], w0: float, sigma: float) -> NDArray[np.f
 
 
 def border_reach(w0: float, sigma: float) -> float:
-    """The distance in pixels where the border term falls to `NEGLIGIBLE`; 0 where it is never above."""
+    """Return the distance in pixels where the border term falls to `NEGLIGIBLE`; 0 if it is never above."""
     return float(sigma * np.sqrt(2 * np.log(max(w0 / NEGLIGIBLE, 1))))
 
 
 def class_weights(label_images: Iterable[NDArray[np.integer]], num_classes: int) -> NDArray[np.float32]:
-    """Weights w_c that give every class the same total weight: w_c = n / (K n_c).
+    """Compute weights w_c that give every class the same total weight: w_c = n / (K n_c).
 
-    n_c of all n pixels are of class c, and K classes occur, so the weights' mean over the pixels is 1. The
-    paper asks for a balance and gives no formula; this is ours.
+    n_c of all n pixels are of class c, and K classes occur, so the mean weight of a pixel is 1. The paper
+    demands a balance and gives no formula; this one is ours.
 
     Parameters
     ----------
@@ -159,20 +159,20 @@ def class_weights(label_images: Iterable[NDArray[np.integer]], num_classes: int)
 def nearest_two_cells(
     labels: NDArray[np.integer], *, max_distance: float = np.inf
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """For each pixel the Euclidean distance to the nearest cell, d1, and to the second nearest, d2.
+    """Compute each pixel's Euclidean distance to the nearest cell, d1, and to the second nearest, d2.
 
     Parameters
     ----------
     labels : ndarray, shape (H, W), integer
         0 is background, each other value one cell.
     max_distance : float
-        Cells further away, in pixels, are not looked for; a smaller one is faster.
+        Cells further away than this, in pixels, are ignored. The smaller, the faster.
 
     Returns
     -------
     d1, d2 : ndarray, shape (H, W), float32
-        Between pixel centres: 1 next to a cell, 0 inside of it (there d2 is the distance to the nearest other
-        cell). Infinite where there is no such cell within `max_distance`.
+        Between pixel centres: 1 next to a cell, 0 inside it (where d2 is the distance to the nearest other
+        cell). Infinite where no such cell lies within `max_distance`.
 
     Raises
     ------
@@ -181,10 +181,10 @@ def nearest_two_cells(
 
     Notes
     -----
-    First, each pixel learns the two nearest different cells of its own column, and their distances dy. Then
-    it asks the columns at dx = 0, 1, 2 … to its left and right for theirs, while dx² is less than the second
-    smallest dx² + dy² so far. Two cells of a column suffice: if the second nearest cell overall were only the
-    third of that column, the two before it would be nearer to the pixel as well.
+    First, find for each pixel the two nearest different cells of its own column, and their distances dy.
+    Then take in those of the columns dx = 0, 1, 2 … to its left and right, while dx² is less than the second
+    smallest dx² + dy² so far. Two cells per column suffice: if the second nearest cell overall were only the
+    third of its column, the two before it would be nearer to the pixel as well.
     """
     labels = _check_labels("nearest_two_cells", labels)
     cell, dy = _nearest_two_of_columns(labels)
@@ -193,14 +193,14 @@ def nearest_two_cells(
 
 
 def squared_limit(shape: tuple[int, ...], max_distance: float) -> int:
-    """The squares of the distances that are looked for are less than this; no distance exceeds H + W."""
+    """Return a bound that is above the squares of the distances to search; no distance exceeds H + W."""
     most = min(max_distance, sum(shape))
     return int(most * most) + 1
 
 
 @kernel
 def _insert(first, d_first, second, d_second, label, d):
-    """The two nearest distinct cells of three candidates, of which the first two are in order; 0: no cell."""
+    """Return the two nearest distinct cells of three candidates. The first two are in order; 0 is no cell."""
     if label == 0:
         return first, d_first, second, d_second
     if label == first:
@@ -214,24 +214,24 @@ def _insert(first, d_first, second, d_second, label, d):
 
 @kernel
 def _nearest_two_of_columns(labels):
-    """For each pixel the two nearest cells of its column, and their distances dy: both (H, W, 2), int32."""
+    """Find each pixel's two nearest cells in its column, and their distances dy: both (H, W, 2), int32."""
     height, width = labels.shape
     cell = np.zeros((height, width, 2), np.int32)
-    dy = np.full((height, width, 2), height, np.int32)  # further than any cell: there is none
+    dy = np.full((height, width, 2), height, np.int32)  # further than any cell: none was found
     for i in range(height):
         for j in range(width):
             if labels[i, j] != 0:
                 cell[i, j, 0], dy[i, j, 0] = labels[i, j], 0
     for i in range(1, height):
-        _learn_from_row(cell, dy, i, i - 1)
+        _update_from_row(cell, dy, i, i - 1)
     for i in range(height - 2, -1, -1):
-        _learn_from_row(cell, dy, i, i + 1)
+        _update_from_row(cell, dy, i, i + 1)
     return cell, dy
 
 
 @kernel
-def _learn_from_row(cell, dy, i, neighbour):
-    """What is near to the pixel above or below is one pixel further from this one."""
+def _update_from_row(cell, dy, i, neighbour):
+    """Take over the cells of the neighbouring row, which are one pixel further away."""
     for j in range(cell.shape[1]):
         first, d_first, second, d_second = cell[i, j, 0], dy[i, j, 0], cell[i, j, 1], dy[i, j, 1]
         for k in range(2):
@@ -243,7 +243,7 @@ def _learn_from_row(cell, dy, i, neighbour):
 
 @kernel
 def _nearest_two_of_rows(cell, dy, limit):
-    """d1 and d2 from the candidates of the columns, infinite if squared they are not below `limit`."""
+    """Find d1 and d2 among the candidates of the columns; infinite where the square is not below `limit`."""
     height, width, _ = cell.shape
     distances = np.empty((2, height, width), np.float32)
     for i in range(height):
@@ -266,11 +266,11 @@ def _nearest_two_of_rows(cell, dy, limit):
 
 
 def separate_touching(labels: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Separate touching cells by turning the pixels in contact into background.
+    """Separate touching cells: pixels in contact become background.
 
-    The paper's "separation border", which it computes "using morphological operations": both cells lose the
-    pixels that have a pixel of the other among their eight neighbours, so that a gap of two pixels opens. A
-    cell two pixels wide or less may vanish.
+    This is the paper's "separation border", computed "using morphological operations": both cells lose the
+    pixels that have a pixel of the other among their eight neighbours, so a gap of two pixels opens. A cell
+    two pixels wide or less may vanish.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def separate_touching(labels: NDArray[np.integer]) -> NDArray[np.integer]:
 
     Returns
     -------
-    ndarray, shape (H, W), dtype of labels
+    ndarray, shape (H, W), int32
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The weight map by CUDA kernels: `kernels/weight_map.cu`."""
+"""Computes the weight map by CUDA kernels: `kernels/weight_map.cu`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tinyunet.sampling.weight_map import border_reach, squared_limit
 
 
 def weight_map(cells: Any, classes: Any, class_weights: Any, *, w0: float, sigma: float) -> Any:
-    """`tinyunet.sampling.weight_map.weight_map` of the middle of an image, on arrays of the backend.
+    """Compute `tinyunet.sampling.weight_map.weight_map` for the middle of an image, on arrays of the backend.
 
     Parameters
     ----------
     cells : array, shape (H + 2 margin, W + 2 margin), int32
-        0 is background and unknown, each other value one cell.
+        0 is background or unlabelled, each other value one cell.
     classes : array, shape (H, W), int32
-        Of the middle; negative: unknown.
+        Classes of the middle; negative where it is not labelled.
     class_weights : array, shape (K,), float32
     w0, sigma : float
 
     Returns
     -------
     array, shape (H, W), float32
-        The distances are the CPU's to the last bit, and so is what is exponentiated. Exponentials are off by
-        up to 2 units in the last place on either side, then product and sum round: 3e-7 (w0 + class weight).
+        Distances and exponents equal the CPU's to the last bit. Exponentials are off by up to 2 units in the
+        last place on both sides, then product and sum round: 3e-7 (w0 + class weight).
     """
     margin = (cells.shape[1] - classes.shape[1]) // 2
     d1, d2 = nearest_two_cells(cells, margin=margin, max_distance=border_reach(w0, sigma))
@@ -39,7 +39,7 @@ def weight_map(cells: Any, classes: Any, class_weights: Any, *, w0: float, sigma
 
 
 def nearest_two_cells(cells: Any, *, margin: int = 0, max_distance: float = np.inf) -> tuple[Any, Any]:
-    """`weight_map.nearest_two_cells`, to the last bit, for the pixels that are not in the margin.
+    """Compute `weight_map.nearest_two_cells`, to the last bit, for the pixels that are not in the margin.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def nearest_two_cells(cells: Any, *, margin: int = 0, max_distance: float = np.i
 
 
 def sums_by_class(classes: Any, weight: Any, num_classes: int) -> NDArray[np.float64]:
-    """The sum of the weights of each class's pixels, shape (num_classes,): that alone is read back.
+    """Sum the weights of each class's pixels: shape (num_classes,). Only the sums are read back.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def sums_by_class(classes: Any, weight: Any, num_classes: int) -> NDArray[np.flo
     return to_host(sums).sum(axis=1)
 
 
-def divided(weight: Any, total: float) -> Any:
-    """The weights, float32, by their sum; 0 where that is 0."""
+def divide(weight: Any, total: float) -> Any:
+    """Divide float32 weights by their total; 0 if that is 0."""
     mean, scale = cuda.empty(weight.shape), np.float32(1 / total if total else 0)
     cuda.launch_elementwise("weight_map", "scale", weight.size, weight, scale, mean, flops=weight.size)
     return mean
