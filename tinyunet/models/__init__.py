@@ -19,12 +19,12 @@ __all__ = ["FCN", "MODELS", "ModelName", "Network", "SlidingWindowClassifier", "
 
 
 def make_network(model: str = "unet", **options: Any) -> Network:
-    """The network of this name, made with these options.
+    """Make the network of this name with these options.
 
     Raises
     ------
     OptionError
-        There is no network of this name, or an option is outside its range.
+        No network has this name, or an option is outside its range.
     """
     if model not in MODELS:
         raise OptionError(f"unknown network {model!r}", {"expected": " | ".join(MODELS)})

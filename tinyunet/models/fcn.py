@@ -1,8 +1,8 @@
-"""A fully convolutional network in its 8s form (Long, Shelhamer, Darrell 2015), the decoder before U-Net's.
+"""The fully convolutional network FCN-8s (Long, Shelhamer, Darrell 2015), whose decoder U-Net's replaced.
 
-The contracting path halves five times. At its end, and after its third and fourth pooling, a 1×1 convolution
-scores the classes. The coarse scores are doubled in size and *summed* with those of the level above, up to a
-stride of 8, and then brought to full size:
+The contracting path halves the sides five times. At its end, and after its third and fourth pooling, a 1×1
+convolution scores the classes. The coarse scores are doubled in size and *summed* with those of the level
+above, up to a stride of 8, and then brought to full size:
 
     stride  2  conv conv pool
     stride  4  conv conv pool
@@ -10,9 +10,9 @@ stride of 8, and then brought to full size:
     stride 16  conv conv pool -- 1×1 scores ---------------- + -- up -'
     stride 32  conv conv pool -- conv conv 1×1 scores -- up -'
 
-The paper takes its contracting path from a classifier trained on photographs; this one starts from random
+The paper takes its contracting path from a classifier trained on photographs. This one starts from random
 weights and is as wide as the U-Net that it is compared with. Every convolution is padded. The last step, by 8
-in the paper, is three steps by 2.
+in the paper, is done in three steps by 2.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tinyunet.ops.conv_transpose2d import conv_transpose2d
 from tinyunet.ops.dropout import dropout
 from tinyunet.ops.max_pool2d import max_pool2d
 
-FINEST = 3  # the pooling whose scores are the finest: stride 8
+FINEST_SCORED = 3  # the first pooling whose map is scored: stride 8
 
 
 class Upsample(Module):
-    """Twice the height and width by an up-convolution that starts as bilinear interpolation, and is trained.
+    """A trained up-convolution that doubles height and width, and starts as bilinear interpolation.
 
-    It interpolates each class by itself at first: the weights from one class to another start at 0.
+    At first each class is interpolated by itself: the weights from one class to another start at 0.
 
     Parameters
     ----------
@@ -46,7 +46,9 @@ class Upsample(Module):
     """
 
     def __init__(self, channels: int):
-        tent = np.array([1, 3, 3, 1], np.float32) / 4  # a new pixel lies between two old ones, nearer to one
+        tent = (
+            np.array([1, 3, 3, 1], np.float32) / 4
+        )  # a new pixel lies between two old ones, at 1/4 of the way
         self.weight = Parameter(
             np.outer(tent, tent)[:, :, np.newaxis, np.newaxis] * np.eye(channels, dtype=np.float32)
         )
@@ -57,21 +59,21 @@ class Upsample(Module):
 
 
 class FCN(Network):
-    """The FCN-8s, which sums coarse scores where `UNet` concatenates features and convolves them.
+    """The FCN-8s: it sums coarse scores, where `UNet` concatenates features and convolves them.
 
     Parameters
     ----------
     in_channels, num_classes : int
         Channels of the image, classes of the labels.
     base_channels : int
-        Channels of the first level, doubled at each level: 64 in the paper, where the fourth and fifth level
-        have 512 both.
+        Channels of the first level, doubled at each level: 64 in the paper, where both the fourth and the
+        fifth level have 512.
     depth : int
-        Number of poolings: 5 in the paper, at least 3. From the third on each level is scored.
+        Number of poolings: 5 in the paper, at least 3. Each level from the third on is scored.
     dropout : float
-        Probability after either convolution at the end of the contracting path. In training only.
+        Probability after each convolution at the end of the contracting path. In training only.
     seed : int
-        Decides the initial weights.
+        Determines the initial weights.
 
     Raises
     ------
@@ -122,24 +124,26 @@ class FCN(Network):
             Conv2d(bottom, bottom, 3, padding=1, relu=True, rng=rng),
             Conv2d(bottom, bottom, 1, relu=True, rng=rng),
         ]
-        self.scores = [Conv2d(c, num_classes, 1, rng=rng) for c in channels[FINEST - 1 :]]
+        self.scores = [Conv2d(c, num_classes, 1, rng=rng) for c in channels[FINEST_SCORED - 1 :]]
         for score in self.scores:
-            score.weight.data[...] = 0  # as in the paper: random scores of wide maps are large, and all wrong
+            score.weight.data[...] = (
+                0  # as in the paper: random scores of wide maps would be large, and wrong
+            )
         self.up = [Upsample(num_classes) for _ in range(depth)]
 
     @classmethod
     def geometry_of(cls, options: Mapping[str, Any]) -> Geometry:
         """See `Network.geometry_of`."""
         depth = options["depth"]
-        fits = depth >= FINEST
+        fits = depth >= FINEST_SCORED
         require_options(
-            "FCN", depth=(depth, fits, f"at least {FINEST}: the finest scores are those of stride 8")
+            "FCN", depth=(depth, fits, f"at least {FINEST_SCORED}: the finest scores are those of stride 8")
         )
         # A block sees up to 4 · 2^depth - 2 pixels beyond its edges; the halo is on the grid.
         return Geometry(smallest=2**depth, step=2**depth, shrink=0, halo=4 * 2**depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to scores (logits).
+        """Compute scores (logits) of images.
 
         Parameters
         ----------
@@ -152,7 +156,7 @@ class FCN(Network):
         Raises
         ------
         ShapeError
-            Sizes that the network cannot take (the nearest that it can are named), or other channels.
+            Sides that the network cannot take (the nearest that it can take are named), or other channels.
         """
         self.require_images(x)
         scored = []
@@ -165,7 +169,7 @@ class FCN(Network):
                 x = dropout(x, self.dropout, self.dropout_rng)
         scored[-1] = x
 
-        *finer, y = (score(x) for score, x in zip(self.scores, scored[FINEST - 1 :], strict=True))
+        *finer, y = (score(x) for score, x in zip(self.scores, scored[FINEST_SCORED - 1 :], strict=True))
         up = iter(self.up)
         for scores in reversed(finer):
             y = add(next(up)(y), scores)
@@ -174,12 +178,12 @@ class FCN(Network):
         return y
 
     def multiplications(self, height: int, width: int) -> int:
-        """See `Network.multiplications`: contracting path, its end, scores and up-sampling."""
+        """Count those of the contracting path, its end, the scores and the upsampling."""
         pixels = [(height // 2**level) * (width // 2**level) for level in range(self.depth + 1)]
         layers: list[tuple[int, Conv2d | Upsample]] = [
             *((pixels[i], part) for i, b in enumerate(self.contracting) for part in (b.first, b.second)),
             *((pixels[-1], layer) for layer in self.bottom),
-            *zip(pixels[FINEST:], self.scores, strict=True),
-            *zip(reversed(pixels[1:]), self.up, strict=True),  # an input pixel takes the whole window
+            *zip(pixels[FINEST_SCORED:], self.scores, strict=True),
+            *zip(reversed(pixels[1:]), self.up, strict=True),  # an input pixel meets the whole window
         ]
         return sum(count * layer.weight.data.size for count, layer in layers)

@@ -1,8 +1,8 @@
-"""Sizes of a network's input and output, in whole numbers, one side of the image at a time.
+"""Computes the sizes of a network's input and output, one side of the image at a time.
 
-A network takes only sides of certain sizes, because its poolings halve them, and gives less than it takes,
-because valid convolutions lose pixels at the border. `Geometry` holds the few numbers that describe this for
-any network; `unet` gives those of a U-Net.
+A network takes only sides of certain sizes, because its poolings halve them. Its output is smaller than its
+input, because valid convolutions lose pixels at the border. `Geometry` holds the few numbers that describe
+this for any network; `unet` gives those of a U-Net.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from tinyunet.errors import ShapeError
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a network takes and gives, in pixels.
+    """The input and output sizes of a network, in pixels.
 
     Attributes
     ----------
     smallest, step : int
-        It takes sides of `smallest` pixels and any number of `step` more. The windows of its poolings lie on
-        a grid of this step: only predictions that start on the grid fit together.
+        The network takes sides of `smallest` pixels plus any multiple of `step`. The windows of its poolings
+        lie on a grid of this step: only predictions that start on the grid fit together.
     shrink : int
-        By how much the output is smaller than the input: half of it on either side. 0: a padded network.
+        By how much the output is smaller than the input, half on each side. 0 for a padded network.
     halo : int
         How far a block of step × step output pixels on the grid sees beyond its edges, at most.
     """
@@ -33,7 +33,7 @@ class Geometry:
     halo: int
 
     def takes(self, size: int) -> bool:
-        """Whether the network takes a side of this size.
+        """Return whether the network takes a side of this size.
 
         >>> unet(4).takes(572), unet(4).takes(512), unet(4, "same").takes(512)
         (True, False, True)
@@ -41,7 +41,7 @@ class Geometry:
         return size >= self.smallest and (size - self.smallest) % self.step == 0
 
     def output_size(self, size: int) -> int:
-        """The side of the output for a side of the input.
+        """Return the side of the output for a side of the input.
 
         >>> unet(4).output_size(572)
         388
@@ -49,7 +49,7 @@ class Geometry:
         Raises
         ------
         ShapeError
-            The network cannot take this size; the nearest that it can take are named.
+            The network cannot take this size; the nearest sizes that it can take are named.
         """
         if not self.takes(size):
             below, above = self.nearest_inputs(size)
@@ -61,7 +61,7 @@ class Geometry:
         return size - self.shrink
 
     def nearest_inputs(self, size: int) -> tuple[int | None, int]:
-        """The nearest sides that it takes: at most `size` (None if there is none), and at least `size`.
+        """Return the nearest sides that it takes: at most `size` (None if none is), and at least `size`.
 
         >>> unet(4).nearest_inputs(512)
         (508, 524)
@@ -72,7 +72,7 @@ class Geometry:
         return below, below if below == size else below + self.step
 
     def input_for_output(self, size: int) -> int:
-        """The smallest side of the input whose output has at least `size` pixels.
+        """Return the smallest side of the input whose output has at least `size` pixels.
 
         >>> unet(4).input_for_output(388), unet(4).input_for_output(100)
         (572, 284)
@@ -81,18 +81,18 @@ class Geometry:
 
 
 def unet(depth: int, padding: str = "valid") -> Geometry:
-    """The geometry of a U-Net.
+    """Return the geometry of a U-Net.
 
     d is the depth (the number of poolings, 4 in the paper). A valid 3×3 convolution takes 2 pixels off a
-    side, two in a row take 4. On the way down a side n becomes (n - 4) / 2 at each level, so n - 4, and what
-    it becomes, must be even d times:
+    side, two in a row take 4. On the way down a side n becomes (n - 4) / 2 at each of the d levels, so n - 4
+    must be even at each of them:
 
         n = 2^d · m + 4 (2^d - 1)                 m: the side that enters the bottom level
         output = 2^d · (m - 8) + 4                m > 8 - 4 / 2^d, so that an output is left
 
-    The output is smaller than the input by 12 · 2^d - 8 whatever m is: 184 in the paper, 572 -> 388. A padded
-    ("same") network keeps the size, which must be a multiple of 2^d, and sees up to 6 · 2^d - 2 pixels beyond
-    a block; its halo is on the grid.
+    The output is smaller than the input by 12 · 2^d - 8, whatever m is: 184 in the paper, 572 -> 388. A
+    padded ("same") network keeps the size, which must be a multiple of 2^d, and sees up to 6 · 2^d - 2 pixels
+    beyond a block; its halo is a multiple of the step.
 
     Parameters
     ----------

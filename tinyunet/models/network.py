@@ -1,7 +1,7 @@
 """The interface of a network that can be trained, stored, and used on images of any size.
 
-The trainer, overlap-tile and the commands know a network by this class only. Its constructor takes
-`in_channels`, `num_classes` and `seed`, and whatever else it is built from, all by name and with defaults.
+The trainer, overlap-tile and the commands know a network only by this class. Its constructor takes
+`in_channels`, `num_classes`, `seed` and its other options, all by name and with defaults.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Network(Module):
     in_channels, num_classes : int
         Channels of the image, classes of the labels.
     geometry : Geometry
-        Which sides it takes, and what it gives for them.
+        Which input sides it takes, and the output sides for them.
     dropout_rng : numpy.random.Generator
         Draws the dropout. The trainer sets one for each step, so that a step can be repeated.
     """
@@ -43,7 +43,7 @@ class Network(Module):
 
     @classmethod
     def options(cls) -> dict[str, Any]:
-        """What the constructor takes, and its defaults."""
+        """Return the constructor's parameters and their defaults."""
         return {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
 
     @classmethod
@@ -58,41 +58,41 @@ class Network(Module):
         raise NotImplementedError
 
     def training_batch(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """What to train on, from a tile of an image: the tile itself, unless the network says otherwise.
+        """Choose from a tile what to train on: here, all of it.
 
         Parameters
         ----------
         sample : Sample
-            A tile with the sides of `geometry`, its classes and their weights.
+            A tile with sides that fit `geometry`, its classes and their weights.
         rng : numpy.random.Generator
-            Of this step.
+            The generator of this step.
         """
         return sample
 
     def loss(self, x: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
-        """What training minimises: `softmax_cross_entropy` of the scores.
+        """Compute what training minimises: `softmax_cross_entropy` of the scores.
 
         A network may compute it in another way that gives the same up to rounding. On the GPU nothing is read
-        back, and it can be captured as a part of a CUDA graph.
+        back, so that a CUDA graph can capture it.
 
         Parameters
         ----------
         x : Tensor, shape (N, H, W, in_channels)
-        target, weight : array, of the output's N, H, W
+        target, weight : array, shape (N, H', W') of the output
             From `tinyunet.ops.targets.checked_pixels`.
         """
         return loss_of_checked(self(x), target, weight)
 
     def multiplications(self, height: int, width: int) -> int:
-        """Multiplications of the convolutions, by their definition, for one image of these sides.
+        """Count the multiplications of the convolutions, by definition, for one image of these sides.
 
-        Each number that a convolution gives takes K · K · C of them, a 2×2 up-convolution C. Winograd's
-        algorithm makes do with fewer, but that is a matter of the engine and not of the network.
+        Each output value of a convolution takes K · K · C of them, of a 2×2 up-convolution C. Winograd's
+        algorithm needs fewer, but that is a property of the engine and not of the network.
         """
         raise NotImplementedError
 
     def require_images(self, x: Tensor) -> None:
-        """Raise a ShapeError unless x is a batch of images (N, H, W, in_channels) of sides that fit."""
+        """Raise a ShapeError unless x is a batch of images (N, H, W, in_channels) with sides that fit."""
         if len(x.shape) != 4 or x.shape[3] != self.in_channels:
             raise ShapeError(
                 f"{type(self).__name__}: expected images with {self.in_channels} channels",
@@ -104,7 +104,7 @@ class Network(Module):
 
 
 def require_options(network: str, **checks: tuple[Any, bool, str]) -> None:
-    """Raise an OptionError for the first option that does not fit: by name, value, whether it fits, why."""
+    """Raise an OptionError for the first invalid option. `checks`: by name, its value, validity and rule."""
     for name, (value, fits, expected) in checks.items():
         if not fits:
             raise OptionError(f"{network}: {name} is {value!r}, expected {expected}")

@@ -6,10 +6,10 @@ It classifies the pixel in the middle of a window. The largest network of [1]_:
 
 Every pixel has a window of its own, and the windows of neighbours are nearly the same: slid over an image,
 the network computes nearly the same numbers again and again. `slide` does just that. `forward` gets the same
-scores from convolutions of the whole image, in which each number is computed once. The poolings stand in the
-way: the windows of two neighbours are pooled at places one pixel apart. So a map is pooled four times, from
-each of the four offsets, into four maps of half the side, *fragments*, which hold the windows of even and of
-odd rows and columns; the next pooling makes four of each. At the end they are put together, a puzzle [2]_.
+scores from convolutions of the whole image, which compute each number once. The poolings are the difficulty:
+the windows of two neighbours are pooled at places one pixel apart. So a map is pooled four times, once from
+each of the four offsets, into four maps of half the side, called *fragments*, which hold the windows of even
+and odd rows and columns. The next pooling makes four of each. At the end they are interleaved [2]_.
 
 References
 ----------
@@ -40,11 +40,11 @@ from tinyunet.ops.max_pool2d import max_pool2d
 if TYPE_CHECKING:
     from tinyunet.sampling import Sample
 
-LAST = 3  # side of the map that the neurons see
+LAST_SIDE = 3  # of the map that the neurons see
 
 
 class SlidingWindowClassifier(Network):
-    """The sliding-window network, which classifies one pixel from the window around it.
+    """The sliding-window network: it classifies each pixel from the window around it.
 
     Parameters
     ----------
@@ -55,11 +55,11 @@ class SlidingWindowClassifier(Network):
     depth : int
         Number of convolutions, each with a pooling: 4 in the paper. Windows have 9, 23, 47, 95, … pixels.
     neurons : int
-        Of the hidden layer: 200 in the paper.
+        Neurons of the hidden layer: 200 in the paper.
     windows : int
-        How many windows a training step sees.
+        Windows per training step.
     seed : int
-        Decides the initial weights.
+        Determines the initial weights.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class SlidingWindowClassifier(Network):
 
     Examples
     --------
-    One window has one pixel of scores; a larger image has one for each window that fits into it.
+    A window gives the scores of one pixel, a larger image those of each window that fits into it.
 
     >>> import numpy as np, tinyunet as tu
     >>> model = tu.SlidingWindowClassifier(base_channels=4, depth=2)
@@ -114,7 +114,7 @@ class SlidingWindowClassifier(Network):
             Conv2d(before, base_channels, size, relu=True, rng=rng)
             for before, size in zip(channels, kernel_sizes(depth), strict=False)
         ]
-        self.hidden = Conv2d(base_channels, neurons, LAST, relu=True, rng=rng)
+        self.hidden = Conv2d(base_channels, neurons, LAST_SIDE, relu=True, rng=rng)
         self.scores = Conv2d(neurons, num_classes, 1, rng=rng)
 
     @classmethod
@@ -122,36 +122,36 @@ class SlidingWindowClassifier(Network):
         """See `Network.geometry_of`."""
         depth = options["depth"]
         require_options("SlidingWindowClassifier", depth=(depth, depth >= 1, "at least 1"))
-        window = LAST
+        window = LAST_SIDE
         for size in reversed(kernel_sizes(depth)):
             window = 2 * window + size - 1
         lost, step = window - 1, 2**depth
         return Geometry(smallest=step + lost, step=step, shrink=lost, halo=lost // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Windows or whole images to scores (logits).
+        """Compute scores (logits) of windows or of whole images.
 
         Parameters
         ----------
         x : Tensor, shape (N, window, window, in_channels) or (N, H, W, in_channels)
-            Windows; or images of the sides that `geometry` names, of which every window is classified. Then
-            no graph is recorded: training is by windows.
+            Windows; or images with sides that fit `geometry`, of which every window is classified. For images
+            no graph is recorded, because training uses windows.
 
         Returns
         -------
         Tensor, shape (N, H - window + 1, W - window + 1, num_classes)
-            1 × 1 for a window.
+            1 × 1 pixels for a window.
 
         Raises
         ------
         ShapeError
-            Sizes that the network cannot take (the nearest that it can are named), or other channels.
+            Sides that the network cannot take (the nearest that it can take are named), or other channels.
         """
         if x.shape[1:] == (self.window, self.window, self.in_channels):
             return self._scores(x, max_pool2d)
         self.require_images(x)
         with no_grad():
-            return put_together(self._scores(x, pool_at_every_offset), self.depth)
+            return merge_fragments(self._scores(x, pool_at_every_offset), self.depth)
 
     def _scores(self, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
         for convolution in self.convolutions:
@@ -159,13 +159,13 @@ class SlidingWindowClassifier(Network):
         return self.scores(self.hidden(x))
 
     def slide(self, x: Tensor, *, batch: int = 64) -> Tensor:
-        """The scores that `forward` gives, by brute force: window by window.
+        """Compute the scores of `forward` by brute force: window by window.
 
         Parameters
         ----------
         x : Tensor, shape (N, H, W, in_channels), H and W at least `window`
         batch : int
-            How many windows are computed at a time.
+            Windows to compute at a time.
 
         Returns
         -------
@@ -187,16 +187,16 @@ class SlidingWindowClassifier(Network):
         scores = np.empty((places.shape[1], self.num_classes), x.dtype)
         with no_grad():
             for start in range(0, len(scores), batch):
-                some = views[tuple(places[:, start : start + batch])]
-                windows = Tensor(np.moveaxis(some, 1, 3))
+                channels_first = views[tuple(places[:, start : start + batch])]
+                windows = Tensor(np.moveaxis(channels_first, 1, 3))
                 scores[start : start + batch] = self._scores(windows, max_pool2d).numpy()[:, 0, 0]
         return Tensor(scores.reshape(*views.shape[:3], -1))
 
     def training_batch(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Some windows of a tile, their pixels drawn with probabilities in proportion to their weights.
+        """Draw windows of a tile, with probabilities in proportion to the weights of their pixels.
 
-        The weights are then 1: what counts more comes more often. With class balance alone, all classes are
-        drawn equally often, as in the paper.
+        The weights are then 1, because pixels that count more are drawn more often. With class balance alone,
+        all classes are drawn equally often, as in the paper.
         """
         image, target, weight = to_backend(sample.image), to_host(sample.target)[0], to_host(sample.weight)[0]
         up_to = np.cumsum(weight.astype(np.float64))
@@ -204,7 +204,7 @@ class SlidingWindowClassifier(Network):
         places = np.unravel_index(np.minimum(drawn, up_to.size - 1), weight.shape)
         side = self.window
         windows = [image[:, i : i + side, j : j + side] for i, j in zip(*places, strict=True)]
-        counts = weight[places] > 0  # none does where nobody labelled anything
+        counts = weight[places] > 0  # all False if no pixel is labelled
 
         def pixels(array: NDArray) -> NDArray:
             return array[:, np.newaxis, np.newaxis]
@@ -216,18 +216,18 @@ class SlidingWindowClassifier(Network):
         )
 
     def multiplications(self, height: int, width: int) -> int:
-        """See `Network.multiplications`: of one window, or of all windows of an image, sharing their work."""
+        """Count those of one window, or of all windows of an image, which share their work."""
         sides, total, maps = np.array([height, width]), 0, 1
         fragments = 1 if height == width == self.window else 4
         for layer in self.convolutions:
             sides = sides - (layer.weight.shape[0] - 1)
             total += maps * sides.prod() * layer.weight.data.size
             sides, maps = sides // 2, fragments * maps
-        pixels = maps * (sides - (LAST - 1)).prod()
+        pixels = maps * (sides - (LAST_SIDE - 1)).prod()
         return int(total + pixels * (self.hidden.weight.data.size + self.scores.weight.data.size))
 
     def redundancy(self, height: int, width: int) -> float:
-        """How many times the multiplications of `forward` it takes to `slide` over an image of these sides.
+        """Divide the multiplications of `slide` by those of `forward`, for an image of these sides.
 
         >>> round(SlidingWindowClassifier().redundancy(512 + 94, 512 + 94))
         475
@@ -243,7 +243,7 @@ def kernel_sizes(depth: int) -> list[int]:
 
 
 def pool_at_every_offset(x: Tensor) -> Tensor:
-    """Max-pooling that starts at the offsets (0, 0), (0, 1), (1, 0) and (1, 1): four maps, one after another.
+    """Max-pool from the offsets (0, 0), (0, 1), (1, 0) and (1, 1) into four maps, one after another.
 
     (N, 2H + 1, 2W + 1, C) -> (4N, H, W, C)
     """
@@ -252,11 +252,11 @@ def pool_at_every_offset(x: Tensor) -> Tensor:
     return max_pool2d(Tensor(array_library().concatenate(shifted)))
 
 
-def put_together(fragments: Tensor, poolings: int) -> Tensor:
-    """The map whose fragments these are, each at the offsets at which it was pooled.
+def merge_fragments(fragments: Tensor, poolings: int) -> Tensor:
+    """Interleave fragments to one map, each at the offsets from which it was pooled.
 
-    (4^d N, H, W, C) -> (N, 2^d H, 2^d W, C): the last pooling's offsets vary slowest in the fragments' order,
-    and make the larger steps in the map.
+    (4^d N, H, W, C) -> (N, 2^d H, 2^d W, C). The offsets of the last pooling vary slowest in the order of the
+    fragments, and are the larger steps in the map.
     """
     _, height, width, channels = fragments.shape
     parts = fragments.data.reshape(*(2, 2) * poolings, -1, height, width, channels)

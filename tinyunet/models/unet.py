@@ -51,15 +51,16 @@ class UNet(Network):
         Number of poolings: 4 in the paper.
     padding : {"valid", "same"}
         "valid", as in the paper: the output has only pixels whose whole context was in the input, 572 -> 388.
-        "same", the common modern form: zeros around every map, the output as large as the input.
+        "same", the common modern form: zeros around every map, an output as large as the input.
     dropout : float
-        Probability at the end of the contracting path, where the paper puts it without saying how strong:
-        after the second convolution of the last two levels. In training only.
+        Probability at the end of the contracting path, after the second convolution of the last two levels.
+        In training only. The paper names the place, but not the probability.
     variant : {"paper", "release"}
-        "release", as the authors' published network: a ReLU after every up-convolution, and a last
-        up-convolution that keeps its channels. The defaults have 31,030,658 and 31,100,354 parameters.
+        "release" is the authors' published network, with a ReLU after every up-convolution and a last
+        up-convolution that keeps its channels. With the defaults they have 31,030,658 and 31,100,354
+        parameters.
     seed : int
-        Decides the initial weights.
+        Determines the initial weights.
 
     Raises
     ------
@@ -126,7 +127,7 @@ class UNet(Network):
         return geometry.unet(depth, padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to scores (logits).
+        """Compute scores (logits) of images.
 
         Parameters
         ----------
@@ -140,21 +141,21 @@ class UNet(Network):
         Raises
         ------
         ShapeError
-            Sizes that the network cannot take (the nearest that it can are named), or other channels.
+            Sides that the network cannot take (the nearest that it can take are named), or other channels.
         """
         return self.scores(self._features(x))
 
     def loss(self, x: Tensor, target: NDArray[Any], weight: NDArray[Any]) -> Tensor:
-        """See `Network.loss`; here the last layer is fused with it, by `linear_cross_entropy`.
+        """Compute `Network.loss`, fused with the last layer by `linear_cross_entropy`.
 
-        A subclass with a `forward` of its own has the loss of what that gives.
+        For a subclass with a `forward` of its own, the loss is that of its scores.
         """
         if type(self).forward is not UNet.forward:
             return super().loss(x, target, weight)
         return loss_of_checked(self._features(x), self.scores.weight, self.scores.bias, target, weight)
 
     def _features(self, x: Tensor) -> Tensor:
-        """What the last layer scores: (N, H', W', base_channels)."""
+        """Compute the input of the last layer: (N, H', W', base_channels)."""
         self.require_images(x)
         skips = []
         for level, block in enumerate(self.contracting):
@@ -168,9 +169,9 @@ class UNet(Network):
         return x
 
     def multiplications(self, height: int, width: int) -> int:
-        """See `Network.multiplications`: 3×3 convolutions of each level, up-convolutions, scores."""
+        """Count those of each level's 3×3 convolutions, of the up-convolutions and of the scores."""
         sides, total = np.array([height, width]), 0
-        lost = 2 if self.padding == "valid" else 0  # by a 3×3 convolution
+        lost = 2 if self.padding == "valid" else 0  # by each 3×3 convolution
 
         def convolved(block: DoubleConv, sides: NDArray[np.integer]) -> NDArray[np.integer]:
             nonlocal total
