@@ -1,4 +1,4 @@
-"""How good is a segmentation? The measures of the challenges that the paper reports, and today's.
+"""How good is a segmentation? The measures of the challenges that the paper reports, and those of today.
 
 ========================  =============================================  =====================
 by pixels                 `pixel_error`, `iou`, `dice`                   class images

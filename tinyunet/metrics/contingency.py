@@ -1,4 +1,4 @@
-"""The table that all measures of segments and objects start from: who overlaps whom, in pixels."""
+"""The table of overlaps from which all measures of segments and objects start, and checks of their input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scipy import sparse
 
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 
-ROUNDING = 1e-5  # how far float32 means of probabilities may leave 0 … 1
+ROUNDING = 1e-5  # how far rounding may move float32 probabilities out of 0 … 1
 
 
 def check_same_shape(where: str, prediction: np.ndarray, labels: np.ndarray) -> None:
@@ -25,8 +25,8 @@ def check_whole_numbers(where: str, **arrays: np.ndarray) -> None:
     for name, array in arrays.items():
         if array.dtype.kind not in "iub":
             raise DtypeError(
-                f"{where}: {name} must hold whole numbers, it is {array.dtype}",
-                remedy="probabilities become classes with argmax(axis=-1), and objects with label_instances",
+                f"{where}: {name} must hold whole numbers, but it is {array.dtype}",
+                remedy="argmax(axis=-1) turns probabilities into classes, label_instances into objects",
             )
 
 
@@ -38,23 +38,23 @@ def check_binary(where: str, **arrays: np.ndarray) -> None:
     for name, array in arrays.items():
         if np.any((array != 0) & (array != array.max())):
             raise DataError(
-                f"{where}: {name} must be binary, it holds more than two values",
+                f"{where}: {name} must be binary, but it holds more than two values",
                 remedy="compare label images with rand_error, information_score, seg or average_precision",
             )
 
 
 def check_probabilities(where: str, probabilities: np.ndarray) -> None:
-    """Raise DataError unless all numbers of an array, which has some, are from 0 to 1."""
+    """Raise DataError unless all numbers of an array, which must not be empty, are from 0 to 1."""
     lowest, highest = probabilities.min(), probabilities.max()
     if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # in this form NaN fails too
         raise DataError(
             f"{where}: probabilities run from 0 to 1, found {lowest} to {highest}",
-            remedy="apply softmax to scores; divide 8-bit maps by 255",
+            remedy="apply softmax to scores, or divide 8-bit maps by 255",
         )
 
 
 def contingency(where: str, segmentation: np.ndarray, labels: np.ndarray) -> sparse.csr_array:
-    """Pixels that each segment shares with each object of the ground truth.
+    """Count the pixels that each segment shares with each object of the ground truth.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def contingency(where: str, segmentation: np.ndarray, labels: np.ndarray) -> spa
     Returns
     -------
     csr_array, shape (1 + segments, 1 + objects), int64
-        Entry ``[i, j]``: pixels in segment i and in object j. Row 0 and column 0 are the zeros of the label
-        images and are always there; every other row and column has at least one pixel.
+        Entry ``[i, j]`` counts the pixels in both segment i and object j. Row 0 and column 0 stand for the
+        zeros of the label images, present or not; every other row and column has at least one pixel.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def contingency(where: str, segmentation: np.ndarray, labels: np.ndarray) -> spa
     DtypeError
         An image does not hold whole numbers.
     DataError
-        A label is negative, or there is no pixel at all.
+        A label is negative, or the images are empty.
     """
     segmentation, labels = np.asarray(segmentation), np.asarray(labels)
     check_same_shape(where, segmentation, labels)
@@ -90,7 +90,7 @@ def contingency(where: str, segmentation: np.ndarray, labels: np.ndarray) -> spa
 
 
 def _consecutive(where: str, labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """Flat labels renumbered 0 … count − 1 in their order, and count. Zero stays zero, present or not."""
+    """Return flat labels, renumbered 0 … count − 1 in their order, and count. 0 stays 0, present or not."""
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0:
         raise DataError(f"{where}: labels start at 0 (background), found {lowest}")

@@ -18,9 +18,9 @@ IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 def seg(segmentation: np.ndarray, labels: np.ndarray) -> float:
-    """SEG of the Cell Tracking Challenge, 0 to 1 (best): the mean of `seg_per_object`.
+    """Compute SEG of the Cell Tracking Challenge, 0 to 1 (best): the mean of `seg_per_object`.
 
-    The challenge's mean runs over the objects of all frames; for several images join the arrays of
+    The challenge averages over the objects of all frames: for several images, join the arrays of
     `seg_per_object` and take their mean. Predicted objects that cover no true one cost nothing.
 
     Parameters
@@ -49,14 +49,14 @@ def seg(segmentation: np.ndarray, labels: np.ndarray) -> float:
 
 
 def seg_per_object(segmentation: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """IoU of each true object with the predicted one that covers more than half of it.
+    """Compute the IoU of each true object with the predicted one that covers more than half of it.
 
     Parameters and errors are those of `seg`.
 
     Returns
     -------
     array, shape (objects,), float64
-        In the order of the labels; 0 where no segment covers more than half of the object.
+        In the order of the labels; 0 if no predicted object covers more than half of the true one.
     """
     overlaps = _overlaps("seg", segmentation, labels)
     covers = 2 * overlaps.joint > overlaps.object_size
@@ -68,18 +68,18 @@ def seg_per_object(segmentation: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def average_precision(
     segmentation: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | float = IOU_THRESHOLDS
 ) -> np.ndarray:
-    """TP / (TP + FP + FN) at each IoU threshold, 0 to 1 (best).
+    """Compute TP / (TP + FP + FN) at each IoU threshold, 0 to 1 (best).
 
-    A predicted and a true object match if their IoU is at least the threshold; matches are one to one, as
-    many as possible, and are the true positives. The mean over the thresholds is the score of the Data
-    Science Bowl 2018 for one image; the mean over images is the caller's.
+    A predicted and a true object may match if their IoU is at least the threshold. The true positives are the
+    largest possible number of one-to-one matches. The mean over the thresholds is the score of the Data
+    Science Bowl 2018 for one image; the caller takes the mean over images.
 
     Parameters
     ----------
     segmentation, labels : integer array, shape (H, W)
         Label images.
     thresholds : float or sequence of float
-        Above 0; 0.5, 0.55, … 0.95 unless given.
+        Above 0; 0.5, 0.55, … 0.95 by default.
 
     Returns
     -------
@@ -130,9 +130,10 @@ def _overlaps(where: str, segmentation: np.ndarray, labels: np.ndarray) -> _Over
 
 
 def _most_matches(overlaps: _Overlaps, allowed: np.ndarray) -> int:
-    """Size of the largest one-to-one matching over the allowed pairs.
+    """Return the size of the largest one-to-one matching over the allowed pairs.
 
-    Above IoU 0.5 an object has one partner at most and this is their count; at 0.5 two halves may tie.
+    Above IoU 0.5 an object has at most one partner, and this is the number of pairs. At 0.5 two halves may
+    tie.
     """
     pairs = (overlaps.segment[allowed], overlaps.object[allowed])
     graph = sparse.csr_array(

@@ -1,4 +1,4 @@
-"""Measures that look at one pixel at a time: pixel error, IoU and Dice of each class."""
+"""Measures of single pixels: pixel error, and the IoU and Dice of each class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tinyunet.metrics.contingency import check_same_shape, check_whole_numbers
 
 
 def pixel_error(prediction: np.ndarray, labels: np.ndarray, *, ignore_label: int | None = None) -> float:
-    """Share of the pixels whose class is wrong, 0 (best) to 1.
+    """Compute the share of the pixels whose class is wrong, 0 (best) to 1.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def pixel_error(prediction: np.ndarray, labels: np.ndarray, *, ignore_label: int
 
     Notes
     -----
-    The ISBI 2012 challenge reported the same of a probability map at its best threshold [1]_.
+    The ISBI 2012 challenge reported this error for a probability map at its best threshold [1]_.
 
     References
     ----------
@@ -40,7 +40,7 @@ def pixel_error(prediction: np.ndarray, labels: np.ndarray, *, ignore_label: int
 def iou(
     prediction: np.ndarray, labels: np.ndarray, num_classes: int, *, ignore_label: int | None = None
 ) -> np.ndarray:
-    """Intersection over union of each class, 0 to 1 (best): TP / (TP + FP + FN).
+    """Compute the intersection over union of each class, 0 to 1 (best): TP / (TP + FP + FN).
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def iou(
 def dice(
     prediction: np.ndarray, labels: np.ndarray, num_classes: int, *, ignore_label: int | None = None
 ) -> np.ndarray:
-    """Dice coefficient of each class, 0 to 1 (best): 2 TP / (2 TP + FP + FN), the F-score of its pixels.
+    """Compute each class's Dice coefficient, 0 to 1 (best): 2 TP / (2 TP + FP + FN), the pixels' F-score.
 
     Parameters, result, errors and the reason for NaN are those of `iou`.
     """
@@ -83,7 +83,7 @@ def dice(
 
 
 def iou_from_counts(matrix: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class from a `confusion_matrix` or the sum of several.
+    """Compute the intersection over union of each class from a `confusion_matrix` or the sum of several.
 
     Parameters
     ----------
@@ -108,14 +108,14 @@ def iou_from_counts(matrix: np.ndarray) -> np.ndarray:
 
 
 def dice_from_counts(matrix: np.ndarray) -> np.ndarray:
-    """Dice coefficient of each class from a `confusion_matrix`, as `iou_from_counts`."""
+    """Compute the Dice coefficient of each class from a `confusion_matrix`, as `iou_from_counts`."""
     return _quotient(2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1))
 
 
 def confusion_matrix(
     prediction: np.ndarray, labels: np.ndarray, num_classes: int, *, ignore_label: int | None = None
 ) -> np.ndarray:
-    """Pixels by class: entry ``[t, p]`` counts those of class t that were predicted as p.
+    """Count pixels by class: entry ``[t, p]`` counts those of class t that were predicted as p.
 
     Parameters and errors are those of `iou`. The matrices of several images add up to that of the set.
 
@@ -129,7 +129,7 @@ def confusion_matrix(
             raise DataError(
                 f"confusion_matrix: {name} holds {array.min()} to {array.max()}, "
                 f"the classes are 0 to {num_classes - 1}",
-                remedy="renumber the classes, or name the odd one as ignore_label",
+                remedy="renumber the classes, or give the extra one as ignore_label",
             )
     pairs = labels.astype(np.int64) * num_classes + prediction.astype(np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -152,7 +152,7 @@ def _counted_pixels(
         prediction, labels = prediction[counts], labels[counts]
     if labels.size == 0:
         raise DataError(
-            f"{where}: no pixel to compare",
+            f"{where}: no pixel counts",
             {"ignore_label": ignore_label},
             "leave this image out of the mean",
         )

@@ -1,14 +1,14 @@
 """Measures of how pixels are grouped: Rand error and mutual information, and the ISBI 2012 challenge's.
 
-Both ask what the pairs of pixels, or a random pixel, tell about the two groupings; the numbers of the labels
-mean nothing. With p[i,j] the share of pixels that are in segment i of the segmentation S and in object j of
+Both compare two groupings of the pixels, by pairs of pixels or by a random pixel; the numbers of the labels
+do not matter. With p[i,j] the share of pixels that are in segment i of the segmentation S and in object j of
 the ground truth T, s[i] = Σ_j p[i,j] and t[j] = Σ_i p[i,j]:
 
     Rand F-score       Σ p² / (½ Σ s² + ½ Σ t²)
     information score  2 I(S; T) / (H(S) + H(T))
 
-Pixels that are 0 in the ground truth (background, membrane) are left out: where exactly a border runs, and
-how wide it is, says nothing about the grouping.
+Pixels that are 0 in the ground truth (background, membrane) are left out: the exact course and width of a
+border do not matter for the grouping.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ THRESHOLDS = tuple(i / 10 for i in range(11))
 
 
 def rand_error(segmentation: np.ndarray, labels: np.ndarray, *, singletons: bool = False) -> float:
-    """Adapted Rand error, 0 (best) to 1: 1 − Σ p² / (½ Σ s² + ½ Σ t²).
+    """Compute the adapted Rand error, 0 (best) to 1: 1 − Σ p² / (½ Σ s² + ½ Σ t²).
 
     That is 1 minus the F-score of the ordered pairs of pixels, pairs "in one segment" against pairs "in one
     object". A pixel's pair with itself counts, as in the challenge; `skimage.metrics.adapted_rand_error`
-    leaves it out and gives a value that differs by about one over the size of an object.
+    leaves it out, and its value differs by about one over the size of an object.
 
     Parameters
     ----------
     segmentation, labels : integer array, shape (H, W)
         Label images. Pixels with label 0 are left out.
     singletons : bool
-        What to make of 0 in the segmentation: True, every such pixel is a segment of its own (the challenge);
-        False, together they are one segment (scikit-image).
+        How to treat 0 in the segmentation. True: every such pixel is a segment of its own, as in the
+        challenge. False: together they are one segment, as in scikit-image.
 
     Raises
     ------
@@ -61,26 +61,26 @@ def rand_error(segmentation: np.ndarray, labels: np.ndarray, *, singletons: bool
 
 
 def information_score(segmentation: np.ndarray, labels: np.ndarray, *, singletons: bool = False) -> float:
-    """Mutual information over the mean of the entropies, 0 to 1 (best): 2 I(S; T) / (H(S) + H(T)).
+    """Compute mutual information over the mean entropy, 0 to 1 (best): 2 I(S; T) / (H(S) + H(T)).
 
     Parameters and errors are those of `rand_error`. Two groupings that both put all pixels into one group
-    are the same grouping and score 1, though their entropies are 0.
+    are equal and score 1, though their entropies are 0.
 
     References
     ----------
     .. [1] Arganda-Carreras et al. 2015, Front. Neuroanat. 9:142, "information theoretic scoring".
     """
     joint, segments, objects = _group_sizes("information_score", segmentation, labels, singletons)
-    apart = _entropy(segments) + _entropy(objects)
-    return float(2 * (apart - _entropy(joint)) / apart) if apart > 0 else 1.0
+    total = _entropy(segments) + _entropy(objects)
+    return float(2 * (total - _entropy(joint)) / total) if total > 0 else 1.0
 
 
 def v_rand(foreground: np.ndarray, labels: np.ndarray, *, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """The ISBI 2012 challenge's V_Rand (thinned), 0 to 1 (best).
+    """Compute the ISBI 2012 challenge's V_Rand (thinned), 0 to 1 (best).
 
     For each threshold: label the ground truth's 4-connected cells, thin the prediction's borders
     (`thin_borders` of ``foreground > threshold``), and take the Rand F-score, 1 − `rand_error`, with the
-    pixels of the thinned borders as segments of their own. The best threshold counts.
+    pixels of the thinned borders as segments of their own. The score is that of the best threshold.
 
     Parameters
     ----------
@@ -89,24 +89,25 @@ def v_rand(foreground: np.ndarray, labels: np.ndarray, *, thresholds: Sequence[f
     labels : integer or bool array, same shape
         0 for membrane, one other value (1 or 255) inside cells.
     thresholds : sequence of float
-        The challenge's: 0, 0.1, … 1.
+        Those of the challenge by default: 0, 0.1, … 1.
 
     Returns
     -------
     float
-        Of a stack: the mean over its N sections at the one threshold that is best for all of them, as in the
+        For a stack, the mean over its N sections at the one threshold where this mean is best, as in the
         challenge.
 
     Raises
     ------
     ShapeError, DtypeError
-        The shapes differ or are neither (H, W) nor (N, H, W); labels are no whole numbers.
+        The shapes differ or are neither (H, W) nor (N, H, W); the labels are not whole numbers.
     DataError
-        The probabilities leave 0 … 1, labels have more than two values, a section has no cell, no threshold.
+        A probability is outside 0 … 1, the labels have more than two values, a section has no cell, or no
+        threshold is given.
 
     References
     ----------
-    .. [1] Arganda-Carreras et al. 2015, Front. Neuroanat. 9:142, and the script of the challenge's web page.
+    .. [1] Arganda-Carreras et al. 2015, Front. Neuroanat. 9:142, and the script on the challenge's web page.
     """
 
     def rand_score(segmentation: np.ndarray, cells: np.ndarray) -> float:
@@ -116,9 +117,9 @@ def v_rand(foreground: np.ndarray, labels: np.ndarray, *, thresholds: Sequence[f
 
 
 def v_info(foreground: np.ndarray, labels: np.ndarray, *, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """The ISBI 2012 challenge's V_Info (thinned), 0 to 1 (best).
+    """Compute the ISBI 2012 challenge's V_Info (thinned), 0 to 1 (best).
 
-    As `v_rand`, which see for parameters and errors, with `information_score` in place of the Rand F-score.
+    Parameters and errors are those of `v_rand`; `information_score` takes the place of the Rand F-score.
     """
 
     def score(segmentation: np.ndarray, cells: np.ndarray) -> float:
@@ -128,11 +129,11 @@ def v_info(foreground: np.ndarray, labels: np.ndarray, *, thresholds: Sequence[f
 
 
 def thin_borders(foreground: np.ndarray) -> np.ndarray:
-    """Segments grown into the borders between them, until only lines of one pixel are left.
+    """Grow segments into the borders between them, until only lines of one pixel are left.
 
     The 4-connected components of the foreground are the markers of a watershed that floods the rest breadth
     first, 4-connected. A pixel that two segments reach stays 0: the thinned border. A piece of membrane that
-    closes off no segment vanishes, as it separates nothing.
+    separates nothing vanishes.
 
     Parameters
     ----------
@@ -142,8 +143,8 @@ def thin_borders(foreground: np.ndarray) -> np.ndarray:
     Returns
     -------
     int32 array, shape (H, W)
-        1 … n for the segments, 0 for the lines. Without any foreground the image is one segment: the
-        watershed of a flat landscape is one basin.
+        1 … n for the segments, 0 for the lines. Without any foreground the image is one segment, because the
+        watershed of a flat landscape has one basin.
     """
     from skimage.segmentation import watershed  # here, because `import tinyunet` does without scikit-image
 
@@ -157,22 +158,22 @@ def thin_borders(foreground: np.ndarray) -> np.ndarray:
 def _group_sizes(
     where: str, segmentation: np.ndarray, labels: np.ndarray, singletons: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels in each intersection, each segment and each object, as floats; the labels' zeros left out."""
+    """Count the pixels of each intersection, segment and object, as floats, without the labels' zeros."""
     table = contingency(where, segmentation, labels)[:, 1:]
     if table.shape[1] == 0:
         raise DataError(
-            f"{where}: the labels hold no object, all are 0", remedy="leave this image out of the mean"
+            f"{where}: the labels hold no object: all are 0", remedy="leave this image out of the mean"
         )
     objects = table.sum(axis=0).astype(float)
     if not singletons:
         return table.data.astype(float), table.sum(axis=1).astype(float), objects
-    alone = np.ones(int(table[[0]].sum()))
+    single_pixels = np.ones(int(table[[0]].sum()))
     table = table[1:]
-    return np.append(table.data, alone), np.append(table.sum(axis=1), alone), objects
+    return np.append(table.data, single_pixels), np.append(table.sum(axis=1), single_pixels), objects
 
 
 def _entropy(sizes: np.ndarray) -> float:
-    """Entropy in nats of the group of a random pixel; an empty group adds nothing."""
+    """Compute the entropy, in nats, of a random pixel's group; empty groups add nothing."""
     share = sizes[sizes > 0] / sizes.sum()
     return float(-np.sum(share * np.log(share)))
 
@@ -187,7 +188,7 @@ def _best_score_after_thinning(
     foreground, labels = np.asarray(foreground), np.asarray(labels)
     _check_challenge_pair(where, foreground, labels)
     if len(thresholds) == 0:
-        raise DataError(f"{where}: no threshold given", remedy="leave thresholds out for 0, 0.1, … 1")
+        raise DataError(f"{where}: no threshold is given", remedy="omit thresholds for 0, 0.1, … 1")
     sections = foreground.reshape(-1, *foreground.shape[-2:])
     scores = np.zeros((len(sections), len(thresholds)))
     for n, truth in enumerate(labels.reshape(sections.shape)):

@@ -1,11 +1,11 @@
-"""Warping error: the disagreement that is left when borders may move but nothing may split or merge.
+"""Warping error: the disagreement that is left if borders may move, but nothing may split or merge.
 
 The ground truth is warped towards the prediction by flipping *simple points*: pixels whose flip changes
-neither the number of objects nor that of holes. A shifted border vanishes so; a gap in a membrane, which
-merges two cells, stays.
+neither the number of objects nor that of holes. This removes the difference between shifted borders. A gap in
+a membrane, which merges two cells, stays.
 
-Objects are 4-connected and the background 8-connected, and what lies outside of the image is background, as
-in the ISBI 2012 challenge.
+As in the ISBI 2012 challenge, objects are 4-connected, the background is 8-connected, and everything outside
+the image is background.
 
 References
 ----------
@@ -29,7 +29,7 @@ EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 
 class Mistake(StrEnum):
-    """What is wrong with the topology of a prediction."""
+    """A kind of mistake in the topology of a prediction."""
 
     SPLIT = "split"
     MERGER = "merger"
@@ -40,14 +40,14 @@ class Mistake(StrEnum):
 
 
 class MistakeCount(NamedTuple):
-    """Of one kind of mistake: its pixels, and its 8-connected groups of pixels."""
+    """The number of pixels of one kind of mistake, and of their 8-connected groups."""
 
     pixels: int
     groups: int
 
 
 def warping_error(prediction: np.ndarray, labels: np.ndarray) -> float:
-    """Share of pixels that still disagree after warping, 0 (best) to 1.
+    """Compute the share of pixels that still disagree after warping, 0 (best) to 1.
 
     Parameters
     ----------
@@ -63,11 +63,11 @@ def warping_error(prediction: np.ndarray, labels: np.ndarray) -> float:
 
     Notes
     -----
-    This is Jain's definition [1]_ with a greedy search for the best warp (`warp_labels`), so the value is an
-    upper bound, and without a limit on how far a border may move. The challenge's leader board, and with it
-    the U-Net paper, counts splits and mergers only, at the best threshold: from `warping_mistakes` take the
-    pixels of these two, over H·W. Its script flips the pixels it is surest of first, which needs the
-    probabilities, so its values can differ a little.
+    This is Jain's definition [1]_, without a limit on how far a border may move. The search for the best warp
+    is greedy (`warp_labels`), so the value is an upper bound. The challenge's leader board, and with it the
+    U-Net paper, counts only splits and mergers, at the best threshold: divide the pixels of these two in
+    `warping_mistakes` by H·W. The challenge's script flips the most certain pixels first, which needs the
+    probabilities, so its values can differ slightly.
 
     References
     ----------
@@ -78,12 +78,12 @@ def warping_error(prediction: np.ndarray, labels: np.ndarray) -> float:
 
 
 def warp_labels(prediction: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The ground truth, warped towards the prediction without a change of topology.
+    """Warp the ground truth towards the prediction without changing its topology.
 
-    Flips pixels that disagree with the prediction and are simple, pass after pass, until there are none. A
-    pass finds all such pixels first, then flips them in row order, each only if it is still simple: borders
-    move by one pixel a pass, from all sides alike. Greedy: it ends where no single flip helps, which need
-    not be the best warp there is.
+    Simple pixels that disagree with the prediction are flipped, pass after pass, until none are left. A pass
+    first finds all such pixels, then flips them in row order, each only if it is still simple: borders move
+    by one pixel per pass, equally from all sides. The search is greedy: it ends where no single flip helps,
+    which may not be the best warp.
 
     Parameters and errors are those of `warping_error`.
 
@@ -96,10 +96,10 @@ def warp_labels(prediction: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def warping_mistakes(prediction: np.ndarray, labels: np.ndarray) -> dict[Mistake, MistakeCount]:
-    """Count the kinds of the mistakes that are left after warping.
+    """Count the mistakes that are left after warping, by kind.
 
-    Each pixel that still disagrees is named after what its flip alone would do to the warped ground truth:
-    filling a background pixel can join objects (merger), start one, close a ring or fill a hole; clearing an
+    Each pixel that still disagrees is named after what its flip alone would do to the warped ground truth.
+    Filling a background pixel can join objects (merger), start one, close a ring or fill a hole. Clearing an
     object's pixel can cut it (split), delete it, open a hole or join a hole with other background.
 
     Parameters and errors are those of `warping_error`.
@@ -125,7 +125,7 @@ def _binary_pair(where: str, prediction: np.ndarray, labels: np.ndarray) -> tupl
 
 
 def _warp_padded(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The source warped towards the target, with the ring of background around it."""
+    """Warp the source towards the target. The result has a ring of background around it."""
     warped = np.pad(source, 1).astype(np.int8)
     _flip_simple_points(warped, np.pad(target, 1).astype(np.int8))
     return warped.astype(bool)
@@ -133,7 +133,7 @@ def _warp_padded(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 @kernel
 def _flip_simple_points(warped, target):
-    """Warp in place. Both arrays (H + 2, W + 2) int8, 0 or 1, their outermost ring 0."""
+    """Warp in place. Both arrays are (H + 2, W + 2), int8, 0 or 1, with 0 in their outermost ring."""
     rows, columns = warped.shape
     front = np.empty((rows * columns, 2), np.int64)
     while True:
@@ -147,16 +147,17 @@ def _flip_simple_points(warped, target):
             return
         for k in range(count):
             i, j = front[k]
-            if _is_simple(warped, i, j):  # the flips before it may have changed that
+            if _is_simple(warped, i, j):  # earlier flips may have changed that
                 warped[i, j] = 1 - warped[i, j]
 
 
 @kernel
 def _is_simple(image, i, j):
-    """Whether flipping (i, j) leaves objects and holes as they are: Yokoi's connectivity number is 1.
+    """Return whether flipping (i, j) keeps objects and holes as they are: Yokoi's connectivity number is 1.
 
-    Walking around the pixel, the number is Σ x[k] − x[k] x[k+1] x[k+2] over the four direct neighbours k: how
-    many 4-connected pieces of foreground touch it. 0: it is alone or in the midst; 2 or more: it is a bridge.
+    The number is Σ x[k] − x[k] x[k+1] x[k+2] over the four direct neighbours k, in order around the pixel. It
+    counts the 4-connected pieces of foreground that touch the pixel. With 0 the pixel is alone or surrounded,
+    with 2 or more it is a bridge.
     """
     east, west, north, south = image[i, j + 1], image[i, j - 1], image[i - 1, j], image[i + 1, j]
     pieces = east + north + west + south
@@ -168,7 +169,7 @@ def _is_simple(image, i, j):
 
 
 def _name_mistakes(warped: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Kind of mistake of each pixel, "" where the arrays agree. All arrays with the ring of background."""
+    """Name each pixel's kind of mistake, "" where the arrays agree. All have the ring of background."""
     kinds = np.full(warped.shape, "", f"<U{max(map(len, Mistake))}")
     rows, columns = np.nonzero(warped != target)
     objects = _distinct_around(ndimage.label(warped)[0], rows, columns, diagonals=False)
@@ -192,7 +193,7 @@ def _name_mistakes(warped: np.ndarray, target: np.ndarray) -> np.ndarray:
 def _distinct_around(
     components: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, diagonals: bool
 ) -> np.ndarray:
-    """How many different components, 0 aside, are among the neighbours of each pixel."""
+    """Count the different components, other than 0, among the neighbours of each pixel."""
     around = [
         components[rows + di, columns + dj]
         for di in (-1, 0, 1)

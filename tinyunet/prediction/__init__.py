@@ -1,7 +1,6 @@
 """From a network to a segmentation: overlap-tile, objects, result files.
 
-- `tiling`: class probabilities of images of any size, in tiles; `tiling_cuda`: its tiles where the image lies
-  on a GPU.
+- `tiling`: class probabilities of images of any size, tile by tile; `tiling_cuda`: its tiles on a GPU.
 - `instances`: from probabilities to numbered objects; `necks`: cuts touching ones apart.
 - `segmentation`: both of these, for one image or a set.
 - `files`: the files of a predicted image.

@@ -1,8 +1,8 @@
-"""From class probabilities to numbered objects, and to a label image that Fiji and napari open.
+"""Turns class probabilities into numbered objects, and into a label image that Fiji and napari open.
 
-The network says for every pixel whether it is inside a cell. Connected pixels above the threshold are one
-object, unless the distance to the background has two summits with a neck between them: then a watershed cuts
-at the neck.
+The network gives each pixel a probability of being inside a cell. Connected pixels above the threshold are
+one object, unless the distance to the background has two summits with a neck between them: then the object
+is cut at the neck.
 """
 
 from __future__ import annotations
@@ -33,19 +33,18 @@ def label_instances(
     Parameters
     ----------
     probabilities : float array, shape (H, W) or (H, W, K), or bool mask (H, W)
-        Probability of the foreground; or of K ≥ 2 classes of which class 0 is the background, so that the
-        foreground is 1 minus the first.
+        Probability of the foreground; or of K ≥ 2 classes, of which class 0 is the background.
     threshold : float
-        Foreground is what lies above.
+        Pixels with a higher probability are foreground.
     min_size : int
         Smallest object to keep, in pixels.
     max_hole : int
-        Largest hole to fill, in pixels; 0 for none. The background that a ring of touching cells encloses is
-        a hole too, so choose it smaller than such gaps.
+        Largest hole to fill, in pixels; 0 for none. Choose it smaller than the gaps that rings of touching
+        cells enclose, because these are holes too.
     split_depth : float or None
-        How deep, in pixels of distance to the background, a neck must be to cut there: a neck of width w
-        between two discs of diameter d is about (d − w)/2 deep. None never cuts, as is right for objects that
-        are not round, such as neurites.
+        How deep a neck must be to cut there, in pixels of distance to the background: a neck of width w
+        between two discs of diameter d is about (d − w)/2 deep. None never cuts, which is right for objects
+        that are not round, such as neurites.
 
     Returns
     -------
@@ -57,7 +56,7 @@ def label_instances(
     ShapeError
         Neither (H, W) nor (H, W, K ≥ 2).
     DataError
-        A probability outside 0 … 1 or NaN, or a `split_depth` that is not above 0.
+        A probability is outside 0 … 1 or NaN, or `split_depth` is not above 0.
     """
     probabilities = np.asarray(probabilities)
     _check(probabilities, split_depth)

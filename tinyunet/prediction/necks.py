@@ -44,7 +44,7 @@ def cut_at_necks(objects: NDArray[np.int32], depth: float) -> int:
 
 @kernel
 def squared_distance(objects):
-    """The squared distance of each pixel to the nearest pixel of the background, which must exist: int32."""
+    """Compute each pixel's squared distance to the nearest background pixel, which must exist: int32."""
     height, width = objects.shape
     squared = np.empty((height, width), np.int32)
     in_column = squared  # first the distance to the nearest 0 of the column, H + W if it has none

@@ -1,14 +1,14 @@
-"""Overlap-tile: prediction of images of any size, tile by tile, equal to the whole-image prediction.
+"""Overlap-tile: predicts images of any size tile by tile, with the result of a whole-image prediction.
 
 A valid network predicts a tile from the tile and a halo around it. Beyond the image's edge the halo is the
-image's mirror (section 2 and figure 2 of the paper). Two things make tiles fit together without a seam:
+image's mirror image (section 2 and figure 2 of the paper). Tiles fit together without a seam because
 
-- the halo holds all that an output pixel can see, so that nothing is made up inside the image;
-- tiles start at multiples of 2^depth. The 2×2 windows of the poolings lie on a grid of that step, and a
-  tile that starts off the grid is pooled differently: close, but not the same. For the paper's 388-pixel tile
-  the step is therefore 384, and neighbours overlap by 4 pixels.
+- the halo holds everything that an output pixel can see, so that no pixel inside the image is invented;
+- tiles start at multiples of 2^depth. The 2×2 windows of the poolings lie on a grid of that step. A tile that
+  starts off the grid would be pooled differently, with a similar but different result. For the paper's
+  388-pixel tile the step is therefore 384, and neighbours overlap by 4 pixels.
 
-A padded ("same") network invents zeros around every map. It gets a halo too, whose prediction is cut off, so
+A padded ("same") network invents zeros around every map. It gets a halo too, whose prediction is cropped, so
 that inside the image no invented pixel counts.
 """
 
@@ -33,7 +33,7 @@ from tinyunet.prediction.tiling_cuda import TilesOnGpu
 
 OnTile = Callable[[int, int], None]
 
-# Without a backward pass to keep maps for, this takes less memory than a training step on a tile of 388.
+# Takes less memory than a training step on a tile of 388, because no maps are kept for a backward pass.
 TILE = 700
 
 
@@ -45,7 +45,7 @@ def predict_tiled(
     symmetries: int = 1,
     on_tile: OnTile | None = None,
 ) -> NDArray[np.float32]:
-    """Class probabilities for every pixel of an image of any size.
+    """Predict the class probabilities of every pixel of an image of any size.
 
     Dropout is off, whatever the model's mode, which stays as it is: other threads may use the model too.
     Besides the image and the result, one tile needs memory. On a GPU all three lie there or, if they do not
@@ -55,15 +55,15 @@ def predict_tiled(
     ----------
     model : Network
     image : array, shape (H, W, C)
-        As the model wants it: see `tinyunet.data.normalise`.
+        Normalised as in training: see `tinyunet.data.normalise`.
     tile : int
-        Largest side of the output tile in pixels, rounded up to what the network can give. Only speed and
-        memory depend on it: larger tiles spend less on their halos.
+        Largest side of the output tile in pixels, rounded up to a side that the network can give. Only speed
+        and memory depend on it: larger tiles spend less on their halos.
     symmetries : {1, 8}
-        8: the scores are averaged over the image's four rotations and their mirror images, as the authors'
-        release averages mirrored copies. Eight times the work.
+        8 averages the scores over the image's four rotations and their mirror images, as the authors' release
+        averages mirrored copies. This takes eight times as long.
     on_tile : callable, optional
-        Called after each tile with the number of tiles done and of all tiles.
+        Called after each tile with the number of tiles done and the number of all tiles.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def predict_tiled(
     ShapeError
         The image is empty, or does not have the model's channels.
     OptionError
-        A tile smaller than 1, or symmetries that are neither 1 nor 8.
+        `tile` is smaller than 1, or `symmetries` is neither 1 nor 8.
     """
     if image.ndim != 3 or image.shape[2] != model.in_channels or 0 in image.shape:
         raise ShapeError(
@@ -85,8 +85,8 @@ def predict_tiled(
         )
     if tile < 1 or symmetries not in (1, 8):
         raise OptionError(f"predict_tiled: tile {tile}, symmetries {symmetries}", remedy="tile >= 1; 1 or 8")
-    transforms = [(turns, flip) for flip in (False, True) for turns in range(4)][:symmetries]
-    tiles = _tiles_of(image, model.num_classes)
+    transforms = [(rotations, flip) for flip in (False, True) for rotations in range(4)][:symmetries]
+    tiles = _tiles_on_backend(image, model.num_classes)
     total = len(transforms) * len(list(_tiles(model, image.shape, tile)))
     done = itertools.count(1)
     for transform in transforms:
@@ -100,8 +100,8 @@ def predict_tiled(
     return scores
 
 
-def _tiles_of(image: NDArray[Any], classes: int) -> TilesInMemory | TilesOnGpu:
-    """Where the backend computes; in host memory if the image and its scores do not fit on a GPU."""
+def _tiles_on_backend(image: NDArray[Any], classes: int) -> TilesInMemory | TilesOnGpu:
+    """Keep the image and its scores on the backend, or in host memory if they do not fit on a GPU."""
     if active_backend().startswith("cuda"):
         with suppress(MemoryError):
             return TilesOnGpu(image, classes)
@@ -109,7 +109,7 @@ def _tiles_of(image: NDArray[Any], classes: int) -> TilesInMemory | TilesOnGpu:
 
 
 class TilesInMemory:
-    """An image to cut tiles from, and its scores, to which those of the tiles are added.
+    """An image to cut tiles from, and the sum of the scores of its tiles.
 
     Parameters
     ----------
@@ -124,24 +124,24 @@ class TilesInMemory:
     def cut_out(
         self, transform: tuple[int, bool], rows: tuple[int, int], columns: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """A tile (1, h, w, C) of the transformed image. rows, columns: its first, and one past its last."""
-        image = _turned(self.image, *transform)
+        """Cut a tile (1, h, w, C) out of the transformed image; rows, columns: (first, last + 1)."""
+        image = _transformed(self.image, *transform)
         window = np.ix_(mirror_indices(*rows, image.shape[0]), mirror_indices(*columns, image.shape[1]))
         return image[window][np.newaxis].astype(np.float32)
 
     def add(self, transform: tuple[int, bool], down: slice, across: slice, output: Any, cut: int) -> None:
         """Add an output (1, h, w, K), without `cut` pixels at its top and left, to these pixels' scores."""
-        here = _turned(self._scores, *transform)[down, across]
-        here += to_host(output)[0, cut : cut + here.shape[0], cut : cut + here.shape[1]]
+        scores = _transformed(self._scores, *transform)[down, across]
+        scores += to_host(output)[0, cut : cut + scores.shape[0], cut : cut + scores.shape[1]]
 
     def scores(self) -> NDArray[np.float32]:
-        """What was added so far, (H, W, K)."""
+        """Return the sum of the scores added so far, (H, W, K)."""
         return self._scores
 
 
-def _turned(array: NDArray[Any], turns: int, flip: bool) -> NDArray[Any]:
-    """A view of an array (H, W, …), mirrored or not, then turned by this many right angles."""
-    return np.rot90(array[:, ::-1] if flip else array, turns)
+def _transformed(array: NDArray[Any], rotations: int, flip: bool) -> NDArray[Any]:
+    """Return a view of an array (H, W, …), flipped or not, then rotated by this many right angles."""
+    return np.rot90(array[:, ::-1] if flip else array, rotations)
 
 
 def _softmax_in_place(scores: NDArray[np.float32]) -> None:
@@ -151,7 +151,7 @@ def _softmax_in_place(scores: NDArray[np.float32]) -> None:
 
 
 def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
-    """Where pixels start … stop - 1 of an endless mirrored image are found in the `size` pixels there are.
+    """Find the pixels start … stop - 1 of an endlessly mirrored image among the image's `size` pixels.
 
     The edge pixel is not repeated, as in ``numpy.pad(mode="reflect")``:
 
@@ -166,9 +166,9 @@ def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
 
 
 def multiplications_per_pixel(model: Network, shape: tuple[int, int], *, tile: int = TILE) -> float:
-    """What `predict_tiled` computes for each pixel of an image: see `Network.multiplications`.
+    """Count the multiplications of `predict_tiled` per pixel of an image: see `Network.multiplications`.
 
-    Tiles overlap and reach beyond the image's edge, so this depends on the sizes of both.
+    Tiles overlap and reach beyond the image's edge, so the count depends on both sizes.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def multiplications_per_pixel(model: Network, shape: tuple[int, int], *, tile: i
 
     Examples
     --------
-    A tile of the paper: 150 billion multiplications for 388 × 388 pixels.
+    The paper's tile takes 150 billion multiplications for 388 × 388 pixels:
 
     >>> import tinyunet as tu
     >>> round(multiplications_per_pixel(tu.UNet(), (388, 388)))
@@ -195,20 +195,20 @@ def multiplications_per_pixel(model: Network, shape: tuple[int, int], *, tile: i
 
 @dataclass(frozen=True)
 class Side:
-    """One axis of a tiling, in pixels: a tile's sides, the halo before it, and whose pixels it gives."""
+    """One axis of a tiling, in pixels: a tile's sides, the halo before it, and the pixels of each tile."""
 
     input: int
     output: int
     halo: int
     parts: list[slice]
-    """For each tile the pixels that are taken from it: each pixel of the axis once."""
+    """The pixels that are taken from each tile: each pixel of the axis once."""
 
 
 def plan(geometry: Geometry, size: int, tile: int) -> Side:
-    """As few tiles as `tile` allows, and these as small as so many can be."""
+    """Plan as few tiles as `tile` allows, each as small as that number of tiles can be."""
     grid, halo = geometry.step, geometry.halo
-    wanted = max(grid, min(tile, size))
-    side = geometry.nearest_inputs(wanted + 2 * halo)[1]
+    largest = max(grid, min(tile, size))
+    side = geometry.nearest_inputs(largest + 2 * halo)[1]
     starts = _starts(size, side - 2 * halo, grid)
     while geometry.takes(side - grid) and len(_starts(size, side - grid - 2 * halo, grid)) == len(starts):
         side -= grid
@@ -218,7 +218,7 @@ def plan(geometry: Geometry, size: int, tile: int) -> Side:
 
 
 def _starts(size: int, output: int, grid: int) -> range:
-    """Where tiles begin, on the grid, of which each gives so many pixels."""
+    """Return where tiles of this output side begin, on the grid."""
     step = output // grid * grid
     return range(0, max(1, size - output + step), step) if step else range(0)
 
@@ -233,14 +233,14 @@ def _tiles(
 def _add_scores(
     model: Network, tiles: TilesInMemory | TilesOnGpu, transform: tuple[int, bool], tile: int
 ) -> Iterator[None]:
-    """Add the scores of every pixel of the transformed image, a tile at each step."""
+    """Add the scores of every pixel of the transformed image, one tile per iteration."""
     height, width = tiles.image.shape[:2]
     shape = (width, height) if transform[0] % 2 else (height, width)
-    cut = model.geometry.halo - model.geometry.shrink // 2  # of a padded network, the whole halo
+    cut = model.geometry.halo - model.geometry.shrink // 2  # for a padded network, the whole halo
     for (down, rows), (across, columns) in _tiles(model, shape, tile):
         top, left = down.start - rows.halo, across.start - columns.halo
         with memory.explained(model, rows.input, training=False), no_grad(), evaluating():
             x = Tensor(tiles.cut_out(transform, (top, top + rows.input), (left, left + columns.input)))
             tiles.add(transform, down, across, model(x).data, cut)
-            del x  # its memory is for the next tile
+            del x  # frees its memory for the next tile
         yield

@@ -1,7 +1,6 @@
-"""Tiles of a mirrored image by CUDA kernels: `kernels/tiling.cu`.
+"""Cuts tiles out of a mirrored image by CUDA kernels, and adds their scores: `kernels/tiling.cu`.
 
-The image goes to the GPU once, its scores come back once. In between, tiles are cut out and put together
-there, and no tile waits for the computer.
+The image goes to the GPU once, and its scores come back once. In between no tile waits for the host.
 """
 
 from __future__ import annotations
@@ -15,36 +14,36 @@ from tinyunet.backend import cuda, to_backend, to_host
 
 
 class _View(NamedTuple):
-    """How a turned array (H, W, C) lies in memory: where it begins, steps to the next row and column."""
+    """The memory layout of a transformed array (H, W, C): origin, steps to the next row and column."""
 
     origin: int
     down: int
     across: int
 
 
-def _view(shape: tuple[int, ...], turns: int, flip: bool) -> _View:
-    """Of an array of this shape, mirrored or not, then turned: as `numpy.rot90` of ``array[:, ::-1]``."""
+def _view(shape: tuple[int, ...], rotations: int, flip: bool) -> _View:
+    """Compute the layout of an array of this shape, transformed as by `tiling._transformed`."""
     height, width, channels = shape
     view = (
         _View((width - 1) * channels, width * channels, -channels)
         if flip
         else _View(0, width * channels, channels)
     )
-    for _ in range(turns):  # rows become columns, the last column the first row
+    for _ in range(rotations):  # rows become columns, the last column the first row
         view = _View(view.origin + (width - 1) * view.across, -view.across, view.down)
         height, width = width, height
     return view
 
 
 class TilesOnGpu:
-    """As `tiling.TilesInMemory`, on the GPU."""
+    """The counterpart of `tiling.TilesInMemory` on the GPU."""
 
     def __init__(self, image: NDArray[Any], classes: int):
         self.image = to_backend(np.array(image, np.float32))  # copied: a view may begin at any address
         self._scores = cuda.zeros((*image.shape[:2], classes))
 
     def cut_out(self, transform: tuple[int, bool], rows: tuple[int, int], columns: tuple[int, int]) -> Any:
-        """As of `TilesInMemory`."""
+        """Cut out a tile, as `TilesInMemory.cut_out`."""
         height, width, channels = self.image.shape
         if transform[0] % 2:
             height, width = width, height
@@ -60,7 +59,7 @@ class TilesOnGpu:
         return tile
 
     def add(self, transform: tuple[int, bool], down: slice, across: slice, output: Any, cut: int) -> None:
-        """As of `TilesInMemory`."""
+        """Add an output to the scores, as `TilesInMemory.add`."""
         height, width = down.stop - down.start, across.stop - across.start
         classes = self._scores.shape[2]
         cuda.launch_elementwise(
@@ -73,5 +72,5 @@ class TilesOnGpu:
         )
 
     def scores(self) -> NDArray[np.float32]:
-        """As of `TilesInMemory`."""
+        """Return the sum of the scores added so far, (H, W, K), in host memory."""
         return to_host(self._scores)

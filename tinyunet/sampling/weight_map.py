@@ -279,7 +279,7 @@ def separate_touching(labels: NDArray[np.integer]) -> NDArray[np.integer]:
 
     Returns
     -------
-    ndarray, shape (H, W), int32
+    ndarray, shape (H, W), dtype of labels
 
     Raises
     ------
