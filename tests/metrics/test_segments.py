@@ -76,7 +76,7 @@ def test_only_the_grouping_counts(label_pair):
 def test_thinning_leaves_lines_of_one_pixel_and_no_dead_ends():
     cells = np.ones((9, 12), bool)
     cells[:, 4:9] = False  # a membrane five pixels wide
-    cells[4, :2] = False  # and one that ends inside of the left cell
+    cells[4, :2] = False  # and one that ends inside the left cell
     expected = np.ones((9, 12), int)
     expected[:, 6] = 0
     expected[:, 7:] = 2
@@ -91,7 +91,7 @@ def test_thinned_segments_do_not_touch(label_pair):
 
 
 def membranes(labels, width):
-    """True inside of cells that fill the plane, with membranes of about 2 · width pixels between them."""
+    """Mask of cells that fill the plane, with membranes of about 2 · width pixels between them."""
     nearest = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
     filled = labels[tuple(nearest)]
     edges = (ndimage.maximum_filter(filled, 3) != filled) | (ndimage.minimum_filter(filled, 3) != filled)
@@ -142,7 +142,7 @@ def test_v_rand_and_v_info_by_their_definition(stack):
         ]
     )
     for measure, score in [(v_rand, scores[..., 0]), (v_info, scores[..., 1])]:
-        assert score.min() + 0.1 < score.max() < 1  # the case tells the thresholds apart
+        assert score.min() + 0.1 < score.max() < 1  # the thresholds differ
         for n in range(2):
             assert measure(foreground[n], truth[n]) == pytest.approx(score[:, n].max(), **CLOSE)
         assert measure(foreground, truth) == pytest.approx(score.mean(axis=1).max(), **CLOSE)
@@ -181,13 +181,13 @@ def test_bad_label_images(measure):
     ones = np.ones((3, 4), int)
     with pytest.raises(ShapeError, match=r"(?s)\(3, 4\).*\(4, 3\)"):
         measure(ones, ones.T)
-    with pytest.raises(DtypeError, match="segmentation must hold whole numbers, it is float64"):
+    with pytest.raises(DtypeError, match=r"segmentation .*float64"):
         measure(ones * 1.0, ones)
-    with pytest.raises(DataError, match="found -1"):
+    with pytest.raises(DataError, match="-1"):
         measure(-ones, ones)
-    with pytest.raises(DataError, match="no object"):
+    with pytest.raises(DataError, match="all are 0"):
         measure(ones, 0 * ones)
-    with pytest.raises(DataError, match="no pixels"):
+    with pytest.raises(DataError):
         measure(ones[:0], ones[:0])
 
 
@@ -197,19 +197,19 @@ def test_bad_challenge_input(measure):
     with pytest.raises(ShapeError, match=r"(?s)\(3, 4\).*\(4, 3\)"):
         measure(truth * 1.0, truth.T)
     for shape in [(4,), (0, 4)]:
-        with pytest.raises(ShapeError, match=r"\(N, H, W\)"):
+        with pytest.raises(ShapeError):
             measure(np.ones(shape), np.ones(shape, int))
-    with pytest.raises(DtypeError, match="labels must hold whole numbers, it is float64"):
+    with pytest.raises(DtypeError, match=r"labels .*float64"):
         measure(truth * 1.0, truth * 1.0)
-    with pytest.raises(DataError, match="found 1 to 255"):
+    with pytest.raises(DataError, match="255"):
         measure(np.array([[1, 255]]), truth[:1, :2])
     measure(np.full((3, 4), np.nextafter(np.float32(1), np.float32(2))), truth)  # rounding is no mistake
-    with pytest.raises(DataError, match="found nan"):
+    with pytest.raises(DataError, match="nan"):
         measure(np.full((3, 4), np.nan), truth)
     for third in (2, -1):
-        with pytest.raises(DataError, match="binary"):
+        with pytest.raises(DataError, match="labels"):
             measure(np.ones((1, 3)), np.array([[0, 1, third]]))
-    with pytest.raises(DataError, match="no object"):
+    with pytest.raises(DataError, match="all are 0"):
         measure(truth * 1.0, 0 * truth)
-    with pytest.raises(DataError, match="no threshold"):
+    with pytest.raises(DataError, match="thresholds"):
         measure(truth * 1.0, truth, thresholds=[])

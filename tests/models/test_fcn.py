@@ -1,4 +1,4 @@
-"""The FCN: its parameters, its agreement with one in PyTorch, its up-sampling, what it sees, its errors."""
+"""The FCN: its parameters, its agreement with one in PyTorch, upsampling, receptive field and errors."""
 
 import numpy as np
 import pytest
@@ -51,8 +51,8 @@ def test_equals_an_fcn_in_torch_in_float32(backend):
     assert_network_equals_torch(randomised(tu.FCN(base_channels=8, depth=4, dropout=0)), (48, 32))
 
 
-def test_the_up_sampling_starts_as_bilinear():
-    """Held against torch's interpolation, inside: at the edge theirs repeats pixels, ours sees zeros."""
+def test_the_upsampling_starts_as_bilinear():
+    """Compared with torch's interpolation inside: at the edge theirs repeats pixels, ours sees zeros."""
     model = tu.FCN(num_classes=3, base_channels=1)
     x = np.random.default_rng(0).standard_normal((2, 5, 7, 3)).astype(np.float32)
     expected = F.interpolate(torch.tensor(x).permute(0, 3, 1, 2), scale_factor=2, mode="bilinear")
@@ -65,8 +65,8 @@ def test_the_up_sampling_starts_as_bilinear():
         )
 
 
-def test_starts_without_an_opinion():
-    """All scores are 0 at first, as in the paper, and the loss is that of guessing."""
+def test_all_initial_scores_are_zero():
+    """As in the paper: the loss is that of guessing, and yet the scores can learn."""
     model = tu.FCN(num_classes=3, base_channels=2)
     x = tu.Tensor(np.random.default_rng(0).standard_normal((1, 32, 32, 1)).astype(np.float32))
     y = model(x)
@@ -74,7 +74,7 @@ def test_starts_without_an_opinion():
     loss = tu.softmax_cross_entropy(y, np.zeros((1, 32, 32), int))
     assert loss.item() == pytest.approx(np.log(3), rel=1e-6)
     loss.backward()
-    assert all(score.weight.grad.any() for score in model.scores), "but it can learn"
+    assert all(score.weight.grad.any() for score in model.scores)
 
 
 def test_scores_of_stride_8_are_interpolated():
@@ -134,9 +134,9 @@ def test_dropout_at_the_end_of_the_contracting_path_in_training_only(wrap_op):
 
 def test_inputs_that_do_not_fit():
     model = tu.FCN(in_channels=3, base_channels=1)
-    with pytest.raises(ShapeError, match=r"side of 60 pixels(?s:.)*smaller  32(?s:.)*larger   64"):
+    with pytest.raises(ShapeError, match=r"60(?s:.)*32(?s:.)*64"):
         model(tu.Tensor(np.zeros((1, 64, 60, 3), np.float32)))
-    with pytest.raises(ShapeError, match="FCN: expected images with 3 channels"):
+    with pytest.raises(ShapeError, match=r"\(1, 64, 64, 1\)"):
         model(tu.Tensor(np.zeros((1, 64, 64, 1), np.float32)))
 
 
@@ -145,5 +145,5 @@ def test_inputs_that_do_not_fit():
     [("in_channels", 0), ("num_classes", 1), ("base_channels", 0), ("depth", 2), ("dropout", 1)],
 )
 def test_options_out_of_range(option, value):
-    with pytest.raises(OptionError, match=f"FCN: {option} is {value}, expected"):
+    with pytest.raises(OptionError, match=f"{option} is {value}"):
         tu.FCN(**{option: value})

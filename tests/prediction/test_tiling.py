@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 
 
 def random_net(depth, padding="valid", variant="paper", channels=1, classes=2):
-    """A network whose biases are random too: with the initial zeros a wrong padding could stay unseen."""
+    """A network with random biases: the initial zeros could hide a wrong padding."""
     model = UNet(
         channels, classes, base_channels=2, depth=depth, padding=padding, variant=variant, seed=depth
     )
@@ -73,8 +73,8 @@ def test_tiled_equals_whole(variant, depth, shape, tiles):
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("tile", [1, 20, 100])
-def test_tiles_are_few_and_no_larger_than_they_have_to_be(padding, tile):
-    """Of all that fit below `tile`: the smallest with which the number of tiles is the least."""
+def test_tiles_are_few_and_as_small_as_possible(padding, tile):
+    """Of the sides up to `tile`, the smallest that needs the fewest tiles."""
     geometry = unet(2, padding)
     largest = geometry.nearest_inputs(max(4, tile) + 2 * geometry.halo)[1] - 2 * geometry.halo
     for size in range(1, 130):
@@ -101,7 +101,7 @@ def test_channels_and_classes():
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
 @pytest.mark.parametrize("shape", [(1, 7), (45, 38)])
 def test_padded_network_has_no_seam(depth, shape):
-    """The zeros that a padded network invents count nowhere: one large tile gives what small ones give."""
+    """The zeros that a padded network invents have no effect: one large tile equals many small ones."""
     model, image = random_net(depth, padding="same"), random_image(*shape, 1)
     expected = predict_tiled(model, image, tile=388)
     for tile in (1, 13, 24):
@@ -120,7 +120,7 @@ def test_fcn_has_no_seam(shape):
 
 
 def test_an_image_of_any_type():
-    """Camera images of 16 bits, and float64, which NumPy makes of most that it computes."""
+    """16-bit camera images, and float64, the usual result of NumPy."""
     model, image = random_net(1), np.random.default_rng(0).integers(0, 9, (20, 13, 1))
     expected = predict_tiled(model, image.astype(np.float32), tile=8)
     for dtype in (np.uint16, np.float64):
@@ -135,7 +135,7 @@ def test_scores_whose_exponentials_overflow():
 
 
 def test_prediction_records_no_graph(monkeypatch):
-    """Else the maps of all layers would be kept for a backward pass, several times the memory of a tile."""
+    """Otherwise the maps of all layers would be kept for a backward pass: several times a tile's memory."""
     model, recorded = random_net(1), []
     forward = UNet.forward
 
@@ -223,7 +223,7 @@ def test_on_tile_counts(symmetries, total):
 
 
 def test_memory_is_the_result_and_one_tile():
-    """Sixteen times the image: what is needed beside the result stays (half of the small result to spare)."""
+    """An image 16 times as large needs no more memory besides the result (up to half of the small result)."""
     model = random_net(1)
     beside = []
     for side in (96, 384):

@@ -1,4 +1,4 @@
-"""The augmenter against SciPy, against `numpy.pad`, and against what its documentation promises."""
+"""The augmenter against SciPy, `numpy.pad` and its documentation."""
 
 from dataclasses import FrozenInstanceError, replace
 
@@ -89,7 +89,7 @@ def test_flips_are_exact_and_all_occur():
 
 
 def coordinates_by_scipy(seed, augmentation, image_shape, input_size, output_size):
-    """Where a tile's pixels look: written anew from the documentation, the grid interpolated by SciPy."""
+    """The points of a tile's pixels, written from the documentation, with the grid interpolated by SciPy."""
     rng = np.random.default_rng(seed)
     low_high = [(min(0, n - output_size), max(0, n - output_size) + 1) for n in image_shape]
     origin = np.array([rng.integers(*bounds) for bounds in low_high])
@@ -102,9 +102,9 @@ def coordinates_by_scipy(seed, augmentation, image_shape, input_size, output_siz
     field = [ndimage.map_coordinates(component, on_grid, order=3, mode="mirror") for component in grid]
     position = np.indices((input_size, input_size)) - (input_size - 1) / 2 + field
     y, x = (np.where(flip, -p, p) for flip, p in zip(flips, position, strict=True))
-    turned = (y + 1j * x) * np.exp(1j * angle)
+    rotated = (y + 1j * x) * np.exp(1j * angle)
     centre = origin + (output_size - 1) / 2
-    return np.stack([turned.real + centre[0], turned.imag + centre[1]])
+    return np.stack([rotated.real + centre[0], rotated.imag + centre[1]])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_image_and_labels_move_together():
         np.testing.assert_allclose(difference[inside], 0, atol=0.05)
 
 
-def test_the_generator_alone_decides():
+def test_the_generator_alone_determines_the_tile():
     images, labels = zip(image_and_labels(6, 70, 60), image_and_labels(7, 30, 90), strict=True)
     sizes = {"input_size": 60, "output_size": 40}
     augmenter = Augmenter(images, labels, **sizes)
@@ -173,7 +173,7 @@ def test_the_generator_alone_decides():
         assert first.labels.dtype == np.uint8
 
 
-def test_turning_one_part_off_leaves_the_others():
+def test_disabling_one_part_keeps_the_others():
     image, labels = image_and_labels(8, 80, 80)
     sizes = {"input_size": 60, "output_size": 40}
     tiles = {
@@ -196,8 +196,8 @@ def test_turning_one_part_off_leaves_the_others():
 @pytest.mark.parametrize(
     "off", [{"rotation": 0}, {"flips": False}, {"brightness": 0}, {"contrast": 0}, {"gamma": 0}], ids=str
 )
-def test_a_part_that_is_off_is_drawn_all_the_same(off):
-    """Else what is drawn after it would be another."""
+def test_a_disabled_part_is_still_drawn(off):
+    """Otherwise everything drawn after it would change."""
     image, labels = image_and_labels(8, 80, 80)
     draws = [
         Augmenter(
@@ -270,7 +270,7 @@ def test_folds_are_reported():
 
 
 def test_folds_are_those_of_the_whole_image_tile():
-    """Not only of the part of it that is predicted."""
+    """Folds outside the output tile count too."""
     image, labels = image_and_labels(12, 60, 60)
     bent = replace(GEOMETRY_ONLY, elastic_sigma=60)
     augmenter = Augmenter([image], [labels], input_size=60, output_size=20, augmentation=bent)
@@ -279,7 +279,7 @@ def test_folds_are_those_of_the_whole_image_tile():
     assert tile.folded == count_folded(draw.grid, 60, 60) != count_folded(draw.grid, 20, 20)
 
 
-def test_images_are_kept_as_they_were():
+def test_images_are_not_modified():
     image, labels = image_and_labels(13, 50, 50)
     before, labels_before = image.copy(), labels.copy()
     for augmentation in (Augmentation(), replace(Augmentation.off(), brightness=1, gamma=1)):

@@ -1,4 +1,4 @@
-"""Elastic deformation against `elasticdeform`, SciPy and cases whose answer is known."""
+"""Elastic deformation against `elasticdeform`, SciPy and cases with known results."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def random_image(rng, shape, dtype=np.float32):
 
 
 def coordinates_by_scipy(displacement, height, width):
-    """The field by two lookups of the grid a pixel, as in `elasticdeform` and in SciPy recipes."""
+    """The field by two lookups of the grid per pixel, as in `elasticdeform` and in SciPy recipes."""
     _, p, q = displacement.shape
     at = np.meshgrid(np.linspace(0, p - 1, height), np.linspace(0, q - 1, width), indexing="ij")
     field = [ndimage.map_coordinates(component, at, order=3, mode="mirror") for component in displacement]
@@ -98,8 +98,8 @@ def test_sigma_points_and_draws_are_as_documented():
 def test_defaults_are_the_papers():
     image = random_image(np.random.default_rng(5), (32, 32))
     by_default = elastic_deform(image, rng=np.random.default_rng(6))
-    by_figures = elastic_deform(image, sigma=10, points=3, order=3, rng=np.random.default_rng(6))
-    np.testing.assert_array_equal(by_default, by_figures)
+    by_numbers = elastic_deform(image, sigma=10, points=3, order=3, rng=np.random.default_rng(6))
+    np.testing.assert_array_equal(by_default, by_numbers)
 
 
 def test_without_displacement_nothing_moves_and_the_input_is_kept():

@@ -154,7 +154,7 @@ def test_distances_have_the_bits_of_the_cpu(build, cells, max_distance):
 
 
 def test_distances_are_those_of_scipy(build):
-    """One distance transform a cell. d is the float32 rounding of a root below 100."""
+    """One distance transform per cell. d is the float32 rounding of a root below 100."""
     cells = discs(4)
     each = [ndimage.distance_transform_edt(cells != cell) for cell in range(1, cells.max() + 1)]
     ours = weight_map_cuda.nearest_two_cells(to_backend(cells))
@@ -182,7 +182,7 @@ def test_two_runs_give_the_same_bits(emulated):
 
 @pytest.mark.parametrize("stand_in", [False, True])
 def test_partly_annotated_images(request, stand_in):
-    """Of most tiles of the first image nobody knows a pixel: they are drawn anew, as on the CPU."""
+    """Most tiles of the first image have no labelled pixel: they are drawn again, as on the CPU."""
     request.getfixturevalue("on_stand_in" if stand_in else "emulated")
     corner = np.full((90, 90), UNKNOWN, np.int32)
     corner[:25, :25] = discs(0)[:25, :25]
@@ -262,18 +262,16 @@ def test_where_samples_lie(on_stand_in):
 
 
 def test_images_that_do_not_fit(on_stand_in, monkeypatch):
-    """Of 50 × 61 pixels: 53 · 64 coefficients, and two labels a pixel."""
-    some = sampler(image_set([discs(0), discs(1)]))
-    gc.collect()  # what other tests have left would be freed later
+    """Images of 50 × 61 pixels: 53 · 64 coefficients, and two labels per pixel."""
+    on_cpu = sampler(image_set([discs(0), discs(1)]))
+    gc.collect()  # arrays of other tests would be freed later
     fake_cupy.get_default_memory_pool().free_all_blocks()
     monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + 70_000)
     needed = 2 * (4 * 53 * 64 + 8 * 50 * 61) / 1e6
-    with pytest.raises(
-        OutOfMemoryError, match=rf"no room for the 2 images(?s:.)*needed +{needed:.1f} MB(?s:.)*'numba'"
-    ):
-        CudaSampler(some)
+    with pytest.raises(OutOfMemoryError, match=f"{needed:.1f} MB"):
+        CudaSampler(on_cpu)
     monkeypatch.setattr(fake_cupy.Device, "total", fake_cupy.Device.held + 2**20)
-    CudaSampler(some)
+    CudaSampler(on_cpu)
 
 
 def test_a_tile_of_more_columns_than_a_block_has_threads(emulated):
