@@ -123,8 +123,8 @@ for points in ([0, 1, -1], [0, 1, -1, 2, -2]):
     print(f"{len(a_t)} outputs by {len(b_t)} products instead of {3 * len(a_t)}")
 
 # %% [markdown]
-# With 0, 1, -1 and infinity these are the matrices above, except that each row of ``G`` may be
-# multiplied by a number if the same row of ``B_T`` is divided by it.
+# With 0, 1, -1 and infinity these are the matrices above, up to factors: a row of ``G`` may be
+# multiplied by a number if the same row of ``B_T``, or the same column of ``A_T``, is divided by it.
 #
 # Both axes, all channels
 # -----------------------
