@@ -42,6 +42,7 @@ NOT_FINITE[3, 0] = np.inf
         ({"images": [np.zeros((4, 5, 1)), NOT_FINITE]}, "b: 2 pixels(.|\n)*row 2, column 3"),
         ({"images": [np.zeros((4, 5, 1)), np.full((4, 5, 1), np.inf)]}, "b: 20 pixels"),
         ({"images": [np.zeros((4, 5, 1), complex)] * 2}, "complex128"),
+        ({"labels": [ZEROS, ZEROS], "kind": "classes", "num_classes": 2, "class_values": (0, 1, 9)}, "9"),
         ({"labels": [ZEROS], "kind": "binary", "num_classes": 2}, "labels"),
         ({"labels": [ZEROS, ZEROS[:3]], "kind": "binary", "num_classes": 2}, "image b"),
         ({"labels": [ZEROS, ZEROS + 2], "kind": "binary", "num_classes": 2}, "label b"),

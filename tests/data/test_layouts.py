@@ -36,7 +36,11 @@ def assert_is_the_set(found, order=(2, 0, 1)):
 @pytest.mark.parametrize("masks", ["labels", "Label", "masks", "MASK", "gt", "labelsTr"])
 def test_names_of_folders(tmp_path, images, masks):
     write(tmp_path, images + "/{}.png", masks + "/{}.png")
-    assert_is_the_set(read_images(tmp_path))
+    found = read_images(tmp_path)
+    assert_is_the_set(found)
+    assert (f"images from {images}/, labels from {masks}/" in found.summary()) == (
+        images != "images" or masks not in ("labels", "masks")
+    )
     assert len(read_images(tmp_path, labels=False)) == 3
 
 
@@ -75,7 +79,10 @@ def test_both_in_one_folder(tmp_path, label_name):
     assert_is_the_set(read_images(tmp_path))
     assert "in addition" in read_images(tmp_path).summary()
     found = read_images(tmp_path, labels=False)
-    assert found.names == ["1", "2", "10"]
+    if label_name == "gt-{}.manual":  # which need not be a label
+        assert len(found) == 6
+    else:
+        assert found.names == ["1", "2", "10"]
 
 
 def test_names_that_contain_each_other(tmp_path):

@@ -1,7 +1,7 @@
 """Image sets: reading, holding out, normalising, and two synthetic ones.
 
     image_set            a set: images (H, W, C), labels (H, W), and the meaning of the labels
-    decode               from one image file to its pixels
+    decode, decode_*     from one image file to its pixels, as viewers show them
     label_kind           the rule that distinguishes masks, classes and objects
     readers, writer      from folders, stacks and archives to a set, and back
     layouts              which label file belongs to which image file

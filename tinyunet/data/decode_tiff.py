@@ -107,10 +107,11 @@ def _describes_own_pages(path: Path, tiff: Any) -> bool:
         root = ElementTree.fromstring(tiff.ome_metadata or "")
     except ElementTree.ParseError:
         return False
+    samples = tiff.pages.first.samplesperpixel
     planes, complete, channels_unclear = 0, True, False
     for pixels in root.iterfind(".//{*}Pixels"):
-        samples = max((int(c.get("SamplesPerPixel", 1)) for c in pixels.iterfind("{*}Channel")), default=1)
-        channels = max(1, int(pixels.get("SizeC", 1)) // samples)
+        declared = (int(channel.get("SamplesPerPixel", 1)) for channel in pixels.iterfind("{*}Channel"))
+        channels = max(1, int(pixels.get("SizeC", 1)) // max(declared, default=samples))
         planes += int(pixels.get("SizeZ", 1)) * int(pixels.get("SizeT", 1)) * channels
         data = pixels.findall("{*}TiffData")
         own = [entry for entry in data if _is_own(entry, root.get("UUID"), path)]
@@ -133,7 +134,7 @@ def _is_own(data: ElementTree.Element, own_uuid: str | None, path: Path) -> bool
         return True
     if own_uuid:
         return uuid.text == own_uuid
-    return uuid.get("FileName", "").casefold() == path.name.casefold()
+    return uuid.get("FileName", "").lower() == path.name.lower()  # as tifffile compares
 
 
 def _some_of_several_channels(path: Path, tiff: Any) -> DataError:

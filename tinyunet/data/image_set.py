@@ -147,6 +147,11 @@ def _check_pixels(image: Image, where: str) -> None:
 
 
 def _check_labels(image_set: ImageSet, labels: list[Labels]) -> None:
+    if image_set.class_values is not None and len(image_set.class_values) != image_set.num_classes:
+        raise DataError(
+            f"{image_set.source}: every class needs one value",
+            {"classes": image_set.num_classes, "values": image_set.class_values},
+        )
     if len(labels) != len(image_set):
         raise DataError(
             f"{image_set.source}: every image needs a label image",

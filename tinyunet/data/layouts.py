@@ -23,7 +23,11 @@ LAYOUTS = {
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr")
 LABEL_FOLDERS = ("labels", "label", "masks", "mask", "gt", "labelstr")
-LABEL_WORD = re.compile(r"mask|label|seg|annot|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
+# What names of labels add, letters only: files with such names are left out where only images are wanted.
+LABEL_WORDS = (
+    "mask", "masks", "cpmasks", "label", "labels", "seg", "segmentation", "simplesegmentation", "gt",
+    "groundtruth", "annotation", "annotations",
+)  # fmt: skip
 LITTER = ("thumbs.db", "desktop.ini", "readme", "license")  # left by Windows, or to be read by people
 TEXT_SUFFIXES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yml", ".yaml", ".log", ".html")
 
@@ -50,7 +54,14 @@ def find_files(path: Path, labels: bool) -> Files:
     image_folder = _subfolder(path, IMAGE_FOLDERS)
     if image_folder is not None:
         images = _files_in(image_folder)
-        return _match(images, _files_in(_label_folder(path, image_folder))) if labels else _only(images)
+        if not labels:
+            return _only(images)
+        label_folder = _label_folder(path, image_folder)
+        files = _match(images, _files_in(label_folder))
+        if image_folder.name == "images" and label_folder.name in ("labels", "masks"):
+            return files
+        folders = f"images from {image_folder.name}/, labels from {label_folder.name}/"
+        return files._replace(inferred=", ".join(filter(None, [folders, files.inferred])))
     if samples := _sample_folders(path):
         return _folder_per_image(samples, labels)
     return _one_folder(path, labels)
@@ -156,11 +167,15 @@ def _one_folder(path: Path, labels: bool) -> Files:
         return Files(labelled)
     files = [file for file in everything if file.is_file() and not _is_litter(file)]
     added = None if labelled else _added_in_one_folder(files)
-    if added is not None and (labels or LABEL_WORD.search("".join(added))):
+    if added is not None and (labels or _letters("".join(added)) in LABEL_WORDS):
         label_names = {_decorate(name_of(file), added) for file in files}
         label_files = [file for file in files if name_of(file) in label_names]
         images = sorted((file for file in files if file not in label_files), key=_text_and_numbers)
-        return _match(images, label_files) if labels else _only(images, f"without {_shown(added)}")
+        return (
+            _match(images, label_files)
+            if labels
+            else _only(images, f"without the files that add {_shown(added)}")
+        )
     if labels:
         raise DataError(
             f"{path}: expected images with labels, found {len(labelled)} stacks with labels",
@@ -248,6 +263,10 @@ def _around(stem: str, name: str) -> Iterator[Added]:
 
 def _decorate(stem: str, added: Added) -> str:
     return f"{added[0]}{stem}{added[1]}"
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z]", "", text.casefold())
 
 
 def _shown(added: Added) -> str:
