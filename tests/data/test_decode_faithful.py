@@ -202,6 +202,7 @@ def test_packed_bits(tmp_path, bits):
 def test_twelve_bits_in_sixteen_are_noted(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.uint16) * 16)
     assert decode_with_notes(tmp_path / "a.tif").notes == ["12 bits in 16"]
+    assert not decode_with_notes(tmp_path / "a.tif", labels=True).notes  # numbers of objects
 
 
 # Orientation.

@@ -49,7 +49,8 @@ def decode_tiff(path: Path, labels: bool) -> Decoded:
             pages += [upright(image, tag and int(tag.value), notes) for image in shown]
     if not pages:
         raise DataError(f"{path}: a TIFF file without a page", remedy="save the image again")
-    _note_unused_bits(pages, notes)
+    if not labels:
+        _note_unused_bits(pages, notes)
     return Decoded(pages, notes)
 
 

@@ -3,8 +3,9 @@
 It looks at the values of the whole set, never at one image alone:
 
 1. At most two values are a mask ("binary"). The larger one is foreground, whatever the numbers are.
-2. More than 16 values in an image, or values beyond 255, nearly all of them one connected piece, are objects
-   ("instances"); so are values beyond 255 in any case, and more than 32 values that are mostly one piece.
+2. More than 16 values in an image, nearly all of them one connected piece, are objects ("instances"). So are
+   values beyond 255, unless a few of them recur in many pieces, and more than 32 values that are mostly one
+   piece.
 3. At most 32 values of which many are in several pieces are classes, numbered with or without gaps.
 4. A few values that are one connected piece each can be objects or classes. Objects lie elsewhere in every
    image and differ in number; classes have the same values in the same places. Otherwise `kind=` decides.
@@ -128,11 +129,14 @@ def infer_kind(labels: Sequence[Labels], source: str, *, coloured: bool = False)
         return _infer_colours(labels, values, source)
     if len(values) == 2:
         return "binary", f"two values, {values[1]} is foreground"
-    if values[-1] > HIGHEST_INFERRED_CLASS:
+    high = values[-1] > HIGHEST_INFERRED_CLASS
+    if high and len(values) > MANY_CLASSES:
         return "instances", f"values up to {values[-1]}"
     pieces = [_pieces(label) for label in labels]
     most = max(map(len, pieces))
     connected = float(np.mean(np.concatenate(pieces) == 1))
+    if high and (len(values) > most + 1 or connected >= MOSTLY_ONE_PIECE):
+        return "instances", f"values up to {values[-1]}"
     percent = f"{100 * connected:.0f} % of the values are one connected piece of their image"
     if connected >= ONE_PIECE and most > MANY_OBJECTS:
         return "instances", percent
