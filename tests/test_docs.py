@@ -23,3 +23,11 @@ def test_every_public_name_is_listed() -> None:
     assert listed("tinyunet.data") == set(data.__all__) - {"LabelKind", "Truth", "UNKNOWN", "class_labels"}
     helpers = {"Mistake", "confusion_matrix", "seg_per_object", "thin_borders", "warp_labels"}
     assert listed("tinyunet.metrics") == set(metrics.__all__) - helpers
+
+
+def test_chapters_that_the_code_names_exist() -> None:
+    root = Path(tu.__file__).parents[1]
+    sources = [path.read_text(encoding="utf-8") for path in (root / "tinyunet").rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r"tutorials/\d\d_\w+\.py", source)}
+    assert len(named) > 10
+    assert not [name for name in named if not (root / name).is_file()]

@@ -10,6 +10,8 @@ a kink the difference quotients ahead of x and behind it differ, and backward ri
 them. For a smooth function they differ only by h times its curvature, which hides no mistake.
 
 (A random direction and the search for kinks are ideas of HIPS autograd's and Chainer's checkers.)
+
+Tutorial: `tutorials/02_gradcheck.py`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Every op is a `Function`: `forward` turns arrays into an array, `backward` turns
 respect to the op's output into the gradients with respect to its inputs. Each output remembers the function
 that made it, and each function those that made its inputs: a graph, in which an op's inputs always exist
 before its output. So the chain rule may go from the newest op to the oldest, and needs no recursion.
+
+Tutorial: `tutorials/01_autograd.py`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ above, up to a stride of 8, and then brought to full size:
 The paper takes its contracting path from a classifier trained on photographs. This one starts from random
 weights and is as wide as the U-Net that it is compared with. Every convolution is padded. The last step, by 8
 in the paper, is done in three steps by 2.
+
+Tutorial: `tutorials/13_fcn_sliding_window.py`.
 """
 
 from __future__ import annotations

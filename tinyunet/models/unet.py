@@ -6,6 +6,8 @@ contracting                                                    expansive
                          pool 140 … 136 ---- crop 104 --------> 104 … 100 up
                                  pool 68 … 64 crop 56 --------> 56 … 52 up
                                          pool 32 conv 30 conv 28 up
+
+Tutorial: `tutorials/08_unet.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Layers, and an initialisation that keeps the variance of the activations."""
+"""Layers, and an initialisation that keeps the variance of the activations.
+
+Tutorial: `tutorials/08_unet.py`.
+"""
 
 from __future__ import annotations
 

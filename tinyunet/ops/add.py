@@ -2,6 +2,8 @@
 
 y = a + b
 grad_a = grad_b = grad_y
+
+Tutorial: `tutorials/01_autograd.py`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@
 For each tap (p, q) of the window, all three are a plain matrix product over channels: (pixels × C)(C × F)
 forward, (pixels × F)(F × C) for the input, (C × pixels)(pixels × F) for the weight. A 1×1 convolution is one
 such product. `padding` puts zeros around x first.
+
+Tutorial: `tutorials/03_conv2d.py` and `tutorials/04_conv2d_numba.py`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 All rungs compute the same values up to rounding. Each should be faster than the one before, and may restrict
 the sizes. By default (`rung=None`) the last rung runs that takes the arrays and keeps the precision set by
 `tinyunet.use_backend`.
+
+Tutorial: `tutorials/06_conv2d_cuda.py`.
 """
 
 from __future__ import annotations

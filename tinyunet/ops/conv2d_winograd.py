@@ -38,6 +38,8 @@ that takes 10 of 300 ms per tile on two cores; fetching a stored u of all layers
 tests); that of the direct algorithm is 2e-7. The bits are the same for any number of threads: blocks, and the
 order in which sums are added, depend on shapes alone.
 
+Tutorial: `tutorials/05_conv2d_winograd.py`.
+
 References
 ----------
 .. [1] Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308.

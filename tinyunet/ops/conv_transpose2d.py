@@ -12,6 +12,8 @@ With channels last, row 2i+p of the output is, as it lies in memory, a matrix of
 f run together. With the weight in the order (p, C, q·F), each output row is then one matrix product.
 
 `conv_transpose2d_overlapping` reduces a window of 4×4, which overlaps its neighbours, to this one.
+
+Tutorial: `tutorials/07_max_pool2d_conv_transpose2d.py`.
 """
 
 from __future__ import annotations

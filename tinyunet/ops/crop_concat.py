@@ -6,6 +6,8 @@
     grad_skip      = the other channels in the centre, 0 around them
 
 Valid convolutions lose pixels at the border, so the skip is larger than what has come back up: it is cropped.
+
+Tutorial: `tutorials/08_unet.py`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ D is a grid of points × points displacement vectors that spans the image from c
 cubic spline that is 1 at grid point k and 0 at the others, so that u passes through the vectors: the paper's
 "bicubic interpolation". The sum of products needs only the 1-D splines of the rows and of the columns: the
 whole field is two small matrix products.
+
+Tutorial: `tutorials/10_elastic_deformation.py`.
 """
 
 from __future__ import annotations

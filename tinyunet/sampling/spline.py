@@ -11,6 +11,8 @@ many times is filtered once.
 Beyond its borders an image continues as its mirror image, without repeating the edge pixel, as in the paper's
 overlap-tile: `numpy.pad(mode="reflect")`, which SciPy calls "mirror".
 
+Tutorial: `tutorials/10_elastic_deformation.py`.
+
 References
 ----------
 .. [1] M. Unser, "Splines: a perfect fit for signal and image processing", IEEE Signal Process. Mag., 1999.

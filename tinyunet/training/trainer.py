@@ -6,6 +6,8 @@ happened. The caller draws the progress bar, writes the log, saves checkpoints, 
 The configuration decides the run, to the last bit: initial weights, samples and dropout are drawn from
 (seed, step). A run that is stopped, stored as a `Checkpoint` and resumed ends with the same weights as a run
 that was never stopped.
+
+Tutorial: `tutorials/11_sgd_training.py`.
 """
 
 from __future__ import annotations
