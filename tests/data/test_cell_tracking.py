@@ -1,4 +1,4 @@
-"""The Cell Tracking Challenge's layout: which frames are read, and which of their pixels nobody labelled."""
+"""The layout of the Cell Tracking Challenge: the frames that are read, and their unlabelled pixels."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def distance_to(mask, shape=SHAPE):
 
 
 def test_around_markers_without_outline_nothing_is_known(tmp_path):
-    """As far as the outlined cells reach from their markers: a disc's rim from the square in its middle."""
+    """Unknown pixels reach as far as outlined cells do: from the square in a disc to its rim."""
     write_film(tmp_path, frames=2, outlined={0: range(1, 6), 1: [1, 4]})
     whole, partly = read_images(tmp_path).labels
     np.testing.assert_array_equal(whole, cells_of(0))
@@ -143,7 +143,7 @@ def test_without_markers_outlines_are_taken_for_complete(tmp_path):
 
 
 def test_background_far_from_what_is_labelled(tmp_path):
-    """In any layout."""
+    """The option works in any layout."""
     write_film(tmp_path, frames=1, outlined={0: [3]}, markers=False)
     cell = cells_of(0) == 3
     np.savez(tmp_path / "set.npz", images=picture_of(cell)[None], labels=cell[None].astype(np.uint8))

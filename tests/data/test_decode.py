@@ -148,7 +148,7 @@ def test_tiff_of_one_bit(tmp_path: Path) -> None:
             RGB[None],
         ),
         (np.stack([RGB, 255 - RGB]), {"photometric": "rgb"}, np.stack([RGB, 255 - RGB])),
-        # Of samples and channels the samples are the colours.
+        # With samples and channels, the samples are the colours.
         (
             np.stack([RGB, 255 - RGB]),
             {"photometric": "rgb", "metadata": {"axes": "CYXS"}},
@@ -191,7 +191,7 @@ def test_cut_off_stack_is_an_error_and_not_a_shorter_stack(
 
 @pytest.mark.parametrize("share", [1, 0.9])
 def test_the_log_of_tifffile_is_left_as_it_was(tmp_path: Path, share: float) -> None:
-    """Also after an error: what the caller's program reads later is logged as ever."""
+    """Log later files as before, even after an error."""
     file, logger = tmp_path / "a.tif", logging.getLogger("tifffile")
     tifffile.imwrite(file, STACK, photometric="minisblack")
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])

@@ -30,7 +30,7 @@ def only(path, **options):
 
 
 def pillow(path, mode=None):
-    """What Pillow shows, upright, (H, W, C)."""
+    """Read the pixels that Pillow shows, upright, (H, W, C)."""
     with PIL.Image.open(path) as image:
         image.load()  # which turns a TIFF upright
         image = PIL.ImageOps.exif_transpose(image)
@@ -347,7 +347,7 @@ def test_pyramids_in_sub_ifds(tmp_path):
 
 @pytest.mark.parametrize("shape", [(3, 48, 40), (4, 48, 40), (2, 48, 40), (2, 3, 48, 40), (2, 5, 48, 40)])
 def test_stacks_as_tifffile_writes_them_by_default(tmp_path, shape):
-    """Of three or four slices it makes the colour planes of one page, and of four axes QQYX."""
+    """It stores three or four slices as colour planes of one page, and four axes as QQYX."""
     stack = RNG.integers(0, 256, shape).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", stack)
     pages = decode(tmp_path / "a.tif")
@@ -376,7 +376,7 @@ def test_large_png_is_read(tmp_path):
 
 
 def bomb(file):
-    """Write a file of few bytes that asks for gigabytes."""
+    """Write a file of a few bytes that unpacks to gigabytes."""
     if file.suffix == ".png":
         png(file, np.zeros((1, 1), np.uint8), 8, 0)
         content = bytearray(file.read_bytes())

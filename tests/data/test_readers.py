@@ -64,7 +64,7 @@ def test_folder_matches_across_types_and_ignores_hidden_files(tmp_path: Path) ->
 
 
 def test_folder_whose_images_come_from_a_mac(tmp_path: Path) -> None:
-    """Its ä is an a with two dots behind it: the names look the same and are not."""
+    """Its ä is an a with a combining diaeresis: the names look the same and differ."""
     folder_set(tmp_path, names=("\u00e42", "\u00e410", "\u00e41"))
     for file in [*(tmp_path / "images").iterdir()]:
         file.rename(file.with_name(file.name.replace("\u00e4", "a\u0308")))

@@ -49,13 +49,13 @@ def test_nuclei_are_brighter_than_the_background() -> None:
 
 
 def test_no_nucleus_has_a_bite_taken_out_of_it() -> None:
-    """Where two overlap they share the pixels; were they the later one's, solidity would fall to 0.82."""
+    """Overlapping nuclei share their pixels; if the later one took them, solidity would fall to 0.82."""
     solidity = [region.solidity for label in CELLS.labels or [] for region in regionprops(label)]
     assert min(solidity) > 0.9
 
 
 def test_more_than_half_of_the_nuclei_touch_another_one() -> None:
-    """Else a border weight would have nothing to do. Without clusters it would be 0.3 to 0.5."""
+    """Otherwise a border weight would have no effect. Without clusters the share would be 0.3 to 0.5."""
     touching, nuclei = 0, 0
     for label in CELLS.labels or []:
         pairs = [(label[:, :-1], label[:, 1:]), (label[:-1], label[1:])]
@@ -79,7 +79,7 @@ def test_membranes_are_dark_thin_and_closed() -> None:
 @pytest.mark.parametrize("scale", [0.75, 2, 9, 30])
 @pytest.mark.parametrize("size", [255, 256])
 def test_smooth_noise_is_gaussian_filtered_noise(scale: float, size: int) -> None:
-    """Against SciPy's filter on the same white noise; the unit variance follows for the mean over seeds."""
+    """Compare with SciPy's filter on the same white noise, and the mean variance over seeds with 1."""
     field = smooth_noise(np.random.default_rng(0), size, scale)
     white = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     filtered = ndimage.gaussian_filter(white.astype(np.float64), scale, mode="wrap", truncate=8)

@@ -118,7 +118,7 @@ def _require_lossless(path: Path, image: Any) -> None:
 
 
 def _is_lossless_webp(content: bytes) -> bool:
-    """Whether a WebP file, or all frames of an animated one, are lossless: chunks VP8L instead of VP8."""
+    """Return whether all frames of a WebP file are lossless: chunks VP8L instead of VP8."""
     chunks, start = [], 12
     while start + 8 <= len(content):
         name, size = content[start : start + 4], int.from_bytes(content[start + 4 : start + 8], "little")

@@ -87,7 +87,7 @@ def _blocks(path: Path, notes: list[str]) -> Iterator[tuple[Image, Any, bool]]:
 
 
 def _is_auxiliary(page: Any) -> bool:
-    """Whether a page is flagged as a reduced image or a transparency mask of another page."""
+    """Return whether a page is flagged as a reduced image or a transparency mask of another page."""
     old = page.tags.get(OLD_SUBFILE_TYPE)
     return (
         bool(page.subfiletype & (REDUCED | TRANSPARENCY))
@@ -97,7 +97,7 @@ def _is_auxiliary(page: Any) -> bool:
 
 
 def _describes_own_pages(path: Path, tiff: Any) -> bool:
-    """Whether OME metadata are about this file alone, so that its axes can be taken from them.
+    """Return whether OME metadata are about this file alone, so that its axes can be taken from them.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _describes_own_pages(path: Path, tiff: Any) -> bool:
 
 
 def _is_own(data: ElementTree.Element, own_uuid: str | None, path: Path) -> bool:
-    """Whether a TiffData element is about this file, by its UUID or, without one, by the file's name."""
+    """Return whether a TiffData element is about this file, by UUID or else by the file's name."""
     uuid = data.find("{*}UUID")
     if uuid is None:
         return True

@@ -50,8 +50,8 @@ class ImageSet:
     Raises
     ------
     DataError
-        An image and its label differ in size, a pixel is not finite, a label is out of range or all of it
-        unknown, ...
+        An image and its label differ in size, a pixel is not finite, a label is out of range or unknown
+        everywhere, ...
     """
 
     images: list[Image]

@@ -93,7 +93,7 @@ def label_image(pixels: Image, where: str, ignore: Collection[int] = ()) -> Labe
 
 
 def is_coloured(pixels: Image) -> bool:
-    """Whether a decoded label file shows colours: three 8-bit channels that differ."""
+    """Return whether a decoded label file shows colours: three 8-bit channels that differ."""
     return pixels.shape[2] == 3 and pixels.dtype == np.uint8 and bool((pixels != pixels[..., :1]).any())
 
 

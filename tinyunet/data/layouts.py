@@ -23,7 +23,7 @@ LAYOUTS = {
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr")
 LABEL_FOLDERS = ("labels", "label", "masks", "mask", "gt", "labelstr")
-# What names of labels add, letters only: files with such names are left out where only images are wanted.
+# Texts that only labels add to names, letters only. Where images alone are wanted, such files are left out.
 LABEL_WORDS = (
     "mask", "masks", "cpmasks", "label", "labels", "seg", "segmentation", "simplesegmentation", "gt",
     "groundtruth", "annotation", "annotations",
@@ -86,7 +86,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _is_litter(file: Path) -> bool:
-    """Whether a file is hidden, of the operating system, or text beside the images."""
+    """Return whether a file is hidden, belongs to the operating system, or is text beside the images."""
     name = file.name.casefold()
     return (
         name.startswith((".", *LITTER)) or file.suffix.lower() in TEXT_SUFFIXES or name.endswith("_seg.npy")

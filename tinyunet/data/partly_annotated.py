@@ -100,7 +100,7 @@ def ignore_around_lone_markers(
 
 
 def _lone(cells: Labels, markers: Labels) -> NDArray[np.bool_]:
-    """Find the pixels of markers that lie on outlined cells by half or less."""
+    """Find the pixels of markers of which half or less lies on outlined cells."""
     values, number = np.unique(markers, return_inverse=True)
     outlined = np.bincount(number.ravel(), (cells > 0).ravel()) / np.bincount(number.ravel())
     return ((outlined <= 0.5) & (values > 0))[number].reshape(markers.shape)

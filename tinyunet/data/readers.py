@@ -1,4 +1,4 @@
-"""From a path on the command line to an `ImageSet`."""
+"""Reading an `ImageSet` from the path that a user gives."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Record(NamedTuple):
 
 
 class LabelOptions(NamedTuple):
-    """What the caller says about the labels; see `read_images`."""
+    """The options of `read_images` about labels."""
 
     kind: LabelKind | None = None
     truth: Truth | None = None
