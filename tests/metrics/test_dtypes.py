@@ -14,7 +14,7 @@ MEASURES = [*sorted(set(metrics.__all__) - set(NOT_OF_PAIRS)), "contingency"]
 
 
 def value(name, prediction, labels):
-    """What the measure of this name gives for a binary image."""
+    """The value of the measure of this name for a binary image."""
     if name == "contingency":
         return contingency("test", prediction, labels).toarray()
     if name in PROBABILITIES:

@@ -64,7 +64,7 @@ def test_warping_ends_where_every_flip_changes_the_topology(seed):
 
 
 def test_the_error_is_never_below_the_best_of_all_warps():
-    """All images that flips of simple points reach from a source of 3 × 4 pixels, tried one by one."""
+    """All images that flips of simple points reach from a source of 3 × 4 pixels, by trying each flip."""
     rng = np.random.default_rng(0)
     best_found = 0
     for _ in range(6):
@@ -94,7 +94,7 @@ def two_cells():
 
 
 def counts(prediction, labels):
-    """The mistakes that there are, as {kind: (pixels, groups)}."""
+    """The mistakes that occur, as {kind: (pixels, groups)}."""
     return {kind: tuple(n) for kind, n in warping_mistakes(prediction, labels).items() if n.pixels}
 
 

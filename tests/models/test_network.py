@@ -1,4 +1,4 @@
-"""What every network promises to the trainer, to overlap-tile and to the checkpoints."""
+"""The interface of every network for the trainer, overlap-tile and checkpoints."""
 
 from typing import get_args
 
@@ -39,14 +39,13 @@ def test_a_network_is_made_from_its_options_alone(name):
     ],
 )
 def test_defaults_are_those_of_its_paper(name, expected):
-    """The strength of the dropout is that of common practice: the U-Net's paper does not name it."""
+    """The dropout probability is the common one: the U-Net's paper does not give it."""
     options = MODELS[name].options()
     assert {option: options[option] for option in expected} == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_seed_decides_the_initial_weights(name):
-    """Of three seeds that are compared, three networks are made."""
+def test_the_seed_determines_the_initial_weights(name):
     one, same, other = (make_network(name, base_channels=2, seed=seed, **SMALL[name]) for seed in (1, 1, 2))
     for parameter, array in one.state_dict().items():
         np.testing.assert_array_equal(array, same.state_dict()[parameter])
@@ -67,7 +66,7 @@ def test_the_output_is_as_large_as_the_geometry_says(name):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_loss_is_that_of_the_scores(backend, name, dtype):
-    """However the network gets it; so are the gradients."""
+    """The gradients are too."""
     model = randomised(small(name))
     for parameter in model.parameters():
         parameter.data = parameter.data.astype(dtype)

@@ -64,7 +64,7 @@ def test_windows_equal_those_of_torch(backend, depth, window):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("depth", "size"), [(1, (10, 16)), (2, (26, 34)), (3, (54, 62))])
 def test_shared_work_gives_what_brute_force_gives(backend, depth, size, dtype):
-    """Two images: fragments of one must not come into the other."""
+    """Two images, whose fragments must not be mixed."""
     model = randomised(tu.SlidingWindowClassifier(2, 3, base_channels=4, depth=depth, neurons=6))
     model = as_float64(model) if dtype == np.float64 else model
     x = tu.Tensor(random_image(2, *size, 2, dtype=dtype))
@@ -91,7 +91,7 @@ def test_shared_work_gives_what_torch_gives_for_single_windows():
 
 
 def test_the_window_lies_around_its_pixel():
-    """Tiled prediction, which puts half a window of mirror around the image, against NumPy's padding."""
+    """Tiled prediction, which mirrors half a window around the image, against NumPy's padding."""
     model = randomised(tu.SlidingWindowClassifier(base_channels=3, depth=2))
     image = random_image(17, 13, 1)
     padded = np.pad(image, [(11, 11), (11, 11), (0, 0)], mode="reflect")
@@ -110,7 +110,7 @@ def test_a_whole_image_records_no_graph():
 
 
 def tile(side=16, window=9, seed=0):
-    """A sample whose pixels say where they are: image[i, j] = 100 i + j."""
+    """A sample whose pixels hold their coordinates: image[i, j] = 100 i + j."""
     rows, columns = np.indices((side + window - 1,) * 2)
     image = (100 * rows + columns).astype(np.float32)[np.newaxis, :, :, np.newaxis]
     rng = np.random.default_rng(seed)
@@ -135,7 +135,7 @@ def test_training_windows_are_those_around_their_pixels():
 
 
 def test_pixels_are_drawn_in_proportion_to_their_weights():
-    """Of weights 0, 1 and 3, in 4000 draws: 0, 1000 and 3000, give or take five standard deviations.
+    """Weights 0, 1 and 3 get 0, 1000 and 3000 of 4000 draws, within five standard deviations.
 
     The last pixel has its share like any other.
     """
@@ -160,7 +160,7 @@ def test_a_tile_in_which_nothing_counts_changes_nothing():
     [(1, (9, 9)), (1, (14, 10)), (2, (23, 23)), (2, (34, 26)), (3, (47, 47)), (3, (54, 62))],
 )
 def test_multiplications_are_those_of_the_ops(count_multiplications, depth, sides):
-    """Of one window, and of a whole image."""
+    """For one window, and for a whole image."""
     model = tu.SlidingWindowClassifier(3, 4, base_channels=5, depth=depth, neurons=7)
     assert model.multiplications(*sides) == count_multiplications(model, *sides)
 

@@ -74,7 +74,7 @@ def test_tiled_equals_whole(variant, depth, shape, tiles):
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("tile", [1, 20, 100])
 def test_tiles_are_few_and_as_small_as_possible(padding, tile):
-    """Of the sides up to `tile`, the smallest that needs the fewest tiles."""
+    """The side is the smallest, up to `tile`, that needs the fewest tiles."""
     geometry = unet(2, padding)
     largest = geometry.nearest_inputs(max(4, tile) + 2 * geometry.halo)[1] - 2 * geometry.halo
     for size in range(1, 130):

@@ -1,4 +1,4 @@
-"""Overlap-tile on the GPU: tiles out of the mirrored image, and their scores, as NumPy makes them."""
+"""Overlap-tile on the GPU: tiles of the mirrored image and their scores, compared with NumPy's."""
 
 import fake_cupy
 import numpy as np
@@ -62,7 +62,7 @@ def test_predictions_have_the_bits_of_tiles_in_memory(emulated, monkeypatch, sha
 
 
 def test_an_image_that_is_a_view_into_another(emulated):
-    """It begins at an address that is no multiple of 16 bytes."""
+    """It begins at an address that is not a multiple of 16 bytes."""
     (image,) = random_arrays([(20, 21, 1)], np.float32)
     model = tu.UNet(base_channels=2, depth=1)
     np.testing.assert_array_equal(
@@ -71,7 +71,7 @@ def test_an_image_that_is_a_view_into_another(emulated):
 
 
 def test_an_image_larger_than_the_memory_of_the_gpu(on_stand_in, monkeypatch):
-    """It stays in the computer's, and only its tiles go to the GPU."""
+    """It stays in host memory, and only its tiles go to the GPU."""
     model = tu.UNet(base_channels=2, depth=1, seed=1)
     (image,) = random_arrays([(60, 500, 1)], np.float32)
     expected = tu.predict_tiled(model, image, tile=8)
@@ -82,7 +82,7 @@ def test_an_image_larger_than_the_memory_of_the_gpu(on_stand_in, monkeypatch):
 
 @pytest.mark.parametrize("symmetries", [1, 8])
 def test_one_image_goes_to_the_gpu_and_one_comes_back(on_stand_in, monkeypatch, symmetries):
-    """Not one a tile. The predictions are those of cuda-emulated, to the bit."""
+    """Not once per tile. The predictions are those of cuda-emulated, to the bit."""
     model = tu.UNet(2, 3, base_channels=2, depth=1, seed=1)
     (image,) = random_arrays([(19, 30, 2)], np.float32)
     there, back, tiles = [], [], []

@@ -272,7 +272,7 @@ def partly_known():
 
 
 def test_unknown_pixels_weigh_nothing_and_are_no_class(partly_known):
-    """Where the image says unknown, target and weight say so; elsewhere both are those of the known cells."""
+    """Unknown pixels are unknown in the target and weigh 0; the others are those of the known cells."""
     made = sampler(partly_known)
     labels = partly_known.labels
     cells = [separated(label.clip(0)) for label in labels]

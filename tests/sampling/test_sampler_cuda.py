@@ -72,7 +72,7 @@ def assert_same_sample(ours, expected, w0=10.0):
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), RIGID, BENT, FLIPS, Augmentation.off()])
 def test_samples_are_those_of_the_cpu(build, augmentation):
-    """Of touching cells, in images of two sizes, one of them smaller than the tile that goes in."""
+    """Touching cells in images of two sizes, one of them smaller than the input tile."""
     images = image_set([discs(0), discs(1, (30, 90))])
     on_cpu = sampler(images, augmentation)
     on_gpu = CudaSampler(on_cpu)

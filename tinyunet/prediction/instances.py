@@ -105,7 +105,7 @@ def _fill_holes(mask: NDArray[np.bool_], max_hole: int) -> None:
 
 @kernel
 def _sizes(labels, count):
-    """How many pixels have each label from 0 to `count`."""
+    """Count the pixels of each label from 0 to `count`."""
     sizes = np.zeros(count + 1, np.int64)
     for i in range(labels.shape[0]):
         for j in range(labels.shape[1]):
