@@ -36,8 +36,8 @@ def decode_tiff(path: Path, labels: bool) -> Decoded:
     """Read the pages of a TIFF file; axes beyond rows, columns and channels are pages."""
     notes: list[str] = []
     pages: list[Image] = []
-    with _raise_logged_errors():
-        for pixels, page, raw in _blocks(path, notes):
+    with _raise_logged_errors() as logged:
+        for pixels, page, raw in _blocks(path, notes, logged):
             if labels and page.compression in CAN_BE_LOSSY:
                 raise DataError(
                     f"{path}: labels with {page.compression.name} compression, which can be lossy and change "
@@ -54,7 +54,7 @@ def decode_tiff(path: Path, labels: bool) -> Decoded:
     return Decoded(pages, notes)
 
 
-def _blocks(path: Path, notes: list[str]) -> Iterator[tuple[Image, Any, bool]]:
+def _blocks(path: Path, notes: list[str], logged: _ErrorCollector) -> Iterator[tuple[Image, Any, bool]]:
     """Yield arrays (pages, H, W, C), each with a TiffPage that describes it, and whether ImageJ wrote it.
 
     tifffile's series are used where metadata of this file alone say what the axes are. All other files are
@@ -75,6 +75,7 @@ def _blocks(path: Path, notes: list[str]) -> Iterator[tuple[Image, Any, bool]]:
         if series and all(s.kind not in ("uniform", "generic") and {*"YX"} <= {*s.axes} for s in series):
             images = [s for s in series if not _is_auxiliary(s.keyframe)] or series
             require_modest_size(path, sum(s.nbytes for s in images))
+            logged.raise_first()  # before damaged metadata lead to long work
             for s in images:
                 yield _channels_last(s.asarray(), _axes(s, tiff, notes)), s.keyframe, raw
             return
@@ -82,6 +83,7 @@ def _blocks(path: Path, notes: list[str]) -> Iterator[tuple[Image, Any, bool]]:
         pages = [page for page in tiff.pages if page.shape]
         pages = [page for page in pages if not _is_auxiliary(page)] or pages
         require_modest_size(path, sum(page.nbytes for page in pages))
+        logged.raise_first()
         for page in pages:
             yield _channels_last(page.asarray(), page.axes), page, raw
 
@@ -260,20 +262,24 @@ class _ErrorCollector(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
 
+    def raise_first(self) -> None:
+        """Raise the first error, if there is one."""
+        import tifffile
+
+        if self.messages:
+            raise tifffile.TiffFileError(self.messages[0])
+
 
 @contextmanager
-def _raise_logged_errors() -> Iterator[None]:
+def _raise_logged_errors() -> Iterator[_ErrorCollector]:
     """Raise what tifffile only logs: a cut-off stack must not pass for a short one."""
-    import tifffile
-
     collector = _ErrorCollector()
     logger = logging.getLogger("tifffile")
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(collector)
     try:
-        yield
+        yield collector
     finally:
         logger.removeHandler(collector)
         logger.propagate = propagate
-    if collector.messages:
-        raise tifffile.TiffFileError(collector.messages[0])
+    collector.raise_first()
