@@ -404,7 +404,7 @@ def test_decompression_bombs_are_refused_and_the_limit_can_be_raised(tmp_path, s
         decode(file)
     small = tmp_path / "small.png"
     PIL.Image.fromarray(np.zeros((900, 900), np.uint8)).save(small)
-    monkeypatch.setattr("tinyunet.data.pixels.USUAL_RATIO", 1)
+    monkeypatch.setattr("tinyunet.data.decoded.USUAL_RATIO", 1)
     monkeypatch.setenv("TINYUNET_MAX_GIB", "1e-4")
     with pytest.raises(DataError, match="TINYUNET_MAX_GIB"):
         decode(small)

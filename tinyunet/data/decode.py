@@ -6,7 +6,7 @@ pages and nothing else. A file whose picture cannot be known is refused, with th
     decode_tiff      TIFF: photometric interpretation, pages, channels
     decode_raster    PNG, JPEG, BMP, GIF, WebP, JPEG 2000
     decode_plain     PGM, PPM and .npy
-    pixels           what they share
+    decoded          what they share
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from tinyunet.data.decode_plain import decode_npy, decode_pnm
 from tinyunet.data.decode_raster import decode_raster
 from tinyunet.data.decode_tiff import decode_tiff
+from tinyunet.data.decoded import Decoded, add_note
 from tinyunet.data.image_set import Image
-from tinyunet.data.pixels import Decoded, add_note
 from tinyunet.errors import DataError, OutOfMemoryError
 
 DECODERS: dict[str, Callable[[Path, bool], Decoded]] = {

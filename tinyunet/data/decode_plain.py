@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyunet.data.pixels import Decoded, as_numbers
+from tinyunet.data.decoded import Decoded, as_numbers
 from tinyunet.errors import DataError, describe
 
 # A magic number, then width, height and the highest value, with spaces or comments between them.

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyunet.data.image_set import Image
-from tinyunet.data.pixels import (
+from tinyunet.data.decoded import (
     Decoded,
     add_note,
     as_numbers,
@@ -24,6 +23,7 @@ from tinyunet.data.pixels import (
     upright,
     without_alpha,
 )
+from tinyunet.data.image_set import Image
 from tinyunet.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "JPEG2000")  # found by content, not by suffix

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from tinyunet.data.decoded import Decoded, add_note, as_numbers, require_modest_size, upright, without_alpha
 from tinyunet.data.image_set import Image
-from tinyunet.data.pixels import Decoded, add_note, as_numbers, require_modest_size, upright, without_alpha
 from tinyunet.errors import DataError
 
 # Photometric interpretations (TIFF 6.0, tag 262).
