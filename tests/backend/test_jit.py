@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tinyunet.backend import jit
 from tinyunet.ops import conv2d_winograd
@@ -57,3 +58,65 @@ def test_where_arrays_lie_does_not_matter() -> None:
     divide(memory[:37], 3.7, far)
     np.testing.assert_array_equal(close, far)
     np.testing.assert_array_equal(far, values / 3.7)
+
+
+def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "NUMBA_NUM_THREADS": "2"}
+    environment = {**os.environ, **paths, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+# One relu here, then two in a forked pool. Numba ends a child that would hang in GNU's OpenMP; the pool then
+# starts another, for ever.
+FORKED = """
+import multiprocessing
+import numpy as np
+import tinyunet as tu
+
+def total(number):
+    return float(tu.relu(tu.Tensor(np.full(1000, number, np.float32))).numpy().sum())
+
+{first}
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    try:
+        print(pool.map_async(total, [1, 2]).get(60))
+    except tu.errors.BackendError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_pool_after_first_use_is_an_error() -> None:
+    done = _run(FORKED.format(first="total(1)"), NUMBA_THREADING_LAYER="omp")
+    assert "spawn" in done.stdout, done.stderr
+    assert "NUMBA_THREADING_LAYER=workqueue" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize(("first", "layer"), [("", "omp"), ("total(1)", "workqueue")])
+def test_a_forked_pool_that_works(first: str, layer: str) -> None:
+    done = _run(FORKED.format(first=first), NUMBA_THREADING_LAYER=layer)
+    assert done.stdout == "[1000.0, 2000.0]\n", done.stderr
+
+
+# Four threads, each with many parallel kernels.
+AT_ONCE = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+import tinyunet as tu
+
+def total(number):
+    x = tu.Tensor(np.full(100_000, number, np.float32))
+    return {float(tu.relu(x).numpy().sum()) for _ in range(300)}
+
+with ThreadPoolExecutor(4) as pool:
+    print(list(pool.map(total, range(4))))
+"""
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_threads_may_run_parallel_kernels_at_once(layer: str) -> None:
+    done = _run(AT_ONCE, NUMBA_THREADING_LAYER=layer, OMP_WAIT_POLICY="passive")
+    assert done.stdout == "[{0.0}, {100000.0}, {200000.0}, {300000.0}]\n", done.stderr

@@ -14,21 +14,29 @@ Rules that keep the results the same to the last bit for any number of threads:
   must round in the same way. Hence no `arcp`, which multiplies by 1 / x in one form and divides by x in the
   other; and, because `reassoc` lets the vector form sum in another order, a loop that sums does not store.
 
-A background thread must call only `kernel`s: on some platforms, two threads must not enter Numba's pool at
-once.
+**Threads of the caller.** Several may run kernels at once, with a team of threads for each of them (OpenMP,
+TBB). Numba's own pool, "workqueue", has one team: there the callers take turns. A forked child of a process
+that has used GNU's OpenMP cannot use it again, and says so.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, NoReturn
 
 import numba
 from numba.core import event
+from numba.core.registry import CPUDispatcher
+
+from tinyunet.errors import BackendError
 
 SAFE_MATH = {"contract", "reassoc", "nsz"}
+
+_numba_config: Any = numba.config
 
 
 def kernel(function: Callable[..., Any], *, parallel: bool = False, forceinline: bool = False) -> Any:
@@ -52,7 +60,62 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False, forceinline:
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:
     """Compile a `kernel` whose `prange` loops are spread over the cores."""
-    return kernel(function, parallel=True)
+    compiled = kernel(function, parallel=True)
+    if _numba_config.THREADING_LAYER in ("workqueue", "forksafe"):  # "forksafe" may become "workqueue"
+        compiled.__class__ = _TakesTurns
+    _parallel_kernels.append(compiled)
+    return compiled
+
+
+_parallel_kernels: list[Any] = []
+_turn = threading.Lock()
+
+
+class _TakesTurns(CPUDispatcher):
+    """A parallel kernel for a pool that only one thread may enter: Numba would abort the process."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        with _turn:
+            return super().__call__(*arguments)
+
+
+class _CannotRun(CPUDispatcher):
+    """A parallel kernel in a forked process whose pool of threads stayed in its parent."""
+
+    def __call__(self, *arguments: Any) -> NoReturn:
+        raise BackendError(
+            f"{self.py_func.__name__}: this process was forked from one that had run a parallel kernel, and "
+            "GNU's OpenMP does not survive that",
+            {"process": os.getpid(), "forked from": os.getppid()},
+            'start processes by multiprocessing.get_context("spawn"), or set the environment variable '
+            "NUMBA_THREADING_LAYER=workqueue before the parent starts",
+        )
+
+
+def _after_fork_in_child() -> None:
+    """Replace the parallel kernels where Numba would end this process without a Python error, or hang.
+
+    A change of class rather than a question in each call: kernels of a process that never forks stay as fast.
+    """
+    global _turn
+    _turn = threading.Lock()  # a thread of the parent may have held it
+    if _has_gnu_openmp():
+        for compiled in _parallel_kernels:
+            compiled.__class__ = _CannotRun
+
+
+def _has_gnu_openmp() -> bool:
+    """Return whether Numba has started GNU's OpenMP in this process or, before a fork, in its parent."""
+    try:
+        if numba.threading_layer() != "omp":
+            return False
+    except ValueError:  # no parallel kernel has been loaded
+        return False
+    return import_module("numba.np.ufunc.omppool").openmp_vendor == "GNU"
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def inlined_kernel(function: Callable[..., Any]) -> Any:
