@@ -13,9 +13,8 @@ from tinyunet.errors import BackendError
 
 @pytest.fixture(autouse=True)
 def _same_backend_afterwards():
-    before = dispatch._active
-    yield
-    dispatch._active = before
+    with tu.use_backend(tu.active_backend()):
+        yield
 
 
 def test_as_a_context_manager():

@@ -10,10 +10,12 @@ Tutorial: `tutorials/01_autograd.py`.
 
 from __future__ import annotations
 
+import functools
 import heapq
+import inspect
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -26,19 +28,47 @@ from tinyunet.errors import GraphError, ShapeError
 # The op behind each operator of a tensor. `tinyunet.ops` puts it here: this module cannot import ops.
 OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
 
-_serial_numbers = itertools.count()
-_recording = True
+_serial_numbers = itertools.count()  # one for all threads: an op is newer than its inputs, in any thread
+
+# A context variable, because each thread and each asyncio task has its own. A variable of the process would
+# switch off the recording of a training in another thread; one of the thread, that of another task.
+_recording = ContextVar("recording", default=True)
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Compute without recording a graph, so that nothing is saved for a backward pass. Also a decorator."""
-    global _recording
-    before, _recording = _recording, False
-    try:
-        yield
-    finally:
-        _recording = before
+class no_grad:  # noqa: N801  a verb, used like a function
+    """Compute without recording a graph, so that nothing is saved for a backward pass.
+
+    A context manager and a decorator. It holds for this thread and this asyncio task only. A generator that
+    yields inside the ``with`` block leaves it on for its caller until it goes on.
+    """
+
+    def __enter__(self) -> None:
+        self._token = _recording.set(False)
+
+    def __exit__(self, *error: object) -> None:
+        _recording.reset(self._token)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorate a function.
+
+        Raises
+        ------
+        GraphError
+            It is a generator function or a coroutine function: calling it runs none of its body.
+        """
+        later = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+        if any(runs_later(function) for runs_later in later):
+            raise GraphError(
+                f"no_grad: {function.__name__} would record, because calling it runs none of its body",
+                remedy="write `with no_grad():` inside it, around what computes",
+            )
+
+        @functools.wraps(function)
+        def without_recording(*arguments: Any, **options: Any) -> Any:
+            with no_grad():
+                return function(*arguments, **options)
+
+        return without_recording
 
 
 class Tensor:
@@ -198,7 +228,8 @@ class Function:
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
         """Compute the op, and record it if a gradient is needed."""
         function = cls()
-        function.needs_grad = tuple(_recording and t is not None and t.requires_grad for t in inputs)
+        recording = _recording.get()
+        function.needs_grad = tuple(recording and t is not None and t.requires_grad for t in inputs)
         arrays = [None if t is None else t.data for t in inputs]
         require_on_backend(cls.name, arrays)
         output = Tensor(function.forward(*arrays, **options), requires_grad=any(function.needs_grad))

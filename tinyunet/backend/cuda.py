@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -364,21 +365,21 @@ def zeros(shape: tuple[int, ...]) -> Any:
 
 def constant(array: NDArray[Any]) -> Any:
     """Copy an array for a kernel, whose values are the same whenever the kernel runs."""
-    return _make_constant(array)
+    return _make_constant.get()(array)
 
 
-_make_constant: Callable[[NDArray[Any]], Any] = to_backend
+# Per thread: other threads launch kernels while one captures.
+_make_constant: ContextVar[Callable[[NDArray[Any]], Any]] = ContextVar("make_constant", default=to_backend)
 
 
 @contextmanager
 def constants_made_by(make: Callable[[NDArray[Any]], Any]) -> Iterator[None]:
-    """Let `make` make constants inside the ``with`` block, because a capture allows no copies."""
-    global _make_constant
-    _make_constant = make
+    """Let `make` make constants inside the ``with`` block, for this thread: a capture allows no copies."""
+    token = _make_constant.set(make)
     try:
         yield
     finally:
-        _make_constant = to_backend
+        _make_constant.reset(token)
 
 
 def blocks(count: int, size: int) -> int:

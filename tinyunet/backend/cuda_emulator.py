@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, reduce
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +34,7 @@ _installed = _package / "kernels"  # a checkout has the folder at its top instea
 KERNEL_FOLDER = _installed if _installed.is_dir() else _package.parent / "kernels"
 EMULATOR_FOLDER = KERNEL_FOLDER / "emulator"
 FLAGS = ["-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-U_FORTIFY_SOURCE"]
-_lock = threading.Lock()  # the kernels of a library share one scheduler
+_lock = threading.Lock()  # for all threads: the kernels of a library share one scheduler
 
 
 def compiler() -> str:
@@ -61,21 +62,21 @@ def compiler() -> str:
 
 @contextmanager
 def checks() -> Iterator[None]:
-    """Check every access to memory by kernels launched inside the ``with`` block.
+    """Check every access to memory by kernels that this thread launches inside the ``with`` block.
 
     A race, an access outside an array or at an address that is not a multiple of its size, and a read of
     shared memory that was not written raise a KernelError that names the line of the source. The accesses of
     warps are counted: see `Traffic`.
     """
-    global _checked
-    before, _checked = _checked, True
+    token = _checked.set(True)
     try:
         yield
     finally:
-        _checked = before
+        _checked.reset(token)
 
 
-_checked = os.environ.get("TINYUNET_LAUNCH_LOG") == "1"  # the log shows what the checking build counts
+# The default for the log, which shows what the checking build counts.
+_checked = ContextVar("checked", default=os.environ.get("TINYUNET_LAUNCH_LOG") == "1")
 
 
 class Traffic(NamedTuple):
@@ -165,7 +166,7 @@ def function(
         The compiler rejects the file. When the kernel runs: not all threads reach a barrier or, under
         `checks`, a check fails.
     """
-    library = _library(source, kernels, _checked)
+    library = _library(source, kernels, _checked.get())
     entry = getattr(library, f"launch_{name}")
     entry.restype = ctypes.c_char_p
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +53,7 @@ class LaunchLog:
 
     def __init__(self) -> None:
         self.totals: dict[str, Totals] = {}
+        self._lock = threading.Lock()  # all threads add to the program's log
 
     def add(self, name: str, arguments: tuple[Any, ...], flops: int, traffic: Traffic) -> None:
         """Count one launch."""
@@ -63,11 +66,12 @@ class LaunchLog:
             self._add(name, total)
 
     def _add(self, name: str, more: Totals) -> None:
-        total = self.totals.setdefault(name, Totals())
-        total.launches += more.launches
-        total.bytes += more.bytes
-        total.flops += more.flops
-        total.traffic = total.traffic.plus(more.traffic)
+        with self._lock:
+            total = self.totals.setdefault(name, Totals())
+            total.launches += more.launches
+            total.bytes += more.bytes
+            total.flops += more.flops
+            total.traffic = total.traffic.plus(more.traffic)
 
     def __str__(self) -> str:
         counted = any(total.traffic != Traffic() for total in self.totals.values())
@@ -84,48 +88,48 @@ class LaunchLog:
         return "\n".join(lines)
 
 
-_logs: list[LaunchLog] = []
+# The log of the whole program, if there is one, and those of this thread.
+_program_log = (LaunchLog(),) if os.environ.get("TINYUNET_LAUNCH_LOG") == "1" else ()
+_logs: ContextVar[tuple[LaunchLog, ...]] = ContextVar("logs", default=_program_log)
 
 
 def record(name: str, arguments: tuple[Any, ...], flops: int, traffic: Traffic) -> None:
     """Add one launch to the active logs."""
-    for log in _logs:
+    for log in _logs.get():
         log.add(name, arguments, flops, traffic)
 
 
 @contextmanager
 def captured_launches() -> Iterator[LaunchLog]:
     """Log launches inside the ``with`` block separately, because they are captured and do not run."""
-    global _logs
-    before, log = _logs, LaunchLog()
-    _logs = [log]
+    log = LaunchLog()
+    token = _logs.set((log,))
     try:
         yield log
     finally:
-        _logs = before
+        _logs.reset(token)
 
 
 def record_graph(launches: LaunchLog) -> None:
     """Add one run of a graph, with all its kernels, to the active logs."""
-    for log in _logs:
+    for log in _logs.get():
         log.include(launches)
 
 
 @contextmanager
 def launch_log() -> Iterator[LaunchLog]:
-    """Log the launches inside the ``with`` block.
+    """Log this thread's launches inside the ``with`` block.
 
-    With the environment variable TINYUNET_LAUNCH_LOG=1 a program logs all its launches and prints them on
-    stderr at its end, and "cuda-emulated" runs in the checking build, for the wavefronts.
+    With the environment variable TINYUNET_LAUNCH_LOG=1 a program logs the launches of all its threads and
+    prints them on stderr at its end, and "cuda-emulated" runs in the checking build, for the wavefronts.
     """
     log = LaunchLog()
-    _logs.append(log)
+    token = _logs.set((*_logs.get(), log))
     try:
         yield log
     finally:
-        _logs.remove(log)
+        _logs.reset(token)
 
 
-if os.environ.get("TINYUNET_LAUNCH_LOG") == "1":
-    _logs.append(LaunchLog())
-    atexit.register(lambda: print(_logs[0], file=sys.stderr))
+if _program_log:
+    atexit.register(lambda: print(*_program_log, file=sys.stderr))

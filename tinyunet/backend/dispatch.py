@@ -7,12 +7,16 @@ implementation for each backend and calls the active one. `DISPATCH_TABLE` is th
 Arrays live where the backend computes: on the GPU for ``cuda``, as CuPy arrays; for the others they are NumPy
 arrays. They are moved only by `to_backend` (what goes into a `Tensor`) and `to_host` (what is printed, stored
 or given to the user); in between nothing converts them.
+
+Each thread has its own choice of a backend, so that one may predict on the CPU while another trains on a GPU.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import cache
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -58,7 +62,12 @@ DISPATCH_TABLE: dict[tuple[str, str], Dispatch] = {}
 
 
 class use_backend:  # noqa: N801  a verb, used like a function
-    """Choose the backend until the end of a ``with`` block or, without ``with``, from now on.
+    """Choose this thread's backend until the end of a ``with`` block or, without ``with``, from now on.
+
+    Other threads keep theirs. A thread starts with the environment variable TINYUNET_BACKEND, else "numba",
+    whatever the thread that started it has chosen: choose in each thread, or let the new one inherit by
+    ``Thread(target=contextvars.copy_context().run, args=(function,))``. An asyncio task inherits, and what it
+    chooses is its own.
 
     Parameters
     ----------
@@ -81,12 +90,10 @@ class use_backend:  # noqa: N801  a verb, used like a function
     """
 
     def __init__(self, name: str, precision: str = "float32"):
-        global _active, _precision
         _require(name)
         _require_precision(name, precision)
-        # None: not looked up yet; a wrong environment variable does not matter here
-        self._previous = _active, _precision
-        _active, _precision = name, precision
+        # Not for the process: until __enter__, a `with` block cannot be distinguished from a plain call.
+        self._token = _choice.set((name, precision))
 
     def __enter__(self) -> use_backend:
         return self
@@ -94,27 +101,31 @@ class use_backend:  # noqa: N801  a verb, used like a function
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _active, _precision
-        _active, _precision = self._previous
+        _choice.reset(self._token)
 
 
-_active: str | None = None
-_precision = "float32"
+# The name and the precision that this thread has chosen.
+_choice: ContextVar[tuple[str, str] | None] = ContextVar("choice", default=None)
 
 
 def active_backend() -> str:
-    """Return the backend chosen last, else the environment variable TINYUNET_BACKEND, else "numba"."""
-    global _active
-    if _active is None:
-        name = os.environ.get("TINYUNET_BACKEND", "numba")
-        _require(name)
-        _active = name
-    return _active
+    """Return this thread's last choice, else the environment variable TINYUNET_BACKEND, else "numba"."""
+    choice = _choice.get()
+    return choice[0] if choice else _default()
 
 
 def active_precision() -> str:
-    """Return the precision of the backend chosen last."""
-    return _precision
+    """Return the precision of this thread's backend."""
+    choice = _choice.get()
+    return choice[1] if choice else "float32"
+
+
+@cache
+def _default() -> str:
+    """Return the backend of threads that have chosen none, one for the process as its environment is."""
+    name = os.environ.get("TINYUNET_BACKEND", "numba")
+    _require(name)
+    return name
 
 
 def _require_precision(name: str, precision: str) -> None:
@@ -234,6 +245,6 @@ def require_on_backend(op: str, arrays: list[Any]) -> None:
             raise BackendError(
                 f"{op}: the backend {active_backend()!r} does not compute {place}, where an input lies",
                 {f"input {number}": f"{array.shape}, {type(array).__module__}"},
-                "choose the backend before the network and the tensors are made, or make them anew: "
-                "Tensor(t.numpy())",
+                "choose the backend before the network and the tensors are made, and in each thread; or make "
+                "them anew: Tensor(t.numpy())",
             )

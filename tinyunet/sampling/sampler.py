@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -171,7 +172,8 @@ class Sampler:
             try:
                 for step in range(start, stop):
                     while len(waiting) < ahead and step + len(waiting) < stop:
-                        waiting.append(pool.submit(self.sample, step + len(waiting)))
+                        # In the caller's context: a thread starts without the backend that the caller chose.
+                        waiting.append(pool.submit(copy_context().run, self.sample, step + len(waiting)))
                     yield waiting.pop(0).result()
             finally:
                 for future in waiting:
