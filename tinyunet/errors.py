@@ -46,7 +46,7 @@ class OptionError(TinyUNetError, ValueError):
 
 
 class GraphError(TinyUNetError, RuntimeError):
-    """A backward pass without a graph, or whose graph was freed."""
+    """A backward pass without a graph, whose graph was freed, or whose saved arrays were changed."""
 
 
 class GradientError(TinyUNetError, AssertionError):

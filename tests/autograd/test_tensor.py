@@ -5,6 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 
 import tinyunet as tu
 from tinyunet.autograd import Function, Tensor
@@ -316,3 +317,88 @@ def test_item_and_repr():
     assert repr(Square.apply(x)) == "Tensor(array([9.]), requires_grad=True, made by square)"
     with pytest.raises(ValueError, match="size 1"):
         leaf(1.0, 2.0).item()
+
+
+def convolution():
+    """Our convolution, its optimiser, and PyTorch's of the same sizes; the weights have gradients."""
+    ours = tu.nn.layers.Conv2d(1, 1, 1, rng=np.random.default_rng(0))
+    theirs = torch.nn.Conv2d(1, 1, 1)
+    for parameter in ours.parameters():
+        parameter.grad = np.ones(parameter.shape, np.float32)
+    for parameter in theirs.parameters():
+        parameter.grad = torch.ones(parameter.shape)
+    return ours, theirs
+
+
+def sgd_step(ours, theirs, names=("weight", "bias")):
+    tu.SGD([getattr(ours, name) for name in names], lr=0.1).step()
+    torch.optim.SGD([getattr(theirs, name) for name in names], lr=0.1).step()
+
+
+def load(ours, theirs):
+    ours.load_state_dict({name: array + 1 for name, array in ours.state_dict().items()})
+    theirs.load_state_dict({name: array + 1 for name, array in theirs.state_dict().items()})
+
+
+def write(ours, theirs):
+    ours.weight.data[...] = 3
+    ours.weight.mark_changed()
+    with torch.no_grad():
+        theirs.weight[...] = 3
+
+
+def replace(ours, theirs):
+    ours.weight.data = ours.weight.data + 1
+    theirs.weight.data = theirs.weight.data + 1
+
+
+def step_of_bias(ours, theirs):
+    sgd_step(ours, theirs, ["bias"])
+
+
+def step_without_gradients(ours, theirs):
+    for parameter in (*ours.parameters(), *theirs.parameters()):
+        parameter.grad = None
+    sgd_step(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        (sgd_step, True),
+        (load, True),
+        (write, True),
+        (replace, False),
+        (step_of_bias, False),
+        (step_without_gradients, False),
+    ],
+)
+def test_a_change_between_forward_and_backward_is_refused_as_in_pytorch(change, refused):
+    ours, theirs = convolution()
+    x, grad = np.ones((1, 2, 2, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
+    y, expected = ours(Tensor(x)), theirs(torch.tensor(x).movedim(3, 1)).sum()
+    change(ours, theirs)
+    if refused:
+        with pytest.raises(RuntimeError, match="inplace"):
+            expected.backward()
+        with pytest.raises(GraphError, match=r"conv2d(.|\n)*saved +0\n.*now +1\n"):
+            y.backward(grad)
+    else:
+        expected.backward()
+        y.backward(grad)
+    ours(Tensor(x)).backward(grad)  # computed again, with the new values
+
+
+def test_a_long_chain_of_saved_inputs_needs_no_stack():
+    class Tripled(Function):
+        def forward(self, x):
+            self.save(x)
+            return 3 * x
+
+    y = leaf(0.0)
+    for _ in range(100_000):
+        y = Tripled.apply(y)
+    end = weakref.ref(y._function)
+    del y
+    gc.collect()
+    assert end() is None

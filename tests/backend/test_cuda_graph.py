@@ -16,6 +16,7 @@ from tinyunet.backend import cuda, cuda_graph, to_backend, to_host
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.backend.cuda_log import launch_log
 from tinyunet.data import split, synthetic_cells
+from tinyunet.errors import GraphError
 from tinyunet.nn.sgd import SGD
 from tinyunet.ops.linear_cross_entropy import loss_of_checked as fused_loss
 from tinyunet.ops.softmax_cross_entropy import loss_of_checked as unfused_loss
@@ -495,3 +496,23 @@ def test_the_stand_in_captures_as_cuda_does(on_stand_in):
 def test_the_switch_of_the_command():
     assert _parse([]).cuda_graph
     assert not _parse(["--no-cuda-graph"]).cuda_graph
+
+
+def test_a_launch_changes_the_parameters_of_graphs_recorded_before(on_stand_in):
+    """An ordinary step, a capture, and two launches, in which Python does not change the weight."""
+    weight = tu.Tensor(np.ones((1, 1, 1, 1), np.float32), requires_grad=True)
+    optimiser = SGD([weight], lr=0.1)
+
+    def step(rng, x):
+        tu.conv2d(tu.Tensor(x), weight).backward(x)
+        optimiser.step(x)  # also the learning rate
+        optimiser.zero_grad()
+        return x
+
+    captured, x = CapturedStep(), np.full((1, 1, 1, 1), 0.1, np.float32)
+    for _ in range(4):
+        y = tu.conv2d(tu.Tensor(x), weight)
+        captured.run(step, np.random.default_rng(0), x=x)
+        with pytest.raises(GraphError, match="version"):
+            y.backward(x)
+    assert captured.bytes

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyunet.backend import array_library, require_on_backend, to_backend, to_host
+from tinyunet.backend.changes import count_changes
 from tinyunet.backend.sums import add_arrays
 from tinyunet.errors import GraphError, ShapeError
 
@@ -89,9 +90,11 @@ class Tensor:
     grad : ndarray or None
         d(scalar)/d(data), with data's shape and dtype, summed over all backward passes since it was None.
         Only tensors that the user made have one, not the results of ops.
+    version : int
+        How often `data` was changed in place, as far as `mark_changed` was called.
     """
 
-    __slots__ = ("_function", "data", "grad", "requires_grad")
+    __slots__ = ("_function", "data", "grad", "requires_grad", "version")
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False):
         array = to_backend(data)
@@ -100,6 +103,7 @@ class Tensor:
         self.data: NDArray[Any] = array
         self.grad: NDArray[Any] | None = None
         self.requires_grad = requires_grad
+        self.version = 0
         self._function: Function | None = None
 
     @property
@@ -130,6 +134,13 @@ class Tensor:
         source = f", made by {self._function.name}" if self._function else ""
         return f"Tensor({self.data!r}, requires_grad={self.requires_grad}{source})"
 
+    def mark_changed(self) -> None:
+        """Count a change of `data` in place, so that a backward pass that needs the old values is refused.
+
+        `SGD.step` and `load_state_dict` do it. Call it after writing into `data` yourself.
+        """
+        count_changes([self])
+
     def backward(self, grad: ArrayLike | None = None) -> None:
         """Add d(scalar)/d(t) to `t.grad` for every leaf t with requires_grad that this one was computed from.
 
@@ -144,7 +155,8 @@ class Tensor:
         Raises
         ------
         GraphError
-            No tensor behind this one requires a gradient, or the graph was released by an earlier pass.
+            No tensor behind this one requires a gradient, the graph was released by an earlier pass, or an
+            array that an op has saved was changed since.
         ShapeError
             `grad` is missing or has another shape.
         """
@@ -213,7 +225,8 @@ class Function:
     missing one) and the options, calls `save` with what `backward` will need, and returns the output's array.
     `backward` receives the gradient of the output and returns one gradient for each input, a C-contiguous
     array of the input's shape, or None for an input that has none. `needs_grad` says for each input whether
-    its gradient is needed: all False under `no_grad`, when nothing is saved.
+    its gradient is needed: all False under `no_grad`, when nothing is saved. If `forward` saves the array of
+    an input, that must not be changed before `backward`: then `saved` raises a GraphError.
     """
 
     name = "function"
@@ -223,6 +236,8 @@ class Function:
         self.sources: tuple[Tensor | Function | None, ...] = ()
         self.serial_number = next(_serial_numbers)
         self._saved: tuple[Any, ...] | None = ()
+        # The inputs whose arrays are saved: their numbers, and their versions when the op was computed.
+        self._versions: tuple[tuple[int, Tensor, int], ...] = ()
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
@@ -234,7 +249,9 @@ class Function:
         require_on_backend(cls.name, arrays)
         output = Tensor(function.forward(*arrays, **options), requires_grad=any(function.needs_grad))
         if output.requires_grad:
-            # Not the input tensors themselves: the graph keeps only the arrays that ops have saved.
+            if function._saved:
+                function._note_versions(inputs)
+            # Not all input tensors: the graph keeps only those whose arrays ops have saved.
             function.sources = tuple(
                 (t._function or t) if t is not None and needed else None
                 for t, needed in zip(inputs, function.needs_grad, strict=True)
@@ -255,11 +272,28 @@ class Function:
         if any(self.needs_grad):
             self._saved = values
 
+    def _note_versions(self, inputs: tuple[Tensor | None, ...]) -> None:
+        """Note which inputs have a saved array, by plain loops: comprehensions take three times as long."""
+        for number, tensor in enumerate(inputs):
+            if tensor is not None:
+                array = tensor.data
+                for value in self._saved or ():
+                    if value is array:
+                        self._versions += ((number, tensor, tensor.version),)
+                        break
+
     @property
     def saved(self) -> tuple[Any, ...]:
         """The values that `save` kept."""
         self.require_unreleased()
         assert self._saved is not None
+        for number, tensor, version in self._versions:
+            if tensor.version != version:
+                raise GraphError(
+                    f"backward: {self.name} saved its input {number}, which was then changed in place",
+                    {"input": tensor.shape, "version saved": version, "version now": tensor.version},
+                    "call backward() before optimiser.step() and load_state_dict(), or compute it anew",
+                )
         return self._saved
 
     def require_unreleased(self) -> None:
@@ -273,4 +307,5 @@ class Function:
     def release(self) -> None:
         """Release the saved arrays and the ops before this one."""
         self._saved = None
+        self._versions = ()
         self.sources = ()

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.backend import cuda
+from tinyunet.backend.changes import captured_changes, count_changes
 from tinyunet.backend.cuda_log import captured_launches, record_graph
 from tinyunet.backend.dispatch import (
     active_backend,
@@ -62,6 +63,8 @@ class CapturedStep:
     them, and the memory returns to the GPU when this object is deleted or shapes change. Copy what you want
     to keep. Arrays older than the step, parameters and velocities, may be read and written between steps but
     not replaced: the graph would go on with the old ones.
+
+    One thread at a time may run a step. Other threads may compute meanwhile, also during a capture.
 
     Where capturing fails, the training goes on kernel by kernel after one warning with the reason. An error
     would end a training that needs no graph. Nothing runs during a capture, so only time is lost.
@@ -207,6 +210,7 @@ class _Graph:
         stream = cupy.cuda.Stream(non_blocking=True)
         with (
             captured_launches() as self._launches,
+            captured_changes() as self._changed,
             cuda.constants_made_by(self._constant),
             stream,
             cupy.cuda.using_allocator(pool.malloc),
@@ -237,6 +241,7 @@ class _Graph:
                 target[...] = values
             else:
                 target.set(values)
+        count_changes(self._changed)
         self._graph.launch()
         record_graph(self._launches)
         return self._output

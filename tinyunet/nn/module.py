@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
+from tinyunet.backend.changes import count_changes
 from tinyunet.errors import CheckpointError
 
 _evaluating = ContextVar("evaluating", default=False)
@@ -119,5 +120,6 @@ class Module:
                     {"this network": array.shape, "given": state[name].shape},
                     "make the network with the options it was trained with",
                 )
+        count_changes(self.parameters())
         for name, array in own.items():
             array[...] = to_backend(state[name], array.dtype)

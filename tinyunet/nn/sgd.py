@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
 from tinyunet.backend import Dispatch, array_library, cuda, to_backend
+from tinyunet.backend.changes import count_changes
 from tinyunet.backend.jit import parallel_kernel
 from tinyunet.errors import OptionError
 
@@ -93,6 +94,7 @@ class SGD:
         pairs = zip(self.parameters, self.velocity, strict=True)
         moving = [(p.data, p.grad, velocity) for p, velocity in pairs if p.grad is not None]
         if moving:
+            count_changes([p for p in self.parameters if p.grad is not None])
             lr = self.lr if lr is None else lr
             step(*zip(*moving, strict=True), lr, self.momentum, self.weight_decay)
 
