@@ -4,6 +4,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -116,3 +119,29 @@ def test_two_threads_of_the_caller_may_overlap(two_threads):
     leave.set()
     other.join()
     assert two_threads() == 2
+
+
+@pytest.mark.skipif(blas._set_threads is None, reason="the threads of this BLAS cannot be set")
+def test_kernels_of_many_threads_restore_the_number_once(two_threads):
+    """Each enters and leaves at any time, some with an error; meanwhile the number is 1."""
+
+    def work(number):
+        rng = np.random.default_rng(number)
+        for _ in range(200):
+            with suppress(ZeroDivisionError), blas.gemm_routine(np.float32):
+                time.sleep(rng.random() * 1e-4)
+                assert two_threads() == 1
+                if rng.random() < 0.5:
+                    raise ZeroDivisionError
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert two_threads() == 2
+    assert blas._one_thread.inside == 0
+
+
+@pytest.mark.skipif(blas._set_threads is None, reason="the threads of this BLAS cannot be set")
+def test_a_number_that_the_caller_sets_meanwhile_stays(two_threads):
+    with blas.gemm_routine(np.float32):
+        blas._set_threads(3)
+    assert two_threads() == 3

@@ -4,10 +4,11 @@
 routine, out of the table that SciPy offers to Cython code, as a plain integer argument.
 
 **Threads.** Our own loops are parallel, so BLAS gets one thread: two pools of threads on the same cores only
-fight, and a product that is divided in the same way each time has the same bits each time. The limit holds
-while a kernel of ours runs, inside `with gemm_routine(...)`; then the caller's number of threads is restored.
-That takes a few microseconds per kernel. OpenBLAS, MKL and BLIS are known; another BLAS keeps its threads,
-and then neither speed nor bits are promised.
+fight, and a product that is divided in the same way each time has the same bits each time. The number is one
+for the process, so the limit holds from the first kernel that enters `with gemm_routine(...)` to the last
+that leaves it, in whatever threads; then the caller's number is restored, unless the caller has set another
+meanwhile. That takes a few microseconds per kernel. OpenBLAS, MKL and BLIS are known; another BLAS keeps its
+threads, and then neither speed nor bits are promised.
 
 **Pieces.** BLAS first copies both factors into an order of its own, which pays when each element is then used
 often. On processors with AVX-512, OpenBLAS has kernels for small products that leave this out; and the
@@ -115,7 +116,7 @@ class _OneThread:
     def __exit__(self, *error: object) -> None:
         with self.lock:
             self.inside -= 1
-            if self.inside == 0 and _set_threads:
+            if self.inside == 0 and _get_threads and _set_threads and _get_threads() == 1:
                 _set_threads(self.threads_of_caller)
 
 
