@@ -147,7 +147,7 @@ def compare(options: Options, command: str) -> None:
             folder.create(asdict(trainer.config))
         record_training(trainer, folder, command)
         results[name], predictions[name] = _measure(trainer, folder)
-    print(f"\n{len(held_out)} held-out images, mean of each measure\n{_table(results)}")
+    print(f"\n{len(held_out)} held-out images, each measure over all of them\n{_table(results)}")
     _write(options, command, held_out, results, predictions)
 
 
@@ -236,7 +236,7 @@ def _column(result: Result) -> list[tuple[str, str]]:
         ("multiplications per pixel", f"{result.multiplications_per_pixel:,.0f}"),
         ("  window by window", f"{brute_force['multiplications_per_pixel']:,.0f}" if brute_force else ""),
         *(
-            (f"{name} {'↓' if lower_is_better(name) else '↑'}", format_value(measure.mean))
+            (f"{name} {'↓' if lower_is_better(name) else '↑'}", format_value(measure.score))
             for name, measure in result.measures.items()
         ),
     ]
@@ -278,7 +278,7 @@ def _write(
             held_out.images[:PICTURED_IMAGES],
             [class_labels(labels, held_out.kind) for labels in held_out.labels[:PICTURED_IMAGES]],
             {
-                f"{name}: mean IoU {format_value(results[name].measures['mean_iou'].mean)}": [
+                f"{name}: mean IoU {format_value(results[name].measures['mean_iou'].score)}": [
                     prediction.probabilities for prediction in of_network
                 ]
                 for name, of_network in predictions.items()

@@ -21,7 +21,6 @@ from tinyunet.metrics.scores import (
     Measure,
     Prediction,
     score_images,
-    seg_over_objects,
     summarise,
     worst_first,
 )
@@ -43,10 +42,11 @@ from tinyunet.training.stored_run import predict_unseen, stored_data
 class Options(LabelOptions):
     """Compare predictions with the ground truth, or a run's best checkpoint with its held-out images.
 
-    Prints each measure's mean over the images, its spread (standard deviation over the images) and the worst
-    image. With --out it also writes scores.json, which has every image's scores, and NAME_errors.png, which
-    shows objects that were missed, split, merged or added, and wrong borders. The kind of labels decides
-    which measures are taken: see tinyunet/metrics/scores.py.
+    Prints each measure over the whole set, from counts added over the images; its mean and spread (standard
+    deviation) over the images that have a value; and the worst image. An image has no value of a class or
+    object that it neither has nor is predicted to have. With --out it also writes scores.json, which has
+    every image's scores, and NAME_errors.png, which shows objects that were missed, split, merged or added,
+    and wrong borders. The kind of labels decides which measures are taken: see tinyunet/metrics/scores.py.
     """
 
     predictions: tyro.conf.Positional[Path]
@@ -94,7 +94,7 @@ def evaluate(options: Options) -> None:
     print(f"{options.labels or images.source}: {images.summary()}")
     print(_table(measures))
     print(_mistakes_line(images.kind, scores))
-    if images.kind == "instances" and (seg := seg_over_objects(scores)) is not None:
+    if (seg := _seg_over_objects(measures)) is not None:
         print(f"SEG over the objects of all images, as the Cell Tracking Challenge takes it: {seg:.6f}")
     if options.out:
         _write(options, images, measures, scores)
@@ -159,15 +159,21 @@ def _require_same_names(predicted: set[str], labelled: set[str], options: Option
 
 
 def _table(measures: dict[str, Measure]) -> str:
-    lines = [f"{'':<25}{'mean':>10}{'spread':>10}   images   worst image"]
+    lines = [f"{'':<25}{'whole set':>10}{'mean':>10}{'spread':>10}   images   worst image"]
     for name, measure in measures.items():
         arrow = "↓" if lower_is_better(name) else "↑"
         at = "" if measure.threshold is None else f"   (threshold {measure.threshold})"
         lines.append(
-            f"{name:<23}{arrow} {format_value(measure.mean):>10}{format_value(measure.spread):>10}"
-            f"{measure.images:>9}   {measure.worst or 'none has this value'}{at}"
+            f"{name:<23}{arrow} {format_value(measure.set_wide):>10}{format_value(measure.mean):>10}"
+            f"{format_value(measure.spread):>10}{measure.images:>9}   "
+            f"{measure.worst or 'none has this value'}{at}"
         )
     return "\n".join(lines)
+
+
+def _seg_over_objects(measures: dict[str, Measure]) -> float | None:
+    """SEG as the challenge takes it; None without true objects, or unless the labels are "instances"."""
+    return measures["seg"].set_wide if "seg" in measures else None
 
 
 def _mistakes_line(kind: LabelKind, scores: Sequence[ImageScores]) -> str:
@@ -193,7 +199,7 @@ def _write(
         "labels": options.labels or images.source,
         "kind": images.kind,
         "measures": {name: asdict(measure) for name, measure in measures.items()},
-        "seg_over_objects": seg_over_objects(scores) if images.kind == "instances" else None,
+        "seg_over_objects": _seg_over_objects(measures),
         "mistakes": _total(scores),
         "images": [
             {"name": image.name, "scores": image.values, "mistakes": image.mistakes.counts}
@@ -208,7 +214,8 @@ def _write(
 
     assert images.kind is not None
     measure = headline_measure(images.kind)
-    for i in worst_first(scores, measure)[: options.pictures]:
+    worst = worst_first(scores, measure)[: options.pictures]
+    for i in worst:
         value = format_value(scores[i].values[measure])
         path = options.out / f"{images.names[i]}_errors.png"
         with command_line.writing(path):
@@ -219,7 +226,7 @@ def _write(
                 path,
                 title=f"{images.names[i]}: {readable_name(measure)} {value}",
             )
-    print(f"wrote scores.json and {min(options.pictures, len(images))} pictures to {options.out}")
+    print(f"wrote scores.json and {len(worst)} pictures to {options.out}")
 
 
 if __name__ == "__main__":

@@ -75,14 +75,15 @@ def test_the_table_has_a_column_for_each_network(command, data, tiny_comparison,
         "compare", "--data", data, "--out", tmp_path / "out", *tiny_comparison, "--networks", "fcn", "unet"
     )
     assert status == 0
-    head, *rows = out.split("mean of each measure\n")[1].splitlines()
+    head, *rows = out.split("each measure over all of them\n")[1].splitlines()
     assert head.split() == ["fcn", "unet"]
     record = json.loads((tmp_path / "out" / "comparison.json").read_text())
     values = {row[:27].strip(): row[27:].split() for row in rows}
     for i, name in enumerate(("fcn", "unet")):
         result = record["networks"][name]
         assert values["parameters"][i] == f"{result['parameters']:,}"
-        assert values["mean_iou ↑"][i] == f"{result['measures']['mean_iou']['mean']:.4f}"
+        assert values["mean_iou ↑"][i] == f"{result['measures']['mean_iou']['set_wide']:.4f}"
+        assert values["v_rand ↑"][i] == f"{result['measures']['v_rand']['mean']:.4f}"
 
 
 def test_films_as_they_are_trained_on(command, tiny_comparison, monkeypatch, tmp_path):

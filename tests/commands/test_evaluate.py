@@ -132,7 +132,7 @@ def nuclei(tmp_path):
 
 def test_objects_against_stardist(nuclei, scored):
     truth, objects, predicted, labels = nuclei
-    record, out = scored(predicted, labels)
+    record, out = scored(predicted, labels, "--kind", "instances")
     assert record["kind"] == "instances"
     assert record["measures"].keys() == PIXELS | OBJECTS
     for i, image in enumerate(record["images"]):
@@ -252,13 +252,14 @@ def test_classes_or_objects_alone_are_probabilities_of_0_and_1(binary, scored, c
 
 
 def test_ground_truth_without_any_cell(tmp_path, scored):
-    """Rand and information measures have no value there; other measures have, and no mean is NaN."""
+    """Measures of true segments have no value there; other measures have, and no mean is NaN."""
     truth = {"cells": membranes(), "none": np.zeros((40, 50), np.uint8)}
     predicted = write_predictions(tmp_path / "p", {name: noisy(label, 3) for name, label in truth.items()})
     record, _ = scored(predicted, write_labels(tmp_path / "l", truth))
     cells, none = (image["scores"] for image in record["images"])
-    assert {name for name, value in none.items() if value is None} == {"rand_error", "v_rand", "v_info"}
-    for name in ("rand_error", "v_rand", "v_info"):
+    of_segments = {"rand_error", "v_rand", "v_info", "split_merge_error"}
+    assert {name for name, value in none.items() if value is None} == of_segments
+    for name in of_segments:
         measure = record["measures"][name]
         assert (measure["mean"], measure["images"], measure["worst"]) == (cells[name], 1, "cells")
     assert record["measures"]["pixel_error"]["images"] == 2
@@ -303,6 +304,31 @@ def test_the_table_needs_no_folder(binary, command, tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
+def test_a_set_scores_as_scikit_learn_does_over_all_its_pixels(tmp_path, scored):
+    """Three false pixels in each image without the lesion; and a constant answer, which finds nothing."""
+    truth = {f"i{number}": np.zeros((32, 32 + number), np.uint8) for number in range(5)}
+    truth["i3"][10:20, 10:20] = 1
+    found = {name: label.copy() for name, label in truth.items()}
+    for name in ("i0", "i1", "i2", "i4"):
+        found[name][5, 5:8] = 1
+    labels = write_labels(tmp_path / "l", truth)
+    for name, classes in (("found", found), ("nothing", {name: 0 * label for name, label in truth.items()})):
+        probabilities = {name: np.eye(2, dtype=np.float32)[c] for name, c in classes.items()}
+        predicted = write_predictions(tmp_path / name, probabilities)
+        record, out = scored(predicted, labels, "--kind", "binary", "--overwrite")
+        pair = [np.concatenate([a.ravel() for a in arrays.values()]) for arrays in (truth, classes)]
+        for measure, oracle in (("iou", jaccard_score), ("dice", f1_score)):
+            expected = oracle(*pair, average=None)
+            for number in (0, 1):
+                set_wide = record["measures"][f"{measure}_{number}"]["set_wide"]
+                assert set_wide == pytest.approx(expected[number], rel=1e-12)
+                row = next(line for line in out.splitlines() if line.startswith(f"{measure}_{number} "))
+                assert row.split()[2] == f"{expected[number]:.4f}"
+        set_wide = record["measures"]["mean_iou"]["set_wide"]
+        assert set_wide == pytest.approx(jaccard_score(*pair, average="macro"), rel=1e-12)
+    assert record["measures"]["iou_1"]["images"] == 1
+
+
 def test_overwritten_only_when_asked(binary, refused, command, tmp_path):
     _, _, predicted, labels = binary
     (tmp_path / "out").mkdir()
@@ -313,8 +339,8 @@ def test_overwritten_only_when_asked(binary, refused, command, tmp_path):
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
-def test_images_without_nuclei(tmp_path, scored):
-    """They score 1 if nothing was predicted and 0 if something was, never NaN."""
+def test_images_without_nuclei(tmp_path, scored, command):
+    """They have no SEG, and an average precision of 0 only if something was predicted."""
     truth = {name: np.zeros((30, 30), np.uint16) for name in ("empty", "found", "lost")}
     truth["lost"][5:12, 5:12] = 1
     objects = {name: np.zeros((30, 30), np.uint16) for name in truth}
@@ -324,9 +350,10 @@ def test_images_without_nuclei(tmp_path, scored):
     )
     record, _ = scored(predicted, write_labels(tmp_path / "l", truth), "--kind", "instances")
     scores = {image["name"]: image["scores"] for image in record["images"]}
-    for name, value in (("empty", 1), ("found", 0), ("lost", 0)):
-        assert scores[name]["seg"] == scores[name]["average_precision"] == value
-    assert record["seg_over_objects"] == 0
+    for name, values in (("empty", (None, None)), ("found", (None, 0)), ("lost", (0, 0))):
+        assert (scores[name]["seg"], scores[name]["average_precision"]) == values
+    assert record["seg_over_objects"] == record["measures"]["seg"]["set_wide"] == 0
+    assert record["mistakes"]["added"] == 1
     del truth["lost"], objects["lost"]
     (tmp_path / "p" / "lost_probabilities.tif").unlink()
     (tmp_path / "p" / "lost_instances.tif").unlink()
@@ -334,6 +361,11 @@ def test_images_without_nuclei(tmp_path, scored):
     record, out = scored(predicted, labels, "--kind", "instances", "--overwrite")
     assert record["seg_over_objects"] is None
     assert "SEG over the objects" not in out
+    status, out, _ = command(
+        "evaluate", tmp_path / "p", labels, "--kind", "instances", "--out", tmp_path / "pictures"
+    )
+    assert status == 0
+    assert "wrote scores.json and 1 pictures" in out  # of the image that has a score
 
 
 def test_more_objects_than_16_bits_number(tmp_path, scored):
@@ -407,11 +439,11 @@ def test_bad_predictions(name, binary, refused):
 def test_objects_of_another_size_or_none(nuclei, refused):
     _, _, predicted, labels = nuclei
     tifffile.imwrite(predicted / "a_instances.tif", np.ones((9, 9), np.uint16))
-    assert "(9, 9)" in refused("evaluate", predicted, labels)
+    assert "(9, 9)" in refused("evaluate", predicted, labels, "--kind", "instances")
     tifffile.imwrite(predicted / "a_instances.tif", np.ones((40, 60), np.float32))
-    assert "float32" in refused("evaluate", predicted, labels)
+    assert "float32" in refused("evaluate", predicted, labels, "--kind", "instances")
     (predicted / "a_instances.tif").unlink()
-    assert "a_instances.tif" in refused("evaluate", predicted, labels)
+    assert "a_instances.tif" in refused("evaluate", predicted, labels, "--kind", "instances")
 
 
 def test_folders_that_are_something_else(binary, trained, refused, tmp_path):

@@ -130,10 +130,13 @@ def test_scores_are_those_of_evaluate(command, trained, tmp_path):
     command("evaluate", trained, "--symmetries", 8, "--out", tmp_path / "scores", "--pictures", 0)
     measures = json.loads((tmp_path / "scores" / "scores.json").read_text())["measures"]
     head, *rows = table_under(parsed(RunFolder(trained).report), HEADINGS[0])
-    assert head[:5] == ["measure", "mean", "spread", "best value", "worst image"]
-    expected = [[format_value(m["mean"]), "–", m["worst"]] for m in measures.values()]
-    assert [[row[1], row[2], row[4]] for row in rows] == expected
-    assert [row[3] for row in rows] == ["0" if name.endswith("error") else "1" for name in measures]
+    assert head[:7] == ["measure", "whole set", "mean", "spread", "images", "best value", "worst image"]
+    expected = [
+        [format_value(m["set_wide"]), format_value(m["mean"]), "–", str(m["images"]), m["worst"]]
+        for m in measures.values()
+    ]
+    assert [[*row[1:5], row[6]] for row in rows] == expected
+    assert [row[5] for row in rows] == ["0" if name.endswith("error") else "1" for name in measures]
 
 
 def test_configuration_beside_the_papers(command, trained):

@@ -1,16 +1,15 @@
-"""Scores of single images: what each measure counts, and where mistakes are marked."""
-
-import math
+"""Scores of single images and of sets: what each measure counts, and where mistakes are marked."""
 
 import numpy as np
 import pytest
 from segmentations import membranes, noisy, squares
-from stardist.matching import matching
+from sklearn.metrics import f1_score, jaccard_score
+from stardist.matching import matching, matching_dataset
 
 from tinyunet import metrics
 from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.metrics.mistakes import BORDER, MISTAKES, find_class_mistakes, find_mistakes
-from tinyunet.metrics.scores import Prediction, score_image, score_images, summarise
+from tinyunet.metrics.scores import Prediction, score_image, score_images, summarise, worst_first
 
 PIXELS = {"pixel_error", "mean_iou", "iou_0", "iou_1", "dice_0", "dice_1"}
 
@@ -65,7 +64,8 @@ def test_images_that_lack_the_highest_class():
     truth = np.zeros((20, 20), int)
     truth[:, 10:] = 1
     prediction = Prediction(np.eye(3, dtype=np.float32)[truth], None)
-    assert score_image("x", prediction, truth, "classes", 2).values["iou_2"] == 1
+    values = score_image("x", prediction, truth, "classes", 2).values
+    assert (values["iou_2"], values["dice_2"], values["mean_iou"]) == (None, None, 1)
 
 
 @pytest.mark.parametrize("distance", range(4))
@@ -78,16 +78,120 @@ def test_how_far_a_border_reaches(distance):
     assert (counts["border"], counts["missed"]) == ((1, 0) if distance < BORDER else (0, 1))
 
 
-@pytest.mark.parametrize(("objects", "score"), [(0, 1.0), (1, 0.0)])
-def test_no_objects(objects, score):
-    """With nothing to find, an empty prediction is perfect and any object is wrong."""
+@pytest.mark.parametrize(("objects", "precision"), [(0, None), (1, 0.0)])
+def test_no_objects(objects, precision):
+    """With nothing to find, an empty prediction has no score, and any object is added and wrong."""
     found = np.zeros((20, 20), np.uint8)
     found[5:10, 5:10] = objects
     prediction = Prediction(np.eye(2, dtype=np.float32)[found], found)
     _, (scores,) = summarise([score_image("x", prediction, np.zeros((20, 20), int), "instances", 2)])
-    assert scores.values["seg"] == scores.values["average_precision"] == score
+    assert (scores.values["seg"], scores.values["average_precision"]) == (None, precision)
     assert scores.mistakes.counts["added"] == objects
-    assert all(value is not None and math.isfinite(value) for value in scores.values.values())
+
+
+def as_prediction(classes, objects=None, num_classes=2):
+    return Prediction(np.eye(num_classes, dtype=np.float32)[classes], objects)
+
+
+def rare_lesions():
+    """Ten images, two of which have a lesion."""
+    truth = np.zeros((10, 64, 64), int)
+    truth[3, 20:40, 20:40] = truth[7, 5:15, 30:50] = 1
+    return truth
+
+
+@pytest.mark.parametrize("kind", ["binary", "instances"])
+def test_finding_nothing_scores_nothing(kind):
+    truth, some = rare_lesions(), rare_lesions()
+    some[~truth.any(axis=(1, 2)), 5, 5:8] = 1  # finds the lesions, and three false pixels in each empty image
+    measured = {}
+    for name, classes in (("nothing", np.zeros_like(truth)), ("some", some)):
+        scores = [
+            score_image(f"{i}", as_prediction(c, c), t, kind, 2)
+            for i, (c, t) in enumerate(zip(classes, truth, strict=True))
+        ]
+        measured[name], completed = summarise(scores)
+        oracle = jaccard_score(truth.ravel(), classes.ravel(), average=None)
+        for number in (0, 1):
+            assert measured[name][f"iou_{number}"].set_wide == oracle[number]
+        assert measured[name]["mean_iou"].score == pytest.approx(oracle.mean(), rel=1e-12)
+    nothing, some = measured["nothing"], measured["some"]
+    for lesion in ("iou_1", "dice_1"):
+        assert (nothing[lesion].set_wide, nothing[lesion].mean, nothing[lesion].images) == (0, 0, 2)
+        assert some[lesion].images == 10
+    for value in ("set_wide", "mean"):
+        assert getattr(nothing["mean_iou"], value) < 0.5 < getattr(some["mean_iou"], value)
+    if kind == "instances":
+        for name in ("seg", "average_precision"):
+            assert (nothing[name].set_wide, nothing[name].mean, nothing[name].images) == (0, 0, 2)
+        assert (some["seg"].set_wide, some["seg"].images) == (1, 2)
+        assert some["average_precision"].set_wide == pytest.approx(2 / 10, rel=1e-12)
+        assert worst_first(completed, "average_precision")[-2:] == [3, 7]
+    else:
+        assert nothing["split_merge_error"].images == 2
+
+
+def test_pixels_of_a_set_against_scikit_learn():
+    """Of several sizes, with unknown pixels, a rare class, one that is only predicted, and one nowhere."""
+    rng = np.random.default_rng(3)
+    truth = [rng.integers(0, 2, (20 + 7 * i, 30)) for i in range(4)]
+    truth[2][3:9, 4:8] = 2
+    classes = [np.where(rng.random(t.shape) < 0.2, rng.integers(0, 3, t.shape), t) for t in truth]
+    classes[1][0, :5] = 3
+    truth = [np.where(rng.random(t.shape) < 0.1, UNKNOWN, t) for t in truth]
+    scores = [
+        score_image(f"{i}", as_prediction(c, num_classes=5), t, "classes", 5)
+        for i, (c, t) in enumerate(zip(classes, truth, strict=True))
+    ]
+    measures, completed = summarise(scores)
+    labelled = [t != UNKNOWN for t in truth]
+    pair = [
+        np.concatenate([a[k] for a, k in zip(arrays, labelled, strict=True)]) for arrays in (truth, classes)
+    ]
+    for name, oracle in (("iou", jaccard_score), ("dice", f1_score)):
+        for number, expected in enumerate(oracle(*pair, average=None, labels=range(4))):
+            assert measures[f"{name}_{number}"].set_wide == pytest.approx(expected, rel=1e-12)
+        nowhere = measures[f"{name}_4"]
+        assert (nowhere.set_wide, nowhere.mean, nowhere.images, nowhere.score) == (None, None, 0, None)
+    assert measures["mean_iou"].set_wide == pytest.approx(jaccard_score(*pair, average="macro"), rel=1e-12)
+    assert measures["pixel_error"].set_wide == pytest.approx(np.mean(pair[0] != pair[1]), rel=1e-12)
+    for image, c, t in zip(completed, classes, truth, strict=True):
+        expected = jaccard_score(t[t != UNKNOWN], c[t != UNKNOWN], average="macro")
+        assert image.values["mean_iou"] == pytest.approx(expected, rel=1e-12)
+    assert measures["iou_2"].images == 4  # predicted in images that do not have it
+
+
+def test_objects_of_a_set_against_stardist():
+    """Objects found, added and missed are added up over the images."""
+    truth, objects = squares()
+    truth, objects = [*truth, np.zeros_like(truth[0])], [*objects, objects[0]]
+    scores = [
+        score_image(f"{i}", as_prediction((o > 0).astype(int), o), t, "instances", 2)
+        for i, (o, t) in enumerate(zip(objects, truth, strict=True))
+    ]
+    measures, _ = summarise(scores)
+    at = {
+        threshold: matching_dataset(truth, objects, threshold, by_image=False, show_progress=False).accuracy
+        for threshold in np.arange(50, 100, 5) / 100
+    }
+    for name, expected in (("_0.5", at[0.5]), ("_0.75", at[0.75]), ("", np.mean(list(at.values())))):
+        assert measures[f"average_precision{name}"].set_wide == pytest.approx(expected, rel=1e-12)
+    each = np.concatenate([metrics.seg_per_object(*pair) for pair in zip(objects, truth, strict=True)])
+    assert measures["seg"].set_wide == each.mean()
+    assert (measures["seg"].images, measures["average_precision"].images) == (2, 3)
+
+
+def test_predictions_that_know_different_classes():
+    """Files of class numbers show only the classes that an image has."""
+    truth = np.zeros((8, 8), int)
+    truth[:4] = 1
+    other = np.where(truth == 1, 2, 0)
+    scores = [score_image("a", as_prediction(truth), truth, "classes", 2)]
+    scores += [score_image("b", as_prediction(other, num_classes=3), truth, "classes", 2)]
+    for order in (scores, scores[::-1]):
+        measures, completed = summarise(order)
+        assert (measures["iou_1"].set_wide, measures["iou_2"].set_wide) == (0.5, 0)
+        assert all(image.values.keys() == measures.keys() for image in completed)
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes"])

@@ -9,8 +9,15 @@ by objects                `seg`, `seg_per_object`, `average_precision`   label i
 ========================  =============================================  =====================
 
 Every function takes the prediction first and the ground truth, always called ``labels``, second. In a label
-image 0 is the background and every other number one object. Where a score has no meaning, because there is
-nothing to find, it is NaN: leave it out of means.
+image 0 is the background and every other number one object.
+
+What an image does not have gives no score. A class or object that is neither in the ground truth nor in the
+prediction has the quotient 0/0, which is NaN here and None in files and tables. To call it 1 would reward a
+network that finds nothing, the more so the rarer the objects are; to call it 0 would punish a right answer.
+Leave such an image out of the mean and count the others. The score of a set is better taken from counts: add
+up the true and false pixels or objects of its images (`confusion_matrix`), then divide once
+(`iou_from_counts`). Then the empty images count by their false pixels alone. The commands and the choice of
+the best checkpoint do so.
 """
 
 from tinyunet.metrics.objects import average_precision, seg, seg_per_object

@@ -97,13 +97,38 @@ def average_precision(
     ----------
     .. [1] Caicedo et al. 2019, Nat. Methods 16:1247.
     """
-    overlaps = _overlaps("average_precision", segmentation, labels)
-    precision = []
-    for threshold in np.atleast_1d(thresholds):
-        hits = _most_matches(overlaps, overlaps.iou >= threshold)
-        found_or_missed = overlaps.segments + overlaps.objects - hits
-        precision.append(hits / found_or_missed if found_or_missed else float("nan"))
-    return np.array(precision)
+    return average_precision_from_counts(
+        _object_counts("average_precision", segmentation, labels, np.atleast_1d(thresholds))
+    )
+
+
+def object_counts(
+    segmentation: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | float = IOU_THRESHOLDS
+) -> np.ndarray:
+    """Count the objects that were found, added and missed (TP, FP, FN) at each IoU threshold.
+
+    Parameters and errors are those of `average_precision`. The counts of several images add up to those of
+    the set.
+
+    Returns
+    -------
+    array, shape (thresholds, 3), int64
+    """
+    return _object_counts("object_counts", segmentation, labels, np.atleast_1d(thresholds))
+
+
+def average_precision_from_counts(counts: np.ndarray) -> np.ndarray:
+    """Average precision at each threshold from `object_counts` or the sum of several; 0/0 is NaN."""
+    found, total = counts[:, 0], counts.sum(axis=1)
+    return np.divide(found, total, out=np.full(len(counts), np.nan), where=total > 0)
+
+
+def _object_counts(
+    where: str, segmentation: np.ndarray, labels: np.ndarray, thresholds: np.ndarray
+) -> np.ndarray:
+    overlaps = _overlaps(where, segmentation, labels)
+    found = np.array([_most_matches(overlaps, overlaps.iou >= threshold) for threshold in thresholds])
+    return np.stack([found, overlaps.segments - found, overlaps.objects - found], axis=1).astype(np.int64)
 
 
 class _Overlaps(NamedTuple):

@@ -1,4 +1,4 @@
-"""Scores of predicted images: the measures of each image, and their means over a set.
+"""Scores of predicted images: the measures of each image, and of the whole set.
 
 ===========  ==================================================================================
 every kind   `pixel_error`; `iou_C` and `dice_C` of class C; `mean_iou`, the mean over the classes
@@ -12,10 +12,18 @@ the predicted classes, that is, the threshold 0.5. `split_merge_error`, the shar
 mergers, is what the challenge and the paper call warping error. It has no best threshold, because an empty
 prediction splits and merges nothing and would always win.
 
-Each image counts the same in a mean, whatever its size. The Rand and information measures have no value where
-the ground truth has no object: the value is then None, not NaN, and the mean leaves the image out.
-Without any object in the ground truth SEG and average precision are 1 if none was predicted, else 0. A class
-that is in neither image has IoU 1.
+What an image does not have gives no value: None, and the mean leaves the image out (see `tinyunet.metrics`
+for the reason). That holds for the IoU and Dice coefficient of a class that is neither in the ground truth
+nor in the prediction, and for average precision likewise: predicted objects where there is none make it 0.
+SEG is a mean over true objects, and the Rand and information measures, splits and mergers are of true objects
+too: without one there is no value, and predicted objects count as "added" only. `mean_iou` is the mean over
+the classes that have a value.
+
+A set has two values of a measure. The set-wide one comes from counts that are added over the images: pixels
+by true and predicted class, objects found, added and missed, and for SEG the true objects, as the Cell
+Tracking Challenge takes it. It comes first everywhere, and decides which checkpoint is best. The mean is over
+the images that have a value, each counting the same whatever its size; that of `mean_iou` is the mean over
+the classes of their means. Measures of segments have the mean only, as in their challenge.
 
 Pixels that nobody labelled do not count: per-pixel measures leave them out, and binary labels take them for
 background in both images. A predicted object counts as a whole, as in the Cell Tracking Challenge, unless
@@ -53,6 +61,18 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Counts:
+    """The counts of an image, which add up to those of a set."""
+
+    pixels: NDArray[np.int64]
+    """The `confusion_matrix` of the labelled pixels."""
+    objects: NDArray[np.int64] | None = None
+    """The `object_counts` at `IOU_THRESHOLDS`; None unless the labels are "instances"."""
+    object_ious: NDArray[np.float64] | None = None
+    """The `seg_per_object` of all true objects; None unless the labels are "instances"."""
+
+
+@dataclass(frozen=True)
 class ImageScores:
     """One image's scores.
 
@@ -64,12 +84,14 @@ class ImageScores:
     by_threshold : dict of str to array or None
         By measure, for those whose threshold is chosen for the whole set: the values at `THRESHOLDS`.
     mistakes : Mistakes
+    counts : Counts
     """
 
     name: str
     values: dict[str, float | None]
     by_threshold: dict[str, NDArray[np.float64] | None]
     mistakes: Mistakes
+    counts: Counts
 
 
 class Scored(NamedTuple):
@@ -84,7 +106,7 @@ class Measure:
     """A measure over a set of images."""
 
     mean: float | None
-    """None if no image has a value."""
+    """Over the images that have a value; None if none has."""
     spread: float | None
     """Standard deviation over the images (divided by n − 1); None for fewer than two."""
     images: int
@@ -93,11 +115,19 @@ class Measure:
     """The image with the worst value."""
     threshold: float | None = None
     """The threshold with the best mean; None for measures without a threshold."""
+    set_wide: float | None = None
+    """The value of all images together, from added counts; None if the measure or the set has none."""
+
+    @property
+    def score(self) -> float | None:
+        """The value to show first: the set-wide one, or the mean of measures that have only that."""
+        return self.mean if self.set_wide is None else self.set_wide
 
 
 def worst_first(scores: Sequence[ImageScores], measure: str) -> list[int]:
-    """The indices of the images, from the lowest value of a measure that every image has."""
-    return sorted(range(len(scores)), key=lambda i: scores[i].values[measure] or 0)
+    """The indices of the images that have a value of a measure, from the lowest value."""
+    known = {i: value for i, image in enumerate(scores) if (value := image.values[measure]) is not None}
+    return sorted(known, key=lambda i: known[i])
 
 
 def score_images(images: ImageSet, predictions: Iterable[Prediction]) -> Iterator[Scored]:
@@ -144,22 +174,27 @@ def score_image(
     _check(name, prediction, labels, kind, num_classes)
     probabilities, objects = prediction.probabilities, prediction.objects
     classes, truth = probabilities.argmax(axis=2), class_labels(labels, kind)
-    values = _by_pixels(classes, truth, probabilities.shape[2])
+    counts = Counts(metrics.confusion_matrix(classes, truth, probabilities.shape[2], ignore_label=UNKNOWN))
     known = labels != UNKNOWN
     classes, truth, labels = (np.where(known, image, 0) for image in (classes, truth, labels))
     by_threshold: dict[str, NDArray[np.float64] | None] = {}
+    by_segments: dict[str, float | None] = {}
     if kind == "binary":
-        values |= _by_segments(classes, truth)
+        by_segments = _by_segments(classes, truth)
         by_threshold = _by_thresholds(np.where(known, probabilities[:, :, 1], 0), truth)
         mistakes = find_mistakes(_components(classes, SMALLEST_OBJECT), _components(truth, SMALLEST_OBJECT))
     elif kind == "instances":
         assert objects is not None
         objects = _mostly_known(objects, known)
-        values |= _by_objects(objects, labels)
+        counts = replace(
+            counts,
+            objects=metrics.objects.object_counts(objects, labels),
+            object_ious=metrics.seg_per_object(objects, labels),
+        )
         mistakes = find_mistakes(objects, labels, known)
     else:
         mistakes = find_class_mistakes(classes, truth)
-    return ImageScores(name, values, by_threshold, mistakes)
+    return ImageScores(name, _from_counts(counts) | by_segments, by_threshold, mistakes, counts)
 
 
 def _check(
@@ -192,31 +227,67 @@ def _check(
         )
 
 
-def _by_pixels(
-    classes: NDArray[np.integer], truth: NDArray[np.integer], num_classes: int
-) -> dict[str, float | None]:
-    iou, dice = (
-        np.nan_to_num(per_class(classes, truth, num_classes, ignore_label=UNKNOWN), nan=1.0)
-        for per_class in (metrics.iou, metrics.dice)
-    )
+def pixel_measures(matrix: NDArray[np.integer]) -> dict[str, float | None]:
+    """The measures of pixels from a `confusion_matrix` or the sum of several; None for an absent class."""
+    total = matrix.sum()
+    iou, dice = metrics.iou_from_counts(matrix), metrics.dice_from_counts(matrix)
     values: dict[str, float | None] = {
-        "pixel_error": metrics.pixel_error(classes, truth, ignore_label=UNKNOWN),
-        "mean_iou": float(iou.mean()),
+        "pixel_error": float((total - np.trace(matrix)) / total),
+        "mean_iou": _mean(iou[~np.isnan(iou)]),
     }
     for name, scores in (("iou", iou), ("dice", dice)):
-        values |= {f"{name}_{number}": float(score) for number, score in enumerate(scores)}
+        values |= {f"{name}_{number}": _known(score) for number, score in enumerate(scores)}
     return values
 
 
+def _from_counts(counts: Counts) -> dict[str, float | None]:
+    """The measures that counts decide, of one image or of a set."""
+    values = pixel_measures(counts.pixels)
+    if counts.objects is not None and counts.object_ious is not None:
+        precision = metrics.objects.average_precision_from_counts(counts.objects)
+        at = dict(zip(metrics.objects.IOU_THRESHOLDS, map(_known, precision), strict=True))
+        values |= {
+            "seg": _mean(counts.object_ious),
+            "average_precision": _known(precision.mean()),
+            "average_precision_0.5": at[0.5],
+            "average_precision_0.75": at[0.75],
+        }
+    return values
+
+
+def _known(value: float) -> float | None:
+    """A number for records: None instead of NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _add(counts: Sequence[Counts]) -> Counts:
+    """The counts of a set. Predictions read from files may know more classes in one image than in another."""
+    classes = max(len(image.pixels) for image in counts)
+    pixels = np.zeros((classes, classes), np.int64)
+    for image in counts:
+        pixels[: len(image.pixels), : len(image.pixels)] += image.pixels
+    objects = [image.objects for image in counts if image.objects is not None]
+    object_ious = [image.object_ious for image in counts if image.object_ious is not None]
+    return Counts(
+        pixels,
+        np.sum(objects, axis=0) if objects else None,
+        np.concatenate(object_ious) if object_ious else None,
+    )
+
+
 def _by_segments(classes: NDArray[np.integer], truth: NDArray[np.integer]) -> dict[str, float | None]:
-    rand_error = None
-    if truth.any():
-        rand_error = metrics.rand_error(_components(classes), _components(truth), singletons=True)
+    warping_error = metrics.warping_error(classes, truth)
+    if not truth.any():
+        return {"rand_error": None, "warping_error": warping_error, "split_merge_error": None}
     left = metrics.warping_mistakes(classes, truth)
     split_or_merged = left[metrics.Mistake.SPLIT].pixels + left[metrics.Mistake.MERGER].pixels
     return {
-        "rand_error": rand_error,
-        "warping_error": metrics.warping_error(classes, truth),
+        "rand_error": metrics.rand_error(_components(classes), _components(truth), singletons=True),
+        "warping_error": warping_error,
         "split_merge_error": split_or_merged / truth.size,
     }
 
@@ -243,17 +314,6 @@ def _mostly_known(objects: NDArray[np.integer], known: NDArray[np.bool_]) -> NDA
     return np.where(share[number.reshape(objects.shape)] >= 0.5, objects, 0)
 
 
-def _by_objects(objects: NDArray[np.integer], labels: NDArray[np.integer]) -> dict[str, float | None]:
-    precision = np.nan_to_num(metrics.average_precision(objects, labels), nan=1.0)
-    at = dict(zip(metrics.objects.IOU_THRESHOLDS, precision.tolist(), strict=True))
-    return {
-        "seg": metrics.seg(objects, labels) if labels.any() else float(not objects.any()),
-        "average_precision": float(precision.mean()),
-        "average_precision_0.5": at[0.5],
-        "average_precision_0.75": at[0.75],
-    }
-
-
 def _components(mask: NDArray[np.integer], at_least: int = 1) -> NDArray[np.integer]:
     """The 4-connected components of a mask that have at least this many pixels, numbered."""
     components, _ = ndimage.label(mask)
@@ -261,7 +321,7 @@ def _components(mask: NDArray[np.integer], at_least: int = 1) -> NDArray[np.inte
 
 
 def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[ImageScores]]:
-    """Find mean and spread of each measure over the images.
+    """Find the set-wide value of each measure, and its mean and spread over the images.
 
     Parameters
     ----------
@@ -272,14 +332,21 @@ def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[I
     -------
     measures : dict of str to Measure
     scores : list of ImageScores
-        In the given order, with the values at the thresholds that were chosen.
+        In the given order, with the values at the thresholds that were chosen. Each has all measures.
     """
     chosen = {name: _best_threshold(name, scores) for name in scores[0].by_threshold}
-    completed = [replace(image, values=image.values | _at_thresholds(image, chosen)) for image in scores]
-    measures = {
-        name: _over_images(name, completed, THRESHOLDS[chosen[name]] if name in chosen else None)
-        for name in completed[0].values
-    }
+    set_wide = _from_counts(_add([image.counts for image in scores]))
+    names = dict.fromkeys([*set_wide, *scores[0].values, *chosen])
+    completed = [
+        replace(image, values=dict.fromkeys(names) | image.values | _at_thresholds(image, chosen))
+        for image in scores
+    ]
+    measures = {}
+    for name in names:
+        threshold = THRESHOLDS[chosen[name]] if name in chosen else None
+        measures[name] = replace(_over_images(name, completed, threshold), set_wide=set_wide.get(name))
+    class_means = [m.mean for name, m in measures.items() if name.startswith("iou_") and m.mean is not None]
+    measures["mean_iou"] = replace(measures["mean_iou"], mean=_mean(np.array(class_means)))
     return measures, completed
 
 
@@ -287,16 +354,6 @@ def _at_thresholds(image: ImageScores, chosen: Mapping[str, int]) -> dict[str, f
     """The values at the chosen thresholds, which are given by their index in `THRESHOLDS`."""
     curves = {name: image.by_threshold[name] for name in chosen}
     return {name: None if curve is None else float(curve[chosen[name]]) for name, curve in curves.items()}
-
-
-def seg_over_objects(scores: Sequence[ImageScores]) -> float | None:
-    """SEG as the Cell Tracking Challenge takes it: the mean over the objects of all images.
-
-    None if there is no object.
-    """
-    objects = [image.mistakes.counts["objects"] for image in scores]
-    total = sum(count * (image.values["seg"] or 0) for count, image in zip(objects, scores, strict=True))
-    return total / sum(objects) if any(objects) else None
 
 
 def _best_threshold(name: str, scores: Sequence[ImageScores]) -> int:

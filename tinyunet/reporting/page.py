@@ -219,7 +219,8 @@ def _rows(measures: Mapping[str, Measure]) -> Iterator[dict[str, Any]]:
     for name, measure in measures.items():
         stem, _, number = name.rpartition("_")
         meaning = MEANINGS[stem].format(number) if number.isdigit() else MEANINGS[name]
-        yield {"name": name, "meaning": meaning, "lower": lower_is_better(name), **asdict(measure)}
+        row = {"name": name, "meaning": meaning, "lower": lower_is_better(name), "score": measure.score}
+        yield {**row, **asdict(measure)}
 
 
 def _curves(log: Log) -> list[dict[str, str]]:
