@@ -9,6 +9,7 @@ import tifffile
 from ctc_metrics.scripts.evaluate import evaluate_sequence
 from films import SHAPE, cells_of, write, write_film
 
+from tinyunet.data import UNKNOWN, read_images
 from tinyunet.prediction.films import FilmWriter
 
 
@@ -96,6 +97,24 @@ def test_seg_is_that_of_py_ctcmetrics(command, tmp_path, outlined):
         assert f"{6 if outlined is None else 3} of 6 predicted frames" in out
         total += oracle["SEG"] / 2
     assert scores_of(command, results, "SET")[0]["seg_over_objects"] == pytest.approx(total, rel=1e-12)
+
+
+def test_seg_of_objects_that_are_mostly_unknown(command, tmp_path):
+    """They may cover an outlined cell: SEG counts them at any IoU, as py-ctcmetrics does."""
+    film = write_film(tmp_path / "SET", frames=2, outlined={0: range(1, 6), 1: [1, 4]})
+    truth = cells_of(1)
+    found = np.where(np.isin(truth, [2, 3, 5]), 1, truth)  # one object of an outlined cell and three others
+    writer = FilmWriter(tmp_path / "results" / "01_RES")
+    for frame, objects in enumerate((cells_of(0), found)):
+        writer.add(f"{frame:03d}", objects)
+    (_, labels) = read_images(str(film)).labels
+    assert np.mean(labels[found == 1] == UNKNOWN) > 0.5
+    oracle = evaluate_sequence(str(tmp_path / "results" / "01_RES"), str(film / "01_GT"), ["SEG"], threads=1)
+    record, out = scores_of(command, "results", film)
+    assert record["seg_over_objects"] == pytest.approx(oracle["SEG"], rel=1e-12)
+    assert f"{oracle['SEG']:.6f}" in out
+    assert 0.5 < record["images"][1]["scores"]["seg"] < 0.7  # (1 + IoU of the large object) / 2
+    assert record["mistakes"]["missed"] == 0
 
 
 def test_predicting_a_film_writes_the_challenges_layout(command, film, tiny, tmp_path):

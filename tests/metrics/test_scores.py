@@ -194,6 +194,17 @@ def test_predictions_that_know_different_classes():
         assert all(image.values.keys() == measures.keys() for image in completed)
 
 
+def test_seg_of_a_cell_beside_unknown_pixels():
+    """A predicted object that is mostly unknown covers the cell: SEG counts it, and nothing was missed."""
+    labels, objects = np.zeros((60, 60), int), np.zeros((60, 60), int)
+    labels[10:20, 10:20], labels[:, 20:] = 1, UNKNOWN
+    objects[10:20, 10:45] = 7
+    scores = score_image("x", as_prediction((objects > 0).astype(int), objects), labels, "instances", 2)
+    assert round(scores.values["seg"], 4) == 0.2857
+    assert scores.values["average_precision_0.5"] == 0
+    assert (scores.mistakes.counts["missed"], scores.mistakes.counts["added"]) == (0, 0)
+
+
 @pytest.mark.parametrize("kind", ["binary", "classes"])
 def test_unknown_pixels_do_not_count(kind):
     """Per-pixel scores are those of the left half, whatever was predicted in the unknown right half."""
@@ -217,7 +228,7 @@ def test_unknown_pixels_do_not_count(kind):
 
 
 def test_objects_in_unknown_pixels_are_neither_right_nor_wrong():
-    """SEG and average precision leave out the objects that are unknown in more than half of their pixels."""
+    """Average precision leaves out the objects that are unknown in more than half of their pixels."""
     truth, objects = squares()
     labels = truth[0].astype(np.int32)
     labels[30:, 45:] = UNKNOWN  # object 11, which is added there, lies in it

@@ -42,7 +42,8 @@ def find_mistakes(
     segmentation, labels : integer array, shape (H, W)
         Label images; the numbers need not be consecutive.
     known : bool array, shape (H, W), optional
-        Where a border may be wrong; everywhere if left out.
+        The labelled pixels; all if left out. Elsewhere no border is wrong. A predicted object of which more
+        than half is unknown may be right, so it does not count as added.
     """
     segmentation, labels = (relabel_sequential(image)[0] for image in (segmentation, labels))
     table = contingency("find_mistakes", segmentation, labels)
@@ -58,6 +59,11 @@ def find_mistakes(
     missed = np.bincount(object_[piece | covered], minlength=objects) == 0
     added = np.bincount(segment[piece | covered], minlength=segments) == 0
     missed[0] = added[0] = False  # number 0 is the background
+    if known is not None:
+        known_pixels = np.bincount(segmentation.ravel(), known.ravel(), minlength=segments)
+        unjudged = added & (2 * known_pixels < table.sum(axis=1))
+        added &= ~unjudged
+        segmentation = np.where(unjudged[segmentation], 0, segmentation)
     return _as_mistakes(
         {
             "border": ((segmentation > 0) != (labels > 0)) & (True if known is None else known),

@@ -26,8 +26,9 @@ the images that have a value, each counting the same whatever its size; that of 
 the classes of their means. Measures of segments have the mean only, as in their challenge.
 
 Pixels that nobody labelled do not count: per-pixel measures leave them out, and binary labels take them for
-background in both images. A predicted object counts as a whole, as in the Cell Tracking Challenge, unless
-more than half of it is unknown. Then it is left out, which cannot lose a match at IoU 0.5.
+background in both images. A predicted object counts as a whole, as in the Cell Tracking Challenge. If more
+than half of it is unknown, average precision leaves it out, which cannot lose a match at IoU 0.5, and it is
+never "added". SEG keeps it, because it may cover a true object at any IoU.
 """
 
 from __future__ import annotations
@@ -185,10 +186,9 @@ def score_image(
         mistakes = find_mistakes(_components(classes, SMALLEST_OBJECT), _components(truth, SMALLEST_OBJECT))
     elif kind == "instances":
         assert objects is not None
-        objects = _mostly_known(objects, known)
         counts = replace(
             counts,
-            objects=metrics.objects.object_counts(objects, labels),
+            objects=metrics.objects.object_counts(_mostly_known(objects, known), labels),
             object_ious=metrics.seg_per_object(objects, labels),
         )
         mistakes = find_mistakes(objects, labels, known)
