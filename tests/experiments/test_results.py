@@ -111,8 +111,8 @@ def test_scores_are_those_of_the_last_step(options, calls):
         ]
         assert [validation["step"] for validation in validations] == [2]
         if run.variant.name != "eight":
-            score = results.find_record(options.records, run)["scores"]["mean_iou"]
-            assert score == pytest.approx(validations[0]["mean_iou"], rel=1e-6)
+            score = results.find_record(options.records, run)["scores"]["pixel_error"]
+            assert score == pytest.approx(validations[0]["pixel_error"], rel=1e-6)
     assert all(call[1].endswith("last.safetensors") for call in calls if call[0] == "evaluate")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import jaccard_score
 
 from tinyunet.autograd import Tensor
 from tinyunet.data import UNKNOWN, ImageSet, normalise
@@ -328,38 +329,101 @@ def test_scores_leave_out_what_is_unknown():
     scores = validate(
         model, unknown_at_the_right(held_out), tile=16, on_image=lambda number, p: shown.update({number: p})
     )
-    left = [
-        (shown[i].argmax(axis=2)[:, :20] != label[:, :20]).mean() for i, label in enumerate(held_out.labels)
-    ]
-    assert scores.pixel_error == pytest.approx(np.mean(left), abs=1e-12)
+    truth, found = np.array(held_out.labels)[..., :20], np.array([shown[i] for i in (0, 1)]).argmax(axis=3)
+    assert scores.pixel_error == pytest.approx(np.mean(found[..., :20] != truth), abs=1e-12)
+    pair = truth.ravel(), found[..., :20].ravel()
+    assert scores.iou == pytest.approx(jaccard_score(*pair, average=None), abs=1e-12)
     assert scores != validate(model, held_out, tile=16)
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes", "instances"])
-def test_scores_are_means_over_the_images(kind):
+def test_scores_are_those_of_scikit_learn_over_all_pixels(kind):
     held_out = blobs(5, n=3, kind=kind)
+    held_out.labels[1][...] = 0  # an image without the objects, of which some are predicted
     classes = held_out.num_classes
     model = UNet(1, classes, base_channels=2, depth=1, padding="same", seed=2)
     shown = {}
     scores = validate(model, held_out, tile=16, on_image=lambda number, p: shown.update({number: p}))
-    errors, ious = [], []
-    for number, (image, label) in enumerate(zip(held_out.images, held_out.labels, strict=True)):
-        truth = np.minimum(label, 1) if kind == "instances" else label
+    for number, image in enumerate(held_out.images):
         assert shown[number].shape == (40, 36, classes)
-        found = shown[number].argmax(axis=2)
         # Inside, where padding has no effect, tiles give what the network gives for the whole image.
         direct = model.eval()(Tensor(normalise(image)[np.newaxis])).data[0].argmax(axis=2)
-        assert (found == direct)[12:-12, 12:-12].all()
-        errors.append((found != truth).sum() / truth.size)
-        ious.append(
-            [
-                ((found == c) & (truth == c)).sum() / ((found == c) | (truth == c)).sum()
-                for c in range(classes)
-            ]
-        )
-    assert scores.pixel_error == pytest.approx(np.mean(errors), abs=1e-12)
-    assert scores.iou == pytest.approx(np.mean(ious, axis=0), abs=1e-12)
-    assert scores.mean_iou == pytest.approx(np.mean(ious), abs=1e-12)
+        assert (shown[number].argmax(axis=2) == direct)[12:-12, 12:-12].all()
+    truth = np.minimum(held_out.labels, 1) if kind == "instances" else np.array(held_out.labels)
+    found = np.array([shown[number].argmax(axis=2) for number in range(3)])
+    assert scores.pixel_error == pytest.approx(np.mean(found != truth), abs=1e-12)
+    pair = truth.ravel(), found.ravel()
+    assert scores.iou == pytest.approx(jaccard_score(*pair, average=None, labels=range(classes)), abs=1e-12)
+    assert scores.mean_iou == pytest.approx(jaccard_score(*pair, average="macro"), abs=1e-12)
+
+
+def lesions():
+    """Ten held-out images, two of which have a small lesion."""
+    held_out = blobs(1, n=10)
+    labels = [np.zeros((40, 36), np.uint8) for _ in range(10)]
+    labels[3][10:16, 10:16] = labels[7][20:25, 5:12] = 1
+    return replace(held_out, labels=labels)
+
+
+def predictions(monkeypatch, answers):
+    """Let validations find these classes, an array (images, H, W) for each, instead of the network's."""
+    shown = iter(np.eye(2, dtype=np.float32)[np.concatenate(answers)])
+    monkeypatch.setattr("tinyunet.training.validation.predict_tiled", lambda *_, **__: next(shown))
+
+
+def test_a_network_that_predicts_nothing_is_not_the_best(monkeypatch):
+    held_out = lesions()
+    truth = np.array(held_out.labels, int)
+    nothing, some, many = np.zeros_like(truth), truth.copy(), truth.copy()
+    some[[0, 1, 2, 4, 5, 6, 8, 9], 5, 5:8] = 1  # three false pixels in each empty image
+    many[:, 25:] = 1  # so many false ones that the mean IoU is lower than that of predicting nothing
+    answers = [nothing, many, nothing, some, nothing, nothing]
+    predictions(monkeypatch, answers)
+    training = trainer(replace(TINY, validate_every=1, steps=9, patience=2), held_out=held_out)
+    events = list(training.run())
+    validated = [event for event in events if isinstance(event, Validated)]
+    assert [event.is_best for event in validated] == [True, True, False, True, False, False]
+    assert events[-1] == Finished(6, "no better score in 2 validations")
+    assert training.progress.best_step == 4
+    for event, answer in zip(validated, answers, strict=True):
+        oracle = jaccard_score(truth.ravel(), answer.ravel(), average=None)
+        assert event.scores.iou == pytest.approx(oracle, abs=1e-15)
+        assert event.scores.mean_iou == pytest.approx(oracle.mean(), abs=1e-15)
+    assert validated[0].scores.iou[1] == 0
+    assert validated[0].scores.mean_iou > validated[1].scores.mean_iou
+    assert training.progress.best_score == validated[3].scores.mean_iou
+
+
+def test_a_resumed_run_knows_whether_its_best_network_finds_anything(monkeypatch):
+    held_out = lesions()
+    truth = np.array(held_out.labels, int)
+    many = truth.copy()
+    many[:, 25:] = 1
+    config = replace(TINY, validate_every=1, steps=2)
+    predictions(monkeypatch, [many, 0 * truth])
+    stopped = trainer(config, held_out=held_out)
+    next(event for event in stopped.run() if isinstance(event, Validated))
+    checkpoint = stopped.checkpoint()
+    again = trainer(config, held_out=held_out)
+    again.restore(checkpoint)
+    assert [event.is_best for event in again.run() if isinstance(event, Validated)] == [False]
+    # An older version stored the score alone, a mean over images: the next network that finds something wins.
+    del checkpoint.progress["best_finds_classes"]
+    checkpoint.progress["best_score"] = 0.97
+    predictions(monkeypatch, [many])
+    old = trainer(config, held_out=held_out)
+    old.restore(checkpoint)
+    assert [event.is_best for event in old.run() if isinstance(event, Validated)] == [True]
+
+
+def test_a_class_that_is_nowhere_has_no_score():
+    """Neither in the log nor in the mean."""
+    held_out = replace(blobs(5, n=2), kind="classes", num_classes=3)
+    model = UNet(1, 3, base_channels=2, depth=1, padding="same", seed=2)
+    model.scores.bias.data[2] = -1e6
+    scores = validate(model, held_out, tile=16)
+    assert scores.iou[2] is None
+    assert scores.mean_iou == pytest.approx(np.mean(scores.iou[:2]), rel=1e-12)
 
 
 def test_examples_are_the_first_images():

@@ -115,7 +115,7 @@ def _log_record(event: Event) -> dict[str, Any]:
 
 def _validation_line(event: Validated, images: int) -> str:
     scores = event.scores
-    classes = " ".join(f"{iou:.4f}" for iou in scores.iou)
+    classes = " ".join("none" if iou is None else f"{iou:.4f}" for iou in scores.iou)
     return (
         f"step {event.step:>5}: pixel error {scores.pixel_error:.4f}, IoU by class {classes}, "
         f"mean {scores.mean_iou:.4f}{' (best)' if event.is_best else ''}; "

@@ -51,6 +51,8 @@ class Progress:
     """The state of a run besides its weights and step."""
 
     best_score: float = -1.0
+    best_finds_classes: bool = False
+    """True if the best network finds more than one class: see `Scores.rank`."""
     best_step: int = 0
     since_best: int = 0
     """Validations since the best one."""
@@ -209,9 +211,9 @@ class Trainer:
         started = time.perf_counter()
         scores, examples, predicted = self._predict_held_out()
         progress = self.progress
-        is_best = scores.mean_iou > progress.best_score
+        is_best = scores.rank > (progress.best_finds_classes, progress.best_score)
         if is_best:
-            progress.best_score, progress.best_step = scores.mean_iou, self.step
+            (progress.best_finds_classes, progress.best_score), progress.best_step = scores.rank, self.step
         progress.since_best = 0 if is_best else progress.since_best + 1
         progress.validated_step = self.step
         seconds = time.perf_counter() - started

@@ -10,20 +10,34 @@ from numpy.typing import NDArray
 
 from tinyunet import metrics
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
+from tinyunet.metrics.scores import pixel_measures
 from tinyunet.models import Network
 from tinyunet.prediction.tiling import predict_tiled
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well images are predicted where they are labelled: means over the images."""
+    """How well images are predicted where they are labelled, counted over the pixels of all of them.
+
+    A mean over images would favour a network that finds nothing: it is right about every image that lacks a
+    class. In counts of the set such an image weighs by its false pixels alone.
+    """
 
     pixel_error: float
     """Share of wrong pixels."""
-    iou: tuple[float, ...]
-    """Intersection over union of each class."""
+    iou: tuple[float | None, ...]
+    """Intersection over union of each class; None for one that is neither true nor predicted at any pixel."""
     mean_iou: float
-    """Mean of `iou` over the classes: it decides which checkpoint is best."""
+    """Mean of `iou` over the classes that have one."""
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The order that decides which checkpoint is best: by `mean_iou`, but constant predictions come last.
+
+        Otherwise "background everywhere" would beat a network that finds rare objects among many false ones.
+        """
+        found = sum(iou is not None and iou > 0 for iou in self.iou)
+        return found > 1, self.mean_iou
 
 
 def validate(
@@ -46,14 +60,16 @@ def validate(
     """
     assert images.labels is not None
     assert images.kind is not None
-    errors, ious = [], []
+    matrix = np.zeros((images.num_classes, images.num_classes), np.int64)
     for number, (image, labels) in enumerate(zip(images.images, images.labels, strict=True)):
         probabilities = predict_tiled(model, normalise(image), tile=tile)
         if on_image:
             on_image(number, probabilities)
         classes, truth = probabilities.argmax(axis=2), class_labels(labels, images.kind)
-        errors.append(metrics.pixel_error(classes, truth, ignore_label=UNKNOWN))
-        iou = metrics.iou(classes, truth, images.num_classes, ignore_label=UNKNOWN)
-        ious.append(np.nan_to_num(iou, nan=1.0))
-    iou = np.mean(ious, axis=0)
-    return Scores(float(np.mean(errors)), tuple(map(float, iou)), float(iou.mean()))
+        matrix += metrics.confusion_matrix(classes, truth, images.num_classes, ignore_label=UNKNOWN)
+    measures = pixel_measures(matrix)
+    pixel_error, mean_iou = measures["pixel_error"], measures["mean_iou"]
+    assert pixel_error is not None  # every image has a labelled pixel
+    assert mean_iou is not None
+    iou = tuple(measures[f"iou_{number}"] for number in range(images.num_classes))
+    return Scores(pixel_error, iou, mean_iou)
