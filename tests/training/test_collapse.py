@@ -8,7 +8,7 @@ from scipy.stats import entropy
 
 import tinyunet as tu
 from tinyunet.autograd import Tensor
-from tinyunet.data import ImageSet
+from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.errors import ShapeError
 from tinyunet.models import UNet
 from tinyunet.sampling import WeightMap
@@ -179,6 +179,48 @@ def test_a_layer_that_reacts_to_another_image_is_not_dead(silent):
     assert not reports(training)
 
 
+def test_rare_objects_that_are_not_found_are_a_collapse():
+    """Most held-out images are empty, and background everywhere is right there."""
+    training = trainer(lr=1e-9)
+    images, labels = training.validation_set.images * 5, [np.zeros((40, 36), np.uint8) for _ in range(10)]
+    labels[3][10:16, 10:16] = labels[7][20:25, 5:12] = 1
+    training = Trainer(training.config, training.training_set, image_set(images, labels))
+    predict_class_0(training)
+    events = list(training.run())
+    assert [event.step for event in events if isinstance(event, Collapsed)] == [100]
+    for scores in (event.scores for event in events if isinstance(event, Validated)):
+        assert scores.iou[1] == 0
+        assert scores.mean_iou < 0.5
+
+
+def test_a_run_that_ends_with_one_class_says_so():
+    """Also if its loss shows that it was learning."""
+    for changes in ({}, {"patience": 1}):
+        training = trainer(lr=1e-9, **changes)
+        predict_class_0(training)
+        for event in training.run():
+            training.progress.recent = [[0.1, 0.5, 0.5]]
+            if isinstance(event, Collapsed):
+                assert event.cause == "too early"
+                assert event.step == (100 if changes else 150)
+        assert training.progress.collapsed
+
+
+def test_a_validation_before_any_labelled_pixel_was_seen(monkeypatch):
+    """Sparse annotation: no tile of the first steps has a labelled pixel."""
+    monkeypatch.setattr("tinyunet.sampling.sampler.DRAWS", 1)
+    rng = np.random.default_rng(0)
+    labels = np.full((400, 400), UNKNOWN, np.int32)
+    labels[0, :3] = 0, 1, 1
+    sparse = image_set([rng.normal(size=(400, 400, 1))], [labels])
+    training = Trainer(replace(CONFIG, lr=1e-9, steps=120, validate_every=60), sparse, discs(1, n=2))
+    predict_class_0(training)
+    (collapsed,) = reports(training)
+    assert (collapsed.step, collapsed.cause) == (120, "no labels")
+    assert not training.progress.recent
+    assert "none" in collapsed.numbers["loss"]
+
+
 def test_held_out_images_of_one_class_are_no_collapse():
     training = trainer(lr=1e-9)
     empty = image_set(training.validation_set.images, [np.zeros((40, 36), np.uint8)] * 2)
@@ -208,6 +250,8 @@ def facts(**changes):
     [
         ({}, "nothing learned", "--lr 0.09 and 0.01"),
         ({"loss": 0.6}, None, ""),
+        ({"loss": 0.6, "final": True}, "too early", "--steps"),
+        ({"loss": None, "constant": None}, "no labels", "--tile"),
         ({"loss": 1.2}, "steps too long", "smaller --lr, for instance 0.003"),
         (
             {"loss": 0.33, "constant": 0.33, "balanced": False},

@@ -5,10 +5,12 @@ anything else. Four numbers show why: how many units are dead, how large the ste
 with that of a constant prediction, and how rare the classes are. `explain` gives the first cause that fits:
 
 dead units       some layer has no unit above 0 on the first held-out images, so no gradient passes
+no labels        no tile of the training had a labelled pixel, so there was no gradient
 imbalance        all training labels are of one class, so there is nothing else to learn
 steps too long   the loss is well above that of a constant prediction
 imbalance        the loss is that of a constant prediction, which is low
 nothing learned  the loss is that of a constant prediction, which is high
+too early        the loss is below that of a constant prediction, but the run ends: no class has overtaken yet
 """
 
 from __future__ import annotations
@@ -40,10 +42,10 @@ class Facts:
     predicted: int
     """The class that is predicted everywhere."""
     units: Units
-    loss: float
-    """Mean of the recent training losses."""
-    constant: float
-    """The loss that the best constant prediction would have had in these steps."""
+    loss: float | None
+    """Mean of the recent training losses; None if no step has seen a labelled pixel."""
+    constant: float | None
+    """The loss that the best constant prediction would have had in these steps; None like `loss`."""
     lr: float
     """The learning rate at the start of the run."""
     momentum: float
@@ -51,15 +53,23 @@ class Facts:
     """The share of each class in the labelled training pixels."""
     class_weights: list[float]
     balanced: bool
+    final: bool = False
+    """True if the run ends here."""
 
 
 def explain(facts: Facts) -> Collapsed | None:
-    """Find the likeliest cause of a constant prediction; None if the loss shows that the network learns."""
+    """Find the likeliest cause of a constant prediction.
+
+    None if the loss shows that the network learns and the run goes on.
+    """
     dead_layers = [name for name, alive in facts.units.items() if not alive.any()]
     smaller = f"start again with a smaller --lr, for instance {facts.lr / 10:g}"
     if dead_layers:
         cause, why = "dead units", f"{len(dead_layers)} of {len(facts.units)} layers are dead"
         remedy = f"a layer of dead ReLUs passes no gradient and does not recover: {smaller}"
+    elif facts.loss is None or facts.constant is None:
+        cause, why = "no labels", "no training tile had a labelled pixel so far"
+        remedy = "label more pixels, crop the images around the labels, or give a larger --tile"
     elif np.count_nonzero(facts.shares) == 1:
         cause, why = "imbalance", "no training image has a pixel of another class"
         remedy = "label pixels of another class, or change --holdout"
@@ -67,7 +77,10 @@ def explain(facts: Facts) -> Collapsed | None:
         cause, why = "steps too long", "the loss is worse than that of a constant prediction"
         remedy = smaller
     elif facts.loss < LEARNING * facts.constant:
-        return None
+        if not facts.final:
+            return None
+        cause, why = "too early", "the loss is below that of a constant prediction, but the run ends"
+        remedy = "give more --steps, or label more of the other classes"
     elif facts.constant < CHEAP * np.log(np.count_nonzero(facts.shares)):
         cause, why = (
             "imbalance",
@@ -107,10 +120,13 @@ def _numbers(facts: Facts, dead_layers: list[str]) -> dict[str, str]:
     layers = f"; all of {first_names(dead_layers, most=3)}" if dead_layers else ""
     shares = ", ".join(f"{100 * share:.3g} %" for share in facts.shares)
     weights = ", ".join(f"{weight:.3g}" for weight in facts.class_weights)
+    loss = "none, no labelled pixel was seen"
+    if facts.loss is not None:
+        loss = f"{facts.loss:.3g} in recent steps, {facts.constant:.3g} for a constant prediction"
     return {
         "dead units": f"{dead:,} of {units:,}{layers}",
         "learning rate": describe_rate(facts.lr, facts.momentum),
-        "loss": f"{facts.loss:.3g} in recent steps, {facts.constant:.3g} for a constant prediction",
+        "loss": loss,
         "classes": f"{shares} of the training pixels, with weights {weights}",
     }
 

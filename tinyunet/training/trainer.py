@@ -254,19 +254,24 @@ class Trainer:
         settled = self.step >= max(GRACE_STEPS, self.config.steps / 10)
         if not settled and all(alive.any() for alive in units.values()):
             return None
-        losses, *shares = zip(*progress.recent, strict=True)
+        loss = constant = None
+        if progress.recent:
+            losses, *shares = zip(*progress.recent, strict=True)
+            loss, constant = float(np.mean(losses)), loss_of_constant(np.mean(shares, axis=1))
+        out_of_patience = 0 < self.config.patience <= progress.since_best
         collapsed = explain(
             Facts(
                 step=self.step,
                 predicted=predicted.pop(),
                 units=units,
-                loss=float(np.mean(losses)),
-                constant=loss_of_constant(np.mean(shares, axis=1)),
+                loss=loss,
+                constant=constant,
                 lr=self.config.lr,
                 momentum=self.config.momentum,
                 shares=self.sampler.class_shares,
                 class_weights=self.sampler.class_weights,
                 balanced=self.config.weights.class_balance,
+                final=out_of_patience or self.step >= self.config.steps,
             )
         )
         progress.collapsed = collapsed is not None
