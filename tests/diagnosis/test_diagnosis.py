@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from sklearn.metrics import jaccard_score
 
 from tinyunet import diagnosis
 from tinyunet.data import UNKNOWN, ImageSet
@@ -323,6 +324,20 @@ def test_balance_of_the_labelled_pixels_only():
         label[SIDE // 2 :] = UNKNOWN  # all of it background
     message = only(found(check_balance, labels=labels, kind="binary"))[1]
     assert "class 1 everywhere would be wrong at 40.0 % of the pixels" in message
+
+
+@pytest.mark.parametrize("foreground", [0.0, 0.05, 0.8])
+def test_scores_of_a_constant_prediction_against_scikit_learn(foreground):
+    """What training would report of the held-out images; a class that they lack has no score."""
+    labels = [three_classes(0, 1)[0], *share_of_foreground(foreground)[:2]]
+    labels[2] = np.where(np.arange(SIDE) < 5, UNKNOWN, labels[2])
+    message = only(found(check_balance, textures(3), labels, kind="classes", num_classes=3, held_out=2))[1]
+    truth = np.concatenate([label[label != UNKNOWN] for label in labels[1:]])
+    answer = np.zeros_like(truth)
+    each = jaccard_score(truth, answer, average=None, labels=[0, 1], zero_division=0)
+    shown = [f"{each[0]:.4f}", "0.0000" if foreground else "–", "–"]
+    mean = jaccard_score(truth, answer, average="macro", zero_division=0)
+    assert f"IoU by class {', '.join(shown)}, mean {mean:.4f} on the held-out images" in message
 
 
 def test_a_class_that_is_absent_is_not_the_rarest():

@@ -11,6 +11,8 @@ from skimage.measure import label as connected_components
 from tinyunet.data import UNKNOWN, ImageSet, class_labels
 from tinyunet.diagnosis.finding import Finding, all_labels, count, labels_as_read
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT
+from tinyunet.metrics.naming import format_value
+from tinyunet.metrics.scores import pixel_measures
 from tinyunet.sampling import weights_by_class
 from tinyunet.sampling.weight_map import separate_touching
 from tinyunet.training.collapse import loss_of_constant
@@ -93,6 +95,7 @@ def check_balance(setup: Setup) -> Iterator[Finding]:
         numbers={
             "share of each class": ", ".join(f"{100 * share:.1f} %" for share in shares),
             "training loss then": f"{_loss_of_constant(setup):.3f}, with the weights that training uses",
+            "scores then": _scores_of_constant(commonest, setup.validation_set),
         },
         remedy="a loss that stays there shows that nothing is learned; judge by IoU, not by pixel error",
     )
@@ -106,6 +109,15 @@ def _pixels_by_class(images: ImageSet) -> NDArray[np.int64]:
         classes = class_labels(labels, images.kind)
         counts += np.bincount(classes[classes != UNKNOWN], minlength=images.num_classes)
     return counts
+
+
+def _scores_of_constant(predicted: int, images: ImageSet) -> str:
+    """The scores that a training would report if it predicted one class at every pixel."""
+    matrix = np.zeros((images.num_classes, images.num_classes), np.int64)
+    matrix[:, predicted] = _pixels_by_class(images)
+    measures = pixel_measures(matrix)
+    classes = ", ".join(format_value(measures[f"iou_{number}"]) for number in range(images.num_classes))
+    return f"IoU by class {classes}, mean {format_value(measures['mean_iou'])} on the held-out images"
 
 
 def _loss_of_constant(setup: Setup) -> float:
