@@ -1,7 +1,9 @@
-"""What the commands share: how an error ends them, which files they may write, which file failed."""
+"""What the commands share: plain output, how an error ends them, which files they may write, which failed."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +14,12 @@ from tinyunet.errors import RunError, TinyUNetError
 
 BackendName = Literal["numba", "numpy", "cuda", "cuda-emulated"]
 
+PLAIN = {"↑": "^", "↓": "v", "→": "->", "–": "-", "−": "-", "×": "x", "±": "+-", "…": "...", "²": "2"}
+
 
 def run(command: Callable[[], None]) -> None:
     """Run a command. A user's mistake is printed to stderr, without a traceback, and the exit status is 2."""
+    print_plainly()
     try:
         command()
     except TinyUNetError as error:
@@ -31,6 +36,26 @@ def run(command: Callable[[], None]) -> None:
         sys.exit(_print_error(str(explained)))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def print_plainly() -> None:
+    """Let stdout print ASCII for what its encoding lacks, as cp1252 does when Windows redirects it to a file.
+
+    Otherwise the first arrow or foreign file name would end the command with an error.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="tinyunet.plain")
+
+
+def _as_plain(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that cannot be encoded; what has no equivalent becomes an escape sequence."""
+    assert isinstance(error, UnicodeEncodeError)
+    unprintable = error.object[error.start : error.end]
+    plain = [PLAIN.get(c, c.encode("ascii", "backslashreplace").decode()) for c in unprintable]
+    return "".join(plain), error.end
+
+
+codecs.register_error("tinyunet.plain", _as_plain)
 
 
 def require_empty(folder: Path, *, overwrite: bool) -> None:

@@ -147,8 +147,11 @@ def compare(options: Options, command: str) -> None:
             folder.create(asdict(trainer.config))
         record_training(trainer, folder, command)
         results[name], predictions[name] = _measure(trainer, folder)
-    print(f"\n{len(held_out)} held-out images, each measure over all of them\n{_table(results)}")
-    _write(options, command, held_out, results, predictions)
+    try:
+        _write(options, command, held_out, results, predictions)
+    finally:  # a file that cannot be written must not cost the table
+        print(f"\n{len(held_out)} held-out images, each measure over all of them\n{_table(results)}")
+    print(f"\nwrote comparison.json, comparison.png and the runs to {options.out}")
 
 
 def _config(options: Options, name: ModelName) -> TrainConfig:
@@ -286,7 +289,6 @@ def _write(
             path,
             title=f"held-out images after {options.minutes:g} minutes of training each",
         )
-    print(f"wrote comparison.json, comparison.png and the runs to {options.out}")
 
 
 if __name__ == "__main__":

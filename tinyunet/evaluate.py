@@ -83,25 +83,27 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def evaluate(options: Options) -> None:
-    """Score every image, with a progress bar, and print the scores."""
+    """Score every image, with a progress bar; write the results, then print them."""
     use_backend(options.backend or active_backend())
     if options.out:
         command_line.require_empty(options.out, overwrite=options.overwrite)
-    images, predictions = _from_run(options) if options.labels is None else _from_folder(options)
+    images, predictions, notes = _from_run(options) if options.labels is None else _from_folder(options)
     assert images.kind is not None
     bar = tqdm(score_images(images, predictions), total=len(images), unit="image", disable=None, leave=False)
     measures, scores = summarise([scored.scores for scored in bar])
-    print(f"{options.labels or images.source}: {images.summary()}")
-    print(_table(measures))
-    print(_mistakes_line(images.kind, scores))
+    notes += [f"{options.labels or images.source}: {images.summary()}", _table(measures)]
+    notes += [_mistakes_line(images.kind, scores)]
     if (seg := _seg_over_objects(measures)) is not None:
-        print(f"SEG over the objects of all images, as the Cell Tracking Challenge takes it: {seg:.6f}")
-    if options.out:
-        _write(options, images, measures, scores)
+        notes += [f"SEG over the objects of all images, as the Cell Tracking Challenge takes it: {seg:.6f}"]
+    try:
+        if options.out:
+            notes += [_write(options, images, measures, scores)]
+    finally:  # a file that cannot be written must not cost the table
+        print("\n".join(notes))
 
 
-def _from_run(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
-    """The held-out images of a run, and the predictions of its best checkpoint."""
+def _from_run(options: Options) -> tuple[ImageSet, Iterator[Prediction], list[str]]:
+    """The held-out images of a run, the predictions of its best checkpoint, and what to print of them."""
     if predicted_names(options.predictions) or find_results(options.predictions):
         raise DataError(
             f"{options.predictions}: a folder of predictions, without labels to compare them with",
@@ -110,10 +112,11 @@ def _from_run(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
     model, checkpoint = load_model(options.predictions)
     data = replace(stored_data(checkpoint), **_given(options))
     _, images = split(read_data(data), data.holdout)
-    print(f"{options.predictions}: network of step {checkpoint.step} on {len(images)} held-out images")
-    return images, predict_unseen(
+    predictions = predict_unseen(
         model, checkpoint, images, symmetries=options.symmetries, split=options.split
     )
+    note = f"{options.predictions}: network of step {checkpoint.step} on {len(images)} held-out images"
+    return images, predictions, [note]
 
 
 def _given(options: LabelOptions) -> dict[str, Any]:
@@ -122,8 +125,8 @@ def _given(options: LabelOptions) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _from_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
-    """Labelled images, and their predictions from a folder."""
+def _from_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction], list[str]]:
+    """Labelled images, their predictions from a folder, and what to print of them."""
     predicted = predicted_names(options.predictions)
     films = {} if predicted else find_results(options.predictions)
     if not predicted and not films:
@@ -138,11 +141,12 @@ def _from_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction]]:
         predicted = films.keys() & set(images.names)
     _require_same_names(predicted, set(images.names), options)
     if films:
-        print(f"{len(predicted)} of {len(films)} predicted frames have labels")
-        return images, (
+        from_films = (
             from_objects(name, read_label_image(films[name]), images.num_classes) for name in images.names
         )
-    return images, (read_prediction(options.predictions, name, images.num_classes) for name in images.names)
+        return images, from_films, [f"{len(predicted)} of {len(films)} predicted frames have labels"]
+    from_files = (read_prediction(options.predictions, name, images.num_classes) for name in images.names)
+    return images, from_files, []
 
 
 def _require_same_names(predicted: set[str], labelled: set[str], options: Options) -> None:
@@ -191,7 +195,8 @@ def _total(scores: Sequence[ImageScores]) -> dict[str, int]:
 
 def _write(
     options: Options, images: ImageSet, measures: dict[str, Measure], scores: Sequence[ImageScores]
-) -> None:
+) -> str:
+    """Write scores.json and the pictures; returns a line that says so."""
     assert options.out is not None
     assert images.labels is not None
     record = {
@@ -226,7 +231,7 @@ def _write(
                 path,
                 title=f"{images.names[i]}: {readable_name(measure)} {value}",
             )
-    print(f"wrote scores.json and {len(worst)} pictures to {options.out}")
+    return f"wrote scores.json and {len(worst)} pictures to {options.out}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """python -m tinyunet.evaluate: the right measures of the right images, and their means."""
 
+import errno
+import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ from skimage.measure import label as components
 from sklearn.metrics import f1_score, jaccard_score
 from stardist.matching import matching
 
-from tinyunet import metrics
+from tinyunet import evaluate, metrics
 from tinyunet.metrics.mistakes import MISTAKES, find_class_mistakes
 
 PIXELS = {"pixel_error", "mean_iou", "iou_0", "iou_1", "dice_0", "dice_1"}
@@ -327,6 +332,59 @@ def test_a_set_scores_as_scikit_learn_does_over_all_its_pixels(tmp_path, scored)
         set_wide = record["measures"]["mean_iou"]["set_wide"]
         assert set_wide == pytest.approx(jaccard_score(*pair, average="macro"), rel=1e-12)
     assert record["measures"]["iou_1"]["images"] == 1
+
+
+@pytest.mark.parametrize(("encoding", "signs"), [("ascii", "^v-"), ("cp1252", "^v–"), ("utf-8", "↑↓–")])
+def test_the_table_in_an_encoding_without_arrows(tmp_path, encoding, signs):
+    """As when Windows redirects the output to a file. A name that cannot be shown is escaped."""
+    truth = {"zelle-λ": membranes()}
+    predicted = write_predictions(tmp_path / "p", {name: noisy(label) for name, label in truth.items()})
+    labels = write_labels(tmp_path / "l", truth)
+    command = [
+        sys.executable,
+        "-m",
+        "tinyunet.evaluate",
+        predicted,
+        labels,
+        "--kind",
+        "binary",
+        "--out",
+        "scores",
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    out = done.stdout.decode(encoding)
+    for sign in signs:
+        assert sign in out
+    assert ("zelle-λ" if encoding == "utf-8" else r"zelle-\u03bb") in out
+    assert (tmp_path / "scores" / "scores.json").is_file()
+
+
+def test_results_are_on_disk_before_anything_is_printed(binary, tmp_path, monkeypatch):
+    """A reader that goes away, as `head` does, costs the table but no file."""
+
+    class ClosedPipe(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    _, _, predicted, labels = binary
+    monkeypatch.setattr("sys.stdout", ClosedPipe())
+    with pytest.raises(SystemExit):
+        evaluate.main([str(predicted), str(labels), "--out", str(tmp_path / "out"), "--pictures", "1"])
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_picture_that_cannot_be_written_does_not_cost_the_table(binary, command, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    _, _, predicted, labels = binary
+    monkeypatch.setattr("tinyunet.reporting.plots.plot_mistakes", full)
+    status, out, message = command("evaluate", predicted, labels, "--out", tmp_path / "out")
+    assert status == 2
+    assert "No space left" in message
+    assert "v_rand" in out
 
 
 def test_overwritten_only_when_asked(binary, refused, command, tmp_path):
