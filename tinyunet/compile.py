@@ -32,15 +32,15 @@ def compile_kernels() -> None:
         trainer = Trainer(config, *split(images, "1"))
         for _ in trainer.run():
             pass
-    x = Tensor(images.images[0][None].astype("float32"), requires_grad=True)
-    cells = label_instances(predict_tiled(trainer.model, x.numpy()[0], tile=64)) > 0
+    predict_tiled(trainer.model, images.images[0].astype("float32"), tile=64)
+    assert images.labels is not None
+    cells = label_instances(images.labels[0] > 0) > 0  # not predicted: an untrained network may find none
     metrics.warping_error(cells, cells)
+    x = Tensor(images.images[0][None].astype("float32"), requires_grad=True)
     loss = softmax_cross_entropy(relu(add(x, x)), np.zeros(x.shape[:3], int))
     loss.backward(2)  # a gradient other than the 1 of training needs a kernel
-    for size, channels in (
-        (132, 8),
-        (12, 256),
-    ):  # large with few channels, small with many: they use different kernels
+    # Large with few channels, small with many: Winograd's convolution has different kernels for these.
+    for size, channels in ((132, 8), (12, 256)):
         maps = Tensor(np.zeros((1, size, size, channels), np.float32), requires_grad=True)
         weight = Tensor(np.zeros((3, 3, channels, channels), np.float32), requires_grad=True)
         conv2d(maps, weight, relu=True).backward(np.zeros((1, size - 2, size - 2, channels), np.float32))
