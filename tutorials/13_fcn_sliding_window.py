@@ -195,6 +195,10 @@ class SummingUNet(tu.UNet):
             channels = base_channels * 2**level
             block.first = Conv2d(channels, channels, 3, padding=1, relu=True, rng=rng)
 
+    @classmethod
+    def geometry_of(cls, options):
+        return super().geometry_of({**options, "padding": "same"})
+
     def forward(self, x):
         skips = []
         for level, block in enumerate(self.contracting):
