@@ -150,6 +150,30 @@ def test_a_sample_without_objects_and_overlapping_masks(tmp_path):
     assert not found.labels[1].any()
 
 
+def test_unknown_pixels_of_one_mask_per_object(tmp_path):
+    """A value is that of a mask's pixels, not the number of an object; objects win."""
+    objects = dsb(tmp_path)
+    mask = np.where(objects[0] == 1, 255, 0).astype(np.uint8)
+    mask[12:], mask[objects[0] == 2] = 1, 1
+    png(tmp_path / "b07" / "masks" / "1.png", mask)
+    found = read_images(tmp_path, ignore=(1,))
+    np.testing.assert_array_equal(found.labels[0] == -1, (mask == 1) & (objects[0] == 0))
+    np.testing.assert_array_equal(found.labels[0].clip(0), objects[0])
+    np.testing.assert_array_equal(found.labels[1], objects[1])
+
+
+def test_colour_masks_that_show_only_greys(tmp_path):
+    """Black and white are two of the colours of a set that was read before."""
+    values = (0, 0xFF0000, 0xFFFFFF)
+    for number, (image, mask) in enumerate(zip(IMAGES, MASKS, strict=True)):
+        png(tmp_path / "images" / f"{number}.png", image)
+        png(tmp_path / "masks" / f"{number}.png", np.stack(3 * [np.where(mask > 0, 255, 0)], 2).astype("u1"))
+    found = read_images(tmp_path, kind="classes", class_values=values, coloured=True)
+    np.testing.assert_array_equal(found.labels[0], np.where(MASKS[0] > 0, 2, 0))
+    with pytest.raises(DataError, match="255"):
+        read_images(tmp_path, kind="classes", class_values=values)
+
+
 def test_one_folder_per_image_with_one_label_image(tmp_path):
     for name, image, mask in zip(NAMES, IMAGES, MASKS, strict=True):
         png(tmp_path / name / "image" / "x.png".replace("x", name), image)

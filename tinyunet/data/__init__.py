@@ -2,6 +2,7 @@
 
     image_set            a set: images (H, W, C), labels (H, W), and the meaning of the labels
     decode, decode_*     from one image file to its pixels, as viewers show them
+    class_table          the files' number or colour of each class
     label_kind           the rule that distinguishes masks, classes and objects
     readers, writer      from folders, stacks and archives to a set, and back
     layouts              which label file belongs to which image file
@@ -15,6 +16,7 @@ All of it works on arrays: no tensors, no network.
 """
 
 from tinyunet.data.cell_tracking import Truth
+from tinyunet.data.class_table import ClassTable
 from tinyunet.data.holdout import split
 from tinyunet.data.image_set import UNKNOWN, ImageSet, LabelKind, class_labels
 from tinyunet.data.intensity import normalise
@@ -25,6 +27,7 @@ from tinyunet.data.writer import save_image_set
 
 __all__ = [
     "UNKNOWN",
+    "ClassTable",
     "ImageSet",
     "LabelKind",
     "Truth",

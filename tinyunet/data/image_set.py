@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyunet.data.class_table import ClassTable
 from tinyunet.errors import DataError, describe
 
 LabelKind = Literal["binary", "classes", "instances"]
@@ -88,10 +89,14 @@ class ImageSet:
         parts = [_images_text(self.images), _labels_text(self), self.layout]
         return "; ".join(part for part in parts if part)
 
+    @property
+    def class_table(self) -> ClassTable | None:
+        """The files' number or colour of each class; None unless `class_values` are known."""
+        return None if self.class_values is None else ClassTable(self.class_values, self.coloured)
+
     def class_name(self, number: int) -> str:
         """Return the file's own number or colour of a class, such as "128" or "#ff0000"."""
-        value = number if self.class_values is None else self.class_values[number]
-        return f"#{value:06x}" if self.coloured else str(value)
+        return str(number) if self.class_table is None else self.class_table.name(number)
 
 
 def class_labels(labels: Labels, kind: LabelKind) -> Labels:
@@ -211,5 +216,4 @@ def _numbers_text(image_set: ImageSet) -> str:
     """State the file's numbers or colours of the classes unless they are 0..K-1."""
     if image_set.class_values in (None, tuple(range(image_set.num_classes))) and not image_set.coloured:
         return ""
-    names = [image_set.class_name(number) for number in range(image_set.num_classes)]
-    return f", which the files call {', '.join(names)}"
+    return f", which the files call {image_set.class_table}"

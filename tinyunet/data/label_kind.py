@@ -192,7 +192,12 @@ def _objects_or_classes(labels: Sequence[Labels], values: NDArray, source: str) 
 
 
 def apply_kind(
-    labels: Sequence[Labels], kind: LabelKind, source: str, class_values: Sequence[int] | None = None
+    labels: Sequence[Labels],
+    kind: LabelKind,
+    source: str,
+    class_values: Sequence[int] | None = None,
+    *,
+    coloured: bool = False,
 ) -> AppliedKind:
     """Number labels as `ImageSet` holds them. Unknown pixels stay unknown.
 
@@ -207,6 +212,8 @@ def apply_kind(
         The set, for messages.
     class_values : sequence of int, optional
         The value of each class, of another set; by default those that occur.
+    coloured : bool
+        The values are colours, for messages.
 
     Raises
     ------
@@ -219,7 +226,7 @@ def apply_kind(
         return AppliedKind([renumber(label) for label in labels], 2, None)
     values = _values(labels)
     if kind == "classes":
-        return _number_classes(labels, values, source, class_values)
+        return _number_classes(labels, values, source, class_values, coloured)
     if len(values) > 2:
         raise DataError(
             f"{source}: binary labels have two values, found {len(values)}: {_listing(values)}",
@@ -231,7 +238,11 @@ def apply_kind(
 
 
 def _number_classes(
-    labels: Sequence[Labels], values: NDArray, source: str, class_values: Sequence[int] | None
+    labels: Sequence[Labels],
+    values: NDArray,
+    source: str,
+    class_values: Sequence[int] | None,
+    coloured: bool,
 ) -> AppliedKind:
     known = values if class_values is None else np.array(class_values, values.dtype)
     if len(known) > MOST_CLASSES:
@@ -242,9 +253,13 @@ def _number_classes(
     foreign = np.setdiff1d(values, known)
     if foreign.size:
         raise DataError(
-            f"{source}: labels have values that are no class",
-            {"found": _listing(foreign), "classes": _listing(known)},
-            "correct the labels, or ignore these values",
+            f"{source}: labels have values that are no known class",
+            {
+                "not known": _listing(foreign, coloured),
+                "these labels": _listing(values, coloured),
+                "known classes": _listing(known, coloured),
+            },
+            "correct the labels, or give the values that mean unknown with --ignore",
         )
     order = np.argsort(known)
     numbered = []

@@ -55,7 +55,7 @@ def find_files(path: Path, labels: bool) -> Files:
     if image_folder is not None:
         images = _files_in(image_folder)
         if not labels:
-            return _only(images)
+            return _only(images, "" if image_folder.name == "images" else f"images from {image_folder.name}/")
         label_folder = _label_folder(path, image_folder)
         files = _match(images, _files_in(label_folder))
         if image_folder.name == "images" and label_folder.name in ("labels", "masks"):
@@ -182,8 +182,9 @@ def _one_folder(path: Path, labels: bool) -> Files:
             {**LAYOUTS, "found": first_names([file.name for file in everything])},
             "bring the files into one of these layouts, or name one stack",
         )
-    label_stacks = set(stacks.values())
-    return _only([file for file in _files_in(path) if file not in label_stacks])
+    label_stacks = [file for file in stacks.values() if file is not None]
+    inferred = f"without {first_names([file.name for file in label_stacks])}" if label_stacks else ""
+    return _only([file for file in _files_in(path) if file not in label_stacks], inferred)
 
 
 def _only(images: list[Path], inferred: str = "") -> Files:

@@ -21,7 +21,7 @@ from tinyunet.data.cell_tracking import (
     read_frames,
 )
 from tinyunet.data.decode import decode_with_notes
-from tinyunet.data.image_set import Image, ImageSet, LabelKind
+from tinyunet.data.image_set import UNKNOWN, Image, ImageSet, LabelKind
 from tinyunet.data.label_kind import apply_kind, colour_numbers, infer_kind, is_coloured, label_image
 from tinyunet.data.layouts import LAYOUTS, FilePair, find_files, name_of
 from tinyunet.data.neurites import synthetic_membranes
@@ -33,7 +33,6 @@ SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
     "synthetic-cells": synthetic_cells,
     "synthetic-membranes": synthetic_membranes,
 }
-
 
 MOST_CHANNELS = 4  # a third axis that is no longer can be channels
 
@@ -54,6 +53,7 @@ class LabelOptions(NamedTuple):
     truth: Truth | None = None
     ignore: Collection[int] = ()
     class_values: Sequence[int] | None = None
+    coloured: bool = False
 
 
 def read_images(
@@ -65,6 +65,7 @@ def read_images(
     partly_annotated: float | None = None,
     ignore: Collection[int] = (),
     class_values: Sequence[int] | None = None,
+    coloured: bool = False,
 ) -> ImageSet:
     """Read a set of images and their labels.
 
@@ -99,13 +100,17 @@ def read_images(
         Label values that mean unknown; -1 always does. Colours are 0xRRGGBB.
     class_values : sequence of int, optional
         The file's number of each class, from a set that was read before; by default those that occur.
+    coloured : bool
+        Read labels as colours even where they show only greys, because the set read before had colours.
 
     Raises
     ------
     DataError
         Names the file, what was expected, what was found, and the remedy.
     """
-    image_set = _read(path, labels, LabelOptions(kind, truth, ignore, class_values))
+    image_set = _read(path, labels, LabelOptions(kind, truth, ignore, class_values, coloured))
+    if ignore and image_set.labels is not None:
+        image_set = replace(image_set, reason=f"{image_set.reason}; {_ignored_text(image_set, ignore)}")
     if partly_annotated is None or image_set.labels is None:
         return image_set
     return replace(
@@ -132,6 +137,11 @@ def image_readers(path: str | Path) -> list[tuple[str, Callable[[], ImageSet]]]:
     return [(str(path), partial(read_images, path, labels=False))]
 
 
+def _ignored_text(image_set: ImageSet, ignore: Collection[int]) -> str:
+    values = ", ".join(f"#{value:06x}" if image_set.coloured else str(value) for value in ignore)
+    return f"{values} {'is' if len(ignore) == 1 else 'are'} unknown"
+
+
 def _read_frame(frame: Frame) -> ImageSet:
     return ImageSet([read_frame(frame)], [frame.name], source=str(frame.image))
 
@@ -156,8 +166,8 @@ def _read(path: str | Path, labels: bool, options: LabelOptions) -> ImageSet:
     files = find_files(path, labels)
     notes: dict[str, str] = {}
     if files.one_label_per_object:
-        records = [_read_objects(pair, notes) for pair in files.pairs]
-        options = options._replace(kind=options.kind or "instances")
+        records = [_read_objects(pair, notes, options.ignore) for pair in files.pairs]
+        options = options._replace(kind=options.kind or "instances", ignore=())
     else:
         records = [record for pair in files.pairs for record in _read_pair(pair, notes)]
     return _understand(records, options, str(path), notes, files.inferred)
@@ -207,13 +217,13 @@ def _understand(
     pixels = [(record.label, record.label_source) for record in records if record.label is not None]
     if not pixels:
         return images
-    coloured = any(is_coloured(label) for label, _ in pixels)
+    coloured = options.coloured or any(is_coloured(label) for label, _ in pixels)
     convert = colour_numbers if coloured else label_image
     values = [convert(label, where, options.ignore) for label, where in pixels]
     kind, reason = options.kind, "as given"
     if kind is None:
         kind, reason = infer_kind(values, source, coloured=coloured)
-    applied = apply_kind(values, kind, source, options.class_values)
+    applied = apply_kind(values, kind, source, options.class_values, coloured=coloured)
     return replace(
         images,
         labels=applied.labels,
@@ -253,13 +263,18 @@ def _read_pair(pair: FilePair, notes: dict[str, str]) -> list[Record]:
     ]
 
 
-def _read_objects(pair: FilePair, notes: dict[str, str]) -> Record:
-    """Number the objects of an image that has one mask each; where masks overlap, the first counts."""
+def _read_objects(pair: FilePair, notes: dict[str, str], ignore: Collection[int]) -> Record:
+    """Number the objects of an image that has one mask each; where masks overlap, the first counts.
+
+    Pixels that a mask marks as unknown stay so unless they belong to an object.
+    """
     (image,) = _one_page(pair.image, notes)
     numbers = np.zeros(image.shape[:2], np.int32)
+    unknown = np.zeros(image.shape[:2], bool)
     for number, file in enumerate(pair.labels, 1):
         (page,) = _one_page(file, notes, labels=True)
-        mask = label_image(page, str(file)) > 0
+        label = label_image(page, str(file), ignore)
+        mask = label > 0
         if mask.shape != numbers.shape:
             raise DataError(
                 f"{file}: image and mask differ in size",
@@ -267,6 +282,8 @@ def _read_objects(pair: FilePair, notes: dict[str, str]) -> Record:
                 "give each image the masks drawn on it, unscaled and uncropped",
             )
         numbers[mask & (numbers == 0)] = number
+        unknown |= label == UNKNOWN
+    numbers[unknown & (numbers == 0)] = UNKNOWN
     return Record(name_of(pair.image), image, numbers[..., None], str(pair.image))
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from tinyunet.data.class_table import ClassTable
 from tinyunet.data.image_set import UNKNOWN, Image, ImageSet, Labels
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
 
@@ -107,10 +108,8 @@ def _file_values(image_set: ImageSet, label: Labels) -> Image:
         return label.astype(_label_dtype(label))[..., None]
     if image_set.kind == "binary":
         return (label * 255).astype(np.uint8)[..., None]
-    values = np.array(image_set.class_values or range(image_set.num_classes))
-    if image_set.coloured:
-        return np.stack([values >> 16, values >> 8 & 255, values & 255], axis=1).astype(np.uint8)[label]
-    return values.astype(np.uint8 if values.max() <= 255 else _label_dtype(values))[label][..., None]
+    table = image_set.class_table or ClassTable(tuple(range(image_set.num_classes)))
+    return table.pixels(label)
 
 
 def _write(folder: Path, name: str, pixels: Image) -> None:
