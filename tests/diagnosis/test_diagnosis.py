@@ -1,15 +1,18 @@
 """Each check finds its fault in a set that has it, and nothing in one that does not."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import jaccard_score
 
 from tinyunet import diagnosis
-from tinyunet.data import UNKNOWN, ImageSet
+from tinyunet.data import UNKNOWN, ImageSet, read_images
 from tinyunet.diagnosis import CHECKS
 from tinyunet.diagnosis.copies import ALIKE, check_duplicates, signature
 from tinyunet.diagnosis.images import (
@@ -17,6 +20,7 @@ from tinyunet.diagnosis.images import (
     check_bit_depth,
     check_constant,
     check_equal_channels,
+    check_files,
     check_saturation,
     check_size,
 )
@@ -524,3 +528,67 @@ def test_unknown_pixels():
     assert {f.severity for f in diagnosis.diagnose(setup(labels=labels))} == {"note"}
     emptied = [np.where(label > 0, UNKNOWN, label) for label in known]
     assert "without any foreground" in only(grave(found(check_unlabelled, labels=emptied)))
+
+
+def test_unusual_files_by_kind(tmp_path):
+    """Each is read right all the same; a file is named by its path below the set."""
+    grey = [texture[..., 0] for texture in textures(6)]
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    for number, pixels in enumerate(grey):
+        label = (cells() > 0).astype(np.uint8)
+        turned = Image.Exif()
+        turned[0x112] = 3
+        if number < 2:
+            tifffile.imwrite(tmp_path / "images" / f"{number}.tif", 255 - pixels, photometric="miniswhite")
+        elif number < 4:
+            Image.fromarray(pixels[::-1, ::-1]).save(tmp_path / "images" / f"{number}.png", exif=turned)
+        else:
+            stored = Image.fromarray(255 - pixels)
+            stored.putpalette([255 - index for index in range(256) for _ in "RGB"])
+            stored.save(tmp_path / "images" / f"{number}.bmp")
+        Image.fromarray(label * 255).save(tmp_path / "labels" / f"{number}.png")
+    whole = read_images(tmp_path)
+    parts = whole.subset(range(5)), whole.subset([5])
+    findings = {finding.what: finding for finding in check_files(Setup(TrainConfig(**TINY), *parts))}
+    assert {finding.severity for finding in findings.values()} == {"note"}
+    white, turned_upright = (
+        findings["2 files: white is zero"],
+        findings["2 files: turned upright (orientation 3)"],
+    )
+    assert white.numbers["files"] == "images/0.tif, images/1.tif"
+    assert turned_upright.numbers["files"] == "images/2.png, images/3.png"
+    assert "turned by the same tag" in turned_upright.remedy
+    assert findings["2 files: palette"].numbers["files"] == "images/4.bmp, images/5.bmp"
+    for number in (0, 2, 5):
+        np.testing.assert_array_equal(whole.images[number][..., 0], grey[number])
+
+
+@pytest.mark.parametrize(
+    ("pages", "note"),
+    [
+        ([np.full((SIDE, SIDE), 4095, np.uint16)], "12 bits in 16"),
+        ([np.ones((SIDE, SIDE), np.uint8), np.ones((9, 9), np.uint8)], "pages of several sizes"),
+    ],
+)
+def test_unusual_stacks(tmp_path, pages, note):
+    """One file is named as such; several notes of one file are listed one by one."""
+    with tifffile.TiffWriter(tmp_path / "stack.tif") as file:
+        for page in pages:
+            file.write(page, metadata=None, photometric="minisblack")
+    images = read_images(tmp_path / "stack.tif", labels=False)
+    images = replace(images, notes={path: f"{text}; white is zero" for path, text in images.notes.items()})
+    findings = list(check_files(Setup(TrainConfig(**TINY), images, images)))
+    assert [finding.what for finding in findings] == [f"1 file: {note}", "1 file: white is zero"]
+    assert all(finding.numbers == {"files": "stack.tif"} for finding in findings)
+
+
+def test_classes_are_named_by_the_files_numbers():
+    made = setup(labels=three_classes(0), kind="classes", num_classes=3)
+    named = Setup(
+        made.config,
+        *(replace(part, class_values=(0, 128, 255)) for part in (made.training_set, made.validation_set)),
+    )
+    assert "0, 128, 255" in str(only(list(check_kind(named))))
+    assert "class 128, 255" in str(only(list(check_absent_classes(named))))
+    assert "class 0 everywhere" in only(list(check_balance(named))).what

@@ -15,6 +15,7 @@ from tinyunet.diagnosis.images import (
     check_bit_depth,
     check_constant,
     check_equal_channels,
+    check_files,
     check_saturation,
     check_size,
 )
@@ -44,6 +45,7 @@ CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_equal_channels,
     check_saturation,
     check_bit_depth,
+    check_files,
     check_balance,
     check_size,
     check_duplicates,

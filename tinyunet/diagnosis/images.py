@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.diagnosis.finding import Finding, all_images, count
+from tinyunet.errors import first_names
 from tinyunet.training.setup import Setup
 
 FEW_LEVELS = 16  # grey values, 4 bits: with fewer an image has shapes but no texture
 SATURATED = 0.01  # share of an image that may have the highest value that its bits hold
 MIRRORED = 0.1  # share of a training tile that may be mirrored
+
+READ_AS_SHOWN = "read as viewers show it; doctor.png shows whether that is right"
+REMEDIES = {  # by the start of the note
+    "planes read as slices": "if they are colours, save the file as RGB",
+    "turned upright": "labels must be drawn on the upright picture, or be turned by the same tag",
+    "pages of several sizes": "every page is an image: take previews out of the file",
+}
 
 
 def check_constant(setup: Setup) -> Iterator[Finding]:
@@ -92,6 +101,27 @@ def check_bit_depth(setup: Setup) -> Iterator[Finding]:
             f"16-bit files hold values up to {highest}: they were once stored in 8 bits",
             remedy="export the originals again: in 8 bits a dim image keeps few of its grey values",
         )
+
+
+def check_files(setup: Setup) -> Iterator[Finding]:
+    """List what was unusual about the files, by kind, even where it was read right."""
+    files_by_note: dict[str, list[str]] = {}
+    for path, notes in setup.training_set.notes.items():
+        for note in notes.split("; "):
+            files_by_note.setdefault(note, []).append(_below(path, setup.training_set.source))
+    for note, files in files_by_note.items():
+        remedy = next((text for start, text in REMEDIES.items() if note.startswith(start)), READ_AS_SHOWN)
+        yield Finding(
+            "note", f"{count(files, 'file')}: {note}", numbers={"files": first_names(files)}, remedy=remedy
+        )
+
+
+def _below(path: str, folder: str) -> str:
+    """The path of a file from the folder of its set, or from that of the set's only file."""
+    for base in (Path(folder), Path(folder).parent):
+        if base in Path(path).parents:
+            return str(Path(path).relative_to(base))
+    return path
 
 
 def check_size(setup: Setup) -> Iterator[Finding]:

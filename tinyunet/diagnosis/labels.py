@@ -30,10 +30,11 @@ def check_kind(setup: Setup) -> Iterator[Finding]:
         "classes": f"{images.num_classes} classes",
         "instances": "object numbers (instances)",
     }
+    table = {"in the files": images.class_table} if images.class_table else {}
     yield Finding(
         "note",
         f"the labels are read as {meaning[str(images.kind)]}",
-        numbers={"because": images.reason or "the set says so"},
+        numbers={"because": images.reason or "the set says so", **table},
         remedy="if that is wrong, give --kind binary, classes or instances",
     )
 
@@ -65,23 +66,25 @@ def check_unknown(setup: Setup) -> Iterator[Finding]:
 
 def check_absent_classes(setup: Setup) -> Iterator[Finding]:
     """Find classes that are missing from the training images, or only from the held-out ones."""
-    train, held_out = (_pixels_by_class(images) > 0 for images in (setup.training_set, setup.validation_set))
+    images = setup.training_set
+    train, held_out = (_pixels_by_class(part) > 0 for part in (images, setup.validation_set))
     if not train.all():
         yield Finding(
             "problem",
-            f"no training image has a pixel of class {_numbers(~train)}: it cannot be learned",
+            f"no training image has a pixel of class {_numbers(images, ~train)}: it cannot be learned",
             remedy="label some, renumber the classes without it, or change --holdout",
         )
     if (train & ~held_out).any():
         yield Finding(
             "warning",
-            f"no held-out image has a pixel of class {_numbers(train & ~held_out)}",
+            f"no held-out image has a pixel of class {_numbers(images, train & ~held_out)}",
             remedy="choose --holdout so that every class is scored: IoU says nothing about an absent one",
         )
 
 
-def _numbers(which: NDArray[np.bool_]) -> str:
-    return ", ".join(map(str, np.flatnonzero(which)))
+def _numbers(images: ImageSet, which: NDArray[np.bool_]) -> str:
+    """The files' numbers of these classes."""
+    return ", ".join(images.class_name(int(number)) for number in np.flatnonzero(which))
 
 
 def check_balance(setup: Setup) -> Iterator[Finding]:
@@ -89,9 +92,10 @@ def check_balance(setup: Setup) -> Iterator[Finding]:
     pixels = _pixels_by_class(setup.training_set)
     shares = pixels / pixels.sum()
     commonest, rarest = int(shares.argmax()), float(shares[shares > 0].min())
+    name = setup.training_set.class_name(commonest)
     yield Finding(
         "warning" if rarest < RARE else "note",
-        f"class {commonest} everywhere would be wrong at {100 * (1 - shares[commonest]):.1f} % of the pixels",
+        f"class {name} everywhere would be wrong at {100 * (1 - shares[commonest]):.1f} % of the pixels",
         numbers={
             "share of each class": ", ".join(f"{100 * share:.1f} %" for share in shares),
             "training loss then": f"{_loss_of_constant(setup):.3f}, with the weights that training uses",
