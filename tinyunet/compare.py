@@ -61,6 +61,7 @@ class Options(DataOptions):
     a run folder for each network. Keep the machine otherwise idle, or the times will not be equal.
     """
 
+    ignore: tyro.conf.UseAppendAction[tuple[int | str, ...]] = ()
     out: Path
     """Folder for the results, new or empty."""
     minutes: float = 10.0
@@ -84,6 +85,7 @@ class Options(DataOptions):
     """Kernels to use; numba if omitted."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.minutes < float("inf"):
             raise OptionError(f"minutes is {self.minutes}, expected more than 0")
         if not self.networks or len(set(self.networks)) < len(self.networks):
@@ -261,6 +263,8 @@ def _write(
         "kind": held_out.kind,
         "truth": options.truth,
         "partly_annotated": options.partly_annotated,
+        "ignore": options.ignore,
+        "classes": [held_out.class_name(number) for number in range(held_out.num_classes)],
         "holdout": options.holdout,
         "held_out_images": held_out.names,
         "minutes": options.minutes,

@@ -45,7 +45,13 @@ class Options(DataOptions):
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the options and run the command."""
-    command_line.run(lambda: doctor(tyro.cli(Options, prog="python -m tinyunet.doctor", args=arguments)))
+    command_line.run(
+        lambda: doctor(
+            tyro.cli(
+                Options, prog="python -m tinyunet.doctor", args=arguments, config=(tyro.conf.UseAppendAction,)
+            )
+        )
+    )
 
 
 def doctor(options: Options) -> None:

@@ -27,6 +27,7 @@ from tinyunet.metrics.scores import (
 from tinyunet.prediction.files import (
     SEGMENTATIONS,
     from_objects,
+    predicted_classes,
     predicted_names,
     read_label_image,
     read_prediction,
@@ -35,7 +36,7 @@ from tinyunet.prediction.films import find_results
 from tinyunet.training.atomic_write import write_text
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import LabelOptions, read_data, read_labelled
-from tinyunet.training.stored_run import predict_unseen, stored_data
+from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Options(LabelOptions):
     """Kernels for the prediction; numba if omitted."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pictures < 0:
             raise OptionError(f"pictures is {self.pictures}, expected at least 0")
         if self.labels is not None and (self.symmetries != 1 or not self.split):
@@ -79,7 +81,16 @@ class Options(LabelOptions):
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the options and run the command."""
-    command_line.run(lambda: evaluate(tyro.cli(Options, prog="python -m tinyunet.evaluate", args=arguments)))
+    command_line.run(
+        lambda: evaluate(
+            tyro.cli(
+                Options,
+                prog="python -m tinyunet.evaluate",
+                args=arguments,
+                config=(tyro.conf.UseAppendAction,),
+            )
+        )
+    )
 
 
 def evaluate(options: Options) -> None:
@@ -111,7 +122,7 @@ def _from_run(options: Options) -> tuple[ImageSet, Iterator[Prediction], list[st
         )
     model, checkpoint = load_model(options.predictions)
     data = replace(stored_data(checkpoint), **_given(options))
-    _, images = split(read_data(data), data.holdout)
+    _, images = split(read_data(data, stored_classes(checkpoint, options.predictions)), data.holdout)
     predictions = predict_unseen(
         model, checkpoint, images, symmetries=options.symmetries, split=options.split
     )
@@ -122,7 +133,7 @@ def _from_run(options: Options) -> tuple[ImageSet, Iterator[Prediction], list[st
 def _given(options: LabelOptions) -> dict[str, Any]:
     """The options for labels that were given, which override those of the run."""
     values = {f.name: getattr(options, f.name) for f in fields(LabelOptions)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value not in (None, ())}
 
 
 def _from_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction], list[str]]:
@@ -136,7 +147,7 @@ def _from_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction], list
             "give a folder that tinyunet.predict wrote; for a run give no labels, because it has its own",
         )
     assert options.labels is not None
-    images = read_labelled(options.labels, options)
+    images = read_labelled(options.labels, options, predicted_classes(options.predictions))
     if films:  # of all frames, few of which have labels
         predicted = films.keys() & set(images.names)
     _require_same_names(predicted, set(images.names), options)
@@ -145,7 +156,10 @@ def _from_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction], list
             from_objects(name, read_label_image(films[name]), images.num_classes) for name in images.names
         )
         return images, from_films, [f"{len(predicted)} of {len(films)} predicted frames have labels"]
-    from_files = (read_prediction(options.predictions, name, images.num_classes) for name in images.names)
+    from_files = (
+        read_prediction(options.predictions, name, images.num_classes, images.class_table)
+        for name in images.names
+    )
     return images, from_files, []
 
 
@@ -203,6 +217,7 @@ def _write(
         "predictions": str(options.predictions),
         "labels": options.labels or images.source,
         "kind": images.kind,
+        "classes": [images.class_name(number) for number in range(images.num_classes)],
         "measures": {name: asdict(measure) for name, measure in measures.items()},
         "seg_over_objects": _seg_over_objects(measures),
         "mistakes": _total(scores),

@@ -24,7 +24,7 @@ from tinyunet.prediction.segmentation import segment
 from tinyunet.prediction.tiling import TILE
 from tinyunet.reporting.pictures import overlay
 from tinyunet.training.checkpoint import load_model
-from tinyunet.training.stored_run import require_channels
+from tinyunet.training.stored_run import require_channels, stored_classes
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Options:
     """Segment images with a trained network, tile by tile, as if each were predicted whole.
 
     For each image NAME it writes four files of the image's size: NAME_probabilities.tif (float32, one page
-    per class), NAME_classes.png (class numbers, coloured), NAME_instances.tif (16-bit object numbers) and
-    NAME_overlay.png. Films of the Cell Tracking Challenge get its result layout instead: 01_RES/mask000.tif,
-    in which a cell keeps its number from frame to frame, and 01_RES/res_track.txt.
+    per class), NAME_classes.png (the numbers or colours of the labels that were trained on; a .tif if they
+    exceed 255), NAME_instances.tif (16-bit object numbers, 32-bit above 65,535) and NAME_overlay.png. Films
+    of the Cell Tracking Challenge get its result layout instead: 01_RES/mask000.tif, in which a cell keeps
+    its number from frame to frame, and 01_RES/res_track.txt.
     """
 
     run: tyro.conf.Positional[Path]
@@ -79,12 +80,14 @@ def predict(options: Options) -> None:
     # First: a backend that is missing is an error before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
     model, checkpoint = load_model(options.run)
+    classes = stored_classes(checkpoint, options.run)
     images = read_images(options.images, labels=False)
     require_channels(model, images)
     command_line.require_empty(options.out, overwrite=options.overwrite)
     with command_line.writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
-    print(f"{options.images}: {images.summary()}; network of step {checkpoint.step}")
+    described = f"; classes {classes}" if classes else ""
+    print(f"{options.images}: {images.summary()}; network of step {checkpoint.step}{described}")
     are_frames = all(frame_of(name) for name in images.names)
     as_film = are_frames if options.layout is None else options.layout == "film"
     films: dict[str, FilmWriter] = {}
@@ -101,7 +104,8 @@ def predict(options: Options) -> None:
                 films[film].add(frame, prediction.objects)
         else:
             with command_line.writing(options.out / f"{name}_…"):
-                write_prediction(options.out, name, prediction, overlay(image, prediction.objects))
+                picture = overlay(image, prediction.objects)
+                write_prediction(options.out, name, prediction, picture, classes)
     if as_film:
         print(f"wrote {len(images)} frames to {', '.join(str(film.folder) for film in films.values())}")
     else:

@@ -23,7 +23,7 @@ from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import read_data
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.setup import Setup
-from tinyunet.training.stored_run import predict_unseen, stored_config
+from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_config
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,14 @@ def report(options: Options) -> None:
             f"{folder.log}: missing, or without any training step",
             remedy="give the folder of a run, with all files that the training wrote",
         )
-    setup = Setup(config, *split(read_data(config), config.holdout))
+    images = read_data(config, stored_classes(checkpoint, options.run))
+    print(f"{config.data}: {images.summary()}")
+    setup = Setup(config, *split(images, config.holdout))
     predict = partial(predict_unseen, model, checkpoint, symmetries=options.symmetries)
     results = page.Results(setup.validation_set, *_score(setup.validation_set, predict(setup.validation_set)))
     content = page.Content(
         name=options.run.resolve().name,
+        data=images.summary(),
         config=config,
         checkpoint=checkpoint,
         parameters=sum(parameter.data.size for parameter in model.parameters()),

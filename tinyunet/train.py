@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,7 +55,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parse(arguments: list[str] | None) -> Options:
     """The options; those of a resumed run default to the ones it was started with."""
-    options = tyro.cli(Options, prog="python -m tinyunet.train", args=arguments)
+    parse = partial(
+        tyro.cli,
+        Options,
+        prog="python -m tinyunet.train",
+        args=arguments,
+        config=(tyro.conf.UseAppendAction,),
+    )
+    options: Options = parse()
     if options.resume is None:
         return options
     if options.out or options.overwrite:
@@ -63,9 +71,7 @@ def _parse(arguments: list[str] | None) -> Options:
             remedy="leave out --out and --overwrite",
         )
     stored = stored_config(load_checkpoint(RunFolder(options.resume).last), options.resume)
-    options = tyro.cli(
-        Options, prog="python -m tinyunet.train", args=arguments, default=Options(config=stored)
-    )
+    options = parse(default=Options(config=stored))
     for name in (f.name for f in fields(TrainConfig)):
         before, now = getattr(stored, name), getattr(options.config, name)
         if before != now and name not in CHANGEABLE:

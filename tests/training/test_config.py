@@ -28,16 +28,25 @@ def checkpoint(config):
 
 
 def test_a_configuration_is_stored_flat():
-    """In the order in which it has always been: the bytes of a checkpoint depend on it."""
-    assert list(asdict(TrainConfig())) == list(STORED)
+    """In the order in which it has always been, with one option more."""
+    assert [name for name in asdict(TrainConfig()) if name != "ignore"] == list(STORED)
 
 
 def test_a_stored_configuration_is_read_back():
     config = stored_config(checkpoint(STORED), Path("run"))
     assert config.augmentation == Augmentation(**STORED["augmentation"])
     assert config.weights == WeightMap(**STORED["weights"])
-    assert asdict(config) == {**STORED, "augmentation": asdict(config.augmentation)}
+    assert asdict(config) == {**STORED, "augmentation": asdict(config.augmentation), "ignore": ()}
     assert stored_config(checkpoint(asdict(TrainConfig())), Path("run")) == TrainConfig()
+
+
+def test_values_to_ignore():
+    """From the command line and from JSON, which has lists: numbers, each once."""
+    for given in (("#ff0000", 255, -1, 255), [-1, 255, 0xFF0000]):
+        assert DataOptions(ignore=given).ignore == TrainConfig(ignore=given).ignore == (-1, 255, 0xFF0000)
+    for wrong in ("red", "#ff00", "0xff0000"):
+        with pytest.raises(OptionError, match=wrong):
+            DataOptions(ignore=(wrong,))
 
 
 def test_the_data_set_of_a_stored_run():

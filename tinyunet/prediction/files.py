@@ -1,14 +1,15 @@
 """The files of a predicted image: what `tinyunet.predict` writes and `tinyunet.evaluate` reads.
 
-NAME_probabilities.tif   float32, one page per class
-NAME_classes.png         class numbers, coloured
-NAME_instances.tif       16-bit object numbers, 0 is background
+NAME_probabilities.tif   float32, one page per class; its description has the class table
+NAME_classes.png         class numbers or colours, those of the labels that were trained on; numbers above
+                         255 are in NAME_classes.tif
+NAME_instances.tif       object numbers, 0 is background; 16 bits, or 32 above 65,535 objects
 NAME_overlay.png         the image with the outline of each object
 """
 
 from __future__ import annotations
 
-from itertools import cycle, islice
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,32 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tinyunet.data import ClassTable
 from tinyunet.data.decode import decode
+from tinyunet.data.label_kind import apply_kind, colour_numbers, label_image
 from tinyunet.data.writer import save_labels
 from tinyunet.errors import DataError
 from tinyunet.metrics.scores import Prediction
 
 PROBABILITIES, CLASSES, INSTANCES = "probabilities.tif", "classes.png", "instances.tif"
+HIGH_CLASSES = "classes.tif"  # numbers that 8 bits do not hold
 OVERLAY = "overlay.png"
-SEGMENTATIONS = (PROBABILITIES, CLASSES, INSTANCES)  # the files that can be compared with labels
+SEGMENTATIONS = (PROBABILITIES, CLASSES, HIGH_CLASSES, INSTANCES)  # what can be compared with labels
 
-# Colours of the classes in NAME_classes.png; the pixels themselves are the class numbers.
+TABLE_KEY = "tinyunet_classes"  # in the description of NAME_probabilities.tif
+
+# Palette of NAME_classes.png; the pixels themselves are the class numbers.
 BACKGROUND = (0, 0, 0)
 COLOURS = ((255, 255, 255), (230, 57, 70), (69, 123, 157), (244, 162, 97), (42, 157, 143))  # repeated
 
 
-def write_prediction(folder: Path, name: str, prediction: Prediction, overlay: NDArray[np.uint8]) -> None:
+def write_prediction(
+    folder: Path,
+    name: str,
+    prediction: Prediction,
+    overlay: NDArray[np.uint8],
+    table: ClassTable | None = None,
+) -> None:
     """Write the four files of an image.
 
     Parameters
@@ -42,23 +54,36 @@ def write_prediction(folder: Path, name: str, prediction: Prediction, overlay: N
     prediction : Prediction, with objects
     overlay : uint8 array, shape (H, W, 3)
         The image with outlined objects.
-
-    Raises
-    ------
-    DataError
-        There are more objects than 16 bits can number.
+    table : ClassTable, optional
+        The numbers or colours to write for the classes; 0..K-1 by default.
     """
     probabilities, objects = prediction.probabilities, prediction.objects
     assert objects is not None
+    description = {} if table is None else {TABLE_KEY: asdict(table)}
     with tifffile.TiffWriter(folder / f"{name}_{PROBABILITIES}") as file:
         for page in np.moveaxis(probabilities, 2, 0):  # one by one: pages of one column would become one
-            file.write(page, photometric="minisblack", contiguous=True)
-    classes = Image.fromarray(probabilities.argmax(axis=2).astype(np.uint8))
-    palette = [BACKGROUND, *islice(cycle(COLOURS), 255)]  # all 256: Pillow stores no more bits than colours
-    classes.putpalette([value for colour in palette for value in colour])
-    classes.save(folder / f"{name}_{CLASSES}")
+            file.write(page, photometric="minisblack", contiguous=True, metadata=description)
+    for part in (CLASSES, HIGH_CLASSES):  # of an older prediction
+        (folder / f"{name}_{part}").unlink(missing_ok=True)
+    _write_classes(folder, name, probabilities.argmax(axis=2), table)
     save_labels(folder / f"{name}_{INSTANCES}", objects)
     Image.fromarray(overlay).save(folder / f"{name}_{OVERLAY}")
+
+
+def _write_classes(folder: Path, name: str, classes: NDArray[np.integer], table: ClassTable | None) -> None:
+    """Write the class map in the files' own numbers or colours."""
+    pixels = classes[..., None].astype(np.uint8) if table is None else table.pixels(classes)
+    if table is not None and table.coloured:
+        Image.fromarray(pixels).save(folder / f"{name}_{CLASSES}")
+    elif pixels.dtype == np.uint8:
+        image = Image.fromarray(pixels[..., 0])
+        palette = [BACKGROUND] * 256  # all of them: Pillow stores no more bits than colours
+        for number, value in enumerate(table.values if table else range(256)):
+            palette[value] = COLOURS[(number - 1) % len(COLOURS)] if number else BACKGROUND
+        image.putpalette([value for colour in palette for value in colour])
+        image.save(folder / f"{name}_{CLASSES}")
+    else:
+        save_labels(folder / f"{name}_{HIGH_CLASSES}", pixels[..., 0])
 
 
 def predicted_names(folder: Path) -> set[str]:
@@ -69,7 +94,43 @@ def predicted_names(folder: Path) -> set[str]:
     return {file.name.rpartition("_")[0] for file in folder.iterdir() if file.name.endswith(endings)}
 
 
-def read_prediction(folder: Path, name: str, num_classes: int) -> Prediction:
+def predicted_classes(folder: Path) -> ClassTable | None:
+    """The numbers or colours of the classes in a folder of predictions; None if no file states them.
+
+    Raises
+    ------
+    DataError
+        Two files state different ones, or a file is damaged.
+    """
+    tables: dict[ClassTable, Path] = {}
+    for file in sorted(folder.glob(f"*_{PROBABILITIES}")) if folder.is_dir() else ():
+        if (table := _stated_classes(file)) is not None:
+            tables.setdefault(table, file)
+    if len(tables) > 1:
+        raise DataError(
+            f"{folder}: predictions of different classes",
+            {str(file): table for table, file in tables.items()},
+            "keep the predictions of each network in a folder of their own",
+        )
+    return next(iter(tables), None)
+
+
+def _stated_classes(file: Path) -> ClassTable | None:
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            stored = (tiff.shaped_metadata or ({},))[0].get(TABLE_KEY)
+        return None if stored is None else ClassTable.from_json(stored)
+    except PermissionError:
+        raise
+    except Exception as error:  # tifffile raises half a dozen types for a damaged file
+        raise DataError(
+            f"{file}: damaged, its description cannot be read",
+            {"reason": f"{type(error).__name__}: {error}"},
+            "write the file with tinyunet.predict",
+        ) from error
+
+
+def read_prediction(folder: Path, name: str, num_classes: int, table: ClassTable | None = None) -> Prediction:
     """Read the files of an image; those that are missing are derived from the others.
 
     Class numbers and objects alone become probabilities of 0 and 1.
@@ -81,22 +142,47 @@ def read_prediction(folder: Path, name: str, num_classes: int) -> Prediction:
         One of `predicted_names`.
     num_classes : int
         At least how many classes there are.
+    table : ClassTable, optional
+        The numbers or colours of the classes in class maps; 0..K-1 by default.
 
     Raises
     ------
     DataError
-        A file is damaged, or there are more than two classes and only objects.
+        A file is damaged, a class map has values that are not in the table, or there are more than two
+        classes and only objects.
     """
-    probabilities, classes, instances = (folder / f"{name}_{part}" for part in SEGMENTATIONS)
+    probabilities, classes, high_classes, instances = (folder / f"{name}_{part}" for part in SEGMENTATIONS)
     objects = read_label_image(instances) if instances.is_file() else None
     if probabilities.is_file():
         return Prediction(_read_pages(probabilities), objects)
+    if high_classes.is_file():
+        classes = high_classes
     if not classes.is_file():
         assert objects is not None
         return from_objects(name, objects, num_classes)
-    chosen = read_label_image(classes)
+    chosen = read_label_image(classes) if table is None else _read_classes(classes, table)
     highest = max(int(chosen.max()), num_classes - 1)
     return Prediction(np.eye(highest + 1, dtype=np.float32)[chosen], objects)
+
+
+def _read_classes(file: Path, table: ClassTable) -> NDArray[Any]:
+    """Read a class map of one page, in the numbers or colours of a table, as class numbers (H, W)."""
+    pages = decode(file, labels=True)
+    if len(pages) != 1:
+        raise DataError(
+            f"{file}: expected one page", {"found": len(pages)}, "write the file with tinyunet.predict"
+        )
+    values = (colour_numbers if table.coloured else label_image)(pages[0], str(file))
+    _require_known(file, values)
+    return apply_kind([values], "classes", str(file), table.values, coloured=table.coloured).labels[0]
+
+
+def _require_known(file: Path, values: NDArray[np.integer]) -> None:
+    if values.min() < 0:
+        raise DataError(
+            f"{file}: a prediction has no unknown pixels, found {values.min()}",
+            remedy="write the file with tinyunet.predict",
+        )
 
 
 def from_objects(name: str, objects: NDArray[Any], num_classes: int) -> Prediction:
@@ -132,6 +218,7 @@ def read_label_image(file: Path) -> NDArray[Any]:
             {"found": f"{pages.shape[2]} of {pages.dtype}"},
             "write the file with tinyunet.predict",
         )
+    _require_known(file, pages)
     return pages[:, :, 0]
 
 

@@ -99,6 +99,8 @@ class Content:
     ----------
     name : str
         The run's.
+    data : str
+        The summary of its images and labels.
     config : TrainConfig
     checkpoint : Checkpoint
         The one that made the predictions.
@@ -120,6 +122,7 @@ class Content:
     """
 
     name: str
+    data: str
     config: TrainConfig
     checkpoint: Checkpoint
     parameters: int

@@ -48,6 +48,9 @@ class Checkpoint:
     images : dict
         Checksums of the images of each part, "train" and "held out": see `tinyunet.data.fingerprint`. Empty
         in files of versions that did not store them.
+    classes : dict
+        The fields of a `ClassTable`: the number or colour of each class in the label files. Empty if the
+        labels are no classes, and in files of versions that did not store it.
     """
 
     network: dict[str, Any]
@@ -57,6 +60,7 @@ class Checkpoint:
     weights: Arrays
     velocity: Arrays
     images: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    classes: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -80,6 +84,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "step": checkpoint.step,
             "progress": checkpoint.progress,
             "images": checkpoint.images,
+            "classes": checkpoint.classes,
         }
     )
     metadata = {"format": FORMAT, "header": header, "checksum": _checksum(header, arrays)}

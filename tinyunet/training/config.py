@@ -6,10 +6,11 @@ which backend computes does not; those options belong to the commands.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from tinyunet.data import ImageSet, LabelKind, Truth, read_images
+from tinyunet.data import ClassTable, ImageSet, LabelKind, Truth, read_images
 from tinyunet.errors import OptionError
 from tinyunet.models import MODELS, ModelName
 from tinyunet.sampling import WeightMap
@@ -38,6 +39,22 @@ class LabelOptions:
     partly_annotated: float | None = None
     """Only some cells are labelled: background further than this many pixels from them counts neither in
     training nor in scores."""
+    ignore: tuple[int | str, ...] = ()
+    """A label value, or a colour such as #ff0000, that means unknown: such pixels count neither in training
+    nor in scores. Repeat it for several; -1 always means unknown."""
+
+    def __post_init__(self) -> None:
+        # As numbers, each once: JSON gives a list, the command line may give colours and repeat a value.
+        object.__setattr__(self, "ignore", tuple(sorted(set(map(_label_value, self.ignore)))))
+
+
+def _label_value(value: int | str) -> int:
+    """Return a label value; a colour such as "#ff0000" becomes 0xRRGGBB."""
+    if isinstance(value, int):
+        return value
+    if re.fullmatch("#[0-9a-fA-F]{6}", value) is None:
+        raise OptionError(f"ignore is {value!r}, expected a whole number or a colour such as #ff0000")
+    return int(value[1:], 16)
 
 
 @dataclass(frozen=True)
@@ -89,6 +106,7 @@ class TrainConfig(DataOptions):
     """Stop after this many validations without a better score; 0: never."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("steps", 1), ("tile", 1), ("validate_every", 1), ("patience", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
@@ -108,15 +126,37 @@ def config_from(options: DataOptions, **values: Any) -> TrainConfig:
     return TrainConfig(**{name: getattr(options, name) for name in shared}, **values)
 
 
-def read_data(options: DataOptions) -> ImageSet:
-    """The whole set, before any of it is held out."""
-    return read_labelled(options.data, options)
+def read_data(options: DataOptions, classes: ClassTable | None = None) -> ImageSet:
+    """The whole set, before any of it is held out; `classes` as in `read_labelled`."""
+    return read_labelled(options.data, options, classes)
 
 
-def read_labelled(source: str, options: LabelOptions) -> ImageSet:
-    """Images with labels, as `read_images` reads them."""
+def read_labelled(source: str, options: LabelOptions, classes: ClassTable | None = None) -> ImageSet:
+    """Images with labels, as `read_images` reads them.
+
+    Parameters
+    ----------
+    source : str
+    options : LabelOptions
+    classes : ClassTable, optional
+        The classes of a network: unless the options say otherwise, the labels are of these classes, whether
+        or not all of them occur.
+
+    Raises
+    ------
+    DataError
+        The labels have values that are no class of the table; and as `read_images`.
+    """
+    kind = options.kind or ("classes" if classes else None)
+    known = classes if kind == "classes" else None
     return read_images(
-        source, kind=options.kind, truth=options.truth, partly_annotated=options.partly_annotated
+        source,
+        kind=kind,
+        truth=options.truth,
+        partly_annotated=options.partly_annotated,
+        ignore=tuple(map(_label_value, options.ignore)),
+        class_values=known.values if known else None,
+        coloured=known is not None and known.coloured,
     )
 
 

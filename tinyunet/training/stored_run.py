@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from tinyunet.data import ImageSet
+from tinyunet.data import ClassTable, ImageSet
 from tinyunet.data.fingerprint import seen
 from tinyunet.errors import CheckpointError, DataError, first_names
 from tinyunet.metrics.scores import Prediction
@@ -53,6 +53,40 @@ def stored_data(checkpoint: Checkpoint) -> DataOptions:
     """The data set of the run that wrote a checkpoint; what the checkpoint does not say is as by default."""
     names = {f.name for f in fields(DataOptions)} & checkpoint.config.keys()
     return DataOptions(**{name: checkpoint.config[name] for name in names})
+
+
+def stored_classes(checkpoint: Checkpoint, path: Path) -> ClassTable | None:
+    """The files' number or colour of each class that a network was trained on; None if it is not stored.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    path : Path
+        Its file or the run's folder, for the error.
+
+    Raises
+    ------
+    CheckpointError
+        What is stored is no table, or not of as many classes as the network has.
+    """
+    if not checkpoint.classes:
+        return None
+    expected = checkpoint.network["num_classes"]
+    try:
+        table = ClassTable.from_json(checkpoint.classes)
+    except DataError as error:
+        raise CheckpointError(
+            f"{path}: damaged, the classes are no table",
+            {"reason": error},
+            "use the run's other checkpoint (best or last), or a copy",
+        ) from error
+    if len(table.values) != expected:
+        raise CheckpointError(
+            f"{path}: damaged, the table has not as many classes as the network",
+            {"network": expected, "table": table},
+            "use the run's other checkpoint (best or last), or a copy",
+        )
+    return table
 
 
 def predict_unseen(

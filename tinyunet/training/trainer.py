@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
-from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
+from tinyunet.data import UNKNOWN, ClassTable, ImageSet, class_labels, normalise
 from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import make_network, memory
@@ -295,6 +295,7 @@ class Trainer:
             weights=self.model.state_dict(),
             velocity=dict(zip(names, self.optimiser.velocity, strict=True)),
             images=self._images,
+            classes=self._classes,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -303,8 +304,9 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            It was made with other images or another network, or holds no velocities.
+            It was made with other images, classes or another network, or holds no velocities.
         """
+        self._require_same_classes(checkpoint)
         self._require_same_images(checkpoint)
         if checkpoint.network != self.model_options:
             raise CheckpointError(
@@ -320,6 +322,21 @@ class Trainer:
     @cached_property
     def _images(self) -> dict[str, Fingerprints]:
         return {"train": fingerprints(self.training_set), "held out": fingerprints(self.validation_set)}
+
+    @property
+    def _classes(self) -> dict[str, Any]:
+        table = self.training_set.class_table
+        return {} if table is None else {"values": list(table.values), "coloured": table.coloured}
+
+    def _require_same_classes(self, checkpoint: Checkpoint) -> None:
+        """Compare the files' numbers: the checksums of images are those of classes 0..K-1."""
+        if checkpoint.classes and self._classes and checkpoint.classes != self._classes:
+            before, now = ClassTable.from_json(checkpoint.classes), self.training_set.class_table
+            raise CheckpointError(
+                f"resume: {self.training_set.source} has other classes than when the run was started",
+                {"started with": before, "now": now},
+                "restore the old labels, or start another run",
+            )
 
     def _require_same_images(self, checkpoint: Checkpoint) -> None:
         if checkpoint.images and (found := changes(checkpoint.images, self._images)):
