@@ -52,6 +52,7 @@ TABLES = {  # the values, the files that hold them, and their names in what is p
     "grey": (GREY, "classes.png", "0, 128, 255"),
     "high": (HIGH, "classes.tif", "0, 7, 70000"),
     "colours": (COLOURS, "classes.png", "#000000, #00ff00, #ff0000"),
+    "coloured mask": (((0, 0, 0), (0, 255, 0)), "classes.png", "#000000, #00ff00"),
 }
 
 
@@ -64,10 +65,11 @@ def test_numbers_and_colours_of_the_files_come_back(command, tmp_path, name):
     """Every command states them, class maps have them, and evaluate reads these as it reads probabilities."""
     values, suffix, stated = TABLES[name]
     data = numbered_set(tmp_path / "data", values)
-    status, out, message = command("train", "--data", data, "--out", "run", "--kind", "classes", *SMALL)
+    kind = () if name == "coloured mask" else ("--kind", "classes")
+    status, out, message = command("train", "--data", data, "--out", "run", *kind, *SMALL)
     assert (status, stated in out) == (0, True), out + message
-    assert load_checkpoint(tmp_path / "run" / "best.safetensors").classes["coloured"] == (name == "colours")
-    assert stated in command("doctor", data, "--kind", "classes", *DOCTOR)[1]
+    assert load_checkpoint(tmp_path / "run" / "best.safetensors").classes["coloured"] == ("colour" in name)
+    assert stated in command("doctor", data, *kind, *DOCTOR)[1]
     status, out, message = command("predict", "run", data, "--out", "predicted")
     assert (status, stated in out) == (0, True), out + message
     chosen = tifffile.imread(tmp_path / "predicted" / "0_probabilities.tif").argmax(axis=0)
@@ -78,6 +80,7 @@ def test_numbers_and_colours_of_the_files_come_back(command, tmp_path, name):
         assert (status, stated in out) == (0, True), out + message
         record = json.loads((tmp_path / what / "scores.json").read_text())
         assert record["classes"] == stated.split(", ")
+        assert record["kind"] == ("classes" if kind else "binary")
         measures[what] = record["measures"]["pixel_error"], record["measures"]["mean_iou"]
         for file in (tmp_path / "predicted").glob("*_probabilities.tif"):
             file.unlink()
@@ -149,6 +152,16 @@ def test_predictions_of_two_networks_are_not_mixed(command, refused, run, tmp_pa
     )
     message = refused("evaluate", "predicted", data)
     for text in ("3, 4, 5", "0, 128, 255", "4_probabilities.tif"):
+        assert text in message
+
+
+def test_masks_of_another_colour_are_refused(command, refused, tmp_path):
+    for name, colour in {"green": (0, 255, 0), "red": (255, 0, 0)}.items():
+        numbered_set(tmp_path / name, ((0, 0, 0), colour))
+    assert command("train", "--data", "green", "--out", "run", *SMALL)[0] == 0
+    assert command("predict", "run", "red", "--out", "predicted")[0] == 0
+    message = refused("evaluate", "predicted", "red")
+    for text in ("#000000, #ff0000", "#000000, #00ff00"):
         assert text in message
 
 

@@ -71,6 +71,11 @@ class ClassTable:
     def __str__(self) -> str:
         return ", ".join(map(self.name, range(len(self.values))))
 
+    @property
+    def is_mask(self) -> bool:
+        """True for a colour on black: labels of these two colours are read as "binary"."""
+        return self.coloured and len(self.values) == 2 and self.values[0] == 0
+
     def name(self, number: int) -> str:
         """Return the value of a class as people write it, such as "128" or "#ff0000"."""
         value = self.values[number]

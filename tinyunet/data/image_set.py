@@ -40,7 +40,8 @@ class ImageSet:
     reason : str
         Why the labels are of this kind, for `summary`.
     class_values : tuple of int, optional
-        For "classes" that were read: the number of each class in the files, 0xRRGGBB if `coloured`.
+        For "classes" that were read: the number of each class in the files, 0xRRGGBB if `coloured`. Of
+        "binary" labels only colours are kept.
     coloured : bool
         The label files show colours.
     layout : str
@@ -203,7 +204,7 @@ def _labels_text(image_set: ImageSet) -> str:
         known = [label[label != UNKNOWN] for label in labels]
         pixels = np.sum([np.bincount(label, minlength=image_set.num_classes) for label in known], axis=0)
         shares = [f"{share:.0f}" for share in 100 * pixels / pixels.sum()]
-        found = f"binary, {shares[1]} % foreground"
+        found = f"binary, {shares[1]} % foreground" + _numbers_text(image_set)
         if image_set.kind == "classes":
             found = f"{image_set.num_classes} classes, {', '.join(shares)} %" + _numbers_text(image_set)
     unknown = 100 * np.mean([np.mean(label == UNKNOWN) for label in labels])

@@ -41,7 +41,7 @@ TOUCHING = np.ones((3, 3))  # pixels that share a corner are connected
 
 
 class AppliedKind(NamedTuple):
-    """Labels as `ImageSet` holds them, and the files' value for each class ("classes" only)."""
+    """Labels as `ImageSet` holds them, and the files' value for each class (classes and colour masks)."""
 
     labels: list[Labels]
     num_classes: int
@@ -213,7 +213,7 @@ def apply_kind(
     class_values : sequence of int, optional
         The value of each class, of another set; by default those that occur.
     coloured : bool
-        The values are colours, for messages.
+        The values are colours. Those of a mask are kept.
 
     Raises
     ------
@@ -232,6 +232,8 @@ def apply_kind(
             f"{source}: binary labels have two values, found {len(values)}: {_listing(values)}",
             remedy="threshold them, or leave the kind to the reader",
         )
+    if coloured and len(values if class_values is None else class_values) == 2:
+        return _number_classes(labels, values, source, class_values, coloured)  # keeps the colours
     foreground = values[-1] or 1
     binary = [np.where(label < 0, label, label == foreground).astype(label.dtype) for label in labels]
     return AppliedKind(binary, 2, None)

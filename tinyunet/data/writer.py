@@ -17,8 +17,8 @@ def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
     """Write ``folder/images`` and ``folder/labels`` with one file per image, of the same name in both.
 
     `read_images` reads them back. 8-bit images in grey or colour become PNG, all others TIFF. Binary labels
-    become PNG with 0 and 255, so that any program shows them; classes PNG, with the numbers or colours of the
-    files that they were read from; instances TIFF with 16 bits (32 where needed).
+    become PNG with 0 and 255, so that any program shows them; classes and colour masks PNG, with the numbers
+    or colours of the files that they were read from; instances TIFF with 16 bits (32 where needed).
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def _file_values(image_set: ImageSet, label: Labels) -> Image:
     """Turn the labels of one image into pixels (H, W, C): the files' own numbers or colours of classes."""
     if image_set.kind == "instances":
         return label.astype(_label_dtype(label))[..., None]
-    if image_set.kind == "binary":
+    if image_set.kind == "binary" and not image_set.coloured:
         return (label * 255).astype(np.uint8)[..., None]
     table = image_set.class_table or ClassTable(tuple(range(image_set.num_classes)))
     return table.pixels(label)

@@ -147,8 +147,8 @@ def read_labelled(source: str, options: LabelOptions, classes: ClassTable | None
     DataError
         The labels have values that are no class of the table; and as `read_images`.
     """
-    kind = options.kind or ("classes" if classes else None)
-    known = classes if kind == "classes" else None
+    kind = options.kind or ("classes" if classes and not classes.is_mask else None)
+    known = classes if kind != "instances" else None
     return read_images(
         source,
         kind=kind,
