@@ -26,6 +26,21 @@ def test_a_film_that_is_outlined_completely(tmp_path, digits):
         assert "gold truth of all 4 frames; every marker has its outline" in found.summary()
 
 
+def test_notes_on_unusual_files_of_a_film(tmp_path):
+    """A palette of labels is left out, as in other layouts; white is zero in one frame."""
+    write_film(tmp_path)
+    frame, outlines = tmp_path / "01" / "t001.tif", tmp_path / "01_GT" / "SEG" / "man_seg002.tif"
+    stored = 65_535 - picture_of(cells_of(1), 1)
+    tifffile.imwrite(frame, stored, photometric="miniswhite")
+    palette = np.arange(3 * 256, dtype=np.uint16).reshape(3, 256)
+    tifffile.imwrite(outlines, cells_of(2).astype(np.uint8), photometric="palette", colormap=palette)
+    found = read_images(tmp_path)
+    assert "white is zero" in found.notes[str(frame)]
+    assert "white is zero" not in found.notes.get(str(tmp_path / "01" / "t000.tif"), "")
+    np.testing.assert_array_equal(found.images[1][..., 0], picture_of(cells_of(1), 1))
+    np.testing.assert_array_equal(found.labels[2], cells_of(2))
+
+
 def test_the_folder_itself_however_it_is_named(tmp_path, monkeypatch):
     write_film(tmp_path)
     monkeypatch.chdir(tmp_path / "01")

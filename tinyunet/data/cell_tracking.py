@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tinyunet.data.decode import decode
+from tinyunet.data.decode import decode_with_notes
 from tinyunet.data.image_set import Image, Labels
 from tinyunet.data.label_kind import label_image
 from tinyunet.data.partly_annotated import ignore_around_lone_markers
@@ -67,7 +67,7 @@ def read_frame(frame: Frame) -> Image:
 
 
 def read_annotated(
-    films: Sequence[Path], truth: Truth | None = None
+    films: Sequence[Path], truth: Truth | None = None, notes: dict[str, str] | None = None
 ) -> tuple[list[tuple[str, Image, Labels]], str]:
     """Read names, pixels and labels of the annotated frames, and describe what was left out.
 
@@ -77,6 +77,8 @@ def read_annotated(
         The folders that `find_films` returns.
     truth : "gold" or "silver", optional
         Gold where available when left out, otherwise silver.
+    notes : dict, optional
+        Receives what was unusual about a file, by its path.
 
     Raises
     ------
@@ -97,17 +99,17 @@ def read_annotated(
             },
             "put the annotation beside the frames; prediction needs none",
         )
-    cells = [_label(outlines) for _, outlines in annotated]
+    cells = [_label(outlines, notes) for _, outlines in annotated]
     # Without markers a film counts as completely outlined: each outline serves as the marker of its cell.
     markers = [
-        _label(frame.markers) if frame.markers else cell
+        _label(frame.markers, notes) if frame.markers else cell
         for (frame, _), cell in zip(annotated, cells, strict=True)
     ]
     names = [frame.name for frame, _ in annotated]
     labels, found = ignore_around_lone_markers(cells, markers, names)
     if not any(frame.markers for frame, _ in annotated):
         found = "no markers, so outlines are taken for complete (--partly-annotated if they are not)"
-    images = [_one_page(frame.image) for frame, _ in annotated]
+    images = [_one_page(frame.image, notes) for frame, _ in annotated]
     kinds = " and ".join(f"{kind} truth" for kind in sorted({*truths.values()}))
     summary = f"{len(annotated)} of {len(frames)} frames have {kinds}, the others are left out"
     if len(annotated) == len(frames):
@@ -165,8 +167,10 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     return found
 
 
-def _one_page(file: Path) -> Image:
-    pages = decode(file)
+def _one_page(file: Path, notes: dict[str, str] | None = None, *, labels: bool = False) -> Image:
+    pages, found = decode_with_notes(file, labels=labels)
+    if found and notes is not None:
+        notes[str(file)] = "; ".join(found)
     if len(pages) != 1:
         raise DataError(
             f"{file}: expected a 2-D frame",
@@ -176,5 +180,5 @@ def _one_page(file: Path) -> Image:
     return pages[0]
 
 
-def _label(file: Path) -> Labels:
-    return label_image(_one_page(file), str(file))
+def _label(file: Path, notes: dict[str, str] | None) -> Labels:
+    return label_image(_one_page(file, notes, labels=True), str(file))

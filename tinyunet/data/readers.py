@@ -187,10 +187,11 @@ def _read_films(films: Sequence[Path], labels: bool, options: LabelOptions, sour
     if not labels:
         names, images = zip(*read_frames(films), strict=True)
         return ImageSet(list(images), list(names), source=source)
-    frames, reason = read_annotated(films, options.truth)
+    notes: dict[str, str] = {}
+    frames, reason = read_annotated(films, options.truth, notes)
     records = [Record(name, image, label[..., None], name) for name, image, label in frames]
     options = options._replace(kind=options.kind or "instances")
-    return replace(_understand(records, options, source), reason=reason)
+    return replace(_understand(records, options, source, notes), reason=reason)
 
 
 def _seed(path: str, seed: str) -> int:
