@@ -16,7 +16,7 @@ PACKAGE = Path(tinyunet.__file__).parent
 
 # From the bottom to the top. A module imports from lower layers and from its own room, nothing else.
 LAYERS = [
-    {"errors"},
+    {"atomic_write", "errors"},
     {"backend", "command_line"},
     {"autograd", "data"},
     {"ops", "metrics", "sampling"},

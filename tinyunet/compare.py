@@ -17,6 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
+from tinyunet.atomic_write import write_text
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, class_labels, split
@@ -30,7 +31,6 @@ from tinyunet.reporting import environment
 from tinyunet.reporting.recorder import record_training
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.atomic_write import write_text
 from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
 from tinyunet.training.events import Stepped
 from tinyunet.training.run_folder import RunFolder

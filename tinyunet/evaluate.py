@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
+from tinyunet.atomic_write import write_text
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, split
 from tinyunet.errors import DataError, OptionError, first_names
@@ -33,7 +34,6 @@ from tinyunet.prediction.files import (
     read_prediction,
 )
 from tinyunet.prediction.films import find_results
-from tinyunet.training.atomic_write import write_text
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import LabelOptions, read_data, read_labelled
 from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_data

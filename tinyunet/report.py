@@ -13,12 +13,12 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
+from tinyunet.atomic_write import write_text
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, split
 from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.errors import OptionError, RunError
 from tinyunet.metrics.scores import ImageScores, Measure, Prediction, score_images, summarise
-from tinyunet.training.atomic_write import write_text
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import read_data
 from tinyunet.training.run_folder import RunFolder

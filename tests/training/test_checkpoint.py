@@ -177,9 +177,11 @@ def no_space(*arguments):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("fails", ["checkpoint.save", "atomic_write.os.fsync", "atomic_write.os.replace"])
+@pytest.mark.parametrize(
+    "fails", ["training.checkpoint.save", "atomic_write.os.fsync", "atomic_write.os.replace"]
+)
 def test_a_failed_write_leaves_the_old_file(path, checkpoint, monkeypatch, fails):
-    monkeypatch.setattr(f"tinyunet.training.{fails}", no_space)
+    monkeypatch.setattr(f"tinyunet.{fails}", no_space)
     with pytest.raises(CheckpointError, match=r"(?s)last\.safetensors.*No space.*kept"):
         save_checkpoint(path, replace(checkpoint, step=8))
     monkeypatch.undo()
@@ -191,7 +193,7 @@ def test_an_interrupted_write_leaves_the_old_file(path, checkpoint, monkeypatch)
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinyunet.training.atomic_write.os.replace", interrupted)
+    monkeypatch.setattr("tinyunet.atomic_write.os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, replace(checkpoint, step=8))
     monkeypatch.undo()

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
+from tinyunet.atomic_write import replacing
 from tinyunet.data import UNKNOWN
 from tinyunet.metrics.mistakes import Mistakes
 from tinyunet.reporting.pictures import (
@@ -27,7 +28,6 @@ from tinyunet.reporting.pictures import (
     wrong_pixels,
 )
 from tinyunet.sampling import Sample
-from tinyunet.training.atomic_write import replacing
 
 Log = Sequence[dict[str, Any]]
 

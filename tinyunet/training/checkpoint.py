@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from tinyunet.atomic_write import replacing
 from tinyunet.backend import to_host
 from tinyunet.errors import CheckpointError
 from tinyunet.models import Network, make_network
-from tinyunet.training.atomic_write import replacing
 
 FORMAT = "tinyunet 1"
 

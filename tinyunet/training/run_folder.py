@@ -15,8 +15,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tinyunet.atomic_write import write_text
 from tinyunet.errors import RunError
-from tinyunet.training.atomic_write import write_text
 
 
 class RunFolder:

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from tinyunet.training.atomic_write import replacing, write_text
+from tinyunet.atomic_write import replacing, write_text
 
 
 @pytest.fixture
@@ -84,3 +84,8 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_names_that_are_no_text(path):
+    write_text(path, "a\udcffb")
+    assert path.read_text() == "a?b"

@@ -22,7 +22,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     ----------
     path : Path
     durable : bool
-        Wait until the content is on the disk, so that it survives a power failure.
+        Wait until content and name are on the disk, so that they survive a power failure.
 
     Raises
     ------
@@ -40,13 +40,25 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
             if durable:
                 os.fsync(file.fileno())
         os.replace(part, path)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             part.unlink()
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, as `replacing` does."""
-    with replacing(path) as file:
-        file.write(text.encode())
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a text file in UTF-8, as `replacing` does. Bytes of names that are no text become "?"."""
+    with replacing(path, durable=durable) as file:
+        file.write(text.encode(errors="replace"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's list of names to the disk, where the system can: Windows cannot open a folder."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
