@@ -7,6 +7,7 @@ import pytest
 from oracle import DTYPES, assert_close, randomised
 
 import tinyunet as tu
+from tinyunet.errors import OptionError
 from tinyunet.models import MODELS, ModelName, make_network
 from tinyunet.ops.targets import checked_pixels
 
@@ -42,6 +43,33 @@ def test_defaults_are_those_of_its_paper(name, expected):
     """The dropout probability is the common one: the U-Net's paper does not give it."""
     options = MODELS[name].options()
     assert {option: options[option] for option in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, options) for name, options in SMALL.items()),
+        ("unet", {"depth": 0}),
+        ("unet", {"depth": 3, "variant": "release", "padding": "same", "in_channels": 3}),
+        ("fcn", {"depth": 4, "num_classes": 5}),
+        ("sliding-window", {"depth": 3, "neurons": 7, "in_channels": 3}),
+    ],
+)
+def test_the_shapes_are_known_before_the_network_is_made(name, options):
+    options = {**MODELS[name].options(), "base_channels": 3, **options}
+    made = [(part, parameter.shape) for part, parameter in make_network(name, **options).named_parameters()]
+    assert list(MODELS[name].shapes_of(options)) == made
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("depth", 1_000_000), ("base_channels", 10**6), ("num_classes", 10**12), ("seed", -1)],
+)
+def test_what_no_memory_holds_is_refused_before_weights_are_drawn(name, option, value, monkeypatch):
+    monkeypatch.setattr("tinyunet.nn.layers.he_normal", None)
+    with pytest.raises(OptionError):
+        make_network(name, **{option: value})
 
 
 @pytest.mark.parametrize("name", MODELS)

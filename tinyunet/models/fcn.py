@@ -19,14 +19,14 @@ Tutorial: `tutorials/13_fcn_sliding_window.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from tinyunet.autograd import Tensor
 from tinyunet.models.geometry import Geometry
-from tinyunet.models.network import Network, require_options
+from tinyunet.models.network import MOST_DEPTH, Network, require_options
 from tinyunet.models.unet import DoubleConv
 from tinyunet.nn import Conv2d, Module, Parameter
 from tinyunet.ops.add import add
@@ -103,13 +103,7 @@ class FCN(Network):
         dropout: float = 0.5,
         seed: int = 0,
     ):
-        require_options(
-            "FCN",
-            in_channels=(in_channels, in_channels >= 1, "at least 1"),
-            num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
-            base_channels=(base_channels, base_channels >= 1, "at least 1"),
-            dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
-        )
+        _require(in_channels, num_classes, base_channels, dropout, seed)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.depth, self.dropout = depth, dropout
         self.geometry = self.geometry_of({"depth": depth})
@@ -137,12 +131,29 @@ class FCN(Network):
     def geometry_of(cls, options: Mapping[str, Any]) -> Geometry:
         """See `Network.geometry_of`."""
         depth = options["depth"]
-        fits = depth >= FINEST_SCORED
-        require_options(
-            "FCN", depth=(depth, fits, f"at least {FINEST_SCORED}: the finest scores are those of stride 8")
-        )
+        fits = FINEST_SCORED <= depth <= MOST_DEPTH
+        expected = f"{FINEST_SCORED} to {MOST_DEPTH}: the finest scores are those of stride 8"
+        require_options("FCN", depth=(depth, fits, expected))
         # A block sees up to 4 · 2^depth - 2 pixels beyond its edges; the halo is on the grid.
         return Geometry(smallest=2**depth, step=2**depth, shrink=0, halo=4 * 2**depth)
+
+    @classmethod
+    def shapes_of(cls, options: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """See `Network.shapes_of`."""
+        names = ("in_channels", "num_classes", "base_channels", "dropout", "seed")
+        _require(*(options[name] for name in names))
+        cls.geometry_of(options)
+        depth, classes = options["depth"], options["num_classes"]
+        channels = [options["base_channels"] * 2**level for level in range(depth)]
+        pairs = zip([options["in_channels"], *channels], channels, strict=False)
+        for level, (before, after) in enumerate(pairs):
+            yield from DoubleConv.shapes(f"contracting.{level}", before, after)
+        for number, size in enumerate((3, 1)):
+            yield from Conv2d.shapes(f"bottom.{number}", channels[-1], channels[-1], size)
+        for number, scored in enumerate(channels[FINEST_SCORED - 1 :]):
+            yield from Conv2d.shapes(f"scores.{number}", scored, classes, 1)
+        for number in range(depth):
+            yield f"up.{number}.weight", (4, 4, classes, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute scores (logits) of images.
@@ -189,3 +200,15 @@ class FCN(Network):
             *zip(reversed(pixels[1:]), self.up, strict=True),  # an input pixel meets the whole window
         ]
         return sum(count * layer.weight.data.size for count, layer in layers)
+
+
+def _require(in_channels: int, num_classes: int, base_channels: int, dropout: float, seed: int) -> None:
+    """Raise an OptionError unless the options that do not decide the geometry are in their ranges."""
+    require_options(
+        "FCN",
+        in_channels=(in_channels, in_channels >= 1, "at least 1"),
+        num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
+        base_channels=(base_channels, base_channels >= 1, "at least 1"),
+        dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
+        seed=(seed, seed >= 0, "at least 0"),
+    )

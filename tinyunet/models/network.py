@@ -7,7 +7,7 @@ The trainer, overlap-tile and the commands know a network only by this class. It
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from tinyunet.ops.softmax_cross_entropy import loss_of_checked
 
 if TYPE_CHECKING:
     from tinyunet.sampling import Sample
+
+
+MOST_DEPTH = 12  # poolings: with more, the smallest input has a side of at least 8,192 pixels
 
 
 class Network(Module):
@@ -54,6 +57,22 @@ class Network(Module):
         ------
         OptionError
             An option that decides the geometry is outside its range.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def shapes_of(cls, options: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the names and shapes of the parameters of a network with these options, without making any.
+
+        Parameters
+        ----------
+        options : mapping of str to object
+            All of `options`.
+
+        Raises
+        ------
+        OptionError
+            An option is outside its range.
         """
         raise NotImplementedError
 

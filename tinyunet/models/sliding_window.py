@@ -24,7 +24,7 @@ References
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from tinyunet.autograd import Tensor, no_grad
 from tinyunet.backend import array_library, to_backend, to_host
 from tinyunet.errors import ShapeError
 from tinyunet.models.geometry import Geometry
-from tinyunet.models.network import Network, require_options
+from tinyunet.models.network import MOST_DEPTH, Network, require_options
 from tinyunet.nn import Conv2d
 from tinyunet.ops.max_pool2d import max_pool2d
 
@@ -97,14 +97,7 @@ class SlidingWindowClassifier(Network):
         windows: int = 100,
         seed: int = 0,
     ):
-        require_options(
-            "SlidingWindowClassifier",
-            in_channels=(in_channels, in_channels >= 1, "at least 1"),
-            num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
-            base_channels=(base_channels, base_channels >= 1, "at least 1"),
-            neurons=(neurons, neurons >= 1, "at least 1"),
-            windows=(windows, windows >= 1, "at least 1"),
-        )
+        _require(in_channels, num_classes, base_channels, neurons, windows, seed)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.depth, self.windows = depth, windows
         self.geometry = self.geometry_of({"depth": depth})
@@ -123,12 +116,26 @@ class SlidingWindowClassifier(Network):
     def geometry_of(cls, options: Mapping[str, Any]) -> Geometry:
         """See `Network.geometry_of`."""
         depth = options["depth"]
-        require_options("SlidingWindowClassifier", depth=(depth, depth >= 1, "at least 1"))
+        fits = 1 <= depth <= MOST_DEPTH
+        require_options("SlidingWindowClassifier", depth=(depth, fits, f"1 to {MOST_DEPTH}"))
         window = LAST_SIDE
         for size in reversed(kernel_sizes(depth)):
             window = 2 * window + size - 1
         lost, step = window - 1, 2**depth
         return Geometry(smallest=step + lost, step=step, shrink=lost, halo=lost // 2)
+
+    @classmethod
+    def shapes_of(cls, options: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """See `Network.shapes_of`."""
+        names = ("in_channels", "num_classes", "base_channels", "neurons", "windows", "seed")
+        _require(*(options[name] for name in names))
+        cls.geometry_of(options)
+        base, before = options["base_channels"], options["in_channels"]
+        for number, size in enumerate(kernel_sizes(options["depth"])):
+            yield from Conv2d.shapes(f"convolutions.{number}", before, base, size)
+            before = base
+        yield from Conv2d.shapes("hidden", base, options["neurons"], LAST)
+        yield from Conv2d.shapes("scores", options["neurons"], options["num_classes"], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute scores (logits) of windows or of whole images.
@@ -237,6 +244,21 @@ class SlidingWindowClassifier(Network):
         windows = self.geometry.output_size(height) * self.geometry.output_size(width)
         one = self.multiplications(self.window, self.window)
         return windows * one / self.multiplications(height, width)
+
+
+def _require(
+    in_channels: int, num_classes: int, base_channels: int, neurons: int, windows: int, seed: int
+) -> None:
+    """Raise an OptionError unless the options that do not decide the geometry are in their ranges."""
+    require_options(
+        "SlidingWindowClassifier",
+        in_channels=(in_channels, in_channels >= 1, "at least 1"),
+        num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
+        base_channels=(base_channels, base_channels >= 1, "at least 1"),
+        neurons=(neurons, neurons >= 1, "at least 1"),
+        windows=(windows, windows >= 1, "at least 1"),
+        seed=(seed, seed >= 0, "at least 0"),
+    )
 
 
 def kernel_sizes(depth: int) -> list[int]:

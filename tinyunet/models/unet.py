@@ -12,7 +12,7 @@ Tutorial: `tutorials/08_unet.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
 from tinyunet.models import geometry
-from tinyunet.models.network import Network, require_options
+from tinyunet.models.network import MOST_DEPTH, Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module
 from tinyunet.ops.crop_concat import crop_concat
 from tinyunet.ops.dropout import dropout
@@ -34,6 +34,12 @@ class DoubleConv(Module):
     def __init__(self, in_channels: int, out_channels: int, *, padding: int, rng: np.random.Generator):
         self.first = Conv2d(in_channels, out_channels, 3, padding=padding, relu=True, rng=rng)
         self.second = Conv2d(out_channels, out_channels, 3, padding=padding, relu=True, rng=rng)
+
+    @staticmethod
+    def shapes(name: str, in_channels: int, out_channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the names and shapes of the parameters of a pair of this name."""
+        yield from Conv2d.shapes(f"{name}.first", in_channels, out_channels, 3)
+        yield from Conv2d.shapes(f"{name}.second", out_channels, out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H - 4, W - 4, F); padded: (N, H, W, F)."""
@@ -88,14 +94,7 @@ class UNet(Network):
         variant: str = "paper",
         seed: int = 0,
     ):
-        require_options(
-            "UNet",
-            in_channels=(in_channels, in_channels >= 1, "at least 1"),
-            num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
-            base_channels=(base_channels, base_channels >= 1, "at least 1"),
-            dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
-            variant=(variant, variant in ("paper", "release"), "'paper' or 'release'"),
-        )
+        _require(in_channels, num_classes, base_channels, dropout, variant, seed)
         self.geometry = self.geometry_of({"depth": depth, "padding": padding})
         self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
         self.padding, self.dropout = padding, dropout
@@ -123,10 +122,29 @@ class UNet(Network):
         depth, padding = options["depth"], options["padding"]
         require_options(
             "UNet",
-            depth=(depth, depth >= 0, "at least 0"),
+            depth=(depth, 0 <= depth <= MOST_DEPTH, f"0 to {MOST_DEPTH}"),
             padding=(padding, padding in ("valid", "same"), "'valid' or 'same'"),
         )
         return geometry.unet(depth, padding)
+
+    @classmethod
+    def shapes_of(cls, options: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """See `Network.shapes_of`."""
+        names = ("in_channels", "num_classes", "base_channels", "dropout", "variant", "seed")
+        _require(*(options[name] for name in names))
+        cls.geometry_of(options)
+        depth, release = options["depth"], options["variant"] == "release"
+        channels = [options["base_channels"] * 2**level for level in range(depth + 1)]
+        pairs = zip([options["in_channels"], *channels], channels, strict=False)
+        for level, (before, after) in enumerate(pairs):
+            yield from DoubleConv.shapes(f"contracting.{level}", before, after)
+        upsampled = [channels[1] if release and level == 0 else channels[level] for level in range(depth)]
+        for number, level in enumerate(reversed(range(depth))):
+            yield from ConvTranspose2d.shapes(f"up.{number}", channels[level + 1], upsampled[level])
+        for number, level in enumerate(reversed(range(depth))):
+            joined = upsampled[level] + channels[level]
+            yield from DoubleConv.shapes(f"expansive.{number}", joined, channels[level])
+        yield from Conv2d.shapes("scores", channels[0], options["num_classes"], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute scores (logits) of images.
@@ -188,3 +206,18 @@ class UNet(Network):
             total += sides.prod() * up.weight.data.size
             sides = convolved(block, 2 * sides)
         return int(total + sides.prod() * self.scores.weight.data.size)
+
+
+def _require(
+    in_channels: int, num_classes: int, base_channels: int, dropout: float, variant: str, seed: int
+) -> None:
+    """Raise an OptionError unless the options that do not decide the geometry are in their ranges."""
+    require_options(
+        "UNet",
+        in_channels=(in_channels, in_channels >= 1, "at least 1"),
+        num_classes=(num_classes, num_classes >= 2, "at least 2: background counts as a class"),
+        base_channels=(base_channels, base_channels >= 1, "at least 1"),
+        dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
+        variant=(variant, variant in ("paper", "release"), "'paper' or 'release'"),
+        seed=(seed, seed >= 0, "at least 0"),
+    )

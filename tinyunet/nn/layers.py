@@ -5,6 +5,8 @@ Tutorial: `tutorials/08_unet.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tinyunet.autograd import Tensor
@@ -56,6 +58,14 @@ class Conv2d(Module):
         self.weight = he_normal(rng, (size, size, in_channels, out_channels), size * size * in_channels)
         self.bias = Parameter(np.zeros(out_channels, np.float32))
 
+    @staticmethod
+    def shapes(
+        name: str, in_channels: int, out_channels: int, size: int
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the names and shapes of the parameters of a convolution of this name."""
+        yield f"{name}.weight", (size, size, in_channels, out_channels)
+        yield f"{name}.bias", (out_channels,)
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x: (N, H, W, C) -> (N, H', W', F)."""
         return conv2d(x, self.weight, self.bias, padding=self.padding, relu=self.relu)
@@ -82,6 +92,12 @@ class ConvTranspose2d(Module):
         self.relu = relu
         self.weight = he_normal(rng, (2, 2, in_channels, out_channels), 4 * out_channels)
         self.bias = Parameter(np.zeros(out_channels, np.float32))
+
+    @staticmethod
+    def shapes(name: str, in_channels: int, out_channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the names and shapes of the parameters of an up-convolution of this name."""
+        yield f"{name}.weight", (2, 2, in_channels, out_channels)
+        yield f"{name}.bias", (out_channels,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Up-convolve x: (N, H, W, C) -> (N, 2H, 2W, F)."""
