@@ -1,5 +1,6 @@
 """Checks of an ImageSet, holding images out, normalising."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,28 @@ def test_split_loses_and_doubles_nothing(held: set[int]) -> None:
     train, validation = split(numbered(12), ",".join(map(str, held)))
     assert sorted(int(name) for name in train.names + validation.names) == list(range(12))
     assert {int(name) for name in validation.names} == held
+
+
+def test_normalise_gives_the_bits_of_numpys_mean_and_deviation() -> None:
+    rng = np.random.default_rng(0)
+    for dtype in (np.uint8, np.uint16, np.float32, np.float64):
+        for shape in ((1, 1, 1), (129, 257, 1), (60, 31, 3)):
+            image = (rng.random(shape) * 255).astype(dtype)
+            for view in (image, image[::-1], image.swapaxes(0, 1)):
+                centred = view.astype(np.float64) - view.astype(np.float64).mean(axis=(0, 1))
+                expected = centred / np.where(view.size == view.shape[2], np.inf, centred.std(axis=(0, 1)))
+                assert normalise(view).tobytes() == expected.astype(np.float32).tobytes()
+
+
+def test_normalise_needs_little_memory() -> None:
+    """At most 16 bytes per pixel; one float64 image and its mask take 9."""
+    image = np.random.default_rng(0).integers(0, 255, (1024, 1024, 1)).astype(np.uint8)
+    tracemalloc.start()
+    try:
+        normalise(image)
+        assert tracemalloc.get_traced_memory()[1] < 16 * image.size
+    finally:
+        tracemalloc.stop()
 
 
 def test_normalise_makes_zero_mean_and_unit_variance_of_each_channel() -> None:

@@ -36,8 +36,16 @@ def normalise(image: Image) -> NDArray[np.float32]:
             {"image": describe(image)},
             "add a channel: image[..., None]",
         )
+    # One array of float64 at a time. The operations are those of numpy.std, so the last bits are, too.
     pixels = image.astype(np.float64)
-    centred = pixels - pixels.mean(axis=(0, 1))
+    mean = pixels.mean(axis=(0, 1))
     constant = (pixels == pixels[0, 0]).all(axis=(0, 1))  # its deviation may round to a little more than 0
-    deviation = np.where(constant, np.inf, centred.std(axis=(0, 1)))
-    return (centred / deviation).astype(np.float32)
+    pixels -= mean
+    pixels -= pixels.mean(axis=(0, 1), keepdims=True)
+    pixels *= pixels
+    deviation = np.where(constant, np.inf, np.sqrt(pixels.mean(axis=(0, 1))))
+    del pixels
+    normalised = np.empty(image.shape, np.float32)
+    for row, grey in zip(normalised, image, strict=True):
+        row[...] = (grey.astype(np.float64) - mean) / deviation
+    return normalised

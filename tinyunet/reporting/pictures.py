@@ -13,6 +13,7 @@ from tinyunet.metrics.mistakes import MISTAKES, Mistakes
 
 RED, BLUE = (230, 57, 70), (86, 180, 233)  # on grey images
 SAND = (214, 190, 138)
+STRIP = 256  # rows
 MISTAKE_COLOURS = {  # Okabe and Ito's, which colour-blind readers can distinguish
     "border": (240, 228, 66),
     "confused": (86, 180, 233),
@@ -28,10 +29,13 @@ def grey_or_colour(image: NDArray[Any]) -> NDArray[np.uint8]:
 
     Three channels are shown as red, green and blue; otherwise the first channel is shown in grey.
     """
-    channels = (image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)).astype(np.float32)
-    low, high = np.percentile(channels, (1, 99))
-    scaled = np.clip((channels - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-    return (255 * scaled).astype(np.uint8)
+    channels = image if image.shape[2] == 3 else image[:, :, :1]
+    low, high = np.percentile(channels.astype(np.float32), (1, 99), overwrite_input=True)
+    scale = max(high - low, np.finfo(np.float32).tiny)
+    picture = np.empty((*image.shape[:2], 3), np.uint8)
+    for row, grey in zip(picture, channels, strict=True):  # row by row, to need no float picture
+        row[...] = 255 * np.clip((grey.astype(np.float32) - low) / scale, 0, 1)
+    return picture
 
 
 def overlay(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
@@ -41,8 +45,12 @@ def overlay(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
 
 def outlined(picture: NDArray[np.uint8], instances: NDArray[Any]) -> NDArray[np.uint8]:
     """A picture (H, W, 3) with the outline of each object in red; unknown pixels get none."""
-    outlines = find_boundaries(instances.clip(0), mode="inner")
-    return np.where(outlines[:, :, np.newaxis], np.array(RED, np.uint8), picture)
+    marked = picture.copy()
+    for top in range(0, len(instances), STRIP):  # in strips, because it takes forty bytes per pixel
+        first = max(top - 1, 0)
+        outlines = find_boundaries(instances[first : top + STRIP + 1].clip(0), mode="inner")
+        marked[top : top + STRIP][outlines[top - first :][:STRIP]] = RED
+    return marked
 
 
 def class_picture(classes: NDArray[np.integer], num_classes: int) -> NDArray[np.uint8]:
