@@ -19,6 +19,12 @@ Beside them stand the commands: `train`, `predict`, `evaluate`, `doctor`, `repor
 Images and feature maps are channels last, (N, H, W, C).
 """
 
+# ruff: noqa: E402
+
+from tinyunet import startup
+
+startup.quit_on_interrupt()  # before the imports that take seconds
+
 from tinyunet import metrics
 from tinyunet.autograd import Tensor, no_grad
 from tinyunet.autograd.gradcheck import gradcheck

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import io
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from tinyunet import startup
 from tinyunet.errors import RunError, TinyUNetError
 
 BackendName = Literal["numba", "numpy", "cuda", "cuda-emulated"]
@@ -18,24 +20,34 @@ PLAIN = {"↑": "^", "↓": "v", "→": "->", "–": "-", "−": "-", "×": "x",
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command. A user's mistake is printed to stderr, without a traceback, and the exit status is 2."""
+    """Run a command. A user's mistake is printed to stderr, without a traceback, and the exit status is 2.
+
+    After a signal it is 128 and the signal's number: 130 after Ctrl-C.
+    """
+    startup.restore()
     print_plainly()
     try:
         command()
-    except TinyUNetError as error:
-        sys.exit(_print_error(str(error)))
-    except OSError as error:
+    except (TinyUNetError, OSError, MemoryError) as error:
+        sys.exit(_print_error(explain(error)))
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        sys.exit(128 + number)
+
+
+def explain(error: TinyUNetError | OSError | MemoryError) -> str:
+    """The message for an error that a user can do something about."""
+    if isinstance(error, TinyUNetError):
+        return str(error)
+    if isinstance(error, OSError):
         file = error.filename or "a file"
-        sys.exit(_print_error(f"{file} could not be read or written: {error.strerror or error}"))
-    except MemoryError as error:
-        explained = RunError(
-            "the memory of this machine does not suffice",
-            {"reason": error},
-            "give a smaller --tile, a smaller network (--base-channels, --depth) or smaller images",
-        )
-        sys.exit(_print_error(str(explained)))
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return f"{file} could not be read or written: {error.strerror or error}"
+    explained = RunError(
+        "the memory of this machine does not suffice",
+        {"reason": error},
+        "give a smaller --tile, a smaller network (--base-channels, --depth) or smaller images",
+    )
+    return str(explained)
 
 
 def print_plainly() -> None:

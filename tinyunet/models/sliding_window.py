@@ -134,7 +134,7 @@ class SlidingWindowClassifier(Network):
         for number, size in enumerate(kernel_sizes(options["depth"])):
             yield from Conv2d.shapes(f"convolutions.{number}", before, base, size)
             before = base
-        yield from Conv2d.shapes("hidden", base, options["neurons"], LAST)
+        yield from Conv2d.shapes("hidden", base, options["neurons"], LAST_SIDE)
         yield from Conv2d.shapes("scores", options["neurons"], options["num_classes"], 1)
 
     def forward(self, x: Tensor) -> Tensor:
