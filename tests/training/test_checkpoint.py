@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tinyunet.autograd import Tensor
-from tinyunet.errors import CheckpointError, OptionError
+from tinyunet.errors import CheckpointError
 from tinyunet.models import UNet
 from tinyunet.training import checkpoint as checkpoint_module
 from tinyunet.training.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
@@ -58,18 +59,18 @@ def assert_same(found, expected):
 
 
 def test_round_trip_bit_for_bit(path, checkpoint):
-    name = next(iter(checkpoint.weights))
-    odd = np.array([np.nan, -0.0, np.inf, np.float32(1e-45)], np.float32)
-    other = replace(checkpoint, velocity={name: odd})
+    other = replace(checkpoint, velocity={name: array.copy() for name, array in checkpoint.velocity.items()})
+    other.velocity["contracting.0.first.bias"][:] = [-0.0, np.float32(1e-45)]
     save_checkpoint(path, other)
     assert_same(load_checkpoint(path), other)
     assert os.listdir(path.parent) == [path.name]  # nothing left beside it
 
 
 def test_a_views_elements_are_stored_in_their_order(tmp_path, checkpoint):
-    view = np.arange(12, dtype=np.float32).reshape(3, 4).T
-    save_checkpoint(tmp_path / "view", replace(checkpoint, velocity={"view": view}))
-    np.testing.assert_array_equal(load_checkpoint(tmp_path / "view").velocity["view"], view)
+    name = "contracting.0.first.weight"
+    view = np.arange(18, dtype=np.float32).reshape(2, 1, 3, 3).T
+    save_checkpoint(tmp_path / "view", replace(checkpoint, velocity={**checkpoint.velocity, name: view}))
+    np.testing.assert_array_equal(load_checkpoint(tmp_path / "view").velocity[name], view)
 
 
 def test_the_model_predicts_as_before(tmp_path, path, checkpoint):
@@ -84,17 +85,12 @@ def test_the_model_predicts_as_before(tmp_path, path, checkpoint):
         np.testing.assert_array_equal(found(x).data, model.eval()(x).data)
 
 
-def test_weights_of_another_network(tmp_path, checkpoint):
-    save_checkpoint(tmp_path / "x", replace(checkpoint, network={**NETWORK, "base_channels": 3}))
-    with pytest.raises(CheckpointError, match="shape"):
-        load_model(tmp_path / "x")
-
-
 def test_no_single_damaged_byte_goes_unseen(tmp_path):
     """In the data or in the header, such as one digit of the step."""
-    path = tmp_path / "small"
-    arrays = {"scores.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    save_checkpoint(path, Checkpoint(NETWORK, {"lr": 0.001}, 7, {"best_score": 0.5}, arrays, arrays))
+    path, options = tmp_path / "small", {"base_channels": 1, "depth": 0, "padding": "same"}
+    arrays = UNet(**options).state_dict()
+    save_checkpoint(path, Checkpoint(options, {"lr": 0.001}, 7, {"best_score": 0.5}, arrays, arrays))
+    load_checkpoint(path)
     whole = path.read_bytes()
     for place in range(len(whole)):
         damaged = bytearray(whole)
@@ -105,14 +101,124 @@ def test_no_single_damaged_byte_goes_unseen(tmp_path):
         assert str(path) in str(error.value)
 
 
-def test_a_damaged_shape(tmp_path):
-    """The same bytes, read as three rows of two instead of two of three."""
-    path = tmp_path / "small"
-    save_checkpoint(path, Checkpoint(NETWORK, {}, 7, {}, {"w": np.arange(6.0).reshape(2, 3)}, {}))
+def test_a_damaged_shape(path):
+    """The same bytes, read as another shape."""
     whole = path.read_bytes()
-    assert whole.count(b'"shape":[2,3]') == 1
-    path.write_bytes(whole.replace(b'"shape":[2,3]', b'"shape":[3,2]'))
-    with pytest.raises(CheckpointError, match="checksum"):
+    assert whole.count(b'"shape":[3,3,1,2]') == 2
+    path.write_bytes(whole.replace(b'"shape":[3,3,1,2]', b'"shape":[3,3,2,1]'))
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+    assert str(path) in str(error.value)
+
+
+# What a file with a right checksum may claim: part of the checkpoint, its value, text of the error.
+CLAIMS = [
+    *(
+        ("network", {**NETWORK, **wrong}, next(iter(wrong)))
+        for wrong in (
+            {"model": "transformer"}, {"model": [1]}, {"depth": 1_000_000}, {"depth": 60}, {"depth": "1"},
+            {"depth": True}, {"depth": 1.0}, {"depth": None}, {"depth": -1}, {"base_channels": 10**18},
+            {"base_channels": 10**30}, {"base_channels": 3}, {"base_channels": 0}, {"padding": "full"},
+            {"padding": ["same"]}, {"dropout": "none"}, {"dropout": 1}, {"num_classes": 1}, {"seed": -1},
+            {"layers": 3}, {"in_channels": 3}, {"variant": "release"},
+        )
+    ),
+    ("network", 3, "network"), ("network", [], "network"),
+    ("config", None, "config"), ("progress", [], "progress"),
+    ("step", -1, "step"), ("step", "7", "step"), ("step", None, "step"), ("step", 7.5, "step"),
+    ("step", 10**400, "step"),
+    ("config", {"tile": "16"}, "config.tile"), ("config", {"kind": 3}, "config.kind"),
+    ("config", {"augmentation": 3}, "config.augmentation"),
+    ("config", {"weights": {"w0": []}}, "config.weights.w0"),
+    ("images", {"train": 3}, "images.train"), ("images", {"train": {"a": [1]}}, "images"),
+    ("images", {"train": {"a": ["x", 2]}}, "images.train.a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "value", "text"), CLAIMS)
+def test_a_header_of_another_form(tmp_path, checkpoint, monkeypatch, part, value, text):
+    """It is refused by name before any weight is drawn."""
+    monkeypatch.setattr("tinyunet.nn.layers.he_normal", None)
+    save_checkpoint(tmp_path / "x", replace(checkpoint, **{part: value}))
+    with pytest.raises(CheckpointError) as error:
+        load_model(tmp_path / "x")
+    assert str(tmp_path / "x") in str(error.value)
+    assert text in str(error.value)
+
+
+def write_header(path, checkpoint, edit):
+    """A checkpoint whose header is edited as text, with the right checksum."""
+    save_checkpoint(path, checkpoint)
+    arrays = load_file(path)
+    with safe_open(path, "numpy") as file:
+        header = edit(file.metadata()["header"])
+    checksum = checkpoint_module._checksum(header, arrays)
+    save_file(arrays, path, {"format": "tinyunet 1", "header": header, "checksum": checksum})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: "{",
+        lambda text: "[]",
+        lambda text: "null",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"step": 7', '"step": ' + "7" * 5000),
+        lambda text: text.replace('"step": 7, ', ""),
+        lambda text: text.replace('"step": 7', '"step": 7, "pickle": 3'),
+    ],
+    ids=["cut off", "list", "null", "nested", "digits", "without step", "an entry more"],
+)
+def test_a_header_of_another_text(tmp_path, checkpoint, edit):
+    write_header(tmp_path / "x", checkpoint, edit)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path / "x")
+    assert str(tmp_path / "x") in str(error.value)
+
+
+def test_a_header_without_what_old_versions_did_not_store(tmp_path, checkpoint):
+    write_header(tmp_path / "x", checkpoint, lambda text: text.replace(', "images": {}', ""))
+    assert load_checkpoint(tmp_path / "x").images == {}
+
+
+@pytest.mark.parametrize("part", ["weights", "velocity"])
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda array: array.astype(np.int8), "I8"),
+        (lambda array: array.astype(np.float64), "F64"),
+        (lambda array: np.full_like(array, np.nan), "not finite"),
+        (lambda array: np.full_like(array, -np.inf), "not finite"),
+        (lambda array: array[:1], "(1,)"),
+        (None, "nothing"),
+    ],
+)
+def test_arrays_of_another_form(tmp_path, checkpoint, part, edit, text):
+    name = "scores.bias"
+    arrays = dict(getattr(checkpoint, part))
+    if edit:
+        arrays[name] = edit(arrays[name])
+    else:
+        del arrays[name]
+    save_checkpoint(tmp_path / "x", replace(checkpoint, **{part: arrays}))
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path / "x")
+    for expected in (tmp_path / "x", text):
+        assert str(expected) in str(error.value)
+
+
+def test_arrays_that_the_network_lacks(tmp_path, checkpoint):
+    save_checkpoint(tmp_path / "x", replace(checkpoint, weights={**checkpoint.weights, "more": np.zeros(2)}))
+    with pytest.raises(CheckpointError, match="weight/more"):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_too_little_memory_is_not_reported_as_damage(path, monkeypatch):
+    def no_memory(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint_module, "safe_open", no_memory)
+    with pytest.raises(MemoryError):
         load_checkpoint(path)
 
 
@@ -235,7 +341,7 @@ import resource, sys
 from pathlib import Path
 from dataclasses import replace
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.errors import CheckpointError, OptionError
+from tinyunet.errors import CheckpointError
 path = Path(sys.argv[1])
 checkpoint = load_checkpoint(path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2,) * 2)
@@ -265,9 +371,3 @@ def test_another_program_reads_the_file(path, checkpoint):
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length])["__metadata__"]
     assert json.loads(metadata["header"])["step"] == 7
-
-
-def test_a_network_of_another_version(tmp_path, checkpoint):
-    save_checkpoint(tmp_path / "x", replace(checkpoint, network={**NETWORK, "model": "transformer"}))
-    with pytest.raises(OptionError, match="'transformer'"):
-        load_model(tmp_path / "x")

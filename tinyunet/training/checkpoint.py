@@ -8,9 +8,10 @@ it can run code. Random numbers of step n are drawn from (seed, n): these two ar
 from __future__ import annotations
 
 import json
+import typing
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from safetensors.numpy import save
 
 from tinyunet.atomic_write import replacing
 from tinyunet.backend import to_host
-from tinyunet.errors import CheckpointError
-from tinyunet.models import Network, make_network
+from tinyunet.errors import CheckpointError, OptionError
+from tinyunet.models import MODELS, Network, make_network
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.json_types import mismatch
 
 FORMAT = "tinyunet 1"
+OTHER_CHECKPOINT = "use the run's other checkpoint (best or last), or a copy"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -101,12 +105,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint, whoever wrote it: all that later steps rely on is checked here.
+
+    The header is checked first, and the arrays against the network that it describes, before any is read.
 
     Raises
     ------
     CheckpointError
-        The file is missing, damaged, or was not written by tinyunet.
+        The file is missing, damaged, or was not written by tinyunet. Its header has other entries, types or
+        values than tinyunet writes, its arrays are not those of its network, or a number is not finite.
     OSError
         The file may not be read.
     """
@@ -121,25 +128,33 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             _require_own_format(path, metadata)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            header = _checked_header(path, metadata.get("header", ""))
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+            _require_arrays_of_network(path, header["network"], found)
+            arrays = {name: file.get_tensor(name) for name in parts}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: damaged, or not a safetensors file",
             {"reason": error, "size": f"{path.stat().st_size} bytes"},
-            "use the run's other checkpoint (best or last), or a copy",
+            OTHER_CHECKPOINT,
         ) from error
     checksum = _checksum(metadata.get("header", ""), arrays)
     if checksum != metadata.get("checksum"):
         raise CheckpointError(
             f"{path}: damaged, its content does not match its checksum",
             {"expected": metadata.get("checksum"), "found": checksum},
-            "use the run's other checkpoint (best or last), or a copy",
+            OTHER_CHECKPOINT,
         )
-    return Checkpoint(
-        **json.loads(metadata["header"]),
-        weights=_under("weight/", arrays),
-        velocity=_under("velocity/", arrays),
-    )
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            kind = "weights" if name.startswith("weight/") else "velocities"
+            raise CheckpointError(
+                f"{path}: {kind} are not finite",
+                {"first": name, "NaN or infinite": f"{np.count_nonzero(~np.isfinite(array)):,} numbers"},
+                "use the run's other checkpoint (best or last), or train again",
+            )
+    return Checkpoint(**header, weights=_under("weight/", arrays), velocity=_under("velocity/", arrays))
 
 
 def load_model(run: Path) -> tuple[Network, Checkpoint]:
@@ -169,6 +184,90 @@ def _require_own_format(path: Path, metadata: Mapping[str, str]) -> None:
             {"expected": FORMAT, "found": metadata.get("format", "a file that another program wrote")},
             "give a checkpoint that `python -m tinyunet.train` wrote",
         )
+
+
+def _checked_header(path: Path, text: str) -> dict[str, Any]:
+    """The header, in which every entry has the type that `Checkpoint` and `TrainConfig` give it."""
+    hints = typing.get_type_hints(Checkpoint)
+    entries = {f.name: f for f in fields(Checkpoint) if f.name not in ("weights", "velocity")}
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
+        raise _bad_header(path, f"not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise _bad_header(path, "not a dict")
+    for name, entry in entries.items():
+        if name in header:
+            reason = mismatch(header[name], hints[name], name)
+        else:
+            needed = entry.default is MISSING and entry.default_factory is MISSING
+            reason = f"{name} is missing" if needed else ""
+        if reason:
+            raise _bad_header(path, reason)
+    if unknown := sorted(header.keys() - entries.keys()):
+        raise _bad_header(path, f"unknown to this version: {', '.join(unknown)[:60]}")
+    types = typing.get_type_hints(TrainConfig)
+    for name in header["config"].keys() & types.keys():  # a newer version may have more options
+        if reason := mismatch(header["config"][name], types[name], f"config.{name}"):
+            raise _bad_header(path, reason)
+    sums = [pair for part in header.get("images", {}).values() for pair in part.values()]
+    if any(len(pair) != 2 for pair in sums):
+        raise _bad_header(path, "images have other checksums than one of the pixels and one of the labels")
+    if header["step"] < 0:
+        raise _bad_header(path, f"step is {header['step']}, expected at least 0")
+    return header
+
+
+def _require_arrays_of_network(
+    path: Path, network: Mapping[str, Any], found: Mapping[str, tuple[tuple[int, ...], str]]
+) -> None:
+    """Raise unless the arrays of a file, by name, shape and safetensors' type, are those of its network."""
+    prefixes = ["weight/"]
+    if any(name.startswith("velocity/") for name in found):
+        prefixes.append("velocity/")
+    expected = {
+        prefix + name: (shape, "F32")
+        for name, shape in _shapes_of_network(path, network).items()
+        for prefix in prefixes
+    }
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            raise CheckpointError(
+                f"{path}: {name} does not fit the network of this file",
+                {
+                    "expected": expected.get(name, "nothing"),
+                    "found": found.get(name, "nothing"),
+                    "network": network,
+                },
+                OTHER_CHECKPOINT,
+            )
+
+
+def _shapes_of_network(path: Path, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of the network that a header describes."""
+    model = network.get("model", "unet")
+    if not isinstance(model, str) or model not in MODELS:
+        raise _bad_header(path, f"network.model is {str(model)[:60]!r}, expected {' | '.join(MODELS)}")
+    defaults = MODELS[model].options()
+    for name, value in network.items():
+        if name == "model":
+            continue
+        if name not in defaults:
+            raise _bad_header(path, f"the network {model!r} has no option {name[:60]}")
+        if reason := mismatch(value, type(defaults[name]), f"network.{name}"):
+            raise _bad_header(path, reason)
+    try:
+        return dict(MODELS[model].shapes_of({**defaults, **network}))
+    except OptionError as error:
+        raise _bad_header(path, str(error)) from error
+
+
+def _bad_header(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: the header is damaged, or of another version of tinyunet",
+        {"reason": reason},
+        OTHER_CHECKPOINT,
+    )
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:
