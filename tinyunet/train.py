@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,9 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import split
 from tinyunet.errors import OptionError, RunError
 from tinyunet.reporting.recorder import record_training
-from tinyunet.training.checkpoint import load_checkpoint
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.run_folder import RunFolder
-from tinyunet.training.stored_run import stored_config
+from tinyunet.training.stored_run import load_last
 from tinyunet.training.trainer import Trainer
 
 CHANGEABLE = {"steps", "validate_every", "patience"}  # by --resume; the rest decided the steps made so far
@@ -36,7 +36,8 @@ class Options:
     out: Path | None = None
     """Folder of the run, new or empty; runs/NAME-OF-THE-DATA if omitted."""
     resume: Path | None = None
-    """Continue the run in this folder, with the options it was started with."""
+    """Continue the run in this folder, with the options it was started with. More --steps are possible with
+    --schedule constant."""
     overwrite: bool = False
     """Replace an existing run folder."""
     backend: command_line.BackendName | None = None
@@ -70,7 +71,7 @@ def _parse(arguments: list[str] | None) -> Options:
             f"--resume {options.resume} continues in that folder and overwrites nothing",
             remedy="leave out --out and --overwrite",
         )
-    stored = stored_config(load_checkpoint(RunFolder(options.resume).last), options.resume)
+    _, stored = load_last(RunFolder(options.resume))
     options = parse(default=Options(config=stored))
     for name in (f.name for f in fields(TrainConfig)):
         before, now = getattr(stored, name), getattr(options.config, name)
@@ -80,6 +81,13 @@ def _parse(arguments: list[str] | None) -> Options:
                 {"started with": before, "given": now},
                 "leave the option out, or start another run",
             )
+    if stored.schedule != "constant" and stored.steps != options.config.steps:
+        raise RunError(
+            f"resume: the schedule {stored.schedule!r} ends with the last step: other --steps change all "
+            "learning rates",
+            {"started with": f"--steps {stored.steps}", "given": f"--steps {options.config.steps}"},
+            "leave the option out, or start another run; one with --schedule constant can be prolonged",
+        )
     return options
 
 
@@ -90,27 +98,42 @@ def train(options: Options, command: str) -> None:
     config = options.config
     folder = RunFolder(options.resume or options.out or Path("runs") / _name_of(config.data))
     if not options.resume:
-        folder.require_free(overwrite=options.overwrite)
+        folder.require_free(overwrite=options.overwrite)  # before anything is read
     images = read_data(config)
     print(f"{config.data}: {images.summary()}")
     trainer = Trainer(config, *split(images, config.holdout), cuda_graph=options.cuda_graph)
     for finding in diagnosis.warnings(trainer.setup):
         print(finding, file=sys.stderr)
-    if options.resume:
-        trainer.restore(load_checkpoint(folder.last))
-        if config.steps < trainer.step:
-            raise RunError(
-                f"resume: {folder.path} has made more steps than --steps",
-                {"made": trainer.step, "--steps": config.steps},
-                "give more --steps, or leave the option out",
-            )
+    with ExitStack() as held:
         with command_line.writing(folder.path):
-            folder.forget_after(trainer.step)
-            folder.write_config(asdict(config))
-    else:
-        with command_line.writing(folder.path):
-            folder.create(asdict(config))
-    record_training(trainer, folder, command)
+            held.enter_context(folder.locked())
+        if options.resume:
+            _continue(trainer, folder)
+        else:
+            folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
+            with command_line.writing(folder.path):
+                folder.create(asdict(config))
+        record_training(trainer, folder, command)
+
+
+def _continue(trainer: Trainer, folder: RunFolder) -> None:
+    """Bring a trainer and the files of its run to the last checkpoint."""
+    checkpoint, _ = load_last(folder)
+    trainer.restore(checkpoint)
+    steps = trainer.config.steps
+    if steps < trainer.step:
+        raise RunError(
+            f"resume: {folder.path} has made more steps than --steps",
+            {"made": trainer.step, "--steps": steps},
+            "give more --steps, or leave the option out",
+        )
+    with command_line.writing(folder.path):
+        if not folder.log.exists():
+            missing = f"warning: {folder.log} is missing; the curves start at step {trainer.step}"
+            print(missing, file=sys.stderr)
+            folder.start_log()
+        folder.forget_after(trainer.step)
+        folder.write_config(asdict(trainer.config))
 
 
 def _name_of(data: str) -> str:

@@ -1,5 +1,7 @@
 """python -m tinyunet.train, as a user runs it."""
 
+import errno
+import io
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tinyunet import train
 from tinyunet.reporting.plots import plot_examples
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.training.trainer import Trainer
@@ -180,8 +183,8 @@ def test_resume_of_a_finished_run_changes_no_weight(command, trained):
     assert (trained / "last.safetensors").read_bytes() == before
 
 
-def interrupt(arguments, run, folder):
-    """Start a training and press Ctrl-C after its second step; returns exit status, output and messages."""
+def interrupt(arguments, run, folder, number):
+    """Start a training and send a signal after its second step; returns exit status, output and messages."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tinyunet.train", *arguments, "--out", run],
         cwd=folder,
@@ -194,17 +197,19 @@ def interrupt(arguments, run, folder):
     while not (log.exists() and log.read_text().count("\n") >= 2) and process.poll() is None:
         assert time.monotonic() < deadline, "no step was made"
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to a process on Windows")
-def test_ctrl_c_saves_and_resume_goes_on(command, data, tiny, tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to a process on Windows")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_saves_and_resume_goes_on(command, data, tiny, tmp_path, name):
     tiny[tiny.index("--steps") + 1] = "3000"
     tiny[tiny.index("--validate-every") + 1] = "1000"
-    status, out, err = interrupt(["--data", str(data), *tiny], "run", tmp_path)
-    assert status == 130, err
+    number = getattr(signal, name)
+    status, out, err = interrupt(["--data", str(data), *tiny], "run", tmp_path, number)
+    assert status == 128 + number, err
     assert "Traceback" not in err
     stopped = load_checkpoint(tmp_path / "run" / "last.safetensors").step
     assert 2 <= stopped < 3000
@@ -240,6 +245,49 @@ def test_stopped_by_ctrl_c_equals_uninterrupted(command, data, tiny, trained, mo
         assert deterministic(log_of(run)) == deterministic(log_of(trained))
 
 
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_signal_when_the_terminal_is_gone(data, tiny, monkeypatch, tmp_path):
+    """Nothing can be printed any more; the checkpoint is written all the same."""
+    train_on = Trainer._train_on
+
+    def hang_up(trainer, sample):
+        if trainer.step == 2:
+            monkeypatch.setattr("sys.stdout", Gone())
+            monkeypatch.setattr("sys.stderr", Gone())
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_on(trainer, sample)
+
+    monkeypatch.setattr(Trainer, "_train_on", hang_up)
+    with pytest.raises(SystemExit) as end:
+        train.main(["--data", str(data), "--out", "run", *tiny])
+    assert end.value.code == 128 + signal.SIGTERM
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").step == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_signal_that_is_ignored_stays_ignored(command, data, tiny, monkeypatch):
+    """As nohup does, so that a training outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    train_on = Trainer._train_on
+
+    def hang_up(trainer, sample):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return train_on(trainer, sample)
+
+    monkeypatch.setattr(Trainer, "_train_on", hang_up)
+    try:
+        assert command("train", "--data", data, "--out", "run", *tiny)[0] == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_ctrl_c_twice_stops_at_once(command, data, tiny, monkeypatch, tmp_path):
     def pressed_twice(trainer, sample):
         for _ in range(2):
@@ -267,6 +315,74 @@ def test_ctrl_c_twice_in_code_that_turns_it_into_an_error(command, data, tiny, m
     status, _, message = command("train", "--data", data, "--out", "run", *tiny)
     assert status == 130
     assert "affine" not in message
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "old"])
+def test_pictures_that_a_kill_prevented(command, trained, left):
+    """A finished run that is resumed draws what is missing or older than its last checkpoint."""
+    newest = (trained / "last.safetensors").stat().st_mtime
+    whole = {name: (trained / name).read_bytes() for name in ("curves.png", "examples.png")}
+    for name in whole:
+        path = trained / name
+        path.unlink()
+        if left == "half":
+            path.with_name(f"{name}.part").write_bytes(whole[name][:100])
+        elif left == "old":
+            path.write_bytes(b"")
+            os.utime(path, (newest - 5, newest - 5))
+    status, out, message = command("train", "--resume", trained)
+    assert status == 0, message
+    for name in whole:
+        assert str(trained / name) in out
+        assert (trained / name).read_bytes() == whole[name]
+    assert {file.name for file in trained.iterdir()} == FILES
+
+
+def test_pictures_of_a_finished_run_are_left_alone(command, trained, monkeypatch):
+    monkeypatch.setattr("tinyunet.reporting.plots.plot_curves", None)
+    assert command("train", "--resume", trained)[0] == 0
+
+
+def test_resume_without_a_log(command, trained):
+    """Checkpoints are enough to go on."""
+    (trained / "log.jsonl").unlink()
+    status, _, message = command("train", "--resume", trained, "--steps", "6")
+    assert status == 0, message
+    assert "log.jsonl is missing" in message
+    assert [record["step"] for record in log_of(trained) if record["event"] == "step"] == [5, 6]
+
+
+def test_a_finished_run_without_log_and_pictures(command, trained):
+    for name in ("log.jsonl", "curves.png", "examples.png"):
+        (trained / name).unlink()
+    assert command("train", "--resume", trained)[0] == 0
+    assert (trained / "curves.png").stat().st_size
+
+
+def test_a_log_that_is_removed_during_the_run(command, data, tiny, monkeypatch, tmp_path):
+    train_on = Trainer._train_on
+
+    def remove(trainer, sample):
+        if trainer.step == 2:
+            (tmp_path / "run" / "log.jsonl").unlink()
+        return train_on(trainer, sample)
+
+    monkeypatch.setattr(Trainer, "_train_on", remove)
+    status, _, message = command("train", "--data", data, "--out", "run", *tiny)
+    assert status == 0, message
+    assert "log.jsonl was removed; another starts at step 3" in message
+    assert [record["step"] for record in log_of(tmp_path / "run")] == [3, 4, 4, 4]
+
+
+@pytest.mark.parametrize("files", [["config.json"], ["config.json", "log.jsonl"]])
+def test_a_run_killed_before_its_first_checkpoint(command, refused, data, tiny, trained, files):
+    for file in trained.iterdir():
+        if file.name not in files:
+            file.unlink()
+    assert "before its first" in refused("train", "--resume", trained)
+    assert "--overwrite" in refused("train", "--data", data, "--out", trained, *tiny)
+    assert command("train", "--data", data, "--out", trained, "--overwrite", *tiny)[0] == 0
+    assert {file.name for file in trained.iterdir()} == FILES
 
 
 def test_overwrite(command, refused, data, tiny, trained, unchanged):

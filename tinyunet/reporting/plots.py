@@ -41,8 +41,8 @@ def _save(figure: Figure, path: Path, *, dpi: int) -> None:
 
 
 def _literal(text: str) -> str:
-    """Escape dollar signs: Matplotlib reads the text between two of them as a formula."""
-    return text.replace("$", r"\$")
+    """Escape dollar signs, which Matplotlib takes for formulas, and replace bytes that are no text by "?"."""
+    return text.encode(errors="replace").decode().replace("$", r"\$")
 
 
 def plot_curves(log: Log, path: Path) -> None:
@@ -76,6 +76,10 @@ def curves_as_svg(log: Log, *, ink: str = INK) -> dict[str, str]:
 
 def _draw_losses(axes: Axes, log: Log, ink: str) -> None:
     steps = [record for record in log if record["event"] == "step"]
+    axes.set(xlabel="step", ylabel="weighted cross-entropy")
+    axes.spines[["top", "right"]].set_visible(False)
+    if not steps:  # the log was lost
+        return
     losses = np.array([record["loss"] for record in steps])
     numbers = np.array([record["step"] for record in steps])
     axes.plot(numbers, losses, color=FAINT, lw=0.7)
@@ -84,8 +88,7 @@ def _draw_losses(axes: Axes, log: Log, ink: str) -> None:
     axes.plot(numbers[window - 1 :], mean, color=ink, label=f"mean of {window} steps")
     axes.legend(frameon=False)
     highest = 1.3 * float(np.percentile(losses, 98))  # the first steps would squash all others
-    axes.set(xlabel="step", ylabel="weighted cross-entropy", ylim=(0, highest))
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_ylim(0, highest)
 
 
 def _draw_scores(axes: Axes, log: Log, ink: str) -> None:

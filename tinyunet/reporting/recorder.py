@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, active_precision
-from tinyunet.data import class_labels
+from tinyunet.data import class_labels, normalise
+from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.reporting import environment
 from tinyunet.training.checkpoint import save_checkpoint
 from tinyunet.training.events import Collapsed, Event, Stepped, Validated
 from tinyunet.training.run_folder import RunFolder
-from tinyunet.training.trainer import Trainer
+from tinyunet.training.trainer import EXAMPLES, Trainer
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; a batch system or docker stop; a terminal that is gone
 
 
 def record_training(trainer: Trainer, folder: RunFolder, command: str) -> None:
@@ -36,14 +41,13 @@ def record_training(trainer: Trainer, folder: RunFolder, command: str) -> None:
     Raises
     ------
     KeyboardInterrupt
-        The user stopped the run with Ctrl-C; the step was finished and its checkpoint is stored. Pressed
-        twice, it stops at once and stores nothing.
+        The run was stopped with Ctrl-C, SIGTERM or SIGHUP, whose number is the argument; the step was
+        finished and its checkpoint is stored. The second time it stops at once and stores nothing.
     """
-    with command_line.writing(folder.log):
-        folder.append(_started(trainer.step, command))
+    _log(folder, _started(trainer.step, command), trainer.step)
     print(_introduction(trainer), flush=True)
-    with _interrupt_after_step() as interrupted:
-        _follow(trainer, folder, interrupted)
+    with _stop_after_step() as stopping:
+        _follow(trainer, folder, stopping)
 
 
 def _started(step: int, command: str) -> dict[str, Any]:
@@ -70,36 +74,63 @@ def _introduction(trainer: Trainer) -> str:
     )
 
 
-def _follow(trainer: Trainer, folder: RunFolder, interrupted: Callable[[], bool]) -> None:
-    """Run the trainer; turn each event into progress, log lines, checkpoints and pictures."""
+def _follow(trainer: Trainer, folder: RunFolder, stopping: Callable[[], int]) -> None:
+    """Run the trainer; turn each event into log lines, checkpoints, pictures and progress.
+
+    What is shown comes last, because the terminal may be gone.
+    """
     bar = tqdm(
         total=trainer.config.steps, initial=trainer.step, unit="step", dynamic_ncols=True, disable=None
     )
     with bar:
         for event in trainer.run():
-            with command_line.writing(folder.log):
-                folder.append(_log_record(event))
+            _log(folder, _log_record(event), event.step)
             if isinstance(event, Stepped):
-                bar.set_postfix(loss=f"{event.loss:.3f}", refresh=False)
-                bar.update()
-                if interrupted():
+                if number := stopping():
+                    with command_line.writing(folder.log):
+                        folder.sync_log()
                     save_checkpoint(folder.last, trainer.checkpoint())
-                    bar.close()
-                    print(f"stopped after step {trainer.step}; go on with --resume {folder.path}")
-                    raise KeyboardInterrupt
+                    with _showing():
+                        bar.close()
+                        print(f"stopped after step {trainer.step}; go on with --resume {folder.path}")
+                    raise KeyboardInterrupt(number)
+                with _showing():
+                    bar.set_postfix(loss=f"{event.loss:.3f}", refresh=False)
+                    bar.update()
             elif isinstance(event, Validated):
-                bar.write(_validation_line(event, len(trainer.validation_set)))
                 _save_checkpoints(event, trainer, folder)
-                _draw_pictures(event, trainer, folder)
+                _draw_pictures(event.step, event.examples, trainer, folder)
+                with _showing():
+                    bar.write(_validation_line(event, len(trainer.validation_set)))
             elif isinstance(event, Collapsed):
-                bar.write(str(event), file=sys.stderr)
+                with _showing():
+                    bar.write(str(event), file=sys.stderr)
             else:
-                bar.write(f"finished at step {event.step}: {event.reason}")
+                _draw_missing_pictures(trainer, folder)
+                with _showing():
+                    bar.write(f"finished at step {event.step}: {event.reason}")
     if folder.best.exists():
         progress = trainer.progress
         print(f"best mean IoU {progress.best_score:.4f} at step {progress.best_step}; see")
         for path in (folder.curves, folder.examples, folder.best):
             print(f"  {path}")
+
+
+def _showing() -> AbstractContextManager[None]:
+    """Go on without a terminal that is gone, or a pipe that no one reads: the training is worth more."""
+    return suppress(OSError)
+
+
+def _log(folder: RunFolder, record: dict[str, Any], step: int) -> None:
+    """Add a line to the log; if someone has removed it, say so and start another."""
+    with command_line.writing(folder.log):
+        try:
+            folder.append(record)
+        except FileNotFoundError:
+            folder.start_log()
+            folder.append(record)
+            with _showing():
+                print(f"warning: {folder.log} was removed; another starts at step {step}", file=sys.stderr)
 
 
 def _log_record(event: Event) -> dict[str, Any]:
@@ -126,12 +157,26 @@ def _validation_line(event: Validated, images: int) -> str:
 def _save_checkpoints(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
     """Save the best one first: once `last` knows of it, a resumed run does not write it again."""
     checkpoint = trainer.checkpoint()
+    with command_line.writing(folder.log):
+        folder.sync_log()
     if event.is_best:
         save_checkpoint(folder.best, replace(checkpoint, velocity={}))
     save_checkpoint(folder.last, checkpoint)
 
 
-def _draw_pictures(event: Validated, trainer: Trainer, folder: RunFolder) -> None:
+def _draw_missing_pictures(trainer: Trainer, folder: RunFolder) -> None:
+    """Draw the pictures that a killed process has not drawn after its last checkpoint."""
+    pictures, last = (folder.curves, folder.examples), folder.last.stat().st_mtime
+    if all(picture.exists() and picture.stat().st_mtime >= last for picture in pictures):
+        return
+    images = trainer.validation_set.images[:EXAMPLES]
+    examples = [predict_tiled(trainer.model, normalise(image), tile=trainer.config.tile) for image in images]
+    _draw_pictures(trainer.step, examples, trainer, folder)
+
+
+def _draw_pictures(
+    step: int, examples: Sequence[NDArray[np.float32]], trainer: Trainer, folder: RunFolder
+) -> None:
     """Draw curves and examples, after the checkpoints: a failed picture must not cost a training."""
     from tinyunet.reporting import plots  # here, because Matplotlib takes long to import
 
@@ -144,33 +189,38 @@ def _draw_pictures(event: Validated, trainer: Trainer, folder: RunFolder) -> Non
         plots.plot_examples(
             held_out.images,
             [class_labels(labels, held_out.kind) for labels in held_out.labels],
-            event.examples,
+            examples,
             folder.examples,
-            title=f"held-out images at step {event.step}",
+            title=f"held-out images at step {step}",
         )
 
 
 @contextmanager
-def _interrupt_after_step() -> Iterator[Callable[[], bool]]:
-    """Make Ctrl-C set a flag that is checked between steps, so that no step is left half done.
+def _stop_after_step() -> Iterator[Callable[[], int]]:
+    """Make Ctrl-C, SIGTERM and SIGHUP set a flag that is checked between steps; no step is left half done.
 
-    Yields a function that says whether it is set. Pressed twice, Ctrl-C interrupts at once.
+    Yields a function that gives the signal's number, 0 before. A second signal interrupts at once.
     """
-    pressed = 0
+    received: list[int] = []
 
-    def on_interrupt(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed += 1
-        if pressed > 1:
-            raise KeyboardInterrupt
-        print("\nstopping after this step (Ctrl-C again: at once, without saving)", file=sys.stderr)
+    def on_signal(number: int, frame: Any) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt(number)
+        with suppress(OSError, RuntimeError):  # the terminal is gone, or is just being written to
+            print("\nstopping after this step (Ctrl-C again: at once, without saving)", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP
+    before = {number: signal.getsignal(number) for number in known}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN or number == signal.SIGINT:  # nohup ignores SIGHUP
+            signal.signal(number, on_signal)
     try:
-        yield lambda: pressed > 0
+        yield lambda: received[0] if received else 0
     except Exception as error:
-        if pressed > 1:  # code outside Python may turn an interrupt into any error
-            raise KeyboardInterrupt from error
+        if len(received) > 1:  # code outside Python may turn an interrupt into any error
+            raise KeyboardInterrupt(received[-1]) from error
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

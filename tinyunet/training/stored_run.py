@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 from tinyunet.data import ClassTable, ImageSet
 from tinyunet.data.fingerprint import seen
-from tinyunet.errors import CheckpointError, DataError, first_names
+from tinyunet.errors import CheckpointError, DataError, OptionError, first_names
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.segmentation import segment_all
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.checkpoint import Checkpoint
-from tinyunet.training.config import DataOptions, TrainConfig
+from tinyunet.training.checkpoint import Checkpoint, load_checkpoint
+from tinyunet.training.config import NETWORK_OPTIONS, DataOptions, TrainConfig, network_options
+from tinyunet.training.json_types import mismatch
+from tinyunet.training.run_folder import RunFolder
+from tinyunet.training.trainer import Progress
 
 
 def stored_config(checkpoint: Checkpoint, path: Path) -> TrainConfig:
@@ -30,23 +34,57 @@ def stored_config(checkpoint: Checkpoint, path: Path) -> TrainConfig:
     Raises
     ------
     CheckpointError
-        The configuration has options that this version does not know.
+        The configuration has options that this version does not know or values that it does not take, or
+        describes another network than that of the checkpoint.
     """
-    config = checkpoint.config
+    stored = checkpoint.config
     try:
-        return TrainConfig(
+        config = TrainConfig(
             **{
-                **config,
-                "augmentation": Augmentation(**config["augmentation"]),
-                "weights": WeightMap(**config["weights"]),
+                **stored,
+                "augmentation": Augmentation(**stored["augmentation"]),
+                "weights": WeightMap(**stored["weights"]),
             }
         )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: the run was started by another version of tinyunet",
-            {"reason": error},
-            "use the run with that version",
-        ) from error
+        network = network_options(config)
+    except (KeyError, TypeError, OptionError) as error:
+        raise _not_usable(path, str(error)) from error
+    for name in {"model", *NETWORK_OPTIONS} & checkpoint.network.keys():
+        if (value := network.get(name)) != checkpoint.network[name]:
+            raise _not_usable(path, f"{name} is {value!r}, that of the network {checkpoint.network[name]!r}")
+    return config
+
+
+def load_last(folder: RunFolder) -> tuple[Checkpoint, TrainConfig]:
+    """Load what a run continues from: its last checkpoint, and the options it was started with.
+
+    Raises
+    ------
+    RunError
+        The run was stopped before its first checkpoint.
+    CheckpointError
+        As in `load_checkpoint` and `stored_config`; or the scores so far, the trainer's `Progress`, are not
+        what this version writes.
+    """
+    folder.require_checkpoint()
+    checkpoint = load_checkpoint(folder.last)
+    progress, classes = checkpoint.progress, checkpoint.network.get("num_classes", 2)
+    types = typing.get_type_hints(Progress)
+    reasons = [mismatch(progress.get(name), type_, f"progress.{name}") for name, type_ in types.items()]
+    reasons += [mismatch(progress, Progress, "progress")]
+    if reason := next(filter(None, reasons), ""):
+        raise _not_usable(folder.last, reason)
+    if any(len(row) != 1 + classes for row in progress["recent"]):
+        raise _not_usable(folder.last, f"progress.recent has other rows than of {1 + classes} numbers")
+    return checkpoint, stored_config(checkpoint, folder.last)
+
+
+def _not_usable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: the run was started by another version of tinyunet, or its checkpoint is damaged",
+        {"reason": reason},
+        "use the run with that version, or start another run",
+    )
 
 
 def stored_data(checkpoint: Checkpoint) -> DataOptions:
@@ -109,7 +147,7 @@ def predict_unseen(
     """
     require_channels(model, images)
     _require_unseen(checkpoint, images)
-    tile = checkpoint.config["tile"]
+    tile = checkpoint.config.get("tile", TrainConfig.tile)
     return segment_all(model, images, tile=tile, symmetries=symmetries, split=split)
 
 
@@ -130,7 +168,7 @@ def _require_unseen(checkpoint: Checkpoint, images: ImageSet) -> None:
             f"{images.source}: images that are held out now were trained on, the set has changed",
             {
                 "trained on": f"{len(names)}: {first_names(names)}",
-                "held out in training": first_names(checkpoint.images["held out"]),
+                "held out in training": first_names(checkpoint.images.get("held out", {})),
             },
             "restore the set and its options; or predict other images and compare these with their labels",
         )
