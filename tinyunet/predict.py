@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.data import read_images
-from tinyunet.data.cell_tracking import frame_of
-from tinyunet.errors import OptionError
+from tinyunet.data import ClassTable
+from tinyunet.data.cell_tracking import find_films, frame_of
+from tinyunet.data.image_set import Image
+from tinyunet.data.layouts import name_of
+from tinyunet.data.readers import image_readers
+from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
@@ -26,6 +31,8 @@ from tinyunet.reporting.pictures import overlay
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.stored_run import require_channels, stored_classes
 
+FAILURES = (TinyUNetError, OSError, MemoryError)  # of one image: the others are predicted all the same
+
 
 @dataclass(frozen=True)
 class Options:
@@ -35,7 +42,8 @@ class Options:
     per class), NAME_classes.png (the numbers or colours of the labels that were trained on; a .tif if they
     exceed 255), NAME_instances.tif (16-bit object numbers, 32-bit above 65,535) and NAME_overlay.png. Films
     of the Cell Tracking Challenge get its result layout instead: 01_RES/mask000.tif, in which a cell keeps
-    its number from frame to frame, and 01_RES/res_track.txt.
+    its number from frame to frame, and 01_RES/res_track.txt. An image that fails is named at the end, after
+    the others have been predicted; the exit status is then 1.
     """
 
     run: tyro.conf.Positional[Path]
@@ -76,43 +84,133 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def predict(options: Options) -> None:
-    """Predict every image, with a progress bar over tiles."""
+    """Predict every image, with progress bars over images and tiles.
+
+    Files are read one by one. One that fails does not cost the others: it is named at the end.
+    """
     # First: a backend that is missing is an error before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
     model, checkpoint = load_model(options.run)
     classes = stored_classes(checkpoint, options.run)
-    images = read_images(options.images, labels=False)
-    require_channels(model, images)
+    readers = image_readers(options.images)
+    is_film = bool(find_films(options.images))
+    if not is_film:
+        _require_different_names(options.images, [path for path, _ in readers])
     command_line.require_empty(options.out, overwrite=options.overwrite)
-    with command_line.writing(options.out):
-        options.out.mkdir(parents=True, exist_ok=True)
+    are_frames = is_film or all(frame_of(name_of(Path(path))) for path, _ in readers)
+    results, failures, number = Results(options, are_frames, classes), list[str](), 0
+    for path, read in tqdm(readers, unit="file", disable=None):
+        try:
+            images = read()
+            require_channels(model, images)
+        except FAILURES as error:
+            failures.append(_failure(path, error))
+            number += 1
+            continue
+        results.make_folder()
+        digits = 3 if max(len(readers), len(images)) <= 1000 else 4
+        for name, image in zip(images.names, images.images, strict=True):
+            try:
+                prediction = _segment(model, image, name, options)
+                results.write(name, f"{number:0{digits}d}", image, prediction)
+            except FAILURES as error:
+                failures.append(_failure(f"{path}: {name}", error))
+            number += 1
+    if failures and not results.names:
+        raise RunError(failures[0] if number == 1 else f"no image was predicted; the first: {failures[0]}")
     described = f"; classes {classes}" if classes else ""
-    print(f"{options.images}: {images.summary()}; network of step {checkpoint.step}{described}")
-    are_frames = all(frame_of(name) for name in images.names)
-    as_film = are_frames if options.layout is None else options.layout == "film"
-    films: dict[str, FilmWriter] = {}
-    digits = 3 if len(images) <= 1000 else 4
-    bar = tqdm(images.names, unit="image", disable=None)
-    for number, (name, image) in enumerate(zip(bar, images.images, strict=True)):
-        prediction = _segment(model, image, name, options)
+    print(f"network of step {checkpoint.step}{described}; {results.summary()}")
+    if failures:
+        for failure in failures:
+            print(f"error: {failure}", file=sys.stderr)
+        print(f"{len(failures)} of {number} images were not predicted, see above", file=sys.stderr)
+        sys.exit(1)
+
+
+def _failure(where: str, error: TinyUNetError | OSError | MemoryError) -> str:
+    """Explain why an image was not predicted, with its name."""
+    message = command_line.explain(error)
+    return message if where in message else f"{where}: {message}"
+
+
+def _require_different_names(source: Path, paths: Sequence[str]) -> None:
+    names = Counter(name_of(Path(path)) for path in paths)
+    if repeated := [name for name, count in names.items() if count > 1]:
+        raise DataError(
+            f"{source}: several images of one name: {first_names(repeated)}",
+            remedy="give every image another name; suffixes do not count",
+        )
+
+
+class Results:
+    """The files of the predictions, in one of the layouts.
+
+    Parameters
+    ----------
+    options : Options
+    are_frames : bool
+        Whether the images have the names of films' frames, such as "01_t007".
+    classes : ClassTable, optional
+        The numbers or colours to write for the classes; 0..K-1 by default.
+    """
+
+    def __init__(self, options: Options, are_frames: bool, classes: ClassTable | None):
+        self.out, self.names, self._classes = options.out, set[str](), classes
+        self._films: dict[str, FilmWriter] = {}
+        self._masks: set[tuple[str, str]] = set()
+        self._as_film = are_frames if options.layout is None else options.layout == "film"
+        self._are_frames = are_frames
+
+    def make_folder(self) -> None:
+        """Make the folder before the first prediction, whose time would be lost if that failed."""
+        with command_line.writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, number: str, image: Image, prediction: Prediction) -> None:
+        """Write the files of an image.
+
+        Parameters
+        ----------
+        name : str
+        number : str
+            That of its frame, if it is to be one and its name does not say which.
+        image : array, shape (H, W, C)
+        prediction : Prediction, with objects
+
+        Raises
+        ------
+        RunError
+            They cannot be written, or are those of an image written before.
+        """
         assert prediction.objects is not None
-        if as_film:
-            film, frame = frame_of(name) or ("01", f"{number:0{digits}d}")
-            folder = options.out / f"{film}_RES"
+        mask = (self._are_frames and frame_of(name)) or ("01", number)
+        if name in self.names or mask in self._masks:
+            raise RunError(
+                f"{name}: another image of this name was predicted, nothing was overwritten",
+                remedy="give every image another name; suffixes do not count",
+            )
+        if self._as_film:
+            film, frame = mask
+            folder = self.out / f"{film}_RES"
             with command_line.writing(folder):
-                films[film] = films.get(film) or FilmWriter(folder)
-                films[film].add(frame, prediction.objects)
+                self._films[film] = self._films.get(film) or FilmWriter(folder)
+                self._films[film].add(frame, prediction.objects)
+            self._masks.add(mask)
         else:
-            with command_line.writing(options.out / f"{name}_…"):
+            with command_line.writing(self.out / f"{name}_…"):
                 picture = overlay(image, prediction.objects)
-                write_prediction(options.out, name, prediction, picture, classes)
-    if as_film:
-        print(f"wrote {len(images)} frames to {', '.join(str(film.folder) for film in films.values())}")
-    else:
-        print(f"wrote {4 * len(images)} files to {options.out}")
+                write_prediction(self.out, name, prediction, picture, self._classes)
+        self.names.add(name)
+
+    def summary(self) -> str:
+        """What was written, in one line."""
+        if self._as_film:
+            folders = ", ".join(str(film.folder) for film in self._films.values())
+            return f"wrote {len(self.names)} frames to {folders}"
+        return f"wrote {4 * len(self.names)} files to {self.out}"
 
 
-def _segment(model: Network, image: NDArray[Any], name: str, options: Options) -> Prediction:
+def _segment(model: Network, image: Image, name: str, options: Options) -> Prediction:
     """Segment an image, with a progress bar over tiles."""
     with tqdm(unit="tile", leave=False, disable=None, desc=name) as bar:
 

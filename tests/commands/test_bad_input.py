@@ -1,18 +1,22 @@
 """A user's mistakes: exit status 2, one message with the file and its values, nothing overwritten."""
 
 import errno
+import io
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tinyunet.training.checkpoint import load_checkpoint
+from tinyunet import command_line
+from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.run_folder import RunFolder
 
 
 def says(message, *texts):
@@ -101,11 +105,47 @@ def test_data_to_train_on(refused, data, tiny, tmp_path, spoil):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("spoil", [empty, text_as_image, truncated, other_channels], ids=lambda f: f.__name__)
-def test_images_to_predict(refused, data, trained, tmp_path, spoil):
-    texts = spoil(data)
+def test_no_images_to_predict(refused, data, trained, tmp_path):
+    texts = empty(data)
     says(refused("predict", trained, data, "--out", "results"), data, *texts)
     assert not (tmp_path / "results").exists()
+
+
+def test_no_image_can_be_predicted(refused, data, trained, tmp_path):
+    for file in (data / "images").iterdir():
+        file.write_text("no image")
+    says(refused("predict", trained, data, "--out", "results"), "0.png", "8 bytes")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("spoil", [text_as_image, truncated, other_channels], ids=lambda f: f.__name__)
+def test_an_image_that_fails_does_not_cost_the_others(command, data, trained, tmp_path, spoil):
+    """It is named at the end, and the exit status says that it is missing."""
+    texts = spoil(data)
+    status, out, message = command("predict", trained, data, "--out", "results")
+    assert status == 1
+    assert "wrote 8 files" in out
+    texts = ("1 channels", "3 channels") if spoil is other_channels else texts
+    for text in (data / "images" / "1.png", *texts, "1 of 3"):
+        assert str(text) in message
+    assert len(list((tmp_path / "results").iterdir())) == 8
+
+
+@pytest.mark.parametrize("error", [OSError, MemoryError])
+def test_an_image_that_fails_after_reading(command, data, trained, tmp_path, monkeypatch, error):
+    from tinyunet.prediction.segmentation import segment
+
+    def fail_once(model, image, **options):
+        if not failed:
+            failed.append(True)
+            raise error
+        return segment(model, image, **options)
+
+    failed = []
+    monkeypatch.setattr("tinyunet.predict.segment", fail_once)
+    status, _, message = command("predict", trained, data, "--out", "results")
+    assert (status, len(list((tmp_path / "results").iterdir()))) == (1, 8)
+    assert f"{data / 'images' / '0.png'}: 0: " in message
 
 
 @pytest.mark.parametrize(
@@ -170,13 +210,28 @@ def test_option_values(refused, data, tiny, tmp_path, option, value):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("tile", "10000000"), ("base-channels", "2000000"), ("augmentation.elastic-points", "10000000")],
+    [("tile", "10000000"), ("augmentation.elastic-points", "10000000")],
 )
 def test_options_beyond_all_memory(refused, data, tiny, tmp_path, option, value):
     """Hundreds of terabytes: more than a machine's addresses reach, so that none even tries."""
     message = refused("train", "--data", data, "--out", "run", *tiny, f"--{option}", value)
     says(message, "memory", "--tile")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("base-channels", "20000"), ("depth", "60"), ("depth", "1000000"), ("depth", "13")]
+)
+def test_networks_beyond_all_memory(refused, data, tiny, tmp_path, monkeypatch, option, value):
+    """They are refused before any weight is drawn."""
+    monkeypatch.setattr("tinyunet.nn.layers.he_normal", None)
+    tiny[tiny.index("--depth") + 1] = "4"
+    says(refused("train", "--data", data, "--out", "run", *tiny, f"--{option}", value), option)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_depth_beyond_all_memory_for_the_doctor(refused, data):
+    says(refused("doctor", data, "--depth", "1000000"), "depth", "1000000")
 
 
 @pytest.mark.parametrize(("option", "value"), [("variant", "release"), ("padding", "valid")])
@@ -274,6 +329,51 @@ def test_resume_with_other_options(refused, trained, unchanged, option, value, b
     with unchanged(trained):
         message = refused("train", "--resume", trained, f"--{option}", value)
     says(message, f"resume: {option} ", f"started with  {before}", f"given         {value}")
+
+
+@pytest.mark.parametrize("steps", ["2", "6"])
+def test_resume_with_other_steps_on_a_schedule_that_ends(refused, command, data, tiny, steps):
+    """The learning rate would jump, and no command could repeat the run."""
+    tiny[tiny.index("--schedule") + 1] = "poly"
+    assert command("train", "--data", data, "--out", "run", *tiny)[0] == 0
+    says(refused("train", "--resume", "run", "--steps", steps), "'poly'", "--steps 4", f"--steps {steps}")
+    assert command("train", "--resume", "run", "--steps", "4")[0] == 0
+
+
+def test_resume_of_a_run_without_checkpoint(refused, trained):
+    for name in ("best", "last"):
+        (trained / f"{name}.safetensors").unlink()
+    message = refused("train", "--resume", trained)
+    says(message, trained / "last.safetensors", "steps made    4", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"progress": {"best_score": "high"}},
+        {"progress": {"unknown": 3}},
+        {"progress": {"recent": [[1.0, 2.0]]}},
+        {"config": {"lr": -1}},
+        {"config": {"momentum": 10**30}},
+        {"config": {"depth": 2}},
+        {"config": {"steps": 0}},
+        {"config": {"layers": 3}},
+        {"config": {"augmentation": {"twists": 3}}},
+    ],
+)
+def test_a_checkpoint_whose_options_do_not_fit(refused, trained, unchanged, change):
+    path = trained / "last.safetensors"
+    stored = load_checkpoint(path)
+    parts = {name: {**getattr(stored, name), **value} for name, value in change.items()}
+    save_checkpoint(path, replace(stored, **parts))
+    with unchanged(trained):
+        refused("train", "--resume", trained)
+
+
+def test_resume_while_another_process_trains(refused, trained, unchanged):
+    pytest.importorskip("fcntl")
+    with RunFolder(trained).locked(), unchanged(trained):
+        says(refused("train", "--resume", trained, "--steps", "6"), trained, "another process")
 
 
 def test_resume_with_fewer_steps_than_were_made(refused, trained, unchanged):
@@ -456,3 +556,56 @@ def test_as_a_module():
         assert done.returncode == 2
         says(done.stderr, "celsl")
         assert "Traceback" not in done.stderr
+
+
+STUB = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to a process on Windows")
+@pytest.mark.parametrize(
+    "arguments", [["-m", "tinyunet.train"], ["-m", "tinyunet", "train"], ["-c", "import tinyunet"]]
+)
+def test_ctrl_c_while_packages_are_imported(tmp_path, arguments):
+    """A command ends without a traceback; a program that imports tinyunet gets its KeyboardInterrupt."""
+    (tmp_path / "numba.py").write_text(STUB)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    if arguments[0] == "-m":
+        assert (done.returncode, done.stderr) == (130, "")
+    else:
+        assert "KeyboardInterrupt" in done.stderr
+
+
+def test_text_that_the_terminal_cannot_show(monkeypatch):
+    """Results are worth more than an arrow or a name that is no UTF-8."""
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    command_line.run(lambda: print("iou \N{DOWNWARDS ARROW} \udcff.png", flush=True))
+    assert shown.getvalue().split() == [b"iou", b"?", b"?.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes names that are not UTF-8")
+def test_names_that_are_not_utf_8(command, data, tiny, tmp_path):
+    name = os.fsdecode(b"a\xff")
+    for part in ("images", "labels"):
+        (data / part / "1.png").rename(data / part / f"{name}.png")
+    run = tmp_path / os.fsdecode(b"run\xfe")
+    for arguments in (
+        ("train", "--data", data, "--out", run, *tiny, "--holdout", "1-2"),
+        ("train", "--resume", run),
+        ("doctor", data, "--tile", "16", "--depth", "1"),
+        ("predict", run, data, "--out", "results"),
+        ("evaluate", run, "--out", "scores"),
+        ("evaluate", "results", data, "--kind", "binary"),
+        ("report", run),
+    ):
+        status, _, message = command(*arguments)
+        assert status == 0, message
+    assert (tmp_path / "results" / f"{name}_overlay.png").is_file()
+    assert "a?" in (run / "report.html").read_text(encoding="utf-8")

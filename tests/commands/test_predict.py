@@ -39,6 +39,28 @@ def test_writes_four_files_of_the_images_size(command, trained, image, tmp_path)
     assert (overlay.size, overlay.mode) == ((50, 33), "RGB")
 
 
+def test_probabilities_beyond_4_gib_are_a_big_tiff(command, trained, image, monkeypatch):
+    assert command("predict", trained, image, "--out", "classic")[0] == 0
+    monkeypatch.setattr("tinyunet.prediction.files.CLASSIC_TIFF", 100)
+    assert command("predict", trained, image, "--out", "big")[0] == 0
+    found = {}
+    for out in ("classic", "big"):
+        with tifffile.TiffFile(f"{out}/slide_probabilities.tif") as file:
+            found[out] = file.is_bigtiff, file.asarray()
+    assert (found["classic"][0], found["big"][0]) == (False, True)
+    np.testing.assert_array_equal(found["classic"][1], found["big"][1])
+
+
+def test_two_frames_of_one_number(command, trained, tmp_path):
+    """Images of which only some are called as frames get numbers in their order: none is overwritten."""
+    (tmp_path / "in").mkdir()
+    for name in ("01_t001", "a", "b"):
+        Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    assert command("predict", trained, "in", "--out", "results", "--layout", "film")[0] == 0
+    masks = sorted(file.name for file in (tmp_path / "results" / "01_RES").glob("*.tif"))
+    assert masks == ["mask000.tif", "mask001.tif", "mask002.tif"]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (40, 1), (1, 40), (3, 3)])
 def test_a_page_for_each_class_however_small_the_image(command, trained, make_data, shape):
     """Even a line or a pixel; and evaluate reads it back."""

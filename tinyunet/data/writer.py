@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.image_set import UNKNOWN, Image, ImageSet, Labels
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
+
+CLASSIC_TIFF = 2**32 - 2**25  # bytes of pixels that a TIFF holds, as tifffile reckons; a BigTIFF holds more
 
 
 def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
@@ -51,7 +53,7 @@ def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
 
 
 def save_labels(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | BinaryIO,
     labels: np.ndarray,
     *,
     compression: str | None = None,
@@ -61,12 +63,12 @@ def save_labels(
 
     Parameters
     ----------
-    path : path
-        Should end in ``.tif``.
+    path : path or binary file
+        A path should end in ``.tif``.
     labels : integer array, shape (H, W)
         0 … 4,294,967,295, or 65,535 with 16 bits.
     compression : str, optional
-        A lossless one of tifffile's, such as "lzw". Without it a 16-bit file is an ImageJ one.
+        A lossless one of tifffile's, such as "lzw". Without it a 16-bit file below 4 GiB is an ImageJ one.
     bits : 16 or 32
         The most bits per label; some formats have no more than 16.
 
@@ -86,13 +88,15 @@ def save_labels(
         raise DtypeError(f"save_labels: labels must hold whole numbers, they are {labels.dtype}")
     most = 2**bits - 1
     if labels.min() < 0 or labels.max() > most:
+        file = path if isinstance(path, (str, PathLike)) else path.name
         raise DataError(
             f"save_labels: {bits} bits hold labels 0 to {most:,}, found {labels.min():,} to {labels.max():,}",
-            {"objects": f"{np.count_nonzero(np.unique(labels)):,}", "file": path},
+            {"objects": f"{np.count_nonzero(np.unique(labels)):,}", "file": file},
             "save parts of the image, or keep the array with numpy.save",
         )
     dtype = _label_dtype(labels)
-    imagej = compression is None and dtype == np.uint16  # ImageJ has no whole numbers of 32 bits
+    # ImageJ has no whole numbers of 32 bits, and no BigTIFF.
+    imagej = compression is None and dtype == np.uint16 and 2 * labels.size <= CLASSIC_TIFF
     tifffile.imwrite(
         path, labels.astype(dtype), imagej=imagej, compression=compression, photometric="minisblack"
     )

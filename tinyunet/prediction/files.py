@@ -18,10 +18,11 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tinyunet.atomic_write import replacing
 from tinyunet.data import ClassTable
 from tinyunet.data.decode import decode
 from tinyunet.data.label_kind import apply_kind, colour_numbers, label_image
-from tinyunet.data.writer import save_labels
+from tinyunet.data.writer import CLASSIC_TIFF, save_labels
 from tinyunet.errors import DataError
 from tinyunet.metrics.scores import Prediction
 
@@ -44,7 +45,7 @@ def write_prediction(
     overlay: NDArray[np.uint8],
     table: ClassTable | None = None,
 ) -> None:
-    """Write the four files of an image.
+    """Write the four files of an image, each whole or not at all.
 
     Parameters
     ----------
@@ -56,34 +57,55 @@ def write_prediction(
         The image with outlined objects.
     table : ClassTable, optional
         The numbers or colours to write for the classes; 0..K-1 by default.
+
+    Raises
+    ------
+    DataError
+        There are more objects than 32 bits can number.
     """
     probabilities, objects = prediction.probabilities, prediction.objects
     assert objects is not None
     description = {} if table is None else {TABLE_KEY: asdict(table)}
-    with tifffile.TiffWriter(folder / f"{name}_{PROBABILITIES}") as file:
+    with (
+        replacing(folder / f"{name}_{PROBABILITIES}") as file,
+        tifffile.TiffWriter(file, bigtiff=probabilities.nbytes > CLASSIC_TIFF) as pages,
+    ):
         for page in np.moveaxis(probabilities, 2, 0):  # one by one: pages of one column would become one
-            file.write(page, photometric="minisblack", contiguous=True, metadata=description)
+            pages.write(page, photometric="minisblack", contiguous=True, metadata=description)
     for part in (CLASSES, HIGH_CLASSES):  # of an older prediction
         (folder / f"{name}_{part}").unlink(missing_ok=True)
-    _write_classes(folder, name, probabilities.argmax(axis=2), table)
-    save_labels(folder / f"{name}_{INSTANCES}", objects)
-    Image.fromarray(overlay).save(folder / f"{name}_{OVERLAY}")
+    _write_classes(folder, name, most_probable(probabilities), table)
+    with replacing(folder / f"{name}_{INSTANCES}") as file:
+        save_labels(file, objects)
+    with replacing(folder / f"{name}_{OVERLAY}") as file:
+        Image.fromarray(overlay).save(file, "PNG")
+
+
+def most_probable(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The most probable class of each pixel, found row by row: argmax gives eight bytes per pixel."""
+    classes = np.empty(probabilities.shape[:2], np.uint8)
+    for row, scores in zip(classes, probabilities, strict=True):
+        row[...] = scores.argmax(axis=1)
+    return classes
 
 
 def _write_classes(folder: Path, name: str, classes: NDArray[np.integer], table: ClassTable | None) -> None:
     """Write the class map in the files' own numbers or colours."""
     pixels = classes[..., None].astype(np.uint8) if table is None else table.pixels(classes)
+    if pixels.dtype != np.uint8:
+        with replacing(folder / f"{name}_{HIGH_CLASSES}") as file:
+            save_labels(file, pixels[..., 0])
+        return
     if table is not None and table.coloured:
-        Image.fromarray(pixels).save(folder / f"{name}_{CLASSES}")
-    elif pixels.dtype == np.uint8:
+        image = Image.fromarray(pixels)
+    else:
         image = Image.fromarray(pixels[..., 0])
         palette = [BACKGROUND] * 256  # all of them: Pillow stores no more bits than colours
         for number, value in enumerate(table.values if table else range(256)):
             palette[value] = COLOURS[(number - 1) % len(COLOURS)] if number else BACKGROUND
         image.putpalette([value for colour in palette for value in colour])
-        image.save(folder / f"{name}_{CLASSES}")
-    else:
-        save_labels(folder / f"{name}_{HIGH_CLASSES}", pixels[..., 0])
+    with replacing(folder / f"{name}_{CLASSES}") as file:
+        image.save(file, "PNG")
 
 
 def predicted_names(folder: Path) -> set[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyunet.atomic_write import replacing, write_text
 from tinyunet.data.writer import save_labels
 from tinyunet.metrics.contingency import contingency
 
@@ -57,11 +58,12 @@ class FilmWriter:
         number = int(frame)
         follows = self._last is not None and self._last_frame + 1 == number
         linked = link(self._last if follows else None, objects, first_new=len(self.tracks) + 1)
-        save_labels(self.folder / f"mask{frame}.tif", linked, compression="lzw", bits=16)
+        with replacing(self.folder / f"mask{frame}.tif") as file:
+            save_labels(file, linked, compression="lzw", bits=16)
         for value in np.setdiff1d(linked, [0]).tolist():
             self.tracks.setdefault(value, [number, number])[1] = number
         lines = [f"{value} {first} {last} 0\n" for value, (first, last) in sorted(self.tracks.items())]
-        (self.folder / "res_track.txt").write_text("".join(lines))
+        write_text(self.folder / "res_track.txt", "".join(lines))
         self._last, self._last_frame = linked, number
 
 
