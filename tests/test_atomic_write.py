@@ -2,10 +2,11 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from tinyunet.atomic_write import replacing, write_text
+from tinyunet.atomic_write import make_folder, replacing, write_text
 
 
 @pytest.fixture
@@ -89,3 +90,19 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
 def test_names_that_are_no_text(path):
     write_text(path, "a\udcffb")
     assert path.read_text() == "a?b"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows takes no paths of this length")
+def test_a_folder_below_many_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    deep = Path("/".join("a" * 1500))
+    make_folder(deep)
+    make_folder(deep)
+    assert deep.is_dir()
+    for folder in [deep, *deep.parents][:-1]:  # shutil.rmtree recurses, too
+        folder.rmdir()
+
+
+def test_a_folder_in_the_place_of_a_file(path):
+    with pytest.raises(OSError, match="file"):
+        make_folder(path / "below")

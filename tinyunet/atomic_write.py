@@ -54,6 +54,12 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
         file.write(text.encode(errors="replace"))
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. `Path.mkdir` recurses, which ends at a thousand levels."""
+    for folder in [*reversed(path.parents), path]:
+        folder.mkdir(exist_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Write a folder's list of names to the disk, where the system can: Windows cannot open a folder."""
     with suppress(OSError):

@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from tinyunet import command_line
+from tinyunet.atomic_write import make_folder
 from tinyunet.data import split
 from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.models import ModelName
@@ -68,7 +69,7 @@ def doctor(options: Options) -> None:
     from tinyunet.reporting import plots  # here, because Matplotlib takes long to import
 
     with command_line.writing(picture):
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(picture.parent)
         plots.plot_samples(example_samples(setup), picture)
     print(f"wrote {picture}")
 

@@ -13,6 +13,7 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
+from tinyunet.atomic_write import make_folder
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ClassTable
 from tinyunet.data.cell_tracking import find_films, frame_of
@@ -164,7 +165,7 @@ class Results:
     def make_folder(self) -> None:
         """Make the folder before the first prediction, whose time would be lost if that failed."""
         with command_line.writing(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
+            make_folder(self.out)
 
     def write(self, name: str, number: str, image: Image, prediction: Prediction) -> None:
         """Write the files of an image.

@@ -13,7 +13,7 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
-from tinyunet.atomic_write import write_text
+from tinyunet.atomic_write import make_folder, write_text
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, split
 from tinyunet.diagnosis import diagnose, example_samples
@@ -94,7 +94,7 @@ def report(options: Options) -> None:
         commands=_commands(options, log),
     )
     with command_line.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_text(path, page.render(content))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 

@@ -234,6 +234,14 @@ def test_a_depth_beyond_all_memory_for_the_doctor(refused, data):
     says(refused("doctor", data, "--depth", "1000000"), "depth", "1000000")
 
 
+@pytest.mark.parametrize("option", ["steps", "seed", "validate-every", "patience", "tile"])
+def test_numbers_of_many_digits(refused, data, tiny, tmp_path, option):
+    for digits in (20, 400, 5000):
+        message = refused("train", "--data", data, "--out", "run", *tiny, f"--{option}", "9" * digits)
+        assert option in message or option.replace("-", "_") in message
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("option", "value"), [("variant", "release"), ("padding", "valid")])
 def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path, option, value):
     message = refused("train", "--data", data, "--out", "run", *tiny, "--model", "fcn", f"--{option}", value)

@@ -15,6 +15,7 @@ from tinyunet.errors import OptionError
 from tinyunet.models import MODELS, ModelName
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
+from tinyunet.training.json_types import LARGEST
 
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
 
@@ -108,8 +109,11 @@ class TrainConfig(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, least in (("steps", 1), ("tile", 1), ("validate_every", 1), ("patience", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
+            value = getattr(self, name)
+            if value < least:
+                raise OptionError(f"{name} is {value}, expected at least {least}")
+            if value >= LARGEST:
+                raise OptionError(f"{name} is a number of {len(str(value))} digits, expected less than 2^63")
 
 
 def config_from(options: DataOptions, **values: Any) -> TrainConfig:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinyunet.atomic_write import write_text
+from tinyunet.atomic_write import make_folder, write_text
 from tinyunet.errors import RunError
 from tinyunet.training.json_types import mismatch
 
@@ -96,7 +96,7 @@ class RunFolder:
         RunError
             Another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         try:
             import fcntl
         except ImportError:  # Windows
@@ -119,7 +119,7 @@ class RunFolder:
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder and remove the files of an older run; other files stay."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         for file in (self.best, self.last, self.curves, self.examples, self.report):
             file.unlink(missing_ok=True)
         self.write_config(config)
