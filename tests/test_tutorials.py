@@ -28,20 +28,20 @@ ENVIRONMENT = {
 }
 
 sys.path.insert(0, str(TUTORIALS))
+import check  # noqa: E402
 import lesson  # noqa: E402
 from numba import njit, prange  # noqa: E402
-from progress import exercises  # noqa: E402
 from race import find_race  # noqa: E402
 
 MISSING = "zero_grad is missing, so that each step adds its gradients to the older ones"
-EXERCISES = {name: exercises(TUTORIALS / f"{name}.py") for name in CHAPTERS}
+EXERCISES = {name: lesson.exercises(TUTORIALS / f"{name}.py") for name in CHAPTERS}
 ALL_EXERCISES = [(chapter, *exercise) for chapter in CHAPTERS for exercise in EXERCISES[chapter]]
 
 
 def run_chapter(folder: Path, chapter: str, source: str | None = None) -> str:
     """Run a copy of a chapter, or another text in its place, and return what it prints."""
-    for name in ("lesson.py", "race.py", f"{chapter}.py"):
-        shutil.copy(TUTORIALS / name, folder)
+    for path in TUTORIALS.glob("*.py"):
+        shutil.copy(path, folder)
     shutil.copytree(TUTORIALS / "solutions", folder / "solutions")
     if source is not None:
         (folder / f"{chapter}.py").write_text(source, encoding="utf-8")
@@ -58,9 +58,11 @@ def run_chapter(folder: Path, chapter: str, source: str | None = None) -> str:
     return " ".join(result.stdout.split())  # messages are broken into lines
 
 
-def solved_source(chapter: str) -> str:
-    """Return the chapter with the bodies of the worked answers instead of its stubs."""
-    lines = (TUTORIALS / f"{chapter}.py").read_text(encoding="utf-8").splitlines()
+def solved_source(chapter: str, source: str | None = None) -> str:
+    """Return the chapter, or a file of answers to it, with the worked answers instead of its stubs."""
+    if source is None:
+        source = (TUTORIALS / f"{chapter}.py").read_text(encoding="utf-8")
+    lines = source.splitlines()
     answers = (TUTORIALS / "solutions" / f"{chapter}.py").read_text(encoding="utf-8").splitlines()
     bodies = {
         node.name: answers[node.body[0].lineno - 1 : node.end_lineno]
@@ -69,7 +71,7 @@ def solved_source(chapter: str) -> str:
     }
     stubs = [
         node
-        for node in ast.parse("\n".join(lines)).body
+        for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef) and node.name in dict(map(reversed, EXERCISES[chapter]))
     ]
     for node in reversed(stubs):
@@ -92,9 +94,7 @@ def test_chapter_runs_unsolved(chapter, tmp_path):
 def test_chapter_runs_solved(chapter, tmp_path):
     printed = run_chapter(tmp_path, chapter, solved_source(chapter))
     for number, name in EXERCISES[chapter]:
-        found = re.search(rf"Exercise {number}, {name}: solved in \d+ line\(s\)(.)", printed)
-        assert found, f"{number} is not solved"
-        assert found[1] == ".", f"{number}: the worked answer is longer than the chapter says"
+        assert re.search(rf"Exercise {number}, {name}: solved in \d+ line\(s\)\.", printed)
 
 
 @pytest.mark.parametrize(("chapter", "number", "name"), ALL_EXERCISES)
@@ -202,7 +202,7 @@ def test_forgotten_return_is_reported(tmp_path):
     source = (TUTORIALS / "01_autograd.py").read_text(encoding="utf-8")
     printed = run_chapter(tmp_path, "01_autograd", source.replace("return ...", "y = grad_y * b", 1))
     assert "Exercise 01.1, multiply_backward: open, because it returns nothing" in printed
-    assert "Exercise 01.2, newest_first: open, about" in printed
+    assert "Exercise 01.2, newest_first: open. The worked answer is used." in printed
 
 
 def test_numbers_are_described_in_short():
@@ -252,11 +252,147 @@ def test_loop_on_one_core_is_reported():
     assert "no prange loop" in find_race(lambda y: y.sum(), np.zeros(3))
 
 
-def test_progress_lists_every_exercise(tmp_path):
-    run_chapter(tmp_path, "01_autograd", solved_source("01_autograd"))
-    shutil.copy(TUTORIALS / "progress.py", tmp_path)
-    result = subprocess.run(
-        [sys.executable, "progress.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+# The command that checks
+
+
+@pytest.fixture
+def answers(tmp_path, monkeypatch):
+    """Give the reader's files a folder of their own, and return that of the answers."""
+    monkeypatch.setattr(lesson, "ANSWERS", tmp_path / "answers")
+    monkeypatch.setattr(lesson, "RECORD", tmp_path / "record.json")
+    return lesson.ANSWERS
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_answers_in_a_file_of_their_own_are_checked(chapter, answers, capsys):
+    assert check.main([chapter[:2], "--start"]) == 0
+    path = answers / f"{chapter[:2]}.py"
+    assert check.main([chapter[:2]]) == 1
+    assert capsys.readouterr().out.count(": open.\n") == len(EXERCISES[chapter])
+    path.write_text(solved_source(chapter, path.read_text(encoding="utf-8")), encoding="utf-8")
+    assert check.main([chapter[:2]]) == 0
+    assert capsys.readouterr().out.count(": solved in ") == len(EXERCISES[chapter])
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "message"),
+    [
+        ("01.1", "return grad_y * a, grad_y * b", "mistake: the inputs exchanged."),
+        ("08.4", "return 2 / (size * size * channels)", "mistake: the variance."),
+        ("11.1", "return weight + lr * (momentum * velocity + grad), velocity", "in weight, for weight = "),
+        ("12.1", "return k % size", "mistake: the image repeated."),
+        ("12.1", "return k.no_such_method()", "in line 1"),
+        ("12.1", "k %", "12.py, line"),
+    ],
+)
+def test_wrong_answers_in_a_file_are_explained(number, body, message, answers, capsys):
+    check.main([number, "--start"])
+    path = answers / f"{number[:2]}.py"
+    name = dict(exercise for _, *exercise in ALL_EXERCISES)[number]
+    before, after = path.read_text(encoding="utf-8").split(f"def {name}")
+    path.write_text(f"{before}def {name}{after.replace('return ...', body, 1)}", encoding="utf-8")
+    capsys.readouterr()
+    assert check.main([number]) == 1
+    assert message in capsys.readouterr().out
+
+
+def test_start_keeps_what_is_written_and_adds_what_is_missing(answers):
+    answers.mkdir()
+    path = answers / "03.py"
+    path.write_text("def corner_edge_middle():\n    return 1, 3, 9  # mine\n", encoding="utf-8")
+    assert check.main(["03", "--start"]) == check.main(["03", "--start"]) == 0
+    written = path.read_text(encoding="utf-8")
+    assert written.startswith("def corner_edge_middle():\n    return 1, 3, 9  # mine\n")
+    assert [written.count(f"def {name}(") for _, name in EXERCISES["03_conv2d"]] == [1, 1, 1, 1]
+    assert check.main(["03.4"]) == 0
+
+
+def test_hints_come_one_by_one(answers, capsys):
+    for shown in (1, 2, 2):
+        assert check.main(["03.2", "--hint"]) == 0
+        assert f"Hint {shown} of 2" in capsys.readouterr().out
+    assert check.main(["03.3", "--hint"]) == 0
+    assert "Hint 1 of 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("chapter", "number", "name"), ALL_EXERCISES)
+def test_each_exercise_has_hints(chapter, number, name):
+    assert len(getattr(lesson.load_solutions(chapter[:2]), f"hints_{name}")) >= 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["03.9"], ["99"], ["03", "--hint"], ["03.1", "--hint", "--start"], ["--hint"]]
+)
+def test_usage_is_status_2(arguments, answers):
+    with pytest.raises(SystemExit) as stopped:
+        check.main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_answers_in_the_chapter_are_checked_without_running_it(answers, tmp_path, monkeypatch):
+    for path in TUTORIALS.glob("[0-9]*.py"):
+        shutil.copy(path, tmp_path)
+    shutil.copytree(TUTORIALS / "solutions", tmp_path / "solutions")
+    monkeypatch.setattr(lesson, "FOLDER", tmp_path)
+    chapter = tmp_path / "07_max_pool2d_conv_transpose2d.py"
+    source = solved_source(chapter.stem).replace(
+        "rng = np.random", "raise RuntimeError  # run\nrng = np.random", 1
     )
-    assert re.search(r"01\.2 +newest_first +solved", result.stdout)
-    assert f"{len(EXERCISES['01_autograd'])} of {len(EXERCISES['01_autograd'])} solved" in result.stdout
+    assert "RuntimeError" in source
+    chapter.write_text(source, encoding="utf-8")
+    assert check.main(["07"]) == 0
+    chapter.write_text(source.replace("weight[p, q].T", "weight[p, q]"), encoding="utf-8")
+    assert check.main(["07.4"]) == 1
+
+
+def test_chapter_uses_the_answers_of_the_file(answers, tmp_path):
+    check.main(["01", "--start"])
+    path = answers / "01.py"
+    path.write_text(path.read_text().replace("return ...", "return grad_y * b, grad_y * a", 1))
+    printed = run_chapter(tmp_path, "01_autograd")
+    assert "Exercise 01.1, multiply_backward: solved in 1 line(s)." in printed
+    assert "Exercise 01.2, newest_first: open." in printed
+
+
+def test_names_of_exercises_are_unique():
+    names = [name for _, _, name in ALL_EXERCISES]
+    assert len(names) == len(set(names))
+
+
+def test_own_answers_go_before_worked_ones(answers):
+    check.main(["03", "--start"])
+    path = answers / "03.py"
+    start, end = path.read_text().rsplit("return ...", 1)
+    path.write_text(f"{start}return 1, 3, 9{end}")
+    own = lesson.Own()
+    assert own.corner_edge_middle() == (1, 3, 9)
+    assert own.backward_input is lesson.load_solutions("03").backward_input
+    assert (own.used, own.yours) == (["03.4", "03.3"], ["03.4"])
+    path.write_text(f"{start}return 9, 9, 9{end}")
+    with pytest.raises(lesson.WrongAnswer, match=r"03\.4"):
+        lesson.Own().corner_edge_middle()
+
+
+def test_progress_shows_what_is_next(answers, capsys):
+    check.main(["00", "--start"])
+    path = answers / "00.py"
+    path.write_text(solved_source("00_first_run", path.read_text()))
+    assert check.main(["00"]) == 0
+    capsys.readouterr()
+    assert check.main([]) == check.main(["progress"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^\*\* +00\. ", printed, re.M)
+    assert f"2 of {len(ALL_EXERCISES)} solved" in printed
+    assert "Next: 01.1, multiply_backward" in printed
+
+
+def test_the_command_loads_neither_the_engine_nor_matplotlib():
+    script = (
+        "import sys, tutorials.check as check; check.main(['progress']);"
+        "assert not {'matplotlib', 'tinyunet', 'numba', 'scipy'} & sys.modules.keys()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=TOP, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "00. First run" in result.stdout

@@ -127,7 +127,7 @@ assert scores[-1] > 0.8
 
 
 # %%
-@exercise("00.1", lines=1, hint="np.convolve(losses, np.full(window, 1 / window), 'valid').")
+@exercise("00.1")
 def running_mean(losses, window):
     """Return the means of all full windows; shape (steps - window + 1,)."""
     return ...
@@ -186,7 +186,7 @@ show("00-four-curves")
 
 
 # %%
-@exercise("00.2", lines=1, hint="By heart: the loss falls, and the held-out images do not follow.")
+@exercise("00.2")
 def read_curves():
     """Return four words for the curves 1, 2, 3, 4, each of "good", "slow", "lost", "by heart"."""
     return ...

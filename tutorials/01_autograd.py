@@ -78,7 +78,7 @@ def add_backward(grad_y, a, b):
 
 
 # %%
-@exercise("01.1", lines=1, hint="dy/da is b. The chain rule multiplies it by grad_y.")
+@exercise("01.1")
 def multiply_backward(grad_y, a, b):
     """Return grad_a and grad_b for y = a * b."""
     return ...
@@ -230,7 +230,7 @@ else:
 
 
 # %%
-@exercise("01.2", lines=7, hint="A list of ops to visit, a set of ops seen; sort by number at the end.")
+@exercise("01.2")
 def newest_first(output):
     """Return a list of output.op and all ops before it, each once, the newest first. Without recursion."""
     return ...
@@ -245,7 +245,7 @@ def newest_first(output):
 
 
 # %%
-@exercise("01.3", lines=2, hint="pending.get(tensor, 0.0) is the gradient that has arrived before.")
+@exercise("01.3")
 def accumulate(pending, tensor, grad):
     """Add the array `grad` to pending[tensor], which may be missing; return pending. Change no array."""
     return ...

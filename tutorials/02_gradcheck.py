@@ -75,7 +75,7 @@ assert in_double[::4].min() < 1e-10
 
 
 # %%
-@exercise("02.1", lines=1, hint="dT/dh = h |f'''| / 3 - u |f| / h² = 0. Solve for h³.")
+@exercise("02.1")
 def best_step(value, third, rounding):
     """Return the h at which T(h) is smallest; value is f(x), third is f'''(x), rounding is u."""
     return ...
@@ -128,7 +128,7 @@ show("02-step")
 
 
 # %%
-@exercise("02.2", lines=3, hint="np.vdot(a, b) is <a, b>. The loss of an input x is np.vdot(forward(x), g).")
+@exercise("02.2")
 def two_sides(forward, backward, x, g, v, h):
     """Return the slope of L along v, twice: by backward(g, x), and by the central quotient with step h."""
     return ...
@@ -299,9 +299,7 @@ assert report == {"x": [], "weight": [], "bias": [(0,), (1,), (2,), (3,)]}
 
 
 # %%
-@exercise(
-    "02.3", lines=2, hint="The bias is added before the ReLU: its gradient comes back through the ReLU."
-)
+@exercise("02.3")
 def layer_backward(grad_y, x, weight, bias):
     """Return grad_x, grad_weight and grad_bias of `layer`; the derivative of the ReLU at 0 is 0."""
     return ...
@@ -338,7 +336,7 @@ show("02-kink")
 
 
 # %%
-@exercise("02.4", lines=4, hint="Test for the mean first. Python understands a <= b <= c.")
+@exercise("02.4")
 def judge(by_backward, ahead, behind, tolerance):
     """Return "right" (the mean), else "kink" (in the range), else "wrong"; within the tolerance."""
     return ...

@@ -136,7 +136,7 @@ show("03-filters")
 
 
 # %%
-@exercise("03.1", lines=2, hint="sliding_window_view, then .transpose to n, i, j, p, q, c, then .reshape.")
+@exercise("03.1")
 def window_rows(x, size):
     """Return all windows of x as rows: shape (N H' W', K K C), columns in the order p, q, c."""
     return ...
@@ -190,7 +190,7 @@ assert np.allclose(conv_taps(x, weight, bias), y)
 
 
 # %%
-@exercise("03.2", lines=3, hint='One einsum of the windows "nijcpq" and grad_y "nijf". Which letters remain?')
+@exercise("03.2")
 def backward_weight_and_bias(x, grad_y, size):
     """Return grad_weight, shape (K, K, C, F), and grad_bias, shape (F,)."""
     return ...
@@ -225,7 +225,7 @@ assert np.isclose(grad_bias @ bias, np.vdot(grad_y, np.broadcast_to(bias, y.shap
 
 
 # %%
-@exercise("03.3", lines=6, hint="Start with zeros, larger by K - 1. Each tap adds grad_y @ weight[p, q].T.")
+@exercise("03.3")
 def backward_input(grad_y, weight):
     """Return grad_x, shape (N, H, W, C), where grad_y has shape (N, H - K + 1, W - K + 1, F)."""
     return ...
@@ -241,7 +241,7 @@ assert np.isclose(np.vdot(grad_x, v), np.vdot(grad_y, conv_taps(v, weight, np.ze
 
 
 # %%
-@exercise("03.4", lines=1, hint="In how many places can the window be laid so that it covers the pixel?")
+@exercise("03.4")
 def corner_edge_middle():
     """Return how many windows contain a pixel in a corner, in the middle of an edge, in the middle."""
     return ...

@@ -58,7 +58,7 @@ except BackendError as error:
 
 
 # %%
-@exercise("06.1", lines=1, hint='"if (...) y[...] = ...;" Which threads have a number?')
+@exercise("06.1")
 def twice():
     """Return the missing line of the kernel `twice`, in C++, as a string."""
     return ...
@@ -127,7 +127,7 @@ for number, traffic in report.lines.items():
 
 
 # %%
-@exercise("06.2", lines=1, hint="addresses // 128 numbers the segments; np.unique leaves each once.")
+@exercise("06.2")
 def count_segments(addresses):
     """Return how many segments of 128 bytes hold float32 numbers at these byte addresses (multiples of 4)."""
     return ...
@@ -195,7 +195,7 @@ assert bad[0] == 128 * (144 * (16 + 1) + 48 * 4 + 32)
 
 
 # %%
-@exercise("06.3", lines=1, hint="r windows and s columns of weights, each of size * size * channels float32.")
+@exercise("06.3")
 def bytes_per_output(r, s, size, channels):
     """Return the bytes that a block of r × s outputs reads, per output, with a size × size window."""
     return ...
@@ -286,7 +286,7 @@ for number, line in enumerate(SUM_OF_BLOCK.splitlines(), 1):
     print(number, line)
 
 
-@exercise("06.4", lines=1, hint="In every pass a thread reads numbers that another one has just written.")
+@exercise("06.4")
 def barriers():
     """Return a list of the lines of SUM_OF_BLOCK that need __syncthreads(); before them: as few as can be."""
     return ...

@@ -39,9 +39,7 @@ from tinyunet.data import synthetic_cells
 
 
 # %%
-@exercise(
-    "07.1", lines=4, hint="Reshape H to (H/2, 2), W to (W/2, 2); move both 2s to the end; make them one 4."
-)
+@exercise("07.1")
 def max_pool(x):
     """Return y and place, both (N, H/2, W/2, C); place is 2 p + q of the first maximum."""
     return ...
@@ -93,7 +91,7 @@ show("07-pooled")
 
 
 # %%
-@exercise("07.2", lines=6, hint="For each p, q: grad_x[:, p::2, q::2] gets grad_y where place == 2 p + q.")
+@exercise("07.2")
 def max_pool_backward(grad_y, x):
     """Return grad_x, of the shape of x; grad_y has the shape of max_pool(x)."""
     return ...
@@ -197,7 +195,7 @@ assert 2.9 < after / before < 3.3
 
 
 # %%
-@exercise("07.3", lines=5, hint="Four matrix products: x @ weight[p, q] goes to y[:, p::2, q::2].")
+@exercise("07.3")
 def up_conv(x, weight, bias):
     """Return y, shape (N, 2H, 2W, F), for x (N, H, W, C), weight (2, 2, C, F) and bias (F,)."""
     return ...
@@ -263,7 +261,7 @@ show("07-scattered")
 
 
 # %%
-@exercise("07.4", lines=1, hint="Sum over p, q, f of weight[p,q,c,f] y[n,2i+p,2j+q,f]; y[:, p::2, q::2].")
+@exercise("07.4")
 def down_conv(y, weight):
     """Return the adjoint of up_conv without bias: (N, H, W, C) for y (N, 2H, 2W, F)."""
     return ...

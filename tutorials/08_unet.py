@@ -39,7 +39,7 @@ from tinyunet.data import synthetic_cells
 
 
 # %%
-@exercise("08.1", lines=6, hint="A loop down: (side - 4) // 2. The bottom. A loop up: double, then minus 4.")
+@exercise("08.1")
 def output_side(side, depth):
     """Return the side of the output of a valid U-Net with `depth` poolings, for a side that fits."""
     return ...
@@ -132,7 +132,7 @@ show("08-u")
 
 
 # %%
-@exercise("08.2", lines=3, hint="top = (rows of skip - rows of upsampled) // 2; then np.concatenate, axis=3.")
+@exercise("08.2")
 def crop_concat(upsampled, skip):
     """Return the channels of upsampled, then those of the centre of skip: (N, H, W, C1 + C2)."""
     return ...
@@ -184,7 +184,7 @@ def unet(x, weights, depth, watch):
 
 
 # %%
-@exercise("08.3", lines=9, hint="Down: 9 before here + here + 9 here here + here. Then a loop up. Scores.")
+@exercise("08.3")
 def count_parameters(in_channels, num_classes, base, depth):
     """Return the number of weights and biases of the U-Net."""
     return ...
@@ -233,7 +233,7 @@ show("08-levels")
 
 
 # %%
-@exercise("08.4", lines=1, hint="N s² / 2 = 1, and N counts the whole window. Return s, not s².")
+@exercise("08.4")
 def he_std(size, channels):
     """Return the standard deviation of the first weights of a size × size convolution of `channels`."""
     return ...

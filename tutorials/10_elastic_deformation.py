@@ -42,7 +42,7 @@ from scipy import ndimage
 
 
 # %%
-@exercise("10.1", lines=1, hint="Where does an output pixel find its value?")
+@exercise("10.1")
 def to_the_right():
     """Return two numbers, u along rows and along columns: the picture moves 5 pixels to the right."""
     return ...
@@ -100,7 +100,7 @@ assert between.max() > values.max()
 
 
 # %%
-@exercise("10.2", lines=4, hint="np.linspace for rows and columns, np.meshgrid(..., indexing='ij').")
+@exercise("10.2")
 def displacement(grid, height, width):
     """Return u, shape (2, height, width): cubic splines, mode "mirror", through grid, shape (2, P, Q)."""
     return ...
@@ -161,7 +161,7 @@ assert invented[0] == 2
 
 
 # %%
-@exercise("10.3", lines=3, hint="The points are each pixel's place plus u. order=3, order=0, mode 'mirror'.")
+@exercise("10.3")
 def deform_both(image, labels, field):
     """Return image and labels, both (H, W), deformed by field (2, H, W): the spline, the nearest pixel."""
     return ...
@@ -206,7 +206,7 @@ show("10-cells")
 
 
 # %%
-@exercise("10.4", lines=2, hint="(yy, yx), (xy, xx) = (np.gradient(part) for part in field)")
+@exercise("10.4")
 def area_factor(field):
     """Return the Jacobian determinant at each pixel, shape (H, W), of the map with displacement `field`."""
     return ...

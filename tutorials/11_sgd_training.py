@@ -31,7 +31,7 @@ from lesson import exercise, show
 
 
 # %%
-@exercise("11.1", lines=2, hint="First the velocity, then the weight by the new velocity.")
+@exercise("11.1")
 def sgd_step(weight, grad, velocity, lr, momentum):
     """Return the new weight and the new velocity; all arrays have one shape. Change no array."""
     return ...
@@ -87,7 +87,7 @@ assert end[0.02, 0.99] > end[0.02, 0.0]
 
 
 # %%
-@exercise("11.2", lines=1, hint="Sum of momentum**k for k = 0 … steps - 1.")
+@exercise("11.2")
 def speed_after(steps, momentum):
     """Return the velocity after `steps` steps with a gradient of 1, starting at rest."""
     return ...
@@ -205,9 +205,7 @@ from tinyunet.sampling import Sampler, WeightMap
 from tinyunet.sampling.augment import Augmentation
 
 
-@exercise(
-    "11.3", lines=6, hint="The five points above, in this order; sample.image, sample.target, sample.weight."
-)
+@exercise("11.3")
 def train_step(model, optimiser, sample):
     """Make one step on `sample`; return the loss before the step, as a float: loss.item()."""
     return ...
@@ -301,7 +299,7 @@ assert loss < 0.02
 
 
 # %%
-@exercise("11.4", lines=3, hint="Copies of p.data for p in model.parameters(), and of optimiser.velocity.")
+@exercise("11.4")
 def snapshot(model, optimiser, step):
     """Return {"weights": [arrays], "velocity": [arrays], "step": step}; training on must not change them."""
     return ...

@@ -51,7 +51,7 @@ numba.set_num_threads(1)  # the time of threads that wait would be counted as wo
 
 
 # %%
-@exercise("13.1", lines=2, hint="There are (side - window + 1)**2 windows.")
+@exercise("13.1")
 def redundancy(side, window, taps):
     """Return how many times more numbers a convolution computes in all windows than in the whole image."""
     return ...
@@ -79,7 +79,7 @@ def pool(x):
     return x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).max(axis=(1, 3))
 
 
-@exercise("13.2", lines=2, hint="From row a and column b on, cut x to even sides, and call pool.")
+@exercise("13.2")
 def pool_at_offsets(x):
     """Return four pooled maps of x, of odd sides, in a list: from (0, 0), (0, 1), (1, 0) and (1, 1) on."""
     return ...
@@ -166,7 +166,7 @@ assert work["U-Net, valid"] > work["U-Net, padded"]
 
 
 # %%
-@exercise("13.3", lines=2, hint="Output channel c takes 1 times channel c and 1 times channel C + c.")
+@exercise("13.3")
 def weight_that_sums(channels):
     """Return the weight (1, 1, 2 C, C), float32, with which conv2d of [a, b] gives a + b. C: channels."""
     return ...

@@ -1,9 +1,10 @@
 """Exercises that check themselves, and figures: what the chapters share.
 
-An exercise is a function with a stub for a body. While it returns `None` or `...` it is open: the chapter
-says so and continues with the worked answer, which has the same name and is in `solutions/`, in the file
-named like the chapter. An answer is checked on cases with random shapes. A wrong one stops the chapter, which
-shows the first wrong element and, where it is a known one, names the mistake.
+An exercise is a function with a stub for a body. The reader writes an answer in its place, or in a file of
+answers (`answers/03.py`, made by `check.py`), which goes first. While the function returns `None` or `...` it
+is open: the chapter says so and continues with the worked answer, which has the same name and is in
+`solutions/`, in the file named like the chapter. An answer is checked on cases with random shapes. A wrong
+one stops the chapter, which shows the first wrong element and, where it is a known one, names the mistake.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import json
 import sys
 import textwrap
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 FOLDER = Path(__file__).parent
 FIGURES = FOLDER / "figures"
-RECORD = FOLDER / ".progress.json"  # the states that the last run of each chapter found; for progress.py
+ANSWERS = FOLDER / "answers"  # the reader's, a file per chapter: 03.py
+RECORD = (
+    FOLDER / ".progress.json"
+)  # the state that the last check of each exercise found, and the hints shown
 LINE_WIDTH = 88
 
 # Relative to the largest value, because an answer may sum in another order.
@@ -36,45 +40,150 @@ class WrongAnswer(SystemExit):
     """A wrong answer to an exercise. It ends a script with this message and without a traceback."""
 
 
-def exercise(number: str, *, lines: int, hint: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a function as an exercise, and check it where it is defined.
-
-    Parameters
-    ----------
-    number : str
-        Chapter and exercise, "03.1".
-    lines : int
-        Length of the worked answer without its docstring. More lines are allowed, and mentioned.
-    hint : str
-        For the reader of the chapter.
+def exercise(number: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a function as the exercise of this number ("03.1"), and check it where it is defined.
 
     Raises
     ------
     WrongAnswer
-        The function is no longer a stub, and its answer is wrong.
+        The function is no longer a stub, or the reader's file has an answer, and the answer is wrong.
     """
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
         name = getattr(function, "py_func", function).__name__
-        solutions = load_solutions(number[:2])
-        answer = getattr(solutions, name)
-        title = f"Exercise {number}, {name}"
-        try:
-            solved = check(solutions, name, function)
-        except WrongAnswer as wrong:
-            record(number, name, "wrong")
-            raise WrongAnswer(f"{title}: {wrong}") from None
-        if not solved:
-            record(number, name, "open")
-            why = "" if is_stub(function) else ", because it returns nothing"
-            say(f"{title}: open{why}, about {lines} line(s). The worked answer is used.")
-            return answer
-        used = count_lines(function)
-        record(number, name, "solved")
-        say(f"{title}: solved in {used} line(s)" + (f"; {lines} are enough." if used > lines else "."))
-        return function
+        function = answers_in(ANSWERS / f"{number[:2]}.py").get(name, function)
+        state, message = assess(number, name, function)
+        if state == "wrong":
+            raise WrongAnswer(message)
+        say(message if state == "solved" else f"{message} The worked answer is used.")
+        return function if state == "solved" else getattr(load_solutions(number[:2]), name)
 
     return mark
+
+
+def assess(number: str, name: str, function: Callable[..., Any]) -> tuple[str, str]:
+    """Check an answer and record the result; return its state (open, solved or wrong) and a message."""
+    solutions = load_solutions(number[:2])
+    try:
+        solved = check(solutions, name, function)
+        if solved:
+            used, enough = count_lines(function), count_lines(getattr(solutions, name))
+            state = "solved"
+            message = f"solved in {used} line(s)" + (f"; {enough} are enough." if used > enough else ".")
+        else:
+            why = "" if is_stub(source_of(function)) else ", because it returns nothing"
+            state, message = "open", f"open{why}."
+    except WrongAnswer as wrong:
+        state, message = "wrong", str(wrong)
+    record(number, state=state)
+    return state, f"Exercise {number}, {name}: {message}"
+
+
+def chapters() -> list[Path]:
+    """Return the files of the chapters in their order."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def exercises(chapter: Path) -> list[tuple[str, str]]:
+    """Read the number and the name of each exercise of a chapter from its decorators."""
+    return [
+        (decorator.args[0].value, node.name)
+        for node in ast.parse(chapter.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
+        if is_exercise(decorator)
+    ]
+
+
+def is_exercise(decorator: ast.expr) -> bool:
+    """Return True for the decorator of an exercise."""
+    return isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "exercise"
+
+
+def load_answers(chapter: str) -> dict[str, Callable[..., Any]]:
+    """Load the reader's answers to a chapter ("03"): from their own file, else from the chapter."""
+    (path,) = FOLDER.glob(f"{chapter}_*.py")
+    return answers_in(path) | answers_in(ANSWERS / f"{chapter}.py")
+
+
+def answers_in(path: Path) -> dict[str, Callable[..., Any]]:
+    """Load the answers that the reader has written into a chapter or a file of answers, by name.
+
+    Of a chapter only these answers are run, and the imports and definitions that they use. Where an answer
+    calls an exercise that is still open, it gets the worked answer.
+    """
+    if not path.exists():
+        return {}
+    solutions = load_solutions(path.name[:2])
+    (chapter,) = FOLDER.glob(f"{path.name[:2]}_*.py")
+    names = {name for _, name in exercises(chapter)}
+    source = path.read_text(encoding="utf-8")
+    namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    try:
+        body = ast.parse(source).body
+        stubs = {
+            node.name for node in body if isinstance(node, ast.FunctionDef) and is_stub(ast.unparse(node))
+        }
+        for node in body:
+            if isinstance(node, ast.FunctionDef):
+                node.decorator_list = [mark for mark in node.decorator_list if not is_exercise(mark)]
+        if path == chapter:
+            body = definitions(body, names - stubs)
+        exec(compile(ast.Module(body, []), str(path), "exec"), namespace)
+    except Exception as error:
+        line = getattr(error, "lineno", None) or traceback.extract_tb(error.__traceback__)[-1].lineno
+        raise WrongAnswer(f"{path.name}, line {line}: {type(error).__name__}: {error}") from error
+    namespace |= {name: getattr(solutions, name) for name in names & stubs}
+    return {name: namespace[name] for name in names - stubs if name in namespace}
+
+
+def definitions(body: Sequence[ast.stmt], names: Iterable[str]) -> list[ast.stmt]:
+    """Return the functions of these names, and the imports, functions and classes that they use."""
+    bound: dict[str, ast.stmt] = {}
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            bound |= {(alias.asname or alias.name).split(".")[0]: node for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            bound[node.name] = node
+    found, wanted = set(), list(names)
+    while wanted:
+        node = bound.get(wanted.pop())
+        if node is not None and node not in found:
+            found.add(node)
+            wanted += [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+    return [node for node in body if node in found]
+
+
+class Own:
+    """The answers to all chapters as attributes: the reader's where there is one, else the worked one.
+
+    An answer is checked when it is first used. `yours` has the numbers of those that are the reader's.
+    """
+
+    def __init__(self) -> None:
+        self.yours: list[str] = []
+        self.used: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        numbers = {function: number for path in chapters() for number, function in exercises(path)}
+        if name not in numbers:
+            raise AttributeError(f"no chapter has an exercise {name}")
+        number = numbers[name]
+        function = getattr(load_solutions(number[:2]), name)
+        answer = load_answers(number[:2]).get(name)
+        self.used.append(number)
+        if answer is not None:
+            state, message = assess(number, name, answer)
+            if state == "wrong":
+                raise WrongAnswer(message)
+            if state == "solved":
+                self.yours.append(number)
+                function = answer
+        setattr(self, name, function)
+        return function
+
+
+own = Own()
 
 
 def say(text: str) -> None:
@@ -161,10 +270,14 @@ def is_open(value: Any) -> bool:
     return value is None or value is ...
 
 
-def is_stub(function: Callable[..., Any]) -> bool:
-    """Return True if nothing has been written into the body yet."""
-    source = inspect.getsource(getattr(function, "py_func", function))
+def is_stub(source: str) -> bool:
+    """Return True if nothing has been written into a function's body yet."""
     return source.rstrip().endswith("return ...")
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """Return the source text of a function, compiled or not."""
+    return textwrap.dedent(inspect.getsource(getattr(function, "py_func", function)))
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:
@@ -218,7 +331,7 @@ def compare(found: Any, expected: Any, where: str, parts: Sequence[str] = ()) ->
 
 def count_lines(function: Callable[..., Any]) -> int:
     """Count the lines of a function's body without its docstring, comments and blank lines."""
-    source = textwrap.dedent(inspect.getsource(getattr(function, "py_func", function)))
+    source = source_of(function)
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.FunctionDef)
     body = definition.body[1:] if ast.get_docstring(definition) else definition.body
@@ -226,10 +339,15 @@ def count_lines(function: Callable[..., Any]) -> int:
     return sum(bool(line.strip()) and not line.strip().startswith("#") for line in text)
 
 
-def record(number: str, name: str, state: str) -> None:
-    """Record an exercise's state for progress.py."""
-    states = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    states[number] = {"name": name, "state": state}
+def recorded() -> dict[str, dict[str, Any]]:
+    """Return what is known of the exercises by their numbers: `state`, and `hints`, the number shown."""
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def record(number: str, **facts: Any) -> None:
+    """Record an exercise's state, or the number of hints shown."""
+    states = recorded()
+    states[number] = states.get(number, {}) | facts
     RECORD.write_text(json.dumps(dict(sorted(states.items())), indent=1))
 
 
@@ -246,6 +364,8 @@ def measure(function: Callable[..., Any], *arguments: Any, turns: int = 5) -> fl
 
 def show(name: str) -> None:
     """Show the current figure in its notebook or page, or from the shell write it to figures/."""
+    import matplotlib.pyplot as plt  # here, because a check of an exercise needs no figure
+
     plt.rcParams["savefig.bbox"] = "tight"  # no label is cut
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         plt.show()

@@ -10,6 +10,12 @@ def running_mean(losses, window):
     return np.convolve(losses, np.full(window, 1 / window), "valid")
 
 
+hints_running_mean = (
+    "Each value is a sum of `window` losses in a row, all times the same number: a convolution.",
+    "np.convolve(losses, np.full(window, 1 / window), 'valid').",
+)
+
+
 def cases_running_mean(rng):
     for steps, window in [(7, 3), (12, 5), (4, 4), (5, 1)]:
         yield rng.uniform(0, 2, steps), window
@@ -33,6 +39,12 @@ wrong_running_mean = {
 
 def read_curves():
     return "by heart", "slow", "good", "lost"
+
+
+hints_read_curves = (
+    "Compare the loss with the score of the held-out images, panel by panel.",
+    "By heart: the loss falls, and the held-out images do not follow.",
+)
 
 
 def check_read_curves(function):

@@ -10,6 +10,12 @@ def multiply_backward(grad_y, a, b):
     return grad_y * b, grad_y * a
 
 
+hints_multiply_backward = (
+    "Hold b fixed and move a by a little: by how much does y move?",
+    "dy/da is b. The chain rule multiplies it by grad_y.",
+)
+
+
 returns_multiply_backward = "grad_a", "grad_b"
 
 
@@ -35,6 +41,12 @@ def newest_first(output):
             seen.add(op)
             to_visit += [tensor.op for tensor in op.inputs]
     return sorted(seen, key=lambda op: op.number, reverse=True)
+
+
+hints_newest_first = (
+    "Start at output.op. Each op leads to the ops that made its inputs; a leaf has no op.",
+    "A list of ops to visit, a set of ops seen; sort by number at the end.",
+)
 
 
 class Node:
@@ -114,6 +126,12 @@ wrong_newest_first = {
 def accumulate(pending, tensor, grad):
     pending[tensor] = pending.get(tensor, 0.0) + grad
     return pending
+
+
+hints_accumulate = (
+    "Two cases: something has arrived before, or nothing has.",
+    "pending.get(tensor, 0.0) is the gradient that has arrived before.",
+)
 
 
 def check_accumulate(function):

@@ -9,6 +9,12 @@ def best_step(value, third, rounding):
     return (3 * rounding * abs(value) / abs(third)) ** (1 / 3)
 
 
+hints_best_step = (
+    "At the best step the derivative of the error bound with respect to h is zero.",
+    "dT/dh = h |f'''| / 3 - u |f| / h² = 0. Solve for h³.",
+)
+
+
 def cases_best_step(rng):
     for sign in (1, -1):
         for rounding in (2.0**-24, 2.0**-53):
@@ -31,6 +37,12 @@ def two_sides(forward, backward, x, g, v, h):
     by_backward = np.vdot(backward(g, x), v)
     by_difference = (np.vdot(forward(x + h * v), g) - np.vdot(forward(x - h * v), g)) / (2 * h)
     return by_backward, by_difference
+
+
+hints_two_sides = (
+    "Backward gives a slope for every element; v picks a direction. The quotient moves x along v, both ways.",
+    "np.vdot(a, b) is <a, b>. The loss of an input x is np.vdot(forward(x), g).",
+)
 
 
 returns_two_sides = "the slope by backward", "the slope by the quotient"
@@ -77,6 +89,12 @@ wrong_two_sides = {
 def layer_backward(grad_y, x, weight, bias):
     grad_z = grad_y * (x @ weight + bias > 0)
     return grad_z @ weight.T, x.T @ grad_z, grad_z.sum(axis=0)
+
+
+hints_layer_backward = (
+    "Name the sum before the ReLU z. Where z is not positive, no gradient passes.",
+    "The bias is added before the ReLU: its gradient comes back through the ReLU.",
+)
 
 
 returns_layer_backward = "grad_x", "grad_weight", "grad_bias"
@@ -130,6 +148,12 @@ def judge(by_backward, ahead, behind, tolerance):
         return "right"
     between = min(ahead, behind) - tolerance <= by_backward <= max(ahead, behind) + tolerance
     return "kink" if between else "wrong"
+
+
+hints_judge = (
+    "At a kink any slope between those of the two sides is allowed. Which of them is larger?",
+    "Test for the mean first. Python understands a <= b <= c.",
+)
 
 
 def cases_judge(rng):

@@ -13,6 +13,12 @@ def window_rows(x, size):
     return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * x.shape[3])
 
 
+hints_window_rows = (
+    "NumPy can show all windows of an array without a copy; then only the order of the axes is wrong.",
+    "sliding_window_view, then .transpose to n, i, j, p, q, c, then .reshape.",
+)
+
+
 def cases_window_rows(rng):
     for *shape, _, size in SHAPES:
         yield rng.standard_normal(shape), size
@@ -41,6 +47,12 @@ def backward_weight_and_bias(x, grad_y, size):
     windows = sliding_window_view(x, (size, size), axis=(1, 2))
     grad_weight = np.einsum("nijcpq,nijf->pqcf", windows, grad_y)
     return grad_weight, grad_y.sum(axis=(0, 1, 2))
+
+
+hints_backward_weight_and_bias = (
+    "Each weight is used once in every window of every image. By which pixel is it multiplied there?",
+    'One einsum of the windows "nijcpq" and grad_y "nijf". Which letters remain?',
+)
 
 
 returns_backward_weight_and_bias = "grad_weight", "grad_bias"
@@ -82,6 +94,12 @@ def backward_input(grad_y, weight):
     return grad_x
 
 
+hints_backward_input = (
+    "The forward by taps reads from a shifted image. The backward adds into a shifted image.",
+    "Start with zeros, larger by K - 1. Each tap adds grad_y @ weight[p, q].T.",
+)
+
+
 def cases_backward_input(rng):
     for n, height, width, channels, filters, size in SHAPES:
         grad_y = rng.standard_normal((n, height - size + 1, width - size + 1, filters))
@@ -109,6 +127,12 @@ wrong_backward_input = {
 
 def corner_edge_middle():
     return 1, 3, 9
+
+
+hints_corner_edge_middle = (
+    "Draw a 3×3 window in the corner of a page of squared paper.",
+    "In how many places can the window be laid so that it covers the pixel? The corner has one.",
+)
 
 
 returns_corner_edge_middle = "corner", "edge", "middle"

@@ -14,6 +14,12 @@ def count(height, width, channels, filters):
     return 2 * 9 * channels * outputs, 4 * numbers
 
 
+hints_count = (
+    "First the number of outputs. Then the numbers that must be read and written at least once.",
+    "An output takes 9 C multiplications, and as many additions.",
+)
+
+
 returns_count = "operations", "bytes"
 
 
@@ -44,6 +50,12 @@ def weight_gradient(x, grad_y, grad_weight):
                         for f in range(filters):
                             grad_weight[p, q, c, f] += x[i + p, j + q, c] * grad_y[i, j, f]
     return grad_weight
+
+
+hints_weight_gradient = (
+    "Two passes of the parallel loop must never write the same element. Which letters number grad_weight?",
+    "One pass per channel c writes grad_weight[:, :, c, :] and nothing else.",
+)
 
 
 def check_weight_gradient(function):

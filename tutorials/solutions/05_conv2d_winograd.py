@@ -15,6 +15,12 @@ def two_outputs(d, g):
     return y0, y1
 
 
+hints_two_outputs = (
+    "Four products m1 … m4, each of a sum of d and a sum of g. m1 and m4 are in the text.",
+    "y0 - m1 = m2 + m3 and y1 + m4 = m2 - m3. Put the halves on the side of g.",
+)
+
+
 class Term:
     """A number of the d side, the g side, or of both, that counts the products of two such numbers."""
 
@@ -89,6 +95,12 @@ def values_at(points, length):
     return np.vstack([powers, np.eye(length)[-1]])
 
 
+hints_values_at = (
+    "The value of a polynomial at a point is a row of the point's powers times the coefficients.",
+    "np.vander(points, length, increasing=True) has the powers; add one row below.",
+)
+
+
 def cases_values_at(rng):
     for count, length in [(3, 2), (3, 3), (2, 4), (5, 1)]:
         yield rng.standard_normal(count), length
@@ -112,6 +124,12 @@ wrong_values_at = {
 def products(height, width, channels, filters, m):
     tiles = -(-height // m) * -(-width // m)
     return tiles * (m + 2) ** 2 * channels * filters
+
+
+hints_products = (
+    "Each tile takes (m + 2)² products, for each pair of a channel and a filter.",
+    "-(-a // b) is a / b, rounded up: the tiles along an axis.",
+)
 
 
 def cases_products(rng):

@@ -13,6 +13,12 @@ def twice():
     return "if (i < n) y[i] = 2 * x[i];"
 
 
+hints_twice = (
+    "The last block has more threads than there are numbers left.",
+    '"if (...) y[...] = ...;" Which threads have a number?',
+)
+
+
 def check_twice(function):
     """Run the answer on the emulator, with more threads than numbers."""
     line = attempt(function)
@@ -50,6 +56,12 @@ def count_segments(addresses):
     return len(np.unique(addresses // 128))
 
 
+hints_count_segments = (
+    "Number the segments of 128 bytes. Which number belongs to an address?",
+    "addresses // 128 numbers the segments; np.unique leaves each once.",
+)
+
+
 def cases_count_segments(rng):
     lanes = np.arange(32)
     for addresses in (4 * lanes, 0 * lanes, 64 + 4 * lanes, 128 * lanes, 4 * lanes[::-1]):
@@ -71,6 +83,12 @@ def bytes_per_output(r, s, size, channels):
     return 4 * size * size * channels * (r + s) / (r * s)
 
 
+hints_bytes_per_output = (
+    "What does one thread read in all, and how many outputs does it make of it?",
+    "r windows and s columns of weights, each of size * size * channels float32.",
+)
+
+
 def cases_bytes_per_output(rng):
     yield from [(1, 1, 1, 1), (1, 1, 3, 64), (8, 2, 3, 5), (128, 64, 5, 7)]
 
@@ -87,6 +105,12 @@ wrong_bytes_per_output = {
 
 def barriers():
     return [5]
+
+
+hints_barriers = (
+    "Run it in your head with two threads, one of which is far ahead. What does the other one read?",
+    "In every pass a thread reads numbers that another one has just written.",
+)
 
 
 SUM_OF_BLOCK = """extern "C" __global__ void sum_of_block(const float* x, float* y) {

@@ -19,6 +19,12 @@ def max_pool(x):
     return windows.max(axis=-1), windows.argmax(axis=-1)
 
 
+hints_max_pool = (
+    "Make an axis of length four that holds the four numbers of each window.",
+    "Reshape H to (H/2, 2), W to (W/2, 2); move both 2s to the end; make them one 4.",
+)
+
+
 returns_max_pool = "y", "place"
 
 
@@ -57,6 +63,12 @@ def max_pool_backward(grad_y, x):
     for p, q in np.ndindex(2, 2):
         grad_x[:, p::2, q::2] = np.where(place == 2 * p + q, grad_y, 0)
     return grad_x
+
+
+hints_max_pool_backward = (
+    "Only the largest of a window takes part in y. The other three get zero.",
+    "For each p, q: grad_x[:, p::2, q::2] gets grad_y where place == 2 p + q.",
+)
 
 
 def cases_max_pool_backward(rng):
@@ -107,6 +119,12 @@ def up_conv(x, weight, bias):
     return y
 
 
+hints_up_conv = (
+    "The squares do not overlap: each output pixel comes from one input pixel and one tap.",
+    "Four matrix products: x @ weight[p, q] goes to y[:, p::2, q::2].",
+)
+
+
 def cases_up_conv(rng):
     for n, height, width, channels, filters in SHAPES:
         weight = rng.standard_normal((2, 2, channels, filters))
@@ -132,6 +150,12 @@ wrong_up_conv = {
 
 def down_conv(y, weight):
     return sum(y[:, p::2, q::2] @ weight[p, q].T for p, q in np.ndindex(2, 2))
+
+
+hints_down_conv = (
+    "Which outputs of up does x[n,i,j,c] reach, and by which weights?",
+    "Sum over p, q, f of weight[p,q,c,f] y[n,2i+p,2j+q,f]; y[:, p::2, q::2].",
+)
 
 
 def cases_down_conv(rng):

@@ -14,6 +14,12 @@ def output_side(side, depth):
     return side
 
 
+hints_output_side = (
+    "Follow the side level by level, down, across and up: what does each level do to it?",
+    "A loop down: (side - 4) // 2. The bottom. A loop up: double, then minus 4.",
+)
+
+
 def cases_output_side(rng):
     for depth in range(6):
         for bottom in rng.integers(9, 40, 3):
@@ -47,6 +53,12 @@ def crop_concat(upsampled, skip):
     _, height, width, _ = upsampled.shape
     top, left = (skip.shape[1] - height) // 2, (skip.shape[2] - width) // 2
     return np.concatenate([upsampled, skip[:, top : top + height, left : left + width]], axis=3)
+
+
+hints_crop_concat = (
+    "Cut both axes of skip by their own margin.",
+    "top = (rows of skip - rows of upsampled) // 2; then np.concatenate, axis=3.",
+)
 
 
 def cases_crop_concat(rng):
@@ -97,6 +109,12 @@ def count_parameters(in_channels, num_classes, base, depth):
     return total + base * num_classes + num_classes
 
 
+hints_count_parameters = (
+    "Write a layer's count as a formula of its window, channels and filters, and add up all layers.",
+    "Down: 9 before here + here + 9 here here + here. Then a loop up. Scores.",
+)
+
+
 def cases_count_parameters(rng):
     for depth in range(5):
         in_channels, num_classes, base = (int(value) for value in rng.integers(1, 20, 3))
@@ -127,6 +145,12 @@ wrong_count_parameters = {
 
 def he_std(size, channels):
     return (2 / (size * size * channels)) ** 0.5
+
+
+hints_he_std = (
+    "The mean of the squares must not change: what must the factor be?",
+    "N s² / 2 = 1, and N counts the whole window. Return s, not s².",
+)
 
 
 def cases_he_std(rng):

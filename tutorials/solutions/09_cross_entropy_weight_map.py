@@ -11,6 +11,12 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+hints_log_softmax = (
+    "log(exp(a) / sum) is a - log(sum). A number subtracted from all scores of a pixel changes nothing.",
+    "Subtract the largest score of each pixel: axis=-1, keepdims=True.",
+)
+
+
 def cases_log_softmax(rng):
     yield (rng.standard_normal((2, 3, 5, 4)),)
     yield (rng.standard_normal((1, 3, 1, 2)) + np.array([0.0, 2000.0, -2000.0]).reshape(1, 3, 1, 1),)
@@ -50,6 +56,12 @@ def gradient_of_energy(logits, target, weight):
     return weight[..., np.newaxis] * (p - one_hot)
 
 
+hints_gradient_of_energy = (
+    "At the true class the derivative is the probability minus 1, at the others the probability.",
+    "np.eye(K)[target] is 1 at the true class and 0 at the others.",
+)
+
+
 def cases_gradient_of_energy(rng):
     for n, height, width, classes in [(1, 2, 3, 2), (2, 3, 1, 4)]:
         logits = rng.standard_normal((n, height, width, classes))
@@ -80,6 +92,12 @@ def best_constant(share, w_background, w_cell):
     return share * w_cell / (share * w_cell + (1 - share) * w_background)
 
 
+hints_best_constant = (
+    "At the best q the derivative of the expected loss is zero.",
+    "(1 - share) w_background / (1 - q) = share w_cell / q; solve for q.",
+)
+
+
 def cases_best_constant(rng):
     for _ in range(4):
         yield tuple(map(float, rng.uniform([0.05, 0.2, 0.2], [0.95, 4, 4])))
@@ -102,6 +120,12 @@ def border_weight(labels, w0, sigma):
     distances = np.sort([ndimage.distance_transform_edt(labels != cell) for cell in cells], axis=0)
     border = w0 * np.exp(-((distances[0] + distances[1]) ** 2) / (2 * sigma**2))
     return np.where(labels == 0, border, 0)
+
+
+hints_border_weight = (
+    "One distance map per cell: each pixel needs the two smallest. Fewer than two cells have no border.",
+    "np.sort of the distances with axis=0; np.where(labels == 0, ..., 0).",
+)
 
 
 def cases_border_weight(rng):

@@ -10,6 +10,12 @@ def to_the_right():
     return 0.0, -5.0
 
 
+hints_to_the_right = (
+    "The field says where to read, not where to write.",
+    "The pixel that moves to the right by 5 is read 5 to the left of where it arrives.",
+)
+
+
 returns_to_the_right = "u along rows", "u along columns"
 
 
@@ -30,6 +36,12 @@ def displacement(grid, height, width):
     columns = np.linspace(0, grid.shape[2] - 1, width)
     points = np.meshgrid(rows, columns, indexing="ij")
     return np.stack([ndimage.map_coordinates(part, points, order=3, mode="mirror") for part in grid])
+
+
+hints_displacement = (
+    "Each pixel lies somewhere between the grid points. Where, counted in grid steps?",
+    "np.linspace for rows and columns, np.meshgrid(..., indexing='ij').",
+)
 
 
 def cases_displacement(rng):
@@ -64,6 +76,12 @@ def deform_both(image, labels, field):
     points = np.indices(labels.shape) + field
     bent = ndimage.map_coordinates(image, points, order=3, mode="mirror")
     return bent, ndimage.map_coordinates(labels, points, order=0, mode="mirror")
+
+
+hints_deform_both = (
+    "Image and labels are read at the same points. But a label of 1.5 is no label.",
+    "The points are each pixel's place plus u. order=3, order=0, mode 'mirror'.",
+)
 
 
 returns_deform_both = "image", "labels"
@@ -103,6 +121,12 @@ wrong_deform_both = {
 def area_factor(field):
     (yy, yx), (xy, xx) = (np.gradient(part) for part in field)
     return (1 + yy) * (1 + xx) - yx * xy
+
+
+hints_area_factor = (
+    "The points are p + u(p). The area factor is the determinant of their derivatives, a 2×2 matrix.",
+    "(yy, yx), (xy, xx) = (np.gradient(part) for part in field)",
+)
 
 
 def cases_area_factor(rng):

@@ -13,6 +13,12 @@ def sgd_step(weight, grad, velocity, lr, momentum):
     return weight - lr * velocity, velocity
 
 
+hints_sgd_step = (
+    "Momentum keeps a part of the last velocity and adds the gradient.",
+    "First the velocity, then the weight by the new velocity.",
+)
+
+
 returns_sgd_step = "weight", "velocity"
 
 
@@ -62,6 +68,12 @@ def speed_after(steps, momentum):
     return (1 - momentum**steps) / (1 - momentum)
 
 
+hints_speed_after = (
+    "Under a constant gradient of 1 the velocity is a geometric series.",
+    "Sum of momentum**k for k = 0 … steps - 1.",
+)
+
+
 def cases_speed_after(rng):
     yield 1, 0.9
     yield 2, 0.5
@@ -85,6 +97,12 @@ def train_step(model, optimiser, sample):
     optimiser.step()
     optimiser.zero_grad()
     return loss.item()
+
+
+hints_train_step = (
+    "Predict, compare, walk back, move, reset.",
+    "The five points of the text in this order; sample.image, sample.target, sample.weight; loss.item().",
+)
 
 
 class _Sample:
@@ -164,6 +182,12 @@ def snapshot(model, optimiser, step):
     weights = [parameter.data.copy() for parameter in model.parameters()]
     velocity = [v.copy() for v in optimiser.velocity]
     return {"weights": weights, "velocity": velocity, "step": step}
+
+
+hints_snapshot = (
+    "What is changed in place by the next step must be copied now.",
+    "Copies of p.data for p in model.parameters(), and of optimiser.velocity.",
+)
 
 
 def check_snapshot(function):

@@ -10,6 +10,12 @@ def mirror(k, size):
     return np.minimum(folded, 2 * (size - 1) - folded)
 
 
+hints_mirror = (
+    "Walk along the endless row and write the places down: 0 1 2 3 2 1 0 1 … for a size of 4.",
+    "The endless row repeats after 2 * (size - 1) pixels. np.abs, %, np.minimum.",
+)
+
+
 def cases_mirror(rng):
     for size in (2, 5, 8):
         yield np.arange(-3 * size, 4 * size), size
@@ -43,6 +49,12 @@ def predict_in_tiles(predict, image, output, halo, step):
             here = result[i : i + step, j : j + step]
             here[...] = predict(window)[: here.shape[0], : here.shape[1]]
     return result
+
+
+hints_predict_in_tiles = (
+    "Continue the image once, by mirror, then cut each window out of the continued image.",
+    "image[np.ix_(rows, columns)] with mirrored rows and columns; two loops.",
+)
 
 
 def cases_predict_in_tiles(rng):
@@ -102,6 +114,12 @@ def rand_score(segmentation, labels):
     return (table**2).sum() / (np.sum(table.sum(axis=0) ** 2) / 2 + np.sum(table.sum(axis=1) ** 2) / 2)
 
 
+hints_rand_score = (
+    "Count how many pixels each pair of segment and label shares. All sums come from that table.",
+    "np.add.at(table, (segmentation[inside], labels[inside]), 1) counts n.",
+)
+
+
 def cases_rand_score(rng):
     for shape in [(6, 9), (11, 4)]:
         yield rng.integers(0, 4, shape), rng.integers(0, 3, shape)
@@ -143,6 +161,12 @@ def seg(segmentation, labels):
         covers = (found & here).sum() > here.sum() / 2
         scores.append(covers * (found & here).sum() / (found | here).sum())
     return float(np.mean(scores))
+
+
+hints_seg = (
+    "At most one segment can cover more than half of a cell. Which one can it be?",
+    "np.bincount(segmentation[labels == cell]).argmax() is the only candidate.",
+)
 
 
 def cases_seg(rng):

@@ -12,6 +12,12 @@ def redundancy(side, window, taps):
     return windows * (window - taps + 1) ** 2 / (side - taps + 1) ** 2
 
 
+hints_redundancy = (
+    "Count the outputs of the first convolution in all windows, and in the whole image.",
+    "There are (side - window + 1)**2 windows.",
+)
+
+
 def cases_redundancy(rng):
     yield from [(9, 9, 3), (20, 8, 3), (606, 95, 4), (31, 7, 1)]
 
@@ -41,6 +47,12 @@ def pool_at_offsets(x):
     return [pool(x[a : a + height, b : b + width]) for a, b in itertools.product((0, 1), repeat=2)]
 
 
+hints_pool_at_offsets = (
+    "Four starts: (0, 0), (0, 1), (1, 0), (1, 1).",
+    "From row a and column b on, cut x to even sides, and call pool.",
+)
+
+
 returns_pool_at_offsets = "(0, 0)", "(0, 1)", "(1, 0)", "(1, 1)"
 
 
@@ -62,6 +74,12 @@ wrong_pool_at_offsets = {
 def weight_that_sums(channels):
     identity = np.eye(channels, dtype=np.float32)
     return np.concatenate([identity, identity])[np.newaxis, np.newaxis]
+
+
+hints_weight_that_sums = (
+    "A 1×1 convolution is a matrix: a row per input channel, a column per output channel.",
+    "Output channel c takes 1 times channel c and 1 times channel C + c.",
+)
 
 
 def cases_weight_that_sums(rng):
