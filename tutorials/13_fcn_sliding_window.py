@@ -343,4 +343,4 @@ show("13-pictures")
 # - A valid network gives the same output in any tile; a padded network invents its edge.
 # - Compare on the same images, for the same time, with more than one seed, and report what you found.
 #
-# This was the last chapter. All parts are in ``tinyunet/``, and you have built most of them.
+# Next: ``14_your_own_unet.py`` puts your parts together.

@@ -1,0 +1,462 @@
+# %% [markdown]
+"""
+14. Your own U-Net, from your own answers
+=========================================
+
+**You will build** a U-Net that trains, from the functions that you wrote in chapters 00 to 12: 60 lines
+put them together. The engine is needed once, to compare.
+
+**You will learn** how little is missing between the parts and the whole, how to check a whole network
+before it is trained, and that it agrees with the engine in every number.
+
+Needed: chapters 01, 03, 07 to 09, 11 and 12, or their worked answers. About 60 minutes. Three
+exercises, with nothing given but the parts.
+"""
+
+# %%
+import functools
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+from lesson import exercise, own, show
+from scipy import ndimage
+
+from tinyunet.data import normalise, read_images, synthetic_cells
+
+MY_IMAGE, ZOOM = "", 1.0  # the path of an image of yours, and a factor for its size: see the end
+
+# %% [markdown]
+# ``own`` has your answers as attributes: ``own.max_pool`` is the function that you wrote in chapter 07,
+# in ``answers/07.py`` or in the chapter itself. It is checked once, when it is first used. Where you
+# have written nothing, it is the worked answer, and the end of this chapter tells you which.
+#
+# - 00: ``running_mean``, for the curve of the loss;
+# - 01: ``newest_first`` and ``accumulate``, for the walk back;
+# - 02: ``two_sides``, for the check of the whole gradient;
+# - 03: ``window_rows``, ``backward_weight_and_bias`` and ``backward_input``: the convolution;
+# - 07: ``max_pool``, ``max_pool_backward``, ``up_conv`` and ``down_conv``;
+# - 08: ``output_side``, ``crop_concat``, ``count_parameters`` and ``he_std``;
+# - 09: ``log_softmax``, ``gradient_of_energy`` and ``border_weight``;
+# - 10: ``displacement`` and ``deform_both``, for new images out of six;
+# - 11: ``sgd_step``;
+# - 12: ``mirror``, ``predict_in_tiles`` and ``seg``.
+#
+# Chapters 04 to 06 compute the convolution of chapter 03 faster, and chapter 13 is about other
+# networks; the slow parts are enough for a small one.
+#
+# Convolution, with its ReLU
+# --------------------------
+# Forward it is the matrix product of chapter 03. The last layer of the network has no ReLU, so
+# ``relu`` is an option.
+
+
+# %%
+def conv(x, weight, bias, relu):
+    size, _, _, filters = weight.shape
+    y = own.window_rows(x, size) @ weight.reshape(-1, filters) + bias
+    y = y.reshape(len(x), x.shape[1] - size + 1, x.shape[2] - size + 1, filters)
+    return np.maximum(y, 0) if relu else y
+
+
+# %% [markdown]
+# For the way back you have all parts: the ReLU's from chapter 02, and two functions of chapter 03. Put
+# them together.
+
+
+# %%
+@exercise("14.1")
+def conv_backward(grad_y, x, weight, bias, relu):
+    """Return grad_x, grad_weight and grad_bias for y = conv(x, weight, bias, relu)."""
+    return ...
+
+
+# %% [markdown]
+# The skip
+# --------
+# ``crop_concat`` of chapter 08 had no backward. A number of ``skip`` that was cut off is used nowhere:
+# what is its gradient?
+
+
+# %%
+@exercise("14.2")
+def crop_concat_backward(grad_y, upsampled, skip):
+    """Return grad_upsampled and grad_skip for y = crop_concat(upsampled, skip), shaped like the inputs."""
+    return ...
+
+
+# %% [markdown]
+# The tape
+# --------
+# ``Tensor``, ``Op`` and ``record`` are those of chapter 01. The walk back was given there, and now it
+# is your turn: write it with ``own.newest_first(output)`` and ``own.accumulate(pending, tensor,
+# grad)``. ``op.backward(grad_y, *arrays)`` returns one gradient per input, where ``arrays`` are the
+# data of ``op.inputs``. An op does not know the tensor that it made.
+
+
+# %%
+class Op:
+    count = 0
+
+    def __init__(self, backward, inputs):
+        self.backward, self.inputs, self.number = backward, inputs, Op.count
+        Op.count += 1
+
+
+class Tensor:
+    def __init__(self, data, op=None):
+        self.data, self.op = data, op
+
+
+def record(forward, backward, *inputs):
+    return Tensor(forward(*(tensor.data for tensor in inputs)), Op(backward, inputs))
+
+
+@exercise("14.3")
+def walk_back(output, grad):
+    """Return a dict with the gradient of each leaf before `output`, whose own gradient is `grad`."""
+    return ...
+
+
+# %% [markdown]
+# The network
+# -----------
+# Four ops for the tape: each gets its arrays, and its backward returns one gradient per input. Then
+# the U of chapter 08, and its first weights, by the names that the engine uses.
+
+
+# %%
+def conv_layer(x, weight, bias, relu=True):
+    return record(
+        functools.partial(conv, relu=relu), functools.partial(conv_backward, relu=relu), x, weight, bias
+    )
+
+
+def pool_layer(x):
+    return record(lambda x: own.max_pool(x)[0], lambda grad_y, x: (own.max_pool_backward(grad_y, x),), x)
+
+
+def up_backward(grad_y, x, weight, bias):
+    taps = [np.einsum("nijc,nijf->cf", x, grad_y[:, p::2, q::2]) for p, q in np.ndindex(2, 2)]
+    return own.down_conv(grad_y, weight), np.reshape(taps, weight.shape), grad_y.sum(axis=(0, 1, 2))
+
+
+def unet(x, weights, depth):
+    def of(name):
+        return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+    def two(name, x):
+        return conv_layer(conv_layer(x, *of(f"{name}.first")), *of(f"{name}.second"))
+
+    skips = [two("contracting.0", x)]
+    for level in range(1, depth + 1):
+        skips.append(two(f"contracting.{level}", pool_layer(skips[-1])))
+    x = skips.pop()
+    for i in range(depth):
+        up = record(own.up_conv, up_backward, x, *of(f"up.{i}"))
+        x = two(f"expansive.{i}", record(own.crop_concat, crop_concat_backward, up, skips.pop()))
+    return conv_layer(x, *of("scores"), relu=False)
+
+
+def first_weights(base, depth, rng):
+    weights, down = {}, [1, *(base * 2**level for level in range(depth + 1))]
+
+    def add(name, size, channels, filters, taps):
+        shape = size, size, channels, filters
+        weights[f"{name}.weight"] = rng.normal(0, own.he_std(taps, channels), shape)
+        weights[f"{name}.bias"] = np.zeros(filters)
+
+    def two(name, channels, filters):
+        add(f"{name}.first", 3, channels, filters, taps=3)
+        add(f"{name}.second", 3, filters, filters, taps=3)
+
+    for level in range(depth + 1):
+        two(f"contracting.{level}", *down[level : level + 2])
+    for i, here in enumerate(reversed(down[1:-1])):
+        add(f"up.{i}", 2, 2 * here, here, taps=1)  # each output pixel is under one tap
+        two(f"expansive.{i}", 2 * here, here)
+    add("scores", 1, base, 2, taps=1)
+    return weights
+
+
+# %% [markdown]
+# Two poolings and eight channels: **predict** the side of the output for a tile of 84 pixels, and the
+# number of parameters. You wrote both formulas in chapter 08.
+
+# %%
+BASE, DEPTH, SIDE = 8, 2, 84
+OUTPUT = own.output_side(SIDE, DEPTH)
+HALO = (SIDE - OUTPUT) // 2
+rng = np.random.default_rng(1)
+weights = first_weights(BASE, DEPTH, rng)
+total = sum(array.size for array in weights.values())
+print(f"{SIDE} -> {OUTPUT}, {total:,} parameters")
+assert OUTPUT == 44
+assert total == own.count_parameters(1, 2, BASE, DEPTH) == 29_330
+
+# %% [markdown]
+# Loss and gradients
+# ------------------
+# The paper's energy, divided by the sum of the weights, so that the step does not depend on the tile.
+
+
+# %%
+def loss_and_gradients(weights, image, target, weight):
+    leaves = {name: Tensor(array) for name, array in weights.items()}
+    scores = unet(Tensor(image), leaves, DEPTH)
+    true_class = np.take_along_axis(own.log_softmax(scores.data), target[..., np.newaxis], axis=-1)[..., 0]
+    loss = -np.sum(weight * true_class) / weight.sum()
+    grads = walk_back(scores, own.gradient_of_energy(scores.data, target, weight) / weight.sum())
+    return loss, {name: grads[leaf] for name, leaf in leaves.items()}
+
+
+# %% [markdown]
+# Tiles out of six images
+# -----------------------
+# A tile is a window of a deformed image (chapter 10), continued by mirroring (chapter 12). Touching
+# cells are separated, and the gap gets its border weight (chapter 09). The images are halved first, so
+# that a small tile has several cells.
+
+# %%
+cells = synthetic_cells(n=7, size=320, seed=5)
+halved = [image.astype(float).reshape(160, 2, 160, 2, 1).mean(axis=(1, 3)) for image in cells.images]
+images = [normalise(image)[..., 0].astype(float) for image in halved]
+labels = [label[::2, ::2] for label in cells.labels]
+
+
+def separate(labels):
+    largest = ndimage.maximum_filter(labels, 3)
+    smallest = ndimage.minimum_filter(np.where(labels > 0, labels, labels.max() + 1), 3)
+    return np.where((labels > 0) & ((largest != labels) | (smallest != labels)), 0, labels)
+
+
+def tile(step):
+    """Return an image, a target and the weights of its pixels for a step: the same for the same step."""
+    rng = np.random.default_rng([1, step])
+    chosen = rng.integers(6)
+    field = own.displacement(rng.normal(0, 4, (2, 3, 3)), *images[chosen].shape)
+    image, cell = own.deform_both(images[chosen], labels[chosen], field)
+    rows, columns = (
+        own.mirror(np.arange(-HALO, OUTPUT + HALO) + rng.integers(side - OUTPUT + 1), side)
+        for side in image.shape
+    )
+    cell = separate(cell[np.ix_(rows, columns)])
+    weight = 1 + own.border_weight(cell, 5.0, 3.0)
+    inside = slice(HALO, HALO + OUTPUT)
+    target, weight = (cell[inside, inside] > 0).astype(int), weight[inside, inside]
+    return image[np.ix_(rows, columns)][np.newaxis, ..., np.newaxis], target[np.newaxis], weight[np.newaxis]
+
+
+fig, axes = plt.subplots(2, 5, figsize=(11, 4.6), layout="constrained")
+for step, column in enumerate(axes.T):
+    image, target, weight = tile(step)
+    column[0].imshow(image[0, HALO:-HALO, HALO:-HALO, 0], cmap="gray")
+    column[0].contour(target[0], [0.5], colors="#e69f00", linewidths=0.8)
+    shown = column[1].imshow(weight[0], cmap="magma", vmin=1, vmax=6)
+    for panel in column:
+        panel.set(xticks=[], yticks=[])
+axes[0, 0].set_ylabel("image and target")
+axes[1, 0].set_ylabel("weight")
+fig.colorbar(shown, ax=axes[1], shrink=0.9)
+show("14-tiles")
+
+# %% [markdown]
+# Check before you train
+# ----------------------
+# As in chapter 02: move all parameters along a random direction, and compare the slope by the quotient
+# with the slope by the walk back. ``two_sides`` knows nothing of networks, so it gets one long vector.
+# **Predict** which step ``h`` is better, 1e-5 or 1e-8.
+
+# %%
+image, target, weight = tile(0)
+
+
+def unpack(vector):
+    parts = np.split(vector, np.cumsum([array.size for array in weights.values()])[:-1])
+    return {name: part.reshape(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
+
+
+def forward(vector):
+    leaves = {name: Tensor(array) for name, array in unpack(vector).items()}
+    return unet(Tensor(image), leaves, DEPTH).data
+
+
+def backward(g, vector):
+    leaves = {name: Tensor(array) for name, array in unpack(vector).items()}
+    grads = walk_back(unet(Tensor(image), leaves, DEPTH), g)
+    return np.concatenate([grads[leaf].ravel() for leaf in leaves.values()])
+
+
+vector = np.concatenate([array.ravel() for array in weights.values()])
+g, v = rng.standard_normal((1, OUTPUT, OUTPUT, 2)), rng.standard_normal(vector.size)
+for h in (1e-5, 1e-8):
+    by_backward, by_difference = own.two_sides(forward, backward, vector, g, v, h)
+    print(f"h = {h:g}: slope {by_backward:.5f} by backward, {by_difference:.5f} by the quotient")
+assert np.isclose(by_backward, by_difference, rtol=1e-6)
+
+# %% [markdown]
+# Chapter 02 again: with the longer step some of the many numbers cross the corner of their ReLU, or
+# another one becomes the largest of its four. The shorter step crosses none, and seven digits agree.
+#
+# The same in the engine
+# ----------------------
+# The engine's U-Net gets the same weights, in float64. One step of training: **predict** how large the
+# largest difference is, of the scores, the loss, the gradients and the weights after the step.
+
+# %%
+import tinyunet as tu
+
+LR, MOMENTUM = 0.04, 0.9
+model = tu.UNet(base_channels=BASE, depth=DEPTH, dropout=0)
+parameters = dict(model.named_parameters())
+assert parameters.keys() == weights.keys()
+for name, parameter in parameters.items():
+    parameter.data = weights[name].copy()
+optimiser = tu.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+scores = model(tu.Tensor(image))
+engine_loss = tu.softmax_cross_entropy(scores, target, weight)
+engine_loss.backward()
+engine_grads = {name: parameter.grad.copy() for name, parameter in parameters.items()}
+optimiser.step()
+
+
+def step_all(weights, grads, velocity):
+    moved = {name: own.sgd_step(weights[name], grads[name], velocity[name], LR, MOMENTUM) for name in weights}
+    return {name: pair[0] for name, pair in moved.items()}, {name: pair[1] for name, pair in moved.items()}
+
+
+loss, grads = loss_and_gradients(weights, image, target, weight)
+velocity = {name: np.zeros(array.shape) for name, array in weights.items()}
+after, _ = step_all(weights, grads, velocity)
+differences = {
+    "scores": np.abs(forward(vector) - scores.data).max(),
+    "loss": abs(loss - engine_loss.item()),
+    "gradients": max(np.abs(grads[name] - engine_grads[name]).max() for name in grads),
+    "weights after a step": max(np.abs(after[name] - parameters[name].data).max() for name in after),
+}
+for name, difference in differences.items():
+    print(f"{name:<21} differ by at most {difference:.0e}")
+assert max(differences.values()) < 1e-6
+
+# %% [markdown]
+# Only the rounding of float64 is left. What you wrote *is* the engine, only slower.
+#
+# Train
+# -----
+# Six images, a deformed tile per step. **Predict** the share of pixels that will be right in an image
+# that is in no tile.
+
+# %%
+STEPS = 300
+start, losses = time.perf_counter(), []
+for step in range(STEPS):
+    loss, grads = loss_and_gradients(weights, *tile(step))
+    weights, velocity = step_all(weights, grads, velocity)
+    losses.append(loss)
+print(
+    f"{STEPS} steps in {time.perf_counter() - start:.0f} s, loss {np.mean(losses[:20]):.2f} -> "
+    f"{np.mean(losses[-20:]):.2f}"
+)
+assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:20])
+
+# %% [markdown]
+# Predict
+# -------
+# The seventh image was in no tile. It is predicted in tiles, numbered, and compared with the truth.
+
+
+# %%
+def predict(window):
+    leaves = {name: Tensor(array) for name, array in weights.items()}
+    scores = unet(Tensor(window[np.newaxis, ..., np.newaxis]), leaves, DEPTH).data
+    return np.exp(own.log_softmax(scores))[0, ..., 1]
+
+
+def segment(image):
+    probability = own.predict_in_tiles(predict, image, OUTPUT, HALO, OUTPUT)
+    return probability, ndimage.label(probability > 0.5)[0]
+
+
+probability, found = segment(images[6])
+truth = separate(labels[6])
+score = own.seg(found, truth)
+right = np.mean((probability > 0.5) == (truth > 0))
+print(f"{right:.1%} of the pixels are right, SEG {score:.2f}")
+assert right > 0.9
+
+# %% [markdown]
+# That is a training of half a minute: nearly all pixels are right, but where cells touch they are often
+# one piece, and SEG sees it (chapter 12). The engine trains longer, on more images.
+#
+# Whose numbers are these?
+
+# %%
+smooth = own.running_mean(losses, 20)
+for name in ("conv_backward", "crop_concat_backward", "walk_back"):
+    getattr(own, name)  # those of this chapter count too
+theirs = [number for number in sorted(own.used) if number not in own.yours]
+print(f"{len(own.yours)} of {len(own.used)} functions are yours")
+print("worked answers:", ", ".join(theirs) or "none")
+whose = "you" if not theirs else f"you ({len(own.yours)} functions) and the worked answers ({len(theirs)})"
+whose = whose if own.yours else "the worked answers"
+
+
+def coloured(numbers):
+    colours = plt.colormaps["tab20"](np.random.default_rng(1).permutation(numbers.max() + 1) % 20)
+    colours[0] = (0, 0, 0, 1)
+    return colours[numbers]
+
+
+fig, axes = plt.subplots(1, 4, figsize=(13, 3.8), layout="constrained", width_ratios=[1.3, 1, 1, 1])
+axes[0].plot(losses, color="0.8", label="each step")
+axes[0].plot(np.arange(10, STEPS - 9), smooth, label="mean of 20")
+axes[0].set(xlabel="step", ylabel="loss", title="Training", ylim=(0, 1))
+axes[0].legend()
+axes[1].imshow(images[6], cmap="gray", vmax=np.percentile(images[6], 99))
+axes[1].set_title("an image it has not seen")
+axes[2].imshow(probability, cmap="cividis", vmin=0, vmax=1)
+axes[2].set_title("probability of a cell")
+axes[3].imshow(coloured(found))
+axes[3].contour(truth > 0, [0.5], colors="w", linewidths=0.6)
+axes[3].set_title(f"{found.max()} pieces, SEG {score:.2f}; white: truth")
+for panel in axes[1:]:
+    panel.set_axis_off()
+fig.suptitle(f"Every number in this picture was computed by {whose}", fontsize=14)
+show("14-yours")
+
+# %% [markdown]
+# Your own image
+# --------------
+# Write the path of an image into ``MY_IMAGE`` at the top, and run the chapter again. The network knows
+# bright cells of about 15 pixels on a dark ground. Where yours are larger or smaller, ``ZOOM`` is 15
+# divided by their diameter in pixels.
+
+# %%
+if MY_IMAGE:
+    mine = read_images(MY_IMAGE, labels=False).images[0].mean(axis=2, keepdims=True)
+    mine = ndimage.zoom(normalise(mine)[..., 0].astype(float), ZOOM, order=1)
+    probability, found = segment(mine)
+    fig, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    for panel, picture, title in zip(
+        axes,
+        (
+            plt.colormaps["gray"](plt.Normalize()(mine)),
+            plt.colormaps["cividis"](probability),
+            coloured(found),
+        ),
+        ("your image", "probability of a cell", f"{found.max()} pieces"),
+        strict=True,
+    ):
+        panel.imshow(picture)
+        panel.set(title=title, xticks=[], yticks=[])
+    fig.suptitle(f"Every number in this picture was computed by {whose}", fontsize=14)
+    show("14-your-image")
+
+# %% [markdown]
+# Summary
+# -------
+# - 60 lines make a network of the parts: four ops on a tape, the U, the first weights, one step.
+# - Check the whole before you train it: once against a quotient, once against other people's code.
+# - It agrees with the engine to the rounding of float64. The engine adds speed, errors and choice.
+#
+# This was the last chapter. Read ``tinyunet/`` now: you know all of it.
