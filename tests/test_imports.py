@@ -16,7 +16,7 @@ PACKAGE = Path(tinyunet.__file__).parent
 
 # From the bottom to the top. A module imports from lower layers and from its own room, nothing else.
 LAYERS = [
-    {"atomic_write", "errors", "startup"},
+    {"errors", "startup"},
     {"backend", "command_line"},
     {"autograd", "data"},
     {"ops", "metrics", "sampling"},

@@ -17,10 +17,10 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
-from tinyunet.atomic_write import write_text
 from tinyunet.autograd import Tensor
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, class_labels, split
+from tinyunet.data.atomic_write import write_text
 from tinyunet.errors import OptionError
 from tinyunet.metrics.naming import format_value, lower_is_better
 from tinyunet.metrics.scores import Measure, Prediction, score_images, summarise

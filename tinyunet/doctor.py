@@ -9,8 +9,8 @@ from typing import Literal
 import tyro
 
 from tinyunet import command_line
-from tinyunet.atomic_write import make_folder
 from tinyunet.data import split
+from tinyunet.data.atomic_write import make_folder
 from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap

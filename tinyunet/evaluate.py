@@ -12,9 +12,9 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
-from tinyunet.atomic_write import write_text
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, split
+from tinyunet.data.atomic_write import write_text
 from tinyunet.errors import DataError, OptionError, first_names
 from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
 from tinyunet.metrics.scores import (

@@ -13,9 +13,9 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
-from tinyunet.atomic_write import make_folder
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ClassTable
+from tinyunet.data.atomic_write import make_folder
 from tinyunet.data.cell_tracking import find_films, frame_of
 from tinyunet.data.image_set import Image
 from tinyunet.data.layouts import name_of

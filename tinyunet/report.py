@@ -13,9 +13,9 @@ import tyro
 from tqdm import tqdm
 
 from tinyunet import command_line
-from tinyunet.atomic_write import make_folder, write_text
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, split
+from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.errors import OptionError, RunError
 from tinyunet.metrics.scores import ImageScores, Measure, Prediction, score_images, summarise

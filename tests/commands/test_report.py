@@ -64,7 +64,7 @@ def test_a_page_that_the_disk_has_no_room_for(command, refused, trained, monkeyp
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("tinyunet.atomic_write.os.replace", full)
+    monkeypatch.setattr("tinyunet.data.atomic_write.os.replace", full)
     assert "No space left" in refused("report", trained)
     assert not list(trained.glob("report.html*"))
     monkeypatch.undo()

@@ -284,7 +284,7 @@ def no_space(*arguments):
 
 
 @pytest.mark.parametrize(
-    "fails", ["training.checkpoint.save", "atomic_write.os.fsync", "atomic_write.os.replace"]
+    "fails", ["training.checkpoint.save", "data.atomic_write.os.fsync", "data.atomic_write.os.replace"]
 )
 def test_a_failed_write_leaves_the_old_file(path, checkpoint, monkeypatch, fails):
     monkeypatch.setattr(f"tinyunet.{fails}", no_space)
@@ -299,7 +299,7 @@ def test_an_interrupted_write_leaves_the_old_file(path, checkpoint, monkeypatch)
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinyunet.atomic_write.os.replace", interrupted)
+    monkeypatch.setattr("tinyunet.data.atomic_write.os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, replace(checkpoint, step=8))
     monkeypatch.undo()

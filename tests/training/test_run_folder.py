@@ -80,7 +80,7 @@ def test_a_failed_rewrite_keeps_the_log(folder, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tinyunet.atomic_write.os.replace", full)
+    monkeypatch.setattr("tinyunet.data.atomic_write.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         folder.forget_after(0)
     assert folder.read_log() == [step(1)]

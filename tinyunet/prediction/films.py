@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.atomic_write import replacing, write_text
+from tinyunet.data.atomic_write import replacing, write_text
 from tinyunet.data.writer import save_labels
 from tinyunet.metrics.contingency import contingency
 

@@ -15,8 +15,8 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
-from tinyunet.atomic_write import replacing
 from tinyunet.data import UNKNOWN
+from tinyunet.data.atomic_write import replacing
 from tinyunet.metrics.mistakes import Mistakes
 from tinyunet.reporting.pictures import (
     RED,

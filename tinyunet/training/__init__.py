@@ -4,5 +4,5 @@
 - `trainer`: the loop; `schedule`: its learning rate; `events`: what it reports; `validation`: scores on the
   held-out images.
 - `collapse`: why a network predicts one class everywhere.
-- `checkpoint`, `run_folder`: what is written, by `atomic_write`; `stored_run`: what is read back.
+- `checkpoint`, `run_folder`: what is written; `stored_run`: what is read back.
 """

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from tinyunet.atomic_write import replacing
 from tinyunet.backend import to_host
+from tinyunet.data.atomic_write import replacing
 from tinyunet.errors import CheckpointError, OptionError
 from tinyunet.models import MODELS, Network, make_network
 from tinyunet.training.config import TrainConfig

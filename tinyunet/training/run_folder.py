@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinyunet.atomic_write import make_folder, write_text
+from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.errors import RunError
 from tinyunet.training.json_types import mismatch
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyunet.atomic_write import make_folder, replacing, write_text
+from tinyunet.data.atomic_write import make_folder, replacing, write_text
 
 
 @pytest.fixture
