@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.autograd import Tensor
@@ -28,6 +27,7 @@ from tinyunet.models import ModelName, Network, SlidingWindowClassifier
 from tinyunet.prediction.segmentation import segment_all
 from tinyunet.prediction.tiling import multiplications_per_pixel
 from tinyunet.reporting import environment
+from tinyunet.reporting.progress import over_images
 from tinyunet.reporting.recorder import record_training
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
@@ -184,10 +184,7 @@ def _measure(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Predicti
     """Scores and cost of the last weights, and the predictions for the picture."""
     model, held_out, tile = trainer.model, trainer.validation_set, trainer.config.tile
     predictions = segment_all(model, held_out, tile=tile)
-    bar = tqdm(
-        score_images(held_out, predictions), total=len(held_out), unit="image", disable=None, leave=False
-    )
-    scored = list(bar)
+    scored = list(over_images(score_images(held_out, predictions), len(held_out)))
     measures, _ = summarise([one.scores for one in scored])
     shapes = [image.shape[:2] for image in held_out.images]
     steps = (record for record in folder.read_log() if record["event"] == "step")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
@@ -34,6 +33,7 @@ from tinyunet.prediction.files import (
     read_prediction,
 )
 from tinyunet.prediction.films import find_results
+from tinyunet.reporting.progress import over_images
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import LabelOptions, read_data, read_labelled
 from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_data
@@ -100,8 +100,8 @@ def evaluate(options: Options) -> None:
         command_line.require_empty(options.out, overwrite=options.overwrite)
     images, predictions, notes = _from_run(options) if options.labels is None else _from_folder(options)
     assert images.kind is not None
-    bar = tqdm(score_images(images, predictions), total=len(images), unit="image", disable=None, leave=False)
-    measures, scores = summarise([scored.scores for scored in bar])
+    scored = over_images(score_images(images, predictions), len(images))
+    measures, scores = summarise([one.scores for one in scored])
     notes += [f"{options.labels or images.source}: {images.summary()}", _table(measures)]
     notes += [_mistakes_line(images.kind, scores)]
     if (seg := _seg_over_objects(measures)) is not None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
@@ -29,6 +28,7 @@ from tinyunet.prediction.films import FilmWriter
 from tinyunet.prediction.segmentation import segment
 from tinyunet.prediction.tiling import TILE
 from tinyunet.reporting.pictures import overlay
+from tinyunet.reporting.progress import over_files, over_tiles
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.stored_run import require_channels, stored_classes
 
@@ -100,7 +100,7 @@ def predict(options: Options) -> None:
     command_line.require_empty(options.out, overwrite=options.overwrite)
     are_frames = is_film or all(frame_of(name_of(Path(path))) for path, _ in readers)
     results, failures, number = Results(options, are_frames, classes), list[str](), 0
-    for path, read in tqdm(readers, unit="file", disable=None):
+    for path, read in over_files(readers):
         try:
             images = read()
             require_channels(model, images)
@@ -213,12 +213,7 @@ class Results:
 
 def _segment(model: Network, image: Image, name: str, options: Options) -> Prediction:
     """Segment an image, with a progress bar over tiles."""
-    with tqdm(unit="tile", leave=False, disable=None, desc=name) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with over_tiles(name) as show:
         return segment(
             model,
             image,

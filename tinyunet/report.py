@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
@@ -19,6 +18,7 @@ from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.errors import OptionError, RunError
 from tinyunet.metrics.scores import ImageScores, Measure, Prediction, score_images, summarise
+from tinyunet.reporting.progress import over_images
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import read_data
 from tinyunet.training.run_folder import RunFolder
@@ -111,8 +111,8 @@ def _score(
     images: ImageSet, predictions: Iterator[Prediction]
 ) -> tuple[dict[str, Measure], list[ImageScores], list[float]]:
     """Measures over the set, scores of each image, and seconds to predict it, with a progress bar."""
-    bar = tqdm(score_images(images, predictions), total=len(images), unit="image", disable=None, leave=False)
-    scores, seconds = zip(*((one.scores, one.prediction.seconds) for one in bar), strict=True)
+    scored = over_images(score_images(images, predictions), len(images))
+    scores, seconds = zip(*((one.scores, one.prediction.seconds) for one in scored), strict=True)
     measures, completed = summarise(scores)
     return measures, completed, list(seconds)
 

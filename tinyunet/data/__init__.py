@@ -4,7 +4,8 @@
     decode, decode_*     from one image file to its pixels, as viewers show them
     class_table          the files' number or colour of each class
     label_kind           the rule that distinguishes masks, classes and objects
-    readers, writer      from folders, stacks and archives to a set, and back; atomic_write: files whole or not at all
+    readers, writer      from folders, stacks and archives to a set, and back
+    atomic_write         files that are written whole or not at all
     layouts              which label file belongs to which image file
     cell_tracking        films in the layout of the Cell Tracking Challenge
     partly_annotated     pixels that nobody labelled

@@ -1,6 +1,6 @@
 """Progress on the screen, pictures, the page of a run, and the record of the machine.
 
-- `recorder`: shows a training and writes its run folder.
+- `progress`: the progress bars; `recorder`: shows a training and writes its run folder.
 - `pictures`: images, labels and mistakes as arrays of RGB; `plots`: figures.
 - `page`: one HTML page about a run, from `templates/`.
 - `environment`: machine and versions.

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, active_precision
 from tinyunet.data import class_labels, normalise
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.reporting import environment
+from tinyunet.reporting.progress import step_bar
 from tinyunet.training.checkpoint import save_checkpoint
 from tinyunet.training.events import Collapsed, Event, Stepped, Validated
 from tinyunet.training.run_folder import RunFolder
@@ -79,10 +79,7 @@ def _follow(trainer: Trainer, folder: RunFolder, stopping: Callable[[], int]) ->
 
     What is shown comes last, because the terminal may be gone.
     """
-    bar = tqdm(
-        total=trainer.config.steps, initial=trainer.step, unit="step", dynamic_ncols=True, disable=None
-    )
-    with bar:
+    with step_bar(trainer.config.steps, trainer.step) as bar:
         for event in trainer.run():
             _log(folder, _log_record(event), event.step)
             if isinstance(event, Stepped):
