@@ -279,6 +279,14 @@ def test_missing(tmp_path):
         load_model(tmp_path)
 
 
+def test_the_same_state_makes_the_same_bytes(tmp_path, checkpoint):
+    """Safetensors writes its metadata in an order that differs from call to call."""
+    files = [tmp_path / f"{i}.safetensors" for i in range(8)]
+    for file in files:
+        save_checkpoint(file, checkpoint)
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 def no_space(*arguments):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

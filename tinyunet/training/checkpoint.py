@@ -95,13 +95,23 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     try:
         # Not by save_file: its files are private to their owner, and it leaves a hidden one if it is killed.
         with replacing(path, durable=True) as file:
-            file.write(save(arrays, metadata))
+            file.writelines(_in_order(save(arrays, metadata)))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: the checkpoint could not be written",
             {"reason": error, "older checkpoint": "kept" if path.exists() else "none"},
             "make room on the disk or choose another folder, then resume",
         ) from error
+
+
+def _in_order(file: bytes) -> tuple[bytes, bytes, memoryview]:
+    """Sort the metadata, whose order `save` leaves to chance: the same state makes the same bytes."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little"), text, memoryview(file)[end:]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
