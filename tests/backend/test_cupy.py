@@ -229,7 +229,7 @@ def test_cupy_has_what_the_stand_in_has():
     ],
 )
 def test_compiler_errors_name_the_line(on_stand_in, monkeypatch, tmp_path, before, inside, after, position):
-    """Of the right file, though NVRTC gets source and header in one piece."""
+    """The right file is named, though NVRTC gets source and header in one piece."""
     source = tmp_path / "relu.cu"
     kernel = f'extern "C" __global__ void relu_forward(float* y) {{\n    y[0] = {after};\n}}\n'
     source.write_text(f'float before = {before};\n#include "one.cuh"\n{kernel}')

@@ -161,7 +161,7 @@ def test_objects_are_numbered_and_outlined(command, trained, data, tmp_path):
 
 
 def test_many_classes_keep_their_numbers(command, tmp_path):
-    """Of twenty classes the network finds in each pixel the one that its grey value names."""
+    """In each pixel the network finds the one of twenty classes that the grey value names."""
     network = {"in_channels": 1, "num_classes": 20, "base_channels": 1, "depth": 0, "padding": "same"}
     model = UNet(**network)
     for parameter in model.parameters():

@@ -97,7 +97,7 @@ def test_pictures_show_something(trained):
 
 
 def test_the_examples_name_the_class_of_the_probability(tmp_path, monkeypatch):
-    """Of three classes it is one, while the label shows all."""
+    """The network predicts one of three classes, while the labels show all."""
     heads = []
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, head, **_: heads.append(head))
     image, label = np.zeros((8, 8, 1)), np.eye(8, dtype=int)

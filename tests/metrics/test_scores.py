@@ -132,7 +132,7 @@ def test_finding_nothing_scores_nothing(kind):
 
 
 def test_pixels_of_a_set_against_scikit_learn():
-    """Of several sizes, with unknown pixels, a rare class, one that is only predicted, and one nowhere."""
+    """Label images of several sizes: unknown pixels, a rare class, one only predicted, and one nowhere."""
     rng = np.random.default_rng(3)
     truth = [rng.integers(0, 2, (20 + 7 * i, 30)) for i in range(4)]
     truth[2][3:9, 4:8] = 2

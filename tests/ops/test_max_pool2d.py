@@ -17,7 +17,7 @@ def test_equals_torch(kernel_dtype, shape):
 
 
 def test_ties_go_to_the_first_as_in_torch(kernel_dtype):
-    """Of the values -1, 0 and 1, nearly every window has a tie; a whole window of -0.0 and 0.0 is one too."""
+    """With the values -1, 0 and 1 nearly every window has a tie; so has a window of -0.0 and 0.0."""
     x = np.random.default_rng(0).integers(-1, 2, (2, 12, 14, 3)).astype(kernel_dtype)
     x[0, :2, :2, 0] = [[-0.0, 0.0], [0.0, -0.0]]
     assert_equals_torch("max_pool2d", [x])

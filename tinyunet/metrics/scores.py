@@ -54,7 +54,7 @@ class Prediction(NamedTuple):
     """What was predicted for one image."""
 
     probabilities: NDArray[np.floating]
-    """Of each class, shape (H, W, K)."""
+    """The probability of each class, shape (H, W, K)."""
     objects: NDArray[np.integer] | None
     """Numbered objects, shape (H, W); needed if the labels are "instances"."""
     seconds: float = 0.0

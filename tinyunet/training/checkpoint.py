@@ -115,7 +115,7 @@ def _in_order(file: bytes) -> tuple[bytes, bytes, memoryview]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, whoever wrote it: all that later steps rely on is checked here.
+    """Read a checkpoint from any source: everything that later steps rely on is checked here.
 
     The header is checked first, and the arrays against the network that it describes, before any is read.
 
