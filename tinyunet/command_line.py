@@ -1,4 +1,4 @@
-"""What the commands share: plain output, how an error ends them, which files they may write, which failed."""
+"""The parts that commands share: plain output, errors and their exit status, files that may be written."""
 
 from __future__ import annotations
 

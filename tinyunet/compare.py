@@ -96,7 +96,7 @@ class Options(DataOptions):
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured for one network.
+    """The measurements of one network.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ def _with_steps(trainer: Trainer, steps: int) -> Trainer:
 
 
 def _steps_that_fit(trainer: Trainer, seconds: float) -> int:
-    """How many steps fit into this time, by the median of a few, which a delayed step does not distort."""
+    """Estimate the steps that fit into this time: the median of a few, which one delay does not distort."""
     print("measuring the time of a step …", flush=True)
     events = _with_steps(trainer, steps=2**31).run()
     next(events)  # the first may compile kernels

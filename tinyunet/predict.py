@@ -204,7 +204,7 @@ class Results:
         self.names.add(name)
 
     def summary(self) -> str:
-        """What was written, in one line."""
+        """State in one line what was written."""
         if self._as_film:
             folders = ", ".join(str(film.folder) for film in self._films.values())
             return f"wrote {len(self.names)} frames to {folders}"

@@ -32,7 +32,7 @@ def _quit(number: int, frame: FrameType | None) -> None:
 
 
 def _is_command() -> bool:
-    """Whether this is ``python -m tinyunet.train`` or ``tinyunet train``, or another of the commands."""
+    """Find out whether this runs as ``python -m tinyunet.train`` or ``tinyunet train`` or the like."""
     started = getattr(sys, "argv", [""])[0]
     if started != "-m":
         return Path(started).stem == "tinyunet"

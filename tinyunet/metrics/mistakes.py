@@ -1,4 +1,4 @@
-"""What a prediction got wrong: objects missed, split, merged or added, and pixels at borders."""
+"""The mistakes of a prediction: objects missed, split, merged or added, and pixels at borders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BORDER = 2  # px: how far from a true border a wrong class only means that the b
 
 
 class Mistakes(NamedTuple):
-    """Where a prediction is wrong, for pictures and counts."""
+    """The places where a prediction is wrong, for pictures and counts."""
 
     kinds: NDArray[np.uint8]
     """Shape (H, W): 0 where the prediction is right, else 1 + the index in `MISTAKES`."""

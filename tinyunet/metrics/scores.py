@@ -51,7 +51,7 @@ from tinyunet.metrics.segments import THRESHOLDS
 
 
 class Prediction(NamedTuple):
-    """What was predicted for one image."""
+    """The prediction of one image."""
 
     probabilities: NDArray[np.floating]
     """The probability of each class, shape (H, W, K)."""

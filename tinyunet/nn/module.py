@@ -47,7 +47,7 @@ class Module:
 
     @property
     def training(self) -> bool:
-        """Whether dropout is on: in training mode, and not within `evaluating`."""
+        """True where dropout is on: in training mode, and not within `evaluating`."""
         return self._training and not _evaluating.get()
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Content:
-    """What the page shows.
+    """The contents of the page.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a training step takes, made where the backend computes: on the CPU, or by CUDA kernels.
+"""The input of a training step, made where the backend computes: on the CPU, or by CUDA kernels.
 
 This is the only place that chooses between the two samplers; both give the same samples, up to rounding.
 """
@@ -46,5 +46,5 @@ def finish(sample: Sample, num_classes: int) -> Batch:
 
 
 def _on_cuda() -> bool:
-    """Whether kernels are CUDA's, on a GPU or emulated."""
+    """Find out whether kernels are CUDA's, on a GPU or emulated."""
     return active_backend().startswith("cuda")

@@ -22,7 +22,7 @@ NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Where the images are."""
+    """The place of the images."""
 
     data: str = "synthetic-cells"
     """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
@@ -31,7 +31,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How labels are read."""
+    """The reading of labels."""
 
     kind: LabelKind | None = None
     """Meaning of the labels; inferred from their values if omitted."""

@@ -1,4 +1,4 @@
-"""What happens in a training run: the events that `Trainer.run` yields."""
+"""The events that `Trainer.run` yields during a training."""
 
 from __future__ import annotations
 

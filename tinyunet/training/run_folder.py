@@ -182,7 +182,7 @@ class RunFolder:
         write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept), durable=True)
 
     def _holds_a_start(self) -> bool:
-        """Whether the folder holds only what a run leaves that is killed while it creates its files."""
+        """Find out whether the folder holds only what a run leaves when it is killed as it starts."""
         if not self.path.is_dir():
             return False
         whole = {self.config.name, self.log.name}
@@ -192,7 +192,7 @@ class RunFolder:
         return self._has_config() if self.config.exists() else names == {f"{self.config.name}.part"}
 
     def _has_config(self) -> bool:
-        """Whether config.json holds the options of a training."""
+        """Find out whether config.json holds the options of a training."""
         try:
             config = json.loads(self.config.read_bytes())
         except (OSError, ValueError, RecursionError):

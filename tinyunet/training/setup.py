@@ -1,4 +1,4 @@
-"""What a training starts from: the images, the sizes of its tiles, and the sampler. No weights are made."""
+"""The start of a training: the images, the sizes of its tiles, and the sampler. No weights are made."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Setup:
 
     @cached_property
     def model_options(self) -> dict[str, Any]:
-        """Which network, and its options: what `make_network` takes."""
+        """The network's name and options, as `make_network` takes them."""
         return {
             **network_options(self.config),
             "in_channels": self.training_set.images[0].shape[2],

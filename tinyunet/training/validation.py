@@ -17,7 +17,7 @@ from tinyunet.prediction.tiling import predict_tiled
 
 @dataclass(frozen=True)
 class Scores:
-    """How well images are predicted where they are labelled, counted over the pixels of all of them.
+    """The scores of images where they are labelled, counted over the pixels of all of them.
 
     A mean over images would favour a network that finds nothing: it is right about every image that lacks a
     class. In counts of the set such an image weighs by its false pixels alone.
