@@ -346,6 +346,10 @@ def test_answers_in_the_chapter_are_checked_without_running_it(answers, tmp_path
     assert check.main(["07"]) == 0
     chapter.write_text(source.replace("weight[p, q].T", "weight[p, q]"), encoding="utf-8")
     assert check.main(["07.4"]) == 1
+    chapter.write_text(source, encoding="utf-8")
+    assert check.main(["07", "--start"]) == 0  # takes the answers along
+    shutil.copy(TUTORIALS / chapter.name, chapter)
+    assert check.main(["07"]) == 0
 
 
 def test_chapter_uses_the_answers_of_the_file(answers, tmp_path):

@@ -28,8 +28,8 @@ MY_IMAGE, ZOOM = "", 1.0  # the path of an image of yours, and a factor for its 
 
 # %% [markdown]
 # ``own`` has your answers as attributes: ``own.max_pool`` is the function that you wrote in chapter 07,
-# in ``answers/07.py`` or in the chapter itself. It is checked once, when it is first used. Where you
-# have written nothing, it is the worked answer, and the end of this chapter tells you which.
+# in ``answers/07.py`` or in the chapter itself. It is checked when it is first used. Where you have
+# written nothing, it is the worked answer. The end of this chapter lists those. This is what is used:
 #
 # - 00: ``running_mean``, for the curve of the loss;
 # - 01: ``newest_first`` and ``accumulate``, for the walk back;
@@ -397,8 +397,7 @@ for name in ("conv_backward", "crop_concat_backward", "walk_back"):
 theirs = [number for number in sorted(own.used) if number not in own.yours]
 print(f"{len(own.yours)} of {len(own.used)} functions are yours")
 print("worked answers:", ", ".join(theirs) or "none")
-whose = "you" if not theirs else f"you ({len(own.yours)} functions) and the worked answers ({len(theirs)})"
-whose = whose if own.yours else "the worked answers"
+whose = " and ".join(["you"] * bool(own.yours) + ["the worked answers"] * bool(theirs))
 
 
 def coloured(numbers):

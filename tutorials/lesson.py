@@ -211,7 +211,7 @@ def check(solutions: types.ModuleType, name: str, function: Callable[..., Any]) 
     `cases_NAME(rng)` in the solutions yields tuples of arguments, on which the function must agree with the
     worked answer and leave its arguments as they were. Where there is more than one right answer,
     `check_NAME(function)` decides instead. `returns_NAME` names the values of a tuple that is returned, and
-    `wrong_NAME` maps known mistakes to functions that make them.
+    `wrong_NAME` maps known mistakes to functions that make them. `hints_NAME` has hints, the vaguest first.
     """
     judge = getattr(solutions, f"check_{name}", None)
     if judge is not None:
