@@ -55,7 +55,9 @@ def blobs(n=3, shape=(40, 36), seed=0, channels=()):
 def in_its_own_folder(tmp_path, monkeypatch):
     """Where a command writes by default; and the backend is reset."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dispatch, "_active", None)
+    before = dispatch._choice.set(None)
+    yield
+    dispatch._choice.reset(before)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ TINY = Task(
 def tiny_task(monkeypatch, tmp_path):
     """Only the tiny task is known; a command leaves the backend as it was."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dispatch, "_active", None)
+    dispatch._choice.set(None)
     for name in list(TASKS):
         monkeypatch.delitem(TASKS, name)
     monkeypatch.setitem(TASKS, "tiny", TINY)
