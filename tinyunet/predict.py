@@ -13,12 +13,12 @@ import tyro
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.data import ClassTable
 from tinyunet.data.atomic_write import make_folder
 from tinyunet.data.cell_tracking import find_films, frame_of
+from tinyunet.data.class_table import ClassTable
 from tinyunet.data.image_set import Image
 from tinyunet.data.layouts import name_of
-from tinyunet.data.readers import image_readers
+from tinyunet.data.readers import image_readers, inferred_layout
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.metrics.scores import Prediction
@@ -119,8 +119,9 @@ def predict(options: Options) -> None:
             number += 1
     if failures and not results.names:
         raise RunError(failures[0] if number == 1 else f"no image was predicted; the first: {failures[0]}")
-    described = f"; classes {classes}" if classes else ""
-    print(f"network of step {checkpoint.step}{described}; {results.summary()}")
+    described = [f"network of step {checkpoint.step}", f"classes {classes}" if classes else ""]
+    described += [inferred_layout(options.images), results.summary()]
+    print("; ".join(filter(None, described)))
     if failures:
         for failure in failures:
             print(f"error: {failure}", file=sys.stderr)

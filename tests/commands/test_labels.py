@@ -12,7 +12,7 @@ from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = [
     "--base-channels", "2", "--depth", "1", "--tile", "20", "--steps", "2", "--validate-every", "2",
-    "--holdout", "1",
+    "--holdout", "1", "--schedule", "constant",
 ]  # fmt: skip
 DOCTOR = ["--tile", "20", "--depth", "1", "--holdout", "1", "--overwrite"]
 

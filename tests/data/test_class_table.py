@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from tinyunet.data import ClassTable
+from tinyunet.data.class_table import ClassTable
 from tinyunet.errors import DataError
 
 

@@ -17,7 +17,6 @@ All of it works on arrays: no tensors, no network.
 """
 
 from tinyunet.data.cell_tracking import Truth
-from tinyunet.data.class_table import ClassTable
 from tinyunet.data.holdout import split
 from tinyunet.data.image_set import UNKNOWN, ImageSet, LabelKind, class_labels
 from tinyunet.data.intensity import normalise
@@ -28,7 +27,6 @@ from tinyunet.data.writer import save_image_set
 
 __all__ = [
     "UNKNOWN",
-    "ClassTable",
     "ImageSet",
     "LabelKind",
     "Truth",

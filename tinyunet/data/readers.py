@@ -137,6 +137,12 @@ def image_readers(path: str | Path) -> list[tuple[str, Callable[[], ImageSet]]]:
     return [(str(path), partial(read_images, path, labels=False))]
 
 
+def inferred_layout(path: str | Path) -> str:
+    """Describe what `image_readers` infers about the folders and names of a set; "" if nothing."""
+    files = Path(path)
+    return "" if find_films(files) or not files.is_dir() else find_files(files, labels=False).inferred
+
+
 def _ignored_text(image_set: ImageSet, ignore: Collection[int]) -> str:
     values = ", ".join(f"#{value:06x}" if image_set.coloured else str(value) for value in ignore)
     return f"{values} {'is' if len(ignore) == 1 else 'are'} unknown"

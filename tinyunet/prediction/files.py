@@ -18,8 +18,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from tinyunet.data import ClassTable
 from tinyunet.data.atomic_write import replacing
+from tinyunet.data.class_table import ClassTable
 from tinyunet.data.decode import decode
 from tinyunet.data.label_kind import apply_kind, colour_numbers, label_image
 from tinyunet.data.writer import CLASSIC_TIFF, save_labels

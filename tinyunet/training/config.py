@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from tinyunet.data import ClassTable, ImageSet, LabelKind, Truth, read_images
+from tinyunet.data import ImageSet, LabelKind, Truth, read_images
+from tinyunet.data.class_table import ClassTable
 from tinyunet.errors import OptionError
 from tinyunet.models import MODELS, ModelName
 from tinyunet.sampling import WeightMap

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from tinyunet.data import ClassTable, ImageSet
+from tinyunet.data import ImageSet
+from tinyunet.data.class_table import ClassTable
 from tinyunet.data.fingerprint import seen
 from tinyunet.errors import CheckpointError, DataError, OptionError, first_names
 from tinyunet.metrics.scores import Prediction

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from tinyunet.autograd import Tensor
 from tinyunet.backend import to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
-from tinyunet.data import UNKNOWN, ClassTable, ImageSet, class_labels, normalise
+from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
+from tinyunet.data.class_table import ClassTable
 from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import make_network, memory
