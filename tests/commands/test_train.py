@@ -175,6 +175,15 @@ def test_resume_with_more_steps(command, trained):
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def test_resume_of_a_run_of_an_earlier_version(command, trained):
+    """Its checkpoint does not say whether the best network found more than one class."""
+    last = trained / "last.safetensors"
+    checkpoint = load_checkpoint(last)
+    del checkpoint.progress["best_finds_classes"]
+    save_checkpoint(last, checkpoint)
+    assert command("train", "--resume", trained)[0] == 0
+
+
 def test_resume_of_a_finished_run_changes_no_weight(command, trained):
     before = (trained / "last.safetensors").read_bytes()
     status, out, _ = command("train", "--resume", trained)

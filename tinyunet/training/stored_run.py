@@ -22,6 +22,8 @@ from tinyunet.training.json_types import mismatch
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.trainer import Progress
 
+ADDED_TO_PROGRESS = {"best_finds_classes"}  # fields that checkpoints of earlier versions do not have
+
 
 def stored_config(checkpoint: Checkpoint, path: Path) -> TrainConfig:
     """The configuration of the run that wrote a checkpoint.
@@ -71,7 +73,8 @@ def load_last(folder: RunFolder) -> tuple[Checkpoint, TrainConfig]:
     checkpoint = load_checkpoint(folder.last)
     progress, classes = checkpoint.progress, checkpoint.network.get("num_classes", 2)
     types = typing.get_type_hints(Progress)
-    reasons = [mismatch(progress.get(name), type_, f"progress.{name}") for name, type_ in types.items()]
+    required = {name: type_ for name, type_ in types.items() if name not in ADDED_TO_PROGRESS}
+    reasons = [mismatch(progress.get(name), type_, f"progress.{name}") for name, type_ in required.items()]
     reasons += [mismatch(progress, Progress, "progress")]
     if reason := next(filter(None, reasons), ""):
         raise _not_usable(folder.last, reason)
