@@ -56,8 +56,10 @@ def in_its_own_folder(tmp_path, monkeypatch):
     """Where a command writes by default; and the backend is reset."""
     monkeypatch.chdir(tmp_path)
     before = dispatch._choice.set(None)
+    dispatch._default.cache_clear()  # a test may set the environment variable
     yield
     dispatch._choice.reset(before)
+    dispatch._default.cache_clear()
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_a_run_that_ends_with_one_class_says_so():
 
 def test_a_validation_before_any_labelled_pixel_was_seen(monkeypatch):
     """Sparse annotation: no tile of the first steps has a labelled pixel."""
-    monkeypatch.setattr("tinyunet.sampling.sampler.DRAWS", 1)
+    monkeypatch.setattr("tinyunet.sampling.sampler.MAX_DRAWS", 1)
     rng = np.random.default_rng(0)
     labels = np.full((400, 400), UNKNOWN, np.int32)
     labels[0, :3] = 0, 1, 1
