@@ -188,16 +188,15 @@ from tinyunet.nn import Conv2d
 
 
 class SummingUNet(tu.UNet):
-    def __init__(self, in_channels=1, num_classes=2, base_channels=8, depth=3, seed=0):
-        super().__init__(in_channels, num_classes, base_channels, depth, padding="same", seed=seed)
+    def __init__(
+        self, in_channels=1, num_classes=2, base_channels=8, depth=3,
+        padding="same", dropout=0.0, variant="paper", seed=0,
+    ):  # fmt: skip
+        super().__init__(in_channels, num_classes, base_channels, depth, padding, dropout, variant, seed)
         rng = np.random.default_rng(seed)
         for level, block in zip(reversed(range(depth)), self.expansive, strict=True):
             channels = base_channels * 2**level
             block.first = Conv2d(channels, channels, 3, padding=1, relu=True, rng=rng)
-
-    @classmethod
-    def geometry_of(cls, options):
-        return super().geometry_of({**options, "padding": "same"})
 
     def forward(self, x):
         skips = []
