@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from children import default_signals
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -583,6 +584,7 @@ def test_ctrl_c_while_packages_are_imported(tmp_path, arguments):
         text=True,
         timeout=60,
         env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=default_signals,
     )
     if arguments[0] == "-m":
         assert (done.returncode, done.stderr) == (130, "")

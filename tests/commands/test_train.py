@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from children import default_signals
 from PIL import Image
 
 from tinyunet import train
@@ -200,6 +201,7 @@ def interrupt(arguments, run, folder, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_signals,
     )
     deadline = time.monotonic() + 120
     log = folder / run / "log.jsonl"
