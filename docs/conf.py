@@ -51,7 +51,7 @@ sphinx_gallery_conf = {
     "examples_dirs": str(TOP / "tutorials"),
     "gallery_dirs": "chapters",
     "filename_pattern": r"/\d\d_",
-    "ignore_pattern": r"(check|lesson|race)\.py|solutions|answers",
+    "ignore_pattern": r"\b(check|lesson|race)\.py|solutions|answers",
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("matplotlib",),
     "image_srcset": ["2x"],
