@@ -62,7 +62,7 @@ class KernelError(TinyUNetError, RuntimeError):
 
 
 class OutOfMemoryError(TinyUNetError, MemoryError):
-    """A tile, or a set of images, that is too large for the memory of a GPU."""
+    """A tile, an image or a set of images that is too large for the memory of the machine or of its GPU."""
 
 
 class DataError(TinyUNetError, ValueError):
