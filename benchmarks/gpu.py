@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 
 import tinyunet as tu
 from benchmarks import gpu_clock, gpu_layers, memory
@@ -70,6 +69,18 @@ def main(options: Options) -> None:
             "run it on a machine with an NVIDIA GPU",
         )
     tu.use_backend("cuda")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    results = measured(options)
+    print(f"wrote {options.out}")
+    if "layers" in options.groups:
+        for name, draw in (("ladder", gpu_layers.draw_ladder), ("roofline", gpu_layers.draw_roofline)):
+            picture = options.out.with_name(f"{options.out.stem}_{name}.png")
+            draw(results, picture)
+            print(f"wrote {picture}")
+
+
+def measured(options: Options) -> dict[str, Any]:
+    """Measure the groups; write the results after each, because another may fail."""
     torch.backends.cudnn.benchmark = True
     results: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(),
@@ -80,17 +91,11 @@ def main(options: Options) -> None:
         "peaks": peaks(options.turns),
     }
     print(results)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     measure = {"layers": measure_layers, "memory": measure_memory, "networks": measure_networks}
     for group in options.groups:
         results[group] = measure[group](options, results["peaks"])
-        options.out.write_text(json.dumps(results, indent=1) + "\n")  # now, because another group may fail
-    print(f"wrote {options.out}")
-    if "layers" in options.groups:
-        for name, draw in (("ladder", gpu_layers.draw_ladder), ("roofline", gpu_layers.draw_roofline)):
-            picture = options.out.with_name(f"{options.out.stem}_{name}.png")
-            draw(results, picture)
-            print(f"wrote {picture}")
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return results
 
 
 def measure_layers(options: Options, peaks: dict[str, float]) -> list[dict[str, Any]]:
@@ -195,4 +200,6 @@ def torch_tasks(form: str, precision: str, base: int, tile: int) -> dict[str, Ta
 
 
 if __name__ == "__main__":
+    import tyro  # here, because benchmarks.first_day needs the rest where tyro is missing
+
     command_line.run(lambda: main(tyro.cli(Options, description=__doc__)))

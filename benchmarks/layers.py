@@ -21,7 +21,6 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-import tyro
 from threadpoolctl import threadpool_limits
 
 from benchmarks.roofline import Series, draw
@@ -237,4 +236,6 @@ def _print_sum(name: str, times: list[dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # here, because benchmarks.first_day needs the rest where tyro is missing
+
     main(tyro.cli(Options, description=__doc__))

@@ -22,7 +22,6 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-import tyro
 
 import tinyunet as tu
 from benchmarks.layers import LAYOUTS, copy_speed, seconds
@@ -268,4 +267,6 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # here, because benchmarks.first_day needs the rest where tyro is missing
+
     main(tyro.cli(Options, description=__doc__))

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from tinyunet.reporting.environment import processor
 
@@ -199,6 +198,8 @@ def measure(task: str, base: int, options: Options) -> dict[str, dict[str, float
 
 def main() -> None:
     """The command."""
+    import tyro  # here, because benchmarks.first_day needs the rest where tyro is missing
+
     options = tyro.cli(Options, prog="python -m benchmarks.step", description=__doc__)
     print(f"{processor()}, {options.threads} threads, {date.today()}")
     print(f"{'base':>4} {'':10} {'tinyunet':>18} {'best of PyTorch':>26} {'ratio':>7}")

@@ -21,7 +21,6 @@ from tinyunet.nn.sgd import SGD
 from tinyunet.ops.linear_cross_entropy import loss_of_checked as fused_loss
 from tinyunet.ops.softmax_cross_entropy import loss_of_checked as unfused_loss
 from tinyunet.ops.targets import checked_pixels
-from tinyunet.train import _parse
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.events import Stepped
@@ -491,11 +490,6 @@ def test_the_stand_in_captures_as_cuda_does(on_stand_in):
     fake_cupy.get_default_memory_pool().free_all_blocks()
     with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
         graph.launch()
-
-
-def test_the_switch_of_the_command():
-    assert _parse([]).cuda_graph
-    assert not _parse(["--no-cuda-graph"]).cuda_graph
 
 
 def test_a_launch_changes_the_parameters_of_graphs_recorded_before(on_stand_in):

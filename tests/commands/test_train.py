@@ -473,3 +473,8 @@ def test_other_networks(command, data, tiny, tmp_path, model, options):
     status, out, _ = command("evaluate", run)
     assert status == 0
     assert "mean_iou" in out
+
+
+def test_the_switch_of_cuda_graphs():
+    assert train._parse([]).cuda_graph
+    assert not train._parse(["--no-cuda-graph"]).cuda_graph
