@@ -10,6 +10,8 @@ times after.
 - networks, layers: `benchmarks.gpu`, beside PyTorch with cuDNN, with fewer turns.
 - train: the time of a step of the trainer itself, and how long it waits for its sample.
 
+`--read ARCHIVE` writes what an archive holds into the pages: see `benchmarks/gpu_pages.py`.
+
 `--tiny` shrinks all sizes, for a rehearsal on the backend "cuda-emulated" (TINYUNET_BACKEND). The parts need
 nothing but the repository, NumPy, Numba, CuPy and PyTorch.
 """
@@ -33,6 +35,7 @@ import torch
 import tinyunet as tu
 from benchmarks import gpu
 from benchmarks.layers import Layer, layers
+from tinyunet import command_line
 from tinyunet.backend import PRECISIONS, array_library, to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.ops import conv2d_cuda
@@ -235,9 +238,7 @@ def networks(day: Day) -> Figures:
     """Compare training step, prediction and the ops limited by memory with PyTorch's."""
     return _beside_pytorch(
         day,
-        gpu.Options(
-            groups=("networks", "memory"), turns=10, compiled=False, out=day.out / "gpu_networks.json"
-        ),
+        gpu.Options(groups=("networks", "memory"), turns=10, compiled=False, out=day.out / "networks.json"),
     )
 
 
@@ -246,9 +247,7 @@ def layers_(day: Day) -> Figures:
     rungs = ("blocked", "tensor", "tensor_bf16", conv2d_cuda.WINOGRAD)
     return _beside_pytorch(
         day,
-        gpu.Options(
-            groups=("layers",), rungs=rungs, turns=5, compiled=False, out=day.out / "gpu_layers.json"
-        ),
+        gpu.Options(groups=("layers",), rungs=rungs, turns=5, compiled=False, out=day.out / "layers.json"),
     )
 
 
@@ -306,12 +305,34 @@ PARTS = {
 
 
 def main() -> None:
-    """Run one part, and write its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
+    """Run one part and write its figures, or read archives."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.first_day",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", choices=PARTS, nargs="?")
+    parser.add_argument(
+        "--read", type=Path, nargs="+", metavar="ARCHIVE", help="fill the pages from archives"
+    )
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a rehearsal")
     parser.add_argument("--out", type=Path, default=Path("first_day"), help="folder for the figures")
     options = parser.parse_args()
+    if (options.part is None) == (options.read is None):
+        parser.error("give a part, or --read and archives")
+    command_line.run(lambda: read_archives(options.read) if options.read else run(options))
+
+
+def read_archives(archives: list[Path]) -> None:
+    """Fill the pages from archives."""
+    from benchmarks import gpu_pages  # here, because the parts need less
+
+    for path in gpu_pages.read(archives):
+        print(f"wrote {path}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run one part, and write its figures."""
     day = Day(options.tiny, options.out)
     tu.use_backend(day.backend)
     options.out.mkdir(parents=True, exist_ok=True)

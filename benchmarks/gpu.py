@@ -16,6 +16,7 @@ The results are written as JSON, beside two plots of the layers: the ladder and 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -54,6 +55,8 @@ class Options:
     """What to measure."""
     rungs: tuple[str, ...] = (*conv2d_cuda.RUNGS, conv2d_cuda.WINOGRAD)
     """Rungs of the convolutions."""
+    precisions: tuple[Literal["float32", "tf32", "bf16"], ...] = PRECISIONS
+    """Precisions of the networks."""
     compiled: bool = True
     """Also measure torch.compile."""
     out: Path = Path("benchmarks/results/gpu.json")
@@ -80,10 +83,10 @@ def main(options: Options) -> None:
 
 
 def measured(options: Options) -> dict[str, Any]:
-    """Measure the groups; write the results after each, because another may fail."""
+    """Measure the groups; write the results after each figure, because the next may fail."""
     torch.backends.cudnn.benchmark = True
     results: dict[str, Any] = {
-        "gpu": torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name(),
         "date": str(date.today()),
         "torch": torch.__version__,
         "base": options.base,
@@ -93,35 +96,34 @@ def measured(options: Options) -> dict[str, Any]:
     print(results)
     measure = {"layers": measure_layers, "memory": measure_memory, "networks": measure_networks}
     for group in options.groups:
-        results[group] = measure[group](options, results["peaks"])
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        results[group] = []
+        for figures in measure[group](options, results["peaks"]):
+            results[group].append(figures)
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
     return results
 
 
-def measure_layers(options: Options, peaks: dict[str, float]) -> list[dict[str, Any]]:
+def measure_layers(options: Options, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
     """Measure each layer in all rungs and directions."""
-    cases = gpu_layers.cases(options.base, options.tile, options.rungs)
-    return [gpu_layers.measured(case, options.turns, peaks) for case in cases]
+    for case in gpu_layers.cases(options.base, options.tile, options.rungs):
+        yield gpu_layers.measured(case, options.turns, peaks)
 
 
-def measure_memory(options: Options, peaks: dict[str, float]) -> list[dict[str, Any]]:
+def measure_memory(options: Options, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
     """Measure each op limited by memory: ours, and PyTorch's in the faster layout."""
-    figures = []
     for row in memory.rows(options.base, options.tile, gpu_clock.DEVICE):
         variants = {"tinyunet": row.ours, **{str(layout): row.torch(layout) for layout in LAYOUTS}}
         took = milliseconds(variants, options.turns)
         ours, theirs = took.pop("tinyunet"), min(took.values())
         share = row.bytes / ours * 1e3 / peaks["copy"]
-        figures.append(
-            {"op": row.name, "bytes": row.bytes, "ms": ours, "share_of_copy": share, "PyTorch ms": theirs}
-        )
         print(f"{row.name:<30}{ours:9.3f} ms {share:4.0%} of a copy, PyTorch {theirs:9.3f} ms", flush=True)
-    return figures
+        yield {"op": row.name, "bytes": row.bytes, "ms": ours, "share_of_copy": share, "PyTorch ms": theirs}
 
 
-def measure_networks(options: Options, peaks: dict[str, float]) -> list[dict[str, Any]]:
+def measure_networks(options: Options, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
     """Measure training step and prediction in each precision."""
-    return [measure_network(precision, options) for precision in PRECISIONS]
+    for precision in options.precisions:
+        yield measure_network(precision, options)
 
 
 def measure_network(precision: str, options: Options) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def draw_ladder(results: Mapping[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     axes.set_xticks(range(len(layers)), [layer["name"].replace(": ", "\n") for layer in layers], fontsize=6)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(COLOURS))
-    figure.suptitle(f"Convolutions by rung: {results['gpu']}, {results['date']}")
+    figure.suptitle(f"Convolutions by rung: {results['device']}, {results['date']}")
     figure.savefig(path, dpi=120)
 
 
@@ -219,7 +219,7 @@ def draw_roofline(results: Mapping[str, Any], path: Path) -> None:
         axes.set_title(direction)
         axes.label_outer()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    figure.suptitle(f"Convolutions: {results['gpu']}, {results['date']}")
+    figure.suptitle(f"Convolutions: {results['device']}, {results['date']}")
     figure.savefig(path, dpi=120)
 
 
