@@ -32,6 +32,7 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.models import FCN, SlidingWindowClassifier, UNet
 from tinyunet.nn.sgd import SGD
 from tinyunet.ops.add import add
+from tinyunet.ops.batch_norm import batch_norm
 from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.conv_transpose2d import conv_transpose2d
 from tinyunet.ops.crop_concat import crop_concat
@@ -54,6 +55,7 @@ __all__ = [
     "UNet",
     "active_backend",
     "add",
+    "batch_norm",
     "conv2d",
     "conv_transpose2d",
     "crop_concat",

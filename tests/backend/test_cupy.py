@@ -95,8 +95,9 @@ def test_a_checkpoint_resumes_on_either_side(on_stand_in, tmp_path):
 def every_op(*arrays):
     """Each op once, the sum of several gradients in one tensor, and the loss with all options."""
     leaves = [tu.Tensor(a, requires_grad=True) for a in arrays]
-    x, y, weight, up_weight, wide_weight, bias, features, last_weight = leaves
+    x, y, weight, up_weight, wide_weight, bias, features, last_weight, scale = leaves
     z = tu.relu(tu.add(tu.conv2d(x, weight, bias, padding=1), tu.conv2d(y, weight, padding=1, relu=True)))
+    z = tu.batch_norm(z, scale, bias, relu=True)
     z = tu.dropout(
         tu.conv_transpose2d(tu.max_pool2d(z), up_weight, bias, relu=True), 0.3, np.random.default_rng(0)
     )
@@ -120,6 +121,7 @@ def test_every_op_gives_the_bits_of_cuda_emulated(on_stand_in):
         (3,),
         (1, 3, 5, 4),
         (1, 1, 4, 3),
+        (3,),
     ]
     arrays = random_arrays(shapes, np.float32)
     ours = every_op(*arrays)

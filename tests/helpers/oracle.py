@@ -73,6 +73,16 @@ def _permuted(tensor, *axes):
     return tensor.permute(*axes).contiguous()
 
 
+def batch_norm(x, scale, shift, *, relu=False):
+    """By the statistics of x. PyTorch refuses a single pixel, of which it would make the shift as well."""
+    if x[..., 0].numel() == 1:
+        y = 0 * x + 0 * scale + shift
+    else:
+        y = F.batch_norm(_permuted(x, 0, 3, 1, 2), None, None, scale, shift, training=True)
+        y = y.permute(0, 2, 3, 1)
+    return F.relu(y) if relu else y
+
+
 def max_pool2d(x):
     """2×2, stride 2."""
     return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
@@ -104,6 +114,7 @@ def linear_cross_entropy(x, weight, bias, target, pixel_weight=None, reduction="
 
 TORCH = {
     "add": torch.add,
+    "batch_norm": batch_norm,
     "conv2d": conv2d,
     "conv_transpose2d": conv_transpose2d,
     "crop_concat": crop_concat,

@@ -32,6 +32,14 @@ conv2d_naive, conv2d_tiled, conv2d_blocked, conv2d_tensor, conv2d_winograd = map
 )
 
 
+def batch_norm():
+    """With several pixels for each thread of a block, and with more channels than it has threads."""
+    for shape in ((1, 13, 14, 20), (1, 7, 6, 300)):
+        arrays = random_arrays([shape, shape[3:], shape[3:]], np.float32)
+        y = tu.batch_norm(*(tu.Tensor(array, requires_grad=True) for array in arrays), relu=True)
+        y.backward(np.ones(y.shape))
+
+
 def bias():
     conv2d_cuda.backward_bias(*random_arrays([(1, 13, 14, 20)], np.float32))
 
@@ -260,6 +268,30 @@ BUGS = [
         "write_result(m, rows",
         r"race: thread 0 writes m\[0\], which thread 0 of another block wrote",
         "as_float4(result[row * columns + column]) =",
+    ),
+    (
+        "no barrier before the centres of a block are read",
+        batch_norm,
+        "    __syncthreads();\n    float centre",
+        "    float centre",
+        r"race: thread .* reads the shared memory.*which thread .* wrote .* with no barrier",
+        "float centre = centres[",
+    ),
+    (
+        "no barrier before the next sum of a block",
+        batch_norm,
+        "__syncthreads();  // the next sum may overwrite them",
+        "// the next",
+        "race: thread .* the shared memory.*which thread",
+        "of_thread[threadIdx.x] = value",
+    ),
+    (
+        "threads without a channel add numbers of the next pixel",
+        batch_norm,
+        "s.first = row < s.step && s.channel < channels ?",
+        "s.first = row < s.step ?",
+        r"out of bounds: .* reads 4 bytes at x\[12600\], which has 12600",
+        "sum += x[pixel",
     ),
     (
         "half of the threads write their sum",

@@ -15,6 +15,7 @@ from tinyunet.errors import GradientError
 # As many input as output channels, so that exchanging them gives a wrong value, not a wrong shape.
 SHAPES = {
     "add": [(3, 4), (3, 4)],
+    "batch_norm": [(2, 4, 4, 3), (3,), (3,)],
     "conv2d": [(2, 5, 5, 3), (3, 3, 3, 3), (3,)],
     "conv_transpose2d": [(2, 3, 3, 3), (2, 2, 3, 3), (3,)],
     "crop_concat": [(2, 3, 3, 2), (2, 6, 6, 2)],
@@ -28,6 +29,7 @@ RNG = np.random.default_rng(0)
 PIXELS = {"target": RNG.integers(0, 3, (2, 4, 4)), "ignore_label": 2}
 WEIGHT = RNG.uniform(1, 10, (2, 4, 4))
 OPTIONS = {
+    "batch_norm": {"relu": True},
     "conv2d": {"relu": True},
     "linear_cross_entropy": {**PIXELS, "pixel_weight": WEIGHT},
     "softmax_cross_entropy": {**PIXELS, "weight": WEIGHT},
@@ -99,6 +101,15 @@ def target_not_subtracted(result, logits, target, weight, with_gradient):
     return loss, gradient
 
 
+def of_norm(part, change):
+    """A mutation of one of the three gradients of batch_norm, from (gradient, grad_output, x, scale, …)."""
+
+    def changed(gradients, *arguments):
+        return tuple(change(g, *arguments) if i == part else g for i, g in enumerate(gradients))
+
+    return result(changed)
+
+
 def last_of_equals(x):
     candidates = np.stack([x[:, p::2, q::2] for p in (1, 0) for q in (1, 0)])
     return candidates.max(axis=0), (3 - candidates.argmax(axis=0)).astype(np.uint8)
@@ -110,6 +121,36 @@ MUTATIONS = {
         "scale": SCALE,
         "second twice": result(lambda r, g: (r[0], 2 * r[1])),
         "second missing": result(lambda r, g: (r[0], 0 * r[1])),
+    },
+    ("batch_norm", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "no ReLU": arguments(lambda *a: (*a[:-1], False)),
+        "the ReLU as if without shift": arguments(lambda g, x, s, b, *more: (g, x, s, 0 * b, *more)),
+        "the ReLU as if without scale": result(
+            lambda r, g, x, scale, shift, mean, variance, relu: (r[0] / scale * abs(scale), *r[1:])
+        ),
+        "the mean does not depend on x": of_norm(
+            0, lambda r, g, x, scale, shift, mean, variance, relu: r + 0.01 * r.mean() + 0.01 * scale
+        ),
+        "the variance does not depend on x": of_norm(0, lambda r, g, x, *_: r + 0.01 * (x - x.mean())),
+        "of the unbiased variance": arguments(
+            lambda g, x, s, b, m, v, relu: (g, x, s, b, m, v * 32 / 31, relu)
+        ),
+        "EPSILON twice": arguments(lambda g, x, s, b, m, v, relu: (g, x, s, b, m, v + 1e-5, relu)),
+        "scale's by x that is not centred": of_norm(1, lambda r, g, x, *_: r + (g * x.mean()).sum()),
+        "shift's missing": of_norm(2, lambda r, *_: 0 * r),
+        "scale's and shift's exchanged": result(lambda r, *_: (r[0], r[2], r[1])),
+        "first image only": arguments(lambda g, x, *more: (np.stack([g[0], 0 * g[1]]), x, *more)),
+    },
+    ("batch_norm", "forward"): {
+        "unbiased variance": result(lambda r, x, s, b, relu: ((r[0] - b) * np.sqrt(31 / 32) + b, *r[1:])),
+        "shift after the ReLU": lambda kernel: (
+            lambda x, s, b, relu: (
+                kernel(x, s, 0 * b, relu)[0] + b,
+                *kernel(x, s, b, relu)[1:],
+            )
+        ),
     },
     ("conv2d", "backward_input"): {
         "sign": SIGN,

@@ -18,6 +18,8 @@ from tinyunet.backend import DISPATCH_TABLE
 TABLE = [
     ("add", "forward"),
     ("add", "backward"),
+    ("batch_norm", "forward"),
+    ("batch_norm", "backward"),
     ("conv2d", "forward"),
     ("conv2d", "backward_input"),
     ("conv2d", "backward_weight"),
@@ -109,10 +111,14 @@ def calls(dtype):
     features, classes = random_arrays([(2, 45, 50, 21), (1, 1, 21, 3)], dtype)
     labels = rng.integers(-1, 3, (2, 45, 50)).astype(np.int32)
     label_weight = rng.uniform(0, 10, labels.shape).astype(dtype)
+    scale, shift, mean = random_arrays([(70,)] * 3, dtype)
+    variance = rng.uniform(0.5, 2, 70).astype(dtype)
     seed, share = np.uint64(2**63 + 12345), 0.4
     return {
         ("add", "forward"): (x, y),
         ("add", "backward"): (x,),
+        ("batch_norm", "forward"): (x, scale, shift, True),
+        ("batch_norm", "backward"): (y, x, scale, shift, mean, variance, True),
         ("conv2d", "forward"): (x, weight, bias, 0, True),
         ("conv2d", "backward_input"): (grad, weight, 0),
         ("conv2d", "backward_weight"): (x, grad, 0, 3),

@@ -12,6 +12,8 @@ AXES = {
     "logits": "N H W K",
     "weight": "K K C F",
     "bias": "F",
+    "scale": "C",
+    "shift": "C",
 }
 
 
