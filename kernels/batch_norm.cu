@@ -8,13 +8,14 @@
 //   sums_end        adds those of the blocks
 //   backward        grad_x = scale / sqrt(variance + EPSILON)
 //                            · (g - grad_shift / M - (x - mean) · grad_scale / M / sqrt(variance + EPSILON))
+//   fold            the weight and the bias of a convolution that makes y itself, if mean and variance are fixed
 //
 // A block of statistics and sums takes PIXELS_PER_THREAD pixels per thread; neighbouring threads read
 // neighbouring numbers. One warp adds the blocks of a channel, in double precision and always in one order.
 // A block's variance is about its own mean: it reads its pixels again, which are in a cache then, because a
 // mean square less a squared mean would lose digits.
 //
-// Launch: forward and backward one thread per element, blocks of 256; statistics and sums (M / pixels of a
+// Launch: forward, backward and fold one thread per element, blocks of 256; statistics and sums (M / pixels of a
 // block, C / width) blocks of 256, where width, at most 256, is the number of channels of a block; *_end C / 8
 // blocks of 256.
 
@@ -166,4 +167,14 @@ extern "C" __global__ void batch_norm_backward(const float* grad_output, const f
     float grad = relu && !(normalised(x[i], c) > 0) ? 0 : grad_output[i];
     float normal = (x[i] - c.mean) / c.deviation;
     grad_x[i] = c.factor * (grad - (grad_shift[channel] + normal * grad_scale[channel]) / pixels);
+}
+
+extern "C" __global__ void batch_norm_fold(const float* weight, const float* mean, const float* variance,
+                                           const float* scale, const float* shift, float* folded, float* bias,
+                                           int filters, int count) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    Channel c = channel_of(mean, variance, scale, shift, i % filters);
+    folded[i] = weight[i] * c.factor;
+    if (i < filters) bias[i] = c.shift - c.mean * c.factor;
 }

@@ -51,14 +51,17 @@ def test_defaults_are_those_of_its_paper(name, expected):
         *((name, options) for name, options in SMALL.items()),
         ("unet", {"depth": 0}),
         ("unet", {"depth": 3, "variant": "release", "padding": "same", "in_channels": 3}),
+        ("unet", {"depth": 2, "normalisation": "batch"}),
         ("fcn", {"depth": 4, "num_classes": 5}),
         ("sliding-window", {"depth": 3, "neurons": 7, "in_channels": 3}),
     ],
 )
 def test_the_shapes_are_known_before_the_network_is_made(name, options):
     options = {**MODELS[name].options(), "base_channels": 3, **options}
-    made = [(part, parameter.shape) for part, parameter in make_network(name, **options).named_parameters()]
+    model = make_network(name, **options)
+    made = [(part, parameter.shape) for part, parameter in model.named_parameters()]
     assert list(MODELS[name].shapes_of(options)) == made
+    assert list(MODELS[name].buffers_of(options)) == [(part, b.shape) for part, b in model.named_buffers()]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -2,9 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import as_float64, assert_network_equals_torch, randomised
+from oracle import (
+    as_float64,
+    assert_close,
+    assert_network_equals_torch,
+    randomised,
+    torch_parameters,
+    torch_unet,
+)
 
 import tinyunet as tu
 from tinyunet.errors import OptionError, ShapeError
@@ -71,6 +79,41 @@ def test_equals_a_u_net_in_torch(backend, variant, depth, padding, size):
     assert_network_equals_torch(
         as_float64(randomised(model)), size, batch=1 if depth == 4 else 2, variant=variant
     )
+
+
+@pytest.mark.parametrize(("depth", "padding", "size"), [(2, "valid", (44, 52)), (3, "same", (24, 40))])
+@pytest.mark.parametrize("training", [False, True])
+def test_equals_a_normalised_u_net_in_torch(backend, training, depth, padding, size):
+    """In prediction the buffers' statistics are in the convolutions' weights, which get no gradient."""
+    model = tu.UNet(
+        3, 4, base_channels=3, depth=depth, padding=padding, dropout=0, normalisation="batch"
+    ).train(training)
+    rng = np.random.default_rng(2)
+    for name, buffer in model.named_buffers():
+        buffer.data[:] = rng.uniform(0.5, 2, buffer.shape) if name.endswith("variance") else rng.normal()
+    as_float64(randomised(model))
+    if training:
+        assert_network_equals_torch(model, size)
+        return
+    image = rng.standard_normal((2, *size, 3))
+    expected = torch_unet(
+        torch_parameters(model), torch.tensor(image), depth=depth, padding=padding, training=False
+    )
+    assert_close(model(tu.Tensor(image)).data, expected.detach().numpy())
+
+
+def test_normalisation_costs_a_number_per_channel():
+    """A scale and a shift in place of each bias of the 3×3 convolutions; and the same initial weights."""
+    plain, normalised = (tu.UNet(base_channels=4, depth=2, normalisation=n) for n in ("none", "batch"))
+    weights = dict(plain.named_parameters())
+    biases = [name for name in weights if name.endswith("bias") and not name.startswith(("up", "scores"))]
+    channels = sum(weights[name].data.size for name in biases)
+    sizes = [sum(p.data.size for p in model.parameters()) for model in (plain, normalised)]
+    assert sizes[1] - sizes[0] == channels
+    assert normalised.multiplications(60, 44) == plain.multiplications(60, 44)
+    for name, parameter in normalised.named_parameters():
+        if name.endswith("weight"):
+            np.testing.assert_array_equal(parameter.data, weights[name].data)
 
 
 def test_equals_a_u_net_in_torch_in_float32(backend):

@@ -2,18 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
+from oracle import TORCH, as_float64, assert_close
+from torch.nn import functional as F
 
 import tinyunet as tu
 from tinyunet.errors import CheckpointError
-from tinyunet.nn import Conv2d, ConvTranspose2d, Module, Parameter
+from tinyunet.nn import Buffer, Conv2d, ConvTranspose2d, Module, NormalisedConv2d, Parameter
 
 
 class Network(Module):
-    """One parameter of its own, a list of modules and a module."""
+    """One parameter and one buffer of its own, a list of modules and a module."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        self.layers = [Conv2d(2, 3, 3, rng=rng), Conv2d(3, 4, 1, rng=rng)]
+        self.count = Buffer(np.ones(2, np.float32))
+        self.layers = [Conv2d(2, 3, 3, rng=rng), NormalisedConv2d(3, 4, 1, rng=rng)]
         self.scale = Parameter(np.ones(1, np.float32))
         self.up = ConvTranspose2d(4, 2, rng=rng)
         self.not_a_parameter = tu.Tensor(np.ones(1), requires_grad=True)
@@ -24,10 +28,12 @@ NAMES = [
     "layers.0.weight",
     "layers.0.bias",
     "layers.1.weight",
-    "layers.1.bias",
+    "layers.1.scale",
+    "layers.1.shift",
     "up.weight",
     "up.bias",
 ]
+BUFFERS = ["count", "layers.1.mean", "layers.1.variance"]
 
 
 def test_names():
@@ -35,6 +41,8 @@ def test_names():
     assert [name for name, _ in network.named_parameters()] == NAMES
     assert network.parameters()[1] is network.layers[0].weight
     assert all(parameter.requires_grad for parameter in network.parameters())
+    assert [name for name, _ in network.named_buffers()] == BUFFERS
+    assert not any(buffer.requires_grad for _, buffer in network.named_buffers())
 
 
 def test_train_and_eval_reach_all_parts():
@@ -52,7 +60,8 @@ def test_train_and_eval_reach_all_parts():
 def test_state_dict_is_the_arrays_themselves():
     network = Network()
     state = network.state_dict()
-    assert list(state) == NAMES
+    assert list(state) == NAMES + BUFFERS
+    assert state["layers.1.mean"] is network.layers[1].mean.data
     assert state["layers.1.weight"] is network.layers[1].weight.data
 
 
@@ -101,6 +110,42 @@ def test_conv2d_layer_is_the_op():
     expected = tu.conv2d(x, layer.weight, layer.bias, padding=1, relu=True)
     np.testing.assert_array_equal(layer(x).data, expected.data)
     assert layer(x).shape == (2, 5, 4, 3)
+
+
+def normalised():
+    """A layer as it is after some training, and its input."""
+    rng = np.random.default_rng(0)
+    layer = as_float64(NormalisedConv2d(2, 3, 3, padding=1, relu=True, rng=rng))
+    layer.scale.data[:], layer.shift.data[:] = [1, -2, 3], [0.5, 0.25, -1]
+    layer.mean.data[:], layer.variance.data[:] = [0.3, -4, 7], [0.5, 2, 9]
+    return layer, tu.Tensor(rng.standard_normal((2, 5, 4, 2)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_normalised_conv2d_layer_equals_torch(backend, training):
+    """In training by the map's own statistics, which it hands over and does not keep; then by its buffers."""
+    layer, x = normalised()
+    p = {name: torch.tensor(array) for name, array in layer.state_dict().items()}
+    y = TORCH["conv2d"](torch.tensor(x.data), p["weight"], padding=1).permute(0, 3, 1, 2)
+    fixed = (None, None) if training else (p["mean"], p["variance"])
+    expected = torch.relu(F.batch_norm(y, *fixed, p["scale"], p["shift"], training)).permute(0, 2, 3, 1)
+    assert_close(layer.train(training)(x).data, expected.numpy())
+    for name, array in layer.state_dict().items():
+        np.testing.assert_array_equal(array, p[name].numpy())
+
+    found = []
+    layer.on_statistics = lambda *statistics: found.append(statistics)
+    layer.eval()(x)
+    ((mean, variance),) = found
+    assert_close(mean, y.mean(dim=(0, 2, 3)).numpy())
+    assert_close(variance, y.var(dim=(0, 2, 3), correction=0).numpy())
+
+
+def test_a_normalised_layer_predicts_each_part_of_an_image_alike(backend):
+    layer, x = normalised()
+    layer.eval().padding = 0
+    whole, part = layer(x).data, layer(tu.Tensor(np.ascontiguousarray(x.data[:1, 1:, :3]))).data
+    np.testing.assert_allclose(part, whole[:1, 1:, :1], rtol=1e-12)
 
 
 def test_conv_transpose2d_layer_is_the_op():

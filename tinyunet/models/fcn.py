@@ -28,7 +28,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.models.geometry import Geometry
 from tinyunet.models.network import MOST_DEPTH, Network, require_options
 from tinyunet.models.unet import DoubleConv
-from tinyunet.nn import Conv2d, Module, Parameter
+from tinyunet.nn import Conv2d, Module, NormalisedConv2d, Parameter
 from tinyunet.ops.add import add
 from tinyunet.ops.conv_transpose2d import conv_transpose2d
 from tinyunet.ops.dropout import dropout
@@ -193,7 +193,7 @@ class FCN(Network):
     def multiplications(self, height: int, width: int) -> int:
         """Count those of the contracting path, its end, the scores and the upsampling."""
         pixels = [(height // 2**level) * (width // 2**level) for level in range(self.depth + 1)]
-        layers: list[tuple[int, Conv2d | Upsample]] = [
+        layers: list[tuple[int, Conv2d | NormalisedConv2d | Upsample]] = [
             *((pixels[i], part) for i, b in enumerate(self.contracting) for part in (b.first, b.second)),
             *((pixels[-1], layer) for layer in self.bottom),
             *zip(pixels[FINEST_SCORED:], self.scores, strict=True),

@@ -76,6 +76,18 @@ class Network(Module):
         """
         raise NotImplementedError
 
+    @classmethod
+    def buffers_of(cls, options: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the names and shapes of the buffers of a network with these options: see `shapes_of`.
+
+        They are the mean and the variance of each normalised convolution, which is known by its scale.
+        """
+        for name, shape in cls.shapes_of(options):
+            layer, _, part = name.rpartition(".")
+            if part == "scale":
+                yield f"{layer}.mean", shape
+                yield f"{layer}.variance", shape
+
     def training_batch(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Choose from a tile what to train on: here, all of it.
 

@@ -13,6 +13,7 @@ Tutorial: `tutorials/08_unet.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,25 +22,39 @@ from numpy.typing import NDArray
 from tinyunet.autograd import Tensor
 from tinyunet.models import geometry
 from tinyunet.models.network import MOST_DEPTH, Network, require_options
-from tinyunet.nn import Conv2d, ConvTranspose2d, Module
+from tinyunet.nn import Conv2d, ConvTranspose2d, Module, NormalisedConv2d
 from tinyunet.ops.crop_concat import crop_concat
 from tinyunet.ops.dropout import dropout
 from tinyunet.ops.linear_cross_entropy import loss_of_checked
 from tinyunet.ops.max_pool2d import max_pool2d
 
+CONVOLUTIONS: dict[str, type[Conv2d | NormalisedConv2d]] = {"none": Conv2d, "batch": NormalisedConv2d}
+
 
 class DoubleConv(Module):
-    """Two 3×3 convolutions, each followed by a ReLU."""
+    """Two 3×3 convolutions, each followed by a ReLU, with a normalisation in between or without."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, padding: int, rng: np.random.Generator):
-        self.first = Conv2d(in_channels, out_channels, 3, padding=padding, relu=True, rng=rng)
-        self.second = Conv2d(out_channels, out_channels, 3, padding=padding, relu=True, rng=rng)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        padding: int,
+        normalisation: str = "none",
+        rng: np.random.Generator,
+    ):
+        convolution = CONVOLUTIONS[normalisation]
+        self.first = convolution(in_channels, out_channels, 3, padding=padding, relu=True, rng=rng)
+        self.second = convolution(out_channels, out_channels, 3, padding=padding, relu=True, rng=rng)
 
     @staticmethod
-    def shapes(name: str, in_channels: int, out_channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def shapes(
+        name: str, in_channels: int, out_channels: int, normalisation: str = "none"
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the names and shapes of the parameters of a pair of this name."""
-        yield from Conv2d.shapes(f"{name}.first", in_channels, out_channels, 3)
-        yield from Conv2d.shapes(f"{name}.second", out_channels, out_channels, 3)
+        convolution = CONVOLUTIONS[normalisation]
+        yield from convolution.shapes(f"{name}.first", in_channels, out_channels, 3)
+        yield from convolution.shapes(f"{name}.second", out_channels, out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H - 4, W - 4, F); padded: (N, H, W, F)."""
@@ -67,6 +82,10 @@ class UNet(Network):
         "release" is the authors' published network, with a ReLU after every up-convolution and a last
         up-convolution that keeps its channels. With the defaults they have 31,030,658 and 31,100,354
         parameters.
+    normalisation : {"none", "batch"}
+        "batch": batch normalisation between each 3×3 convolution and its ReLU, with which training is faster
+        and safer. For prediction, the statistics of many training tiles take the place of the tile's own:
+        see `NormalisedConv2d`. The paper, which is of the same year, has none.
     seed : int
         Determines the initial weights.
 
@@ -92,20 +111,23 @@ class UNet(Network):
         padding: str = "valid",
         dropout: float = 0.5,
         variant: str = "paper",
+        normalisation: str = "none",
         seed: int = 0,
     ):
-        _require(in_channels, num_classes, base_channels, dropout, variant, seed)
+        _require(in_channels, num_classes, base_channels, dropout, variant, normalisation, seed)
         self.geometry = self.geometry_of({"depth": depth, "padding": padding})
         self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
         self.padding, self.dropout = padding, dropout
         self.dropout_rng = np.random.default_rng(seed)
         rng = np.random.default_rng(seed)
-        margin = 1 if padding == "same" else 0
+        double_conv = partial(
+            DoubleConv, padding=1 if padding == "same" else 0, normalisation=normalisation, rng=rng
+        )
         release = variant == "release"
         channels = [base_channels * 2**level for level in range(depth + 1)]
 
         self.contracting = [
-            DoubleConv(before, after, padding=margin, rng=rng)
+            double_conv(before, after)
             for before, after in zip([in_channels, *channels], channels, strict=False)
         ]
         self.up, self.expansive = [], []
@@ -113,7 +135,7 @@ class UNet(Network):
             below, here = channels[level + 1], channels[level]
             upsampled = below if release and level == 0 else here
             self.up.append(ConvTranspose2d(below, upsampled, relu=release, rng=rng))
-            self.expansive.append(DoubleConv(upsampled + here, here, padding=margin, rng=rng))
+            self.expansive.append(double_conv(upsampled + here, here))
         self.scores = Conv2d(base_channels, num_classes, 1, rng=rng)
 
     @classmethod
@@ -130,20 +152,21 @@ class UNet(Network):
     @classmethod
     def shapes_of(cls, options: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         """See `Network.shapes_of`."""
-        names = ("in_channels", "num_classes", "base_channels", "dropout", "variant", "seed")
+        names = ("in_channels", "num_classes", "base_channels", "dropout", "variant", "normalisation", "seed")
         _require(*(options[name] for name in names))
         cls.geometry_of(options)
         depth, release = options["depth"], options["variant"] == "release"
+        normalisation = options["normalisation"]
         channels = [options["base_channels"] * 2**level for level in range(depth + 1)]
         pairs = zip([options["in_channels"], *channels], channels, strict=False)
         for level, (before, after) in enumerate(pairs):
-            yield from DoubleConv.shapes(f"contracting.{level}", before, after)
+            yield from DoubleConv.shapes(f"contracting.{level}", before, after, normalisation)
         upsampled = [channels[1] if release and level == 0 else channels[level] for level in range(depth)]
         for number, level in enumerate(reversed(range(depth))):
             yield from ConvTranspose2d.shapes(f"up.{number}", channels[level + 1], upsampled[level])
         for number, level in enumerate(reversed(range(depth))):
             joined = upsampled[level] + channels[level]
-            yield from DoubleConv.shapes(f"expansive.{number}", joined, channels[level])
+            yield from DoubleConv.shapes(f"expansive.{number}", joined, channels[level], normalisation)
         yield from Conv2d.shapes("scores", channels[0], options["num_classes"], 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -209,7 +232,13 @@ class UNet(Network):
 
 
 def _require(
-    in_channels: int, num_classes: int, base_channels: int, dropout: float, variant: str, seed: int
+    in_channels: int,
+    num_classes: int,
+    base_channels: int,
+    dropout: float,
+    variant: str,
+    normalisation: str,
+    seed: int,
 ) -> None:
     """Raise an OptionError unless the options that do not decide the geometry are in their ranges."""
     require_options(
@@ -219,5 +248,6 @@ def _require(
         base_channels=(base_channels, base_channels >= 1, "at least 1"),
         dropout=(dropout, 0 <= dropout < 1, "0 <= dropout < 1"),
         variant=(variant, variant in ("paper", "release"), "'paper' or 'release'"),
+        normalisation=(normalisation, normalisation in CONVOLUTIONS, "'none' or 'batch'"),
         seed=(seed, seed >= 0, "at least 0"),
     )

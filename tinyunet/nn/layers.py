@@ -5,12 +5,14 @@ Tutorial: `tutorials/08_unet.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from tinyunet.autograd import Tensor
-from tinyunet.nn.module import Module, Parameter
+from tinyunet.nn.module import Buffer, Module, Parameter
+from tinyunet.ops.batch_norm import batch_norm, fold
 from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.conv_transpose2d import conv_transpose2d
 
@@ -69,6 +71,67 @@ class Conv2d(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x: (N, H, W, C) -> (N, H', W', F)."""
         return conv2d(x, self.weight, self.bias, padding=self.padding, relu=self.relu)
+
+
+class NormalisedConv2d(Module):
+    """A convolution whose output is normalised: by `batch_norm` in training, by fixed statistics otherwise.
+
+    In training mode the mean and the variance are those of the map itself. In prediction they are the
+    buffers, and the map is an affine one: it is folded into the convolution's weight and bias. So prediction
+    takes no more time, and that of a tile does not depend on what else is in it. There, gradients reach x but
+    not the parameters.
+
+    Parameters
+    ----------
+    in_channels, out_channels, size, padding, relu, rng
+        As for `Conv2d`. There is no bias, which the normalisation would subtract again.
+
+    Attributes
+    ----------
+    scale, shift : Parameter, shape (F,)
+        1 and 0 at the start: maps of variance 1.
+    mean, variance : Buffer, shape (F,)
+        The population's: of the convolution's output over many training tiles. Nothing here changes them:
+        see `tinyunet.training.population`. 0 and 1 at the start.
+    on_statistics : callable or None
+        As in `batch_norm`. While there is one, the map is normalised as in training mode.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        *,
+        padding: int = 0,
+        relu: bool = False,
+        rng: np.random.Generator,
+    ):
+        self.padding, self.relu = padding, relu
+        self.weight = he_normal(rng, (size, size, in_channels, out_channels), size * size * in_channels)
+        self.scale = Parameter(np.ones(out_channels, np.float32))
+        self.shift = Parameter(np.zeros(out_channels, np.float32))
+        self.mean = Buffer(np.zeros(out_channels, np.float32))
+        self.variance = Buffer(np.ones(out_channels, np.float32))
+        self.on_statistics: Callable[[Any, Any], None] | None = None
+
+    @staticmethod
+    def shapes(
+        name: str, in_channels: int, out_channels: int, size: int
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the names and shapes of the parameters of a convolution of this name."""
+        yield f"{name}.weight", (size, size, in_channels, out_channels)
+        yield f"{name}.scale", (out_channels,)
+        yield f"{name}.shift", (out_channels,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x and normalise the result: (N, H, W, C) -> (N, H', W', F)."""
+        if self.training or self.on_statistics:
+            y = conv2d(x, self.weight, padding=self.padding)
+            return batch_norm(y, self.scale, self.shift, relu=self.relu, on_statistics=self.on_statistics)
+        tensors = (self.weight, self.scale, self.shift, self.mean, self.variance)
+        weight, bias = map(Tensor, fold(*(tensor.data for tensor in tensors)))
+        return conv2d(x, weight, bias, padding=self.padding, relu=self.relu)
 
 
 class ConvTranspose2d(Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -14,12 +14,14 @@ from tinyunet.backend import to_backend
 from tinyunet.backend.changes import count_changes
 from tinyunet.errors import CheckpointError
 
+Kind = TypeVar("Kind", bound=Tensor)
+
 _evaluating = ContextVar("evaluating", default=False)
 
 
 @contextmanager
 def evaluating() -> Iterator[None]:
-    """Switch dropout off in the ``with`` block, for this thread only; the modules keep their own mode."""
+    """Predict in the ``with`` block as after `Module.eval`, in this thread only; modules keep their mode."""
     token = _evaluating.set(True)
     try:
         yield
@@ -36,18 +38,27 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=True)
 
 
-class Module:
-    """A part of a network, made of parameters, modules and lists of modules.
+class Buffer(Tensor):
+    """A tensor that is stored with the parameters, but that no gradient changes."""
 
-    Parameters are named after the attributes that hold them: ``model.contracting[0].first.weight`` is
-    ``"contracting.0.first.weight"``.
+    __slots__ = ()
+
+
+class Module:
+    """A part of a network, made of parameters, buffers, modules and lists of modules.
+
+    Parameters and buffers are named after the attributes that hold them:
+    ``model.contracting[0].first.weight`` is ``"contracting.0.first.weight"``.
     """
 
     _training = True
 
     @property
     def training(self) -> bool:
-        """True where dropout is on: in training mode, and not within `evaluating`."""
+        """True where dropout is on and a tile's own statistics count.
+
+        That is in training mode, and not within `evaluating`.
+        """
         return self._training and not _evaluating.get()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -72,33 +83,43 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield names and parameters, in the order of the attributes."""
+        return self._named(Parameter)
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Yield names and buffers, in the order of the attributes."""
+        return self._named(Buffer)
+
+    def _named(self, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
         for name, value in vars(self).items():
-            if isinstance(value, Parameter):
+            if isinstance(value, kind):
                 yield name, value
         for prefix, child in self._children():
-            yield from ((f"{prefix}.{name}", parameter) for name, parameter in child.named_parameters())
+            yield from ((f"{prefix}.{name}", tensor) for name, tensor in child._named(kind))
 
     def parameters(self) -> list[Parameter]:
         """List all parameters, in the order of `named_parameters`."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def train(self, mode: bool = True) -> Module:
-        """Switch dropout on (or off), here and in all parts. Returns self."""
+        """Switch training mode on (or off), here and in all parts. Returns self."""
         self._training = mode
         for _, child in self._children():
             child.train(mode)
         return self
 
     def eval(self) -> Module:
-        """Switch dropout off, for prediction. Returns self."""
+        """Switch training mode off, for prediction: no dropout, fixed statistics. Returns self."""
         return self.train(False)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the parameters' arrays by name: the arrays themselves, not copies."""
-        return {name: parameter.data for name, parameter in self.named_parameters()}
+        """Return the arrays of parameters and buffers by name: the arrays themselves, not copies."""
+        return {name: tensor.data for name, tensor in self._stored()}
+
+    def _stored(self) -> list[tuple[str, Parameter | Buffer]]:
+        return [*self.named_parameters(), *self.named_buffers()]
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Copy arrays into the parameters of the same names, converted to their dtype.
+        """Copy arrays into the parameters and buffers of the same names, converted to their dtype.
 
         Raises
         ------
@@ -120,6 +141,6 @@ class Module:
                     {"this network": array.shape, "given": state[name].shape},
                     "make the network with the options it was trained with",
                 )
-        count_changes(self.parameters())
+        count_changes(tensor for _, tensor in self._stored())
         for name, array in own.items():
             array[...] = to_backend(state[name], array.dtype)

@@ -15,6 +15,11 @@ grad_x is orthogonal to a constant and to x itself.
 Backward keeps x, which is what the convolution before it has written, and two numbers per channel. y and
 normal follow from them, which takes fewer accesses to memory than to store and to load them.
 
+With a mean and a variance that are fixed, y is an affine map of x, which the convolution before it can make:
+
+    factor = scale / sqrt(variance + EPSILON)
+    weight[p,q,c,f] · factor[f], and bias[f] = shift[f] - mean[f] · factor[f]         (`fold`)
+
 A variance is a small difference of large numbers if it is computed as the mean square less the squared mean.
 So the maps are cut into blocks that stay in a cache. Each is read twice: for its mean, which is rounded, then
 for the sums of d and of d², where d is the distance from that. The blocks' numbers are added in float64, in
@@ -58,6 +63,11 @@ def backward_numpy(grad_output, x, scale, shift, mean, variance, relu):
     pixels = x[..., 0].size
     grad_x = scale / deviation * (grad_output - grad_shift / pixels - normal * (grad_scale / pixels))
     return grad_x, grad_scale, grad_shift
+
+
+def fold_numpy(weight, scale, shift, mean, variance):
+    factor = scale / np.sqrt(variance + EPSILON)
+    return weight * factor, shift - mean * factor
 
 
 # The op: its checks, and its place in the graph
@@ -287,6 +297,13 @@ def backward_cuda(grad_output, x, scale, shift, mean, variance, relu):
     return grad_x, grad_scale, grad_shift
 
 
+def fold_cuda(weight, scale, shift, mean, variance):
+    folded, bias = cuda.empty(weight.shape), cuda.empty(shift.shape)
+    arrays = (weight, mean, variance, scale, shift, folded, bias)
+    cuda.launch_elementwise("batch_norm", "fold", weight.size, *arrays, shift.size, flops=weight.size)
+    return folded, bias
+
+
 def _statistics_cuda(x):
     grid, pixels, width = _shares(x)
     channels = x.shape[3]
@@ -320,3 +337,4 @@ def _a_warp_each(channels):
 
 forward = Dispatch("batch_norm", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
 backward = Dispatch("batch_norm", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)
+fold = Dispatch("batch_norm", "fold", numpy=fold_numpy, numba=fold_numpy, cuda=fold_cuda)
