@@ -6,7 +6,7 @@ The rooms, in the order in which data flows through them:
 - `sampling`: training tiles: cut out, deformed, weighted.
 - `ops`: one file per op: equation, NumPy, Numba, CUDA.
 - `autograd`: tensors, the backward pass, the gradient check.
-- `nn`: layers, initialisation, SGD.
+- `nn`: layers, initialisation, SGD and Adam.
 - `models`: the U-Net; FCN and sliding window, which it replaced.
 - `training`: configuration, loop, checkpoints.
 - `prediction`: overlap-tile, objects, result files.
@@ -30,6 +30,7 @@ from tinyunet.autograd import Tensor, no_grad
 from tinyunet.autograd.gradcheck import gradcheck
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.models import FCN, SlidingWindowClassifier, UNet
+from tinyunet.nn.adam import AdamW
 from tinyunet.nn.sgd import SGD
 from tinyunet.ops.add import add
 from tinyunet.ops.batch_norm import batch_norm
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FCN",
     "SGD",
+    "AdamW",
     "SlidingWindowClassifier",
     "Tensor",
     "UNet",

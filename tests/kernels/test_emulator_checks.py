@@ -7,6 +7,7 @@ from oracle import random_arrays
 import tinyunet as tu
 from tinyunet.backend import cuda, cuda_emulator
 from tinyunet.errors import KernelError
+from tinyunet.nn import adam as adam_module
 from tinyunet.nn.sgd import step
 from tinyunet.ops import conv2d_cuda
 from tinyunet.sampling import augment_cuda, weight_map_cuda
@@ -69,6 +70,11 @@ def fused_loss():
 def sgd():
     weights, grads, velocities = (random_arrays([(5,), (600,), (7,)], np.float32) for _ in range(3))
     step(weights, grads, velocities, 0.1, 0.9, 0.0)
+
+
+def adam():
+    lists = (random_arrays([(5,), (600,), (7,)], np.float32) for _ in range(4))
+    adam_module.step(*lists, np.array([0.1, 0.1, 0.001], np.float32), 0.9, 0.999, 1e-8, 0.0)
 
 
 def tile():
@@ -140,6 +146,14 @@ BUGS = [
         "if (i > row.count)",
         r"out of bounds: thread 5 of block \(0, 0, 0\) reads 4 bytes at \w+\[0\]\[5\], which has 5 elements",
         "momentum * row.velocity[i]",
+    ),
+    (
+        "one element past each of four arrays",
+        adam,
+        "if (i >= row.count)",
+        "if (i > row.count)",
+        r"out of bounds: thread 5 of block \(0, 0, 0\) reads 4 bytes at \w+\[0\]\[5\], which has 5 elements",
+        "float weight = row.weight[i]",
     ),
     (
         "one element too many is read",

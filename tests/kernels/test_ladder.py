@@ -50,7 +50,8 @@ def test_every_kernel_is_launched(emulated):
         (image,) = random_arrays([(1, 28, 28, 1)], np.float32)
         target = np.zeros((1, 12, 12), np.int32)
         model.loss(tu.Tensor(image), target, np.ones(target.shape)).backward()
-        tu.SGD(model.parameters(), lr=0.01).step()
+        for optimiser in (tu.SGD, tu.AdamW):
+            optimiser(model.parameters(), lr=0.01).step()
         (x,) = random_arrays([(1, 4, 4, 4)], np.float32)
         logits = tu.Tensor(x, requires_grad=True)
         tu.softmax_cross_entropy(tu.add(tu.relu(logits), logits), np.zeros((1, 4, 4), int)).backward()

@@ -3,7 +3,7 @@
 import ast
 import copy
 import sys
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import numba
@@ -16,6 +16,7 @@ from tinyunet import autograd, ops, sampling
 from tinyunet.backend import DISPATCH_TABLE
 
 TABLE = [
+    ("adam", "step"),
     ("add", "forward"),
     ("add", "backward"),
     ("batch_norm", "forward"),
@@ -43,7 +44,8 @@ TABLE = [
     ("softmax_cross_entropy", "forward"),
     ("softmax_cross_entropy", "backward"),
 ]
-OPS = sorted({op for op, _ in TABLE} - {"sgd"})
+OPTIMISERS = {"adam", "sgd"}
+OPS = sorted({op for op, _ in TABLE} - OPTIMISERS)
 TESTS = Path(__file__).parent
 
 
@@ -116,6 +118,14 @@ def calls(dtype):
     variance = rng.uniform(0.5, 2, 70).astype(dtype)
     seed, share = np.uint64(2**63 + 12345), 0.4
     return {
+        ("adam", "step"): (
+            [x, bias],
+            [y, 2 * bias],
+            [x + y, -bias],
+            [x * x, bias * bias],
+            np.array([0.01, 0.1, 0.001], dtype),
+            *(0.9, 0.999, 1e-8, 1e-3),
+        ),
         ("add", "forward"): (x, y),
         ("add", "backward"): (x,),
         ("batch_norm", "forward"): (x, scale, shift, True),
@@ -151,10 +161,11 @@ def run(key, backend, dtype):
     before = copy.deepcopy(arguments)
     with tu.use_backend(backend):
         result = DISPATCH_TABLE[key](*arguments)
-    if key == ("sgd", "step"):
+    if key[0] in OPTIMISERS:
         for gradient, original in zip(arguments[1], before[1], strict=True):
             np.testing.assert_array_equal(gradient, original, err_msg="the gradient was changed")
-        return *arguments[0], *arguments[2]
+        weights, _, *state = (argument for argument in arguments if isinstance(argument, list))
+        return *weights, *chain(*state)
     for argument, original in zip(arguments, before, strict=True):
         np.testing.assert_array_equal(argument, original, err_msg="an argument was changed")
     return result if isinstance(result, tuple) else (result,)

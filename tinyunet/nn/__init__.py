@@ -1,21 +1,26 @@
-"""The parts of a network, and the optimiser of its weights.
+"""The parts of a network, and the optimisers of its weights.
 
 - `module`: parameters and buffers with names, and modules made of them.
 - `layers`: convolution, with or without batch normalisation, and up-convolution; their initial weights.
-- `sgd`: stochastic gradient descent with momentum.
+- `optimiser`: what optimisers have in common.
+- `sgd`, `adam`: stochastic gradient descent with momentum, and AdamW.
 """
 
+from tinyunet.nn.adam import AdamW
 from tinyunet.nn.layers import Conv2d, ConvTranspose2d, NormalisedConv2d, he_normal
 from tinyunet.nn.module import Buffer, Module, Parameter
+from tinyunet.nn.optimiser import Optimiser
 from tinyunet.nn.sgd import SGD
 
 __all__ = [
     "SGD",
+    "AdamW",
     "Buffer",
     "Conv2d",
     "ConvTranspose2d",
     "Module",
     "NormalisedConv2d",
+    "Optimiser",
     "Parameter",
     "he_normal",
 ]

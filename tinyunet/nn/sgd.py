@@ -11,7 +11,6 @@ Tutorial: `tutorials/11_sgd_training.py`.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,10 +19,9 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
-from tinyunet.backend import Dispatch, array_library, cuda, to_backend
-from tinyunet.backend.changes import count_changes
+from tinyunet.backend import Dispatch
 from tinyunet.backend.jit import parallel_kernel
-from tinyunet.errors import OptionError
+from tinyunet.nn.optimiser import Optimiser, launch_for_all, require_numbers
 
 # NumPy: the reference
 
@@ -38,7 +36,7 @@ def step_numpy(weights, grads, velocities, lr, momentum, weight_decay):
 # The optimiser
 
 
-class SGD:
+class SGD(Optimiser):
     """Moves parameters against their gradients, with momentum.
 
     Parameters
@@ -65,43 +63,28 @@ class SGD:
     .. [1] Ronneberger et al. 2015, section 3.
     """
 
+    STATE = ("velocity",)
+
     def __init__(
         self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.99, weight_decay: float = 0.0
     ):
-        for name, value, fits in (
-            ("lr", lr, 0 < lr < np.inf),
-            ("momentum", momentum, 0 <= momentum < 1),
-            ("weight_decay", weight_decay, 0 <= weight_decay < np.inf),
-        ):
-            if not fits:
-                raise OptionError(
-                    f"SGD: {name} is {value}",
-                    remedy="finite lr > 0, 0 <= momentum < 1, finite weight_decay >= 0",
-                )
-        self.parameters = list(parameters)
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.velocity: list[NDArray[Any]] = [array_library().zeros_like(p.data) for p in self.parameters]
+        require_numbers(
+            "SGD",
+            "finite lr > 0, 0 <= momentum < 1, finite weight_decay >= 0",
+            lr=(lr, 0 < lr < np.inf),
+            momentum=(momentum, 0 <= momentum < 1),
+            weight_decay=(weight_decay, 0 <= weight_decay < np.inf),
+        )
+        super().__init__(parameters, lr)
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.velocity = self._zeros()
 
-    def step(self, lr: Any = None) -> None:
-        """Update every parameter that has a gradient, in place.
+    def scalars(self, step: int) -> NDArray[Any]:
+        """Return lr: see `Optimiser.scalars`."""
+        return self._in_dtype(self.lr)
 
-        Parameters
-        ----------
-        lr : array of one element, optional
-            Replaces `self.lr`. It lies where the backend computes, so that a step that is captured as a CUDA
-            graph can have another learning rate at each launch.
-        """
-        pairs = zip(self.parameters, self.velocity, strict=True)
-        moving = [(p.data, p.grad, velocity) for p, velocity in pairs if p.grad is not None]
-        if moving:
-            count_changes([p for p in self.parameters if p.grad is not None])
-            lr = self.lr if lr is None else lr
-            step(*zip(*moving, strict=True), lr, self.momentum, self.weight_decay)
-
-    def zero_grad(self) -> None:
-        """Set the gradients to None: otherwise they add up over backward passes."""
-        for parameter in self.parameters:
-            parameter.grad = None
+    def _move(self, lists: list[list[Any]], scalars: Any) -> None:
+        step(*lists, scalars, self.momentum, self.weight_decay)
 
 
 # Numba
@@ -124,21 +107,8 @@ def _step(weight, grad, velocity, lr, momentum, weight_decay):
 
 
 def step_cuda(weights, grads, velocities, lr, momentum, weight_decay):
-    counts = [weight.size for weight in weights]
-    blocks = [cuda.blocks(count, cuda.THREADS_PER_BLOCK) for count in counts]
-    first_blocks = itertools.accumulate(blocks[:-1], initial=0)
-    places = (map(cuda.address, arrays) for arrays in (weights, grads, velocities))
-    table = np.array(list(zip(*places, counts, first_blocks, strict=True)), np.uint64)
-    scalars = map(np.float32, (momentum, weight_decay))
-    cuda.launch(
-        "sgd",
-        "step",
-        (sum(blocks),),
-        (cuda.THREADS_PER_BLOCK,),
-        *(cuda.constant(table), len(counts), to_backend(lr, np.float32), *scalars),
-        reached={"weight": weights, "grad": grads, "velocity": velocities},
-        flops=6 * sum(counts),
-    )
+    reached = {"weight": weights, "grad": grads, "velocity": velocities}
+    launch_for_all("sgd", reached, lr, momentum, weight_decay, flops=6)
 
 
 step = Dispatch("sgd", "step", numpy=step_numpy, numba=step_numba, cuda=step_cuda)
