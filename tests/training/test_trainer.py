@@ -261,12 +261,20 @@ def test_stops_early_and_stays_stopped():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "share"), [("constant", lambda k: 1), ("poly", lambda k: (1 - k / 5) ** 0.9)]
+    ("schedule", "share"),
+    [
+        ("constant", lambda k: 1),
+        ("poly", lambda k: (1 - k / 5) ** 0.9),
+        ("cosine", lambda k: (1 + np.cos(np.pi * k / 5)) / 2),
+    ],
 )
-def test_schedules(schedule, share):
-    training = trainer(replace(TINY, schedule=schedule))
+@pytest.mark.parametrize(
+    ("warmup", "rise"), [(0, [1, 1, 1, 1, 1]), (1, [1, 1, 1, 1, 1]), (4, [0.25, 0.5, 0.75, 1, 1])]
+)
+def test_schedules(schedule, share, warmup, rise):
+    training = trainer(replace(TINY, schedule=schedule, warmup=warmup))
     rates = [event.lr for event in training.run() if isinstance(event, Stepped)]
-    np.testing.assert_allclose(rates, [0.01 * share(k) for k in range(5)], rtol=1e-12)
+    np.testing.assert_allclose(rates, [0.01 * share(k) * rise[k] for k in range(5)], rtol=1e-12)
 
 
 def test_one_image_is_memorised():

@@ -19,6 +19,7 @@ from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.json_types import LARGEST
 
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
+LEAST = {"steps": 1, "warmup": 0, "tile": 1, "validate_every": 1, "patience": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ class TrainConfig(DataOptions):
     """Momentum of SGD; 0.99 in the paper."""
     weight_decay: float = 0.0
     """Multiple of each weight that is added to its gradient."""
-    schedule: Literal["constant", "poly"] = "poly"
-    """poly: lr · (1 - step / steps)^0.9."""
+    schedule: Literal["constant", "poly", "cosine"] = "poly"
+    """poly: lr · (1 - step / steps)^0.9. cosine: half a wave, from lr down to 0."""
+    warmup: int = 0
+    """Steps in which the learning rate also rises in proportion to their number, with any schedule."""
     tile: int = 388
     """Side of the output tile in pixels, 388 in the paper; rounded up to a size that the network can give."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -109,7 +112,7 @@ class TrainConfig(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("steps", 1), ("tile", 1), ("validate_every", 1), ("patience", 0), ("seed", 0)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value < least:
                 raise OptionError(f"{name} is {value}, expected at least {least}")
