@@ -71,8 +71,8 @@ class Options(DataOptions):
     unet: Recipe = Recipe(base_channels=16, lr=0.003)
     fcn: Recipe = Recipe(base_channels=16, lr=0.001)
     sliding_window: Recipe = Recipe(base_channels=16, lr=0.001)
-    momentum: float = TrainConfig.momentum
-    """Momentum of SGD, for all networks."""
+    momentum: float | None = None
+    """Momentum of SGD, for all networks; 0.99 if omitted."""
     tile: int = TrainConfig.tile
     """Side of the output tile, in pixels; the sliding window draws its windows from it."""
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -5,6 +5,7 @@ import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import chain, count
 
 import fake_cupy
 import numpy as np
@@ -17,7 +18,7 @@ from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.backend.cuda_log import launch_log
 from tinyunet.data import split, synthetic_cells
 from tinyunet.errors import GraphError
-from tinyunet.nn.sgd import SGD
+from tinyunet.nn import SGD, Optimiser
 from tinyunet.ops.linear_cross_entropy import loss_of_checked as fused_loss
 from tinyunet.ops.softmax_cross_entropy import loss_of_checked as unfused_loss
 from tinyunet.ops.targets import checked_pixels
@@ -36,13 +37,13 @@ def trainer(config=TEN, **options):
 
 
 def outcome(trainer, between=lambda: None):
-    """Losses, weights and velocities; `between` is called after each step."""
+    """Losses, weights and the optimiser's state; `between` is called after each step."""
     losses = []
     for event in trainer.run():
         if isinstance(event, Stepped):
             losses.append(event.loss)
             between()
-    arrays = [*(p.data for p in trainer.model.parameters()), *trainer.optimiser.velocity]
+    arrays = [*(p.data for p in trainer.model.parameters()), *chain(*trainer.optimiser.state.values())]
     return [np.array(losses), *(to_host(array).copy() for array in arrays)]
 
 
@@ -79,7 +80,8 @@ def no_warning(recwarn):
     assert not [w for w in recwarn if "CUDA graph" in str(w.message)]
 
 
-def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn):
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn, optimiser):
     """And from the third step on, Python launches nothing."""
     per_step, before = [], [0]
 
@@ -88,7 +90,7 @@ def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn):
         before[0] = launches[0]
 
     # No validation between the steps, whose launches would be counted.
-    config = replace(TEN, validate_every=10)
+    config = replace(TEN, validate_every=10, optimiser=optimiser, warmup=4)
     with no_warning(recwarn):
         with_graphs = outcome(trainer(config), count)
     assert per_step[0] == per_step[1] > 50
@@ -107,8 +109,10 @@ def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn):
 
 @pytest.mark.gpu
 def test_ten_steps_on_a_gpu(gpu, recwarn):
-    with no_warning(recwarn):
-        assert same_bits(outcome(trainer()), outcome(trainer(cuda_graph=False)))
+    for optimiser in ("sgd", "adam"):
+        config = replace(TEN, optimiser=optimiser, warmup=4)
+        with no_warning(recwarn):
+            assert same_bits(outcome(trainer(config)), outcome(trainer(config, cuda_graph=False)))
 
 
 @pytest.mark.gpu
@@ -151,8 +155,10 @@ def baked_seed(monkeypatch):
 
 
 def baked_rate(monkeypatch):
-    step = SGD.step
-    monkeypatch.setattr(SGD, "step", lambda self, lr: step(self))
+    step, calls = Optimiser.step, count()
+    monkeypatch.setattr(
+        Optimiser, "step", lambda self, scalars: step(self, cuda.constant(self.scalars(next(calls))))
+    )
 
 
 def of_the_first_launch(name, monkeypatch):
@@ -176,9 +182,10 @@ old_weights = partial(of_the_first_launch, "weight")  # which are divided by the
     [baked_seed, baked_rate, old_targets, old_weights],
     ids=["seed", "rate", "targets", "weights"],
 )
-def test_what_changes_from_step_to_step(on_stand_in, monkeypatch, mutation):
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_what_changes_from_step_to_step(on_stand_in, monkeypatch, mutation, optimiser):
     """Each of these mistakes gives other bits."""
-    config = replace(TEN, steps=4, validate_every=9)
+    config = replace(TEN, steps=4, validate_every=9, optimiser=optimiser)
     right = outcome(trainer(config, cuda_graph=False))
     assert same_bits(outcome(trainer(config)), right)
     mutation(monkeypatch)

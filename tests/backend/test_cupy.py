@@ -51,7 +51,8 @@ def results(events, trainer):
             if isinstance(event, Validated)
             for probabilities in event.examples
         ),
-        *map(to_host, [*stored.weights.values(), *stored.velocity.values()]),
+        *map(to_host, stored.weights.values()),
+        *(to_host(array) for arrays in stored.optimiser.values() for array in arrays.values()),
     ]
 
 
@@ -61,14 +62,20 @@ def assert_same_bits(ours, others):
 
 
 @pytest.mark.parametrize(
-    ("model", "depth", "width", "tile"), [("unet", 1, 4, 12), ("fcn", 3, 1, 40), ("sliding-window", 1, 2, 12)]
+    ("model", "depth", "width", "tile", "optimiser"),
+    [
+        ("unet", 1, 4, 12, "sgd"),
+        ("unet", 1, 4, 12, "adam"),
+        ("fcn", 3, 1, 40, "sgd"),
+        ("sliding-window", 1, 2, 12, "sgd"),
+    ],
 )
-def test_a_training_gives_the_bits_of_cuda_emulated(on_stand_in, model, depth, width, tile):
+def test_a_training_gives_the_bits_of_cuda_emulated(on_stand_in, model, depth, width, tile, optimiser):
     """Sampler, network, loss, optimiser, overlap-tile, validation and checkpoint."""
-    config = replace(CONFIG, model=model, depth=depth, base_channels=width, tile=tile)
+    config = replace(CONFIG, model=model, depth=depth, base_channels=width, tile=tile, optimiser=optimiser)
     on_gpu = trainer(config)
     assert all(backend.lies_on_gpu(p.data) for p in on_gpu.model.parameters())
-    assert all(map(backend.lies_on_gpu, on_gpu.optimiser.velocity))
+    assert all(backend.lies_on_gpu(array) for arrays in on_gpu.optimiser.state.values() for array in arrays)
     ours = outcome(on_gpu)
     with tu.use_backend("cuda-emulated"):
         assert_same_bits(ours, outcome(trainer(config)))

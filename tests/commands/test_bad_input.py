@@ -192,7 +192,8 @@ def test_holdout(refused, data, tiny, tmp_path, holdout):
     ("option", "value"),
     [
         ("steps", "-3"), ("steps", "0"), ("tile", "0"), ("validate-every", "0"), ("patience", "-1"),
-        ("seed", "-1"), ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("lr", "inf"),
+        ("seed", "-1"), ("warmup", "-1"), ("optimiser", "adagrad"), ("schedule", "linear"),
+        ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("lr", "inf"),
         ("momentum", "1"), ("weight-decay", "-1"), ("weight-decay", "inf"),
         ("dropout", "1"), ("base-channels", "0"), ("depth", "-1"), ("weights.sigma", "0"),
         ("partly-annotated", "0"), ("partly-annotated", "nan"), ("truth", "bronze"),
@@ -247,6 +248,12 @@ def test_numbers_of_many_digits(refused, data, tiny, tmp_path, option):
 def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path, option, value):
     message = refused("train", "--data", data, "--out", "run", *tiny, "--model", "fcn", f"--{option}", value)
     says(message, f"{option} is '{value}'", "'fcn'", "base_channels, depth, dropout")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_option_that_the_optimiser_does_not_have(refused, data, tiny, tmp_path):
+    message = refused("train", "--data", data, "--out", "run", *tiny, "--optimiser", "adam")
+    says(message, "momentum is 0.9", "'adam'", "weight_decay", "leave momentum out")
     assert not (tmp_path / "run").exists()
 
 

@@ -145,6 +145,8 @@ def test_configuration_beside_the_papers(command, trained):
     assert rows["--base-channels"] == ["2", "64"]
     assert rows["--padding"] == ["valid", "the same"]
     assert rows["--lr"] == ["0.01", "not stated"]
+    assert rows["--optimiser"] == ["sgd", "the same"]
+    assert rows["--momentum"] == ["0.9", "0.99"]
     assert rows["--weights.class-balance"] == ["yes", "the same"]
     assert rows["--augmentation.flips"] == ["yes", ""]
     changed = {

@@ -82,8 +82,8 @@ def test_best_is_the_best_and_last_is_the_last(trained):
     assert best.step == max(scores, key=scores.get)
     assert last.step == 4
     assert last.progress["best_score"] == max(scores.values())
-    assert last.velocity.keys() == last.weights.keys()
-    assert not best.velocity
+    assert last.optimiser["velocity"].keys() == last.weights.keys()
+    assert not best.optimiser
 
 
 def test_pictures_show_something(trained):

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tinyunet.autograd import Tensor
 from tinyunet.errors import CheckpointError
 from tinyunet.models import UNet
+from tinyunet.nn import AdamW
 from tinyunet.training import checkpoint as checkpoint_module
 from tinyunet.training.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 
@@ -35,7 +36,7 @@ def checkpoint():
         step=7,
         progress={"best_score": 0.1 + 0.2, "best_step": 4},
         weights=model.state_dict(),
-        velocity=velocity,
+        optimiser={"velocity": velocity},
     )
 
 
@@ -49,8 +50,11 @@ def path(tmp_path, checkpoint):
 def assert_same(found, expected):
     for name in ("network", "config", "step", "progress"):
         assert getattr(found, name) == getattr(expected, name), name
-    for name in ("weights", "velocity"):
-        arrays, own = getattr(found, name), getattr(expected, name)
+    assert found.optimiser.keys() == expected.optimiser.keys()
+    for arrays, own in [
+        (found.weights, expected.weights),
+        *((found.optimiser[part], own) for part, own in expected.optimiser.items()),
+    ]:
         assert arrays.keys() == own.keys()
         for key, array in arrays.items():
             assert array.dtype == own[key].dtype
@@ -59,8 +63,9 @@ def assert_same(found, expected):
 
 
 def test_round_trip_bit_for_bit(path, checkpoint):
-    other = replace(checkpoint, velocity={name: array.copy() for name, array in checkpoint.velocity.items()})
-    other.velocity["contracting.0.first.bias"][:] = [-0.0, np.float32(1e-45)]
+    velocity = {name: array.copy() for name, array in checkpoint.optimiser["velocity"].items()}
+    velocity["contracting.0.first.bias"][:] = [-0.0, np.float32(1e-45)]
+    other = replace(checkpoint, optimiser={"velocity": velocity})
     save_checkpoint(path, other)
     assert_same(load_checkpoint(path), other)
     assert os.listdir(path.parent) == [path.name]  # nothing left beside it
@@ -69,8 +74,9 @@ def test_round_trip_bit_for_bit(path, checkpoint):
 def test_a_views_elements_are_stored_in_their_order(tmp_path, checkpoint):
     name = "contracting.0.first.weight"
     view = np.arange(18, dtype=np.float32).reshape(2, 1, 3, 3).T
-    save_checkpoint(tmp_path / "view", replace(checkpoint, velocity={**checkpoint.velocity, name: view}))
-    np.testing.assert_array_equal(load_checkpoint(tmp_path / "view").velocity[name], view)
+    velocity = {**checkpoint.optimiser["velocity"], name: view}
+    save_checkpoint(tmp_path / "view", replace(checkpoint, optimiser={"velocity": velocity}))
+    np.testing.assert_array_equal(load_checkpoint(tmp_path / "view").optimiser["velocity"][name], view)
 
 
 def test_the_model_predicts_as_before(tmp_path, path, checkpoint):
@@ -89,7 +95,8 @@ def test_no_single_damaged_byte_goes_unseen(tmp_path):
     """In the data or in the header, such as one digit of the step."""
     path, options = tmp_path / "small", {"base_channels": 1, "depth": 0, "padding": "same"}
     arrays = UNet(**options).state_dict()
-    save_checkpoint(path, Checkpoint(options, {"lr": 0.001}, 7, {"best_score": 0.5}, arrays, arrays))
+    state = {"velocity": arrays}
+    save_checkpoint(path, Checkpoint(options, {"lr": 0.001}, 7, {"best_score": 0.5}, arrays, state))
     load_checkpoint(path)
     whole = path.read_bytes()
     for place in range(len(whole)):
@@ -130,6 +137,9 @@ CLAIMS = [
     ("config", {"tile": "16"}, "config.tile"), ("config", {"kind": 3}, "config.kind"),
     ("config", {"augmentation": 3}, "config.augmentation"),
     ("config", {"weights": {"w0": []}}, "config.weights.w0"),
+    ("config", {"optimiser": "adagrad"}, "config.optimiser"),
+    ("config", {"optimiser": None}, "config.optimiser"),
+    ("config", {"optimiser": "adam"}, "velocity/"), ("config", {"warmup": "3"}, "config.warmup"),
     ("images", {"train": 3}, "images.train"), ("images", {"train": {"a": [1]}}, "images"),
     ("images", {"train": {"a": ["x", 2]}}, "images.train.a"),
 ]  # fmt: skip
@@ -181,7 +191,7 @@ def test_a_header_without_what_old_versions_did_not_store(tmp_path, checkpoint):
     assert load_checkpoint(tmp_path / "x").images == {}
 
 
-@pytest.mark.parametrize("part", ["weights", "velocity"])
+@pytest.mark.parametrize("part", ["weight", "velocity", "mean", "square"])
 @pytest.mark.parametrize(
     ("edit", "text"),
     [
@@ -194,17 +204,39 @@ def test_a_header_without_what_old_versions_did_not_store(tmp_path, checkpoint):
     ],
 )
 def test_arrays_of_another_form(tmp_path, checkpoint, part, edit, text):
-    name = "scores.bias"
-    arrays = dict(getattr(checkpoint, part))
+    if part in AdamW.STATE:
+        checkpoint = of_adam(checkpoint)
+    name, parts = "scores.bias", {"weight": checkpoint.weights, **checkpoint.optimiser}
+    arrays = parts[part] = dict(parts[part])
     if edit:
         arrays[name] = edit(arrays[name])
     else:
         del arrays[name]
-    save_checkpoint(tmp_path / "x", replace(checkpoint, **{part: arrays}))
+    edited = replace(checkpoint, weights=parts.pop("weight"), optimiser=parts)
+    save_checkpoint(tmp_path / "x", edited)
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(tmp_path / "x")
     for expected in (tmp_path / "x", text):
         assert str(expected) in str(error.value)
+
+
+def of_adam(checkpoint):
+    """The same network, trained by the other optimiser."""
+    velocity = checkpoint.optimiser["velocity"]
+    optimiser = {"mean": velocity, "square": {name: array**2 for name, array in velocity.items()}}
+    return replace(checkpoint, config={**checkpoint.config, "optimiser": "adam"}, optimiser=optimiser)
+
+
+def test_the_state_of_adam(tmp_path, checkpoint):
+    """All of it, or none: half of it is damage."""
+    whole = of_adam(checkpoint)
+    save_checkpoint(tmp_path / "x", whole)
+    assert_same(load_checkpoint(tmp_path / "x"), whole)
+    save_checkpoint(tmp_path / "x", replace(whole, optimiser={}))
+    assert load_checkpoint(tmp_path / "x").optimiser == {}
+    save_checkpoint(tmp_path / "x", replace(whole, optimiser={"mean": whole.optimiser["mean"]}))
+    with pytest.raises(CheckpointError, match="square/"):
+        load_checkpoint(tmp_path / "x")
 
 
 def test_arrays_that_the_network_lacks(tmp_path, checkpoint):

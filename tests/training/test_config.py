@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tinyunet.errors import CheckpointError, OptionError
+from tinyunet.nn import AdamW
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.checkpoint import Checkpoint
-from tinyunet.training.config import DataOptions, TrainConfig, config_from
+from tinyunet.training.config import DataOptions, TrainConfig, config_from, optimiser_options
 from tinyunet.training.stored_run import stored_config, stored_data
 
 # As config.json and the headers of checkpoints have held it before the options of a data set were a group.
@@ -22,7 +23,7 @@ STORED = {
     "seed": 7, "validate_every": 6, "patience": 1,
 }  # fmt: skip
 
-LATER = {"ignore": (), "warmup": 0}  # options that came later, as earlier runs had them
+LATER = {"ignore": (), "optimiser": "sgd", "warmup": 0}  # options that came later, as earlier runs had them
 
 
 def checkpoint(config):
@@ -40,6 +41,20 @@ def test_a_stored_configuration_is_read_back():
     assert config.weights == WeightMap(**STORED["weights"])
     assert asdict(config) == {**STORED, **LATER, "augmentation": asdict(config.augmentation)}
     assert stored_config(checkpoint(asdict(TrainConfig())), Path("run")) == TrainConfig()
+
+
+def test_options_of_the_optimiser():
+    """Those that are set, and its defaults; one that it does not have is an error, also in a stored run."""
+    assert optimiser_options(TrainConfig()) == {"momentum": 0.99, "weight_decay": 0.0}
+    assert optimiser_options(TrainConfig(momentum=0.0, weight_decay=0.1)) == {
+        "momentum": 0.0, "weight_decay": 0.1,
+    }  # fmt: skip
+    adam = TrainConfig(optimiser="adam", weight_decay=0.1)
+    assert optimiser_options(adam) == {**AdamW.options(), "weight_decay": 0.1}
+    with pytest.raises(OptionError, match=r"momentum is 0.9, but the optimiser 'adam'"):
+        optimiser_options(TrainConfig(optimiser="adam", momentum=0.9))
+    with pytest.raises(CheckpointError, match="momentum"):
+        stored_config(checkpoint({**STORED, "optimiser": "adam"}), Path("run"))
 
 
 def test_values_to_ignore():

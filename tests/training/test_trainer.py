@@ -16,11 +16,12 @@ from tinyunet.autograd import Tensor
 from tinyunet.data import UNKNOWN, ImageSet, normalise
 from tinyunet.errors import CheckpointError, RunError
 from tinyunet.models import UNet
+from tinyunet.nn import AdamW
 from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.training.config import TrainConfig
+from tinyunet.training.config import TrainConfig, optimiser_options
 from tinyunet.training.events import Finished, Stepped, Validated
 from tinyunet.training.trainer import Trainer
 from tinyunet.training.validation import validate
@@ -28,6 +29,8 @@ from tinyunet.training.validation import validate
 TINY = TrainConfig(
     base_channels=2, depth=1, tile=16, steps=5, validate_every=2, lr=0.01, momentum=0.9, dropout=0.5
 )
+
+ADAM = {"optimiser": "adam", "momentum": None, "weight_decay": 0.1, "schedule": "cosine", "warmup": 3}
 
 
 def blobs(seed, n=3, shape=(40, 36), kind="binary"):
@@ -77,12 +80,12 @@ def test_the_same_seed_gives_the_same_bits(padding):
     assert bits(changed) != bits(one)
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("changes", [{}, {"padding": "same"}, ADAM], ids=["valid", "same", "adam"])
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("before_validation", [True, False])
-def test_stopped_and_resumed_gives_the_same_bits(tmp_path, padding, stop, before_validation):
+def test_stopped_and_resumed_gives_the_same_bits(tmp_path, changes, stop, before_validation):
     """Through a file; at steps 2, 4 and 5 just before or just after the validation that is due there."""
-    config = replace(TINY, padding=padding)
+    config = replace(TINY, **changes)
     whole = trainer(config)
     expected = [event for event in whole.run() if isinstance(event, Validated)]
 
@@ -99,8 +102,10 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path, padding, stop, before
     assert resumed.step == stop
     found += [event for event in resumed.run() if isinstance(event, Validated)]
     assert bits(resumed) == bits(whole)
-    for one, other in zip(resumed.optimiser.velocity, whole.optimiser.velocity, strict=True):
-        assert one.tobytes() == other.tobytes()
+    for part, arrays in whole.optimiser.state.items():
+        for one, other in zip(resumed.optimiser.state[part], arrays, strict=True):
+            assert one.tobytes() == other.tobytes()
+            assert one.any()
     assert resumed.progress == whole.progress
     assert [(e.step, e.scores, e.is_best) for e in found] == [(e.step, e.scores, e.is_best) for e in expected]
 
@@ -169,6 +174,8 @@ def test_the_options_reach_their_parts():
     assert (training.optimiser.momentum, training.optimiser.weight_decay) == (0.7, 0.25)
     assert training.sampler.augmenter.augmentation == Augmentation.off()
     assert training.sampler.settings == WeightMap(w0=2)
+    adam = trainer(replace(TINY, **ADAM)).optimiser
+    assert (type(adam), adam.weight_decay) == (AdamW, 0.1)
     other = trainer(replace(TINY, seed=1, **options))
     assert bits(other) != bits(training)
     assert not np.array_equal(other.sampler.sample(0).image, training.sampler.sample(0).image)
@@ -176,7 +183,7 @@ def test_the_options_reach_their_parts():
 
 def test_defaults_are_the_papers():
     config = TrainConfig()
-    assert (config.momentum, config.tile) == (0.99, 388)
+    assert (optimiser_options(config)["momentum"], config.tile) == (0.99, 388)
 
 
 def test_a_listener_may_leave_the_network_in_any_mode():
@@ -294,6 +301,38 @@ def test_one_image_is_memorised():
     losses = [event.loss for event in events if isinstance(event, Stepped)]
     assert np.mean(losses[-10:]) < 0.1 * np.mean(losses[:3])
     assert events[-2].scores.mean_iou > 0.9
+
+
+def test_steps_of_adam_follow_pytorchs():
+    """With the gradients of the samples, at rates that rise and fall."""
+    config = replace(TINY, dropout=0.0, **ADAM)
+    training, model = trainer(config), trainer(config).model
+    theirs = {name: torch.tensor(p.data.copy(), requires_grad=True) for name, p in model.named_parameters()}
+    reference = torch.optim.AdamW(theirs.values(), weight_decay=0.1)
+    for event in training.run():
+        if not isinstance(event, Stepped):
+            continue
+        sample = training.sampler.sample(event.step - 1)
+        softmax_cross_entropy(model(Tensor(sample.image)), sample.target, sample.weight).backward()
+        reference.param_groups[0]["lr"] = event.lr
+        for name, parameter in model.named_parameters():
+            theirs[name].grad = torch.tensor(parameter.grad)
+            parameter.grad = None
+        reference.step()
+        for name, parameter in training.model.named_parameters():
+            # A gradient near 0 may have another sign after rounding, and then moves by lr in each step.
+            close = np.isclose(parameter.data, theirs[name].detach().numpy(), rtol=0, atol=1e-5)
+            assert close.mean() > 0.95
+        model.load_state_dict(training.model.state_dict())
+        for name, parameter in model.named_parameters():
+            theirs[name].data[...] = torch.tensor(parameter.data)
+    assert event.step == 5
+
+
+def test_adam_diverges_without_a_word_about_momentum():
+    with pytest.raises(RunError) as error:
+        finished(trainer(replace(TINY, optimiser="adam", momentum=None, lr=1e30)))
+    assert "momentum" not in str(error.value)
 
 
 def test_a_step_follows_the_definition():
@@ -456,10 +495,10 @@ def test_a_checkpoint_of_another_network():
 def test_a_checkpoint_for_prediction_only():
     training = trainer()
     checkpoint = training.checkpoint()
-    one_number = {name: np.zeros(1, np.float32) for name in checkpoint.velocity}  # would fit any shape
-    for velocity in ({}, one_number):
+    one_number = {name: np.zeros(1, np.float32) for name in checkpoint.weights}  # would fit any shape
+    for optimiser in ({}, {"velocity": {}}, {"velocity": one_number}):
         with pytest.raises(CheckpointError, match="contracting"):
-            training.restore(replace(checkpoint, velocity=velocity))
+            training.restore(replace(checkpoint, optimiser=optimiser))
 
 
 def test_images_smaller_than_a_tile_are_mirrored():

@@ -6,13 +6,19 @@
 - `sgd`, `adam`: stochastic gradient descent with momentum, and AdamW.
 """
 
+from typing import Literal
+
 from tinyunet.nn.adam import AdamW
 from tinyunet.nn.layers import Conv2d, ConvTranspose2d, NormalisedConv2d, he_normal
 from tinyunet.nn.module import Buffer, Module, Parameter
 from tinyunet.nn.optimiser import Optimiser
 from tinyunet.nn.sgd import SGD
 
+OptimiserName = Literal["sgd", "adam"]
+OPTIMISERS: dict[str, type[Optimiser]] = {"sgd": SGD, "adam": AdamW}
+
 __all__ = [
+    "OPTIMISERS",
     "SGD",
     "AdamW",
     "Buffer",
@@ -21,6 +27,7 @@ __all__ = [
     "Module",
     "NormalisedConv2d",
     "Optimiser",
+    "OptimiserName",
     "Parameter",
     "he_normal",
 ]

@@ -22,7 +22,7 @@ from tinyunet.metrics.scores import ImageScores, Measure, Prediction, worst_firs
 from tinyunet.reporting import environment, pictures, plots
 from tinyunet.sampling import Sample
 from tinyunet.training.checkpoint import Checkpoint
-from tinyunet.training.config import TrainConfig
+from tinyunet.training.config import TrainConfig, optimiser_options
 
 Log = Sequence[dict[str, Any]]
 
@@ -33,6 +33,7 @@ PAPER: dict[str, object] = {  # the paper's values of options
     "base_channels": 64,
     "depth": 4,
     "padding": "valid",
+    "optimiser": "sgd",
     "momentum": 0.99,
     "tile": 388,
     "augmentation.elastic_sigma": 10,
@@ -241,9 +242,9 @@ def _curves(log: Log) -> list[dict[str, str]]:
 
 def _settings(config: TrainConfig, checkpoint: Checkpoint) -> Iterator[dict[str, object]]:
     """The table of options: each as on the command line, its value, the default and the paper's."""
-    default = dict(_flat(asdict(TrainConfig())))
+    default, own = dict(_flat(asdict(TrainConfig()))), {**checkpoint.network, **optimiser_options(config)}
     for name, given in _flat(asdict(config)):
-        value = checkpoint.network.get(name) if given is None else given  # omitted: the network's own default
+        value = own.get(name) if given is None else given  # omitted: the network's or optimiser's default
         yield {
             "option": "--" + name.replace("_", "-"),
             "value": value,

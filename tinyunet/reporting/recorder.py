@@ -157,7 +157,7 @@ def _save_checkpoints(event: Validated, trainer: Trainer, folder: RunFolder) -> 
     with command_line.writing(folder.log):
         folder.sync_log()
     if event.is_best:
-        save_checkpoint(folder.best, replace(checkpoint, velocity={}))
+        save_checkpoint(folder.best, replace(checkpoint, optimiser={}))
     save_checkpoint(folder.last, checkpoint)
 
 

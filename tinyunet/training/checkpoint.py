@@ -1,8 +1,9 @@
 """Checkpoints: everything that a training run needs to continue, in one safetensors file.
 
-The arrays are the weights (``weight/NAME``) and the optimiser's velocities (``velocity/NAME``); the rest
-(network, configuration, step, scores) is JSON in the file's metadata, and a checksum covers both. Nothing in
-it can run code. Random numbers of step n are drawn from (seed, n): these two are the whole random state.
+The arrays are the weights (``weight/NAME``) and the optimiser's state: the velocities of SGD
+(``velocity/NAME``), or the two means of Adam (``mean/NAME``, ``square/NAME``). The rest (network,
+configuration, step, scores) is JSON in the file's metadata, and a checksum covers both. Nothing in it can run
+code. Random numbers of step n are drawn from (seed, n): these two are the whole random state.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from tinyunet.backend import to_host
 from tinyunet.data.atomic_write import replacing
 from tinyunet.errors import CheckpointError, OptionError
 from tinyunet.models import MODELS, Network, make_network
+from tinyunet.nn import OPTIMISERS
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.json_types import mismatch
 
 FORMAT = "tinyunet 1"
+BEFORE: Mapping[str, Any] = {"optimiser": "sgd"}  # options of versions that did not store them
 OTHER_CHECKPOINT = "use the run's other checkpoint (best or last), or a copy"
 
 Arrays = dict[str, NDArray[Any]]
@@ -47,8 +50,11 @@ class Checkpoint:
         Number of steps made.
     progress : dict
         The trainer's `Progress`: best score and the like.
-    weights, velocity : dict of str to ndarray
-        By the parameters' names. There are no velocities in a file that is for prediction only.
+    weights : dict of str to ndarray
+        By the parameters' names.
+    optimiser : dict of str to dict of str to ndarray
+        The optimiser's state: for each name of it, such as "velocity", arrays by the parameters' names. Empty
+        in a file that is for prediction only.
     images : dict
         Checksums of the images of each part, "train" and "held out": see `tinyunet.data.fingerprint`. Empty
         in files of versions that did not store them.
@@ -62,7 +68,7 @@ class Checkpoint:
     step: int
     progress: dict[str, Any]
     weights: Arrays
-    velocity: Arrays
+    optimiser: dict[str, Arrays]
     images: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     classes: dict[str, Any] = field(default_factory=dict)
 
@@ -76,8 +82,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         The file cannot be written (a full disk, a folder without permission). The older one is untouched.
     """
     named = {
-        **{f"weight/{name}": array for name, array in checkpoint.weights.items()},
-        **{f"velocity/{name}": array for name, array in checkpoint.velocity.items()},
+        f"{part}/{name}": array
+        for part, arrays in {"weight": checkpoint.weights, **checkpoint.optimiser}.items()
+        for name, array in arrays.items()
     }
     # C-contiguous, because save writes the memory as it lies.
     arrays = {name: np.ascontiguousarray(to_host(array)) for name, array in named.items()}
@@ -141,7 +148,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             header = _checked_header(path, metadata.get("header", ""))
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dict
             found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
-            _require_arrays_of_network(path, header["network"], found)
+            _require_arrays_of_network(path, header, found)
             arrays = {name: file.get_tensor(name) for name in parts}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
@@ -158,13 +165,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            kind = "weights" if name.startswith("weight/") else "velocities"
+            kind = "weights" if name.startswith("weight/") else "numbers of the optimiser"
             raise CheckpointError(
                 f"{path}: {kind} are not finite",
                 {"first": name, "NaN or infinite": f"{np.count_nonzero(~np.isfinite(array)):,} numbers"},
                 "use the run's other checkpoint (best or last), or train again",
             )
-    return Checkpoint(**header, weights=_under("weight/", arrays), velocity=_under("velocity/", arrays))
+    optimiser = {part: _under(f"{part}/", arrays) for part in _parts_of_optimiser(header, arrays)}
+    return Checkpoint(**header, weights=_under("weight/", arrays), optimiser=optimiser)
 
 
 def load_model(run: Path) -> tuple[Network, Checkpoint]:
@@ -199,7 +207,7 @@ def _require_own_format(path: Path, metadata: Mapping[str, str]) -> None:
 def _checked_header(path: Path, text: str) -> dict[str, Any]:
     """The header, in which every entry has the type that `Checkpoint` and `TrainConfig` give it."""
     hints = typing.get_type_hints(Checkpoint)
-    entries = {f.name: f for f in fields(Checkpoint) if f.name not in ("weights", "velocity")}
+    entries = {f.name: f for f in fields(Checkpoint) if f.name not in ("weights", "optimiser")}
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
@@ -229,16 +237,17 @@ def _checked_header(path: Path, text: str) -> dict[str, Any]:
 
 
 def _require_arrays_of_network(
-    path: Path, network: Mapping[str, Any], found: Mapping[str, tuple[tuple[int, ...], str]]
+    path: Path, header: Mapping[str, Any], found: Mapping[str, tuple[tuple[int, ...], str]]
 ) -> None:
-    """Raise unless the arrays of a file, by name, shape and safetensors' type, are those of its network."""
-    prefixes = ["weight/"]
-    if any(name.startswith("velocity/") for name in found):
-        prefixes.append("velocity/")
+    """Raise unless the arrays of a file, by name, shape and safetensors' type, are those of its network.
+
+    Those of the optimiser are all there, or none of them.
+    """
+    network = header["network"]
     expected = {
-        prefix + name: (shape, "F32")
+        f"{part}/{name}": (shape, "F32")
         for name, shape in _shapes_of_network(path, network).items()
-        for prefix in prefixes
+        for part in ("weight", *_parts_of_optimiser(header, found))
     }
     for name in [*expected, *found]:
         if found.get(name) != expected.get(name):
@@ -251,6 +260,12 @@ def _require_arrays_of_network(
                 },
                 OTHER_CHECKPOINT,
             )
+
+
+def _parts_of_optimiser(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the state of the run's optimiser, if any array of it is in the file."""
+    parts = OPTIMISERS[header["config"].get("optimiser", BEFORE["optimiser"])].STATE
+    return parts if any(name.split("/")[0] in parts for name in arrays) else ()
 
 
 def _shapes_of_network(path: Path, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -48,7 +48,7 @@ class Facts:
     """The loss that the best constant prediction would have had in these steps; None like `loss`."""
     lr: float
     """The learning rate at the start of the run."""
-    momentum: float
+    momentum: float | None
     shares: NDArray[np.floating]
     """The share of each class in the labelled training pixels."""
     class_weights: list[float]
@@ -131,8 +131,10 @@ def _numbers(facts: Facts, dead_layers: list[str]) -> dict[str, str]:
     }
 
 
-def describe_rate(lr: float, momentum: float) -> str:
-    """Describe the effect of a learning rate with momentum, for a message."""
+def describe_rate(lr: float, momentum: float | None) -> str:
+    """Describe the effect of a learning rate, for a message; the momentum is None without SGD."""
+    if momentum is None:
+        return f"{lr:g}"
     return f"{lr:g}; with momentum {momentum:g} a constant gradient acts as with {lr / (1 - momentum):g}"
 
 

@@ -7,6 +7,7 @@ which backend computes does not; those options belong to the commands.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -14,11 +15,13 @@ from tinyunet.data import ImageSet, LabelKind, Truth, read_images
 from tinyunet.data.class_table import ClassTable
 from tinyunet.errors import OptionError
 from tinyunet.models import MODELS, ModelName
+from tinyunet.nn import OPTIMISERS, OptimiserName
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.json_types import LARGEST
 
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
+OPTIMISER_OPTIONS = ("momentum", "weight_decay")
 LEAST = {"steps": 1, "warmup": 0, "tile": 1, "validate_every": 1, "patience": 0, "seed": 0}
 
 
@@ -89,11 +92,15 @@ class TrainConfig(DataOptions):
     steps: int = 200
     """Training steps, one tile each."""
     lr: float = 0.003
-    """Learning rate at the start. With momentum 0.99 a constant gradient has a hundredfold effect."""
-    momentum: float = 0.99
-    """Momentum of SGD; 0.99 in the paper."""
+    """Learning rate at the start. With SGD and momentum 0.99 a constant gradient has a hundredfold effect."""
+    optimiser: OptimiserName = "sgd"
+    """sgd: gradient descent with momentum, as in the paper. adam: AdamW, which suits a smaller --lr, such as
+    0.001."""
+    momentum: float | None = None
+    """Only SGD; 0.99 if omitted, as in the paper."""
     weight_decay: float = 0.0
-    """Multiple of each weight that is added to its gradient."""
+    """sgd: multiple of each weight that is added to its gradient. adam: multiple of lr that each weight
+    loses."""
     schedule: Literal["constant", "poly", "cosine"] = "poly"
     """poly: lr · (1 - step / steps)^0.9. cosine: half a wave, from lr down to 0."""
     warmup: int = 0
@@ -176,14 +183,30 @@ def network_options(config: TrainConfig) -> dict[str, Any]:
     OptionError
         The configuration sets an option that the network does not have.
     """
-    own = MODELS[config.model].options()
-    given = {name: getattr(config, name) for name in NETWORK_OPTIONS}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _given(config, NETWORK_OPTIONS, MODELS[config.model].options(), f"network {config.model!r}")
+    return {"model": config.model, **given}
+
+
+def optimiser_options(config: TrainConfig) -> dict[str, Any]:
+    """All options of the optimiser but its learning rate: those of the configuration, and its defaults.
+
+    Raises
+    ------
+    OptionError
+        The configuration sets an option that the optimiser does not have.
+    """
+    own = OPTIMISERS[config.optimiser].options()
+    return _given(config, OPTIMISER_OPTIONS, own, f"optimiser {config.optimiser!r}")
+
+
+def _given(config: TrainConfig, names: Sequence[str], own: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The options `own`, with the values that the configuration sets by these names; None sets nothing."""
+    given = {name: value for name in names if (value := getattr(config, name)) is not None}
     for name, value in given.items():
         if name not in own:
             raise OptionError(
-                f"{name} is {value!r}, but the network {config.model!r} has no such option",
-                {"its options": ", ".join(name for name in NETWORK_OPTIONS if name in own)},
-                f"leave {name} out, or choose another network",
+                f"{name} is {value!r}, but the {what} has no such option",
+                {"its options": ", ".join(name for name in names if name in own)},
+                f"leave {name} out, or choose another {what.split()[0]}",
             )
-    return {"model": config.model, **own, **given}
+    return {**own, **given}

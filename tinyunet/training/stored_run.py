@@ -16,8 +16,14 @@ from tinyunet.models import Network
 from tinyunet.prediction.segmentation import segment_all
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.checkpoint import Checkpoint, load_checkpoint
-from tinyunet.training.config import NETWORK_OPTIONS, DataOptions, TrainConfig, network_options
+from tinyunet.training.checkpoint import BEFORE, Checkpoint, load_checkpoint
+from tinyunet.training.config import (
+    NETWORK_OPTIONS,
+    DataOptions,
+    TrainConfig,
+    network_options,
+    optimiser_options,
+)
 from tinyunet.training.json_types import mismatch
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.trainer import Progress
@@ -44,12 +50,14 @@ def stored_config(checkpoint: Checkpoint, path: Path) -> TrainConfig:
     try:
         config = TrainConfig(
             **{
+                **BEFORE,
                 **stored,
                 "augmentation": Augmentation(**stored["augmentation"]),
                 "weights": WeightMap(**stored["weights"]),
             }
         )
         network = network_options(config)
+        optimiser_options(config)
     except (KeyError, TypeError, OptionError) as error:
         raise _not_usable(path, str(error)) from error
     for name in {"model", *NETWORK_OPTIONS} & checkpoint.network.keys():

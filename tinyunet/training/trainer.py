@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,12 +30,12 @@ from tinyunet.data.class_table import ClassTable
 from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import make_network, memory
-from tinyunet.nn.sgd import SGD
+from tinyunet.nn import OPTIMISERS
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import Sample, batch
 from tinyunet.training.checkpoint import Arrays, Checkpoint
 from tinyunet.training.collapse import Facts, describe_rate, explain, loss_of_constant, watch_units
-from tinyunet.training.config import TrainConfig
+from tinyunet.training.config import TrainConfig, optimiser_options
 from tinyunet.training.events import Collapsed, Event, Finished, Stepped, Validated
 from tinyunet.training.schedule import learning_rate
 from tinyunet.training.setup import Setup
@@ -103,7 +103,9 @@ class Trainer:
         self.setup = Setup(config, training_set, validation_set)
         self.model_options = self.setup.model_options
         self.model = make_network(**self.model_options)
-        self.optimiser = SGD(self.model.parameters(), config.lr, config.momentum, config.weight_decay)
+        options = optimiser_options(config)
+        self.momentum = options.get("momentum")
+        self.optimiser = OPTIMISERS[config.optimiser](self.model.parameters(), config.lr, **options)
         self.input_size, self.output_size = self.setup.input_size, self.setup.output_size
         self.sampler = self.setup.sampler
         self.step = 0
@@ -167,8 +169,10 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, 2, self.step])
         sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
         image, target, weight, class_shares = batch.finish(sample, self.training_set.num_classes)
-        lr = np.array(self.optimiser.lr, np.float32)
-        array = self._captured.run(self._descend, rng, image=image, target=target, weight=weight, lr=lr)
+        scalars = self.optimiser.scalars(self.step)
+        array = self._captured.run(
+            self._descend, rng, image=image, target=target, weight=weight, scalars=scalars
+        )
         self.model.dropout_rng = rng  # a captured step leaves its own generator there
         loss = float(array.item())
         if not math.isfinite(loss):
@@ -180,25 +184,26 @@ class Trainer:
             del self.progress.recent[:-RECENT]
         return loss
 
-    def _descend(self, rng: np.random.Generator, image: Any, target: Any, weight: Any, lr: Any) -> Any:
+    def _descend(self, rng: np.random.Generator, image: Any, target: Any, weight: Any, scalars: Any) -> Any:
         """Make the step on arrays of the backend; returns the loss there, without reading it back."""
         self.model.dropout_rng = rng
         try:
             loss = self.model.loss(Tensor(image), target, weight)
             loss.backward()
-            self.optimiser.step(lr)
+            self.optimiser.step(scalars)
         finally:
             self.optimiser.zero_grad()
         return loss.data
 
     def _diverged(self, found: str) -> RunError:
+        less_momentum = ", or less --momentum" if self.momentum else ""
         return RunError(
             f"{found}, the training has diverged",
             {
                 "last finite loss": f"{self.progress.last_loss:.6g}",
-                "learning rate": describe_rate(self.optimiser.lr, self.config.momentum),
+                "learning rate": describe_rate(self.optimiser.lr, self.momentum),
             },
-            f"start again with a smaller --lr, for instance {self.config.lr / 10:g}, or less --momentum",
+            f"start again with a smaller --lr, for instance {self.config.lr / 10:g}{less_momentum}",
         )
 
     def _require_finite_weights(self) -> None:
@@ -268,7 +273,7 @@ class Trainer:
                 loss=loss,
                 constant=constant,
                 lr=self.config.lr,
-                momentum=self.config.momentum,
+                momentum=self.momentum,
                 shares=self.sampler.class_shares,
                 class_weights=self.sampler.class_weights,
                 balanced=self.config.weights.class_balance,
@@ -288,13 +293,14 @@ class Trainer:
         """
         self._require_finite_weights()
         names = [name for name, _ in self.model.named_parameters()]
+        state = self.optimiser.state.items()
         return Checkpoint(
             network=self.model_options,
             config=asdict(self.config),
             step=self.step,
             progress=asdict(self.progress),
             weights=self.model.state_dict(),
-            velocity=dict(zip(names, self.optimiser.velocity, strict=True)),
+            optimiser={part: dict(zip(names, arrays, strict=True)) for part, arrays in state},
             images=self._images,
             classes=self._classes,
         )
@@ -305,7 +311,7 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            It was made with other images, classes or another network, or holds no velocities.
+            It was made with other images, classes or another network, or not the state of the optimiser.
         """
         self._require_same_classes(checkpoint)
         self._require_same_images(checkpoint)
@@ -316,7 +322,7 @@ class Trainer:
                 "resume with the options and the data that the run was started with",
             )
         self.model.load_state_dict(checkpoint.weights)
-        self._load_velocity(checkpoint.velocity)
+        self._load_optimiser(checkpoint.optimiser)
         self.step = checkpoint.step
         self.progress = Progress(**checkpoint.progress)
 
@@ -347,14 +353,17 @@ class Trainer:
                 "restore the old data, or start another run",
             )
 
-    def _load_velocity(self, velocity: Arrays) -> None:
-        for (name, _), own in zip(self.model.named_parameters(), self.optimiser.velocity, strict=True):
-            if name not in velocity or velocity[name].shape != own.shape:
-                raise CheckpointError(
-                    f"resume: the checkpoint holds no velocity for {name}",
-                    remedy="resume from last, not from best",
-                )
-            own[...] = to_backend(velocity[name], own.dtype)
+    def _load_optimiser(self, state: Mapping[str, Arrays]) -> None:
+        names = [name for name, _ in self.model.named_parameters()]
+        for part, arrays in self.optimiser.state.items():
+            stored = state.get(part, {})
+            for name, own in zip(names, arrays, strict=True):
+                if name not in stored or stored[name].shape != own.shape:
+                    raise CheckpointError(
+                        f"resume: the checkpoint holds no {part} for {name}",
+                        remedy="resume from last, not from best",
+                    )
+                own[...] = to_backend(stored[name], own.dtype)
 
 
 def _known_classes(images: ImageSet) -> set[int]:
