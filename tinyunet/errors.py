@@ -86,6 +86,15 @@ def first_names(names: Collection[str], most: int = 5) -> str:
     return ", ".join(list(names)[:most]) + (", …" if len(names) > most else "") or "nothing"
 
 
+def shorten(text: str, most: int = 60) -> str:
+    """Cut text that a user or a file gave, which may be thousands of characters, for a message.
+
+    >>> shorten("123456", most=3)
+    '123…'
+    """
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def describe(array: object, axes: str = "") -> str:
     """Describe an array's shape with the names of its axes, for an error: ``(1, 7, 11, 3)  N H W C``."""
     shape = getattr(array, "shape", None)

@@ -13,7 +13,7 @@ import tyro
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind, split
-from tinyunet.data.atomic_write import write_text
+from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.errors import DataError, OptionError, first_names
 from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
 from tinyunet.metrics.scores import (
@@ -227,7 +227,7 @@ def _write(
         ],
     }
     with command_line.writing(options.out / "scores.json"):
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         write_text(options.out / "scores.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
 
     from tinyunet.reporting import plots  # here, because Matplotlib takes long to import

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -514,3 +515,15 @@ def test_folders_that_are_something_else(binary, trained, refused, tmp_path):
     for options in (("--symmetries", 8), ("--no-split",)):
         assert "--symmetries" in refused("evaluate", predicted, labels, *options)
     assert "pictures is -1" in refused("evaluate", predicted, labels, "--pictures", "-1")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows takes no paths of this length")
+def test_results_below_many_folders(command, trained, tmp_path):
+    deep = Path("/".join("a" * 1900))
+    status, _, message = command("evaluate", trained, "--out", deep)
+    assert status == 0, message
+    assert (deep / "scores.json").is_file()
+    for file in deep.iterdir():
+        file.unlink()
+    for folder in [deep, *deep.parents][:-1]:  # shutil.rmtree recurses, too
+        folder.rmdir()

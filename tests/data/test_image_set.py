@@ -89,6 +89,7 @@ def test_subset_keeps_order_and_meaning() -> None:
         ("24-29", range(24, 30)),
         (" 0, 3 ,5 - 7 ", [0, 3, 5, 6, 7]),
         ("7,0", [0, 7]),
+        ("0" * 5000 + "7", [7]),
         ("9,1", [1, 9]),  # of which Python's set gives 9 first
         ("20%", range(24, 30)),
         ("1%", [29]),
@@ -116,6 +117,9 @@ def test_split(holdout: str, held: object) -> None:
         ("0%", "is not understood"),
         ("100%", "is not understood"),
         ("5%,3", "is not understood"),
+        ("9" * 5000, r"indices 0\.\.29"),
+        ("1-" + "9" * 5000, r"indices 0\.\.29"),
+        ("9" * 5000 + "%", "is not understood"),
     ],
 )
 def test_split_refuses(holdout: str, message: str) -> None:

@@ -254,9 +254,10 @@ def test_synthetic_by_name(path: str, made, monkeypatch: pytest.MonkeyPatch) -> 
     assert read_images(path, labels=False).labels is None
 
 
-def test_synthetic_seed_that_is_no_number() -> None:
-    with pytest.raises(DataError, match="'x'"):
-        read_images("synthetic-cells:x")
+@pytest.mark.parametrize("seed", ["x", "-1", "9" * 5000])
+def test_synthetic_seed_that_is_no_number(seed: str) -> None:
+    with pytest.raises(DataError, match=f"found  {seed[:10]}"):
+        read_images(f"synthetic-cells:{seed}")
 
 
 def image_set(images: np.ndarray, labels: np.ndarray | None, kind: str | None, k: int) -> ImageSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tinyunet.data.image_set import ImageSet
-from tinyunet.errors import DataError
+from tinyunet.errors import DataError, shorten
 
 EXAMPLES = "'24-29' (both ends included, counted from 0), '0,3,5-7' or '20%' (the last images)"
 
@@ -36,7 +36,7 @@ def split(image_set: ImageSet, holdout: str) -> tuple[ImageSet, ImageSet]:
     train = [i for i in range(n) if i not in held]
     if not train:
         raise DataError(
-            f"holdout {holdout!r} leaves nothing to train on",
+            f"holdout {shorten(holdout)!r} leaves nothing to train on",
             {"images": n, "held out": len(held)},
             "hold out fewer images, or give more",
         )
@@ -47,7 +47,7 @@ def _percentage(holdout: str, n: int) -> set[int]:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", holdout)
     if match is None or not 0 < float(match[1]) < 100:
         raise DataError(
-            f"holdout {holdout!r} is not understood",
+            f"holdout {shorten(holdout)!r} is not understood",
             {"examples": EXAMPLES},
             "give more than 0 % and under 100 %",
         )
@@ -59,13 +59,21 @@ def _indices(holdout: str, n: int) -> set[int]:
     for part in holdout.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None:
-            raise DataError(f"holdout {holdout!r} is not understood at {part!r}", {"examples": EXAMPLES})
-        first, last = int(match[1]), int(match[2] or match[1])
+            raise DataError(
+                f"holdout {shorten(holdout)!r} is not understood at {shorten(part)!r}", {"examples": EXAMPLES}
+            )
+        first, last = (_index(digits, n) for digits in (match[1], match[2] or match[1]))
         if first > last or last >= n:
             raise DataError(
-                f"holdout {holdout!r}: {part.strip()} is out of range",
+                f"holdout {shorten(holdout)!r}: {shorten(part.strip())} is out of range",
                 {"images": f"{n}, indices 0..{n - 1}"},
                 "count from 0, smaller index first",
             )
         held.update(range(first, last + 1))
     return held
+
+
+def _index(digits: str, n: int) -> int:
+    """Return the number, or n if it has more digits: Python refuses to convert thousands of them."""
+    significant = digits.lstrip("0")
+    return int(significant or 0) if len(significant) <= len(str(n)) else n

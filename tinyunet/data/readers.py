@@ -27,13 +27,14 @@ from tinyunet.data.layouts import LAYOUTS, FilePair, find_files, name_of
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.partly_annotated import ignore_far_background
-from tinyunet.errors import DataError, OutOfMemoryError, describe, first_names
+from tinyunet.errors import DataError, OutOfMemoryError, describe, first_names, shorten
 
 SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
     "synthetic-cells": synthetic_cells,
     "synthetic-membranes": synthetic_membranes,
 }
 
+MOST_DIGITS = 18  # of a seed: Python refuses to convert thousands of them
 MOST_CHANNELS = 4  # a third axis that is no longer can be channels
 
 
@@ -201,8 +202,11 @@ def _read_films(films: Sequence[Path], labels: bool, options: LabelOptions, sour
 
 
 def _seed(path: str, seed: str) -> int:
-    if seed and not seed.isdecimal():
-        raise DataError(f"{path}: the seed must be a whole number, found {seed!r}", LAYOUTS)
+    if seed and (not seed.isdecimal() or len(seed) > MOST_DIGITS):
+        raise DataError(
+            f"{shorten(path)}: the seed must be a whole number of at most {MOST_DIGITS} digits",
+            {"found": shorten(seed)},
+        )
     return int(seed or 0)
 
 

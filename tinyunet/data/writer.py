@@ -8,6 +8,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from tinyunet.data.atomic_write import make_folder
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.image_set import UNKNOWN, Image, ImageSet, Labels
 from tinyunet.errors import DataError, DtypeError, ShapeError, describe
@@ -42,7 +43,7 @@ def save_image_set(image_set: ImageSet, folder: str | Path) -> None:
     for part in ("images", "labels"):
         if (folder / part).exists():
             raise DataError(f"{folder / part}: exists already", remedy="choose a new folder, or remove it")
-    (folder / "images").mkdir(parents=True)
+    make_folder(folder / "images")
     for image, name in zip(image_set.images, image_set.names, strict=True):
         _write(folder / "images", name, image)
     if image_set.labels is None:

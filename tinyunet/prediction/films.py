@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.data.atomic_write import replacing, write_text
+from tinyunet.data.atomic_write import make_folder, replacing, write_text
 from tinyunet.data.writer import save_labels
 from tinyunet.metrics.contingency import contingency
 
@@ -38,7 +38,7 @@ class FilmWriter:
         self.tracks: dict[int, list[int]] = {}  # first and last frame of each number
         self._last: NDArray[np.integer] | None = None
         self._last_frame = -1
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
 
     def add(self, frame: str, objects: NDArray[np.integer]) -> None:
         """Write the next frame, and the tracks so far: the results are valid after each frame.

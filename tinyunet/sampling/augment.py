@@ -18,9 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe
+from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe, shorten
 from tinyunet.sampling.elastic import count_folded, displacement_field
 from tinyunet.sampling.spline import spline_coefficients, warp
+
+MOST_POINTS = 1024  # on a side of the grid of displacements: more would be finer than the pixels of a tile
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,11 @@ class Augmentation:
             value = getattr(self, name)
             if not 0 <= value < np.inf:
                 raise OptionError(f"Augmentation: {name} is a magnitude, at least 0, got {value}")
-        if self.elastic_points < 2:
-            raise OptionError(f"Augmentation: elastic_points must be at least 2, got {self.elastic_points}")
+        if not 2 <= self.elastic_points <= MOST_POINTS:
+            raise OptionError(
+                f"Augmentation: elastic_points must be from 2 to {MOST_POINTS}, "
+                f"got {shorten(str(self.elastic_points))}"
+            )
 
     @classmethod
     def off(cls) -> Augmentation:

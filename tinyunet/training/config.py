@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images
 from tinyunet.data.class_table import ClassTable
-from tinyunet.errors import OptionError
+from tinyunet.errors import OptionError, shorten
 from tinyunet.models import MODELS, ModelName
 from tinyunet.nn import OPTIMISERS, OptimiserName
 from tinyunet.sampling import WeightMap
@@ -57,9 +57,13 @@ class LabelOptions:
 def _label_value(value: int | str) -> int:
     """Return a label value; a colour such as "#ff0000" becomes 0xRRGGBB."""
     if isinstance(value, int):
+        if abs(value) >= LARGEST:
+            raise OptionError(f"ignore is {shorten(str(value))}, which no label file can hold")
         return value
     if re.fullmatch("#[0-9a-fA-F]{6}", value) is None:
-        raise OptionError(f"ignore is {value!r}, expected a whole number or a colour such as #ff0000")
+        raise OptionError(
+            f"ignore is {shorten(value)!r}, expected a whole number or a colour such as #ff0000"
+        )
     return int(value[1:], 16)
 
 

@@ -8,6 +8,8 @@ from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal
 
+from tinyunet.errors import shorten
+
 LARGEST = 2**63  # whole numbers beyond are no counts, and slow to compute with
 
 
@@ -57,7 +59,7 @@ def _mismatches_of_fields(value: Any, hints: Mapping[str, Any], where: str) -> I
         return
     for name, item in value.items():
         if name not in hints:
-            yield f"{where}.{_short(name)} is unknown to this version"
+            yield f"{where}.{shorten(name)} is unknown to this version"
         else:
             yield from _mismatches(item, hints[name], f"{where}.{name}")
 
@@ -71,14 +73,10 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def _unexpected(value: Any, expected: str, where: str) -> str:
-    return f"{where} is {_short(repr(value))}, expected {expected}"
+    return f"{where} is {shorten(repr(value))}, expected {expected}"
 
 
 def _name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " | ".join(map(str, typing.get_args(hint)))
     return "None" if hint in (None, NoneType) else getattr(hint, "__name__", str(hint))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -7,10 +7,15 @@ from functools import cached_property
 from typing import Any
 
 from tinyunet.data import ImageSet
+from tinyunet.errors import OptionError, describe
 from tinyunet.models import MODELS
 from tinyunet.models.geometry import Geometry
 from tinyunet.sampling import Sampler
 from tinyunet.training.config import TrainConfig, network_options
+
+# Beyond both, a tile holds little but mirror images, and a number that was mistyped or came with somebody
+# else's checkpoint could ask for any amount of memory.
+LARGE_TILE, TILE_PER_IMAGE = 2048, 4  # pixels; times the largest side of an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +30,8 @@ class Setup:
 
     Raises
     ------
+    OptionError
+        The tile is far larger than the images.
     OptionError, DataError
         By the properties: an option that the network cannot take; a training set without labels.
     """
@@ -32,6 +39,16 @@ class Setup:
     config: TrainConfig
     training_set: ImageSet
     validation_set: ImageSet
+
+    def __post_init__(self) -> None:
+        largest = max(self.training_set.images, key=lambda image: max(image.shape))
+        most = max(LARGE_TILE, TILE_PER_IMAGE * max(largest.shape[:2]))
+        if self.config.tile > most:
+            raise OptionError(
+                f"tile is {self.config.tile}, far larger than the images",
+                {"largest image": describe(largest, "H W C"), "expected": f"at most {most}"},
+                "give a smaller --tile: it would be filled with mirror images, in memory for all of them",
+            )
 
     @cached_property
     def model_options(self) -> dict[str, Any]:
