@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import signal
 import sys
@@ -100,6 +101,15 @@ def writing(path: Path) -> Iterator[None]:
             {"reason": error.strerror or error},
             "make room on the disk, or choose another --out where you may write",
         ) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether the cause of an error is a full disk or an exhausted quota."""
+    while not isinstance(error, OSError):
+        if error.__cause__ is None:
+            return False
+        error = error.__cause__
+    return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows has no quotas
 
 
 def _print_error(message: str) -> int:

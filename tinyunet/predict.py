@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.data.atomic_write import make_folder
 from tinyunet.data.cell_tracking import find_films, frame_of
 from tinyunet.data.class_table import ClassTable
-from tinyunet.data.image_set import Image
+from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
 from tinyunet.data.readers import image_readers, inferred_layout
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
@@ -44,7 +44,7 @@ class Options:
     exceed 255), NAME_instances.tif (16-bit object numbers, 32-bit above 65,535) and NAME_overlay.png. Films
     of the Cell Tracking Challenge get its result layout instead: 01_RES/mask000.tif, in which a cell keeps
     its number from frame to frame, and 01_RES/res_track.txt. An image that fails is named at the end, after
-    the others have been predicted; the exit status is then 1.
+    the others have been predicted; the exit status is then 1. A full disk ends it at once.
     """
 
     run: tyro.conf.Positional[Path]
@@ -99,24 +99,8 @@ def predict(options: Options) -> None:
         _require_different_names(options.images, [path for path, _ in readers])
     command_line.require_empty(options.out, overwrite=options.overwrite)
     are_frames = is_film or all(frame_of(name_of(Path(path))) for path, _ in readers)
-    results, failures, number = Results(options, are_frames, classes), list[str](), 0
-    for path, read in over_files(readers):
-        try:
-            images = read()
-            require_channels(model, images)
-        except FAILURES as error:
-            failures.append(_failure(path, error))
-            number += 1
-            continue
-        results.make_folder()
-        digits = 3 if max(len(readers), len(images)) <= 1000 else 4
-        for name, image in zip(images.names, images.images, strict=True):
-            try:
-                prediction = _segment(model, image, name, options)
-                results.write(name, f"{number:0{digits}d}", image, prediction)
-            except FAILURES as error:
-                failures.append(_failure(f"{path}: {name}", error))
-            number += 1
+    results = Results(options, are_frames, classes)
+    failures, number = _predict_files(model, readers, results, options)
     if failures and not results.names:
         raise RunError(failures[0] if number == 1 else f"no image was predicted; the first: {failures[0]}")
     described = [f"network of step {checkpoint.step}", f"classes {classes}" if classes else ""]
@@ -127,6 +111,40 @@ def predict(options: Options) -> None:
             print(f"error: {failure}", file=sys.stderr)
         print(f"{len(failures)} of {number} images were not predicted, see above", file=sys.stderr)
         sys.exit(1)
+
+
+def _predict_files(
+    model: Network,
+    readers: Sequence[tuple[str, Callable[[], ImageSet]]],
+    results: Results,
+    options: Options,
+) -> tuple[list[str], int]:
+    """Predict and write image by image; returns what failed, and how many images were tried.
+
+    A full disk ends it: there is no room for the others either.
+    """
+    failures, number = list[str](), 0
+    for place, (path, read) in enumerate(over_files(readers), 1):
+        try:
+            images = read()
+            require_channels(model, images)
+        except FAILURES as error:
+            failures.append(_failure(path, error))
+            number += 1
+            continue
+        results.make_folder()
+        digits = 3 if max(len(readers), len(images)) <= 1000 else 4
+        for name, image in zip(images.names, images.images, strict=True):
+            number += 1
+            try:
+                prediction = _segment(model, image, name, options)
+                results.write(name, f"{number - 1:0{digits}d}", image, prediction)
+            except FAILURES as error:
+                failures.append(_failure(f"{path}: {name}", error))
+                if command_line.is_disk_full(error):
+                    failures[-1] += f"\n  stopped at file {place} of {len(readers)}, the disk is full"
+                    return failures, number
+    return failures, number
 
 
 def _failure(where: str, error: TinyUNetError | OSError | MemoryError) -> str:

@@ -509,6 +509,30 @@ def test_a_full_disk_while_predicting(refused, trained, image, monkeypatch):
     says(refused("predict", trained, image, "--out", "results"), "results/slide_", "No space left")
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_while_predicting(command, trained, data, tmp_path, monkeypatch, code):
+    """The second of three images finds it full: the first is whole and named, the third is not tried."""
+    from tinyunet.prediction.segmentation import segment
+
+    def count(model, image, **options):
+        tried.append(image)
+        if len(tried) == 2:
+            monkeypatch.setattr("tinyunet.prediction.files.save_labels", exhausted)
+        return segment(model, image, **options)
+
+    def exhausted(*arguments, **options):
+        raise OSError(code, os.strerror(code))
+
+    tried = []
+    monkeypatch.setattr("tinyunet.predict.segment", count)
+    status, out, message = command("predict", trained, data, "--out", "results")
+    assert (status, len(tried)) == (1, 2)
+    assert "wrote 4 files" in out
+    for text in (os.strerror(code), f"{data / 'images' / '1.png'}: 1", "file 2 of 3"):
+        assert text in message
+    assert len(list((tmp_path / "results").glob("0_*"))) == 4
+
+
 LIMITED = """
 import resource, sys
 from tinyunet import train
