@@ -48,6 +48,7 @@ def test_a_line_cut_off_by_a_full_disk_is_no_line(folder):
 
 DAMAGED = [
     b'{"step": 2, "lo', b"\0\0\0", b'{"step": \xff}', b"3", b"null", b"[]", b"{}", b'"step"', b"[" * 100_000,
+    b'{"event": "validation", "step": 2, "mean_iou": 0.5, "seconds": 1.0}',
     b'{"event": "step"}', b'{"event": 3, "step": 2}', b'{"event": "lunch", "step": 2}',
     json.dumps(step(None)).encode(), json.dumps(step("2")).encode(), json.dumps(step(2.5)).encode(),
     json.dumps({**step(2), "loss": None}).encode(), json.dumps({**step(2), "seconds": [1]}).encode(),

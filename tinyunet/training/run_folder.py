@@ -210,5 +210,9 @@ def _mismatch(record: Any) -> str:
     expected = RECORDS.get(record["event"])
     if expected is None:
         return f"the event {record['event']!r} is unknown"
-    reasons = (mismatch(record.get(name), type_, name) for name, type_ in expected.items())
-    return next(filter(None, reasons), "")
+    for name, type_ in expected.items():
+        if name not in record:  # None may be a value
+            return f"{name} is missing"
+        if reason := mismatch(record[name], type_, name):
+            return reason
+    return ""
