@@ -217,6 +217,25 @@ def test_unknown_type(tmp_path: Path) -> None:
         decode(tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(("pages", "back_to"), [(1, 0), (3, 1), (150, 120)])
+def test_pages_that_lead_back_to_themselves(tmp_path: Path, pages: int, back_to: int, bigtiff: bool) -> None:
+    """The last page names an earlier one as the next, which a reader could follow for ever."""
+    path = tmp_path / "loop.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as writer:
+        for _ in range(pages):
+            writer.write(GREY, metadata=None, contiguous=False)
+    with tifffile.TiffFile(path) as tiff:
+        form, offsets = tiff.tiff, [page.offset for page in tiff.pages]
+    content = bytearray(path.read_bytes())
+    (tags,) = struct.unpack_from(form.tagnoformat, content, offsets[-1])
+    following = offsets[-1] + form.tagnosize + tags * form.tagsize
+    struct.pack_into(form.offsetformat, content, following, offsets[back_to])
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"back to the page at byte {offsets[back_to]}"):
+        decode(path)
+
+
 def test_a_tiff_without_a_page(tmp_path: Path) -> None:
     path = tmp_path / "empty.tif"
     path.write_bytes(b"II*\0\0\0\0\0")

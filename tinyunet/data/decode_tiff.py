@@ -7,6 +7,7 @@ files, takes a page of half the size for a pyramid, and only logs that a stack i
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,7 @@ def _blocks(path: Path, notes: list[str], logged: _ErrorCollector) -> Iterator[t
 
     # Micro-Manager's metadata name other files, as OME's may.
     with tifffile.TiffFile(path, is_mmstack=False, is_ndtiff=False) as tiff:
+        require_an_end(tiff)
         raw = bool(tiff.is_imagej)
         if tiff.is_ome and not _describes_own_pages(path, tiff):
             tiff.is_ome = False
@@ -86,6 +88,25 @@ def _blocks(path: Path, notes: list[str], logged: _ErrorCollector) -> Iterator[t
         logged.raise_first()
         for page in pages:
             yield _channels_last(page.asarray(), page.axes), page, raw
+
+
+def require_an_end(tiff: Any) -> None:
+    """Raise unless the list of pages has an end: tifffile follows one that leads back to itself for ever."""
+    import tifffile
+
+    form, file = tiff.tiff, tiff.filehandle
+    offset, before = tiff.pages.first.offset, set[int]()
+    while 0 < offset < file.size:
+        if offset in before:
+            raise tifffile.TiffFileError(f"the list of its pages leads back to the page at byte {offset}")
+        before.add(offset)
+        try:
+            file.seek(offset)
+            (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+            file.seek(offset + form.tagnosize + tags * form.tagsize)
+            (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+        except (struct.error, OSError):  # cut off, which tifffile finds too
+            return
 
 
 def _is_auxiliary(page: Any) -> bool:

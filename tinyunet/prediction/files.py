@@ -21,6 +21,7 @@ from PIL import Image
 from tinyunet.data.atomic_write import replacing
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.decode import decode
+from tinyunet.data.decode_tiff import require_an_end
 from tinyunet.data.label_kind import apply_kind, colour_numbers, label_image
 from tinyunet.data.writer import CLASSIC_TIFF, save_labels
 from tinyunet.errors import DataError
@@ -140,6 +141,7 @@ def predicted_classes(folder: Path) -> ClassTable | None:
 def _stated_classes(file: Path) -> ClassTable | None:
     try:
         with tifffile.TiffFile(file) as tiff:
+            require_an_end(tiff)
             stored = (tiff.shaped_metadata or ({},))[0].get(TABLE_KEY)
         return None if stored is None else ClassTable.from_json(stored)
     except PermissionError:
