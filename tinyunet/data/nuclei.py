@@ -1,7 +1,7 @@
 """Synthetic fluorescence micrographs of nuclei, touching and of every brightness, labelled one by one.
 
-A nucleus is a star-shaped outline (an ellipse with dents) around a centre; `rho` is 0 there and 1 on the
-outline. Where two overlap, a pixel belongs to the nucleus with the smaller rho: they touch in a smooth line.
+A nucleus is a star-shaped outline (an ellipse with dents) around a centre, see `tinyunet.data.outline`. Where
+two overlap, a pixel belongs to the nucleus with the smaller rho: they touch in a smooth line.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from scipy import ndimage
 from tinyunet.backend.jit import kernel
 from tinyunet.data.image_set import ImageSet
 from tinyunet.data.noise import smooth_noise
+from tinyunet.data.outline import fill_rho, random_shape
 
 Field = NDArray[np.float32]
 
@@ -109,7 +110,7 @@ def _place(
     mitotic = rng.random() < 0.04  # condensed to a short bright bar
     rho = np.empty((high[0] - low[0], high[1] - low[1]), np.float32)
     elongation = 2.4 if mitotic else rng.uniform(1.05, 1.75)
-    _outline(*(centre - low), radius * (0.6 if mitotic else 1), elongation, *_shape(rng), rho)
+    fill_rho(*(centre - low), radius * (0.6 if mitotic else 1), elongation, *random_shape(rng), rho)
     inside, others = rho < 1, field.label[window] > 0
     ours = inside & (rho < field.rho[window])
     if ours.sum() < MIN_AREA or (inside & others).sum() > MAX_OVERLAP * inside.sum():
@@ -121,44 +122,6 @@ def _place(
     spots = _nucleoli(rng, radius)
     _add_light(*(centre - low), rho, brightness, grain, chromatin[window], spots, field.light[window])
     return True
-
-
-def _shape(rng: np.random.Generator) -> tuple[float, NDArray[np.float64]]:
-    """Draw the rotation of an ellipse and the four waves that bend it, as amplitudes of cosine and sine."""
-    rotation = rng.uniform(0, 2 * np.pi)
-    waves = []
-    for k in range(2, 6):
-        amplitude, phase = rng.normal(0, 0.11 / k), rng.uniform(0, 2 * np.pi)
-        waves.append((amplitude * np.sin(phase), amplitude * np.cos(phase)))
-    return rotation, np.array(waves)
-
-
-@kernel
-def _outline(
-    centre_y: float,
-    centre_x: float,
-    radius: float,
-    elongation: float,
-    rotation: float,
-    waves: NDArray[np.float64],
-    rho: Field,
-) -> None:
-    """Compute `rho` for an ellipse with the area of a circle of this radius, bent by the waves."""
-    along, across = np.array((np.cos(rotation), np.sin(rotation))), np.sqrt(elongation)
-    for i in range(rho.shape[0]):
-        for j in range(rho.shape[1]):
-            y, x = i - centre_y, j - centre_x
-            u, v = (along[0] * y + along[1] * x) / across, (along[0] * x - along[1] * y) * across
-            distance = np.sqrt(u**2 + v**2)
-            cosine, sine = (v / distance, u / distance) if distance > 0 else (1.0, 0.0)
-            bend, wave_cosine, wave_sine = 0.0, cosine, sine
-            for k in range(len(waves)):
-                wave_cosine, wave_sine = (
-                    wave_cosine * cosine - wave_sine * sine,  # of (k + 2) times the angle
-                    wave_sine * cosine + wave_cosine * sine,
-                )
-                bend += waves[k, 0] * wave_cosine + waves[k, 1] * wave_sine
-            rho[i, j] = distance / (radius * (1 + bend))
 
 
 def _nucleoli(rng: np.random.Generator, radius: float) -> NDArray[np.float64]:
