@@ -13,7 +13,7 @@ import tyro
 
 from tinyunet import command_line, metrics
 from tinyunet.autograd import Tensor
-from tinyunet.data import split, synthetic_cells
+from tinyunet.data import split, synthetic_cells, synthetic_dic
 from tinyunet.ops.add import add
 from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.relu import relu
@@ -26,6 +26,7 @@ from tinyunet.training.trainer import Trainer
 
 def compile_kernels() -> None:
     """Run every kernel once, in float32."""
+    synthetic_dic(n=1, size=256)  # cells of their usual size, whose windows are parts of the image
     images = synthetic_cells(n=2, size=64, seed=0)
     for padding in ("valid", "same"):
         config = TrainConfig(steps=1, base_channels=4, depth=1, padding=padding, tile=16)

@@ -9,7 +9,14 @@ import pytest
 import tifffile
 from films import write_film
 
-from tinyunet.data import ImageSet, read_images, save_image_set, synthetic_cells, synthetic_membranes
+from tinyunet.data import (
+    ImageSet,
+    read_images,
+    save_image_set,
+    synthetic_cells,
+    synthetic_dic,
+    synthetic_membranes,
+)
 from tinyunet.data.readers import image_readers
 from tinyunet.errors import DataError
 
@@ -235,13 +242,14 @@ def test_a_given_kind_overrules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "made"),
+    ("path", "seed", "made"),
     [
-        ("synthetic-cells", synthetic_cells),
-        ("synthetic-membranes:7", synthetic_membranes),
+        ("synthetic-cells", 0, synthetic_cells),
+        ("synthetic-dic:3", 3, synthetic_dic),
+        ("synthetic-membranes:7", 7, synthetic_membranes),
     ],
 )
-def test_synthetic_by_name(path: str, made, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_synthetic_by_name(path: str, seed: int, made, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     calls = {}
 
     def small(seed: int) -> ImageSet:
@@ -250,7 +258,7 @@ def test_synthetic_by_name(path: str, made, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setitem(read_images.__globals__["SYNTHETIC"], path.partition(":")[0], small)
     assert read_images(path).labels is not None
-    assert calls["seed"] == (7 if ":" in path else 0)
+    assert calls["seed"] == seed
     assert read_images(path, labels=False).labels is None
 
 

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from skimage.measure import regionprops
+from sklearn.metrics import roc_auc_score
 
-from tinyunet.data import ImageSet, synthetic_cells, synthetic_membranes
+from tinyunet.data import ImageSet, synthetic_cells, synthetic_dic, synthetic_membranes
 from tinyunet.data.label_kind import infer_kind
 from tinyunet.data.noise import smooth_noise
+from tinyunet.diagnosis.copies import same_signature
 
 CELLS, MEMBRANES = synthetic_cells(4, 384, seed=5), synthetic_membranes(4, 384, seed=5)
-MAKERS = pytest.mark.parametrize("make", [synthetic_cells, synthetic_membranes])
+DIC = synthetic_dic(6, 384, seed=5)
+MAKERS = pytest.mark.parametrize("make", [synthetic_cells, synthetic_dic, synthetic_membranes])
 
 
 @MAKERS
@@ -35,12 +38,13 @@ def test_any_size(make: Callable[..., ImageSet], size: int) -> None:
     assert image.std() > 3
 
 
-def test_every_nucleus_is_one_piece_with_a_number_of_its_own() -> None:
-    for label in CELLS.labels or []:
+@pytest.mark.parametrize("images", [CELLS, DIC], ids=["cells", "dic"])
+def test_every_cell_is_one_piece_with_a_number_of_its_own(images: ImageSet) -> None:
+    for label in images.labels or []:
         assert set(np.unique(label)) == set(range(label.max() + 1))
         for number in range(1, label.max() + 1):
             assert ndimage.label(label == number, np.ones((3, 3)))[1] == 1
-    assert infer_kind(CELLS.labels or [], "cells")[0] == CELLS.kind == "instances"
+    assert infer_kind(images.labels or [], "cells")[0] == images.kind == "instances"
 
 
 def test_nuclei_are_brighter_than_the_background() -> None:
@@ -54,15 +58,48 @@ def test_no_nucleus_has_a_bite_taken_out_of_it() -> None:
     assert min(solidity) > 0.9
 
 
-def test_more_than_half_of_the_nuclei_touch_another_one() -> None:
-    """Otherwise a border weight would have no effect. Without clusters the share would be 0.3 to 0.5."""
-    touching, nuclei = 0, 0
-    for label in CELLS.labels or []:
+def share_that_touches(images: ImageSet) -> float:
+    """Return the share of objects that have a pixel beside one of another object."""
+    touching, objects = 0, 0
+    for label in images.labels or []:
         pairs = [(label[:, :-1], label[:, 1:]), (label[:-1], label[1:])]
         borders = [np.stack([a, b])[:, (a != b) & (a > 0) & (b > 0)] for a, b in pairs]
         touching += len(np.unique(np.concatenate(borders, axis=1)))
-        nuclei += label.max()
-    assert touching > 0.55 * nuclei
+        objects += label.max()
+    return touching / objects
+
+
+def test_more_than_half_of_the_nuclei_touch_another_one() -> None:
+    """Otherwise a border weight would have no effect. Without clusters the share would be 0.3 to 0.5."""
+    assert share_that_touches(CELLS) > 0.55
+
+
+def test_nearly_all_cells_of_a_layer_touch_and_cover_most_of_it() -> None:
+    assert share_that_touches(DIC) > 0.9
+    for label in DIC.labels or []:
+        assert 0.65 < (label > 0).mean() < 0.95
+
+
+def test_no_grey_value_tells_cells_from_background_in_dic() -> None:
+    """Grey values alone rank a pixel of a cell above one of the background about as often as not."""
+    for image, label in zip(DIC.images, DIC.labels or [], strict=True):
+        auc = roc_auc_score((label > 0).ravel(), image.ravel())
+        assert 0.3 < auc < 0.7
+
+
+def test_dic_is_lit_from_one_side() -> None:
+    """A cell is bright where it rises along the shear, at one end, and dark where it falls, at the other."""
+    for image, label in zip(DIC.images, DIC.labels or [], strict=True):
+        grey = image[..., 0] - ndimage.gaussian_filter(image[..., 0].astype(float), 25)
+        cell = label > 0
+        rising = cell[6:, 6:] & ~cell[:-6, :-6]  # the shear points down and to the right
+        falling = cell[:-6, :-6] & ~cell[6:, 6:]
+        assert grey[6:, 6:][rising].mean() > 0 > grey[:-6, :-6][falling].mean()
+
+
+def test_no_two_dic_images_look_like_copies_to_the_doctor() -> None:
+    """An uneven lamp is nearly all that is left of such an image once it is shrunk."""
+    assert not [pair for pair in same_signature(DIC, DIC) if pair[0] != pair[1]]
 
 
 def test_membranes_are_dark_thin_and_closed() -> None:

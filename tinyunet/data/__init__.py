@@ -1,4 +1,4 @@
-"""Image sets: reading, holding out, normalising, and two synthetic ones.
+"""Image sets: reading, holding out, normalising, and three synthetic ones.
 
     image_set            a set: images (H, W, C), labels (H, W), and the meaning of the labels
     decode, decode_*     from one image file to its pixels, as viewers show them
@@ -12,6 +12,8 @@
     holdout, intensity   splitting and normalising before training
     fingerprint          checksums that recognise the images of a training run
     nuclei, neurites     synthetic fluorescence and electron micrographs, made from noise
+    monolayer            synthetic micrographs in interference contrast
+    outline, noise       what these are drawn with
 
 All of it works on arrays: no tensors, no network.
 """
@@ -20,6 +22,7 @@ from tinyunet.data.cell_tracking import Truth
 from tinyunet.data.holdout import split
 from tinyunet.data.image_set import UNKNOWN, ImageSet, LabelKind, class_labels
 from tinyunet.data.intensity import normalise
+from tinyunet.data.monolayer import synthetic_dic
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.readers import read_images
@@ -36,5 +39,6 @@ __all__ = [
     "save_image_set",
     "split",
     "synthetic_cells",
+    "synthetic_dic",
     "synthetic_membranes",
 ]

@@ -19,7 +19,7 @@ LAYOUTS = {
     "stack": "X-volume.tif with X-labels.tif, or images.tif with labels.tif",
     "archive": "X.npz with images and labels, (N, H, W) or (N, H, W, C)",
     "films": CELL_TRACKING,
-    "synthetic": "synthetic-cells or synthetic-membranes; with another seed: synthetic-cells:7",
+    "synthetic": "synthetic-cells, synthetic-dic or synthetic-membranes; another seed: synthetic-cells:7",
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr")
 LABEL_FOLDERS = ("labels", "label", "masks", "mask", "gt", "labelstr")

@@ -24,6 +24,7 @@ from tinyunet.data.decode import decode_with_notes
 from tinyunet.data.image_set import UNKNOWN, Image, ImageSet, LabelKind
 from tinyunet.data.label_kind import apply_kind, colour_numbers, infer_kind, is_coloured, label_image
 from tinyunet.data.layouts import LAYOUTS, FilePair, find_files, name_of
+from tinyunet.data.monolayer import synthetic_dic
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.partly_annotated import ignore_far_background
@@ -31,6 +32,7 @@ from tinyunet.errors import DataError, OutOfMemoryError, describe, first_names, 
 
 SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
     "synthetic-cells": synthetic_cells,
+    "synthetic-dic": synthetic_dic,
     "synthetic-membranes": synthetic_membranes,
 }
 
@@ -81,7 +83,8 @@ def read_images(
     - ``X.npz`` with ``images`` and ``labels``, (N, H, W) or (N, H, W, C);
     - the Cell Tracking Challenge's ``01/t000.tif`` with ``01_GT/SEG/man_seg000.tif``, or the folder of such
       films: the annotated frames only, and `UNKNOWN` around cells that have a marker but no outline;
-    - ``synthetic-cells`` or ``synthetic-membranes``, with ``:seed`` appended for another seed than 0.
+    - ``synthetic-cells``, ``synthetic-dic`` or ``synthetic-membranes``, with ``:seed`` appended for another
+      seed than 0.
 
     Without labels also one image file, or a folder of them. Files are sorted by name, numbers by value.
     Hidden files, text and litter of operating systems are left out. Grey values are not scaled.

@@ -31,7 +31,7 @@ class SourceOptions:
 
     data: str = "synthetic-cells"
     """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
-    synthetic-cells | synthetic-membranes."""
+    synthetic-cells | synthetic-dic | synthetic-membranes."""
 
 
 @dataclass(frozen=True)
