@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,13 +15,19 @@ import tyro
 
 from tinyunet import command_line, diagnosis
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.data import split
+from tinyunet.data import ImageSet, split
+from tinyunet.data.holdout import fold_holdouts
 from tinyunet.errors import OptionError, RunError
+from tinyunet.metrics.folds import pixel_scores_of_folds
+from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.recorder import record_training
+from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.folds import CrossValidation, FoldsFolder
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.stored_run import load_last
 from tinyunet.training.trainer import Trainer
+from tinyunet.training.validation import count_pixels
 
 CHANGEABLE = {"steps", "validate_every", "patience"}  # by --resume; the rest decided the steps made so far
 
@@ -29,12 +36,18 @@ CHANGEABLE = {"steps", "validate_every", "patience"}  # by --resume; the rest de
 class Options:
     """Train a network on labelled images, or on synthetic ones that need no download.
 
-    Writes config.json, log.jsonl, the best and the last checkpoint, curves.png and examples.png.
+    Writes config.json, log.jsonl, the best and the last checkpoint, curves.png and examples.png. With --folds
+    it writes folds.json, and the others for each fold, into fold-0, fold-1 and so on.
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     out: Path | None = None
     """Folder of the run, new or empty; runs/NAME-OF-THE-DATA if omitted."""
+    folds: int | None = None
+    """Cross-validation: part the images into this many folds, and train a network for each, which holds out
+    that fold and trains on the others. If there are several films, each stays in one fold. With the folder,
+    tinyunet.predict averages the networks; tinyunet.evaluate and tinyunet.report score every image by the
+    network that has not seen it."""
     resume: Path | None = None
     """Continue the run in this folder, with the options it was started with. More --steps are possible with
     --schedule constant."""
@@ -65,54 +78,151 @@ def _parse(arguments: list[str] | None) -> Options:
     )
     options: Options = parse()
     if options.resume is None:
+        if options.folds is not None:
+            _require_no_holdout(sys.argv[1:] if arguments is None else arguments)
         return options
     if options.out or options.overwrite:
         raise OptionError(
             f"--resume {options.resume} continues in that folder and overwrites nothing",
             remedy="leave out --out and --overwrite",
         )
-    _, stored = load_last(RunFolder(options.resume))
-    options = parse(default=Options(config=stored))
+    stored = _stored(options.resume)
+    options = parse(default=stored)
+    if options.folds != stored.folds:
+        raise _cannot_change("folds", stored.folds, options.folds)
+    _require_same_run(stored.config, options.config)
+    return options
+
+
+def _require_no_holdout(arguments: list[str]) -> None:
+    if given := [argument for argument in arguments if argument.partition("=")[0] == "--holdout"]:
+        raise OptionError(
+            f"{given[0]} and --folds cannot both be given: the folds hold out each image once",
+            remedy="leave one of them out",
+        )
+
+
+def _stored(path: Path) -> Options:
+    """The options that a run, or the runs of a cross-validation, were started with."""
+    folder = FoldsFolder(path)
+    if folder.exists():
+        options = folder.read()
+        return Options(config=options.config, folds=len(options.holdouts))
+    return Options(config=load_last(RunFolder(path))[1])
+
+
+def _require_same_run(stored: TrainConfig, now: TrainConfig) -> None:
+    """Raise a RunError unless a run that was started with the stored options can go on with these."""
     for name in (f.name for f in fields(TrainConfig)):
-        before, now = getattr(stored, name), getattr(options.config, name)
-        if before != now and name not in CHANGEABLE:
-            raise RunError(
-                f"resume: {name} cannot change during a run",
-                {"started with": before, "given": now},
-                "leave the option out, or start another run",
-            )
-    if stored.schedule != "constant" and stored.steps != options.config.steps:
+        before, given = getattr(stored, name), getattr(now, name)
+        if before != given and name not in CHANGEABLE:
+            raise _cannot_change(name, before, given)
+    if stored.schedule != "constant" and stored.steps != now.steps:
         raise RunError(
             f"resume: the schedule {stored.schedule!r} ends with the last step: other --steps change all "
             "learning rates",
-            {"started with": f"--steps {stored.steps}", "given": f"--steps {options.config.steps}"},
+            {"started with": f"--steps {stored.steps}", "given": f"--steps {now.steps}"},
             "leave the option out, or start another run; one with --schedule constant can be prolonged",
         )
-    return options
+
+
+def _cannot_change(name: str, before: object, given: object) -> RunError:
+    return RunError(
+        f"resume: {name} cannot change during a run",
+        {"started with": before, "given": given},
+        "leave the option out, or start another run",
+    )
 
 
 def train(options: Options, command: str) -> None:
     """Train with a progress bar; `command` is what was typed, for the log."""
     # First: a backend that is missing is an error before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
-    config = options.config
-    folder = RunFolder(options.resume or options.out or Path("runs") / _name_of(config.data))
+    path = options.resume or options.out or Path("runs") / _name_of(options.config.data)
+    folder = RunFolder(path) if options.folds is None else FoldsFolder(path)
     if not options.resume:
         folder.require_free(overwrite=options.overwrite)  # before anything is read
-    images = read_data(config)
-    print(f"{config.data}: {images.summary()}")
-    trainer = Trainer(config, *split(images, config.holdout), cuda_graph=options.cuda_graph)
-    for finding in diagnosis.warnings(trainer.setup):
-        print(finding, file=sys.stderr)
-    with ExitStack() as held:
-        with command_line.writing(folder.path):
-            held.enter_context(folder.locked())
+    images = read_data(options.config)
+    print(f"{options.config.data}: {images.summary()}")
+    if isinstance(folder, FoldsFolder):
+        _train_folds(options, images, folder, command)
+        return
+    trainer = _trainer(options.config, images, options)
+    _warn(trainer, set())
+    with _locked(folder.path):
         if options.resume:
             _continue(trainer, folder)
         else:
             folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
             with command_line.writing(folder.path):
-                folder.create(asdict(config))
+                folder.create(asdict(options.config))
+        record_training(trainer, folder, command)
+
+
+def _trainer(config: TrainConfig, images: ImageSet, options: Options) -> Trainer:
+    return Trainer(config, *split(images, config.holdout), cuda_graph=options.cuda_graph)
+
+
+def _warn(trainer: Trainer, said: set[str]) -> None:
+    """Print the doctor's warnings that were not yet said: most of them hold for all folds."""
+    for finding in diagnosis.warnings(trainer.setup):
+        if str(finding) not in said:
+            print(finding, file=sys.stderr)
+        said.add(str(finding))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Make a folder and keep other processes from training in it."""
+    with ExitStack() as held:
+        with command_line.writing(path):
+            held.enter_context(RunFolder(path).locked())
+        yield
+
+
+def _train_folds(options: Options, images: ImageSet, folder: FoldsFolder, command: str) -> None:
+    """Train each fold in turn, or those that are left; print the scores of all."""
+    if options.resume:
+        runs = replace(folder.read(), config=options.config)
+    else:
+        assert options.folds is not None
+        runs = CrossValidation(options.config, fold_holdouts(images.names, options.folds))
+    with _locked(folder.path):
+        if not options.resume:
+            folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
+        with command_line.writing(folder.record):
+            folder.write(runs) if options.resume else folder.create(runs)
+        matrices, said = [], set[str]()
+        for number, config in enumerate(runs.fold_configs):
+            trainer, fold = _trainer(config, images, options), folder.run(number)
+            print(f"{fold.path.name} of {len(runs.holdouts)}: images {config.holdout} are held out")
+            try:
+                _train_fold(trainer, fold, command, said)
+            except KeyboardInterrupt:
+                with suppress(OSError):  # the terminal may be gone
+                    print(f"go on with this fold and the others with --resume {folder.path}")
+                raise
+            best, _ = load_model(fold.path)
+            matrices.append(count_pixels(best, trainer.validation_set, tile=config.tile))
+    print(f"{len(matrices)} folds; each image was scored by the network that has not seen it:")
+    print(fold_table(pixel_scores_of_folds(matrices)))
+
+
+def _train_fold(trainer: Trainer, folder: RunFolder, command: str, said: set[str]) -> None:
+    """Train a fold from the start, or go on from its last checkpoint; one that is finished stays as it is."""
+    with _locked(folder.path):
+        if folder.last.exists():
+            _, stored = load_last(folder)
+            _require_same_run(stored, trainer.config)
+            log = folder.read_log()
+            is_finished = log and log[-1]["event"] == "finished" and stored == trainer.config
+            _continue(trainer, folder)
+            if is_finished:
+                return
+        else:
+            with command_line.writing(folder.path):
+                folder.create(asdict(trainer.config))
+        _warn(trainer, said)
         record_training(trainer, folder, command)
 
 

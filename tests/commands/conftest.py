@@ -15,6 +15,7 @@ TINY = [
     "--base-channels", "2", "--depth", "1", "--tile", "16", "--steps", "4", "--validate-every", "2",
     "--holdout", "1", "--lr", "0.01", "--momentum", "0.9", "--schedule", "constant",
 ]  # fmt: skip
+WITHOUT_HOLDOUT = [*TINY[: TINY.index("--holdout")], *TINY[TINY.index("--holdout") + 2 :]]
 COMMANDS = {
     "compare": compare.main,
     "train": train.main,
@@ -108,6 +109,26 @@ def trained_once(tmp_path_factory):
 def trained(trained_once, tmp_path):
     """A copy of a run of four steps."""
     return Path(shutil.copytree(trained_once, tmp_path / "trained"))
+
+
+@pytest.fixture(scope="session")
+def folds_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folds")
+    data = write_data(folder / "data", *blobs(5))
+    train.main(["--data", str(data), "--out", str(folder / "run"), "--folds", "3", *WITHOUT_HOLDOUT])
+    return folder / "run"
+
+
+@pytest.fixture
+def folds(folds_once, tmp_path):
+    """A copy of three runs of four steps, which hold out 2, 2 and 1 of five images."""
+    return Path(shutil.copytree(folds_once, tmp_path / "folds"))
+
+
+@pytest.fixture
+def tiny_fold():
+    """Options of a training that takes a fraction of a second, without --holdout."""
+    return list(WITHOUT_HOLDOUT)
 
 
 @pytest.fixture

@@ -344,7 +344,8 @@ def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[I
     measures = {}
     for name in names:
         threshold = THRESHOLDS[chosen[name]] if name in chosen else None
-        measures[name] = replace(_over_images(name, completed, threshold), set_wide=set_wide.get(name))
+        values = {image.name: image.values[name] for image in completed}
+        measures[name] = measure_over(name, values, threshold=threshold, set_wide=set_wide.get(name))
     class_means = [m.mean for name, m in measures.items() if name.startswith("iou_") and m.mean is not None]
     measures["mean_iou"] = replace(measures["mean_iou"], mean=_mean(np.array(class_means)))
     return measures, completed
@@ -364,11 +365,21 @@ def _best_threshold(name: str, scores: Sequence[ImageScores]) -> int:
     return int(np.mean(curves, axis=0).argmax())
 
 
-def _over_images(name: str, scores: Sequence[ImageScores], threshold: float | None) -> Measure:
-    known = {image.name: value for image in scores if (value := image.values[name]) is not None}
+def measure_over(name: str, values: Mapping[str, float | None], **fields: float | None) -> Measure:
+    """Find mean, spread and worst of a measure's values, by the images or folds that have them.
+
+    Parameters
+    ----------
+    name : str
+        The measure's.
+    values : mapping of str to float or None
+    **fields
+        The `threshold` and the `set_wide` value.
+    """
+    known = {owner: value for owner, value in values.items() if value is not None}
     if not known:
-        return Measure(None, None, 0, None)
-    values = np.array(list(known.values()))
-    worst = (max if lower_is_better(name) else min)(known, key=lambda image: known[image])
-    spread = float(values.std(ddof=1)) if len(values) > 1 else None
-    return Measure(float(values.mean()), spread, len(values), worst, threshold)
+        return Measure(None, None, 0, None, set_wide=fields.get("set_wide"))
+    numbers = np.array(list(known.values()))
+    worst = (max if lower_is_better(name) else min)(known, key=lambda owner: known[owner])
+    spread = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+    return Measure(float(numbers.mean()), spread, len(numbers), worst, **fields)

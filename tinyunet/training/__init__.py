@@ -5,4 +5,5 @@
   held-out images.
 - `collapse`: why a network predicts one class everywhere.
 - `checkpoint`, `run_folder`: what is written; `stored_run`: what is read back.
+- `folds`: cross-validation, a run for each fold of the images.
 """

@@ -120,10 +120,14 @@ class RunFolder:
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder and remove the files of an older run; other files stay."""
         make_folder(self.path)
-        for file in (self.best, self.last, self.curves, self.examples, self.report):
-            file.unlink(missing_ok=True)
+        self.remove_results()
         self.write_config(config)
         self.start_log()
+
+    def remove_results(self) -> None:
+        """Remove checkpoints, pictures and page, so that no later run is taken for an older one."""
+        for file in (self.best, self.last, self.curves, self.examples, self.report):
+            file.unlink(missing_ok=True)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the options, for people to read."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from tinyunet.data import ImageSet
 from tinyunet.data.class_table import ClassTable
@@ -46,16 +47,8 @@ def stored_config(checkpoint: Checkpoint, path: Path) -> TrainConfig:
         The configuration has options that this version does not know or values that it does not take, or
         describes another network than that of the checkpoint.
     """
-    stored = checkpoint.config
     try:
-        config = TrainConfig(
-            **{
-                **BEFORE,
-                **stored,
-                "augmentation": Augmentation(**stored["augmentation"]),
-                "weights": WeightMap(**stored["weights"]),
-            }
-        )
+        config = config_from_record(checkpoint.config)
         network = network_options(config)
         optimiser_options(config)
     except (KeyError, TypeError, OptionError) as error:
@@ -64,6 +57,24 @@ def stored_config(checkpoint: Checkpoint, path: Path) -> TrainConfig:
         if (value := network.get(name)) != checkpoint.network[name]:
             raise _not_usable(path, f"{name} is {value!r}, that of the network {checkpoint.network[name]!r}")
     return config
+
+
+def config_from_record(record: Mapping[str, Any]) -> TrainConfig:
+    """Build a configuration from what JSON stores of it; options that are not stored are as by default.
+
+    Raises
+    ------
+    KeyError, TypeError, OptionError
+        An option is missing, unknown to this version, or has a value that it does not take.
+    """
+    return TrainConfig(
+        **{
+            **BEFORE,
+            **record,
+            "augmentation": Augmentation(**record["augmentation"]),
+            "weights": WeightMap(**record["weights"]),
+        }
+    )
 
 
 def load_last(folder: RunFolder) -> tuple[Checkpoint, TrainConfig]:

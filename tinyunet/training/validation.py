@@ -51,6 +51,29 @@ def validate(
 
     Parameters
     ----------
+    model, images, tile, on_image
+        As in `count_pixels`.
+    """
+    matrix = count_pixels(model, images, tile=tile, on_image=on_image)
+    measures = pixel_measures(matrix)
+    pixel_error, mean_iou = measures["pixel_error"], measures["mean_iou"]
+    assert pixel_error is not None  # every image has a labelled pixel
+    assert mean_iou is not None
+    iou = tuple(measures[f"iou_{number}"] for number in range(images.num_classes))
+    return Scores(pixel_error, iou, mean_iou)
+
+
+def count_pixels(
+    model: Network,
+    images: ImageSet,
+    *,
+    tile: int,
+    on_image: Callable[[int, NDArray[np.float32]], None] | None = None,
+) -> NDArray[np.int64]:
+    """Predict labelled images; count their pixels by true and predicted class, as `confusion_matrix` does.
+
+    Parameters
+    ----------
     model : Network
     images : ImageSet, with labels
     tile : int
@@ -67,9 +90,4 @@ def validate(
             on_image(number, probabilities)
         classes, truth = probabilities.argmax(axis=2), class_labels(labels, images.kind)
         matrix += metrics.confusion_matrix(classes, truth, images.num_classes, ignore_label=UNKNOWN)
-    measures = pixel_measures(matrix)
-    pixel_error, mean_iou = measures["pixel_error"], measures["mean_iou"]
-    assert pixel_error is not None  # every image has a labelled pixel
-    assert mean_iou is not None
-    iou = tuple(measures[f"iou_{number}"] for number in range(images.num_classes))
-    return Scores(pixel_error, iou, mean_iou)
+    return matrix

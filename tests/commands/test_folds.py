@@ -1,0 +1,157 @@
+"""Cross-validation, as a user runs it: a run for each fold, and each image scored by a network new to it."""
+
+import json
+import os
+import shutil
+import signal
+
+import films
+import pytest
+
+from tinyunet.training.checkpoint import load_checkpoint
+from tinyunet.training.trainer import Trainer
+
+FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
+
+
+def checkpoints(folder):
+    """The bytes of all checkpoints below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.safetensors")}
+
+
+def options_of(run):
+    return json.loads((run / "config.json").read_text())
+
+
+def test_each_fold_is_a_complete_run_that_holds_out_its_own_images(folds):
+    assert {file.name for file in folds.iterdir()} == {"fold-0", "fold-1", "fold-2", "folds.json"}
+    held_out = []
+    for fold, holdout in enumerate(["0-1", "2-3", "4"]):
+        run = folds / f"fold-{fold}"
+        assert {file.name for file in run.iterdir()} == FILES
+        assert options_of(run)["holdout"] == holdout
+        held_out += load_checkpoint(run / "last.safetensors").images["held out"]
+    assert held_out == ["0", "1", "2", "3", "4"]
+
+
+def test_a_fold_has_the_bits_of_a_run_with_its_holdout(command, folds, folds_once, tiny_fold, tmp_path):
+    options = ["--data", folds_once.parent / "data", "--holdout", "2-3", "--out", tmp_path / "alone"]
+    assert command("train", *tiny_fold, *options)[0] == 0
+    assert checkpoints(tmp_path / "alone") == checkpoints(folds / "fold-1")
+
+
+def test_the_table_has_the_scores_that_the_runs_have(command, folds):
+    status, out, _ = command("train", "--resume", folds)
+    assert status == 0
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("mean_iou")]
+    best = [
+        load_checkpoint(folds / f"fold-{i}" / "best.safetensors").progress["best_score"] for i in range(3)
+    ]
+    assert row[2:5] == [f"{score:.4f}" for score in best]
+
+
+def test_resuming_finished_folds_changes_nothing(command, folds, unchanged):
+    with unchanged(folds):
+        assert command("train", "--resume", folds)[0] == 0
+
+
+@pytest.mark.parametrize("stop", [(0, 1), (1, 2), (2, 4)], ids=lambda stop: "fold {}, step {}".format(*stop))
+def test_stopped_by_ctrl_c_equals_uninterrupted(
+    command, folds, folds_once, tiny_fold, monkeypatch, tmp_path, stop
+):
+    fold, step = stop
+    train_on, run = Trainer._train_on, tmp_path / "stopped"
+
+    def pressed(trainer, sample):
+        if trainer.step + 1 == step and trainer.config.holdout == ["0-1", "2-3", "4"][fold]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_on(trainer, sample)
+
+    monkeypatch.setattr(Trainer, "_train_on", pressed)
+    options = ["--data", folds_once.parent / "data", "--out", run, "--folds", "3", *tiny_fold]
+    status, out, _ = command("train", *options)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert status == 130
+    assert f"--resume {run}\n" in out
+    assert command("train", "--resume", run)[0] == 0
+    assert checkpoints(run) == checkpoints(folds)
+
+
+def test_a_fold_that_was_killed_before_its_first_checkpoint_starts_again(command, folds, tmp_path):
+    before = checkpoints(folds)
+    for name in ("last.safetensors", "best.safetensors"):
+        (folds / "fold-1" / name).unlink()
+    shutil.rmtree(folds / "fold-2")
+    assert command("train", "--resume", folds)[0] == 0
+    assert checkpoints(folds) == before
+
+
+def test_a_fold_is_resumed_on_its_own(command, folds):
+    assert command("train", "--resume", folds / "fold-1", "--steps", "6")[0] == 0
+    assert load_checkpoint(folds / "fold-1" / "last.safetensors").step == 6
+    assert options_of(folds / "fold-1")["holdout"] == "2-3"
+
+
+def test_more_steps_for_all_folds(command, folds):
+    assert command("train", "--resume", folds, "--steps", "6")[0] == 0
+    assert {load_checkpoint(folds / f"fold-{i}" / "last.safetensors").step for i in range(3)} == {6}
+    assert command("train", "--resume", folds)[0] == 0  # the new number was stored
+
+
+@pytest.mark.parametrize("option", [("--lr", "0.5"), ("--folds", "4"), ("--holdout", "2")])
+def test_what_a_resume_cannot_change(refused, folds, unchanged, option):
+    with unchanged(folds):
+        assert "cannot change" in refused("train", "--resume", folds, *option)
+
+
+def test_a_set_that_has_changed_is_not_resumed(command, refused, make_data, tiny_fold, tmp_path, unchanged):
+    """Even if all folds are finished: their scores would be those of another set."""
+    data, run = make_data("set"), tmp_path / "run"
+    assert command("train", "--data", data, "--out", run, "--folds", "2", *tiny_fold)[0] == 0
+    shutil.copy(data / "images" / "0.png", data / "images" / "2.png")
+    with unchanged(run):
+        assert "has changed" in refused("train", "--resume", run)
+
+
+def test_films_are_held_out_whole(command, refused, tiny_fold, tmp_path):
+    for film, frames in (("01", 2), ("02", 3)):
+        films.write_film(tmp_path / "set", film, frames)
+    run, options = tmp_path / "run", ["--data", tmp_path / "set", *tiny_fold, "--folds"]
+    assert command("train", *options, "2", "--out", run)[0] == 0
+    assert [options_of(run / f"fold-{i}")["holdout"] for i in range(2)] == ["2-4", "0-1"]
+    assert "3 folds of 2 films" in refused("train", *options, "3", "--out", "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--folds", "6"], "6 folds of 5 images"),
+        (["--folds", "1"], "at least 2"),
+        (["--folds", "3", "--holdout", "20%"], "cannot both be given"),
+        (["--folds", "3", "--holdout=20%"], "cannot both be given"),
+    ],
+)
+def test_folds_that_cannot_be(refused, folds_once, tiny_fold, tmp_path, options, message):
+    options = ["--data", folds_once.parent / "data", "--out", "x", *tiny_fold, *options]
+    assert message in refused("train", *options)
+    assert not (tmp_path / "x").exists()
+
+
+def test_overwrite(command, refused, folds, folds_once, tiny_fold, unchanged):
+    options = ["--data", folds_once.parent / "data", "--out", folds, "--folds", "2", *tiny_fold]
+    with unchanged(folds):
+        assert "--overwrite" in refused("train", *options)
+    assert command("train", *options, "--overwrite")[0] == 0
+    assert len(json.loads((folds / "folds.json").read_text())["holdouts"]) == 2
+    assert not (folds / "fold-2" / "best.safetensors").exists()
+
+
+def test_a_single_run_is_not_overwritten_by_folds_nor_the_other_way_round(
+    refused, folds, folds_once, trained, tiny_fold, unchanged
+):
+    data = folds_once.parent / "data"
+    with unchanged(trained):
+        refused("train", "--data", data, "--out", trained, "--overwrite", "--folds", "3", *tiny_fold)
+    with unchanged(folds):
+        refused("train", "--data", data, "--out", folds, "--overwrite", *tiny_fold)
