@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,13 @@ from tinyunet.prediction.tiling import multiplications_per_pixel
 from tinyunet.reporting import environment
 from tinyunet.reporting.progress import over_images
 from tinyunet.reporting.recorder import record_training
+from tinyunet.reporting.trial import MakeTrainer, seconds_per_step
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
-from tinyunet.training.events import Stepped
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.trainer import Trainer
 
-TRIAL_SHARE = 0.05  # of the time: how long the trial may take that finds how many steps fit
 PICTURED_IMAGES = 3  # held-out images in the picture
 TIMED_SIDE = 8  # to time brute force, a square of this side is classified window by window
 
@@ -138,12 +138,12 @@ def compare(options: Options, command: str) -> None:
     images = read_data(options)
     print(f"{options.data}: {images.summary()}")
     training, held_out = split(images, options.holdout)
+    make = partial(Trainer, training_set=training, validation_set=held_out)
     results: dict[str, Result] = {}
     predictions: dict[str, list[Prediction]] = {}
     for name in options.networks:
         print(f"\n{name}", flush=True)
-        trainer = Trainer(_config(options, name), training, held_out)
-        trainer = _with_steps(trainer, _steps_that_fit(trainer, 60 * options.minutes))
+        trainer = make(_with_steps(options, _config(options, name), make))
         folder = RunFolder(options.out / name)
         with command_line.writing(folder.path):
             folder.create(asdict(trainer.config))
@@ -161,23 +161,12 @@ def _config(options: Options, name: ModelName) -> TrainConfig:
     return config_from(options, model=name, base_channels=recipe.base_channels, lr=recipe.lr)
 
 
-def _with_steps(trainer: Trainer, steps: int) -> Trainer:
-    """A new trainer that makes this many steps and validates only after the last one."""
-    config = replace(trainer.config, steps=steps, validate_every=steps)
-    return Trainer(config, trainer.training_set, trainer.validation_set)
-
-
-def _steps_that_fit(trainer: Trainer, seconds: float) -> int:
-    """Estimate the steps that fit into this time: the median of a few, which one delay does not distort."""
+def _with_steps(options: Options, config: TrainConfig, make: MakeTrainer) -> TrainConfig:
+    """The steps that fit into the minutes, which are for steps alone: validation comes after the last one."""
     print("measuring the time of a step …", flush=True)
-    events = _with_steps(trainer, steps=2**31).run()
-    next(events)  # the first may compile kernels
-    taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < TRIAL_SHARE * seconds:
-        event = next(events)
-        assert isinstance(event, Stepped)
-        taken.append(event.seconds)
-    return max(1, round(seconds / float(np.median(taken))))
+    seconds = 60 * options.minutes
+    steps = max(1, round(seconds / seconds_per_step(make, config, seconds)))
+    return replace(config, steps=steps, validate_every=steps)
 
 
 def _measure(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction]]:

@@ -21,6 +21,7 @@ from tinyunet.errors import OptionError, RunError
 from tinyunet.metrics.folds import pixel_scores_of_folds
 from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.recorder import record_training
+from tinyunet.reporting.trial import AS_MANY_AS_FIT, fit_into
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.folds import CrossValidation, FoldsFolder
@@ -41,6 +42,10 @@ class Options:
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    minutes: float | None = None
+    """Train for this long, in place of --steps: a trial of some seconds finds how many steps fit. The run
+    names them, and --steps with this number repeats it to the bit. A tenth of them is the default of
+    --validate-every."""
     out: Path | None = None
     """Folder of the run, new or empty; runs/NAME-OF-THE-DATA if omitted."""
     folds: int | None = None
@@ -60,6 +65,10 @@ class Options:
     cuda_graph: bool = True
     """On "cuda": launch each step as one graph, which reserves the memory of a step. Same results."""
 
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise OptionError(f"minutes is {self.minutes}, expected more than 0")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the options and run the command."""
@@ -68,7 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parse(arguments: list[str] | None) -> Options:
-    """The options; those of a resumed run default to the ones it was started with."""
+    """The options; those of a resumed run default to the ones it was started with.
+
+    With --minutes the steps, and the steps between two validations unless they are given, wait for a trial.
+    """
     parse = partial(
         tyro.cli,
         Options,
@@ -77,6 +89,19 @@ def _parse(arguments: list[str] | None) -> Options:
         config=(tyro.conf.UseAppendAction,),
     )
     options: Options = parse()
+    if options.minutes is not None:
+        if options.resume:
+            raise OptionError(
+                f"--resume {options.resume} continues a run whose number of steps is fixed",
+                remedy="leave out --minutes",
+            )
+        waiting = TrainConfig(steps=AS_MANY_AS_FIT, validate_every=AS_MANY_AS_FIT)
+        options = parse(default=Options(config=waiting))
+        if options.config.steps != AS_MANY_AS_FIT:
+            raise OptionError(
+                f"--minutes {options.minutes:g} and --steps {options.config.steps} both say when to end",
+                remedy="leave one of them out",
+            )
     if options.resume is None:
         if options.folds is not None:
             _require_no_holdout(sys.argv[1:] if arguments is None else arguments)
@@ -135,7 +160,7 @@ def _cannot_change(name: str, before: object, given: object) -> RunError:
 
 
 def train(options: Options, command: str) -> None:
-    """Train with a progress bar; `command` is what was typed, for the log."""
+    """Train with a progress bar; `command` is what was typed: the log gets the one that repeats the run."""
     # First: a backend that is missing is an error before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
     path = options.resume or options.out or Path("runs") / _name_of(options.config.data)
@@ -144,9 +169,27 @@ def train(options: Options, command: str) -> None:
         folder.require_free(overwrite=options.overwrite)  # before anything is read
     images = read_data(options.config)
     print(f"{options.config.data}: {images.summary()}")
+    if options.minutes is not None:
+        options = _with_steps_that_fit(options, images)
+        command = _with_steps(command, options.config)
     if isinstance(folder, FoldsFolder):
         _train_folds(options, images, folder, command)
-        return
+    else:
+        _train_once(options, images, folder, command)
+    if options.minutes is not None:
+        steps = options.config.steps
+        print(f"--minutes {options.minutes:g} became {steps} steps; the same bits again: {command}")
+
+
+def _with_steps_that_fit(options: Options, images: ImageSet) -> Options:
+    """Find by a trial how many steps fit into the minutes, which the folds of a cross-validation share."""
+    assert options.minutes is not None
+    minutes = options.minutes / (options.folds or 1)
+    make = partial(_trainer, images=images, options=options)
+    return replace(options, config=fit_into(minutes, make, options.config))
+
+
+def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: str) -> None:
     trainer = _trainer(options.config, images, options)
     _warn(trainer, set())
     with _locked(folder.path):
@@ -224,6 +267,17 @@ def _train_fold(trainer: Trainer, folder: RunFolder, command: str, said: set[str
                 folder.create(asdict(trainer.config))
         _warn(trainer, said)
         record_training(trainer, folder, command)
+
+
+def _with_steps(command: str, config: TrainConfig) -> str:
+    """Put the steps that a trial found in the place of --minutes: that command repeats the run to the bit."""
+    words = shlex.split(command)
+    given = [word.partition("=")[0].replace("_", "-") for word in words]
+    at = given.index("--minutes")
+    words[at : at + (1 if "=" in words[at] else 2)] = ["--steps", str(config.steps)]
+    if "--validate-every" not in given:
+        words += ["--validate-every", str(config.validate_every)]
+    return shlex.join(words)
 
 
 def _continue(trainer: Trainer, folder: RunFolder) -> None:

@@ -192,8 +192,9 @@ def test_holdout(refused, data, tiny, tmp_path, holdout):
     ("option", "value"),
     [
         ("steps", "-3"), ("steps", "0"), ("tile", "0"), ("validate-every", "0"), ("patience", "-1"),
-        ("seed", "-1"), ("warmup", "-1"), ("optimiser", "adagrad"), ("schedule", "linear"),
-        ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("lr", "inf"), ("ignore", "99999999999999999999"),
+        ("seed", "-1"), ("minutes", "0"), ("minutes", "nan"), ("minutes", "inf"), ("warmup", "-1"),
+        ("optimiser", "adagrad"), ("schedule", "linear"), ("ignore", "99999999999999999999"),
+        ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("lr", "inf"),
         ("momentum", "1"), ("weight-decay", "-1"), ("weight-decay", "inf"),
         ("dropout", "1"), ("base-channels", "0"), ("depth", "-1"), ("weights.sigma", "0"),
         ("partly-annotated", "0"), ("partly-annotated", "nan"), ("truth", "bronze"),
@@ -208,6 +209,19 @@ def test_option_values(refused, data, tiny, tmp_path, option, value):
     assert name in message or name.replace("-", "_") in message
     assert value in message or str(float(value)) in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("steps", ["4", "200"])
+def test_minutes_and_steps(refused, data, tmp_path, steps):
+    """Both are given, even if the steps are those of the default."""
+    message = refused("train", "--data", data, "--out", "run", "--minutes", "3", "--steps", steps)
+    says(message, "--minutes 3", f"--steps {steps}", "leave one of them out")
+    assert not (tmp_path / "run").exists()
+
+
+def test_minutes_of_a_run_that_is_resumed(refused, trained, unchanged):
+    with unchanged(trained):
+        says(refused("train", "--resume", trained, "--minutes", "3"), "leave out --minutes")
 
 
 @pytest.mark.parametrize("option", ["tile", "augmentation.elastic-points"])

@@ -1,18 +1,15 @@
 """python -m tinyunet.compare: the same images, the same time, and the results of each network."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from films import write_film
 from PIL import Image
 
-from tinyunet import compare
 from tinyunet.prediction.tiling import multiplications_per_pixel
 from tinyunet.reporting import pictures, plots
 from tinyunet.training.checkpoint import load_model
-from tinyunet.training.events import Stepped
 
 NETWORKS = ["unet", "fcn", "sliding-window"]
 
@@ -107,18 +104,6 @@ def test_films_as_they_are_trained_on(command, tiny_comparison, monkeypatch, tmp
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     record = json.loads((results / "comparison.json").read_text())
     assert scores["measures"] == record["networks"]["unet"]["measures"]
-
-
-def test_the_steps_that_fit(monkeypatch):
-    """Half a second each: 20 in 10 s. The first step, which compiles, and a delayed one do not count."""
-
-    def run():
-        for step, seconds in enumerate([100.0, 0.5, 9.0] + [0.5] * 50, 1):
-            yield Stepped(step, 1.0, 0.1, seconds, 0.0, 0)
-
-    monkeypatch.setattr(compare, "_with_steps", lambda trainer, steps: SimpleNamespace(run=run))
-    assert compare._steps_that_fit(None, 10.0) == 20
-    assert compare._steps_that_fit(None, 0.01) == 1
 
 
 def test_the_picture_shows_each_networks_mistakes(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from tinyunet import train
 from tinyunet.reporting.plots import plot_examples
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training.config import TrainConfig
 from tinyunet.training.trainer import Trainer
 
 FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
@@ -51,6 +53,53 @@ def test_writes_a_run(command, data, tiny, tmp_path):
     assert "finished at step 4: all 4 steps" in out
     config = json.loads((run / "config.json").read_text())
     assert (config["steps"], config["lr"], config["augmentation"]["flips"]) == (4, 0.01, True)
+
+
+def without(options, *names):
+    """Leave out options of one value."""
+    kept = [at for at, word in enumerate(options) if not {word, options[at - 1]} & set(names)]
+    return [options[at] for at in kept]
+
+
+def test_minutes_become_steps_that_repeat_the_run(command, data, tiny, tmp_path):
+    """To the bit, by the command of the log; the schedule ends with the last step."""
+    options = without(tiny, "--steps", "--validate-every", "--schedule")
+    status, out, _ = command("train", "--data", data, "--out", "run", *options, "--minutes", "0.05")
+    assert status == 0
+    run = tmp_path / "run"
+    config = json.loads((run / "config.json").read_text())
+    steps, every = config["steps"], config["validate_every"]
+    assert every == -(-steps // -(-steps // every))
+    assert steps / every <= 10
+    assert f"--minutes 0.05 becomes --steps {steps} --validate-every {every}" in out
+    assert f"--steps {steps} --validate-every {every}" in out.splitlines()[-1]
+    log = log_of(run)
+    (words,) = (shlex.split(record["command"]) for record in log if record["event"] == "started")
+    assert out.splitlines()[-1].endswith(shlex.join(words))
+    assert words[:3] == ["python", "-m", "tinyunet.train"]
+    assert "--minutes" not in words
+    words[words.index("--out") + 1] = "again"
+    assert command("train", *words[3:])[0] == 0
+    assert same_weights(run / "last.safetensors", tmp_path / "again" / "last.safetensors")
+    assert deterministic(log_of(tmp_path / "again")) == deterministic(log)
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("minutes", ["--minutes 3", "--minutes=3"])
+@pytest.mark.parametrize("every", ["--validate-every 7", "--validate_every=7", ""])
+def test_the_command_that_repeats_a_run(minutes, every):
+    config = TrainConfig(steps=90, validate_every=7 if every else 9)
+    expected = f"train --steps 90 --data 'a b' {every or '--validate-every 9'}"
+    assert train._with_steps(f"train {minutes} --data 'a b' {every}", config) == expected
+
+
+def test_minutes_keep_given_validations(command, data, tiny, tmp_path):
+    status, out, _ = command(
+        "train", "--data", data, "--out", "run", *without(tiny, "--steps"), "--minutes", "0.005"
+    )
+    assert status == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["validate_every"] == 2
+    assert out.splitlines()[-1].count("--validate-every") == 1
 
 
 def test_the_log_is_complete(trained):

@@ -36,7 +36,7 @@ def record_training(trainer: Trainer, folder: RunFolder, command: str) -> None:
     folder : RunFolder
         Holds the trainer's configuration: it was just created, or the run goes on in it.
     command : str
-        The command as it was typed, for the log.
+        The command that repeats the run, for the log.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _follow(trainer: Trainer, folder: RunFolder, stopping: Callable[[], int]) ->
     """
     with step_bar(trainer.config.steps, trainer.step) as bar:
         for event in trainer.run():
-            _log(folder, _log_record(event), event.step)
+            record(event, trainer, folder)
             if isinstance(event, Stepped):
                 if number := stopping():
                     with command_line.writing(folder.log):
@@ -95,8 +95,6 @@ def _follow(trainer: Trainer, folder: RunFolder, stopping: Callable[[], int]) ->
                     bar.set_postfix(loss=f"{event.loss:.3f}", refresh=False)
                     bar.update()
             elif isinstance(event, Validated):
-                _save_checkpoints(event, trainer, folder)
-                _draw_pictures(event.step, event.examples, trainer, folder)
                 with _showing():
                     bar.write(_validation_line(event, len(trainer.validation_set)))
             elif isinstance(event, Collapsed):
@@ -111,6 +109,14 @@ def _follow(trainer: Trainer, folder: RunFolder, stopping: Callable[[], int]) ->
         print(f"best mean IoU {progress.best_score:.4f} at step {progress.best_step}; see")
         for path in (folder.curves, folder.examples, folder.best):
             print(f"  {path}")
+
+
+def record(event: Event, trainer: Trainer, folder: RunFolder) -> None:
+    """Write an event into the run's folder: a line of the log; for a validation checkpoints and pictures."""
+    _log(folder, _log_record(event), event.step)
+    if isinstance(event, Validated):
+        _save_checkpoints(event, trainer, folder)
+        _draw_pictures(event.step, event.examples, trainer, folder)
 
 
 def _showing() -> AbstractContextManager[None]:

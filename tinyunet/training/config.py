@@ -98,8 +98,7 @@ class TrainConfig(DataOptions):
     lr: float = 0.003
     """Learning rate at the start. With SGD and momentum 0.99 a constant gradient has a hundredfold effect."""
     optimiser: OptimiserName = "sgd"
-    """sgd: gradient descent with momentum, as in the paper. adam: AdamW, which suits a smaller --lr, such as
-    0.001."""
+    """sgd: gradient descent with momentum, as in the paper. adam: AdamW; give it a smaller --lr."""
     momentum: float | None = None
     """Only SGD; 0.99 if omitted, as in the paper."""
     weight_decay: float = 0.0
