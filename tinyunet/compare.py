@@ -172,7 +172,7 @@ def _with_steps(options: Options, config: TrainConfig, make: MakeTrainer) -> Tra
 def _measure(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction]]:
     """Scores and cost of the last weights, and the predictions for the picture."""
     model, held_out, tile = trainer.model, trainer.validation_set, trainer.config.tile
-    predictions = segment_all(model, held_out, tile=tile)
+    predictions = segment_all([model], held_out, tile=tile)
     scored = list(over_images(score_images(held_out, predictions), len(held_out)))
     measures, _ = summarise([one.scores for one in scored])
     shapes = [image.shape[:2] for image in held_out.images]

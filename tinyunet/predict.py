@@ -29,7 +29,7 @@ from tinyunet.prediction.segmentation import segment
 from tinyunet.prediction.tiling import TILE
 from tinyunet.reporting.pictures import overlay
 from tinyunet.reporting.progress import over_files, over_tiles
-from tinyunet.training.checkpoint import load_model
+from tinyunet.training.folds import Loaded, load_networks
 from tinyunet.training.stored_run import require_channels, stored_classes
 
 FAILURES = (TinyUNetError, OSError, MemoryError)  # of one image: the others are predicted all the same
@@ -38,6 +38,8 @@ FAILURES = (TinyUNetError, OSError, MemoryError)  # of one image: the others are
 @dataclass(frozen=True)
 class Options:
     """Segment images with a trained network, tile by tile, as if each were predicted whole.
+
+    For the folder of a cross-validation, the probabilities of its networks are averaged.
 
     For each image NAME it writes four files of the image's size: NAME_probabilities.tif (float32, one page
     per class), NAME_classes.png (the numbers or colours of the labels that were trained on; a .tif if they
@@ -48,7 +50,8 @@ class Options:
     """
 
     run: tyro.conf.Positional[Path]
-    """A run's folder, for its best checkpoint, or a checkpoint."""
+    """A run's folder, for its best checkpoint; a checkpoint; or the folder of a cross-validation (--folds),
+    for the best one of each fold."""
     images: tyro.conf.Positional[Path]
     """An image, a folder of images, a TIFF stack, an .npz, or films of the Cell Tracking Challenge."""
     out: Path
@@ -91,8 +94,9 @@ def predict(options: Options) -> None:
     """
     # First: a backend that is missing is an error before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
-    model, checkpoint = load_model(options.run)
-    classes = stored_classes(checkpoint, options.run)
+    networks = load_networks(options.run)
+    models = [network.model for network in networks]
+    classes = stored_classes(networks[0].checkpoint, networks[0].path)
     readers = image_readers(options.images)
     is_film = bool(find_films(options.images))
     if not is_film:
@@ -100,10 +104,10 @@ def predict(options: Options) -> None:
     command_line.require_empty(options.out, overwrite=options.overwrite)
     are_frames = is_film or all(frame_of(name_of(Path(path))) for path, _ in readers)
     results = Results(options, are_frames, classes)
-    failures, number = _predict_files(model, readers, results, options)
+    failures, number = _predict_files(models, readers, results, options)
     if failures and not results.names:
         raise RunError(failures[0] if number == 1 else f"no image was predicted; the first: {failures[0]}")
-    described = [f"network of step {checkpoint.step}", f"classes {classes}" if classes else ""]
+    described = [_networks_text(networks), f"classes {classes}" if classes else ""]
     described += [inferred_layout(options.images), results.summary()]
     print("; ".join(filter(None, described)))
     if failures:
@@ -114,7 +118,7 @@ def predict(options: Options) -> None:
 
 
 def _predict_files(
-    model: Network,
+    models: Sequence[Network],
     readers: Sequence[tuple[str, Callable[[], ImageSet]]],
     results: Results,
     options: Options,
@@ -127,7 +131,7 @@ def _predict_files(
     for place, (path, read) in enumerate(over_files(readers), 1):
         try:
             images = read()
-            require_channels(model, images)
+            require_channels(models[0], images)
         except FAILURES as error:
             failures.append(_failure(path, error))
             number += 1
@@ -137,7 +141,7 @@ def _predict_files(
         for name, image in zip(images.names, images.images, strict=True):
             number += 1
             try:
-                prediction = _segment(model, image, name, options)
+                prediction = _segment(models, image, name, options)
                 results.write(name, f"{number - 1:0{digits}d}", image, prediction)
             except FAILURES as error:
                 failures.append(_failure(f"{path}: {name}", error))
@@ -145,6 +149,12 @@ def _predict_files(
                     failures[-1] += f"\n  stopped at file {place} of {len(readers)}, the disk is full"
                     return failures, number
     return failures, number
+
+
+def _networks_text(networks: Sequence[Loaded]) -> str:
+    steps = ", ".join(str(network.checkpoint.step) for network in networks)
+    several = f"average of {len(networks)} networks, of steps {steps}"
+    return several if len(networks) > 1 else f"network of step {steps}"
 
 
 def _failure(where: str, error: TinyUNetError | OSError | MemoryError) -> str:
@@ -230,11 +240,11 @@ class Results:
         return f"wrote {4 * len(self.names)} files to {self.out}"
 
 
-def _segment(model: Network, image: Image, name: str, options: Options) -> Prediction:
+def _segment(models: Sequence[Network], image: Image, name: str, options: Options) -> Prediction:
     """Segment an image, with a progress bar over tiles."""
     with over_tiles(name) as show:
         return segment(
-            model,
+            models,
             image,
             tile=options.tile,
             symmetries=options.symmetries,

@@ -136,11 +136,11 @@ def test_an_image_that_fails_does_not_cost_the_others(command, data, trained, tm
 def test_an_image_that_fails_after_reading(command, data, trained, tmp_path, monkeypatch, error):
     from tinyunet.prediction.segmentation import segment
 
-    def fail_once(model, image, **options):
+    def fail_once(models, image, **options):
         if not failed:
             failed.append(True)
             raise error
-        return segment(model, image, **options)
+        return segment(models, image, **options)
 
     failed = []
     monkeypatch.setattr("tinyunet.predict.segment", fail_once)

@@ -6,7 +6,9 @@ import shutil
 import signal
 
 import films
+import numpy as np
 import pytest
+import tifffile
 
 from tinyunet.training.checkpoint import load_checkpoint
 from tinyunet.training.trainer import Trainer
@@ -155,3 +157,48 @@ def test_a_single_run_is_not_overwritten_by_folds_nor_the_other_way_round(
         refused("train", "--data", data, "--out", trained, "--overwrite", "--folds", "3", *tiny_fold)
     with unchanged(folds):
         refused("train", "--data", data, "--out", folds, "--overwrite", *tiny_fold)
+
+
+def probabilities(folder, name="slide"):
+    return tifffile.imread(folder / f"{name}_probabilities.tif")
+
+
+def test_predict_averages_the_folds(command, folds, image, tmp_path):
+    options = ["--tile", "16", "--symmetries", "8"]
+    status, out, message = command("predict", folds, image, "--out", tmp_path / "all", *options)
+    assert status == 0, message
+    assert "average of 3 networks" in out
+    each = []
+    for fold in range(3):
+        assert (
+            command("predict", folds / f"fold-{fold}", image, "--out", tmp_path / str(fold), *options)[0] == 0
+        )
+        each.append(probabilities(tmp_path / str(fold)))
+    found = probabilities(tmp_path / "all")
+    # A sum of three numbers up to 3, in float32, is off by less than 2 · 3 · 2^-24, the average by a third.
+    np.testing.assert_allclose(found, np.mean(each, axis=0, dtype=np.float64), rtol=0, atol=2**-23)
+    assert min(abs(found - one).max() for one in each) > 1e-4
+
+
+def test_predict_gives_the_same_bits_again(command, folds, image, tmp_path):
+    for name in ("one", "two"):
+        assert command("predict", folds, image, "--out", tmp_path / name)[0] == 0
+    assert probabilities(tmp_path / "one").tobytes() == probabilities(tmp_path / "two").tobytes()
+
+
+def test_predict_needs_all_folds(refused, folds, image, tmp_path):
+    (folds / "fold-1" / "best.safetensors").unlink()
+    message = refused("predict", folds, image, "--out", tmp_path / "all")
+    assert "fold-1" in message
+    assert f"--resume {folds}" in message
+    assert not (tmp_path / "all").exists()
+
+
+def test_predict_refuses_folds_of_different_networks(
+    command, refused, folds, folds_once, tiny_fold, image, tmp_path
+):
+    options = ["--data", folds_once.parent / "data", "--holdout", "2-3", "--base-channels", "3"]
+    assert command("train", *tiny_fold, *options, "--out", folds / "fold-1", "--overwrite")[0] == 0
+    message = refused("predict", folds, image, "--out", tmp_path / "all")
+    assert "'base_channels': 2" in message
+    assert "'base_channels': 3" in message

@@ -1,11 +1,12 @@
-"""From an image to its segmentation: class probabilities and numbered objects."""
+"""From an image to its segmentation: probabilities, of one network or the mean of several, and objects."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.data import ImageSet, normalise
@@ -13,11 +14,11 @@ from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.instances import label_instances
-from tinyunet.prediction.tiling import predict_tiled
+from tinyunet.prediction.tiling import OnTile, predict_tiled
 
 
 def segment(
-    model: Network,
+    networks: Sequence[Network],
     image: NDArray[Any],
     *,
     tile: int,
@@ -25,24 +26,25 @@ def segment(
     threshold: float = 0.5,
     min_size: int = SMALLEST_OBJECT,
     split: bool = True,
-    on_tile: Callable[[int, int], None] | None = None,
+    on_tile: OnTile | None = None,
 ) -> Prediction:
     """Predict one image and number its objects.
 
     Parameters
     ----------
-    model : Network
+    networks : sequence of Network
+        At least one; of several, the probabilities are averaged.
     image : array, shape (H, W, C)
         Grey values as its file holds them.
     tile, symmetries, on_tile
-        As in `predict_tiled`.
+        As in `predict_tiled`; the tiles are those of all networks.
     threshold, min_size
         As in `label_instances`.
     split : bool
         Cut objects at narrow necks; otherwise connected pixels are always one object.
     """
     started = time.perf_counter()
-    probabilities = predict_tiled(model, normalise(image), tile=tile, symmetries=symmetries, on_tile=on_tile)
+    probabilities = _average(networks, normalise(image), tile=tile, symmetries=symmetries, on_tile=on_tile)
     seconds = time.perf_counter() - started
     objects = label_instances(
         probabilities, threshold=threshold, min_size=min_size, split_depth=1.0 if split else None
@@ -50,6 +52,27 @@ def segment(
     return Prediction(probabilities, objects, seconds)
 
 
-def segment_all(model: Network, images: ImageSet, **options: Any) -> Iterator[Prediction]:
-    """Segment the images of a set, one after the other; the options are those of `segment`."""
-    return (segment(model, image, **options) for image in images.images)
+def _average(
+    networks: Sequence[Network], image: NDArray[Any], *, on_tile: OnTile | None, **options: Any
+) -> NDArray[np.float32]:
+    """Average the probabilities of networks, which predict one after the other: one more image in memory.
+
+    The sum is taken in the order of the networks, so that it rounds in the same way every time.
+    """
+    mean = np.zeros((), np.float32)
+    for number, network in enumerate(networks):
+        show = on_tile and _part_of(on_tile, number, len(networks))
+        probabilities = predict_tiled(network, image, on_tile=show, **options)
+        mean = np.add(mean, probabilities, out=probabilities)
+    mean /= np.float32(len(networks))
+    return mean
+
+
+def _part_of(on_tile: OnTile, number: int, networks: int) -> OnTile:
+    """Count the tiles of one network among those of all."""
+    return lambda done, total: on_tile(number * total + done, networks * total)
+
+
+def segment_all(networks: Sequence[Network], images: ImageSet, **options: Any) -> Iterator[Prediction]:
+    """Segment the images of a set, one after the other; networks and options are those of `segment`."""
+    return (segment(networks, image, **options) for image in images.images)

@@ -171,7 +171,7 @@ def predict_unseen(
     require_channels(model, images)
     _require_unseen(checkpoint, images)
     tile = checkpoint.config.get("tile", TrainConfig.tile)
-    return segment_all(model, images, tile=tile, symmetries=symmetries, split=split)
+    return segment_all([model], images, tile=tile, symmetries=symmetries, split=split)
 
 
 def require_channels(model: Network, images: ImageSet) -> None:
