@@ -6,15 +6,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tyro
 
 from tinyunet import command_line
 from tinyunet.backend import active_backend, use_backend
-from tinyunet.data import ImageSet, LabelKind, split
+from tinyunet.data import ImageSet, LabelKind
 from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.errors import DataError, OptionError, first_names
+from tinyunet.metrics.folds import FoldScores, summarise_folds
 from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
 from tinyunet.metrics.scores import (
     ImageScores,
@@ -33,15 +34,19 @@ from tinyunet.prediction.files import (
     read_prediction,
 )
 from tinyunet.prediction.films import find_results
+from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.progress import over_images
-from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import LabelOptions, read_data, read_labelled
-from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_data
+from tinyunet.training.folds import load_networks, predict_held_out
+from tinyunet.training.stored_run import stored_classes, stored_data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(LabelOptions):
     """Compare predictions with the ground truth, or a run's best checkpoint with its held-out images.
+
+    Of a cross-validation it compares all images, each predicted by the one fold that held it out, and adds
+    the scores of each fold with their mean and spread.
 
     Prints each measure over the whole set, from counts added over the images; its mean and spread (standard
     deviation) over the images that have a value; and the worst image. An image has no value of a class or
@@ -51,7 +56,8 @@ class Options(LabelOptions):
     """
 
     predictions: tyro.conf.Positional[Path]
-    """A folder that tinyunet.predict wrote, or with 01_RES/mask000.tif in it; or, without LABELS, a run."""
+    """A folder that tinyunet.predict wrote, or with 01_RES/mask000.tif in it; or, without LABELS, a run or
+    the folder of a cross-validation."""
     labels: tyro.conf.Positional[str | None] = None
     """The images that were predicted, with their labels: any set that training reads, with the same names."""
     out: Path | None = None
@@ -98,36 +104,58 @@ def evaluate(options: Options) -> None:
     use_backend(options.backend or active_backend())
     if options.out:
         command_line.require_empty(options.out, overwrite=options.overwrite)
-    images, predictions, notes = _from_run(options) if options.labels is None else _from_folder(options)
+    images, predictions, notes, sizes = (
+        _from_run(options) if options.labels is None else _from_folder(options)
+    )
     assert images.kind is not None
     scored = over_images(score_images(images, predictions), len(images))
     measures, scores = summarise([one.scores for one in scored])
+    folds = summarise_folds(scores, sizes) if len(sizes) > 1 else None
     notes += [f"{options.labels or images.source}: {images.summary()}", _table(measures)]
     notes += [_mistakes_line(images.kind, scores)]
+    if folds:
+        notes += ["the folds, each on the images that it held out:", fold_table(folds)]
     if (seg := _seg_over_objects(measures)) is not None:
         notes += [f"SEG over the objects of all images, as the Cell Tracking Challenge takes it: {seg:.6f}"]
     try:
         if options.out:
-            notes += [_write(options, images, measures, scores)]
+            notes += [_write(options, images, measures, scores, folds)]
     finally:  # a file that cannot be written must not cost the table
         print("\n".join(notes))
 
 
-def _from_run(options: Options) -> tuple[ImageSet, Iterator[Prediction], list[str]]:
-    """The held-out images of a run, the predictions of its best checkpoint, and what to print of them."""
+class Predicted(NamedTuple):
+    """Labelled images and their predictions."""
+
+    images: ImageSet
+    predictions: Iterator[Prediction]
+    notes: list[str]
+    """What to print of them."""
+    fold_sizes: Sequence[int] = ()
+    """How many of them each fold held out."""
+
+
+def _from_run(options: Options) -> Predicted:
+    """The held-out images of a run, or of the folds of a cross-validation."""
     if predicted_names(options.predictions) or find_results(options.predictions):
         raise DataError(
             f"{options.predictions}: a folder of predictions, without labels to compare them with",
             remedy="give the labelled images as the second argument",
         )
-    model, checkpoint = load_model(options.predictions)
+    networks = load_networks(options.predictions)
+    path, _, checkpoint = networks[0]
     data = replace(stored_data(checkpoint), **_given(options))
-    _, images = split(read_data(data, stored_classes(checkpoint, options.predictions)), data.holdout)
-    predictions = predict_unseen(
-        model, checkpoint, images, symmetries=options.symmetries, split=options.split
+    held_out = predict_held_out(
+        networks,
+        read_data(data, stored_classes(checkpoint, path)),
+        symmetries=options.symmetries,
+        split=options.split,
     )
-    note = f"{options.predictions}: network of step {checkpoint.step} on {len(images)} held-out images"
-    return images, predictions, [note]
+    notes = [
+        f"{network.path}: network of step {network.checkpoint.step} on {size} held-out images"
+        for network, size in zip(networks, held_out.sizes, strict=True)
+    ]
+    return Predicted(held_out.images, held_out.predictions, notes, held_out.sizes)
 
 
 def _given(options: LabelOptions) -> dict[str, Any]:
@@ -136,8 +164,8 @@ def _given(options: LabelOptions) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, ())}
 
 
-def _from_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction], list[str]]:
-    """Labelled images, their predictions from a folder, and what to print of them."""
+def _from_folder(options: Options) -> Predicted:
+    """Labelled images, and their predictions from a folder."""
     predicted = predicted_names(options.predictions)
     films = {} if predicted else find_results(options.predictions)
     if not predicted and not films:
@@ -155,12 +183,14 @@ def _from_folder(options: Options) -> tuple[ImageSet, Iterator[Prediction], list
         from_films = (
             from_objects(name, read_label_image(films[name]), images.num_classes) for name in images.names
         )
-        return images, from_films, [f"{len(predicted)} of {len(films)} predicted frames have labels"]
+        return Predicted(
+            images, from_films, [f"{len(predicted)} of {len(films)} predicted frames have labels"]
+        )
     from_files = (
         read_prediction(options.predictions, name, images.num_classes, images.class_table)
         for name in images.names
     )
-    return images, from_files, []
+    return Predicted(images, from_files, [])
 
 
 def _require_same_names(predicted: set[str], labelled: set[str], options: Options) -> None:
@@ -208,7 +238,11 @@ def _total(scores: Sequence[ImageScores]) -> dict[str, int]:
 
 
 def _write(
-    options: Options, images: ImageSet, measures: dict[str, Measure], scores: Sequence[ImageScores]
+    options: Options,
+    images: ImageSet,
+    measures: dict[str, Measure],
+    scores: Sequence[ImageScores],
+    folds: FoldScores | None,
 ) -> str:
     """Write scores.json and the pictures; returns a line that says so."""
     assert options.out is not None
@@ -221,6 +255,11 @@ def _write(
         "measures": {name: asdict(measure) for name, measure in measures.items()},
         "seg_over_objects": _seg_over_objects(measures),
         "mistakes": _total(scores),
+        "folds": folds
+        and {
+            "scores": folds.folds,
+            "measures": {name: asdict(measure) for name, measure in folds.measures.items()},
+        },
         "images": [
             {"name": image.name, "scores": image.values, "mistakes": image.mistakes.counts}
             for image in scores

@@ -202,3 +202,70 @@ def test_predict_refuses_folds_of_different_networks(
     message = refused("predict", folds, image, "--out", tmp_path / "all")
     assert "'base_channels': 2" in message
     assert "'base_channels': 3" in message
+
+
+def scores_of(command, run, out):
+    status, text, message = command("evaluate", run, "--out", out, "--pictures", "0")
+    assert status == 0, message
+    return json.loads((out / "scores.json").read_text()), text
+
+
+def test_every_image_is_scored_by_the_fold_that_held_it_out(command, folds, tmp_path):
+    record, text = scores_of(command, folds, tmp_path / "all")
+    of_folds = [scores_of(command, folds / f"fold-{i}", tmp_path / str(i))[0] for i in range(3)]
+    found = {image["name"]: image["mistakes"] for image in record["images"]}
+    assert found == {image["name"]: image["mistakes"] for one in of_folds for image in one["images"]}
+    assert list(found) == ["0", "1", "2", "3", "4"]
+    each = [one["measures"]["mean_iou"]["set_wide"] for one in of_folds]
+    assert [fold["mean_iou"] for fold in record["folds"]["scores"]] == each
+    spread = record["folds"]["measures"]["mean_iou"]
+    assert spread["mean"] == pytest.approx(np.mean(each), abs=1e-12)
+    assert spread["spread"] == pytest.approx(np.std(each, ddof=1), abs=1e-12)
+    assert spread["set_wide"] == record["measures"]["mean_iou"]["set_wide"]
+    for score in each:
+        assert f"{score:.4f}" in text
+    assert of_folds[0]["folds"] is None
+
+
+def test_it_is_not_scored_by_the_average(command, folds, folds_once, tmp_path):
+    """The average has seen every image, in all its folds but one."""
+    data = folds_once.parent / "data"
+    assert command("predict", folds, data, "--out", tmp_path / "predicted")[0] == 0
+    options = ["--out", tmp_path / "x", "--pictures", "0"]
+    assert command("evaluate", tmp_path / "predicted", data, *options)[0] == 0
+    average = json.loads((tmp_path / "x" / "scores.json").read_text())
+    record, _ = scores_of(command, folds, tmp_path / "all")
+    assert record["measures"]["mean_iou"] != average["measures"]["mean_iou"]
+
+
+def replace_a_fold(folds):
+    shutil.rmtree(folds / "fold-1")
+    shutil.copytree(folds / "fold-0", folds / "fold-1")
+
+
+def remove_a_network(folds):
+    (folds / "fold-1" / "best.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"), [(replace_a_fold, "each image once"), (remove_a_network, "fold-1")]
+)
+@pytest.mark.parametrize("name", ["evaluate"])
+def test_folds_that_cannot_be_scored(refused, folds, name, spoil, text):
+    spoil(folds)
+    assert text in refused(name, folds)
+
+
+@pytest.mark.parametrize("name", ["evaluate"])
+def test_a_set_that_has_changed_is_not_scored(command, refused, make_data, tiny_fold, tmp_path, name):
+    data, run = make_data("set"), tmp_path / "run"
+    assert command("train", "--data", data, "--out", run, "--folds", "3", *tiny_fold)[0] == 0
+    for part in ("images", "labels"):
+        shutil.copy(data / part / "2.png", data / part / "3.png")
+    assert "each image once" in refused(name, run)
+    for part in ("images", "labels"):
+        (data / part / "3.png").unlink()
+        (data / part / "2.png").rename(data / part / "a.png")
+        (data / part / "0.png").rename(data / part / "2.png")
+        (data / part / "a.png").rename(data / part / "0.png")
+    assert "trained on" in refused(name, run)
