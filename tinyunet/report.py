@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -17,10 +17,12 @@ from tinyunet.data import ImageSet, split
 from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.errors import OptionError, RunError
+from tinyunet.metrics.folds import summarise_folds
 from tinyunet.metrics.scores import ImageScores, Measure, Prediction, score_images, summarise
 from tinyunet.reporting.progress import over_images
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import read_data
+from tinyunet.training.folds import FoldsFolder, load_networks, predict_held_out
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.setup import Setup
 from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_config
@@ -30,13 +32,16 @@ from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_
 class Options:
     """Write one HTML page about a run, with all pictures in it: to read, to keep, to send.
 
+    Of a cross-validation it is a short page: the scores of each fold, their mean and spread, and every image,
+    scored by the fold that held it out. For pictures and curves, give the folder of one fold.
+
     It predicts the held-out images with the run's best checkpoint and shows scores, mistakes on the worst and
     the best images, curves, the doctor's findings, the configuration beside the paper's, times, machine,
     versions and the commands. It opens in any browser, without a network.
     """
 
     run: tyro.conf.Positional[Path]
-    """The run's folder."""
+    """The run's folder, or that of a cross-validation."""
     out: Path | None = None
     """File for the page; report.html in the run's folder if omitted."""
     pictures: int = 3
@@ -63,6 +68,9 @@ def report(options: Options) -> None:
     from tinyunet.reporting import page  # here, because Matplotlib takes long to import
 
     use_backend(options.backend or active_backend())
+    if FoldsFolder(options.run).exists():
+        _report_folds(options)
+        return
     folder = RunFolder(options.run)
     path = options.out or folder.report
     _require_free(path, overwrite=options.overwrite)
@@ -91,11 +99,42 @@ def report(options: Options) -> None:
         log=log,
         findings=diagnose(setup),
         samples=example_samples(setup),
-        commands=_commands(options, log),
+        commands=_commands(options, options.run),
     )
+    _write(path, page.render(content))
+
+
+def _report_folds(options: Options) -> None:
+    """Predict every image by the fold that held it out, score them, and write the page."""
+    from tinyunet.reporting import fold_page  # here, because Jinja takes long to import
+
+    path = options.out or FoldsFolder(options.run).report
+    _require_free(path, overwrite=options.overwrite)
+    networks = load_networks(options.run)
+    checkpoint = networks[0].checkpoint
+    config = stored_config(checkpoint, networks[0].path)
+    images = read_data(config, stored_classes(checkpoint, networks[0].path))
+    print(f"{config.data}: {images.summary()}")
+    held_out = predict_held_out(networks, images, symmetries=options.symmetries)
+    _, scores, _ = _score(held_out.images, held_out.predictions)
+    content = fold_page.FoldContent(
+        name=options.run.resolve().name,
+        images=held_out.images,
+        sizes=held_out.sizes,
+        scores=scores,
+        folds=summarise_folds(scores, held_out.sizes),
+        config=config,
+        checkpoints=[network.checkpoint for network in networks],
+        symmetries=options.symmetries,
+        commands=_commands(options, networks[0].path),
+    )
+    _write(path, fold_page.render(content))
+
+
+def _write(path: Path, page: str) -> None:
     with command_line.writing(path):
         make_folder(path.parent)
-        write_text(path, page.render(content))
+        write_text(path, page)
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -117,10 +156,10 @@ def _score(
     return measures, completed, list(seconds)
 
 
-def _commands(options: Options, log: list[dict[str, Any]]) -> list[str]:
-    """The commands that trained, and those to evaluate, to predict and to write this page."""
+def _commands(options: Options, trained: Path) -> list[str]:
+    """The commands that trained, from a run's log; those to evaluate, to predict and to write this page."""
     run = str(options.run)
-    started = [record["command"] for record in log if record["event"] == "started"]
+    started = [record["command"] for record in RunFolder(trained).read_log() if record["event"] == "started"]
     symmetries = [] if options.symmetries == 1 else ["--symmetries", str(options.symmetries)]
     return [
         *started,

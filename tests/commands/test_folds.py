@@ -6,10 +6,12 @@ import shutil
 import signal
 
 import films
+import html5lib
 import numpy as np
 import pytest
 import tifffile
 
+from tinyunet.metrics.naming import format_value
 from tinyunet.training.checkpoint import load_checkpoint
 from tinyunet.training.trainer import Trainer
 
@@ -250,13 +252,13 @@ def remove_a_network(folds):
 @pytest.mark.parametrize(
     ("spoil", "text"), [(replace_a_fold, "each image once"), (remove_a_network, "fold-1")]
 )
-@pytest.mark.parametrize("name", ["evaluate"])
+@pytest.mark.parametrize("name", ["evaluate", "report"])
 def test_folds_that_cannot_be_scored(refused, folds, name, spoil, text):
     spoil(folds)
     assert text in refused(name, folds)
 
 
-@pytest.mark.parametrize("name", ["evaluate"])
+@pytest.mark.parametrize("name", ["evaluate", "report"])
 def test_a_set_that_has_changed_is_not_scored(command, refused, make_data, tiny_fold, tmp_path, name):
     data, run = make_data("set"), tmp_path / "run"
     assert command("train", "--data", data, "--out", run, "--folds", "3", *tiny_fold)[0] == 0
@@ -269,3 +271,34 @@ def test_a_set_that_has_changed_is_not_scored(command, refused, make_data, tiny_
         (data / part / "0.png").rename(data / part / "2.png")
         (data / part / "a.png").rename(data / part / "0.png")
     assert "trained on" in refused(name, run)
+
+
+def test_the_page_shows_the_spread(command, folds, tmp_path):
+    status, out, message = command("report", folds)
+    assert status == 0, message
+    path = folds / "report.html"
+    assert f"wrote {path}" in out
+    parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+    document = parser.parse(path.read_text(encoding="utf-8"))
+    of_folds, held_out, images, _ = (
+        [["".join(cell.itertext()).strip() for cell in row] for row in table.iter("tr")]
+        for table in document.iter("table")
+    )
+    record, _ = scores_of(command, folds, tmp_path / "scores")
+    values = [fold["mean_iou"] for fold in record["folds"]["scores"]]
+    spread = record["folds"]["measures"]["mean_iou"]
+    values += [spread["mean"], spread["spread"], spread["set_wide"]]
+    assert next(row for row in of_folds if row[0] == "mean IoU")[1:7] == list(map(format_value, values))
+    assert [row[1:3] for row in held_out[1:]] == [["0-1", "2"], ["2-3", "2"], ["4", "1"]]
+    fold_of = {row[0]: row[1] for row in images[1:]}
+    assert fold_of == {"0": "fold-0", "1": "fold-0", "2": "fold-1", "3": "fold-1", "4": "fold-2"}
+    commands = ["".join(element.itertext()) for element in document.iter("pre")]
+    assert any("--folds 3" in text for text in commands)
+    assert any(text.startswith(f"python -m tinyunet.evaluate {folds}") for text in commands)
+
+
+def test_the_page_is_not_replaced_unasked(command, refused, folds, unchanged):
+    assert command("report", folds)[0] == 0
+    with unchanged(folds):
+        assert "--overwrite" in refused("report", folds)
+    assert command("report", folds, "--overwrite")[0] == 0

@@ -237,7 +237,7 @@ def test_objects_and_classes(command, tiny, make_data):
 def test_every_measure_is_explained():
     """For every kind of labels."""
     measures = ["rand_error", "warping_error", "split_merge_error", "v_rand", "v_info", "seg"]
-    rows = page._rows(dict.fromkeys(["iou_3", "dice_0", *measures], page.Measure(None, None, 0, None)))
+    rows = page.rows_of(dict.fromkeys(["iou_3", "dice_0", *measures], page.Measure(None, None, 0, None)))
     meanings = {row["name"]: row["meaning"] for row in rows}
     assert meanings["iou_3"] == "intersection over union of class 3"
     assert all(meanings.values())

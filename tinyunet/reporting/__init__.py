@@ -3,6 +3,6 @@
 - `progress`: the progress bars; `recorder`: shows a training and writes its run folder.
 - `pictures`: images, labels and mistakes as arrays of RGB; `plots`: figures.
 - `page`: one HTML page about a run, from `templates/`.
-- `fold_table`: the scores of a cross-validation.
+- `fold_table`, `fold_page`: the scores of a cross-validation, on the screen and as a page.
 - `environment`: machine and versions.
 """

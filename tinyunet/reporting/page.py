@@ -141,6 +141,23 @@ def render(content: Content) -> str:
     """The page as HTML. It needs no other file and no network."""
     kind, log = content.results.images.kind, content.log
     assert kind is not None
+    return fill_template(
+        "report.html",
+        **vars(content),
+        headlines=HEADLINES[kind],
+        order=headline_measure(kind),
+        rows=list(rows_of(content.results.measures)),
+        curves=_curves(log),
+        collapses=[{"where": (), **record} for record in log if record["event"] == "collapsed"],
+        settings=list(settings_of(content.config, content.checkpoint)),
+        sample_pictures=_sample_pictures(content.samples),
+        places=_places(log),
+        times=_times(log, content.results),
+    )
+
+
+def fill_template(template: str, **values: Any) -> str:
+    """Fill one of the templates; it also gets when, and by which version, the page is made."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("tinyunet.reporting"),
         autoescape=True,  # names of files and folders may hold anything
@@ -149,20 +166,8 @@ def render(content: Content) -> str:
         lstrip_blocks=True,
     )
     templates.filters.update(value=format_value, plain=_plain, readable=readable_name)
-    return templates.get_template("report.html").render(
-        **vars(content),
-        made=datetime.now(UTC),
-        version=environment.versions()["tinyunet"],
-        headlines=HEADLINES[kind],
-        order=headline_measure(kind),
-        rows=list(_rows(content.results.measures)),
-        curves=_curves(log),
-        collapses=[{"where": (), **record} for record in log if record["event"] == "collapsed"],
-        settings=list(_settings(content.config, content.checkpoint)),
-        sample_pictures=_sample_pictures(content.samples),
-        places=_places(log),
-        times=_times(log, content.results),
-    )
+    made, version = datetime.now(UTC), environment.versions()["tinyunet"]
+    return templates.get_template(template).render(made=made, version=version, **values)
 
 
 def make_examples(
@@ -218,7 +223,7 @@ def _plain(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _rows(measures: Mapping[str, Measure]) -> Iterator[dict[str, Any]]:
+def rows_of(measures: Mapping[str, Measure]) -> Iterator[dict[str, Any]]:
     """The rows of the table of scores."""
     for name, measure in measures.items():
         stem, _, number = name.rpartition("_")
@@ -240,7 +245,7 @@ def _curves(log: Log) -> list[dict[str, str]]:
     ]
 
 
-def _settings(config: TrainConfig, checkpoint: Checkpoint) -> Iterator[dict[str, object]]:
+def settings_of(config: TrainConfig, checkpoint: Checkpoint) -> Iterator[dict[str, object]]:
     """The table of options: each as on the command line, its value, the default and the paper's."""
     default, own = dict(_flat(asdict(TrainConfig()))), {**checkpoint.network, **optimiser_options(config)}
     for name, given in _flat(asdict(config)):

@@ -2,6 +2,7 @@
 
 folds.json          the options, and which images each fold holds out
 fold-0, fold-1, …   a complete run each: see `tinyunet.training.run_folder`
+report.html         the spread of their scores, if python -m tinyunet.report wrote it
 
 Every image is held out by one fold. So each can be scored by a network that has not seen it, and all networks
 together, by the average of their probabilities, predict images that none of them has seen.
@@ -54,7 +55,7 @@ class FoldsFolder:
     """
 
     def __init__(self, path: Path):
-        self.path, self.record = path, path / RECORD
+        self.path, self.record, self.report = path, path / RECORD, path / "report.html"
 
     def exists(self) -> bool:
         """Return whether the folder holds a cross-validation."""
@@ -87,6 +88,7 @@ class FoldsFolder:
         make_folder(self.path)
         for older in self.path.glob("fold-*/"):
             RunFolder(older).remove_results()
+        self.report.unlink(missing_ok=True)
         self.write(options)
 
     def write(self, options: CrossValidation) -> None:
