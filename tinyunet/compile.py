@@ -7,6 +7,7 @@ folder), so this is needed once per installation. It trains and predicts with a 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import tyro
@@ -28,8 +29,8 @@ def compile_kernels() -> None:
     """Run every kernel once, in float32."""
     synthetic_dic(n=1, size=256)  # cells of their usual size, whose windows are parts of the image
     images = synthetic_cells(n=2, size=64, seed=0)
-    for padding in ("valid", "same"):
-        config = TrainConfig(steps=1, base_channels=4, depth=1, padding=padding, tile=16)
+    plain = TrainConfig(steps=1, base_channels=4, depth=1, tile=16)
+    for config in (plain, replace(plain, padding="same", normalisation="batch")):
         trainer = Trainer(config, *split(images, "1"))
         for _ in trainer.run():
             pass

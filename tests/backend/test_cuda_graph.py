@@ -80,8 +80,8 @@ def no_warning(recwarn):
     assert not [w for w in recwarn if "CUDA graph" in str(w.message)]
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
-def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn, optimiser):
+@pytest.mark.parametrize("changes", [{"optimiser": "adam"}, {"normalisation": "batch"}, {}], ids=str)
+def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn, changes):
     """And from the third step on, Python launches nothing."""
     per_step, before = [], [0]
 
@@ -90,7 +90,7 @@ def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn, optimi
         before[0] = launches[0]
 
     # No validation between the steps, whose launches would be counted.
-    config = replace(TEN, validate_every=10, optimiser=optimiser, warmup=4)
+    config = replace(TEN, validate_every=10, warmup=4, **changes)
     with no_warning(recwarn):
         with_graphs = outcome(trainer(config), count)
     assert per_step[0] == per_step[1] > 50

@@ -257,7 +257,9 @@ def test_numbers_of_many_digits(refused, data, tiny, tmp_path, option):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("option", "value"), [("variant", "release"), ("padding", "valid")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("variant", "release"), ("padding", "valid"), ("normalisation", "batch")]
+)
 def test_an_option_that_the_network_does_not_have(refused, data, tiny, tmp_path, option, value):
     message = refused("train", "--data", data, "--out", "run", *tiny, "--model", "fcn", f"--{option}", value)
     says(message, f"{option} is '{value}'", "'fcn'", "base_channels, depth, dropout")

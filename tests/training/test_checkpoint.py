@@ -71,6 +71,31 @@ def test_round_trip_bit_for_bit(path, checkpoint):
     assert os.listdir(path.parent) == [path.name]  # nothing left beside it
 
 
+def test_statistics_are_stored_with_the_weights_and_have_no_velocity(path, checkpoint):
+    """A file of one kind of network is refused as one of the other."""
+    network, rng = {**NETWORK, "normalisation": "batch"}, np.random.default_rng(0)
+    model = UNet(**OPTIONS, normalisation="batch")
+    for _, buffer in model.named_buffers():
+        buffer.data[:] = rng.uniform(1, 2, buffer.shape)
+    velocity = {name: np.ones_like(p.data) for name, p in model.named_parameters()}
+    normalised = replace(checkpoint, network=network, weights=model.state_dict(), velocity=velocity)
+    save_checkpoint(path, normalised)
+    assert_same(load_checkpoint(path), normalised)
+    loaded, _ = load_model(path)
+    for (_, found), (_, own) in zip(loaded.named_buffers(), model.named_buffers(), strict=True):
+        np.testing.assert_array_equal(found.data, own.data)
+
+    for wrong in (
+        replace(checkpoint, network=network),
+        replace(normalised, network=NETWORK),
+        replace(normalised, velocity=model.state_dict()),
+        replace(normalised, weights=velocity),
+    ):
+        save_checkpoint(path, wrong)
+        with pytest.raises(CheckpointError, match=r"does not fit the network"):
+            load_checkpoint(path)
+
+
 def test_a_views_elements_are_stored_in_their_order(tmp_path, checkpoint):
     name = "contracting.0.first.weight"
     view = np.arange(18, dtype=np.float32).reshape(2, 1, 3, 3).T
@@ -127,7 +152,7 @@ CLAIMS = [
             {"depth": True}, {"depth": 1.0}, {"depth": None}, {"depth": -1}, {"base_channels": 10**18},
             {"base_channels": 10**30}, {"base_channels": 3}, {"base_channels": 0}, {"padding": "full"},
             {"padding": ["same"]}, {"dropout": "none"}, {"dropout": 1}, {"num_classes": 1}, {"seed": -1},
-            {"layers": 3}, {"in_channels": 3}, {"variant": "release"},
+            {"layers": 3}, {"in_channels": 3}, {"variant": "release"}, {"normalisation": "group"},
         )
     ),
     ("network", 3, "network"), ("network", [], "network"),

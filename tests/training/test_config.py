@@ -23,7 +23,8 @@ STORED = {
     "seed": 7, "validate_every": 6, "patience": 1,
 }  # fmt: skip
 
-LATER = {"ignore": (), "optimiser": "sgd", "warmup": 0}  # options that came later, as earlier runs had them
+# Options that came later, with the values that earlier runs had.
+LATER = {"ignore": (), "normalisation": None, "optimiser": "sgd", "warmup": 0}
 
 
 def checkpoint(config):

@@ -7,9 +7,11 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle import assert_close, torch_parameters, torch_unet
 from sklearn.metrics import jaccard_score
 
 from tinyunet.autograd import Tensor
@@ -20,7 +22,8 @@ from tinyunet.nn import AdamW
 from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
 from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
-from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
+from tinyunet.training import population
+from tinyunet.training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyunet.training.config import TrainConfig, optimiser_options
 from tinyunet.training.events import Finished, Stepped, Validated
 from tinyunet.training.trainer import Trainer
@@ -66,9 +69,14 @@ def finished(training):
     return last
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
-def test_the_same_seed_gives_the_same_bits(padding):
-    config = replace(TINY, padding=padding)
+NETWORKS = pytest.mark.parametrize(
+    "network", [{"padding": "valid"}, {"padding": "same"}, {"normalisation": "batch"}], ids=str
+)
+
+
+@NETWORKS
+def test_the_same_seed_gives_the_same_bits(network):
+    config = replace(TINY, **network)
     one, other = trainer(config), trainer(config)
     events = [list(each.run()) for each in (one, other)]
     assert bits(one) == bits(other)
@@ -80,7 +88,11 @@ def test_the_same_seed_gives_the_same_bits(padding):
     assert bits(changed) != bits(one)
 
 
-@pytest.mark.parametrize("changes", [{}, {"padding": "same"}, ADAM], ids=["valid", "same", "adam"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"padding": "valid"}, {"padding": "same"}, {"normalisation": "batch"}, ADAM],
+    ids=["valid", "same", "batch", "adam"],
+)
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("before_validation", [True, False])
 def test_stopped_and_resumed_gives_the_same_bits(tmp_path, changes, stop, before_validation):
@@ -112,14 +124,14 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path, changes, stop, before
 
 THREADS = """
 import sys, numba
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from test_trainer import TINY, bits, finished, trainer
 from dataclasses import replace
 found = []
 for threads in (1, 2, 2):
     numba.set_num_threads(threads)
-    for padding in ("valid", "same"):
-        training = trainer(replace(TINY, padding=padding, base_channels=5, steps=3))
+    for network in ({"padding": "valid"}, {"normalisation": "batch"}):
+        training = trainer(replace(TINY, **network, base_channels=5, steps=3))
         finished(training)
         found.append(bits(training))
 print(found[0:2] == found[2:4] == found[4:6])
@@ -129,7 +141,7 @@ print(found[0:2] == found[2:4] == found[4:6])
 def test_the_number_of_threads_does_not_matter():
     """In a process of its own: Numba's number of threads is fixed when it starts. They do not spin."""
     done = subprocess.run(
-        [sys.executable, "-c", THREADS, os.path.dirname(__file__)],
+        [sys.executable, "-c", THREADS, os.path.dirname(__file__), os.path.dirname(oracle.__file__)],
         env={**os.environ, "NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
         capture_output=True,
         text=True,
@@ -512,5 +524,51 @@ def test_the_network_is_stored_with_all_its_options():
     network = trainer(TrainConfig(tile=16, base_channels=2)).checkpoint().network
     assert network == {
         "model": "unet", "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 4,
-        "padding": "valid", "dropout": 0.5, "variant": "paper", "seed": 0,
+        "padding": "valid", "dropout": 0.5, "variant": "paper", "normalisation": "none", "seed": 0,
     }  # fmt: skip
+
+
+NORMALISED = replace(TINY, normalisation="batch")
+
+
+def test_a_checkpoint_predicts_by_the_statistics_of_its_weights(tmp_path):
+    """At each step, not only where there was a validation; PyTorch's network with the same numbers agrees."""
+    image = normalise(HELD_OUT.images[0]).astype(np.float32)[np.newaxis, :28, :28]
+    training, found = trainer(NORMALISED), []
+    untrained = {name: buffer.numpy().copy() for name, buffer in training.model.named_buffers()}
+    for event in training.run():
+        if isinstance(event, Stepped):
+            checkpoint = training.checkpoint()
+            save_checkpoint(tmp_path / "last", checkpoint)
+            model, _ = load_model(tmp_path / "last")
+            expected = torch_unet(torch_parameters(model), torch.tensor(image), depth=1, training=False)
+            assert_close(model(Tensor(image)).data, expected.detach().numpy())
+
+            other = trainer(NORMALISED).model
+            other.load_state_dict({**checkpoint.weights, **untrained})
+            population.estimate(other, training._population_tiles)
+            assert all(np.array_equal(other.state_dict()[n], a) for n, a in checkpoint.weights.items())
+            found.append(model.state_dict()["contracting.1.second.variance"].copy())
+    assert len({each.tobytes() for each in found}) == 5
+
+
+def test_networks_without_statistics_draw_no_tiles_for_them():
+    finished(training := trainer())
+    assert "_population_tiles" not in vars(training)
+
+
+def test_a_run_of_a_version_without_normalisation_is_resumed():
+    stopped, whole = trainer(), trainer()
+    finished(whole)
+    checkpoint = None
+    for event in stopped.run():
+        if event.step == 3:
+            checkpoint = stopped.checkpoint()
+            break
+    earlier = {name: value for name, value in checkpoint.network.items() if name != "normalisation"}
+    resumed = trainer()
+    resumed.restore(replace(checkpoint, network=earlier))
+    finished(resumed)
+    assert bits(resumed) == bits(whole)
+    with pytest.raises(CheckpointError, match="another network"):
+        trainer(NORMALISED).restore(replace(checkpoint, network=earlier))

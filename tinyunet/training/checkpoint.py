@@ -1,6 +1,6 @@
 """Checkpoints: everything that a training run needs to continue, in one safetensors file.
 
-The arrays are the weights (``weight/NAME``) and the optimiser's state: the velocities of SGD
+The arrays are the weights and buffers (``weight/NAME``) and the optimiser's state: the velocities of SGD
 (``velocity/NAME``), or the two means of Adam (``mean/NAME``, ``square/NAME``). The rest (network,
 configuration, step, scores) is JSON in the file's metadata, and a checksum covers both. Nothing in it can run
 code. Random numbers of step n are drawn from (seed, n): these two are the whole random state.
@@ -34,6 +34,7 @@ BEFORE: Mapping[str, Any] = {"optimiser": "sgd"}  # options of versions that did
 OTHER_CHECKPOINT = "use the run's other checkpoint (best or last), or a copy"
 
 Arrays = dict[str, NDArray[Any]]
+Shapes = list[tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Checkpoint:
     progress : dict
         The trainer's `Progress`: best score and the like.
     weights : dict of str to ndarray
-        By the parameters' names.
+        By the names of parameters and buffers.
     optimiser : dict of str to dict of str to ndarray
         The optimiser's state: for each name of it, such as "velocity", arrays by the parameters' names. Empty
         in a file that is for prediction only.
@@ -244,11 +245,11 @@ def _require_arrays_of_network(
     Those of the optimiser are all there, or none of them.
     """
     network = header["network"]
-    expected = {
-        f"{part}/{name}": (shape, "F32")
-        for name, shape in _shapes_of_network(path, network).items()
-        for part in ("weight", *_parts_of_optimiser(header, found))
-    }
+    parameters, buffers = _shapes_of_network(path, network)
+    shapes = {f"weight/{name}": shape for name, shape in (*parameters, *buffers)}
+    for part in _parts_of_optimiser(header, found):
+        shapes |= {f"{part}/{name}": shape for name, shape in parameters}
+    expected = {name: (shape, "F32") for name, shape in shapes.items()}
     for name in [*expected, *found]:
         if found.get(name) != expected.get(name):
             raise CheckpointError(
@@ -268,8 +269,8 @@ def _parts_of_optimiser(header: Mapping[str, Any], arrays: Mapping[str, Any]) ->
     return parts if any(name.split("/")[0] in parts for name in arrays) else ()
 
 
-def _shapes_of_network(path: Path, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights of the network that a header describes."""
+def _shapes_of_network(path: Path, network: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
+    """The names and shapes of the parameters and of the buffers of the network that a header describes."""
     model = network.get("model", "unet")
     if not isinstance(model, str) or model not in MODELS:
         raise _bad_header(path, f"network.model is {str(model)[:60]!r}, expected {' | '.join(MODELS)}")
@@ -282,7 +283,8 @@ def _shapes_of_network(path: Path, network: Mapping[str, Any]) -> dict[str, tupl
         if reason := mismatch(value, type(defaults[name]), f"network.{name}"):
             raise _bad_header(path, reason)
     try:
-        return dict(MODELS[model].shapes_of({**defaults, **network}))
+        options = {**defaults, **network}
+        return list(MODELS[model].shapes_of(options)), list(MODELS[model].buffers_of(options))
     except OptionError as error:
         raise _bad_header(path, str(error)) from error
 

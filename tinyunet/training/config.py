@@ -20,7 +20,7 @@ from tinyunet.sampling import WeightMap
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.json_types import LARGEST
 
-NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "dropout")
+NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "normalisation", "dropout")
 OPTIMISER_OPTIONS = ("momentum", "weight_decay")
 LEAST = {"steps": 1, "warmup": 0, "tile": 1, "validate_every": 1, "patience": 0, "seed": 0}
 
@@ -90,6 +90,9 @@ class TrainConfig(DataOptions):
     """Only U-Net. valid: as in the paper. same: zeros around every map, output as large as the input."""
     variant: Literal["paper", "release"] | None = None
     """Only U-Net. release: the network that the authors published."""
+    normalisation: Literal["none", "batch"] | None = None
+    """Only U-Net. batch: of each map before its ReLU, which makes training faster and safer; the paper has
+    none."""
     dropout: float | None = None
     """Only U-Net and FCN: probability at the end of the contracting path; 0.5 if omitted."""
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from tinyunet.models import make_network, memory
 from tinyunet.nn import OPTIMISERS
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import Sample, batch
+from tinyunet.training import population
 from tinyunet.training.checkpoint import Arrays, Checkpoint
 from tinyunet.training.collapse import Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.training.config import TrainConfig, optimiser_options
@@ -40,6 +41,8 @@ from tinyunet.training.events import Collapsed, Event, Finished, Stepped, Valida
 from tinyunet.training.schedule import learning_rate
 from tinyunet.training.setup import Setup
 from tinyunet.training.validation import Scores, validate
+
+Result = TypeVar("Result")
 
 EXAMPLES = 3  # held-out images whose predictions are shown, and that are searched for dead units
 RECENT = 50  # steps over which the loss is averaged, to judge a collapse
@@ -110,6 +113,7 @@ class Trainer:
         self.sampler = self.setup.sampler
         self.step = 0
         self.progress = Progress()
+        self._estimated_step = -1  # of the last estimate of a normalised network's statistics
         self._captured = CapturedStep(enabled=cuda_graph)
 
     def run(self) -> Iterator[Event]:
@@ -215,6 +219,7 @@ class Trainer:
     def _validate(self) -> tuple[Validated, Collapsed | None]:
         self._require_finite_weights()
         started = time.perf_counter()
+        self._estimate_population()
         scores, examples, predicted = self._predict_held_out()
         progress = self.progress
         is_best = scores.rank > (progress.best_finds_classes, progress.best_score)
@@ -225,16 +230,36 @@ class Trainer:
         seconds = time.perf_counter() - started
         return Validated(self.step, scores, is_best, seconds, tuple(examples)), self._collapse(predicted)
 
+    def _estimate_population(self) -> None:
+        """Bring the statistics of a normalised network up to its weights, unless they are."""
+        if self._estimated_step != self.step and population.normalised_layers(self.model):
+            self._with_memory_left(self._estimate)
+            self._estimated_step = self.step
+
+    def _estimate(self) -> None:
+        with memory.explained(self.model, self.input_size, training=False):
+            population.estimate(self.model, self._population_tiles)
+
+    @cached_property
+    def _population_tiles(self) -> list[NDArray[np.float32]]:
+        """The same at each estimate, and drawn as for training: the tiles of the first steps."""
+        sampler = batch.on_backend(self.sampler)
+        return [sampler.sample(step).image for step in range(population.TILES)]
+
     def _predict_held_out(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
         """Scores, the probabilities of the first images, and the classes that were predicted anywhere."""
+        return self._with_memory_left(self._validated)
+
+    def _with_memory_left(self, compute: Callable[[], Result]) -> Result:
+        """Compute, once more without the memory of the CUDA graph if there is not enough beside it."""
         try:
-            return self._predict_with_memory_left()
+            return compute()
         except OutOfMemoryError:
             if not self._captured.drop(MEMORY_RAN_OUT):
                 raise
-        return self._predict_with_memory_left()
+        return compute()
 
-    def _predict_with_memory_left(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
+    def _validated(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
         examples: list[NDArray[np.float32]] = []
         predicted: set[int] = set()
 
@@ -284,7 +309,7 @@ class Trainer:
         return collapsed
 
     def checkpoint(self) -> Checkpoint:
-        """Return everything that `restore` needs. The arrays are the trainer's own, not copies.
+        """Return all that `restore` and a prediction need. The arrays are the trainer's own, not copies.
 
         Raises
         ------
@@ -292,6 +317,7 @@ class Trainer:
             A weight is not finite.
         """
         self._require_finite_weights()
+        self._estimate_population()
         names = [name for name, _ in self.model.named_parameters()]
         state = self.optimiser.state.items()
         return Checkpoint(
@@ -315,7 +341,8 @@ class Trainer:
         """
         self._require_same_classes(checkpoint)
         self._require_same_images(checkpoint)
-        if checkpoint.network != self.model_options:
+        # An earlier version has not stored the options that there were not yet.
+        if {**self.model.options(), **checkpoint.network} != self.model_options:
             raise CheckpointError(
                 "resume: the checkpoint belongs to another network",
                 {"checkpoint": checkpoint.network, "configured": self.model_options},
