@@ -198,7 +198,7 @@ def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: 
         else:
             folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
             with command_line.writing(folder.path):
-                folder.create(asdict(options.config))
+                folder.create(asdict(trainer.config))
         record_training(trainer, folder, command)
 
 

@@ -520,8 +520,10 @@ def test_images_smaller_than_a_tile_are_mirrored():
 
 
 def test_the_network_is_stored_with_all_its_options():
-    """Defaults included: they may change in a later version."""
-    network = trainer(TrainConfig(tile=16, base_channels=2)).checkpoint().network
+    """Defaults included: they may change in a later version. So are the options of the optimiser."""
+    checkpoint = trainer(TrainConfig(tile=16, base_channels=2)).checkpoint()
+    assert checkpoint.config["momentum"] == 0.99
+    network = checkpoint.network
     assert network == {
         "model": "unet", "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 4,
         "padding": "valid", "dropout": 0.5, "variant": "paper", "normalisation": "none", "seed": 0,

@@ -22,7 +22,7 @@ from tinyunet.metrics.scores import ImageScores, Measure, Prediction, worst_firs
 from tinyunet.reporting import environment, pictures, plots
 from tinyunet.sampling import Sample
 from tinyunet.training.checkpoint import Checkpoint
-from tinyunet.training.config import TrainConfig, optimiser_options
+from tinyunet.training.config import TrainConfig, written_out
 
 Log = Sequence[dict[str, Any]]
 
@@ -247,9 +247,9 @@ def _curves(log: Log) -> list[dict[str, str]]:
 
 def settings_of(config: TrainConfig, checkpoint: Checkpoint) -> Iterator[dict[str, object]]:
     """The table of options: each as on the command line, its value, the default and the paper's."""
-    default, own = dict(_flat(asdict(TrainConfig()))), {**checkpoint.network, **optimiser_options(config)}
+    default = dict(_flat(asdict(written_out(TrainConfig()))))
     for name, given in _flat(asdict(config)):
-        value = own.get(name) if given is None else given  # omitted: the network's or optimiser's default
+        value = checkpoint.network.get(name) if given is None else given  # omitted: the network's own default
         yield {
             "option": "--" + name.replace("_", "-"),
             "value": value,

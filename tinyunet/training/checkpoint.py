@@ -30,7 +30,7 @@ from tinyunet.training.config import TrainConfig
 from tinyunet.training.json_types import mismatch
 
 FORMAT = "tinyunet 1"
-BEFORE: Mapping[str, Any] = {"optimiser": "sgd"}  # options of versions that did not store them
+BEFORE: Mapping[str, Any] = {"optimiser": "sgd", "warmup": 0}  # options of versions that did not store them
 OTHER_CHECKPOINT = "use the run's other checkpoint (best or last), or a copy"
 
 Arrays = dict[str, NDArray[Any]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images
@@ -203,6 +203,13 @@ def optimiser_options(config: TrainConfig) -> dict[str, Any]:
     """
     own = OPTIMISERS[config.optimiser].options()
     return _given(config, OPTIMISER_OPTIONS, own, f"optimiser {config.optimiser!r}")
+
+
+def written_out(config: TrainConfig) -> TrainConfig:
+    """The configuration with its optimiser's defaults, to be stored: they may change in a later version."""
+    options = optimiser_options(config)
+    own: dict[str, Any] = {name: options.get(name) for name in OPTIMISER_OPTIONS}
+    return replace(config, **own)
 
 
 def _given(config: TrainConfig, names: Sequence[str], own: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from tinyunet.sampling import Sample, batch
 from tinyunet.training import population
 from tinyunet.training.checkpoint import Arrays, Checkpoint
 from tinyunet.training.collapse import Facts, describe_rate, explain, loss_of_constant, watch_units
-from tinyunet.training.config import TrainConfig, optimiser_options
+from tinyunet.training.config import TrainConfig, optimiser_options, written_out
 from tinyunet.training.events import Collapsed, Event, Finished, Stepped, Validated
 from tinyunet.training.schedule import learning_rate
 from tinyunet.training.setup import Setup
@@ -83,6 +83,8 @@ class Trainer:
 
     Attributes
     ----------
+    config : TrainConfig
+        With the optimiser's defaults written out.
     setup : Setup
     model : Network
     sampler : Sampler
@@ -102,13 +104,13 @@ class Trainer:
         *,
         cuda_graph: bool = True,
     ):
-        self.config, self.training_set, self.validation_set = config, training_set, validation_set
+        self.config = config = written_out(config)
+        self.training_set, self.validation_set = training_set, validation_set
         self.setup = Setup(config, training_set, validation_set)
         self.model_options = self.setup.model_options
         self.model = make_network(**self.model_options)
-        options = optimiser_options(config)
-        self.momentum = options.get("momentum")
-        self.optimiser = OPTIMISERS[config.optimiser](self.model.parameters(), config.lr, **options)
+        optimiser = OPTIMISERS[config.optimiser]
+        self.optimiser = optimiser(self.model.parameters(), config.lr, **optimiser_options(config))
         self.input_size, self.output_size = self.setup.input_size, self.setup.output_size
         self.sampler = self.setup.sampler
         self.step = 0
@@ -200,12 +202,12 @@ class Trainer:
         return loss.data
 
     def _diverged(self, found: str) -> RunError:
-        less_momentum = ", or less --momentum" if self.momentum else ""
+        less_momentum = ", or less --momentum" if self.config.momentum else ""
         return RunError(
             f"{found}, the training has diverged",
             {
                 "last finite loss": f"{self.progress.last_loss:.6g}",
-                "learning rate": describe_rate(self.optimiser.lr, self.momentum),
+                "learning rate": describe_rate(self.optimiser.lr, self.config.momentum),
             },
             f"start again with a smaller --lr, for instance {self.config.lr / 10:g}{less_momentum}",
         )
@@ -298,7 +300,7 @@ class Trainer:
                 loss=loss,
                 constant=constant,
                 lr=self.config.lr,
-                momentum=self.momentum,
+                momentum=self.config.momentum,
                 shares=self.sampler.class_shares,
                 class_weights=self.sampler.class_weights,
                 balanced=self.config.weights.class_balance,
