@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,8 +54,8 @@ class Options:
     tinyunet.predict averages the networks; tinyunet.evaluate and tinyunet.report score every image by the
     network that has not seen it."""
     resume: Path | None = None
-    """Continue the run in this folder, with the options it was started with. More --steps are possible with
-    --schedule constant."""
+    """Continue the run in this folder, or the runs of a cross-validation, with the options they were started
+    with. More --steps are possible with --schedule constant."""
     overwrite: bool = False
     """Replace an existing run folder."""
     backend: command_line.BackendName | None = None
@@ -225,16 +225,22 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _train_folds(options: Options, images: ImageSet, folder: FoldsFolder, command: str) -> None:
     """Train each fold in turn, or those that are left; print the scores of all."""
-    if options.resume:
-        runs = replace(folder.read(), config=options.config)
-    else:
-        assert options.folds is not None
-        runs = CrossValidation(options.config, fold_holdouts(images.names, options.folds))
+    assert options.folds is not None
+    runs = CrossValidation(options.config, fold_holdouts(images.names, options.folds))
+    if options.resume and runs.holdouts != (before := folder.read().holdouts):
+        raise RunError(
+            f"resume: {images.source} has changed since the folds were made",
+            {"held out before": "; ".join(before), "now": "; ".join(runs.holdouts)},
+            "restore the old data, or start another run",
+        )
     with _locked(folder.path):
         if not options.resume:
             folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
         with command_line.writing(folder.record):
-            folder.write(runs) if options.resume else folder.create(runs)
+            if options.resume:
+                folder.write(runs)
+            else:
+                folder.create(runs)
         matrices, said = [], set[str]()
         for number, config in enumerate(runs.fold_configs):
             trainer, fold = _trainer(config, images, options), folder.run(number)

@@ -118,6 +118,18 @@ def test_a_set_that_has_changed_is_not_resumed(command, refused, make_data, tiny
         assert "has changed" in refused("train", "--resume", run)
 
 
+def test_a_set_that_has_grown_is_not_resumed(command, refused, make_data, tiny_fold, tmp_path, unchanged):
+    """Not even before the first checkpoint: no fold would hold out the new image."""
+    data, run = make_data("set"), tmp_path / "run"
+    assert command("train", "--data", data, "--out", run, "--folds", "2", *tiny_fold)[0] == 0
+    for fold in (0, 1):
+        shutil.rmtree(run / f"fold-{fold}")
+    for part in ("images", "labels"):
+        shutil.copy(data / part / "2.png", data / part / "3.png")
+    with unchanged(run):
+        assert "has changed" in refused("train", "--resume", run)
+
+
 def test_films_are_held_out_whole(command, refused, tiny_fold, tmp_path):
     for film, frames in (("01", 2), ("02", 3)):
         films.write_film(tmp_path / "set", film, frames)
