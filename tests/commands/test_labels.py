@@ -214,6 +214,29 @@ def test_ignored_values_are_unknown_in_every_command(command, refused, tmp_path)
     assert "25 % of the pixels unknown" in command("evaluate", "predicted", data, *ignore)[1]
 
 
+@pytest.mark.parametrize(
+    ("values", "ignore", "missing"),
+    [((0, 1, 2), ("7",), "7"), ((0, 1, 2), ("2", "9"), "9"), (COLOURS, ("#0000ff",), "#0000ff")],
+)
+def test_a_value_to_ignore_that_no_label_has(command, tmp_path, values, ignore, missing):
+    """It is a mistake, most likely: every command says so, and training warns."""
+    data = numbered_set(tmp_path / "data", values)
+    options = [word for value in ignore for word in ("--ignore", value)]
+    status, out, message = command("train", "--data", data, "--out", "run", *options, *SMALL)
+    assert (status, f"no label has {missing}" in out) == (0, True), out + message
+    assert f"warning: no label has the value {missing}," in message
+    assert f"warning: no label has the value {missing}," in command("doctor", data, *options, *DOCTOR)[1]
+    assert f"no label has {missing}" in command("evaluate", "run")[1]
+
+
+def test_values_to_ignore_that_occur_are_no_cause_for_a_warning(command, tmp_path):
+    data = numbered_set(tmp_path / "data", (0, 1, 2, 255))
+    _, out, message = command(
+        "train", "--data", data, "--out", "run", "--ignore", "255", "--ignore=-1", *SMALL
+    )
+    assert "no label has" not in out + message
+
+
 def test_compare_ignores_values(command, data, tiny_comparison, tmp_path):
     for file in (data / "labels").iterdir():
         label = np.array(Image.open(file))

@@ -44,6 +44,8 @@ class ImageSet:
         "binary" labels only colours are kept.
     coloured : bool
         The label files show colours.
+    not_found : tuple of str
+        The values that the options give as unknown and that no label file has, as people write them.
     layout : str
         What was inferred about folders and names, for `summary`.
     notes : mapping of str to str
@@ -65,6 +67,7 @@ class ImageSet:
     reason: str = ""
     class_values: tuple[int, ...] | None = None
     coloured: bool = False
+    not_found: tuple[str, ...] = ()
     layout: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
 

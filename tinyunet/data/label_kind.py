@@ -110,6 +110,12 @@ def colour_numbers(pixels: Image, where: str, ignore: Collection[int] = ()) -> L
     return numbers
 
 
+def occurring(pixels: Image, values: Collection[int], where: str, *, coloured: bool = False) -> set[int]:
+    """Return which of these values, or of these colours, a decoded label file has."""
+    found = colour_numbers(pixels, where) if coloured else pixels[..., 0]
+    return {value for value in values if (found == value).any()}
+
+
 def infer_kind(labels: Sequence[Labels], source: str, *, coloured: bool = False) -> tuple[LabelKind, str]:
     """Infer the kind of a whole set of label images by the rule above, and say why.
 

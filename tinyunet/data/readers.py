@@ -22,7 +22,14 @@ from tinyunet.data.cell_tracking import (
 )
 from tinyunet.data.decode import decode_with_notes
 from tinyunet.data.image_set import UNKNOWN, Image, ImageSet, LabelKind
-from tinyunet.data.label_kind import apply_kind, colour_numbers, infer_kind, is_coloured, label_image
+from tinyunet.data.label_kind import (
+    apply_kind,
+    colour_numbers,
+    infer_kind,
+    is_coloured,
+    label_image,
+    occurring,
+)
 from tinyunet.data.layouts import LAYOUTS, FilePair, find_files, name_of
 from tinyunet.data.monolayer import synthetic_dic
 from tinyunet.data.neurites import synthetic_membranes
@@ -148,8 +155,18 @@ def inferred_layout(path: str | Path) -> str:
 
 
 def _ignored_text(image_set: ImageSet, ignore: Collection[int]) -> str:
-    values = ", ".join(f"#{value:06x}" if image_set.coloured else str(value) for value in ignore)
-    return f"{values} {'is' if len(ignore) == 1 else 'are'} unknown"
+    values = ", ".join(_value_text(value, image_set.coloured) for value in ignore)
+    text = f"{values} {'is' if len(ignore) == 1 else 'are'} unknown"
+    return f"{text}, but no label has {', '.join(image_set.not_found)}" if image_set.not_found else text
+
+
+def _value_text(value: int, coloured: bool) -> str:
+    return f"#{value:06x}" if coloured else str(value)
+
+
+def _not_found(ignore: Collection[int], found: Collection[int], coloured: bool) -> tuple[str, ...]:
+    """The values to ignore that no label file has; -1 is always unknown, and seldom there."""
+    return tuple(_value_text(value, coloured) for value in ignore if value not in (*found, UNKNOWN))
 
 
 def _read_frame(frame: Frame) -> ImageSet:
@@ -176,10 +193,12 @@ def _read(path: str | Path, labels: bool, options: LabelOptions) -> ImageSet:
     files = find_files(path, labels)
     notes: dict[str, str] = {}
     if files.one_label_per_object:
-        records = [_read_objects(pair, notes, options.ignore) for pair in files.pairs]
-        options = options._replace(kind=options.kind or "instances", ignore=())
-    else:
-        records = [record for pair in files.pairs for record in _read_pair(pair, notes)]
+        found = set[int]()
+        records = [_read_objects(pair, notes, options.ignore, found) for pair in files.pairs]
+        understood = options._replace(kind=options.kind or "instances", ignore=())
+        images = _understand(records, understood, str(path), notes, files.inferred)
+        return replace(images, not_found=_not_found(options.ignore, found, False))
+    records = [record for pair in files.pairs for record in _read_pair(pair, notes)]
     return _understand(records, options, str(path), notes, files.inferred)
 
 
@@ -234,6 +253,11 @@ def _understand(
     coloured = options.coloured or any(is_coloured(label) for label, _ in pixels)
     convert = colour_numbers if coloured else label_image
     values = [convert(label, where, options.ignore) for label, where in pixels]
+    found = {
+        value
+        for label, where in pixels
+        for value in occurring(label, options.ignore, where, coloured=coloured)
+    }
     kind, reason = options.kind, "as given"
     if kind is None:
         kind, reason = infer_kind(values, source, coloured=coloured)
@@ -246,6 +270,7 @@ def _understand(
         reason=reason,
         class_values=applied.class_values,
         coloured=coloured and applied.class_values is not None,
+        not_found=_not_found(options.ignore, found, coloured),
     )
 
 
@@ -277,10 +302,11 @@ def _read_pair(pair: FilePair, notes: dict[str, str]) -> list[Record]:
     ]
 
 
-def _read_objects(pair: FilePair, notes: dict[str, str], ignore: Collection[int]) -> Record:
+def _read_objects(pair: FilePair, notes: dict[str, str], ignore: Collection[int], found: set[int]) -> Record:
     """Number the objects of an image that has one mask each; where masks overlap, the first counts.
 
-    Pixels that a mask marks as unknown stay so unless they belong to an object.
+    Pixels that a mask marks as unknown stay so unless they belong to an object. The values to ignore that
+    occur are added to `found`.
     """
     (image,) = _one_page(pair.image, notes)
     numbers = np.zeros(image.shape[:2], np.int32)
@@ -288,6 +314,7 @@ def _read_objects(pair: FilePair, notes: dict[str, str], ignore: Collection[int]
     for number, file in enumerate(pair.labels, 1):
         (page,) = _one_page(file, notes, labels=True)
         label = label_image(page, str(file), ignore)
+        found |= occurring(page, ignore, str(file))
         mask = label > 0
         if mask.shape != numbers.shape:
             raise DataError(

@@ -52,7 +52,13 @@ def check_unlabelled(setup: Setup) -> Iterator[Finding]:
 
 
 def check_unknown(setup: Setup) -> Iterator[Finding]:
-    """Report pixels that nobody labelled."""
+    """Report pixels that nobody labelled, and values given as unknown that no label has."""
+    if absent := setup.training_set.not_found:
+        yield Finding(
+            "warning",
+            f"no label has the value {', '.join(absent)}, which --ignore gives",
+            remedy="look up the number of unlabelled pixels in the files, or leave it out",
+        )
     shares = {name: float(np.mean(labels == UNKNOWN)) for name, labels in labels_as_read(setup)}
     if any(shares.values()):
         yield Finding(
