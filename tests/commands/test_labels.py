@@ -53,6 +53,9 @@ TABLES = {  # the values, the files that hold them, and their names in what is p
     "high": (HIGH, "classes.tif", "0, 7, 70000"),
     "colours": (COLOURS, "classes.png", "#000000, #00ff00, #ff0000"),
     "coloured mask": (((0, 0, 0), (0, 255, 0)), "classes.png", "#000000, #00ff00"),
+    "mask": ((0, 255), "classes.png", "0, 255"),
+    "mask without 0": ((1, 2), "classes.png", "1, 2"),
+    "high mask": ((0, 1000), "classes.tif", "0, 1000"),
 }
 
 
@@ -65,7 +68,7 @@ def test_numbers_and_colours_of_the_files_come_back(command, tmp_path, name):
     """Every command states them, class maps have them, and evaluate reads these as it reads probabilities."""
     values, suffix, stated = TABLES[name]
     data = numbered_set(tmp_path / "data", values)
-    kind = () if name == "coloured mask" else ("--kind", "classes")
+    kind = () if "mask" in name else ("--kind", "classes")
     status, out, message = command("train", "--data", data, "--out", "run", *kind, *SMALL)
     assert (status, stated in out) == (0, True), out + message
     assert load_checkpoint(tmp_path / "run" / "best.safetensors").classes["coloured"] == ("colour" in name)
@@ -91,6 +94,38 @@ def test_numbers_and_colours_of_the_files_come_back(command, tmp_path, name):
     status, out, message = command("report", "run")
     assert (status, stated in out) == (0, True), message
     assert stated in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("trained_on", [(0, 255), (0, 1), (1, 2)])
+@pytest.mark.parametrize("compared_with", [(0, 255), (0, 1), (0, 7), (3, 9)])
+def test_masks_of_any_two_values_are_compared(command, tmp_path, trained_on, compared_with):
+    """What a network of masks wrote fits labels in two other values, and so does another program's mask."""
+    data = numbered_set(tmp_path / "data", trained_on)
+    assert command("train", "--data", data, "--out", "run", *SMALL)[0] == 0
+    assert command("predict", "run", data, "--out", "predicted")[0] == 0
+    labels = numbered_set(tmp_path / "labels", compared_with)
+    errors = []
+    for out in ("own", "other"):
+        status, _, message = command("evaluate", "predicted", labels, "--out", out, "--pictures", "0")
+        assert status == 0, message
+        errors.append(json.loads((tmp_path / out / "scores.json").read_text())["measures"]["pixel_error"])
+        for file in (tmp_path / "predicted").glob("*_probabilities.tif"):
+            chosen = tifffile.imread(file).argmax(axis=0)
+            mask = Image.fromarray((255 * chosen).astype(np.uint8))
+            mask.save(file.with_name(file.name.replace("probabilities.tif", "classes.png")))
+            file.unlink()
+    assert errors[0] == errors[1]
+
+
+def test_a_mask_of_one_value_is_told_by_the_masks_of_the_training(command, tmp_path):
+    """Only background, in a set whose background is 1."""
+    data = numbered_set(tmp_path / "data", (1, 2))
+    assert command("train", "--data", data, "--out", "run", *SMALL)[0] == 0
+    assert command("predict", "run", data, "--out", "predicted")[0] == 0
+    for file in (data / "labels").iterdir():
+        Image.fromarray(np.ones((40, 36), np.uint8)).save(file)
+    status, out, message = command("evaluate", "predicted", data, "--kind", "binary")
+    assert (status, "binary, 0 % foreground" in out) == (0, True), out + message
 
 
 def test_each_class_has_a_colour_of_its_own(command, tmp_path):

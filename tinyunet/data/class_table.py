@@ -24,6 +24,8 @@ class ClassTable:
         One per class, all different: a number, or a colour as 0xRRGGBB if `coloured`.
     coloured : bool
         The files show colours.
+    mask : bool
+        The two values are those of a mask in grey, background first.
 
     Raises
     ------
@@ -38,6 +40,7 @@ class ClassTable:
 
     values: tuple[int, ...]
     coloured: bool = False
+    mask: bool = False
 
     def __post_init__(self) -> None:
         highest = HIGHEST_COLOUR if self.coloured else HIGHEST_NUMBER
@@ -50,31 +53,37 @@ class ClassTable:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> ClassTable:
-        """Make a table from what `dataclasses.asdict` turned it into and JSON stored.
+        """Make a table from what `to_json` turned it into and JSON stored.
 
         Raises
         ------
         DataError
             An entry is missing or has another type.
         """
-        values, coloured = stored.get("values"), stored.get("coloured")
+        values, coloured, mask = stored.get("values"), stored.get("coloured"), stored.get("mask", False)
         if (
             not isinstance(values, list)
             or not all(type(value) is int for value in values)
             or not isinstance(coloured, bool)
+            or not isinstance(mask, bool)
         ):
             raise DataError(
                 "not a table of classes", {"expected": "values: [int, ...], coloured: bool", "found": stored}
             )
-        return cls(tuple(values), coloured)
+        return cls(tuple(values), coloured, mask)
 
     def __str__(self) -> str:
         return ", ".join(map(self.name, range(len(self.values))))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes; `mask` only if it is true: earlier versions do not have it."""
+        stored = {"values": list(self.values), "coloured": self.coloured}
+        return {**stored, "mask": True} if self.mask else stored
+
     @property
     def is_mask(self) -> bool:
-        """True for a colour on black: labels of these two colours are read as "binary"."""
-        return self.coloured and len(self.values) == 2 and self.values[0] == 0
+        """True for a mask in grey, and a colour on black: labels of these values are read as "binary"."""
+        return self.mask or (self.coloured and len(self.values) == 2 and self.values[0] == 0)
 
     def name(self, number: int) -> str:
         """Return the value of a class as people write it, such as "128" or "#ff0000"."""

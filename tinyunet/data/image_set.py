@@ -40,8 +40,8 @@ class ImageSet:
     reason : str
         Why the labels are of this kind, for `summary`.
     class_values : tuple of int, optional
-        For "classes" that were read: the number of each class in the files, 0xRRGGBB if `coloured`. Of
-        "binary" labels only colours are kept.
+        For "classes" and "binary" labels that were read: the number of each class in the files, 0xRRGGBB if
+        `coloured`. None for a mask of 0 and 1 or of one value.
     coloured : bool
         The label files show colours.
     not_found : tuple of str
@@ -96,7 +96,8 @@ class ImageSet:
     @property
     def class_table(self) -> ClassTable | None:
         """The files' number or colour of each class; None unless `class_values` are known."""
-        return None if self.class_values is None else ClassTable(self.class_values, self.coloured)
+        is_mask = self.kind == "binary" and not self.coloured
+        return None if self.class_values is None else ClassTable(self.class_values, self.coloured, is_mask)
 
     def class_name(self, number: int) -> str:
         """Return the file's own number or colour of a class, such as "128" or "#ff0000"."""

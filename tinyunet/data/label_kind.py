@@ -207,7 +207,8 @@ def apply_kind(
 ) -> AppliedKind:
     """Number labels as `ImageSet` holds them. Unknown pixels stay unknown.
 
-    "binary": the larger of two values becomes 1; a single value is foreground unless it is 0.
+    "binary": the larger of two values becomes 1; a single value is foreground unless it is 0, or known to be
+    background. Two values that are not those known are a mask of another program, and read on their own.
     "classes": values become 0..K-1 in their order. "instances": renumbered 1..n in each image, without gaps.
 
     Parameters
@@ -240,9 +241,12 @@ def apply_kind(
         )
     if coloured and len(values if class_values is None else class_values) == 2:
         return _number_classes(labels, values, source, class_values, coloured)  # keeps the colours
-    foreground = values[-1] or 1
+    pair = tuple(values.tolist())
+    if class_values is not None and len(class_values) == 2 and set(pair) <= set(class_values):
+        pair = tuple(class_values)  # of two values that are known, one is enough to tell which it is
+    foreground = (pair[-1] if pair else 0) or 1
     binary = [np.where(label < 0, label, label == foreground).astype(label.dtype) for label in labels]
-    return AppliedKind(binary, 2, None)
+    return AppliedKind(binary, 2, pair if len(pair) == 2 and pair != (0, 1) else None)
 
 
 def _number_classes(

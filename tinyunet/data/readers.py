@@ -261,7 +261,10 @@ def _understand(
     kind, reason = options.kind, "as given"
     if kind is None:
         kind, reason = infer_kind(values, source, coloured=coloured)
-    applied = apply_kind(values, kind, source, options.class_values, coloured=coloured)
+    known = options.class_values
+    if kind == "binary" and coloured != options.coloured:
+        known = None  # the numbers of a grey mask are no colours, and the reverse
+    applied = apply_kind(values, kind, source, known, coloured=coloured)
     return replace(
         images,
         labels=applied.labels,

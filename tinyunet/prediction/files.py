@@ -9,7 +9,6 @@ NAME_overlay.png         the image with the outline of each object
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tinyunet.data.decode import decode
 from tinyunet.data.decode_tiff import require_an_end
 from tinyunet.data.label_kind import apply_kind, colour_numbers, label_image
 from tinyunet.data.writer import CLASSIC_TIFF, save_labels
-from tinyunet.errors import DataError
+from tinyunet.errors import DataError, first_names
 from tinyunet.metrics.scores import Prediction
 
 PROBABILITIES, CLASSES, INSTANCES = "probabilities.tif", "classes.png", "instances.tif"
@@ -66,7 +65,7 @@ def write_prediction(
     """
     probabilities, objects = prediction.probabilities, prediction.objects
     assert objects is not None
-    description = {} if table is None else {TABLE_KEY: asdict(table)}
+    description = {} if table is None else {TABLE_KEY: table.to_json()}
     with (
         replacing(folder / f"{name}_{PROBABILITIES}") as file,
         tifffile.TiffWriter(file, bigtiff=probabilities.nbytes > CLASSIC_TIFF) as pages,
@@ -184,6 +183,8 @@ def read_prediction(folder: Path, name: str, num_classes: int, table: ClassTable
     if not classes.is_file():
         assert objects is not None
         return from_objects(name, objects, num_classes)
+    if num_classes == 2 and (table is None or table.mask):
+        return Prediction(np.eye(2, dtype=np.float32)[_read_mask(classes, table)], objects)
     chosen = read_label_image(classes) if table is None else _read_classes(classes, table)
     highest = max(int(chosen.max()), num_classes - 1)
     return Prediction(np.eye(highest + 1, dtype=np.float32)[chosen], objects)
@@ -199,6 +200,21 @@ def _read_classes(file: Path, table: ClassTable) -> NDArray[Any]:
     values = (colour_numbers if table.coloured else label_image)(pages[0], str(file))
     _require_known(file, values)
     return apply_kind([values], "classes", str(file), table.values, coloured=table.coloured).labels[0]
+
+
+def _read_mask(file: Path, table: ClassTable | None) -> NDArray[Any]:
+    """Read a mask as 0 and 1: in the numbers of the labels, in 0 and 1 or, as many programs write it, 255."""
+    pixels = read_label_image(file)
+    found = np.unique(pixels)
+    pairs = [table.values] if table else []
+    for background, foreground in [*pairs, (0, 1), (0, 255)]:
+        if np.isin(found, (background, foreground)).all():
+            return (pixels == foreground).astype(np.uint8)
+    raise DataError(
+        f"{file}: the labels are a mask, the prediction has other values",
+        {"found": first_names([str(value) for value in found]), "expected": table or "0 and 1, or 0 and 255"},
+        "compare it with labels of the classes that were predicted",
+    )
 
 
 def _require_known(file: Path, values: NDArray[np.integer]) -> None:

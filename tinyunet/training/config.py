@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images
 from tinyunet.data.class_table import ClassTable
+from tinyunet.data.readers import SYNTHETIC
 from tinyunet.errors import OptionError, shorten
 from tinyunet.models import MODELS, ModelName
 from tinyunet.nn import OPTIMISERS, OptimiserName
@@ -170,6 +171,8 @@ def read_labelled(source: str, options: LabelOptions, classes: ClassTable | None
     """
     kind = options.kind or ("classes" if classes and not classes.is_mask else None)
     known = classes if kind != "instances" else None
+    if known and known.mask and source.partition(":")[0] in SYNTHETIC:
+        known = None  # masks of 0 and 1
     return read_images(
         source,
         kind=kind,

@@ -362,7 +362,7 @@ class Trainer:
     @property
     def _classes(self) -> dict[str, Any]:
         table = self.training_set.class_table
-        return {} if table is None else {"values": list(table.values), "coloured": table.coloured}
+        return {} if table is None else table.to_json()
 
     def _require_same_classes(self, checkpoint: Checkpoint) -> None:
         """Compare the files' numbers: the checksums of images are those of classes 0..K-1."""
