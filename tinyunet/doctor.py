@@ -15,6 +15,7 @@ from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
 from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
+from tinyunet.training.recipes import recipe
 from tinyunet.training.setup import Setup
 
 
@@ -37,7 +38,7 @@ class Options(DataOptions):
     """Number of poolings of the network; as in its paper if omitted."""
     padding: Literal["valid", "same"] | None = TrainConfig.padding
     """Padding of the U-Net; valid if omitted, as in the paper."""
-    weights: WeightMap = field(default_factory=WeightMap)
+    weights: WeightMap = field(default_factory=lambda: recipe().weights)
     out: Path = Path()
     """Folder for doctor.png."""
     overwrite: bool = False

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +22,7 @@ from tinyunet.metrics.folds import pixel_scores_of_folds
 from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.recorder import record_training
 from tinyunet.reporting.trial import AS_MANY_AS_FIT, fit_into
+from tinyunet.training import recipes
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.folds import CrossValidation, FoldsFolder
@@ -41,7 +42,10 @@ class Options:
     it writes folds.json, and the others for each fold, into fold-0, fold-1 and so on.
     """
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    recipe: recipes.RecipeName = "default"
+    """Options that belong together; each can still be set by itself. default: batch normalisation and Adam,
+    which learn fastest on most sets. paper: SGD with momentum 0.99 and class balance, as in the paper."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=recipes.recipe)
     minutes: float | None = None
     """Train for this long, in place of --steps: a trial of some seconds finds how many steps fit. The run
     names them, and --steps with this number repeats it to the bit. A tenth of them is the default of
@@ -89,14 +93,17 @@ def _parse(arguments: list[str] | None) -> Options:
         config=(tyro.conf.UseAppendAction,),
     )
     options: Options = parse()
+    recipe_config = recipes.recipe(options.recipe, options.config.model)
+    if recipe_config != Options().config:
+        options = parse(default=Options(options.recipe, recipe_config))
     if options.minutes is not None:
         if options.resume:
             raise OptionError(
                 f"--resume {options.resume} continues a run whose number of steps is fixed",
                 remedy="leave out --minutes",
             )
-        waiting = TrainConfig(steps=AS_MANY_AS_FIT, validate_every=AS_MANY_AS_FIT)
-        options = parse(default=Options(config=waiting))
+        waiting = replace(recipe_config, steps=AS_MANY_AS_FIT, validate_every=AS_MANY_AS_FIT)
+        options = parse(default=Options(options.recipe, waiting))
         if options.config.steps != AS_MANY_AS_FIT:
             raise OptionError(
                 f"--minutes {options.minutes:g} and --steps {options.config.steps} both say when to end",

@@ -23,6 +23,7 @@ from tinyunet.reporting import environment, pictures, plots
 from tinyunet.sampling import Sample
 from tinyunet.training.checkpoint import Checkpoint
 from tinyunet.training.config import TrainConfig, written_out
+from tinyunet.training.recipes import recipe
 
 Log = Sequence[dict[str, Any]]
 
@@ -33,6 +34,7 @@ PAPER: dict[str, object] = {  # the paper's values of options
     "base_channels": 64,
     "depth": 4,
     "padding": "valid",
+    "normalisation": "none",
     "optimiser": "sgd",
     "momentum": 0.99,
     "tile": 388,
@@ -247,7 +249,7 @@ def _curves(log: Log) -> list[dict[str, str]]:
 
 def settings_of(config: TrainConfig, checkpoint: Checkpoint) -> Iterator[dict[str, object]]:
     """The table of options: each as on the command line, its value, the default and the paper's."""
-    default = dict(_flat(asdict(written_out(TrainConfig()))))
+    default = dict(_flat(asdict(written_out(recipe(model=config.model)))))
     for name, given in _flat(asdict(config)):
         value = checkpoint.network.get(name) if given is None else given  # omitted: the network's own default
         yield {
