@@ -44,7 +44,7 @@ class Options:
 
     recipe: recipes.RecipeName = "default"
     """Options that belong together; each can still be set by itself. default: batch normalisation and Adam,
-    which learn fastest on most sets. paper: SGD with momentum 0.99 and class balance, as in the paper."""
+    which learn fastest on most sets. paper: SGD with momentum 0.99 and the weight map, as in the paper."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=recipes.recipe)
     minutes: float | None = None
     """Train for this long, in place of --steps: a trial of some seconds finds how many steps fit. The run

@@ -1,0 +1,298 @@
+"""python -m experiments.peers: trains U-Nets of ours and of PyTorch for the same CPU time on the same images.
+
+All networks have the same layers and width, and learn from the same tiles: those of tinyunet's sampler, whose
+time counts for all. One thread; only the CPU seconds of training steps count, so that other work on the
+machine does not. Predictions are made and scored by the same code: overlap-tile, then `tinyunet.metrics`.
+
+- tinyunet: its default recipe.
+- tinyunet, paper: `--recipe paper`.
+- PyTorch, SGD: the paper's network and optimiser (momentum 0.99, class balance and border weights).
+- PyTorch, Adam: BatchNorm after each convolution with running averages, Adam, no weight map: the form in
+  which U-Nets are commonly trained today.
+
+Each run becomes a line in experiments/records/peers.jsonl, and the page docs/peers.md is made of these lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy is imported
+
+import numpy as np
+import torch
+import tyro
+
+import tinyunet as tu
+from benchmarks.torch_unet import TorchUNet
+from tinyunet import command_line
+from tinyunet.data import ImageSet, split
+from tinyunet.metrics.naming import format_value, readable_name
+from tinyunet.metrics.scores import score_images, summarise
+from tinyunet.models import Network
+from tinyunet.prediction.segmentation import segment_all
+from tinyunet.sampling import WeightMap, batch
+from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.events import Stepped
+from tinyunet.training.recipes import recipe
+from tinyunet.training.setup import Setup
+from tinyunet.training.trainer import Trainer
+
+RECORDS = Path("experiments/records/peers.jsonl")
+PAGE = Path("docs/peers.md")
+TIMED_STEPS = 12  # the first few are not counted: kernels are compiled, memory is touched
+
+
+@dataclass(frozen=True)
+class Task:
+    """A set of images, and how long networks train on it.
+
+    Attributes
+    ----------
+    title : str
+    options : dict
+        Of `TrainConfig`: data, holdout, kind and tile.
+    minutes : float
+        CPU minutes of training.
+    measures : tuple of str
+        Measures of `tinyunet.evaluate`; the first is the goal's.
+    """
+
+    title: str
+    options: dict[str, Any]
+    minutes: float
+    measures: tuple[str, ...]
+
+
+TASKS = {
+    "t98g": Task(
+        "T98G cells in phase contrast, the last 3 of 16 images held out",
+        {"data": "usiigaci_t98g_phase_512x512.npz", "kind": "instances", "holdout": "13-15", "tile": 260},
+        4.5,
+        ("mean_iou", "average_precision_0.5"),
+    ),
+    "axons": Task(
+        "axons and myelin in electron micrographs, two of 8 animals held out",
+        {"data": "axondeepseg_sem_736x736.npz", "holdout": "20%", "tile": 260},
+        3.0,
+        ("mean_iou", "iou_1", "iou_2"),
+    ),
+    "smear": Task(
+        "sparse nuclei in smears, the last 2 of 6 images held out",
+        {"data": "dsb2018_smear_1024x1024.npz", "kind": "instances", "holdout": "4-5", "tile": 260},
+        3.0,
+        ("iou_1", "mean_iou", "average_precision_0.5"),
+    ),
+    "stained": Task(
+        "stained nuclei, RGB, the last 8 of 40 images held out",
+        {"data": "dsb2018_stained_256x320.npz", "kind": "instances", "holdout": "20%", "tile": 196},
+        2.0,
+        ("mean_iou", "average_precision_0.5"),
+    ),
+    "nuclei": Task(
+        "touching nuclei in fluorescence, the last 18 of 90 images held out",
+        {"data": "dsb2018_fluo_360x360.npz", "kind": "instances", "holdout": "20%", "tile": 260},
+        5.0,
+        ("average_precision_0.5", "average_precision", "mean_iou"),
+    ),
+    "isbi": Task(
+        "ISBI 2012 membranes, sections 24–29 held out",
+        {"data": "isbi2012_em_train.npz", "holdout": "24-29", "tile": 260},
+        10.0,
+        ("v_rand", "v_info", "mean_iou"),
+    ),
+    "dic": Task(
+        "synthetic-dic, the last fifth held out",
+        {"data": "synthetic-dic", "holdout": "20%", "tile": 260},
+        2.0,
+        ("mean_iou", "average_precision_0.5"),
+    ),
+}
+PEERS = ("tinyunet", "tinyunet, paper", "PyTorch, SGD", "PyTorch, Adam")
+PLAIN = WeightMap(w0=0, class_balance=False)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train the networks that have no record yet, and write the page."""
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Sets of images."""
+    peers: tuple[str, ...] = PEERS
+    """Networks and recipes."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of initial weights and samples."""
+    share: float = 1.0
+    """Part of each set's minutes, for a quick look; runs of another length than 1 are not recorded."""
+    data: Path = Path("../shared/data")
+    """Folder of the .npz files."""
+
+
+def main(options: Options) -> None:
+    """Run what is missing, then write the page."""
+    torch.set_num_threads(1)
+    records = read_records()
+    for seed in options.seeds:
+        for task in options.tasks:
+            for peer in options.peers:
+                key = {"task": task, "peer": peer, "seed": seed}
+                if options.share == 1 and any(key.items() <= record.items() for record in records):
+                    continue
+                record = key | run(task, peer, seed, options)
+                shown = {name: round(value, 4) for name, value in record["scores"].items()}
+                print(f"{task}, {peer}, seed {seed}: {record['steps']} steps, {shown}", flush=True)
+                if options.share == 1:
+                    with RECORDS.open("a") as lines:
+                        lines.write(json.dumps(record) + "\n")
+    if records := read_records():
+        PAGE.write_text(page(records), encoding="utf-8")
+        print(f"wrote {PAGE}")
+
+
+def read_records() -> list[dict[str, Any]]:
+    """Read the lines of all runs."""
+    return [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
+
+
+def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
+    """Train one network for the task's time and score it on the held-out images."""
+    task = TASKS[name]
+    values = {**task.options, "seed": seed, "base_channels": 16, "steps": 10**9, "validate_every": 10**9}
+    if values["data"].endswith(".npz"):
+        values["data"] = str(options.data / values["data"])
+    config = recipe("paper" if peer in ("tinyunet, paper", "PyTorch, SGD") else "default", **values)
+    training_set, held_out = split(read_data(config), config.holdout)
+    seconds = 60 * task.minutes * options.share
+    train = train_pytorch if peer.startswith("PyTorch") else train_ours
+    network, steps, took = train(config, training_set, held_out, seconds)
+    predictions = segment_all([network], held_out, tile=config.tile)
+    measures, _ = summarise([one.scores for one in score_images(held_out, predictions)])
+    wanted = [measure for measure in task.measures if measure in measures]
+    scores = {measure: measures[measure].score for measure in wanted}
+    return {"steps": steps, "cpu_seconds": round(took, 1), "scores": scores}
+
+
+def train_ours(
+    config: TrainConfig, training_set: ImageSet, held_out: ImageSet, seconds: float
+) -> tuple[Network, int, float]:
+    """Train by tinyunet. How many steps fit is measured on a trainer that is thrown away."""
+    trial = _steps(Trainer(config, training_set, held_out))
+    marks = [time.process_time() for _, _ in zip(range(TIMED_STEPS), trial, strict=False)]
+    steps = max(1, round(seconds / statistics.median(np.diff(marks[2:]))))
+    fitted = TrainConfig(**{**vars(config), "steps": steps, "validate_every": steps})
+    trainer = Trainer(fitted, training_set, held_out)
+    started = time.process_time()
+    for _ in _steps(trainer):
+        if trainer.step == steps:
+            break
+    took = time.process_time() - started
+    trainer.checkpoint()  # which estimates the statistics of the population
+    return trainer.model, steps, took
+
+
+def _steps(trainer: Trainer) -> Iterator[Stepped]:
+    return (event for event in trainer.run() if isinstance(event, Stepped))
+
+
+class Adapter(Network):
+    """PyTorch's network as one of ours, for prediction and scores."""
+
+    def __init__(self, network: TorchUNet, setup: Setup):
+        self.network, self.geometry = network.eval(), setup.geometry
+        self.in_channels = setup.model_options["in_channels"]
+        self.num_classes = setup.model_options["num_classes"]
+
+    def forward(self, x: tu.Tensor) -> tu.Tensor:
+        """(N, H, W, C) -> (N, H', W', K)."""
+        with torch.inference_mode():
+            scores = self.network(torch.from_numpy(x.data).permute(0, 3, 1, 2))
+        return tu.Tensor(scores.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def train_pytorch(
+    config: TrainConfig, training_set: ImageSet, held_out: ImageSet, seconds: float
+) -> tuple[Network, int, float]:
+    """Train by PyTorch, channels last; the schedule follows the time that has passed."""
+    is_adam = config.optimiser == "adam"
+    if is_adam:
+        config = TrainConfig(**{**vars(config), "weights": PLAIN})
+    setup = Setup(config, training_set, held_out)
+    options = setup.model_options
+    torch.manual_seed(config.seed)
+    network = TorchUNet(16, options["in_channels"], options["num_classes"], normalised=is_adam)
+    network = network.to(memory_format=torch.channels_last)
+    parameters = list(network.parameters())
+    optimiser: Any = (
+        torch.optim.Adam(parameters, lr=1e-3)
+        if is_adam
+        else torch.optim.SGD(parameters, lr=3e-3, momentum=0.99)
+    )
+    peak, took, steps = optimiser.param_groups[0]["lr"], 0.0, 0
+    for sample in setup.sampler.stream(0, 10**9):
+        started = time.process_time()
+        share = min(1.0, took / seconds)
+        optimiser.param_groups[0]["lr"] = peak * (
+            (1 + math.cos(math.pi * share)) / 2 if is_adam else (1 - share) ** 0.9
+        )
+        _step(network, optimiser, batch.finish(sample, options["num_classes"]))
+        took, steps = took + time.process_time() - started, steps + 1
+        if took >= seconds:
+            return Adapter(network, setup), steps, took
+    raise AssertionError("the sampler's stream has an end")
+
+
+def _step(network: TorchUNet, optimiser: Any, tile: batch.Batch) -> None:
+    network.train()
+    x = torch.from_numpy(tile.image).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    target, weight = torch.from_numpy(tile.target).long(), torch.from_numpy(tile.weight)
+    losses = torch.nn.functional.cross_entropy(network(x), target.clamp(min=0), reduction="none")
+    optimiser.zero_grad()
+    (losses * weight).sum().backward()
+    optimiser.step()
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """Make the page: a table per set, the mean over the seeds and their range."""
+    sections = []
+    for name, task in TASKS.items():
+        of_task = [record for record in records if record["task"] == name]
+        if of_task:
+            sections.append(f"## {task.title[0].upper()}{task.title[1:]}\n\n{_table(task, of_task)}\n")
+    assert __doc__ is not None
+    about = __doc__.split("\n\n", 1)[1]
+    return "# Beside PyTorch, in equal CPU time\n\nMade by `python -m experiments.peers`.\n\n" + "\n".join(
+        [about, *sections]
+    )
+
+
+def _table(task: Task, records: list[dict[str, Any]]) -> str:
+    measures = [name for name in task.measures if name in records[0]["scores"]]
+    header = ["", *map(readable_name, measures), "steps", "seeds"]
+    lines = [header, ["---"] * len(header)]
+    for peer in PEERS:
+        found = [record for record in records if record["peer"] == peer]
+        if found:
+            scores = [_spread([record["scores"][name] for record in found]) for name in measures]
+            steps = round(statistics.mean(record["steps"] for record in found))
+            lines.append([peer, *scores, f"{steps:,}", str(len(found))])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{task.minutes:g} CPU minutes each.\n\n{table}"
+
+
+def _spread(values: list[float]) -> str:
+    """Return the mean, and in brackets the smallest and the largest value of several."""
+    mean = format_value(statistics.mean(values))
+    low, high = (format_value(value) for value in (min(values), max(values)))
+    return f"{mean} ({low}–{high})" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    command_line.run(lambda: main(tyro.cli(Options, description=__doc__)))
