@@ -77,6 +77,26 @@ def test_four_numbers_at_once(emulated):
     assert report.lines == {3: Traffic(4, 4, 4, 4), 4: Traffic(4, 4, 4, 4)}
 
 
+@pytest.mark.parametrize("channels", [16, 64, 256])
+def test_the_sums_of_batch_norm_read_maps_with_the_fewest_wavefronts(emulated, channels):
+    """Neighbouring threads read neighbouring numbers, also where a pixel has fewer than a warp has lanes."""
+    pixels, blocks = 2 * 32 * 256 // channels, 2
+    (x,) = random_arrays([(pixels, channels)], np.float32)
+    means, squares = np.zeros((2, channels, blocks))
+    report = run_checked(
+        KERNEL_FOLDER / "batch_norm.cu",
+        "batch_norm_statistics",
+        *((blocks,), (256,)),
+        *(x, means, squares, channels, channels, pixels),
+    )
+    reads = [
+        report.lines[number]
+        for number, line in enumerate(report.source.splitlines(), 1)
+        if "= x[pixel * channels" in line
+    ]
+    assert reads == [Traffic(x.nbytes // 128, x.nbytes // 128)] * 2
+
+
 @pytest.mark.parametrize("channels", [16, 64])
 def test_features_and_their_gradient_need_the_fewest_wavefronts(emulated, channels):
     """The weights of the last layer need at most four times the fewest."""

@@ -32,6 +32,8 @@ from tinyunet.models import Network
 from tinyunet.nn import Buffer, NormalisedConv2d
 from tinyunet.nn.module import evaluating
 
+# With other tiles, the mean IoU of one network was 0.66 to 0.72 with 5 of them, 0.69 to 0.72 with 10, and
+# 0.717 to 0.727 with 20 (phase contrast, width 16, tiles of 260). An estimate takes as long as 6 to 8 steps.
 TILES = 20
 
 Statistics = list[tuple[Any, Any]]  # mean and variance of each tile, arrays of the backend
