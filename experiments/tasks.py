@@ -150,7 +150,9 @@ class Run:
     @property
     def _training(self) -> tuple[str, ...]:
         length = ("--steps", str(self.steps), "--validate-every", str(self.steps), "--seed", str(self.seed))
-        return ("--holdout", self.task.holdout, *self.task.train, *self.variant.train, *length)
+        # The parts of the paper's recipe are taken away; with the default recipe, other parts are there.
+        recipe = ("--recipe", "paper")
+        return (*recipe, "--holdout", self.task.holdout, *self.task.train, *self.variant.train, *length)
 
     @property
     def train(self) -> tuple[str, ...]:

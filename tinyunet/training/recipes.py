@@ -2,9 +2,9 @@
 
 The paper trains by SGD with a momentum of 0.99 and balances the classes. On the sets of the results page, a
 network then predicts one class everywhere for hundreds of steps, or swings from validation to validation. The
-default recipe adds what was found to help on them, one by one: batch normalisation, Adam, a cosine schedule,
-and the same weight for all
-labelled pixels. Warm-up, clipped gradients and averaged weights did not help and are left out.
+default recipe has what was found to help on them, one by one: batch normalisation, Adam, a cosine schedule,
+and the same weight for all labelled pixels. Warm-up, clipped gradients and averaged weights did not help and
+are left out.
 
 The paper's recipe is the default of `TrainConfig`, and of networks other than the U-Net, which have no
 normalisation.
