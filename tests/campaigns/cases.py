@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -298,12 +299,12 @@ def _option(library: Path, folder: Path, rng: random.Random) -> tuple:
     if rng.random() < 0.2:
         words = list(command)
         words[rng.randrange(1, len(words))] = rng.choice(values)
-        return " ".join(map(_short, words)), words, *(["run"] if command == RESUME else [])
-    name, value = rng.choice(options[command[0]]), rng.choice(values)
-    outputs = ["out", "run"] if command == RESUME else ["out"]
-    if name == "out" and value.partition("/")[0] not in os.listdir(folder):
-        outputs.append(value.partition("/")[0])
-    return f"--{name} {_short(value)}", (*command, f"--{name}", value), *outputs
+    else:
+        words = [*command, f"--{rng.choice(options[command[0]])}", rng.choice(values)]
+    outputs = {"out", "run"} if command == RESUME else {"out"}
+    named = {after for before, after in pairwise(words) if before == "--out"}
+    outputs |= {place.partition("/")[0] for place in named} - set(os.listdir(folder))
+    return " ".join(map(_short, words)), words, *sorted(outputs)
 
 
 def _short(text: str) -> str:

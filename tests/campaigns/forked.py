@@ -13,10 +13,12 @@ os.environ |= {"NUMBA_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue", "
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL")}
 
 import contextlib
+import faulthandler
 import gc
 import resource
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,18 +70,27 @@ class Ending:
 def warm_up(folder: Path, calls: Sequence[Sequence[str]]) -> None:
     """Run commands here, so that children find modules imported and kernels compiled."""
     tqdm.tqdm.monitor_interval = 0
-    before = Path.cwd()
-    os.chdir(folder)
-    for name, *arguments in calls:
-        with (
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):
-            COMMANDS[name](arguments)
-    os.chdir(before)
+    # tqdm's own lock is shared by all children: one that is killed in it would stop all that follow.
+    tqdm.tqdm.set_lock(threading.RLock())
+    repeat(folder, calls)
     gc.collect()
     gc.freeze()  # a child's collection would otherwise copy every page
+
+
+def repeat(folder: Path, calls: Sequence[Sequence[str]]) -> None:
+    """Run commands in this process, in a folder and in silence."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for name, *arguments in calls:
+            with (
+                open(os.devnull, "w") as nowhere,
+                contextlib.redirect_stdout(nowhere),
+                contextlib.redirect_stderr(nowhere),
+            ):
+                COMMANDS[name](arguments)
+    finally:
+        os.chdir(before)
 
 
 def run(
@@ -139,6 +150,7 @@ def _child(
             signal.signal(number, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WAITING)
+        faulthandler.dump_traceback_later(WAITING - 1)  # where each thread waits
         limit = _addresses() + CEILING
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
