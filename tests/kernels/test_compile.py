@@ -3,7 +3,6 @@
 No registers are spilled, each rung has the instructions that it claims, and its main loop mostly multiplies.
 """
 
-import ctypes
 import re
 import subprocess
 from functools import cache
@@ -11,49 +10,14 @@ from importlib import metadata
 from tempfile import NamedTemporaryFile
 
 import pytest
+from nvrtc import compiled
 
-from tinyunet.backend.cuda import KERNEL_FOLDER, NVRTC_OPTIONS, kernels_in, source_of
-from tinyunet.backend.cuda_emulator import text_of
+from tinyunet.backend.cuda import KERNEL_FOLDER, kernels_in, source_of
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 REGISTERS = 168  # per thread: three blocks of 128 threads then fit into the 65,536 of a multiprocessor
 SHARED_MEMORY = 48 * 1024  # per block, without opting in to more
 architectures = pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
-
-
-@cache
-def nvrtc():
-    """Load the library that pip installs."""
-    try:
-        files = metadata.files("nvidia-cuda-nvrtc")
-    except metadata.PackageNotFoundError:
-        pytest.skip("no kernel was compiled for a GPU, NVRTC is missing: pip install nvidia-cuda-nvrtc")
-    # Two files, of which the second needs the first to be loaded.
-    names = re.compile(r"libnvrtc-builtins\.so\.[\d.]+|libnvrtc\.so\.\d+")
-    _, library = (ctypes.CDLL(file.locate()) for file in sorted(files) if names.fullmatch(file.name))
-    return library
-
-
-@cache
-def compiled(source, architecture):
-    """Compile a file with CuPy's options; return success, PTX, machine code and the compiler's log."""
-    flags = [*NVRTC_OPTIONS, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"]
-    options = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
-    program = ctypes.c_void_p()
-    nvrtc().nvrtcCreateProgram(
-        ctypes.byref(program), text_of(source).encode(), b"temporary.cu", 0, None, None
-    )
-    failed = nvrtc().nvrtcCompileProgram(program, len(flags), options)
-    ptx, code, log = (_result(name, program) for name in ("PTX", "CUBIN", "ProgramLog"))
-    return not failed, ptx.decode().rstrip("\0"), code, log.decode().rstrip("\0")
-
-
-def _result(name, program):
-    size = ctypes.c_size_t()
-    getattr(nvrtc(), f"nvrtcGet{name}Size")(program, ctypes.byref(size))
-    result = ctypes.create_string_buffer(size.value)
-    getattr(nvrtc(), f"nvrtcGet{name}")(program, result)
-    return result.raw
 
 
 def instructions(rung, architecture):
