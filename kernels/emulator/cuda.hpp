@@ -52,6 +52,8 @@ using std::min;
 // into a checked function it would be.
 #define UNCHECKED __attribute__((noinline, no_sanitize("thread")))
 
+#include "tensor_cores.hpp"
+
 namespace emulator {
 
 struct Indices {
@@ -137,20 +139,24 @@ UNCHECKED void multiply_fragments(float (&d)[4], const unsigned (&a)[4], const u
     warp_barrier(0xffffffff, line);
     for (int e = 0; e < 4; e++) {
         int row = lane() / 4 + e / 2 * 8, column = lane() % 4 * 2 + e % 2;
+        float lefts[8 * PER], rights[8 * PER];
         for (int k = 0; k < 8 * PER; k++) {
             int t = k / PER % 4, half = k / PER / 4;
             const unsigned* left = static_cast<unsigned*>(mailbox(row % 8 * 4 + t));
             const unsigned* right = static_cast<unsigned*>(mailbox(column * 4 + t));
-            d[e] += number(left[row / 8 + half * 2], k % PER) * number(right[4 + half], k % PER);
+            lefts[k] = number(left[row / 8 + half * 2], k % PER);
+            rights[k] = number(right[4 + half], k % PER);
         }
+        constexpr int AT_ONCE = TENSOR_CORE.bytes_at_once * PER / 4;
+        for (int k = 0; k < 8 * PER; k += AT_ONCE) d[e] = add_products(d[e], lefts + k, rights + k, AT_ONCE);
     }
     warp_barrier(0xffffffff, line);
 }
 
 inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                              const char* line) {
-    multiply_fragments<1>(
-        d, a, b, [](unsigned bits, int) { return number_of(bits); }, line);
+    auto whole = [](unsigned bits, int) { return number_of(bits & 0xffffe000); };  // hardware ignores the rest
+    multiply_fragments<1>(d, a, b, whole, line);
 }
 
 inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],

@@ -1,0 +1,321 @@
+"""Launches that reach every path of every kernel, at the smallest odd shapes that do, with NumPy's results.
+
+A new kernel needs a case here: `tests/kernels/test_ptx.py` fails without one, and where a part of a kernel is
+never reached.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from unittest.mock import patch
+
+import numpy as np
+from oracle import TOLERANCE, random_arrays
+
+import tinyunet as tu
+from ptx.floating_point import to_bf16, to_tf32
+from ptx.tensor_cores import largest_error
+from tinyunet.backend import DISPATCH_TABLE
+from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
+from tinyunet.ops import conv2d_winograd_cuda as winograd
+from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
+from tinyunet.prediction.tiling import TilesInMemory
+from tinyunet.prediction.tiling_cuda import TilesOnGpu
+from tinyunet.sampling import augment_cuda, weight_map_cuda
+from tinyunet.sampling.augment import Augmentation, Augmenter
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to launch, and what it has to give."""
+
+    name: str
+    run: Callable
+    """Runs kernels on the active backend and returns arrays."""
+    expected: Callable
+    """Computes the same arrays on the CPU."""
+    kernels: str
+    """All that are launched, separated by blanks. The case counts for the file of the first."""
+    tolerance: float = TOLERANCE[np.dtype(np.float32)]
+
+
+CASES = []
+
+
+def add_case(name, run, expected, kernels, **options):
+    """Add a case."""
+    CASES.append(Case(name, run, expected, kernels, **options))
+
+
+def dispatched(op, direction, kernels, *arguments, name=None):
+    """Add a case of the dispatch table: what it returns is compared, or all that it may write in place."""
+
+    def run():
+        given = copy.deepcopy(arguments)
+        result = DISPATCH_TABLE[op, direction](*given)
+        if result is None:
+            result = [array for a in given if isinstance(a, list) for array in a]
+        return [
+            np.asarray(a) for a in (result if isinstance(result, tuple | list) else [result]) if a is not None
+        ]
+
+    def expected():
+        with tu.use_backend("numpy"):
+            return run()
+
+    add_case(name or f"{op}.{direction}", run, expected, kernels)
+
+
+def numbers(*shapes, seed=0):
+    """Make arrays of float32."""
+    return random_arrays(shapes, np.float32, seed)
+
+
+# Element by element: a whole block of 256 threads, and one that is not full
+
+X, Y = numbers((1, 6, 10, 5), (1, 6, 10, 5))
+dispatched("add", "forward", "add_forward", X, Y)
+dispatched("relu", "forward", "relu_forward", X)
+dispatched("relu", "backward", "relu_backward", X, Y)
+dispatched("dropout", "forward", "dropout_forward", X, 0.4, np.uint64(2**63 + 12345))
+dispatched("max_pool2d", "forward", "max_pool2d_forward", *numbers((3, 6, 10, 7)))
+PLACES = np.random.default_rng(1).integers(0, 4, (1, 3, 5, 23)).astype(np.uint8)
+dispatched("max_pool2d", "backward", "max_pool2d_backward", *numbers(PLACES.shape), PLACES)
+dispatched("crop_concat", "forward", "crop_concat_forward", *numbers((1, 5, 6, 3), (1, 8, 9, 4)))
+dispatched(
+    "crop_concat", "backward", "crop_concat_backward", *numbers((1, 5, 6, 7)), (1, 5, 6, 3), (1, 8, 9, 4)
+)
+PARAMETERS = [numbers((5,), (300,), (7,), seed=seed) for seed in range(3)]
+dispatched("sgd", "step", "sgd_step", *PARAMETERS, 0.1, 0.9, 1e-3)
+
+
+# conv2d
+
+ROUNDED = {
+    "tensor": lambda a: to_tf32(a.view(np.uint32)).view(np.float32),
+    "tensor_bf16": lambda a: (to_bf16(a.view(np.uint32)) << np.uint32(16)).view(np.float32),
+}
+WINOGRAD = {
+    "forward": (
+        "conv2d_winograd_inputs conv2d_winograd_weights conv2d_winograd_multiply conv2d_winograd_outputs"
+    ),
+    "backward_weight": (
+        "conv2d_winograd_inputs conv2d_winograd_output_grads conv2d_winograd_multiply_transposed "
+        "conv2d_winograd_weight_grad"
+    ),
+}
+
+
+def conv2d(rung, height, width, channels, filters, size, padding, relu=True):
+    """Add three cases: y, and the gradients of x and weight for a random gradient of y."""
+    x, weight, bias = numbers((1, height, width, channels), (size, size, channels, filters), (filters,))
+    y_shape = (1, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters)
+    (grad,) = numbers(y_shape, seed=1)
+    rx, rw, rg = map(ROUNDED.get(rung, np.asarray), (x, weight, grad))
+    forward_error, input_error = (_error(rung, size**2 * summands) for summands in (channels, filters))
+    sizes = f"{rung}, {height}×{width}×{channels} to {filters} by {size}×{size}"
+    add_case(
+        f"conv2d.forward {sizes}",
+        lambda: [conv2d_cuda.forward(x, weight, bias, padding, relu, rung)],
+        lambda: [forward_numpy(rx, rw, bias, padding, relu)],
+        WINOGRAD["forward"] if rung == "winograd" else f"conv2d_forward_{rung}",
+        tolerance=forward_error,
+    )
+    add_case(
+        f"conv2d.backward_input {sizes}",
+        lambda: [conv2d_cuda.backward_input(grad, weight, padding, rung)],
+        lambda: [backward_input_numpy(rg, rw, padding)],
+        f"{CASES[-1].kernels} conv2d_flip_weight",
+        tolerance=input_error,
+    )
+    conv2d_weight(rung, x, grad, padding, size)
+
+
+def conv2d_weight(rung, x, grad, padding, size, rows_per_part=None):
+    """Add a case: the gradient of weight, perhaps in parts of fewer pixels than usual."""
+    rx, rg = map(ROUNDED.get(rung, np.asarray), (x, grad))
+    own = f"conv2d_backward_weight_{rung} conv2d_sum_parts"
+
+    def run():
+        with (
+            patch.object(conv2d_cuda, "ROWS_PER_PART", rows_per_part or conv2d_cuda.ROWS_PER_PART),
+            patch.object(winograd, "TILES_PER_PART", rows_per_part or winograd.TILES_PER_PART),
+        ):
+            return [conv2d_cuda.backward_weight(x, grad, padding, size, rung)]
+
+    add_case(
+        f"conv2d.backward_weight {rung}, {x.shape} and {grad.shape}",
+        run,
+        lambda: [backward_weight_numpy(rx, rg, padding, size)],
+        WINOGRAD["backward_weight"] if rung == "winograd" else own,
+        tolerance=_error(rung, grad[..., 0].size),
+    )
+
+
+def _error(rung, products):
+    """Return the tolerance: that of NumPy and, on tensor cores, of their sums."""
+    usual = TOLERANCE[np.dtype(np.float32)]
+    return 1e-6 + largest_error(products) if rung in ROUNDED else usual
+
+
+for rung in ("naive", "tiled"):
+    conv2d(rung, 5, 7, 3, 5, 3, 1)
+    conv2d(rung, 4, 9, 5, 17, 2, 0, relu=False)  # several blocks along the pixels and the filters
+for rung in ("blocked", "tensor", "tensor_bf16"):
+    conv2d(rung, 7, 9, 4, 8, 3, 1)
+    conv2d(rung, 11, 13, 8, 68, 2, 0)  # several blocks
+    conv2d(rung, 5, 6, 4, 4, 4, 2, relu=False)
+conv2d("winograd", 7, 11, 8, 4, 3, 1)  # tiles that reach beyond the output
+conv2d("winograd", 6, 6, 12, 68, 3, 0, relu=False)  # several blocks
+for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
+    conv2d_weight(rung, *numbers((1, 7, 11, 4), (1, 7, 11, 8)), 0, 1, rows_per_part=32)
+conv2d_weight("winograd", *numbers((1, 16, 21, 4), (1, 14, 19, 8)), 0, 3, rows_per_part=8)
+(MAP,) = numbers((1, 9, 14, 37))
+dispatched("conv2d", "backward_bias", "conv2d_backward_bias conv2d_backward_bias_end", MAP)
+
+
+# conv_transpose2d
+
+
+def conv_transpose2d(rung, channels, filters):
+    """Add three cases."""
+    x, up, bias = numbers((2, 3, 5, channels), (2, 2, channels, filters), (filters,))
+    (grad,) = numbers((2, 6, 10, filters), seed=1)
+    product = "conv_transpose2d_swap_axes conv2d_forward_tiled"
+    weight = (
+        "conv_transpose2d_swap_axes conv2d_backward_weight_tiled conv2d_sum_parts conv_transpose2d_gather"
+    )
+    for direction, arguments, by_product in (
+        ("forward", (x, up, bias, True), f"{product} conv_transpose2d_scatter"),
+        ("backward_input", (grad, up), f"{product} conv2d_flip_weight conv_transpose2d_gather"),
+        ("backward_weight", (x, grad), weight),
+    ):
+        own = f"conv_transpose2d_{direction}_naive" + " conv2d_sum_parts" * (direction == "backward_weight")
+        reference = DISPATCH_TABLE["conv_transpose2d", direction].implementations["numpy"]
+        function = partial(getattr(conv_transpose2d_cuda, direction), *arguments, rung)
+        add_case(
+            f"conv_transpose2d.{direction} {rung}",
+            lambda function=function: [function()],
+            lambda reference=reference, arguments=arguments: [reference(*arguments)],
+            own if rung == "naive" else by_product,
+        )
+
+
+conv_transpose2d("naive", 5, 3)
+conv_transpose2d("product", 5, 3)
+
+
+# Losses
+
+LABELS = np.random.default_rng(1).integers(-1, 3, (1, 15, 20)).astype(np.int32)  # -1: an ignored pixel
+WEIGHTS = np.random.default_rng(2).uniform(0, 10, LABELS.shape).astype(np.float32)
+ONE_THIRD = np.asarray(1 / 3, np.float32)
+for classes in (3, 9):  # fewer and more than a loop of the compiler's takes at once
+    logits = numbers((1, 15, 20, classes))[0]
+    dispatched(
+        "softmax_cross_entropy",
+        "forward",
+        "softmax_cross_entropy_forward softmax_cross_entropy_forward_end",
+        *(logits, LABELS, WEIGHTS, True),
+        name=f"softmax_cross_entropy.forward, {classes} classes",
+    )
+dispatched("softmax_cross_entropy", "backward", "softmax_cross_entropy_backward", X, ONE_THIRD)
+for channels, classes, with_gradient in ((4, 1, True), (12, 3, True), (36, 4, True), (12, 2, False)):
+    features, weight, bias = numbers((1, 15, 20, channels), (1, 1, channels, classes), (classes,))
+    dispatched(
+        "linear_cross_entropy",
+        "forward",
+        "linear_cross_entropy_forward conv2d_backward_bias_end",
+        *(features, weight, bias, np.minimum(LABELS, classes - 1), WEIGHTS, with_gradient),
+        name=f"linear_cross_entropy.forward, {channels} to {classes}, gradient {with_gradient}",
+    )
+GRADS = numbers((1, 6, 10, 5), (1, 1, 5, 3), (3,))
+for factor in (ONE_THIRD, np.asarray(1, np.float32)):
+    dispatched(
+        "linear_cross_entropy",
+        "backward",
+        "linear_cross_entropy_backward",
+        *GRADS,
+        factor,
+        name=f"linear_cross_entropy.backward, {factor:.1f}",
+    )
+
+
+# Samples and tiles
+
+IMAGE = numbers((9, 11, 2))[0]
+CELLS = np.zeros((20, 21), np.int32)
+CELLS[3:5, 4:6], CELLS[5:11, 5:9], CELLS[7:11, 15:17] = 1, 2, 3
+CLASSES = np.ascontiguousarray(np.where(CELLS[2:-2, 2:-2] == 3, -1, CELLS[2:-2, 2:-2] > 0), np.int32)
+
+
+def augmented(name, augmentation, image):
+    """Add a case: a tile larger than its image."""
+    labels = [CELLS[: image.shape[0], : image.shape[1]]]
+    augmenter = Augmenter(
+        [image], labels, input_size=20, output_size=12, augmentation=augmentation, label_margin=2
+    )
+
+    def run():
+        maker = augment_cuda.TileMaker(augmenter, labels, labels)
+        image, cells, classes = maker.tile(0, augmenter.draw(0, np.random.default_rng(3)))
+        return [image, cells, classes]
+
+    def expected():
+        tile = augmenter.sample(0, np.random.default_rng(3))
+        return [tile.image, tile.labels, tile.labels[2:-2, 2:-2]]
+
+    add_case(f"augment.tile, {name}", run, expected, "augment_tile")
+
+
+augmented("all changes", Augmentation(elastic_points=5), IMAGE)
+augmented("no change", Augmentation.off(), IMAGE)
+augmented("one row of one channel", Augmentation(gamma=0), IMAGE[:1, :, :1].copy())
+
+
+def nearest_two(cells, margin):
+    """Compute the distances of each pixel inside the margin to the two nearest cells, from those to all."""
+    pixels = np.indices(cells.shape)[:, margin:-margin, margin:-margin]
+    to_cells = [
+        np.sqrt(((pixels[:, :, :, None] - np.argwhere(cells == cell).T[:, None, None]) ** 2).sum(0)).min(-1)
+        for cell in range(1, cells.max() + 1)
+    ]
+    return np.sort(to_cells, axis=0)[:2].astype(np.float32)
+
+
+def weights():
+    weight = weight_map_cuda.weight_map(CELLS, CLASSES, np.array([1, 2], np.float32), w0=10, sigma=50)
+    sums = weight_map_cuda.sums_by_class(CLASSES, weight, 2)
+    return [weight, sums, weight_map_cuda.divide(weight, 4.0)]
+
+
+def expected_weights():
+    d1, d2 = nearest_two(CELLS, 2)
+    border = np.where(CELLS[2:-2, 2:-2] == 0, 10 * np.exp(-((d1 + d2) ** 2) / 5000), 0)
+    weight = np.where(CLASSES < 0, 0, np.array([1, 2])[CLASSES] + border).astype(np.float32)
+    sums = np.array([weight[label == CLASSES].sum(dtype=float) for label in range(2)])
+    return [weight, sums, weight / np.float32(4)]
+
+
+WEIGHT_MAP = "weight_map_columns weight_map_rows weight_map_forward weight_map_sums weight_map_scale"
+add_case("weight_map", weights, expected_weights, WEIGHT_MAP, tolerance=1e-6)
+
+
+def tiles(shape, transform):
+    """Add a case: a tile of the mirrored image, and scores."""
+    image = numbers(shape)[0]
+    (output,) = numbers((1, 8, 7, 3), seed=1)
+
+    def run(make=TilesOnGpu):
+        in_memory = make(image, 3)
+        tile = in_memory.cut_out(transform, (-23, 11), (-4, 9))
+        for cut in (0, 2):
+            in_memory.add(transform, slice(0, 3), slice(1, 4), output, cut)
+        return [np.asarray(tile, np.float32), in_memory.scores()]
+
+    add_case(f"tiling, {shape}", run, lambda: run(TilesInMemory), "tiling_gather tiling_add")
+
+
+tiles((6, 9, 2), (1, True))
+tiles((4, 4, 1), (0, False))

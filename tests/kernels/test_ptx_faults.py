@@ -1,0 +1,268 @@
+"""Faults planted in the PTX of the kernels: the interpreter finds each, by a check or by a wrong result."""
+
+import re
+
+import numpy as np
+import ptx
+import pytest
+from oracle import assert_close
+from ptx.cases import CASES
+
+from tinyunet.backend import cuda
+from tinyunet.ops import conv2d_cuda
+
+
+def case(beginning):
+    """Find the first case whose name begins so."""
+    return next(case for case in CASES if case.name.startswith(beginning))
+
+
+class Replacement:
+    """Replaces a pattern in the modules that have it."""
+
+    def __init__(self, pattern, by, count=0):
+        self.pattern, self.by, self.count, self.done = pattern, by, count, False
+
+    def __call__(self, text):
+        changed, number = re.subn(self.pattern, self.by, text, count=self.count)
+        self.done |= number > 0
+        return changed
+
+
+BARRIER = r"\tbar\.sync \t0;"
+WRONG = "a wrong result"
+# For each fault a name, the case, the pattern to replace, its replacement, what is found, and the file and
+# the text of the line that is named.
+FAULTS = [
+    (
+        "a group of copies too many may be on its way",
+        "conv2d.forward tensor,",
+        r"cp\.async\.wait_group 1;",
+        "cp.async.wait_group 2;",
+        "an asynchronous copy to which nobody has waited for",
+    ),
+    (
+        "copies that belong to no group",
+        "conv2d.forward tensor_bf16,",
+        r"cp\.async\.commit_group;",
+        "",
+        "an asynchronous copy to which nobody has waited for",
+    ),
+    (
+        "no barrier between the copies of other threads and their use",
+        "conv2d.backward_weight tensor,",
+        BARRIER,
+        "",
+        "race: .* which thread .* wrote, with no barrier in between|asynchronous copy",
+    ),
+    (
+        "copies without zeros for what does not exist",
+        "conv2d.forward tensor,",
+        r"(cp\.async\.cg\.shared\.global \[[^]]+\], \[[^]]+\], 16), %r\d+;",
+        r"\1, 16;",
+        WRONG,
+    ),
+    (
+        "a copy from an odd address",
+        "conv2d.forward tensor,",
+        r"(cp\.async\.cg\.shared\.global \[[^]]+\], \[%rd\d+)\]",
+        r"\1+4]",
+        "misaligned: 16 bytes at x",
+    ),
+    (
+        "two operands of mma exchanged",
+        "conv2d.forward tensor,",
+        r"(mma\.sync[^{]*\{[^}]*\}, \{%r\d+),(%r\d+),(%r\d+),",
+        r"\1,\3,\2,",
+        WRONG,
+    ),
+    (
+        "the sums of mma exchanged",
+        "conv2d.forward tensor_bf16,",
+        r"(mma\.sync[^{]*\{)(%[fr]\d+),(%[fr]\d+),([^}]*\}.*\{)\2,\3,",
+        r"\1\3,\2,\4\3,\2,",
+        WRONG,
+    ),
+    (
+        "factors that are cut off to TF32, not rounded",
+        "conv2d.backward_weight tensor,",
+        r"cvt\.rna\.tf32\.f32",
+        "mov.b32",
+        WRONG,
+    ),
+    (
+        "two numbers in a register exchanged, of one factor",
+        "conv2d.forward tensor_bf16,",
+        r"(cvt\.rn\.bf16x2\.f32 %r\d+, )(%[fr]\d+), (%[fr]\d+);",
+        r"\1\3, \2;",
+        WRONG,
+        1,
+    ),
+    (
+        "one element too many",
+        "relu.forward",
+        r"setp\.ge\.s32",
+        "setp.gt.s32",
+        r"out of bounds: 4 bytes at x\[300\], which has 300 elements",
+    ),
+    (
+        "an index before the array",
+        "crop_concat.forward",
+        r"(ld\.global\.f32 \t%\w+, \[%rd\d+)\]",
+        r"\1+-4096]",
+        r"out of bounds: 4 bytes at \w+\[-\d+\]",
+    ),
+    (
+        "four numbers from an odd address",
+        "conv2d.forward blocked,",
+        r"(ld\.global\.v4\.f32 \t\{[^}]*\}, \[%rd\d+)\]",
+        r"\1+8]",
+        "misaligned: 16 bytes at",
+    ),
+    (
+        "no barrier before a tile is read",
+        "conv2d.forward tiled,",
+        BARRIER,
+        "",
+        "which thread \\d+ wrote|which nobody has written",
+        1,
+    ),
+    (
+        "no barrier before a tile is overwritten",
+        "conv2d.forward tiled,",
+        rf"({BARRIER}[^@]*?){BARRIER}",
+        r"\1",
+        "race: .* with no barrier in between",
+        1,
+    ),
+    (
+        "no barrier between the sums of the warps",
+        "softmax_cross_entropy.forward, 3",
+        BARRIER,
+        "",
+        "which nobody has written|which thread .* wrote",
+    ),
+    (
+        "threads end before a barrier",
+        "conv2d.backward_bias",
+        rf"(setp[.\w]+ \t%p2, [^;]*;\n(?:[^\n]*\n)*?){BARRIER}",
+        r"\1\t@%p2 ret;\n\tbar.sync \t0;",
+        "divergent barrier: thread .* ended without reaching it",
+    ),
+    (
+        "a barrier that some threads pass by",
+        "softmax_cross_entropy.forward, 3",
+        rf"\n(\tsetp[.\w]+ \t(%p\d+), %r\d+, 0;\n(?:[^\n]*\n)*?){BARRIER}",
+        r"\n\1\t@\2 bar.sync \t0;",
+        "race: .* which thread .* wrote, with no barrier in between",
+    ),
+    (
+        "lanes outside of their mask",
+        "softmax_cross_entropy.forward, 3",
+        r"(mov\.u32 \t%r\d+, )-1;",
+        r"\g<1>65535;",
+        "lane 16 is not in the mask 0000ffff",
+    ),
+    (
+        "a sum of half a warp",
+        "softmax_cross_entropy.forward, 3",
+        r"(mov\.u32 \t%r\d+, )16;",
+        r"\g<1>0;",
+        WRONG,
+    ),
+    (
+        "no sums of the warps are left for the others",
+        "softmax_cross_entropy.forward, 3",
+        r"\t(?:@%p\d+ )?st\.shared\.f64[^;]*;",
+        "",
+        "which nobody has written",
+    ),
+    (
+        "threads write the same element",
+        "max_pool2d.forward",
+        r"(st\.global\.u8 \t\[)%rd(\d+)\]",
+        r"and.b64 %rd\2, %rd\2, -2;\n\t\1%rd\2]",
+        r"race: .* which (another thread writes at once|thread \d+ wrote)",
+    ),
+    (
+        "blocks write the same elements",
+        "relu.forward",
+        r"%ctaid\.x;",
+        "0;",
+        "race: .* which (thread \\d+ wrote, with no barrier in between|another thread writes at once)",
+    ),
+    (
+        "all parts in one place",
+        "conv2d.backward_weight naive, (1, 7",
+        r"%ctaid\.z;",
+        "0;",
+        "race: .* global memory, which (thread \\d+ wrote|another thread)",
+    ),
+    (
+        "an update of the wrong row",
+        "sgd.step",
+        r"(mul\.lo\.s64 \t%rd\d+, %rd\d+), 40;",
+        r"\1, 48;",
+        r"out of bounds: 8 bytes at table\[16\], which has 15 elements",
+    ),
+    (
+        "a loop without end",
+        "sgd.step",
+        r"@%p3 bra",
+        "bra",
+        "has not ended after",
+    ),
+    (
+        "an instruction that the interpreter does not know",
+        "relu.forward",
+        r"st\.global\.f32",
+        "st.async.f32",
+        "does not know st.async.f32",
+    ),
+]
+
+
+def run_with(change, of):
+    """Run a case with changed PTX and compare its results."""
+    with ptx.interpreted(change=change):
+        results = of.run()
+    for ours, expected in zip(results, of.expected(), strict=True):
+        assert_close(ours, np.asarray(expected, ours.dtype), of.name, of.tolerance)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault[0] for fault in FAULTS])
+def test_the_fault_is_found(emulated, fault):
+    _, name, pattern, by, found, *count = fault
+    change = Replacement(pattern, by, *count)
+    if found == WRONG:
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            run_with(change, case(name))
+    else:
+        with pytest.raises(ptx.Fault, match=found):
+            run_with(change, case(name))
+    assert change.done
+
+
+# Faults of the launch: the kernels are as they are.
+
+
+@pytest.mark.parametrize(
+    ("rung", "tile", "block", "found"),
+    [
+        ("tiled", (16, 16), (16, 8), "which nobody has written"),
+        ("tiled", (32, 16), (16, 16), WRONG),  # half of the blocks
+        ("blocked", (128, 64), (64,), "which nobody has written"),
+        ("tensor", (128, 64), (160,), "160 threads per block, the kernel is compiled for at most 128"),
+    ],
+)
+def test_a_wrong_launch_is_found(emulated, monkeypatch, rung, tile, block, found):
+    monkeypatch.setitem(conv2d_cuda.TILES, rung, (tile, block))
+    several_blocks = [c for c in CASES if c.name.startswith(f"conv2d.forward {rung},")][1]
+    with pytest.raises((ptx.Fault, AssertionError), match=r"nan \(ACTUAL\)" if found == WRONG else found):
+        run_with(lambda text: text, several_blocks)
+
+
+def test_too_few_threads_are_found(emulated, monkeypatch):
+    monkeypatch.setattr(cuda, "blocks", lambda count, size: max(1, count // size))
+    with pytest.raises(AssertionError, match=r"nan \(ACTUAL\)"):
+        run_with(lambda text: text, case("relu.forward"))
