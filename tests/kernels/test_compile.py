@@ -18,6 +18,9 @@ SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 REGISTERS = 168  # per thread: three blocks of 128 threads then fit into the 65,536 of a multiprocessor
 SHARED_MEMORY = 48 * 1024  # per block, without opting in to more
 architectures = pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+all_architectures = pytest.mark.parametrize(
+    "architecture", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"]
+)
 
 
 def instructions(rung, architecture):
@@ -27,7 +30,7 @@ def instructions(rung, architecture):
     return [code[f"conv2d_{direction}_{rung}"] for direction in ("forward", "backward_weight")]
 
 
-@architectures
+@all_architectures
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_no_spills_and_within_the_budget(source, architecture):
     succeeded, _, _, log = compiled(source, architecture)
