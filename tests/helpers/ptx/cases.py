@@ -88,6 +88,41 @@ dispatched(
 )
 PARAMETERS = [numbers((5,), (300,), (7,), seed=seed) for seed in range(3)]
 dispatched("sgd", "step", "sgd_step", *PARAMETERS, 0.1, 0.9, 1e-3)
+SQUARES = [array**2 for array in numbers((5,), (300,), (7,), seed=3)]
+SCALARS = np.array([0.1, 0.9, 0.5], np.float32)  # the learning rate, and what corrects the two means
+dispatched("adam", "step", "adam_step", *PARAMETERS, SQUARES, SCALARS, 0.9, 0.999, 1e-8, 0.01)
+
+
+# Batch normalisation: several blocks along the pixels, and channels that do not fill a warp
+
+STATISTICS = "batch_norm_statistics batch_norm_statistics_end"
+for shape in ((2, 9, 11, 37), (1, 33, 29, 4)):
+    x, grad = numbers(shape, shape)
+    scale, shift, mean = numbers(*[shape[3:]] * 3, seed=4)
+    variance = np.float32(0.5) + mean**2
+    for relu in (True, False):
+        name = f"{shape}{', relu' * relu}"
+        dispatched(
+            "batch_norm",
+            "forward",
+            f"batch_norm_forward {STATISTICS}",
+            *(x, scale, shift, relu),
+            name=f"batch_norm.forward, {name}",
+        )
+        dispatched(
+            "batch_norm",
+            "backward",
+            "batch_norm_backward batch_norm_sums batch_norm_sums_end",
+            *(grad, x, scale, shift, mean, variance, relu),
+            name=f"batch_norm.backward, {name}",
+        )
+dispatched(
+    "batch_norm",
+    "fold",
+    "batch_norm_fold",
+    *numbers((3, 3, 5, 37), (37,), (37,), (37,)),
+    np.ones(37, np.float32),
+)
 
 
 # conv2d
