@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,8 @@ import tyro
 from tinyunet import command_line
 from tinyunet.data import split
 from tinyunet.data.atomic_write import make_folder
-from tinyunet.diagnosis import diagnose, example_samples
+from tinyunet.diagnosis import diagnose, example_samples, propose
+from tinyunet.diagnosis.proposal import DECIDED
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
 from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
@@ -25,8 +26,9 @@ class Options(DataOptions):
 
     Prints the findings, problems first, each with the images concerned and the remedy, and writes doctor.png:
     a tile as it is in the file and as training sees it, with its labels and weights. Training makes the same
-    checks and prints all but the notes. The exit status is 0 whatever was found, and 2 if the images cannot
-    be read or do not match their labels.
+    checks and prints all but the notes. At the end it proposes depth, tile and steps for these images, as
+    tinyunet.train --recipe auto takes them, whatever --tile and --depth are given here. The exit status is 0
+    whatever was found, and 2 if the images cannot be read or do not match their labels.
     """
 
     data: tyro.conf.Positional[str] = field()  # required, unlike --data of the other commands
@@ -67,12 +69,21 @@ def doctor(options: Options) -> None:
     print(f"{len(setup.training_set)} images to train on, {len(setup.validation_set)} held out\n")
     for finding in diagnose(setup):
         print(f"{finding}\n")
+    basis = _of_the_default_recipe(options)
+    proposal = propose(setup.training_set, basis)
+    print(f"{proposal}\n  {proposal.command(basis)}\n")
     from tinyunet.reporting import plots  # here, because Matplotlib takes long to import
 
     with command_line.writing(picture):
         make_folder(picture.parent)
         plots.plot_samples(example_samples(setup), picture)
     print(f"wrote {picture}")
+
+
+def _of_the_default_recipe(options: Options) -> TrainConfig:
+    """The default recipe with the options that were given, but for those that a proposal decides."""
+    shared = ({f.name for f in fields(Options)} & {f.name for f in fields(TrainConfig)}) - {*DECIDED}
+    return recipe(**{name: getattr(options, name) for name in shared})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """python -m tinyunet.doctor: exit status, picture, and the same warnings before a training."""
 
+import shlex
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,6 +38,16 @@ def test_how_far_the_network_sees(command, data, model, halo):
 def test_a_depth_that_no_network_has(refused, data, options):
     """Found without making the network."""
     assert f"depth is {options[-1]}" in refused("doctor", data, *options)
+
+
+def test_what_it_proposes_is_a_command(command, data, tiny):
+    """As it can be typed for these images, 40 × 36 pixels; the tile given to look at is not in it."""
+    _, out, _ = command("doctor", data, *SMALL)
+    (line,) = [line for line in out.splitlines() if "python -m tinyunet.train" in line]
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "tinyunet.train"]
+    assert words[words.index("--holdout") :][:2] == ["--holdout", "1"]
+    assert words[words.index("--depth") :][:4] == ["--depth", "2", "--tile", "36"]
 
 
 def test_problems_come_first(command, data):

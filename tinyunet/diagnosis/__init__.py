@@ -1,7 +1,8 @@
 """Find what would go wrong in training on a data set, before training: one small check for each trap.
 
 A check looks at a `Setup` (training and held-out images, the tile, the samples that training would use) and
-yields findings. `CHECKS` lists the checks; `diagnose` runs them.
+yields findings. `CHECKS` lists the checks; `diagnose` runs them. `propose` measures the images, and proposes
+options for a training.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from tinyunet.diagnosis.labels import (
     check_unknown,
     check_unlabelled,
 )
+from tinyunet.diagnosis.proposal import Proposal, propose
 from tinyunet.sampling import Sample
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.setup import Setup
 
-__all__ = ["CHECKS", "Finding", "diagnose", "example_samples", "warnings"]
+__all__ = ["CHECKS", "Finding", "Proposal", "diagnose", "example_samples", "propose", "warnings"]
 
 CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_kind,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label as connected_components
 
-from tinyunet.data import UNKNOWN, ImageSet, class_labels
+from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.diagnosis.finding import Finding, all_labels, count, labels_as_read
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.metrics.naming import format_value
@@ -17,6 +17,7 @@ from tinyunet.sampling import weights_by_class
 from tinyunet.sampling.weight_map import separate_touching
 from tinyunet.training.collapse import loss_of_constant
 from tinyunet.training.setup import Setup
+from tinyunet.training.validation import count_constant, pixels_by_class
 
 RARE = 0.02  # share of the pixels below which a network easily ignores a class
 SAMPLED = 8  # training tiles, at most, on which the loss of a constant prediction is measured
@@ -73,7 +74,7 @@ def check_unknown(setup: Setup) -> Iterator[Finding]:
 def check_absent_classes(setup: Setup) -> Iterator[Finding]:
     """Find classes that are missing from the training images, or only from the held-out ones."""
     images = setup.training_set
-    train, held_out = (_pixels_by_class(part) > 0 for part in (images, setup.validation_set))
+    train, held_out = (pixels_by_class(part) > 0 for part in (images, setup.validation_set))
     if not train.all():
         yield Finding(
             "problem",
@@ -95,7 +96,7 @@ def _numbers(images: ImageSet, which: NDArray[np.bool_]) -> str:
 
 def check_balance(setup: Setup) -> Iterator[Finding]:
     """Say how good a constant prediction looks, which is that of a network that learned nothing."""
-    pixels = _pixels_by_class(setup.training_set)
+    pixels = pixels_by_class(setup.training_set)
     shares = pixels / pixels.sum()
     commonest, rarest = int(shares.argmax()), float(shares[shares > 0].min())
     name = setup.training_set.class_name(commonest)
@@ -111,21 +112,9 @@ def check_balance(setup: Setup) -> Iterator[Finding]:
     )
 
 
-def _pixels_by_class(images: ImageSet) -> NDArray[np.int64]:
-    assert images.labels is not None
-    assert images.kind is not None
-    counts = np.zeros(images.num_classes, np.int64)
-    for labels in images.labels:
-        classes = class_labels(labels, images.kind)
-        counts += np.bincount(classes[classes != UNKNOWN], minlength=images.num_classes)
-    return counts
-
-
 def _scores_of_constant(predicted: int, images: ImageSet) -> str:
     """The scores that a training would report if it predicted one class at every pixel."""
-    matrix = np.zeros((images.num_classes, images.num_classes), np.int64)
-    matrix[:, predicted] = _pixels_by_class(images)
-    measures = pixel_measures(matrix)
+    measures = pixel_measures(count_constant(images, predicted))
     classes = ", ".join(format_value(measures[f"iou_{number}"]) for number in range(images.num_classes))
     return f"IoU by class {classes}, mean {format_value(measures['mean_iou'])} on the held-out images"
 

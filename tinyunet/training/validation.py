@@ -91,3 +91,21 @@ def count_pixels(
         classes, truth = probabilities.argmax(axis=2), class_labels(labels, images.kind)
         matrix += metrics.confusion_matrix(classes, truth, images.num_classes, ignore_label=UNKNOWN)
     return matrix
+
+
+def pixels_by_class(images: ImageSet) -> NDArray[np.int64]:
+    """Count the labelled pixels of each class of a set: shape (num_classes,)."""
+    assert images.labels is not None
+    assert images.kind is not None
+    counts = np.zeros(images.num_classes, np.int64)
+    for labels in images.labels:
+        classes = class_labels(labels, images.kind)
+        counts += np.bincount(classes[classes != UNKNOWN], minlength=images.num_classes)
+    return counts
+
+
+def count_constant(images: ImageSet, predicted: int) -> NDArray[np.int64]:
+    """Count as `count_pixels` does, for a network that predicts one class at every pixel."""
+    matrix = np.zeros((images.num_classes, images.num_classes), np.int64)
+    matrix[:, predicted] = pixels_by_class(images)
+    return matrix
