@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,7 @@ from tinyunet import command_line, diagnosis
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, split
 from tinyunet.data.holdout import fold_holdouts
+from tinyunet.diagnosis.proposal import DECIDED
 from tinyunet.errors import OptionError, RunError
 from tinyunet.metrics.folds import pixel_scores_of_folds
 from tinyunet.reporting.fold_table import fold_table
@@ -31,6 +32,7 @@ from tinyunet.training.stored_run import load_last
 from tinyunet.training.trainer import Trainer
 from tinyunet.training.validation import count_pixels
 
+WAITING = [name for name in DECIDED if name != "depth"]  # None waits for it
 CHANGEABLE = {"steps", "validate_every", "patience"}  # by --resume; the rest decided the steps made so far
 
 
@@ -42,9 +44,10 @@ class Options:
     it writes folds.json, and the others for each fold, into fold-0, fold-1 and so on.
     """
 
-    recipe: recipes.RecipeName = "default"
+    recipe: Literal["default", "paper", "auto"] = "default"
     """Options that belong together; each can still be set by itself. default: batch normalisation and Adam,
-    which learn fastest on most sets. paper: SGD with momentum 0.99 and the weight map, as in the paper."""
+    which learn fastest on most sets. paper: SGD with momentum 0.99 and the weight map, as in the paper. auto:
+    default, with the depth, tile and steps that tinyunet.doctor proposes for the images."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=recipes.recipe)
     minutes: float | None = None
     """Train for this long, in place of --steps: a trial of some seconds finds how many steps fit. The run
@@ -83,7 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _parse(arguments: list[str] | None) -> Options:
     """The options; those of a resumed run default to the ones it was started with.
 
-    With --minutes the steps, and the steps between two validations unless they are given, wait for a trial.
+    With --minutes the steps, and the steps between two validations unless they are given, wait for a trial;
+    with --recipe auto these and others wait for the images.
     """
     parse = partial(
         tyro.cli,
@@ -93,7 +97,7 @@ def _parse(arguments: list[str] | None) -> Options:
         config=(tyro.conf.UseAppendAction,),
     )
     options: Options = parse()
-    recipe_config = recipes.recipe(options.recipe, options.config.model)
+    recipe_config = _recipe_config(options)
     if recipe_config != Options().config:
         options = parse(default=Options(options.recipe, recipe_config))
     if options.minutes is not None:
@@ -124,6 +128,19 @@ def _parse(arguments: list[str] | None) -> Options:
         raise _cannot_change("folds", stored.folds, options.folds)
     _require_same_run(stored.config, options.config)
     return options
+
+
+def _recipe_config(options: Options) -> TrainConfig:
+    """The configuration of the recipe; what --recipe auto decides later is `_undecided`."""
+    if options.recipe != "auto":
+        return recipes.recipe(options.recipe, options.config.model)
+    waiting: dict[str, Any] = dict.fromkeys(WAITING, AS_MANY_AS_FIT)
+    return recipes.recipe(model=options.config.model, **waiting)
+
+
+def _undecided(config: TrainConfig) -> list[str]:
+    """The options that wait for the images, because they were not given."""
+    return [name for name in DECIDED if getattr(config, name) in (None, AS_MANY_AS_FIT)]
 
 
 def _require_no_holdout(arguments: list[str]) -> None:
@@ -176,6 +193,8 @@ def train(options: Options, command: str) -> None:
         folder.require_free(overwrite=options.overwrite)  # before anything is read
     images = read_data(options.config)
     print(f"{options.config.data}: {images.summary()}")
+    if options.recipe == "auto" and not options.resume:
+        options, command = _with_proposal(options, images, command)
     if options.minutes is not None:
         options = _with_steps_that_fit(options, images)
         command = _with_steps(command, options.config)
@@ -186,6 +205,17 @@ def train(options: Options, command: str) -> None:
     if options.minutes is not None:
         steps = options.config.steps
         print(f"--minutes {options.minutes:g} became {steps} steps; the same bits again: {command}")
+
+
+def _with_proposal(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
+    """Decide by the images to train on, or by all images of a cross-validation, what was not given."""
+    training_set = images if options.folds else split(images, options.config.holdout)[0]
+    config = options.config
+    proposal = diagnosis.propose(training_set, config, _undecided(config), minutes=options.minutes)
+    words = [word for pair in proposal.options.items() if pair[0] != "--recipe" for word in pair]
+    command = shlex.join([*_replaced(command, "recipe", "default"), *words])
+    print(f"{proposal}\n  {command}\n", flush=True)
+    return replace(options, recipe="default", config=proposal.config), command
 
 
 def _with_steps_that_fit(options: Options, images: ImageSet) -> Options:
@@ -284,13 +314,23 @@ def _train_fold(trainer: Trainer, folder: RunFolder, command: str, said: set[str
 
 def _with_steps(command: str, config: TrainConfig) -> str:
     """Put the steps that a trial found in the place of --minutes: that command repeats the run to the bit."""
-    words = shlex.split(command)
-    given = [word.partition("=")[0].replace("_", "-") for word in words]
-    at = given.index("--minutes")
-    words[at : at + (1 if "=" in words[at] else 2)] = ["--steps", str(config.steps)]
-    if "--validate-every" not in given:
+    words = _replaced(command, "minutes", str(config.steps), name_then="steps")
+    if "--validate-every" not in map(_option, words):
         words += ["--validate-every", str(config.validate_every)]
     return shlex.join(words)
+
+
+def _replaced(command: str, name: str, value: str, name_then: str = "") -> list[str]:
+    """The words of a command in which an option has another value, and possibly another name."""
+    words = shlex.split(command)
+    at = [_option(word) for word in words].index(f"--{name}")
+    words[at : at + (1 if "=" in words[at] else 2)] = [f"--{name_then or name}", value]
+    return words
+
+
+def _option(word: str) -> str:
+    """The option that a word of a command names, without its value; tyro takes _ for -."""
+    return word.partition("=")[0].replace("_", "-")
 
 
 def _continue(trainer: Trainer, folder: RunFolder) -> None:
