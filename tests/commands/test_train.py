@@ -20,6 +20,7 @@ from tinyunet.reporting.plots import plot_examples
 from tinyunet.reporting.trial import AS_MANY_AS_FIT
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.training.config import TrainConfig
+from tinyunet.training.progress import RECENT
 from tinyunet.training.trainer import Trainer
 
 FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
@@ -539,6 +540,22 @@ def test_types_of_pixels(command, tiny, tmp_path, dtype):
     np.savez(tmp_path / "x.npz", images=images, labels=rng.random((3, 24, 24)) > 0.5)
     status, _, message = command("train", "--data", tmp_path / "x.npz", "--out", "run", *tiny)
     assert status == 0, message
+
+
+def test_a_plateau_is_printed_and_logged(command, data, monkeypatch, tmp_path):
+    """Nothing is learned with such a rate; sooner reported than otherwise, and whatever the losses do."""
+    monkeypatch.setattr("tinyunet.training.plateau.PATIENCE", 10)
+    monkeypatch.setattr("tinyunet.training.plateau.FALL", 1000)
+    options = ["--recipe", "paper", "--base-channels", "2", "--depth", "1", "--tile", "16", "--holdout", "1"]
+    options += ["--lr", "1e-9", "--steps", "65", "--validate-every", "65"]
+    status, _, err = command("train", "--data", data, "--out", "run", *options)
+    assert status == 0
+    (record,) = [record for record in log_of(tmp_path / "run") if record["event"] == "plateau"]
+    assert record["step"] == RECENT + 10
+    assert f"warning: {record['what']}" in err
+    assert record["remedy"] in err
+    assert command("report", "run")[0] == 0
+    assert record["what"] in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_collapse_is_printed_and_logged(command, data, tiny, tmp_path):

@@ -33,7 +33,7 @@ def image_set(pairs, kind="instances", num_classes=2):
     return ImageSet(list(images), [f"i{n}" for n in range(len(images))], list(labels), kind, num_classes)
 
 
-SMALL = [discs(512, 4, 20) for _ in range(4)]
+SMALL = [discs(400, 4, 20) for _ in range(2)]
 
 
 def proposed(pairs, kind="instances", num_classes=2, **options):
@@ -78,15 +78,14 @@ def test_a_set_without_objects_keeps_the_default():
 
 
 def test_one_small_image_among_many_decides_nothing():
-    assert proposed([discs(512, 20, 80)] * 19 + [discs(40, 12, 40)]).config.tile == 388
+    assert proposed([discs(390, 20, 80)] * 19 + [discs(40, 12, 40)]).config.tile == 388
 
 
 def test_steps_follow_the_area_of_the_images_within_limits():
-    (image,) = [discs(512, 20, 80)]
+    image = discs(64, 10, 64)  # whose tile has 60 pixels
     assert proposed([image]).config.steps == FEWEST_STEPS
     forty = proposed([image] * 40).config
-    tiles = 40 * 512**2 / 388**2
-    assert forty.steps == 10 * np.ceil(tiles)
+    assert forty.steps == 10 * np.ceil(40 * 64**2 / 60**2)
     assert forty.validate_every == -(-forty.steps // 10)
     assert proposed([image] * 400).config.steps == MOST_STEPS
 
@@ -112,7 +111,7 @@ def test_given_options_win():
     proposal = propose(image_set(SMALL), config, ["steps", "validate_every"])
     assert (proposal.config.depth, proposal.config.tile) == (1, 100)
     assert proposal.options.keys() == {"--recipe", "--steps", "--validate-every"}
-    assert proposal.config.steps == 10 * np.ceil(4 * 512**2 / 100**2)
+    assert proposal.config.steps == 10 * np.ceil(2 * 400**2 / 100**2)
 
 
 @pytest.mark.parametrize("model", ["fcn", "sliding-window"])

@@ -150,7 +150,7 @@ def render(content: Content) -> str:
         order=headline_measure(kind),
         rows=list(rows_of(content.results.measures)),
         curves=_curves(log),
-        collapses=[{"where": (), **record} for record in log if record["event"] == "collapsed"],
+        collapses=[{"where": (), **record} for record in log if record["event"] in ("collapsed", "plateau")],
         settings=list(settings_of(content.config, content.checkpoint)),
         sample_pictures=_sample_pictures(content.samples),
         places=_places(log),

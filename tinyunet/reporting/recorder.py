@@ -20,7 +20,7 @@ from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.reporting import environment
 from tinyunet.reporting.progress import step_bar
 from tinyunet.training.checkpoint import save_checkpoint
-from tinyunet.training.events import Collapsed, Event, Stepped, Validated
+from tinyunet.training.events import Collapsed, Event, Plateau, PlateauLeft, Stepped, Validated
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.trainer import EXAMPLES, Trainer
 
@@ -97,7 +97,7 @@ def _follow(trainer: Trainer, folder: RunFolder, stopping: Callable[[], int]) ->
             elif isinstance(event, Validated):
                 with _showing():
                     bar.write(_validation_line(event, len(trainer.validation_set)))
-            elif isinstance(event, Collapsed):
+            elif isinstance(event, Collapsed | Plateau | PlateauLeft):
                 with _showing():
                     bar.write(str(event), file=sys.stderr)
             else:
@@ -144,6 +144,10 @@ def _log_record(event: Event) -> dict[str, Any]:
         return {"event": "validation", "step": event.step, **scores, "seconds": event.seconds}
     if isinstance(event, Collapsed):
         return {"event": "collapsed", **asdict(event)}
+    if isinstance(event, Plateau):
+        return {"event": "plateau", **asdict(event)}
+    if isinstance(event, PlateauLeft):
+        return {"event": "plateau left", **asdict(event)}
     return {"event": "finished", **asdict(event)}
 
 

@@ -55,6 +55,32 @@ class Collapsed:
 
 
 @dataclass(frozen=True)
+class Plateau:
+    """The loss stands still, on a level that a constant prediction reaches; it lasts until `PlateauLeft`."""
+
+    step: int
+    what: str
+    """One line: what was found."""
+    numbers: Mapping[str, str]
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"warning: {TinyUNetError(self.what, self.numbers, self.remedy)}"
+
+
+@dataclass(frozen=True)
+class PlateauLeft:
+    """The network has learned more than a constant prediction knows."""
+
+    step: int
+    since: int
+    """The step at which the plateau was reported."""
+
+    def __str__(self) -> str:
+        return f"step {self.step}: the plateau that was reported at step {self.since} has ended"
+
+
+@dataclass(frozen=True)
 class Finished:
     """The run has ended: all steps are made, or the scores stopped improving."""
 
@@ -62,4 +88,4 @@ class Finished:
     reason: str
 
 
-Event = Stepped | Validated | Collapsed | Finished
+Event = Stepped | Validated | Collapsed | Plateau | PlateauLeft | Finished

@@ -34,6 +34,8 @@ RECORDS: dict[str, dict[str, Any]] = {
     "step": {"loss": float, "seconds": float, "waited": float},
     "validation": {"mean_iou": float | None, "pixel_error": float | None, "seconds": float},
     "collapsed": {"what": str, "numbers": dict[str, Any], "remedy": str},
+    "plateau": {"what": str, "numbers": dict[str, Any], "remedy": str},
+    "plateau left": {"since": int},
     "finished": {},
 }
 

@@ -26,10 +26,11 @@ from tinyunet.training.config import (
     optimiser_options,
 )
 from tinyunet.training.json_types import mismatch
+from tinyunet.training.progress import Progress
 from tinyunet.training.run_folder import RunFolder
-from tinyunet.training.trainer import Progress
 
-ADDED_TO_PROGRESS = {"best_finds_classes"}  # fields that checkpoints of earlier versions do not have
+# Fields that checkpoints of earlier versions do not have.
+ADDED_TO_PROGRESS = {"best_finds_classes", "last_score", "lowest", "lowest_step", "plateau_step"}
 
 
 def stored_config(checkpoint: Checkpoint, path: Path) -> TrainConfig:

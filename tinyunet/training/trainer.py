@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -33,40 +33,21 @@ from tinyunet.models import make_network, memory
 from tinyunet.nn import OPTIMISERS
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import Sample, batch
-from tinyunet.training import population
+from tinyunet.training import plateau, population
 from tinyunet.training.checkpoint import Arrays, Checkpoint
 from tinyunet.training.collapse import Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.training.config import TrainConfig, optimiser_options, written_out
-from tinyunet.training.events import Collapsed, Event, Finished, Stepped, Validated
+from tinyunet.training.events import Collapsed, Event, Finished, Plateau, PlateauLeft, Stepped, Validated
+from tinyunet.training.progress import RECENT, Progress
 from tinyunet.training.schedule import learning_rate
 from tinyunet.training.setup import Setup
-from tinyunet.training.validation import Scores, validate
+from tinyunet.training.validation import Scores, score_of_constant, validate
 
 Result = TypeVar("Result")
 
 EXAMPLES = 3  # held-out images whose predictions are shown, and that are searched for dead units
-RECENT = 50  # steps over which the loss is averaged, to judge a collapse
 GRACE_STEPS = 100  # in these, as in the first tenth of the run, a constant prediction is no cause for alarm
 MEMORY_RAN_OUT = "there is not enough memory beside it"
-
-
-@dataclass
-class Progress:
-    """The state of a run besides its weights and step."""
-
-    best_score: float = -1.0
-    best_finds_classes: bool = False
-    """True if the best network finds more than one class: see `Scores.rank`."""
-    best_step: int = 0
-    since_best: int = 0
-    """Validations since the best one."""
-    validated_step: int = 0
-    """Step of the last validation."""
-    last_loss: float = math.nan
-    recent: list[list[float]] = field(default_factory=list)
-    """For each of the last `RECENT` steps: the loss, then the share of each class in the tile's weights."""
-    collapsed: bool = False
-    """True from the report of a constant prediction until the network predicts more than one class again."""
 
 
 class Trainer:
@@ -128,7 +109,7 @@ class Trainer:
             Validated that found one class predicted everywhere (see `tinyunet.training.collapse`). It comes
             at once if a layer is dead; otherwise not in the first 100 steps or the first tenth of the run,
             because many good trainings start that way. It is not repeated unless the network predicted
-            another class in between.
+            another class in between. Plateau and PlateauLeft before the Stepped of their step.
 
         Raises
         ------
@@ -162,6 +143,8 @@ class Trainer:
                 samples = sampler.stream(self.step, config.steps)  # an error ends a stream
                 continue
             seconds = time.perf_counter() - started
+            if changed := self._plateau():
+                yield changed
             yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
 
     def _must_validate(self) -> bool:
@@ -228,7 +211,7 @@ class Trainer:
         if is_best:
             (progress.best_finds_classes, progress.best_score), progress.best_step = scores.rank, self.step
         progress.since_best = 0 if is_best else progress.since_best + 1
-        progress.validated_step = self.step
+        progress.validated_step, progress.last_score = self.step, scores.mean_iou
         seconds = time.perf_counter() - started
         return Validated(self.step, scores, is_best, seconds, tuple(examples)), self._collapse(predicted)
 
@@ -287,10 +270,7 @@ class Trainer:
         settled = self.step >= max(GRACE_STEPS, self.config.steps / 10)
         if not settled and all(alive.any() for alive in units.values()):
             return None
-        loss = constant = None
-        if progress.recent:
-            losses, *shares = zip(*progress.recent, strict=True)
-            loss, constant = float(np.mean(losses)), loss_of_constant(np.mean(shares, axis=1))
+        loss, constant = self._recent_losses() if progress.recent else (None, None)
         out_of_patience = 0 < self.config.patience <= progress.since_best
         collapsed = explain(
             Facts(
@@ -309,6 +289,25 @@ class Trainer:
         )
         progress.collapsed = collapsed is not None
         return collapsed
+
+    def _recent_losses(self) -> tuple[float, float]:
+        """The mean of the recent losses, and the loss of the best constant prediction in these steps."""
+        losses, *shares = zip(*self.progress.recent, strict=True)
+        return float(np.mean(losses)), loss_of_constant(np.mean(shares, axis=1))
+
+    def _plateau(self) -> Plateau | PlateauLeft | None:
+        """Report the begin or the end of a plateau; there is none before enough losses can be averaged."""
+        if len(self.progress.recent) < RECENT:
+            return None
+        loss, constant = self._recent_losses()
+        if constant == 0:  # all pixels are of one class
+            return None
+        level = plateau.Level(self.step, loss, constant, self._constant_score)
+        return plateau.watch(level, self.progress, self.config)
+
+    @cached_property
+    def _constant_score(self) -> float:
+        return score_of_constant(self.validation_set)
 
     def checkpoint(self) -> Checkpoint:
         """Return all that `restore` and a prediction need. The arrays are the trainer's own, not copies.

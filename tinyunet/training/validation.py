@@ -109,3 +109,11 @@ def count_constant(images: ImageSet, predicted: int) -> NDArray[np.int64]:
     matrix = np.zeros((images.num_classes, images.num_classes), np.int64)
     matrix[:, predicted] = pixels_by_class(images)
     return matrix
+
+
+def score_of_constant(images: ImageSet) -> float:
+    """Return the mean IoU of the best prediction of one class at every pixel of labelled images."""
+    commonest = int(pixels_by_class(images).argmax())
+    score = pixel_measures(count_constant(images, commonest))["mean_iou"]
+    assert score is not None  # every image has a labelled pixel
+    return score
