@@ -5,13 +5,13 @@
 
 **You will build** the optimiser of the paper, gradient descent with momentum
 (``tinyunet/nn/sgd.py``), and a training loop that can be stopped and resumed exactly
-(``tinyunet/training/trainer.py``).
+(``tinyunet/training/trainer.py``). And you will build Adam (``tinyunet/nn/adam.py``).
 
 **You will learn** what a momentum of 0.99 does and why the learning rate must shrink with it, why
-the paper takes one large tile instead of a batch, how to find out whether a network can learn at
-all, and what a checkpoint must contain.
+it swings in a short training, why the paper takes one large tile instead of a batch, how to find out
+whether a network can learn at all, what a checkpoint must contain, and what Adam does about all this.
 
-Needed: chapter 01; chapter 09 helps. About 45 minutes. Four exercises.
+Needed: chapter 01; chapter 09 helps. About 55 minutes. Five exercises.
 """
 
 # %%
@@ -107,6 +107,58 @@ assert speed_after(68, 0.99) < 50 < speed_after(69, 0.99)
 # momentum)``, decides how fast a training moves. Raising the momentum from 0.9 to 0.99 with the same
 # learning rate makes all steps ten times longer. The learning rate must shrink with ``1 -
 # momentum``. The paper gives 0.99 and no learning rate.
+#
+# Why 0.99 swings in a short training
+# -----------------------------------
+# What starts late also stops late. A gradient acts on its own step with a weight of 1, on the next
+# one with ``momentum``, then with ``momentum²``. So a step is made of gradients that are on average
+# ``momentum / (1 - momentum)`` steps old: 99 with 0.99, and 9 with 0.9. When the ball reaches the
+# bottom, it has the slopes of the last hundred steps in it, and runs past.
+#
+# Two balls start at 1, in the bowl ``loss = w² / 2``, with the same pace of 0.2. **Predict** where
+# each of them is after 70 steps.
+
+
+# %%
+def roll(momentum, steps=400):
+    """Return the way of a ball from 1 at a pace of 0.2, shape (steps + 1,)."""
+    way, velocity = [np.ones(())], np.zeros(())
+    for _ in range(steps):
+        weight, velocity = sgd_step(way[-1], way[-1], velocity, 0.2 * (1 - momentum), momentum)
+        way.append(weight)
+    return np.array(way)
+
+
+fig, axes = plt.subplots(figsize=(9, 3), layout="constrained")
+for momentum, age, half, style in [(0.9, 9, 13, "--"), (0.99, 99, 138, "-")]:
+    way, weights = roll(momentum), momentum ** np.arange(10_000)
+    assert round(np.arange(10_000) @ weights / weights.sum()) == age
+    lr = 0.2 * (1 - momentum)
+    one_step = np.array([[1 - lr, -lr * momentum], [1, momentum]])  # of (w, v)
+    shrinks = np.abs(np.linalg.eigvals(one_step))
+    assert np.allclose(shrinks, np.sqrt(momentum))
+    assert np.all(np.round(np.log(0.5) / np.log(shrinks)) == half)
+    left = np.abs(way[200:]).max()
+    print(f"momentum {momentum}: at {way[70]:+.3f} after 70 steps; from step 200 on up to {left:.5f}")
+    axes.plot(way, style, color="#0072B2", label=f"momentum {momentum}")
+    axes.plot(np.sqrt(momentum) ** np.arange(len(way)), ":", color="0.6")
+axes.set(
+    xlabel="step", ylabel="w", title="The same pace; dotted: sqrt(momentum) at each step", ylim=(-1, 1.05)
+)
+axes.legend()
+show("11-swing")
+assert abs(roll(0.9)[70]) < 0.03
+assert -0.75 < roll(0.99)[70] < -0.65
+assert np.abs(roll(0.9)[200:]).max() < 1e-4
+assert 0.3 < np.abs(roll(0.99)[200:]).max() < 0.4
+
+# %% [markdown]
+# The ball of 0.99 is at -0.70: on the other side, and nearly as far away. A step maps ``(w, v)``
+# linearly, and the determinant of that map is ``momentum``. A ball that swings loses the same
+# share in both directions, so each step keeps ``sqrt(momentum)`` of the swing, **whatever the learning
+# rate and the curvature**. It halves in 13 steps with 0.9, and in 138 steps with 0.99. The paper
+# trained for hours, and there it is gone; a training of 200 steps ends while its scores still go up
+# and down. For a short training, take 0.9.
 #
 # Momentum and noise
 # ------------------
@@ -221,7 +273,7 @@ plain = WeightMap(w0=0, class_balance=False)  # weight 1 everywhere
 sampler = Sampler(
     cells, input_size=140, output_size=100, augmentation=Augmentation.off(), weights=plain, seed=0
 )
-sample = sampler.sample(0)
+sample = by_heart_sample = sampler.sample(0)
 print("image", sample.image.shape, "target", sample.target.shape)
 
 # %% [markdown]
@@ -353,12 +405,80 @@ assert min(ends["all but the velocity"], ends["all but the step"]) > 1e-4
 # With all three the difference is 0: not small, but none. Without the velocities, or with a count of
 # steps that begins again, it is another training.
 #
+# A step size for each number: Adam
+# ---------------------------------
+# In the valley one learning rate had to serve a steep and a flat direction. Adam (Kingma and Ba,
+# 2015) divides each number of the gradient by its own usual size. It keeps two running averages, of
+# the gradient and of its square::
+#
+#     mean   = beta1 · mean   + (1 - beta1) · grad           beta1 = 0.9
+#     square = beta2 · square + (1 - beta2) · grad²          beta2 = 0.999
+#     w = w - lr · (mean / c1) / (sqrt(square / c2) + 1e-8)
+#
+# Both start at 0, and so they are too small at first: for a steady gradient of 1, ``mean`` is ``1 -
+# beta1`` after one step, then ``1 - beta1²``, and ``1 - beta1^t`` after ``t`` steps. The *bias
+# correction* divides by just that: ``c1 = 1 - beta1^t`` and ``c2 = 1 - beta2^t``.
+
+
+# %%
+@exercise("11.5")
+def adam_step(weight, grad, mean, square, t, lr, beta1, beta2):
+    """Return the new weight, mean and square; t is 1 in the first step. Change no array."""
+    return ...
+
+
+# %% [markdown]
+# **Predict** how far the first step goes with ``lr = 0.01``, for a gradient of 5 and for one of 0.005.
+# And without the corrections: less far, as both averages are too small, or further?
+
+# %%
+zero = np.zeros(2)
+first, mean, square = adam_step(zero, np.array([5, 0.005]), zero, zero, 1, 0.01, 0.9, 0.999)
+print(f"first step: {first}")
+assert np.allclose(first, -0.01, rtol=1e-5)
+t = np.arange(1, 5001)
+too_far = (1 - 0.9**t) / np.sqrt(1 - 0.999**t)  # for a steady gradient
+print(f"without corrections {too_far[0]:.1f} times as far, in step 12 {too_far[11]:.1f} times")
+assert round(too_far[0], 1) == 3.2
+assert (round(too_far.max(), 1), t[too_far.argmax()]) == (6.6, 12)
+
+# %% [markdown]
+# Both go 0.01, the learning rate: the size of the gradient cancels. Without the corrections the first
+# steps are up to 6.6 times too long, as ``square`` starts more slowly than ``mean``.
+#
+# So the loss may be multiplied by 1000, and Adam makes the same steps. That is why one learning rate
+# serves many networks and images. Here in the valley, and with the image to be learned by heart, trained
+# by the engine's Adam:
+
+# %%
+ways = {}
+for factor in (1, 1000):
+    weight, mean, square = np.array([-1.0, 0.6]), zero, zero
+    for t in range(1, 121):
+        grad = factor * np.array([1.0, 25.0]) * weight
+        weight, mean, square = adam_step(weight, grad, mean, square, t, 0.02, 0.9, 0.999)
+    ways[factor] = weight
+model = tu.UNet(base_channels=8, depth=2, dropout=0)
+optimiser = tu.AdamW(model.parameters(), lr=0.003)
+by_heart = [train_step(model, optimiser, by_heart_sample) for _ in range(120)][-1]
+print(f"valley: {np.hypot(*ways[1]):.3f} from the bottom; loss times 1000: {np.hypot(*ways[1000]):.3f}")
+print(f"one image: loss {by_heart:.3f} after 120 steps")
+assert np.allclose(ways[1], ways[1000], rtol=1e-4)
+assert np.hypot(*ways[1]) < 0.02
+assert by_heart < 0.15
+
+# %% [markdown]
+# The price: two arrays for each weight instead of one, and a checkpoint must hold both. And the steps do
+# not shrink with the gradient: near the bottom, where it is mostly noise, even a small noise moves the
+# weights. So the engine's default recipe lets the learning rate fall to 0 towards the end.
+#
 # The same in the engine
 # ----------------------
-# ``tinyunet/nn/sgd.py`` is the optimiser, ``tinyunet/training/trainer.py`` the loop with validation,
-# and ``tinyunet/training/checkpoint.py`` the file. The same configuration must give our losses, up to
-# rounding: there the last layer and the loss are one op (``linear_cross_entropy``). A run that is
-# stopped and resumed must end with the weights of one that was not, bit by bit.
+# ``tinyunet/nn/sgd.py`` is the paper's optimiser, ``tinyunet/nn/adam.py`` that of the default recipe,
+# ``tinyunet/training/trainer.py`` the loop with validation, and ``tinyunet/training/checkpoint.py`` the
+# file. The same configuration must give our losses, up to rounding: there the last layer and the loss
+# are one op (``linear_cross_entropy``). A run that is stopped and resumed must end with the weights of
+# one that was not, bit by bit.
 
 # %%
 from tinyunet.training.config import TrainConfig
@@ -391,13 +511,21 @@ engine.velocity[0][...] = velocity
 engine.step()
 assert np.allclose(parameter.data, sgd_step(weight, parameter.grad, velocity, 0.1, 0.99)[0], rtol=1e-12)
 
+parameter.data[...] = weight
+engine = tu.AdamW([parameter], lr=0.1)
+engine.step()
+ours = adam_step(weight, parameter.grad, np.zeros(5), np.zeros(5), 1, 0.1, 0.9, 0.999)[0]
+assert np.allclose(parameter.data, ours, rtol=1e-12)
+
 # %% [markdown]
 # Summary
 # -------
 # - Momentum adds up gradients that agree. A steady gradient is multiplied by ``1 / (1 - momentum)``.
 # - Pace and noise follow ``lr / (1 - momentum)``: with more momentum, reduce the learning rate.
+# - A swing halves in 138 steps with momentum 0.99, in 13 with 0.9, at any learning rate.
 # - Without padding, one large tile is worth more than a batch of small ones.
 # - First learn one image by heart. Then train.
 # - A checkpoint holds weights, velocities and the step; randomness comes from ``(seed, step)``.
+# - Adam's steps do not depend on the gradient's size, once its averages are corrected for their start.
 #
 # Next: ``12_tiling_metrics.py``, images of any size, and how good the result is.

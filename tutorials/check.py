@@ -95,7 +95,7 @@ def show_progress() -> int:
         numbers = [number for number, _ in lesson.exercises(path)]
         marks = "".join(MARKS[states.get(number, {}).get("state", "open")] for number in numbers)
         title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.stem).splitlines()[0]
-        print(f"{marks:<5}{title}")
+        print(f"{marks:<6}{title}")
         total += len(numbers)
     solved = sum(entry.get("state") == "solved" for entry in states.values())
     print(f"{solved} of {total} solved (*), wrong (!) or open (.) when last checked.")

@@ -233,3 +233,71 @@ wrong_snapshot = {
     "from rest": _velocity_forgotten,
     "from the first step": lambda model, optimiser, step: snapshot(model, optimiser, 0),
 }
+
+# 11.5
+
+
+def adam_step(weight, grad, mean, square, t, lr, beta1, beta2):
+    mean = beta1 * mean + (1 - beta1) * grad
+    square = beta2 * square + (1 - beta2) * grad**2
+    step = (mean / (1 - beta1**t)) / (np.sqrt(square / (1 - beta2**t)) + 1e-8)
+    return weight - lr * step, mean, square
+
+
+hints_adam_step = (
+    "First both averages, then the weight by the new ones. What is returned is not divided by c1 or c2.",
+    "mean / (1 - beta1**t) over np.sqrt(square / (1 - beta2**t)) + 1e-8.",
+)
+
+
+returns_adam_step = "weight", "mean", "square"
+
+
+def cases_adam_step(rng):
+    for shape, t in [((), 1), ((3,), 2), ((2, 5), 40)]:
+        weight, grad, mean, square = rng.standard_normal((4, *shape))
+        betas = map(float, rng.uniform(0.5, 0.95, 2))
+        yield weight, grad, mean, np.square(square), t, float(rng.uniform(0.1, 0.9)), *betas
+
+
+def _moved(weight, mean, square, lr, c1=1.0, c2=1.0):
+    return weight - lr * (mean / c1) / (np.sqrt(square / c2) + 1e-8)
+
+
+def _uncorrected(weight, grad, mean, square, t, lr, beta1, beta2):
+    _, mean, square = adam_step(weight, grad, mean, square, t, lr, beta1, beta2)
+    return _moved(weight, mean, square, lr), mean, square
+
+
+def _steps_from_zero(weight, grad, mean, square, t, lr, beta1, beta2):
+    return adam_step(weight, grad, mean, square, t + 1, lr, beta1, beta2)
+
+
+def _corrections_kept(weight, grad, mean, square, t, lr, beta1, beta2):
+    weight, mean, square = adam_step(weight, grad, mean, square, t, lr, beta1, beta2)
+    return weight, mean / (1 - beta1**t), square / (1 - beta2**t)
+
+
+def _without_the_root(weight, grad, mean, square, t, lr, beta1, beta2):
+    _, mean, square = adam_step(weight, grad, mean, square, t, lr, beta1, beta2)
+    return weight - lr * (mean / (1 - beta1**t)) / (square / (1 - beta2**t) + 1e-8), mean, square
+
+
+def _old_averages(weight, grad, mean, square, t, lr, beta1, beta2):
+    moved = _moved(weight, mean, square, lr, 1 - beta1**t, 1 - beta2**t)
+    return moved, *adam_step(weight, grad, mean, square, t, lr, beta1, beta2)[1:]
+
+
+def _corrected_after_the_root(weight, grad, mean, square, t, lr, beta1, beta2):
+    _, mean, square = adam_step(weight, grad, mean, square, t, lr, beta1, beta2)
+    return _moved(weight, mean, square, lr, 1 - beta1**t, (1 - beta2**t) ** 2), mean, square
+
+
+wrong_adam_step = {
+    "the bias corrections are missing": _uncorrected,
+    "the corrections are those of the next step": _steps_from_zero,
+    "the corrected averages are returned, and would be corrected again": _corrections_kept,
+    "divided by the mean square, not by its root": _without_the_root,
+    "moved by the averages before this gradient": _old_averages,
+    "c2 is outside of the root": _corrected_after_the_root,
+}
