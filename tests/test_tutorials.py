@@ -286,6 +286,17 @@ def test_answers_in_a_file_of_their_own_are_checked(chapter, answers, capsys):
         ("12.1", "return k % size", "mistake: the image repeated."),
         ("12.1", "return k.no_such_method()", "in line 1"),
         ("12.1", "k %", "12.py, line"),
+        (
+            "14.2",
+            "a = 0, 1, 2; d = np.sqrt(x.var(a) + 1e-5); n = (x - x.mean(a)) / d; "
+            "return scale / d * grad_y, (grad_y * n).sum(a), grad_y.sum(a)",
+            "mistake: mean and variance are taken for constants",
+        ),
+        (
+            "14.4",
+            "f = scale / np.sqrt(variance + 1e-5); return weight * f, shift",
+            "folded without the mean.",
+        ),
     ],
 )
 def test_wrong_answers_in_a_file_are_explained(number, body, message, answers, capsys):
@@ -395,7 +406,7 @@ def test_the_last_chapter_is_made_of_the_answers_of_all(answers, tmp_path):
         source.replace('MY_IMAGE, ZOOM = "", 1.0', f"MY_IMAGE, ZOOM = {str(image)!r}, 0.5"),
     )
     assert "27 of 27 functions are yours worked answers: none" in printed
-    assert (tmp_path / "figures" / "14-your-image.png").exists()
+    assert (tmp_path / "figures" / "15-your-image.png").exists()
 
 
 def test_progress_shows_what_is_next(answers, capsys):

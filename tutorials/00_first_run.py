@@ -254,13 +254,13 @@ ROOMS = {
         ("sampling", "tiles: cut, bent, weighted", "elastic.py weight_map.py", "09, 10"),
     ],
     "Network": [
-        ("ops", "convolution, pooling, loss", "conv2d.py max_pool2d.py", "03 to 07, 09"),
+        ("ops", "convolution, pooling, loss", "conv2d.py max_pool2d.py", "03 to 07, 09, 14"),
         ("autograd", "derivatives, and their check", "tensor.py gradcheck.py", "01, 02"),
-        ("nn", "layers, first weights, SGD", "module.py sgd.py", "08, 11"),
+        ("nn", "layers, weights, optimisers", "module.py sgd.py", "08, 11"),
         ("models", "the U-Net and its rivals", "unet.py fcn.py", "08, 13"),
     ],
     "Use": [
-        ("training", "the loop and its checkpoints", "trainer.py checkpoint.py", "11"),
+        ("training", "the loop and its checkpoints", "trainer.py checkpoint.py", "11, 14"),
         ("prediction", "any size; numbered cells", "tiling.py instances.py", "12"),
     ],
     "Judgement": [

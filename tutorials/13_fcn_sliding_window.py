@@ -342,4 +342,4 @@ show("13-pictures")
 # - A valid network gives the same output in any tile; a padded network invents its edge.
 # - Compare on the same images, for the same time, with more than one seed, and report what you found.
 #
-# Next: ``14_your_own_unet.py`` puts your parts together.
+# Next: ``14_batch_norm.py``, what the paper did not have, and later U-Nets do.

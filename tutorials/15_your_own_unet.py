@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-14. Your own U-Net, from your own answers
+15. Your own U-Net, from your own answers
 =========================================
 
 **You will build** a U-Net that trains, from the functions that you wrote in chapters 00 to 12: 60 lines
@@ -42,8 +42,8 @@ MY_IMAGE, ZOOM = "", 1.0  # the path of an image of yours, and a factor for its 
 # - 11: ``sgd_step``;
 # - 12: ``mirror``, ``predict_in_tiles`` and ``seg``.
 #
-# Chapters 04 to 06 compute the convolution of chapter 03 faster, and chapter 13 is about other
-# networks; the slow parts are enough for a small one.
+# Chapters 04 to 06 compute the convolution of chapter 03 faster, and chapters 13 and 14 are about
+# networks that are not the paper's; the slow parts are enough for a small one.
 #
 # Convolution, with its ReLU
 # --------------------------
@@ -65,7 +65,7 @@ def conv(x, weight, bias, relu):
 
 
 # %%
-@exercise("14.1")
+@exercise("15.1")
 def conv_backward(grad_y, x, weight, bias, relu):
     """Return grad_x, grad_weight and grad_bias for y = conv(x, weight, bias, relu)."""
     return ...
@@ -79,7 +79,7 @@ def conv_backward(grad_y, x, weight, bias, relu):
 
 
 # %%
-@exercise("14.2")
+@exercise("15.2")
 def crop_concat_backward(grad_y, upsampled, skip):
     """Return grad_upsampled and grad_skip for y = crop_concat(upsampled, skip), shaped like the inputs."""
     return ...
@@ -112,7 +112,7 @@ def record(forward, backward, *inputs):
     return Tensor(forward(*(tensor.data for tensor in inputs)), Op(backward, inputs))
 
 
-@exercise("14.3")
+@exercise("15.3")
 def walk_back(output, grad):
     """Return a dict with the gradient of each leaf before `output`, whose own gradient is `grad`."""
     return ...
@@ -258,7 +258,7 @@ for step, column in enumerate(axes.T):
 axes[0, 0].set_ylabel("image and target")
 axes[1, 0].set_ylabel("weight")
 fig.colorbar(shown, ax=axes[1], shrink=0.9)
-show("14-tiles")
+show("15-tiles")
 
 # %% [markdown]
 # Check before you train
@@ -421,7 +421,7 @@ axes[3].set_title(f"{found.max()} pieces, SEG {score:.2f}; white: truth")
 for panel in axes[1:]:
     panel.set_axis_off()
 fig.suptitle(f"Every number in this picture was computed by {whose}", fontsize=14)
-show("14-yours")
+show("15-yours")
 
 # %% [markdown]
 # Your own image
@@ -449,7 +449,7 @@ if MY_IMAGE:
         panel.imshow(picture)
         panel.set(title=title, xticks=[], yticks=[])
     fig.suptitle(f"Every number in this picture was computed by {whose}", fontsize=14)
-    show("14-your-image")
+    show("15-your-image")
 
 # %% [markdown]
 # Summary

@@ -1,4 +1,4 @@
-"""Worked answers of chapter 14, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 15, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 from lesson import WrongAnswer, attempt, compare, is_open, own
@@ -12,7 +12,7 @@ def conv(x, weight, bias, relu):
     return np.maximum(y, 0) if relu else y
 
 
-# 14.1
+# 15.1
 
 
 def conv_backward(grad_y, x, weight, bias, relu):
@@ -58,7 +58,7 @@ wrong_conv_backward = {
     "grad_bias does not come through the ReLU": _bias_past_the_relu,
 }
 
-# 14.2
+# 15.2
 
 
 def crop_concat_backward(grad_y, upsampled, skip):
@@ -106,7 +106,7 @@ wrong_crop_concat_backward = {
     ),
 }
 
-# 14.3
+# 15.3
 
 
 def walk_back(output, grad):
