@@ -33,6 +33,7 @@ from tinyunet.training.trainer import Trainer
 from tinyunet.training.validation import count_pixels
 
 WAITING = [name for name in DECIDED if name != "depth"]  # None waits for it
+TURNING = {"--augmentation.rotation", "--augmentation.flips", "--augmentation.no-flips"}
 CHANGEABLE = {"steps", "validate_every", "patience"}  # by --resume; the rest decided the steps made so far
 
 
@@ -46,8 +47,9 @@ class Options:
 
     recipe: Literal["default", "paper", "auto"] = "default"
     """Options that belong together; each can still be set by itself. default: batch normalisation and Adam,
-    which learn fastest on most sets. paper: SGD with momentum 0.99 and the weight map, as in the paper. auto:
-    default, with the depth, tile and steps that tinyunet.doctor proposes for the images."""
+    which learn fastest on most sets; images that are lit from one side are not turned. paper: SGD with a
+    momentum of 0.99 and the weight map, as in the paper. auto: default, with the depth, tile and steps that
+    tinyunet.doctor proposes for the images."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=recipes.recipe)
     minutes: float | None = None
     """Train for this long, in place of --steps: a trial of some seconds finds how many steps fit. The run
@@ -195,6 +197,8 @@ def train(options: Options, command: str) -> None:
     print(f"{options.config.data}: {images.summary()}")
     if options.recipe == "auto" and not options.resume:
         options, command = _with_proposal(options, images, command)
+    if options.recipe == "default" and not options.resume:
+        options, command = _turned_as_lit(options, images, command)
     if options.minutes is not None:
         options = _with_steps_that_fit(options, images)
         command = _with_steps(command, options.config)
@@ -207,11 +211,29 @@ def train(options: Options, command: str) -> None:
         print(f"--minutes {options.minutes:g} became {steps} steps; the same bits again: {command}")
 
 
+def _images_to_train_on(options: Options, images: ImageSet) -> ImageSet:
+    """Those that are not held out, or all images of a cross-validation."""
+    return images if options.folds else split(images, options.config.holdout)[0]
+
+
+def _turned_as_lit(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
+    """Turn and flip no images that are lit from one side, unless these options were given."""
+    given = {word.partition("=")[0].replace("_", "-") for word in shlex.split(command)}
+    if given & TURNING or not diagnosis.is_lit_from_one_side(_images_to_train_on(options, images)):
+        return options, command
+    augmentation = replace(options.config.augmentation, rotation=0.0, flips=False)
+    words = ("--augmentation.rotation", "0", "--augmentation.no-flips")
+    print(f"the images are lit from one side: they are neither turned nor flipped ({' '.join(words)})")
+    config = replace(options.config, augmentation=augmentation)
+    return replace(options, config=config), shlex.join([*shlex.split(command), *words])
+
+
 def _with_proposal(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
-    """Decide by the images to train on, or by all images of a cross-validation, what was not given."""
-    training_set = images if options.folds else split(images, options.config.holdout)[0]
+    """Decide by the images to train on what was not given."""
     config = options.config
-    proposal = diagnosis.propose(training_set, config, _undecided(config), minutes=options.minutes)
+    proposal = diagnosis.propose(
+        _images_to_train_on(options, images), config, _undecided(config), minutes=options.minutes
+    )
     words = [word for pair in proposal.options.items() if pair[0] != "--recipe" for word in pair]
     command = shlex.join([*_replaced(command, "recipe", "default"), *words])
     print(f"{proposal}\n  {command}\n", flush=True)

@@ -30,12 +30,22 @@ from tinyunet.diagnosis.labels import (
     check_unknown,
     check_unlabelled,
 )
+from tinyunet.diagnosis.light import check_light, is_lit_from_one_side
 from tinyunet.diagnosis.proposal import Proposal, propose
 from tinyunet.sampling import Sample
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.setup import Setup
 
-__all__ = ["CHECKS", "Finding", "Proposal", "diagnose", "example_samples", "propose", "warnings"]
+__all__ = [
+    "CHECKS",
+    "Finding",
+    "Proposal",
+    "diagnose",
+    "example_samples",
+    "is_lit_from_one_side",
+    "propose",
+    "warnings",
+]
 
 CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_kind,
@@ -52,6 +62,7 @@ CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_size,
     check_duplicates,
     check_touching,
+    check_light,
 )
 
 
