@@ -13,7 +13,7 @@ from tinyunet.backend import dispatch
 
 TINY = [
     "--base-channels", "2", "--depth", "1", "--tile", "16", "--steps", "4", "--validate-every", "2",
-    "--holdout", "1", "--lr", "0.01", "--momentum", "0.9", "--schedule", "constant",
+    "--holdout", "1", "--recipe", "paper", "--lr", "0.01", "--momentum", "0.9", "--schedule", "constant",
 ]  # fmt: skip
 WITHOUT_HOLDOUT = [*TINY[: TINY.index("--holdout")], *TINY[TINY.index("--holdout") + 2 :]]
 COMMANDS = {
