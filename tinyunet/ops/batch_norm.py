@@ -24,6 +24,8 @@ A variance is a small difference of large numbers if it is computed as the mean 
 So the maps are cut into blocks that stay in a cache. Each is read twice: for its mean, which is rounded, then
 for the sums of d and of d², where d is the distance from that. The blocks' numbers are added in float64, in
 order (Chan, Golub, LeVeque 1983).
+
+Tutorial: `tutorials/14_batch_norm.py`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ equal size
 are exactly the mean and the variance of x over the pixels of all tiles. The layers before it normalise by the
 statistics of each tile, as in training.
 
+Tutorial: `tutorials/14_batch_norm.py`.
+
 References
 ----------
 .. [1] Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, 2021.
