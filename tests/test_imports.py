@@ -25,7 +25,8 @@ LAYERS = [
     {"prediction"},
     {"training"},
     {"diagnosis", "reporting"},
-    {"train", "predict", "evaluate", "doctor", "report", "compare", "compile"},
+    {"exchange"},
+    {"train", "predict", "evaluate", "doctor", "report", "compare", "compile", "export"},
     {"__main__"},
 ]
 # Neither of these knows the other: the rooms that work on arrays, and those that work on tensors.
@@ -42,6 +43,7 @@ COMMANDS_AND_REPORTING = {
     "report",
     "compare",
     "compile",
+    "export",
     "reporting",
 }
 
@@ -119,6 +121,7 @@ def test_imports_go_down_only(name):
         ("predict", "train"),
         ("compare", "train"),
         ("reporting.page", "diagnosis"),
+        ("training.checkpoint", "exchange.torch_names"),
     ],
 )
 def test_the_rule_refuses(importer, imported):

@@ -13,9 +13,11 @@ The rooms, in the order in which data flows through them:
 - `metrics`: how good a segmentation is.
 - `diagnosis`: what is wrong with a data set.
 - `reporting`: pictures, the report's page, progress on the screen.
+- `exchange`: networks in the formats of other programs.
 - `backend`: which arrays, which kernels, and the machinery that runs them.
 
-Beside them stand the commands: `train`, `predict`, `evaluate`, `doctor`, `report`, `compare`, `compile`.
+Beside them stand the commands: `train`, `predict`, `evaluate`, `doctor`, `report`, `export`, `compare`,
+`compile`.
 Images and feature maps are channels last, (N, H, W, C).
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = ("doctor", "train", "predict", "evaluate", "compare", "report", "compile")
+COMMANDS = ("doctor", "train", "predict", "evaluate", "compare", "report", "export", "compile")
 
 
 def main() -> None:
