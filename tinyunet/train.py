@@ -19,6 +19,7 @@ from tinyunet.data import ImageSet, split
 from tinyunet.data.holdout import fold_holdouts
 from tinyunet.diagnosis.proposal import DECIDED
 from tinyunet.errors import OptionError, RunError
+from tinyunet.exchange.start import read_start
 from tinyunet.metrics.folds import pixel_scores_of_folds
 from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.recorder import record_training
@@ -88,8 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _parse(arguments: list[str] | None) -> Options:
     """The options; those of a resumed run default to the ones it was started with.
 
-    With --minutes the steps, and the steps between two validations unless they are given, wait for a trial;
-    with --recipe auto these and others wait for the images.
+    The network's default to those of the one that the training starts from. With --minutes the steps, and the
+    steps between two validations unless they are given, wait for a trial; with --recipe auto these and others
+    wait for the images.
     """
     parse = partial(
         tyro.cli,
@@ -100,6 +102,9 @@ def _parse(arguments: list[str] | None) -> Options:
     )
     options: Options = parse()
     recipe_config = _recipe_config(options)
+    if options.config.start_from and not options.resume:
+        start = read_start(Path(options.config.start_from))
+        recipe_config = replace(recipe_config, **start.config_options())
     if recipe_config != Options().config:
         options = parse(default=Options(options.recipe, recipe_config))
     if options.minutes is not None:
@@ -256,6 +261,7 @@ def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: 
             _continue(trainer, folder)
         else:
             folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
+            _start(trainer)
             with command_line.writing(folder.path):
                 folder.create(asdict(trainer.config))
         record_training(trainer, folder, command)
@@ -263,6 +269,15 @@ def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: 
 
 def _trainer(config: TrainConfig, images: ImageSet, options: Options) -> Trainer:
     return Trainer(config, *split(images, config.holdout), cuda_graph=options.cuda_graph)
+
+
+def _start(trainer: Trainer) -> None:
+    """Load the weights that the configuration starts from, if it names any, and say which layers are new."""
+    if not trainer.config.start_from:
+        return
+    start = read_start(Path(trainer.config.start_from))
+    new = start.load_into(trainer.model, trainer.model_options)
+    print(f"starts from {start.path}" + (f"; with random weights: {', '.join(new)}" if new else ""))
 
 
 def _warn(trainer: Trainer, said: set[str]) -> None:
@@ -328,6 +343,7 @@ def _train_fold(trainer: Trainer, folder: RunFolder, command: str, said: set[str
             if is_finished:
                 return
         else:
+            _start(trainer)
             with command_line.writing(folder.path):
                 folder.create(asdict(trainer.config))
         _warn(trainer, said)

@@ -245,7 +245,7 @@ def _require_arrays_of_network(
     Those of the optimiser are all there, or none of them.
     """
     network = header["network"]
-    parameters, buffers = _shapes_of_network(path, network)
+    parameters, buffers = shapes_of_network(path, network)
     shapes = {f"weight/{name}": shape for name, shape in (*parameters, *buffers)}
     for part in _parts_of_optimiser(header, found):
         shapes |= {f"{part}/{name}": shape for name, shape in parameters}
@@ -269,8 +269,14 @@ def _parts_of_optimiser(header: Mapping[str, Any], arrays: Mapping[str, Any]) ->
     return parts if any(name.split("/")[0] in parts for name in arrays) else ()
 
 
-def _shapes_of_network(path: Path, network: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
-    """The names and shapes of the parameters and of the buffers of the network that a header describes."""
+def shapes_of_network(path: Path, network: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
+    """Return names and shapes of the parameters and of the buffers of the network that a file describes.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such network.
+    """
     model = network.get("model", "unet")
     if not isinstance(model, str) or model not in MODELS:
         raise _bad_header(path, f"network.model is {str(model)[:60]!r}, expected {' | '.join(MODELS)}")
