@@ -104,6 +104,8 @@ def _parse(arguments: list[str] | None) -> Options:
     recipe_config = _recipe_config(options)
     if options.config.start_from and not options.resume:
         start = read_start(Path(options.config.start_from))
+        if start.network.get("normalisation") != "batch":  # the default's --lr is too large for it
+            recipe_config = recipes.recipe("paper", options.config.model)
         recipe_config = replace(recipe_config, **start.config_options())
     if recipe_config != Options().config:
         options = parse(default=Options(options.recipe, recipe_config))
