@@ -4,7 +4,7 @@ All networks have the same layers and width, and learn from the same tiles: thos
 time counts for all. One thread; only the CPU seconds of training steps count, so that other work on the
 machine does not. Predictions are made and scored by the same code: overlap-tile, then `tinyunet.metrics`.
 
-- tinyunet: its default recipe.
+- tinyunet: its default recipe, which does not turn images that are lit from one side.
 - tinyunet, paper: `--recipe paper`.
 - PyTorch, SGD: the paper's network and optimiser (momentum 0.99, class balance and border weights).
 - PyTorch, Adam: BatchNorm after each convolution with running averages, Adam, no weight map: the form in
@@ -21,7 +21,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import tinyunet as tu
 from benchmarks.torch_unet import TorchUNet
 from tinyunet import command_line
 from tinyunet.data import ImageSet, split
+from tinyunet.diagnosis import is_lit_from_one_side
 from tinyunet.metrics.naming import format_value, readable_name
 from tinyunet.metrics.scores import score_images, summarise
 from tinyunet.models import Network
@@ -170,6 +171,8 @@ def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
         values["data"] = str(options.data / values["data"])
     config = recipe("paper" if peer in ("tinyunet, paper", "PyTorch, SGD") else "default", **values)
     training_set, held_out = split(read_data(config), config.holdout)
+    if peer == "tinyunet" and is_lit_from_one_side(training_set):  # as the command does
+        config = replace(config, augmentation=replace(config.augmentation, rotation=0.0, flips=False))
     seconds = 60 * task.minutes * options.share
     train = train_pytorch if peer.startswith("PyTorch") else train_ours
     network, steps, took = train(config, training_set, held_out, seconds)
@@ -187,7 +190,7 @@ def train_ours(
     trial = _steps(Trainer(config, training_set, held_out))
     marks = [time.process_time() for _, _ in zip(range(TIMED_STEPS), trial, strict=False)]
     steps = max(1, round(seconds / statistics.median(np.diff(marks[2:]))))
-    fitted = TrainConfig(**{**vars(config), "steps": steps, "validate_every": steps})
+    fitted = replace(config, steps=steps, validate_every=steps)
     trainer = Trainer(fitted, training_set, held_out)
     started = time.process_time()
     for _ in _steps(trainer):
@@ -223,7 +226,7 @@ def train_pytorch(
     """Train by PyTorch, channels last; the schedule follows the time that has passed."""
     is_adam = config.optimiser == "adam"
     if is_adam:
-        config = TrainConfig(**{**vars(config), "weights": PLAIN})
+        config = replace(config, weights=PLAIN)
     setup = Setup(config, training_set, held_out)
     options = setup.model_options
     torch.manual_seed(config.seed)
