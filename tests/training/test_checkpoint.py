@@ -78,7 +78,9 @@ def test_statistics_are_stored_with_the_weights_and_have_no_velocity(path, check
     for _, buffer in model.named_buffers():
         buffer.data[:] = rng.uniform(1, 2, buffer.shape)
     velocity = {name: np.ones_like(p.data) for name, p in model.named_parameters()}
-    normalised = replace(checkpoint, network=network, weights=model.state_dict(), velocity=velocity)
+    normalised = replace(
+        checkpoint, network=network, weights=model.state_dict(), optimiser={"velocity": velocity}
+    )
     save_checkpoint(path, normalised)
     assert_same(load_checkpoint(path), normalised)
     loaded, _ = load_model(path)
@@ -88,7 +90,7 @@ def test_statistics_are_stored_with_the_weights_and_have_no_velocity(path, check
     for wrong in (
         replace(checkpoint, network=network),
         replace(normalised, network=NETWORK),
-        replace(normalised, velocity=model.state_dict()),
+        replace(normalised, optimiser={"velocity": model.state_dict()}),
         replace(normalised, weights=velocity),
     ):
         save_checkpoint(path, wrong)

@@ -24,7 +24,7 @@ STORED = {
 }  # fmt: skip
 
 # Options that came later, with the values that earlier runs had.
-LATER = {"ignore": (), "normalisation": None, "optimiser": "sgd", "warmup": 0}
+LATER = {"ignore": (), "normalisation": None, "start_from": None, "optimiser": "sgd", "warmup": 0}
 
 
 def checkpoint(config):
