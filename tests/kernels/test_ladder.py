@@ -55,7 +55,11 @@ def test_every_kernel_is_launched(emulated):
         (x,) = random_arrays([(1, 4, 4, 4)], np.float32)
         logits = tu.Tensor(x, requires_grad=True)
         tu.softmax_cross_entropy(tu.add(tu.relu(logits), logits), np.zeros((1, 4, 4), int)).backward()
+        ones = np.ones(4, np.float32)
+        y = tu.batch_norm(logits, *(tu.Tensor(ones, requires_grad=True) for _ in range(2)))
+        y.backward(np.ones(y.shape))
         weight = np.zeros((1, 1, 4, 4), np.float32)
+        DISPATCH_TABLE["batch_norm", "fold"](weight, ones, ones, ones, ones)
         for rung in conv2d_cuda.RUNGS:
             y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
             conv2d_cuda.backward_weight(x, y, 0, 1, rung)

@@ -118,7 +118,7 @@ def test_remedies(config, loss, remedy):
 
 
 CONFIG = TrainConfig(
-    base_channels=4, depth=1, tile=16, steps=320, validate_every=80, lr=1e-9, momentum=0.9, dropout=0.0
+    base_channels=4, depth=1, tile=16, steps=400, validate_every=100, lr=1e-9, momentum=0.9, dropout=0.0
 )
 
 
