@@ -15,7 +15,8 @@ from tests.helpers.films import write_film
 
 SHAPE = (40, 36)
 NETWORK = ("--base-channels", "2", "--depth", "1", "--tile", "16", "--holdout", "1")
-TRAINING = (*NETWORK, "--lr", "0.01", "--momentum", "0.9", "--schedule", "constant", "--validate-every", "1")
+RECIPE = ("--recipe", "paper", "--lr", "0.01", "--momentum", "0.9", "--schedule", "constant")
+TRAINING = (*NETWORK, *RECIPE, "--validate-every", "1")
 
 Write = Callable[[Path, NDArray[np.uint8]], None]
 

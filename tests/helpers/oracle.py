@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import tinyunet as tu
-from tinyunet.backend import to_host
+from tinyunet.backend import to_backend, to_host
 
 # The largest difference allowed, in units of the largest value. Convolutions that add a thousand products in
 # another order, or by Winograd's transforms, were seen to differ by up to 1.8e-6 and 1.8e-15.
@@ -205,8 +205,8 @@ def randomised(model, seed=0):
     """Fill the parameters that start at 0 with random numbers, so that forgetting one is noticed."""
     rng = np.random.default_rng(seed)
     for parameter in model.parameters():
-        if not parameter.data.any():
-            parameter.data[...] = 0.3 * rng.standard_normal(parameter.shape)
+        if not parameter.numpy().any():
+            parameter.data[...] = to_backend(0.3 * rng.standard_normal(parameter.shape), parameter.dtype)
     return model
 
 

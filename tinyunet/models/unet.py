@@ -82,12 +82,12 @@ class UNet(Network):
         "release" is the authors' published network, with a ReLU after every up-convolution and a last
         up-convolution that keeps its channels. With the defaults they have 31,030,658 and 31,100,354
         parameters.
+    seed : int
+        Determines the initial weights.
     normalisation : {"none", "batch"}
         "batch": batch normalisation between each 3×3 convolution and its ReLU, with which training is faster
         and safer. For prediction, the statistics of many training tiles take the place of the tile's own:
         see `NormalisedConv2d`. The paper, which is of the same year, has none.
-    seed : int
-        Determines the initial weights.
 
     Raises
     ------
@@ -111,10 +111,10 @@ class UNet(Network):
         padding: str = "valid",
         dropout: float = 0.5,
         variant: str = "paper",
-        normalisation: str = "none",
         seed: int = 0,
+        normalisation: str = "none",
     ):
-        _require(in_channels, num_classes, base_channels, dropout, variant, normalisation, seed)
+        _require(in_channels, num_classes, base_channels, dropout, variant, seed, normalisation)
         self.geometry = self.geometry_of({"depth": depth, "padding": padding})
         self.in_channels, self.num_classes, self.depth = in_channels, num_classes, depth
         self.padding, self.dropout = padding, dropout
@@ -152,11 +152,11 @@ class UNet(Network):
     @classmethod
     def shapes_of(cls, options: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         """See `Network.shapes_of`."""
-        names = ("in_channels", "num_classes", "base_channels", "dropout", "variant", "normalisation", "seed")
-        _require(*(options[name] for name in names))
+        normalisation = options.get("normalisation", "none")  # a subclass may have no such option
+        names = ("in_channels", "num_classes", "base_channels", "dropout", "variant", "seed")
+        _require(*(*(options[name] for name in names), normalisation))
         cls.geometry_of(options)
         depth, release = options["depth"], options["variant"] == "release"
-        normalisation = options["normalisation"]
         channels = [options["base_channels"] * 2**level for level in range(depth + 1)]
         pairs = zip([options["in_channels"], *channels], channels, strict=False)
         for level, (before, after) in enumerate(pairs):
@@ -237,8 +237,8 @@ def _require(
     base_channels: int,
     dropout: float,
     variant: str,
-    normalisation: str,
     seed: int,
+    normalisation: str,
 ) -> None:
     """Raise an OptionError unless the options that do not decide the geometry are in their ranges."""
     require_options(
