@@ -50,7 +50,7 @@ RESUMING = {
         lambda self, step: None,
     ),
     "a training that forgets its velocity": (
-        "tinyunet.training.trainer.Trainer._load_velocity",
+        "tinyunet.training.trainer.Trainer._load_optimiser",
         lambda self, velocity: None,
     ),
 }
