@@ -58,6 +58,23 @@ def test_png(tmp_path: Path, pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(image, pixels.reshape(16, 12, -1))
 
 
+def test_a_png_that_states_more_pixels_than_it_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before memory for them is taken; the most that a file can hold is read."""
+    pixels = np.zeros((2000, 3000), np.uint8)
+    content = bytearray(imagecodecs.png_encode(pixels, level=9))
+    (tmp_path / "full.png").write_bytes(content)
+    assert len(content) < pixels.size / 500
+    np.testing.assert_array_equal(only(tmp_path / "full.png")[..., 0], pixels)
+    content[16:24] = struct.pack(">II", 30_000, 10_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    monkeypatch.setattr(PIL.Image.Image, "load", None)
+    with pytest.raises(DataError, match="30000 × 10000"):
+        decode(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_png_of_few_bits_is_not_stretched(tmp_path: Path, bits: int) -> None:
     values = RNG.integers(0, 2**bits, (8, 16))

@@ -29,6 +29,7 @@ from tinyunet.errors import DataError
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "JPEG2000")  # found by content, not by suffix
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 ORIENTATION = 0x0112  # in EXIF
+MOST_EXPANSION = 1032  # bytes that deflate makes of one: 258 of two bits (zlib's technical details)
 LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000"}
 
 _pillow_limit = Lock()
@@ -44,6 +45,8 @@ def decode_raster(path: Path, labels: bool) -> Decoded:
             _require_lossless(path, image)
         frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP") else 1
         require_modest_size(path, image.width * image.height * len(image.getbands()) * frames)
+        if image.format == "PNG":
+            _require_enough_data(path, image)
         pages = []
         for frame in range(frames):
             if frames > 1:
@@ -104,6 +107,18 @@ def _orientation(image: Any) -> object:
     with suppress(SyntaxError, ValueError, KeyError, TypeError, OSError):  # damaged EXIF
         return image.getexif().get(ORIENTATION)
     return None
+
+
+def _require_enough_data(path: Path, image: Any) -> None:
+    """Raise a DataError, before memory is taken, if a PNG is too short for the size that it states."""
+    row = 1 + (image.width * _bits(path, image) * len(image.getbands()) + 7) // 8
+    held = MOST_EXPANSION * path.stat().st_size
+    if image.height * row > held:
+        raise DataError(
+            f"{path}: damaged: it is too short for the size that it states",
+            {"size": f"{image.width} × {image.height} pixels", "file": f"{path.stat().st_size:,} bytes"},
+            "export the image again",
+        )
 
 
 def _require_lossless(path: Path, image: Any) -> None:
