@@ -497,7 +497,7 @@ def test_touching_where_there_are_no_cells():
 
 def test_touching_without_the_border_weight():
     severity, message = only(found(check_touching, labels=[cells(0)] * 4, weights=WeightMap(w0=0)))
-    assert severity == "warning"
+    assert severity == "note"
     assert "--weights.w0 10" in message
 
 
