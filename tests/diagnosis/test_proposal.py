@@ -148,7 +148,7 @@ def test_only_options_that_differ_are_typed():
 
 
 def test_widths_are_those_of_the_largest_disc():
-    """Of a disc its diameter, of a bar its shorter side, to two pixels; SciPy and scikit-image agree."""
+    """A disc is as wide as its diameter, which scikit-image measures too; a bar is as its shorter side."""
     labels = discs(100, 12, 100)[1]
     (width,), (area,) = object_sizes(labels, "instances")
     (properties,) = regionprops(labels)

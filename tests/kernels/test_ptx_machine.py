@@ -57,7 +57,7 @@ def pairs():
     ],
 )  # fmt: skip
 def test_integers(expression, by_hand):
-    """Of 32 bits, so that results wrap around; towards 0, unlike Python's."""
+    """Integers have 32 bits and wrap around, and division rounds towards 0, unlike Python's."""
     a, b = pairs()
     fitting = ~((a == -(2**31)) & (b == -1))  # this quotient C leaves undefined
     a, b = a[fitting], b[fitting]

@@ -25,7 +25,7 @@ def statistics(model):
 
 
 def test_they_are_those_of_all_pixels_of_all_tiles(backend, monkeypatch):
-    """Of what PyTorch normalises, layer by layer; the biased variance, as in training."""
+    """PyTorch normalises the same values, layer by layer; the variance is the biased one, as in training."""
     model = as_float64(randomised(tu.UNet(**OPTIONS)))
     images = tiles(5)
     population.estimate(model, images)

@@ -47,7 +47,7 @@ class Kernel:
 
     name: str
     architecture: int
-    """Of the GPUs it is made for: 90 is compute capability 9.0."""
+    """The GPUs that it is made for: 90 is compute capability 9.0."""
     parameters: list[tuple[str, str]]
     """Names and types, in order."""
     variables: dict[str, Variable]
