@@ -39,6 +39,7 @@ from tinyunet.diagnosis import is_lit_from_one_side
 from tinyunet.metrics.naming import format_value, readable_name
 from tinyunet.metrics.scores import score_images, summarise
 from tinyunet.models import Network
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment_all
 from tinyunet.sampling import WeightMap, batch
 from tinyunet.training.config import TrainConfig, read_data
@@ -176,7 +177,8 @@ def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
     seconds = 60 * task.minutes * options.share
     train = train_pytorch if peer.startswith("PyTorch") else train_ours
     network, steps, took = train(config, training_set, held_out, seconds)
-    predictions = segment_all([network], held_out, tile=config.tile)
+    rule = ObjectRule.of(training_set)
+    predictions = segment_all([network], held_out, tile=config.tile, rule=rule)
     measures, _ = summarise([one.scores for one in score_images(held_out, predictions)])
     wanted = [measure for measure in task.measures if measure in measures]
     scores = {measure: measures[measure].score for measure in wanted}

@@ -25,6 +25,7 @@ from tinyunet.errors import OptionError
 from tinyunet.metrics.naming import format_value, lower_is_better
 from tinyunet.metrics.scores import Measure, Prediction, score_images, summarise
 from tinyunet.models import ModelName, Network, SlidingWindowClassifier
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment_all
 from tinyunet.prediction.tiling import multiplications_per_pixel
 from tinyunet.reporting import environment
@@ -172,7 +173,7 @@ def _with_steps(options: Options, config: TrainConfig, make: MakeTrainer) -> Tra
 def _measure(trainer: Trainer, folder: RunFolder) -> tuple[Result, list[Prediction]]:
     """Scores and cost of the last weights, and the predictions for the picture."""
     model, held_out, tile = trainer.model, trainer.validation_set, trainer.config.tile
-    predictions = segment_all([model], held_out, tile=tile)
+    predictions = segment_all([model], held_out, tile=tile, rule=ObjectRule.of(trainer.training_set))
     scored = list(over_images(score_images(held_out, predictions), len(held_out)))
     measures, _ = summarise([one.scores for one in scored])
     shapes = [image.shape[:2] for image in held_out.images]

@@ -20,11 +20,11 @@ from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
 from tinyunet.data.readers import image_readers, inferred_layout
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
-from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.files import write_prediction
 from tinyunet.prediction.films import FilmWriter
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment
 from tinyunet.prediction.tiling import TILE
 from tinyunet.reporting.pictures import overlay
@@ -64,8 +64,10 @@ class Options:
     """8: average over rotations and mirror images, which takes eight times as long."""
     threshold: float = 0.5
     """Objects are where the probability of foreground is above this."""
-    min_size: int = SMALLEST_OBJECT
-    """Size of the smallest object, in pixels."""
+    min_size: int | None = None
+    """Size of the smallest object, in pixels; by the sizes of the objects that were trained on if omitted."""
+    split_depth: float | None = None
+    """How deep a neck must be to be cut, in pixels; a sixth of the typical radius in training if omitted."""
     split: bool = True
     """Cut objects at narrow necks; switch it off for cells that are not round."""
     overwrite: bool = False
@@ -78,8 +80,13 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"threshold is {self.threshold}, expected a probability from 0 to 1")
-        if self.min_size < 0:
-            raise OptionError(f"min_size is {self.min_size}, expected at least 0")
+        self.rule(ObjectRule())
+
+    def rule(self, stored: ObjectRule) -> ObjectRule:
+        """Apply the given options to the rule for objects that the networks were stored with."""
+        min_size = stored.min_size if self.min_size is None else self.min_size
+        split_depth = stored.split_depth if self.split_depth is None else self.split_depth
+        return ObjectRule(min_size, split_depth if self.split else None)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,6 +104,7 @@ def predict(options: Options) -> None:
     networks = load_networks(options.run)
     models = [network.model for network in networks]
     classes = stored_classes(networks[0].checkpoint, networks[0].path)
+    rule = options.rule(ObjectRule.mean([network.checkpoint.objects for network in networks]))
     readers = image_readers(options.images)
     is_film = bool(find_films(options.images))
     if not is_film:
@@ -104,11 +112,11 @@ def predict(options: Options) -> None:
     command_line.require_empty(options.out, overwrite=options.overwrite)
     are_frames = is_film or all(frame_of(name_of(Path(path))) for path, _ in readers)
     results = Results(options, are_frames, classes)
-    failures, number = _predict_files(models, readers, results, options)
+    failures, number = _predict_files(models, readers, results, rule, options)
     if failures and not results.names:
         raise RunError(failures[0] if number == 1 else f"no image was predicted; the first: {failures[0]}")
     described = [_networks_text(networks), f"classes {classes}" if classes else ""]
-    described += [inferred_layout(options.images), results.summary()]
+    described += [inferred_layout(options.images), str(rule), results.summary()]
     print("; ".join(filter(None, described)))
     if failures:
         for failure in failures:
@@ -121,6 +129,7 @@ def _predict_files(
     models: Sequence[Network],
     readers: Sequence[tuple[str, Callable[[], ImageSet]]],
     results: Results,
+    rule: ObjectRule,
     options: Options,
 ) -> tuple[list[str], int]:
     """Predict and write image by image; returns what failed, and how many images were tried.
@@ -141,7 +150,7 @@ def _predict_files(
         for name, image in zip(images.names, images.images, strict=True):
             number += 1
             try:
-                prediction = _segment(models, image, name, options)
+                prediction = _segment(models, image, name, rule, options)
                 results.write(name, f"{number - 1:0{digits}d}", image, prediction)
             except FAILURES as error:
                 failures.append(_failure(f"{path}: {name}", error))
@@ -240,7 +249,9 @@ class Results:
         return f"wrote {4 * len(self.names)} files to {self.out}"
 
 
-def _segment(models: Sequence[Network], image: Image, name: str, options: Options) -> Prediction:
+def _segment(
+    models: Sequence[Network], image: Image, name: str, rule: ObjectRule, options: Options
+) -> Prediction:
     """Segment an image, with a progress bar over tiles."""
     with over_tiles(name) as show:
         return segment(
@@ -249,8 +260,7 @@ def _segment(models: Sequence[Network], image: Image, name: str, options: Option
             tile=options.tile,
             symmetries=options.symmetries,
             threshold=options.threshold,
-            min_size=options.min_size,
-            split=options.split,
+            rule=rule,
             on_tile=show,
         )
 

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.data import ImageSet, normalise
-from tinyunet.metrics.mistakes import SMALLEST_OBJECT
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.instances import label_instances
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.tiling import OnTile, predict_tiled
+
+DEFAULT_RULE = ObjectRule()
 
 
 def segment(
@@ -24,8 +26,7 @@ def segment(
     tile: int,
     symmetries: int = 1,
     threshold: float = 0.5,
-    min_size: int = SMALLEST_OBJECT,
-    split: bool = True,
+    rule: ObjectRule = DEFAULT_RULE,
     on_tile: OnTile | None = None,
 ) -> Prediction:
     """Predict one image and number its objects.
@@ -38,16 +39,16 @@ def segment(
         Grey values as its file holds them.
     tile, symmetries, on_tile
         As in `predict_tiled`; the tiles are those of all networks.
-    threshold, min_size
+    threshold : float
         As in `label_instances`.
-    split : bool
-        Cut objects at narrow necks; otherwise connected pixels are always one object.
+    rule : ObjectRule
+        The smallest object to keep, and which necks are cut.
     """
     started = time.perf_counter()
     probabilities = _average(networks, normalise(image), tile=tile, symmetries=symmetries, on_tile=on_tile)
     seconds = time.perf_counter() - started
     objects = label_instances(
-        probabilities, threshold=threshold, min_size=min_size, split_depth=1.0 if split else None
+        probabilities, threshold=threshold, min_size=rule.min_size, split_depth=rule.split_depth
     )
     return Prediction(probabilities, objects, seconds)
 

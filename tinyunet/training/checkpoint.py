@@ -12,7 +12,7 @@ import json
 import typing
 import zlib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tinyunet.data.atomic_write import replacing
 from tinyunet.errors import CheckpointError, OptionError
 from tinyunet.models import MODELS, Network, make_network
 from tinyunet.nn import OPTIMISERS
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.json_types import mismatch
 
@@ -62,6 +63,9 @@ class Checkpoint:
     classes : dict
         The fields of a `ClassTable`: the number or colour of each class in the label files. Empty if the
         labels are no classes, and in files of versions that did not store it.
+    objects : ObjectRule
+        Which connected pixels are an object, by those of training. The default in files of versions that
+        did not store it.
     """
 
     network: dict[str, Any]
@@ -72,6 +76,7 @@ class Checkpoint:
     optimiser: dict[str, Arrays]
     images: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     classes: dict[str, Any] = field(default_factory=dict)
+    objects: ObjectRule = field(default_factory=ObjectRule)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -97,6 +102,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "progress": checkpoint.progress,
             "images": checkpoint.images,
             "classes": checkpoint.classes,
+            "objects": asdict(checkpoint.objects),
         }
     )
     metadata = {"format": FORMAT, "header": header, "checksum": _checksum(header, arrays)}
@@ -232,6 +238,10 @@ def _checked_header(path: Path, text: str) -> dict[str, Any]:
     sums = [pair for part in header.get("images", {}).values() for pair in part.values()]
     if any(len(pair) != 2 for pair in sums):
         raise _bad_header(path, "images have other checksums than one of the pixels and one of the labels")
+    try:
+        header["objects"] = ObjectRule(**header.get("objects", {}))
+    except OptionError as error:
+        raise _bad_header(path, f"objects: {error}") from error
     if header["step"] < 0:
         raise _bad_header(path, f"step is {header['step']}, expected at least 0")
     return header

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,10 @@ def predict_unseen(
     model, checkpoint
         From `load_model`; the tile is that of training.
     images : ImageSet
-    symmetries, split
+    symmetries : 1 or 8
         As in `segment`.
+    split : bool
+        Cut objects at narrow necks, by the run's rule; otherwise connected pixels are always one object.
 
     Raises
     ------
@@ -172,7 +174,10 @@ def predict_unseen(
     require_channels(model, images)
     _require_unseen(checkpoint, images)
     tile = checkpoint.config.get("tile", TrainConfig.tile)
-    return segment_all([model], images, tile=tile, symmetries=symmetries, split=split)
+    rule = checkpoint.objects
+    if not split:
+        rule = replace(rule, split_depth=None)
+    return segment_all([model], images, tile=tile, symmetries=symmetries, rule=rule)
 
 
 def require_channels(model: Network, images: ImageSet) -> None:

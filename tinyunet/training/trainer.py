@@ -31,6 +31,7 @@ from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import make_network, memory
 from tinyunet.nn import OPTIMISERS
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.sampling import Sample, batch
 from tinyunet.training import plateau, population
@@ -330,6 +331,7 @@ class Trainer:
             optimiser={part: dict(zip(names, arrays, strict=True)) for part, arrays in state},
             images=self._images,
             classes=self._classes,
+            objects=self._object_rule,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -357,6 +359,10 @@ class Trainer:
     @cached_property
     def _images(self) -> dict[str, Fingerprints]:
         return {"train": fingerprints(self.training_set), "held out": fingerprints(self.validation_set)}
+
+    @cached_property
+    def _object_rule(self) -> ObjectRule:
+        return ObjectRule.of(self.training_set)
 
     @property
     def _classes(self) -> dict[str, Any]:
