@@ -1,6 +1,7 @@
 """Sets on disk: folders, stacks and archives. Errors name what is missing or does not match."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,17 @@ def test_npz_with_a_name_in_capitals(tmp_path: Path) -> None:
 def test_npz_refuses(tmp_path: Path, arrays: dict, message: str) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(DataError, match=message):
+        read_images(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize("member", ["images", "labels", "labels.npy"])
+def test_npz_member_that_is_no_array(tmp_path: Path, member: str) -> None:
+    arrays = {"images": IMAGES, "labels": LABELS}
+    del arrays[member.removesuffix(".npy")]
+    np.savez(tmp_path / "set.npz", **arrays)
+    with zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.writestr(member, b"no array")
+    with pytest.raises(DataError, match=f"no array called {member.removesuffix('.npy')}"):
         read_images(tmp_path / "set.npz")
 
 

@@ -378,8 +378,8 @@ def _read_npz(path: Path, labels: bool) -> list[Record]:
 def _npz_array(path: Path, key: str) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as archive:  # a pickle could run any code
-            if key in archive:
-                return archive[key]
+            if isinstance(array := archive.get(key), np.ndarray):  # bytes, if another program packed it
+                return array
             found = first_names(archive.files)
     except MemoryError as error:
         raise OutOfMemoryError(
@@ -395,6 +395,6 @@ def _npz_array(path: Path, key: str) -> np.ndarray:
         ) from error
     raise DataError(
         f"{path}: no array called {key}",
-        {"expected": LAYOUTS["archive"], "found": found},
+        {"expected": LAYOUTS["archive"], "members": found},
         f"save it as {key}=...",
     )
