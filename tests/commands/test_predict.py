@@ -7,8 +7,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tinyunet import predict as predict_command
 from tinyunet.autograd import Tensor
-from tinyunet.data import normalise
+from tinyunet.data import normalise, readers
 from tinyunet.models import UNet, make_network
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.training.checkpoint import load_checkpoint, load_model, save_checkpoint
@@ -134,6 +135,24 @@ def test_a_folder_of_images_of_different_sizes(command, trained, tmp_path):
     assert len(list((tmp_path / "results").iterdir())) == 8
     for name, shape in shapes.items():
         assert results(tmp_path / "results", name)[2].shape == shape
+
+
+def test_files_are_read_one_by_one(command, trained, make_data, monkeypatch):
+    """Each is read after the one before has been predicted: a folder may be larger than the memory."""
+
+    def read(file, **options):
+        order.append(f"read {file.name}")
+        return decode_with_notes(file, **options)
+
+    def predict(models, image, **options):
+        order.append("predicted")
+        return segment(models, image, **options)
+
+    order, decode_with_notes, segment = [], readers.decode_with_notes, predict_command.segment
+    monkeypatch.setattr(readers, "decode_with_notes", read)
+    monkeypatch.setattr(predict_command, "segment", predict)
+    assert command("predict", trained, make_data("folder"), "--out", "results")[0] == 0
+    assert order == [line for i in range(3) for line in (f"read {i}.png", "predicted")]
 
 
 def test_an_archive_and_a_data_set_with_labels(command, trained, data, tmp_path):

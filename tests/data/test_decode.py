@@ -143,6 +143,31 @@ def test_tiff(tmp_path: Path, pixels: np.ndarray, compression: str | None) -> No
     np.testing.assert_array_equal(image, pixels.reshape(16, 12, -1))
 
 
+@pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"bigtiff": True}], ids=str)
+@pytest.mark.parametrize("kind", ["i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"])
+def test_tiff_of_any_type_and_byte_order(tmp_path: Path, kind: str, options: dict) -> None:
+    """The type is kept, in the byte order of this machine."""
+    file, values = tmp_path / "a.tif", GREY * 200.0 if kind[0] == "u" else GREY / 2 - 60
+    tifffile.imwrite(file, values.astype(kind), **options)
+    image = only(file)
+    assert image.dtype == np.dtype(kind).newbyteorder("=")
+    np.testing.assert_array_equal(image[..., 0], tifffile.imread(file))
+
+
+@pytest.mark.parametrize("axes", ["TZCYX", "CZYX", "ZCTYX", "TCYXS"])
+def test_axes_of_ome_and_imagej(tmp_path: Path, axes: str) -> None:
+    """In any order: channels go last, all axes besides rows and columns are pages."""
+    lengths = {"T": 2, "Z": 5, "C": 2, "Y": 16, "X": 12, "S": 3}
+    pixels = RNG.integers(0, 256, [lengths[axis] for axis in axes]).astype(np.uint8)
+    file, photometric = tmp_path / "a.ome.tif", "rgb" if "S" in axes else "minisblack"
+    tifffile.imwrite(file, pixels, metadata={"axes": axes}, photometric=photometric)
+    pages, channel = decode(file), "S" if "S" in axes else "C"
+    order = [axis for axis in axes if axis not in f"YX{channel}"]
+    order += ["Y", "X", *([channel] if channel in axes else [])]
+    expected = pixels.transpose([axes.index(axis) for axis in order])
+    np.testing.assert_array_equal(np.stack(pages).reshape(expected.shape), expected)
+
+
 def test_tiff_of_one_bit(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", GREY > 99)
     image = only(tmp_path / "a.tif")

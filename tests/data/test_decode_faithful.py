@@ -12,6 +12,7 @@ import PIL.ImageSequence
 import pytest
 import tifffile
 
+from tinyunet.data import read_images
 from tinyunet.data.decode import decode, decode_with_notes
 from tinyunet.errors import DataError, OutOfMemoryError
 
@@ -364,15 +365,17 @@ def test_colour_planes_that_no_stack_explains_are_colours(tmp_path):
 # Limits.
 
 
-def test_large_png_is_read(tmp_path):
-    """Pillow refuses more than 179 million pixels."""
-    limit = PIL.Image.MAX_IMAGE_PIXELS
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
-        PIL.Image.fromarray(GREY).save(tmp_path / "a.png")
-        assert only(tmp_path / "a.png").shape == (48, 40, 1)
-        assert PIL.Image.MAX_IMAGE_PIXELS == 100
-    assert limit == PIL.Image.MAX_IMAGE_PIXELS
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "jp2"])
+def test_files_beyond_pillows_limit_are_read(tmp_path, suffix, monkeypatch):
+    """Pillow warns of 89 million pixels, and refuses twice as many."""
+    file = tmp_path / f"a.{suffix}"
+    PIL.Image.fromarray(RGB).save(file)
+    expected = pillow(file, "RGB")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(PIL.Image.DecompressionBombError):
+        pillow(file)
+    np.testing.assert_array_equal(only(file), expected)
+    assert PIL.Image.MAX_IMAGE_PIXELS == 100
 
 
 def bomb(file):
@@ -412,7 +415,7 @@ def test_decompression_bombs_are_refused_and_the_limit_can_be_raised(tmp_path, s
     assert only(small).shape == (900, 900, 1)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy", "npz"])
 def test_too_little_memory_is_no_damaged_file(tmp_path, suffix, monkeypatch):
     def fail(*_, **__):
         raise MemoryError("Unable to allocate 9 GiB")
@@ -423,8 +426,9 @@ def test_too_little_memory_is_no_damaged_file(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", fail)
     monkeypatch.setattr(PIL.Image.Image, "load", fail)
     monkeypatch.setattr(np, "load", fail)
+    np.savez(tmp_path / "a.npz", images=STACK)
     with pytest.raises(OutOfMemoryError, match="9 GiB"):
-        decode(tmp_path / f"a.{suffix}")
+        (read_images if suffix == "npz" else decode)(tmp_path / f"a.{suffix}")
 
 
 # Lossy labels.
