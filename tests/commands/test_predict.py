@@ -63,6 +63,20 @@ def test_two_frames_of_one_number(command, trained, tmp_path):
     assert masks == ["mask000.tif", "mask001.tif", "mask002.tif"]
 
 
+def test_a_mask_is_not_written_twice(command, trained, tmp_path):
+    """The pages of a stack are numbered in their order, which may be the number of a frame."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "in" / "01_t001.png")
+    pages = np.zeros((2, 20, 20), np.uint8)
+    tifffile.imwrite(tmp_path / "in" / "01_t002.tif", pages, photometric="minisblack")
+    status, _, message = command("predict", trained, "in", "--out", "results", "--layout", "film")
+    assert status == 1
+    assert "01_t002-0" in message
+    assert "01_t002-1" not in message
+    masks = sorted(file.name for file in (tmp_path / "results" / "01_RES").glob("*.tif"))
+    assert masks == ["mask001.tif", "mask002.tif"]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (40, 1), (1, 40), (3, 3)])
 def test_a_page_for_each_class_however_small_the_image(command, trained, make_data, shape):
     """Even a line or a pixel; and evaluate reads it back."""

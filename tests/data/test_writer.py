@@ -29,6 +29,17 @@ def test_more_than_65535_objects_take_32_bits(tmp_path):
         np.testing.assert_array_equal(decode(tmp_path / "labels.tif", labels=True)[0][..., 0], labels)
 
 
+def test_labels_beyond_4_gib_are_no_imagej_file(tmp_path, monkeypatch):
+    """ImageJ's files cannot be BigTIFF, so tifffile refuses them; here the limit is that of 70 labels."""
+    labels = np.arange(70).reshape(7, 10)
+    for limit, by_imagej in ((140, True), (139, False)):
+        monkeypatch.setattr("tinyunet.data.writer.CLASSIC_TIFF", limit)
+        save_labels(tmp_path / "labels.tif", labels)
+        with tifffile.TiffFile(tmp_path / "labels.tif") as file:
+            assert file.is_imagej == by_imagej
+            np.testing.assert_array_equal(file.asarray(), labels)
+
+
 def test_labels_that_no_file_can_hold_are_refused(tmp_path):
     path = tmp_path / "labels.tif"
     for labels, error, text in [
