@@ -303,6 +303,8 @@ def _option(library: Path, folder: Path, rng: random.Random) -> tuple:
         words = [*command, f"--{rng.choice(options[command[0]])}", rng.choice(values)]
     outputs = {"out", "run"} if command == RESUME else {"out"}
     named = {after for before, after in pairwise(words) if before == "--out"}
+    if command == REPORT and "None" in named:  # its default: into the run's folder
+        outputs.add("run")
     outputs |= {place.partition("/")[0] for place in named} - set(os.listdir(folder))
     return " ".join(map(_short, words)), words, *sorted(outputs)
 

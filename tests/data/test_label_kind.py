@@ -149,6 +149,17 @@ def test_masks_with_different_foreground_numbers_are_no_classes(values):
         infer_kind([blobs(value) for value in values], "set")
 
 
+@pytest.mark.parametrize(
+    ("value", "coloured", "shown"), [(0, False, "0"), (7, False, "7"), (0xFF8000, True, "#ff8000")]
+)
+def test_a_single_class_is_refused(value, coloured, shown):
+    """As those of a mask of 0 and 255 are whose 255 is unknown; which is no error for a mask."""
+    labels = [np.array([[value, -1], [value, value]])]
+    with pytest.raises(DataError, match=f"one class everywhere.*\n.*{shown}\n"):
+        apply_kind(labels, "classes", "set", coloured=coloured)
+    assert apply_kind(labels, "binary", "set").num_classes == 2
+
+
 def test_classes_of_another_set():
     """A second set may lack a class; it must not change the numbers of the others."""
     (label,), num_classes, values = apply_kind([stripes(0, 255)], "classes", "set", (0, 128, 255))

@@ -225,7 +225,8 @@ def apply_kind(
     Raises
     ------
     DataError
-        More than two values for "binary", more than 256 or other values for "classes", an unknown kind.
+        More than two values for "binary"; a single one, more than 256 or other values for "classes"; an
+        unknown kind.
     """
     if kind not in KINDS:
         raise DataError(f"unknown kind of labels: {kind!r}", remedy=f"choose one of {', '.join(KINDS)}")
@@ -261,6 +262,12 @@ def _number_classes(
         raise DataError(
             f"{source}: up to {MOST_CLASSES} classes, found {len(known)} values: {_listing(known)}",
             remedy="renumber the classes, or give --kind instances",
+        )
+    if len(known) < 2:
+        raise DataError(
+            f"{source}: the labels show one class everywhere, there is nothing to tell apart",
+            {"found": _listing(known, coloured)},
+            "label a second class; values given with --ignore are none",
         )
     foreign = np.setdiff1d(values, known)
     if foreign.size:
