@@ -15,6 +15,7 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, LabelKind
 from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.errors import DataError, OptionError, first_names
+from tinyunet.exchange.exported import load_networks
 from tinyunet.metrics.folds import FoldScores, summarise_folds
 from tinyunet.metrics.naming import format_value, headline_measure, lower_is_better, readable_name
 from tinyunet.metrics.scores import (
@@ -37,8 +38,8 @@ from tinyunet.prediction.films import find_results
 from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.progress import over_images
 from tinyunet.training.config import LabelOptions, read_data, read_labelled
-from tinyunet.training.folds import load_networks, predict_held_out
-from tinyunet.training.stored_run import stored_classes, stored_data
+from tinyunet.training.folds import Loaded, predict_held_out
+from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +57,18 @@ class Options(LabelOptions):
     """
 
     predictions: tyro.conf.Positional[Path]
-    """A folder that tinyunet.predict wrote, or with 01_RES/mask000.tif in it; or, without LABELS, a run or
-    the folder of a cross-validation."""
+    """A folder that tinyunet.predict wrote, or with 01_RES/mask000.tif in it; or a network in one file, a
+    checkpoint or one that tinyunet.export wrote; or, without LABELS, a run or the folder of a
+    cross-validation."""
     labels: tyro.conf.Positional[str | None] = None
-    """The images that were predicted, with their labels: any set that training reads, with the same names."""
+    """The images that were predicted, or that the network in a file is to predict, with their labels: any set
+    that training reads. Predictions are found by the images' names."""
     out: Path | None = None
     """Folder for scores.json and the pictures, new or empty."""
     symmetries: Literal[1, 8] = 1
-    """Only for a run. 8: average over rotations and mirror images, which takes eight times as long."""
+    """Only for a network. 8: average over rotations and mirror images, which takes eight times as long."""
     split: bool = True
-    """Only for a run: cut objects at narrow necks, as tinyunet.predict does."""
+    """Only for a network: cut objects at narrow necks, as tinyunet.predict does."""
     pictures: int = 8
     """Number of images to show, the worst first."""
     overwrite: bool = False
@@ -77,7 +80,7 @@ class Options(LabelOptions):
         super().__post_init__()
         if self.pictures < 0:
             raise OptionError(f"pictures is {self.pictures}, expected at least 0")
-        if self.labels is not None and (self.symmetries != 1 or not self.split):
+        if self.labels is not None and self.predictions.is_dir() and (self.symmetries != 1 or not self.split):
             raise OptionError(
                 f"{self.predictions} is compared as it was predicted, without --symmetries or --no-split",
                 {"symmetries": self.symmetries, "split": self.split},
@@ -104,9 +107,7 @@ def evaluate(options: Options) -> None:
     use_backend(options.backend or active_backend())
     if options.out:
         command_line.require_empty(options.out, overwrite=options.overwrite)
-    images, predictions, notes, sizes = (
-        _from_run(options) if options.labels is None else _from_folder(options)
-    )
+    images, predictions, notes, sizes = _predicted(options)
     assert images.kind is not None
     scored = over_images(score_images(images, predictions), len(images))
     measures, scores = summarise([one.scores for one in scored])
@@ -135,6 +136,29 @@ class Predicted(NamedTuple):
     """How many of them each fold held out."""
 
 
+def _predicted(options: Options) -> Predicted:
+    if options.labels is None:
+        return _from_run(options)
+    return _from_network(options) if options.predictions.is_file() else _from_folder(options)
+
+
+def _from_network(options: Options) -> Predicted:
+    """Labelled images, predicted by the network in a file."""
+    assert options.labels is not None
+    [network] = load_networks(options.predictions)
+    path, model, checkpoint = network
+    images = read_labelled(options.labels, options, stored_classes(checkpoint, path))
+    predictions = predict_unseen(
+        model, checkpoint, images, symmetries=options.symmetries, split=options.split
+    )
+    known = "" if _knows_its_images(network) else "; it does not say on which images it was trained"
+    return Predicted(images, predictions, [f"{path}: network of step {checkpoint.step}{known}"])
+
+
+def _knows_its_images(network: Loaded) -> bool:
+    return bool(network.checkpoint.config)
+
+
 def _from_run(options: Options) -> Predicted:
     """The held-out images of a run, or of the folds of a cross-validation."""
     if predicted_names(options.predictions) or find_results(options.predictions):
@@ -144,6 +168,11 @@ def _from_run(options: Options) -> Predicted:
         )
     networks = load_networks(options.predictions)
     path, _, checkpoint = networks[0]
+    if not _knows_its_images(networks[0]):
+        raise DataError(
+            f"{path}: an exported network, which does not say on which images it was trained",
+            remedy="give labelled images as the second argument",
+        )
     data = replace(stored_data(checkpoint), **_given(options))
     held_out = predict_held_out(
         networks,

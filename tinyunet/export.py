@@ -17,6 +17,7 @@ from tinyunet.data.readers import image_readers
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError
 from tinyunet.exchange import bioimageio
 from tinyunet.exchange.onnx import to_onnx
+from tinyunet.exchange.record import Record
 from tinyunet.exchange.torch_names import torch_file
 from tinyunet.models import Network
 from tinyunet.training.checkpoint import Checkpoint, load_model
@@ -84,7 +85,7 @@ def export(options: Options) -> None:
             remedy=f"give the run of one fold, such as {options.run / 'fold-0'}",
         )
     model, checkpoint = load_model(options.run)
-    record = {"network": checkpoint.network, "classes": checkpoint.classes, "step": checkpoint.step}
+    record = Record.of(checkpoint).to_json()
     if format_ == "bioimageio":
         image = _example(options, model, checkpoint)
         about = _about(options, model, checkpoint)

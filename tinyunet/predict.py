@@ -20,6 +20,7 @@ from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
 from tinyunet.data.readers import image_readers, inferred_layout
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
+from tinyunet.exchange.exported import load_networks
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.files import write_prediction
@@ -29,7 +30,7 @@ from tinyunet.prediction.segmentation import segment
 from tinyunet.prediction.tiling import TILE
 from tinyunet.reporting.pictures import overlay
 from tinyunet.reporting.progress import over_files, over_tiles
-from tinyunet.training.folds import Loaded, load_networks
+from tinyunet.training.folds import Loaded
 from tinyunet.training.stored_run import require_channels, stored_classes
 
 FAILURES = (TinyUNetError, OSError, MemoryError)  # of one image: the others are predicted all the same
@@ -50,8 +51,8 @@ class Options:
     """
 
     run: tyro.conf.Positional[Path]
-    """A run's folder, for its best checkpoint; a checkpoint; or the folder of a cross-validation (--folds),
-    for the best one of each fold."""
+    """A run's folder, for its best checkpoint; a checkpoint; the folder of a cross-validation (--folds), for
+    the best one of each fold; or a file that tinyunet.export wrote: .zip, .onnx or .safetensors."""
     images: tyro.conf.Positional[Path]
     """An image, a folder of images, a TIFF stack, an .npz, or films of the Cell Tracking Challenge."""
     out: Path

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from tinyunet.backend import to_host
 from tinyunet.errors import OptionError
 from tinyunet.exchange.packages import require
+from tinyunet.exchange.record import RECORD
 from tinyunet.models import FCN, Network, UNet
 from tinyunet.models.fcn import FINEST_SCORED
 from tinyunet.models.unet import DoubleConv
@@ -37,6 +38,7 @@ from tinyunet.ops.batch_norm import fold
 OPSET, IR_VERSION = 17, 8
 INPUT, OUTPUT = "image", "probabilities"
 ROWS_COLUMNS = (2, 3)
+MIRRORED = "mirrored"  # the constant with the numbers of mirrored pixels
 
 DESCRIPTION = """A segmentation network of tinyunet, axes N C H W.
 Input: images of which each channel has mean 0 and variance 1 over the whole image (not over the tile).
@@ -64,22 +66,7 @@ def to_onnx(model: Network, record: Mapping[str, Any], *, mirror: bool = False) 
         The network has no such graph, or onnx is not installed.
     """
     onnx = require("onnx")
-    graph = _Graph()
-    x = graph.mirrored(INPUT, model) if mirror else INPUT
-    if isinstance(model, UNet):
-        y = _unet(graph, x, model)
-    elif isinstance(model, FCN):
-        y = _fcn(graph, x, model)
-    else:
-        raise OptionError(
-            f"a network {type(model).__name__} cannot be written as ONNX",
-            {"expected": "UNet or FCN"},
-            "its sliding window is made of fragments that ONNX has no node for; --format torch writes it",
-        )
-    if mirror:
-        y = graph.without_mirror(y, model)
-    graph.node("Softmax", [y], OUTPUT, axis=1)
-
+    graph = graph_of(model, mirror=mirror)
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     sides = ("height", "width") if mirror or not model.geometry.shrink else ("output_height", "output_width")
     whole = helper.make_graph(
@@ -97,10 +84,30 @@ def to_onnx(model: Network, record: Mapping[str, Any], *, mirror: bool = False) 
         producer_name="tinyunet",
         doc_string=whole.doc_string,
     )
-    helper.set_model_props(file, {"tinyunet": json.dumps(record)})
+    helper.set_model_props(file, {RECORD: json.dumps(record)})
     onnx.checker.check_model(file, full_check=True)
     content: bytes = file.SerializeToString(deterministic=True)
     return content
+
+
+def graph_of(model: Network, *, mirror: bool) -> Graph:
+    """Return the nodes and constants of a network's graph; arguments and errors are those of `to_onnx`."""
+    graph = Graph()
+    x = graph.mirrored(INPUT, model) if mirror else INPUT
+    if isinstance(model, UNet):
+        y = _unet(graph, x, model)
+    elif isinstance(model, FCN):
+        y = _fcn(graph, x, model)
+    else:
+        raise OptionError(
+            f"a network {type(model).__name__} cannot be written as ONNX",
+            {"expected": "UNet or FCN"},
+            "its sliding window is made of fragments that ONNX has no node for; --format torch writes it",
+        )
+    if mirror:
+        y = graph.without_mirror(y, model)
+    graph.node("Softmax", [y], OUTPUT, axis=1)
+    return graph
 
 
 def mirrored(model: Network) -> tuple[int, int]:
@@ -127,7 +134,7 @@ def _sizes_text(model: Network, *, mirror: bool) -> str:
     )
 
 
-class _Graph:
+class Graph:
     """A graph in the making. Methods take and return the names of its tensors."""
 
     def __init__(self) -> None:
@@ -182,7 +189,7 @@ class _Graph:
         """Continue the image by its mirror image, of which the edge pixel is not a part."""
         before, after = mirrored(model)
         pads = np.array([0, 0, before, before, 0, 0, after, after], np.int64)
-        return self.node("Pad", [x, self.constant("mirrored", pads)], mode="reflect")
+        return self.node("Pad", [x, self.constant(MIRRORED, pads)], mode="reflect")
 
     def without_mirror(self, y: str, model: Network) -> str:
         """Cut off what the mirrored pixels gave."""
@@ -190,7 +197,7 @@ class _Graph:
         return self.cut(y, before, after)
 
 
-def _unet(graph: _Graph, x: str, model: UNet) -> str:
+def _unet(graph: Graph, x: str, model: UNet) -> str:
     """The nodes of `UNet.forward`; returns the scores."""
     skips = []
     for level, block in enumerate(model.contracting):
@@ -208,7 +215,7 @@ def _unet(graph: _Graph, x: str, model: UNet) -> str:
     return graph.layer(x, "scores", model.scores)
 
 
-def _fcn(graph: _Graph, x: str, model: FCN) -> str:
+def _fcn(graph: Graph, x: str, model: FCN) -> str:
     """The nodes of `FCN.forward`; returns the scores."""
     pooled = []
     for level, block in enumerate(model.contracting):

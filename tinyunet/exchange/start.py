@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from tinyunet.errors import CheckpointError, OptionError, first_names
-from tinyunet.exchange.torch_names import RECORD, from_torch
+from tinyunet.errors import OptionError
+from tinyunet.exchange.exported import read_exported
+from tinyunet.exchange.record import EXPORT_AGAIN
 from tinyunet.models import MODELS, Network
-from tinyunet.training.checkpoint import load_checkpoint, shapes_of_network
+from tinyunet.training.checkpoint import load_checkpoint
 from tinyunet.training.config import NETWORK_OPTIONS
 from tinyunet.training.folds import FoldsFolder
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 WITHOUT_WEIGHTS = {"seed", "dropout", "windows", "padding"}  # options that change no array
-EXPORT_AGAIN = "give a run, or a file that `python -m tinyunet.export --format torch` wrote"
 
 
 @dataclass(frozen=True)
@@ -110,9 +107,8 @@ def read_start(path: Path) -> Start:
             f"--start-from {path}: a pickle, which can run any code when it is read; it was not opened",
             remedy=EXPORT_AGAIN,
         )
-    exported = None if path.is_dir() else _exported_record(path)
-    if exported is not None:
-        return _read_exported(path, exported)
+    if (exported := read_exported(path)) is not None:
+        return Start(path, _with_defaults(exported.record.network), exported.model.state_dict())
     checkpoint = load_checkpoint(path / "best.safetensors" if path.is_dir() else path)
     return Start(path, _with_defaults(checkpoint.network), checkpoint.weights)
 
@@ -120,41 +116,3 @@ def read_start(path: Path) -> Start:
 def _with_defaults(network: Mapping[str, Any]) -> dict[str, Any]:
     model = network.get("model", "unet")
     return {"model": model, **MODELS[model].options(), **network}
-
-
-def _exported_record(path: Path) -> str | None:
-    """The record in a file that was exported for PyTorch; None if it is another file, or none."""
-    try:
-        with safe_open(path, "numpy") as file:
-            return (file.metadata() or {}).get(RECORD)
-    except (SafetensorError, OSError):
-        return None  # `load_checkpoint` says what is wrong
-
-
-def _read_exported(path: Path, text: str) -> Start:
-    try:
-        network = json.loads(text)["network"]
-        if not isinstance(network, dict):
-            raise TypeError(f"network is {network!r}")
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: its metadata does not describe a network", {"reason": error}, EXPORT_AGAIN
-        ) from error
-    parameters, buffers = shapes_of_network(path, network)
-    shapes = dict([*parameters, *buffers])
-    with safe_open(path, "numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    weights = from_torch(arrays, shapes)
-    found = {name: array.shape for name, array in weights.items()}
-    wrong = [name for name in [*shapes, *found] if shapes.get(name) != found.get(name)]
-    if wrong:
-        expected, there = (where.get(wrong[0], "nothing") for where in (shapes, found))
-        raise CheckpointError(
-            f"{path}: arrays that do not fit the network of its metadata: {first_names(wrong)}",
-            {f"expected of {wrong[0]}": expected, "found": there, "network": network},
-            EXPORT_AGAIN,
-        )
-    for name, array in weights.items():
-        if not np.isfinite(array).all():
-            raise CheckpointError(f"{path}: weights are not finite", {"first": name}, EXPORT_AGAIN)
-    return Start(path, _with_defaults(network), weights)

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from tinyunet.backend import to_host
+from tinyunet.exchange.record import RECORD
 
 NORM = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var"}
-RECORD = "tinyunet"
 
 
 def to_torch(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
