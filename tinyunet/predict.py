@@ -21,6 +21,7 @@ from tinyunet.data.layouts import name_of
 from tinyunet.data.readers import image_readers, inferred_layout
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
 from tinyunet.exchange.exported import load_networks
+from tinyunet.exchange.objects import ObjectFormat, Objects, require_packages, write_objects
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.files import write_prediction
@@ -59,6 +60,10 @@ class Options:
     """Folder for the results, new or empty."""
     layout: Literal["files", "film"] | None = None
     """files: four for each image. film: the Cell Tracking Challenge's. That of the images if omitted."""
+    objects: tuple[ObjectFormat, ...] = ()
+    """Write the objects of each image for another program, too; repeat it for several. geojson: polygons with
+    classes, NAME_objects.geojson, for QuPath. roi: outlines, NAME_rois.zip, for ImageJ and Fiji. csv: a table
+    of place, size, class and mean grey values, NAME_objects.csv."""
     tile: int = TILE
     """Largest side of the output tile, in pixels; it affects only speed and memory."""
     symmetries: Literal[1, 8] = 1
@@ -92,7 +97,16 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the options and run the command."""
-    command_line.run(lambda: predict(tyro.cli(Options, prog="python -m tinyunet.predict", args=arguments)))
+    command_line.run(
+        lambda: predict(
+            tyro.cli(
+                Options,
+                prog="python -m tinyunet.predict",
+                args=arguments,
+                config=(tyro.conf.UseAppendAction,),
+            )
+        )
+    )
 
 
 def predict(options: Options) -> None:
@@ -102,6 +116,7 @@ def predict(options: Options) -> None:
     """
     # First: a backend that is missing is an error before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
+    require_packages(options.objects)
     networks = load_networks(options.run)
     models = [network.model for network in networks]
     classes = stored_classes(networks[0].checkpoint, networks[0].path)
@@ -196,6 +211,7 @@ class Results:
 
     def __init__(self, options: Options, are_frames: bool, classes: ClassTable | None):
         self.out, self.names, self._classes = options.out, set[str](), classes
+        self._objects = options.objects
         self._films: dict[str, FilmWriter] = {}
         self._masks: set[tuple[str, str]] = set()
         self._as_film = are_frames if options.layout is None else options.layout == "film"
@@ -223,6 +239,7 @@ class Results:
             They cannot be written, or are those of an image written before.
         """
         assert prediction.objects is not None
+        labels = prediction.objects
         mask = (self._are_frames and frame_of(name)) or ("01", number)
         if name in self.names or mask in self._masks:
             raise RunError(
@@ -234,20 +251,27 @@ class Results:
             folder = self.out / f"{film}_RES"
             with command_line.writing(folder):
                 self._films[film] = self._films.get(film) or FilmWriter(folder)
-                self._films[film].add(frame, prediction.objects)
+                labels = self._films[film].add(frame, labels)
             self._masks.add(mask)
         else:
             with command_line.writing(self.out / f"{name}_…"):
                 picture = overlay(image, prediction.objects)
                 write_prediction(self.out, name, prediction, picture, self._classes)
+        objects = Objects(labels, image, prediction.probabilities, self._classes)
+        with command_line.writing(self.out / f"{name}_objects"):
+            write_objects(self.out, name, objects, self._objects)
         self.names.add(name)
 
     def summary(self) -> str:
         """State in one line what was written."""
         if self._as_film:
             folders = ", ".join(str(film.folder) for film in self._films.values())
-            return f"wrote {len(self.names)} frames to {folders}"
-        return f"wrote {4 * len(self.names)} files to {self.out}"
+            return f"wrote {len(self.names)} frames to {folders}" + self._objects_text()
+        return f"wrote {(4 + len(set(self._objects))) * len(self.names)} files to {self.out}"
+
+    def _objects_text(self) -> str:
+        number = len(set(self._objects)) * len(self.names)
+        return f", and {number} files of objects to {self.out}" if number else ""
 
 
 def _segment(

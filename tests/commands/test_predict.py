@@ -1,5 +1,7 @@
 """python -m tinyunet.predict, as a user runs it."""
 
+import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -278,3 +280,51 @@ def test_help(command):
     assert status == 0
     for text in ("usage: python -m tinyunet.predict", "--tile", "--symmetries", "best checkpoint", "16-bit"):
         assert text in out
+
+
+def test_objects_for_other_programs(command, trained, data, tmp_path):
+    """Of every image, as they are numbered in its label image; without them, no such file stays."""
+    from zipfile import ZipFile
+
+    formats = [word for form in ("geojson", "roi", "csv") for word in ("--objects", form)]
+    options = ("--out", "results", "--threshold", "0.4", "--min-size", "1")
+    status, output, message = command("predict", trained, data, *options, *formats)
+    assert status == 0, message
+    assert "wrote 21 files" in output
+    for name in "012":
+        instances = tifffile.imread(tmp_path / "results" / f"{name}_instances.tif")
+        numbers = np.setdiff1d(instances, [0]).tolist()
+        rows = (tmp_path / "results" / f"{name}_objects.csv").read_text().splitlines()[1:]
+        assert [int(row.split(",")[0]) for row in rows] == numbers
+        assert {row.split(",")[1] for row in rows} <= {"255"}  # the value of the labels
+        features = json.loads((tmp_path / "results" / f"{name}_objects.geojson").read_text())["features"]
+        assert [int(feature["properties"]["name"]) for feature in features] == numbers
+        with ZipFile(tmp_path / "results" / f"{name}_rois.zip") as archive:
+            assert len(archive.namelist()) == len(numbers) > 0
+    assert command("evaluate", "results", data)[0] == 0
+    assert command("predict", trained, data, *options, "--overwrite")[0] == 0
+    assert len(list((tmp_path / "results").iterdir())) == 12
+
+
+def test_objects_of_frames_have_the_numbers_of_their_tracks(command, trained, tmp_path):
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(1)
+    for frame in range(2):
+        pixels = rng.integers(0, 255, (24, 24)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"01_t00{frame}.png")
+    options = ("--threshold", "0.4", "--min-size", "1", "--objects", "csv")
+    status, output, _ = command("predict", trained, "in", "--out", "results", *options)
+    assert status == 0
+    assert "2 files of objects" in output
+    for frame in range(2):
+        mask = tifffile.imread(tmp_path / "results" / "01_RES" / f"mask00{frame}.tif")
+        rows = (tmp_path / "results" / f"01_t00{frame}_objects.csv").read_text().splitlines()[1:]
+        assert [int(row.split(",")[0]) for row in rows] == np.setdiff1d(mask, [0]).tolist() != []
+
+
+def test_objects_that_cannot_be_written_are_refused_before_the_prediction(
+    refused, trained, image, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "shapely", None)
+    assert "pip install shapely" in refused("predict", trained, image, "--out", "out", "--objects", "geojson")
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Packages that only an exchange needs: the extra `export`."""
+"""Packages that only an exchange needs: they are in the extras `export`, `objects` and `weights`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from types import ModuleType
 
 from tinyunet.errors import OptionError
 
-DISTRIBUTIONS = {"onnx": "onnx", "yaml": "pyyaml"}  # by the name of the module
+DISTRIBUTIONS = {  # by the name of the module: the package, and the extra that it is in
+    "onnx": ("onnx", "export"),
+    "yaml": ("pyyaml", "export"),
+    "shapely": ("shapely", "objects"),
+    "roifile": ("roifile", "objects"),
+    "torch": ("torch", "weights"),
+    "h5py": ("h5py", "weights"),
+    "google.protobuf": ("protobuf", "weights"),
+}
 
 
 def require(module: str) -> ModuleType:
@@ -21,9 +29,9 @@ def require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        name = DISTRIBUTIONS[module]
+        name, extra = DISTRIBUTIONS[module]
         raise OptionError(
             f"this format needs the package {name}, which cannot be imported",
             {"reason": error},
-            f"pip install {name}; or, with all that exports need: pip install -e '.[export]'",
+            f"pip install {name}; or, with all that such formats need: pip install -e '.[{extra}]'",
         ) from error

@@ -40,7 +40,7 @@ class FilmWriter:
         self._last_frame = -1
         make_folder(folder)
 
-    def add(self, frame: str, objects: NDArray[np.integer]) -> None:
+    def add(self, frame: str, objects: NDArray[np.integer]) -> NDArray[np.integer]:
         """Write the next frame, and the tracks so far: the results are valid after each frame.
 
         Parameters
@@ -49,6 +49,11 @@ class FilmWriter:
             The frame's number as in the name of its file, such as "007".
         objects : integer array, shape (H, W)
             Numbered 1 … n, 0 is background.
+
+        Returns
+        -------
+        integer array, shape (H, W)
+            The objects with the numbers of their tracks, as they are written.
 
         Raises
         ------
@@ -65,6 +70,7 @@ class FilmWriter:
         lines = [f"{value} {first} {last} 0\n" for value, (first, last) in sorted(self.tracks.items())]
         write_text(self.folder / "res_track.txt", "".join(lines))
         self._last, self._last_frame = linked, number
+        return linked
 
 
 def link(
