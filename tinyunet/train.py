@@ -280,6 +280,8 @@ def _start(trainer: Trainer) -> None:
     start = read_start(Path(trainer.config.start_from))
     new = start.load_into(trainer.model, trainer.model_options)
     print(f"starts from {start.path}" + (f"; with random weights: {', '.join(new)}" if new else ""))
+    if start.note:
+        print(f"  {start.note}")
 
 
 def _warn(trainer: Trainer, said: set[str]) -> None:

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import torch
 
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.run_folder import RunFolder
@@ -32,3 +33,38 @@ def test_networks_that_do_not_fit_are_refused(refused, trained, data, tmp_path):
     assert "depth" in refused(*start, trained, "--depth", "2")
     assert "no such checkpoint" in refused(*start, tmp_path / "nowhere")
     assert not RunFolder(tmp_path / "new").config.exists()
+
+
+def test_networks_of_other_programs(command, refused, data, tmp_path):
+    """The command says what is new, how their images were normalised, and why it takes some of them not."""
+    torch.manual_seed(0)
+    weights = {}
+
+    def add(layer, module):
+        weights.update({f"{layer}.{name}": array for name, array in module.state_dict().items()})
+
+    def double(name, before, after):
+        for number, channels in ((0, before), (3, after)):
+            add(f"{name}.double_conv.{number}", torch.nn.Conv2d(channels, after, 3, bias=False))
+            add(f"{name}.double_conv.{number + 1}", torch.nn.BatchNorm2d(after))
+
+    double("inc", 3, 2)  # one level, for images in colour
+    double("down1.maxpool_conv.1", 2, 4)
+    add("up1.up", torch.nn.ConvTranspose2d(4, 2, 2))
+    double("up1.conv", 4, 2)
+    add("outc.conv", torch.nn.Conv2d(2, 2, 1))
+    torch.save({**weights, "mask_values": [0, 1]}, tmp_path / "MODEL.pth")
+
+    start = ["train", "--data", data, "--out", tmp_path / "new", *HARDLY, "--start-from"]
+    status, output, message = command(*start, tmp_path / "MODEL.pth")
+    assert status == 0, message
+    assert "random weights: contracting.0.first\n" in output  # the images are grey
+    assert "divided by 255" in output
+    model, checkpoint = load_model(tmp_path / "new")
+    assert (checkpoint.network["padding"], checkpoint.network["normalisation"]) == ("same", "batch")
+    kernel = model.state_dict()["contracting.1.first.weight"]
+    theirs = weights["down1.maxpool_conv.1.double_conv.0.weight"].permute(2, 3, 1, 0)
+    np.testing.assert_allclose(kernel, theirs, rtol=0, atol=1e-6)  # the default's step, of almost nothing
+    torch.save({name: array for name, array in weights.items() if ".up." not in name}, tmp_path / "MODEL.pth")
+    assert "bilinear" in refused(*start, tmp_path / "MODEL.pth", "--overwrite")
+    assert "no such" in refused(*start, tmp_path / "missing.caffemodel", "--overwrite")

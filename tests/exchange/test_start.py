@@ -1,6 +1,8 @@
 """Weights to start from, of a run or of an exported file, in a network like theirs or another one."""
 
+import hashlib
 import json
+import zipfile
 from dataclasses import asdict
 
 import numpy as np
@@ -11,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 import tinyunet as tu
 from tinyunet.errors import CheckpointError, OptionError
+from tinyunet.exchange.onnx import to_onnx
+from tinyunet.exchange.record import Record
 from tinyunet.exchange.start import read_start
 from tinyunet.exchange.torch_names import torch_file
 from tinyunet.models import make_network
@@ -109,15 +113,25 @@ def test_files_that_cannot_be_started_from(trained, tmp_path):
         read_start(path)
 
 
-def test_a_pickle_is_not_opened(tmp_path):
-    """It would leave a file if it ran."""
-    from pickle import dumps
-
-    class Bad:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
-    (tmp_path / "model.pth").write_bytes(dumps(Bad()))
-    with pytest.raises(OptionError, match="run any code"):
-        read_start(tmp_path / "model.pth")
-    assert not (tmp_path / "ran").exists()
+@pytest.mark.parametrize("suffix", ["onnx", "zip"])
+def test_onnx_starts_without_its_normalisation(trained, tmp_path, suffix):
+    """Which is folded into its weights: the network predicts the same, and has none."""
+    content = to_onnx(trained, Record(NETWORK).to_json())
+    path = tmp_path / f"model.{suffix}"
+    if suffix == "onnx":
+        path.write_bytes(content)
+    else:
+        checksum = hashlib.sha256(content).hexdigest()
+        text = f"type: model\nweights: {{onnx: {{source: a.onnx, sha256: '{checksum}'}}}}\n"
+        with zipfile.ZipFile(path, "w") as package:
+            package.writestr("rdf.yaml", text)
+            package.writestr("a.onnx", content)
+    start = read_start(path)
+    assert start.config_options()["normalisation"] == "none"
+    options = {**NETWORK, "normalisation": "none", "seed": 1}
+    model = make_network(**options)
+    assert start.load_into(model, options) == []
+    model.eval()
+    images = tu.Tensor(np.random.default_rng(0).standard_normal((1, 34, 34, 1), dtype=np.float32))
+    with tu.no_grad():
+        np.testing.assert_array_equal(model(images).numpy(), trained(images).numpy())

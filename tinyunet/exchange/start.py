@@ -1,4 +1,10 @@
-"""Weights to start a training from: those of a run, or of a file that was exported for PyTorch."""
+"""Weights to start a training from: those of a run, of a file that was exported, or of another program.
+
+a run's folder, or a checkpoint
+.zip, .onnx, .safetensors       files that `python -m tinyunet.export` wrote: see `exported`
+.pth, .pt                       milesial/Pytorch-UNet: see `from_milesial`
+.caffemodel, .caffemodel.h5     the authors' own weights: see `from_caffe`
+"""
 
 from __future__ import annotations
 
@@ -10,14 +16,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tinyunet.errors import OptionError
+from tinyunet.exchange import from_caffe, from_milesial, from_pickle
 from tinyunet.exchange.exported import read_exported
-from tinyunet.exchange.record import EXPORT_AGAIN
 from tinyunet.models import MODELS, Network
 from tinyunet.training.checkpoint import load_checkpoint
 from tinyunet.training.config import NETWORK_OPTIONS
 from tinyunet.training.folds import FoldsFolder
 
-PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 WITHOUT_WEIGHTS = {"seed", "dropout", "windows", "padding"}  # options that change no array
 
 
@@ -32,11 +37,14 @@ class Start:
         Its name and all its options: what `make_network` takes.
     weights : dict of str to array
         As `Module.state_dict` gives them.
+    note : str
+        What a user has to know of them.
     """
 
     path: Path
     network: dict[str, Any]
     weights: dict[str, NDArray[Any]]
+    note: str = ""
 
     def config_options(self) -> dict[str, Any]:
         """Return the options of a `TrainConfig` that describe the network; None for those that it lacks."""
@@ -88,25 +96,25 @@ def _layer(name: str) -> str:
 
 
 def read_start(path: Path) -> Start:
-    """Read the network of a run's best checkpoint, of a checkpoint, or of safetensors exported for PyTorch.
+    """Read the network of a run's best checkpoint, of a checkpoint, or of a file of another form.
 
     Raises
     ------
     CheckpointError
-        As in `load_checkpoint`; or the arrays of an exported file are not those of the network that it names.
+        As in `load_checkpoint`; or the file is damaged, or of a network that tinyunet does not have.
     OptionError
-        A cross-validation, which has several networks; or a file of a kind that can run code.
+        A cross-validation, which has several networks; or a package that reads this form is not installed.
     """
     if FoldsFolder(path).exists():
         raise OptionError(
             f"--start-from {path}: a cross-validation has several networks",
             remedy=f"give the run of one fold, such as {path / 'fold-0'}",
         )
-    if path.suffix in PICKLES:
-        raise OptionError(
-            f"--start-from {path}: a pickle, which can run any code when it is read; it was not opened",
-            remedy=EXPORT_AGAIN,
-        )
+    if path.is_file() and path.suffix in from_pickle.SUFFIXES:
+        arrays = from_pickle.read_pickle(path)
+        return Start(path, *from_milesial.from_milesial(path, arrays), from_milesial.IMAGES)
+    if path.is_file() and path.name.endswith((from_caffe.PROTOBUF, from_caffe.HDF5)):
+        return Start(path, *from_caffe.from_caffe(path), from_caffe.IMAGES)
     if (exported := read_exported(path)) is not None:
         return Start(path, _with_defaults(exported.record.network), exported.model.state_dict())
     checkpoint = load_checkpoint(path / "best.safetensors" if path.is_dir() else path)

@@ -97,9 +97,10 @@ class TrainConfig(DataOptions):
     dropout: float | None = None
     """Only U-Net and FCN: probability at the end of the contracting path; 0.5 if omitted."""
     start_from: str | None = None
-    """Start from the weights of a run, of a checkpoint, or of safetensors that tinyunet.export wrote, instead
-    of random ones. The options of the network above default to its own. For other channels of the images or
-    another number of classes, the first or the last layer starts from random weights."""
+    """Start from the weights of a run, of a checkpoint, or of a file that tinyunet.export wrote, instead of
+    random ones; or of milesial/Pytorch-UNet (.pth), or the U-Net authors' own (.caffemodel, .caffemodel.h5).
+    The options of the network above default to its own. For other channels of the images or another number
+    of classes, the first or the last layer starts from random weights."""
 
     steps: int = 200
     """Training steps, one tile each."""
