@@ -142,7 +142,8 @@ def _read_protobuf(path: Path) -> Blobs:
                 {"slope": slope},
                 REMEDY,
             )
-    return {layer.name: [_blob(blob) for blob in layer.blobs] for layer in net.layer}
+    # A name that is no text comes as bytes.
+    return {str(layer.name): [_blob(blob) for blob in layer.blobs] for layer in net.layer}
 
 
 def _blob(blob: Any) -> NDArray[Any]:

@@ -84,7 +84,7 @@ class OnnxFile:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the float32 constants, by name, in ONNX's layout, which is PyTorch's."""
         return {
-            tensor.name: self._array(tensor)
+            str(tensor.name): self._array(tensor)  # a name that is no text comes as bytes
             for tensor in self._model.graph.initializer
             if tensor.data_type == self._onnx.TensorProto.FLOAT
         }
