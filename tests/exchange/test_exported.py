@@ -18,9 +18,10 @@ from tinyunet.exchange.onnx import to_onnx
 from tinyunet.exchange.record import IMAGES, Record
 from tinyunet.exchange.torch_names import torch_file
 from tinyunet.models import make_network
+from tinyunet.prediction.object_rule import ObjectRule
 
 NETWORK = {"model": "unet", "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 1}
-RECORD = Record(NETWORK, {"values": [0, 7], "coloured": False}, 12)
+RECORD = Record(NETWORK, {"values": [0, 7], "coloured": False}, 12, ObjectRule(31, 2.5))
 
 
 def scores(model):
@@ -37,7 +38,8 @@ def scores(model):
 def test_a_network_that_is_read_back_gives_the_same_bits(options, form, tmp_path):
     """With fixed statistics, which ONNX has folded by the same sums as prediction does."""
     model = with_statistics(make_network(**options))
-    record = Record(options, step=5).to_json()
+    rule = ObjectRule(31, 2.5)
+    record = Record(options, step=5, objects=rule).to_json()
     path = tmp_path / ("model.safetensors" if form == "torch" else "model.onnx")
     weights = model.state_dict()
     content = (
@@ -45,7 +47,7 @@ def test_a_network_that_is_read_back_gives_the_same_bits(options, form, tmp_path
     )
     path.write_bytes(content)
     exported = read_exported(path)
-    assert exported.record.step == 5
+    assert (exported.record.step, exported.record.objects) == (5, rule)
     np.testing.assert_array_equal(scores(exported.model), scores(model))
 
 

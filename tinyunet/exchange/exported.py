@@ -99,6 +99,15 @@ def load_networks(path: Path) -> list[Loaded]:
     exported = read_exported(path)
     if exported is None:
         return load_runs(path)
-    record, weights = exported.record, exported.model.state_dict()
-    checkpoint = Checkpoint(record.network, {}, record.step, {}, weights, {}, classes=record.classes)
+    record = exported.record
+    checkpoint = Checkpoint(
+        network=record.network,
+        config={},
+        step=record.step,
+        progress={},
+        weights=exported.model.state_dict(),
+        optimiser={},
+        classes=record.classes,
+        objects=record.objects,
+    )
     return [Loaded(path, exported.model, checkpoint)]

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinyunet.errors import CheckpointError
+from tinyunet.errors import CheckpointError, OptionError
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.training.checkpoint import Checkpoint
 from tinyunet.training.json_types import mismatch
 
@@ -31,6 +32,8 @@ class Record:
         The fields of a `ClassTable`; empty if the labels are no classes.
     step : int
         Number of training steps.
+    objects : ObjectRule
+        Which connected pixels are an object.
     images : str
         How images are normalised: `IMAGES`, the only way there is.
     """
@@ -38,12 +41,13 @@ class Record:
     network: dict[str, Any]
     classes: dict[str, Any] = field(default_factory=dict)
     step: int = 0
+    objects: ObjectRule = field(default_factory=ObjectRule)
     images: str = IMAGES
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Record:
         """Describe the network of a checkpoint."""
-        return cls(checkpoint.network, checkpoint.classes, checkpoint.step)
+        return cls(checkpoint.network, checkpoint.classes, checkpoint.step, checkpoint.objects)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `read_record` takes as text."""
@@ -73,7 +77,10 @@ def read_record(path: Path, text: str) -> Record:
         raise _bad(path, reason)
     if "network" not in stored:
         raise _bad(path, "record.network is missing")
-    record = Record(**stored)
+    try:
+        record = Record(**{**stored, "objects": ObjectRule(**stored.get("objects", {}))})
+    except OptionError as error:
+        raise _bad(path, f"record.objects: {error}") from error
     if record.images != IMAGES:
         raise CheckpointError(
             f"{path}: its images are normalised in a way that this version of tinyunet does not know",
