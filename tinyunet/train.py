@@ -83,11 +83,11 @@ class Options:
 def main(arguments: list[str] | None = None) -> None:
     """Parse the options and run the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    command_line.run(lambda: train(_parse(arguments), shlex.join(["python", "-m", "tinyunet.train", *given])))
+    command_line.run(lambda: train(parse(arguments), shlex.join(["python", "-m", "tinyunet.train", *given])))
 
 
-def _parse(arguments: list[str] | None) -> Options:
-    """The options; those of a resumed run default to the ones it was started with.
+def parse(arguments: list[str] | None) -> Options:
+    """The options of a command line; those of a resumed run default to the ones it was started with.
 
     The network's default to those of the one that the training starts from. With --minutes the steps, and the
     steps between two validations unless they are given, wait for a trial; with --recipe auto these and others
@@ -202,13 +202,7 @@ def train(options: Options, command: str) -> None:
         folder.require_free(overwrite=options.overwrite)  # before anything is read
     images = read_data(options.config)
     print(f"{options.config.data}: {images.summary()}")
-    if options.recipe == "auto" and not options.resume:
-        options, command = _with_proposal(options, images, command)
-    if options.recipe == "default" and not options.resume:
-        options, command = _turned_as_lit(options, images, command)
-    if options.minutes is not None:
-        options = _with_steps_that_fit(options, images)
-        command = _with_steps(command, options.config)
+    options, command = decide(options, images, command)
     if isinstance(folder, FoldsFolder):
         _train_folds(options, images, folder, command)
     else:
@@ -216,6 +210,28 @@ def train(options: Options, command: str) -> None:
     if options.minutes is not None:
         steps = options.config.steps
         print(f"--minutes {options.minutes:g} became {steps} steps; the same bits again: {command}")
+
+
+def decide(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
+    """Decide by the images what the options leave open; also returns the command that says all of it.
+
+    Parameters
+    ----------
+    options : Options
+        As `parse` returns them.
+    images : ImageSet
+        All of them, before any is held out.
+    command : str
+        The command that was parsed.
+    """
+    if options.recipe == "auto" and not options.resume:
+        options, command = _with_proposal(options, images, command)
+    if options.recipe == "default" and not options.resume:
+        options, command = _turned_as_lit(options, images, command)
+    if options.minutes is not None:
+        options = _with_steps_that_fit(options, images)
+        command = _with_steps(command, options.config)
+    return options, command
 
 
 def _images_to_train_on(options: Options, images: ImageSet) -> ImageSet:
@@ -251,13 +267,28 @@ def _with_steps_that_fit(options: Options, images: ImageSet) -> Options:
     """Find by a trial how many steps fit into the minutes, which the folds of a cross-validation share."""
     assert options.minutes is not None
     minutes = options.minutes / (options.folds or 1)
-    make = partial(_trainer, images=images, options=options)
+    make = partial(make_trainer, images=images, options=options)
     return replace(options, config=fit_into(minutes, make, options.config))
 
 
 def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: str) -> None:
-    trainer = _trainer(options.config, images, options)
+    trainer = make_trainer(options.config, images, options)
     _warn(trainer, set())
+    with open_run(trainer, options, folder):
+        record_training(trainer, folder, command)
+
+
+@contextmanager
+def open_run(trainer: Trainer, options: Options, folder: RunFolder) -> Iterator[None]:
+    """Lock the folder of a run and create its files, or bring the trainer to where `options.resume` goes on.
+
+    Raises
+    ------
+    RunError
+        The folder is not free, or another process trains in it.
+    CheckpointError
+        The checkpoint is damaged, or belongs to other images or another network.
+    """
     with _locked(folder.path):
         if options.resume:
             _continue(trainer, folder)
@@ -266,10 +297,11 @@ def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: 
             _start(trainer)
             with command_line.writing(folder.path):
                 folder.create(asdict(trainer.config))
-        record_training(trainer, folder, command)
+        yield
 
 
-def _trainer(config: TrainConfig, images: ImageSet, options: Options) -> Trainer:
+def make_trainer(config: TrainConfig, images: ImageSet, options: Options) -> Trainer:
+    """Split the images by the configuration, and make the trainer; of the options, only the GPU's count."""
     return Trainer(config, *split(images, config.holdout), cuda_graph=options.cuda_graph)
 
 
@@ -321,7 +353,7 @@ def _train_folds(options: Options, images: ImageSet, folder: FoldsFolder, comman
                 folder.create(runs)
         matrices, said = [], set[str]()
         for number, config in enumerate(runs.fold_configs):
-            trainer, fold = _trainer(config, images, options), folder.run(number)
+            trainer, fold = make_trainer(config, images, options), folder.run(number)
             print(f"{fold.path.name} of {len(runs.holdouts)}: images {config.holdout} are held out")
             try:
                 _train_fold(trainer, fold, command, said)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,10 +18,13 @@ from PIL import Image
 
 from tinyunet import train
 from tinyunet.reporting.plots import plot_examples
+from tinyunet.reporting.recorder import recorded, store
 from tinyunet.reporting.trial import AS_MANY_AS_FIT
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
-from tinyunet.training.config import TrainConfig
+from tinyunet.training.config import TrainConfig, read_data
+from tinyunet.training.events import Stepped
 from tinyunet.training.progress import RECENT
+from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.trainer import Trainer
 
 FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
@@ -136,7 +140,7 @@ def test_given_options_win_over_a_proposal(command, data, tmp_path):
 
 def test_a_proposal_for_minutes_leaves_the_steps_to_the_trial(data, monkeypatch):
     images = train.read_data(TrainConfig(data=str(data)))
-    options = train._parse(["--data", str(data), "--recipe", "auto", "--minutes", "1", "--holdout", "1"])
+    options = train.parse(["--data", str(data), "--recipe", "auto", "--minutes", "1", "--holdout", "1"])
     decided, command = train._with_proposal(options, images, "train --recipe auto --minutes 1")
     assert (decided.config.depth, decided.config.tile) == (2, 36)
     assert decided.config.steps == decided.config.validate_every == AS_MANY_AS_FIT
@@ -267,6 +271,28 @@ def test_stopped_between_two_checkpoints(command, data, tiny, monkeypatch, tmp_p
     assert written == [2, 2, 4]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
+    assert command("train", "--resume", "run")[0] == 0
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same_weights(tmp_path / "run" / name, tmp_path / "whole" / name)
+
+
+def test_a_run_recorded_in_a_thread_stops_anywhere_and_goes_on(command, data, tmp_path, tiny):
+    """As another program does it, beside its window; one step, after which no validation is due."""
+    assert command("train", "--data", data, "--out", "whole", *tiny)[0] == 0
+
+    def one_step():
+        options, folder = train.parse(["--data", str(data), *tiny]), RunFolder(tmp_path / "run")
+        trainer = train.make_trainer(options.config, read_data(options.config), options)
+        with train.open_run(trainer, options, folder):
+            for event in recorded(trainer, folder, "a program"):
+                if isinstance(event, Stepped):
+                    break
+            store(trainer, folder)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(one_step).result(60)
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").step == 1
+    assert [record["event"] for record in log_of(tmp_path / "run")] == ["started", "step"]
     assert command("train", "--resume", "run")[0] == 0
     for name in ("best.safetensors", "last.safetensors"):
         assert same_weights(tmp_path / "run" / name, tmp_path / "whole" / name)
@@ -598,5 +624,5 @@ def test_other_networks(command, data, tiny, tmp_path, model, options):
 
 
 def test_the_switch_of_cuda_graphs():
-    assert train._parse([]).cuda_graph
-    assert not train._parse(["--no-cuda-graph"]).cuda_graph
+    assert train.parse([]).cuda_graph
+    assert not train.parse(["--no-cuda-graph"]).cuda_graph

@@ -134,7 +134,7 @@ def test_the_command_gives_the_configuration():
     proposal = propose(image_set(SMALL), basis)
     words = shlex.split(proposal.command(basis))
     assert words[:3] == ["python", "-m", "tinyunet.train"]
-    assert train._parse(words[3:]).config == proposal.config
+    assert train.parse(words[3:]).config == proposal.config
     text = str(proposal)
     for name in DECIDED:
         assert f"--{name.replace('_', '-')} {getattr(proposal.config, name)}" in text

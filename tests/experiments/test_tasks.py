@@ -18,7 +18,7 @@ RUNS = [
 
 
 def config_of(run):
-    return train._parse(list(run.train)).config
+    return train.parse(list(run.train)).config
 
 
 def difference(run):

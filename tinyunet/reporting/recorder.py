@@ -20,7 +20,7 @@ from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.reporting import environment
 from tinyunet.reporting.progress import step_bar
 from tinyunet.training.checkpoint import save_checkpoint
-from tinyunet.training.events import Collapsed, Event, Plateau, PlateauLeft, Stepped, Validated
+from tinyunet.training.events import Collapsed, Event, Finished, Plateau, PlateauLeft, Stepped, Validated
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.trainer import EXAMPLES, Trainer
 
@@ -44,10 +44,35 @@ def record_training(trainer: Trainer, folder: RunFolder, command: str) -> None:
         The run was stopped with Ctrl-C, SIGTERM or SIGHUP, whose number is the argument; the step was
         finished and its checkpoint is stored. The second time it stops at once and stores nothing.
     """
-    _log(folder, _started(trainer.step, command), trainer.step)
     print(_introduction(trainer), flush=True)
     with _stop_after_step() as stopping:
-        _follow(trainer, folder, stopping)
+        _follow(trainer, folder, command, stopping)
+
+
+def recorded(trainer: Trainer, folder: RunFolder, command: str) -> Iterator[Event]:
+    """Make the remaining steps of a run, and yield each event once it is recorded in the run's folder.
+
+    Nothing is shown, and no signal is caught, so it runs in any thread. To stop a run, leave the loop and
+    call `store`: it can then go on from there.
+
+    Parameters
+    ----------
+    trainer, folder, command
+        As in `record_training`.
+    """
+    _log(folder, _started(trainer.step, command), trainer.step)
+    for event in trainer.run():
+        record(event, trainer, folder)
+        if isinstance(event, Finished):
+            _draw_missing_pictures(trainer, folder)
+        yield event
+
+
+def store(trainer: Trainer, folder: RunFolder) -> None:
+    """Write the checkpoint from which a run that stops between two validations can go on."""
+    with command_line.writing(folder.log):
+        folder.sync_log()
+    save_checkpoint(folder.last, trainer.checkpoint())
 
 
 def _started(step: int, command: str) -> dict[str, Any]:
@@ -74,19 +99,13 @@ def _introduction(trainer: Trainer) -> str:
     )
 
 
-def _follow(trainer: Trainer, folder: RunFolder, stopping: Callable[[], int]) -> None:
-    """Run the trainer; turn each event into log lines, checkpoints, pictures and progress.
-
-    What is shown comes last, because the terminal may be gone.
-    """
+def _follow(trainer: Trainer, folder: RunFolder, command: str, stopping: Callable[[], int]) -> None:
+    """Show the events of a run, each after it was recorded, because the terminal may be gone."""
     with step_bar(trainer.config.steps, trainer.step) as bar:
-        for event in trainer.run():
-            record(event, trainer, folder)
+        for event in recorded(trainer, folder, command):
             if isinstance(event, Stepped):
                 if number := stopping():
-                    with command_line.writing(folder.log):
-                        folder.sync_log()
-                    save_checkpoint(folder.last, trainer.checkpoint())
+                    store(trainer, folder)
                     with _showing():
                         bar.close()
                         print(f"stopped after step {trainer.step}; go on with --resume {folder.path}")
@@ -101,7 +120,6 @@ def _follow(trainer: Trainer, folder: RunFolder, stopping: Callable[[], int]) ->
                 with _showing():
                     bar.write(str(event), file=sys.stderr)
             else:
-                _draw_missing_pictures(trainer, folder)
                 with _showing():
                     bar.write(f"finished at step {event.step}: {event.reason}")
     if folder.best.exists():
