@@ -27,7 +27,7 @@ LAYERS = [
     {"diagnosis", "reporting"},
     {"exchange"},
     {"train", "predict", "evaluate", "doctor", "report", "compare", "compile", "export"},
-    {"__main__"},
+    {"__main__", "napari"},
 ]
 # Neither of these knows the other: the rooms that work on arrays, and those that work on tensors.
 ARRAYS = {"data", "sampling", "metrics"}
@@ -49,6 +49,9 @@ COMMANDS_AND_REPORTING = {
 
 # Compared with in the tests and the benchmarks; the engine is written from scratch.
 FOREIGN = {"torch", "tensorflow", "jax", "keras", "cv2", "elasticdeform", "monai"}
+
+# The plugin's windows, which need napari and Qt; its other modules run without them.
+WINDOWS = {"napari.panel", "napari.segment_widget", "napari.train_widget"}
 
 
 def module_name(path):
@@ -122,6 +125,7 @@ def test_imports_go_down_only(name):
         ("compare", "train"),
         ("reporting.page", "diagnosis"),
         ("training.checkpoint", "exchange.torch_names"),
+        ("train", "napari.training"),
     ],
 )
 def test_the_rule_refuses(importer, imported):
@@ -144,6 +148,13 @@ def test_written_from_scratch(name):
 def test_what_commands_need_stays_with_them(name):
     roots = {full.split(".")[0] for full in imported_modules(MODULES[name])}
     assert name.split(".")[0] in COMMANDS_AND_REPORTING or not roots & FOR_COMMANDS
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_windows_need_napari(name):
+    roots = {full.split(".")[0] for full in imported_modules(MODULES[name])}
+    assert name in WINDOWS or not roots & {"napari", "magicgui", "qtpy"}
+    assert name in WINDOWS or not WINDOWS & set(own_imports(name))
 
 
 def test_importing_the_package_imports_no_plots():

@@ -48,11 +48,23 @@ def _literal(text: str) -> str:
 def plot_curves(log: Log, path: Path) -> None:
     """Draw the loss at each step with its running mean, and the scores on the held-out images."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, (title, draw) in zip((left, right), HALVES.items(), strict=True):
+    _draw_halves(figure.subplots(1, 2), log)
+    _save(figure, path, dpi=110)
+
+
+def curves_as_png(log: Log) -> bytes:
+    """Draw the halves of `plot_curves` one above the other, for a narrow window."""
+    figure = Figure(figsize=(4.4, 4.4), layout="constrained")
+    _draw_halves(figure.subplots(2, 1), log)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=100, format="png")
+    return file.getvalue()
+
+
+def _draw_halves(both: NDArray[Any], log: Log) -> None:
+    for axes, (title, draw) in zip(both, HALVES.items(), strict=True):
         draw(axes, log, INK)
         axes.set_title(title)
-    _save(figure, path, dpi=110)
 
 
 def curves_as_svg(log: Log, *, ink: str = INK) -> dict[str, str]:

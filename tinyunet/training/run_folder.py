@@ -7,6 +7,7 @@ last.safetensors   the newest checkpoint: --resume continues from it
 curves.png         loss and scores
 examples.png       held-out images, their labels and their predictions
 report.html        all of it on one page, if python -m tinyunet.report wrote it
+layers.npz         the images and labels, if they are layers of napari
 """
 
 from __future__ import annotations
@@ -53,11 +54,14 @@ class RunFolder:
         self.config, self.log = path / "config.json", path / "log.jsonl"
         self.best, self.last = path / "best.safetensors", path / "last.safetensors"
         self.curves, self.examples = path / "curves.png", path / "examples.png"
-        self.report = path / "report.html"
+        self.report, self.layers = path / "report.html", path / "layers.npz"
 
     def require_free(self, *, overwrite: bool) -> None:
-        """Raise a RunError unless the folder is new or empty, or holds a run that may be overwritten."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        """Raise a RunError unless the folder is new or empty, or holds a run that may be overwritten.
+
+        Layers to train on are put there before the run starts, and do not count.
+        """
+        if not self.path.exists() or (self.path.is_dir() and set(self.path.iterdir()) <= {self.layers}):
             return
         if not ((self.config.is_file() and self.log.is_file()) or self._holds_a_start()):
             raise RunError(
