@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 import jinja2
@@ -160,6 +161,12 @@ def render(content: Content) -> str:
 
 def fill_template(template: str, **values: Any) -> str:
     """Fill one of the templates; it also gets when, and by which version, the page is made."""
+    made, version = datetime.now(UTC), environment.versions()["tinyunet"]
+    return _templates().get_template(template).render(made=made, version=version, **values)
+
+
+@cache
+def _templates() -> jinja2.Environment:
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("tinyunet.reporting"),
         autoescape=True,  # names of files and folders may hold anything
@@ -167,9 +174,8 @@ def fill_template(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(value=format_value, plain=_plain, readable=readable_name)
-    made, version = datetime.now(UTC), environment.versions()["tinyunet"]
-    return templates.get_template(template).render(made=made, version=version, **values)
+    templates.filters.update(value=format_value, plain=_plain, readable=readable_name, duration=duration)
+    return templates
 
 
 def make_examples(
@@ -298,22 +304,22 @@ def _times(log: Log, results: Results) -> list[tuple[str, str]]:
     waiting = sum(record["waited"] for record in steps)
     pixels = sum(image.shape[0] * image.shape[1] for image in results.images.images)
     return [
-        ("training", f"{_duration(training)} in {len(steps):,} steps"),
-        ("one step", f"{_duration(statistics.median(record['seconds'] for record in steps))} (median)"),
+        ("training", f"{duration(training)} in {len(steps):,} steps"),
+        ("one step", f"{duration(statistics.median(record['seconds'] for record in steps))} (median)"),
         ("waiting for samples", f"{100 * waiting / training:.1f} % of the training"),
-        ("validation", f"{_duration(sum(validations))} in {len(validations)} validations"),
+        ("validation", f"{duration(sum(validations))} in {len(validations)} validations"),
         (
             "prediction",
-            f"{_duration(statistics.median(results.seconds))} per image (median), "
+            f"{duration(statistics.median(results.seconds))} per image (median), "
             f"{pixels / sum(results.seconds) / 1e6:.2f} million pixels per second",
         ),
     ]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds in readable units.
 
-    >>> _duration(0.0421), _duration(9.87), _duration(75), _duration(7384)
+    >>> duration(0.0421), duration(9.87), duration(75), duration(7384)
     ('42 ms', '9.9 s', '1 min 15 s', '2 h 03 min')
     """
     if seconds < 1:

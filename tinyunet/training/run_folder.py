@@ -174,17 +174,13 @@ class RunFolder:
 
     def _record(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = json.loads(line)
-            reason = _mismatch(record)
-        except (ValueError, RecursionError) as error:  # not JSON, or not text
-            reason = str(error)
-        if reason:
+            return parse_record(line)
+        except ValueError as error:
             raise RunError(
                 f"{self.log}: line {number} is damaged",
-                {"reason": reason},
+                {"reason": error},
                 "delete the line: only curves and reports use the log, not the checkpoints",
-            )
-        return record
+            ) from error
 
     def forget_after(self, step: int) -> None:
         """Drop the log's lines after a step: a run that is resumed there writes them again."""
@@ -208,6 +204,23 @@ class RunFolder:
         except (OSError, ValueError, RecursionError):
             return False
         return isinstance(config, dict) and {"data", "steps", "tile"} <= config.keys()
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Parse a line of the log.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or no record that the readers of the log can use; the reason.
+    """
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if reason := _mismatch(record):
+        raise ValueError(reason)
+    return record
 
 
 def _mismatch(record: Any) -> str:
