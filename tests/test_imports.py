@@ -26,7 +26,7 @@ LAYERS = [
     {"training"},
     {"diagnosis", "reporting"},
     {"exchange"},
-    {"train", "predict", "evaluate", "doctor", "report", "compare", "compile", "export"},
+    {"train", "predict", "evaluate", "doctor", "report", "watch", "compare", "compile", "export"},
     {"__main__", "napari"},
 ]
 # Neither of these knows the other: the rooms that work on arrays, and those that work on tensors.
@@ -41,6 +41,7 @@ COMMANDS_AND_REPORTING = {
     "evaluate",
     "doctor",
     "report",
+    "watch",
     "compare",
     "compile",
     "export",

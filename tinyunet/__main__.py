@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = ("doctor", "train", "predict", "evaluate", "compare", "report", "export", "compile")
+COMMANDS = ("doctor", "train", "predict", "evaluate", "compare", "report", "watch", "export", "compile")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tinyunet import compare, doctor, evaluate, export, predict, report, train
+from tinyunet import compare, doctor, evaluate, export, predict, report, train, watch
 from tinyunet.backend import dispatch
 
 TINY = [
@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": evaluate.main,
     "doctor": doctor.main,
     "report": report.main,
+    "watch": watch.main,
     "export": export.main,
 }
 
