@@ -94,7 +94,8 @@ def _mean_loss(run: Snapshot, colour: str, label: str = "") -> Line:
     window = max(1, len(steps) // 20)
     mean = running_mean([record["loss"] for record in steps], window) if steps else np.empty(0)
     at = [record["step"] for record in steps][window - 1 :]
-    return Line(label or f"mean of {window} steps", colour, at, mean.tolist())
+    mean_of = f"mean of {window} steps" if window > 1 else "of each step"
+    return Line(label or mean_of, colour, at, mean.tolist())
 
 
 def _learning_rate(run: Snapshot, label: str, colour: str) -> Line:
