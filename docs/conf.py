@@ -16,6 +16,7 @@ import tinyunet
 
 TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP / "tutorials"))  # for `import lesson`
+sys.path.insert(0, str(TOP / "docs"))  # for `import browser_demo`
 matplotlib.use("agg")
 warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
 
@@ -63,3 +64,19 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
     "nested_sections": False,
 }
+
+
+def complete_demo(app, exception):
+    """Add to the built site what the demonstration in the browser needs besides what is committed."""
+    import browser_demo
+    from sphinx.util import logging
+
+    if exception or app.builder.format != "html":
+        return
+    if reason := browser_demo.fetch_runtime():
+        logging.getLogger(__name__).info(f"demo.html goes without onnxruntime-web: {reason}")
+    browser_demo.complete(Path(app.outdir) / "_static")
+
+
+def setup(app):
+    app.connect("build-finished", complete_demo)
