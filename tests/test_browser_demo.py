@@ -32,6 +32,10 @@ DEPTH, TILE = 3, 196  # as in demo.js
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    def end_headers(self):
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
     def log_message(self, *arguments):
         pass
 
@@ -118,15 +122,31 @@ def test_normalise(page, constant):
     np.testing.assert_allclose(found, normalise(grey.reshape(6, 10, 1)).ravel(), rtol=2**-23, atol=1e-7)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
-def test_objects_of_noise(page, share):
-    """Specks, holes of every size, and holes at the edge."""
+@pytest.mark.parametrize("depth", [None, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.8, 1.0])
+def test_objects_of_noise(page, share, depth):
+    """Specks, holes of every size, holes at the edge, necks; and no background at all."""
     noise = np.random.default_rng(1).uniform(0, 1, (40, 53)).astype(np.float32)
     noise = np.where(noise < share, 0.75, 0.25).astype(np.float32)
-    found = evaluate(page, f"[...segment.labelInstances({noise.ravel().tolist()}, 53, 40).labels]")
-    expected = label_instances(noise, split_depth=None)
+    options = json.dumps({"splitDepth": depth})
+    found = evaluate(page, f"[...segment.labelInstances({noise.ravel().tolist()}, 53, 40, {options}).labels]")
+    expected = label_instances(noise, split_depth=depth)
     assert expected.max() > 0
     np.testing.assert_array_equal(np.reshape(found, noise.shape), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_touching_discs(page, seed):
+    """Many summits and necks, and seeds of the same height, which grow in the same order."""
+    rng, (y, x) = np.random.default_rng(seed), np.indices((90, 110))
+    discs = [
+        np.hypot(y - rng.uniform(0, 90), x - rng.uniform(0, 110)) < rng.integers(4, 12) for _ in range(40)
+    ]
+    mask = np.where(np.any(discs, axis=0), 0.75, 0.25).astype(np.float32)
+    found = evaluate(page, f"[...segment.labelInstances({mask.ravel().tolist()}, 110, 90).labels]")
+    expected = label_instances(mask)
+    assert expected.max() > label_instances(mask, split_depth=None).max()
+    np.testing.assert_array_equal(np.reshape(found, mask.shape), expected)
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +184,10 @@ def test_the_same_objects_as_python(page, runtime, site, number):
     expected = tu.predict_tiled(Exported(), normalise(grey[..., np.newaxis]), tile=TILE)[..., 1]
     # Sums of at most 9 * 64 products in float32, layer by layer: as for the ONNX export itself.
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
-    np.testing.assert_array_equal(labels, label_instances(probabilities, split_depth=None))
+    np.testing.assert_array_equal(labels, label_instances(probabilities))
     # What rounds to the other side of the threshold may differ, and no sample has such a pixel.
     assert abs(expected - 0.5).min() > abs(probabilities - expected).max()
-    np.testing.assert_array_equal(labels, label_instances(expected, split_depth=None))
+    np.testing.assert_array_equal(labels, label_instances(expected))
     assert found["count"] == labels.max() > 5
     assert page.find_element("id", "demo-status").text.startswith(f"{found['count']} objects in ")
     assert not page.get_log("browser")
@@ -187,7 +207,9 @@ def test_a_file_that_is_no_picture(page, runtime):
 
 
 def test_a_site_without_the_runtime_says_so(page, site):
-    shutil.rmtree(site / "_static" / "onnxruntime-web", ignore_errors=True)
+    shutil.rmtree(
+        site / "_static" / "onnxruntime-web", ignore_errors=True
+    )  # the last test: no other needs it
     page.refresh()
     assert evaluate(page, 'await demo.show(fetch("_static/demo/sample-2.png").then((a) => a.blob()))') is None
     assert "onnxruntime-web is missing" in page.find_element("id", "demo-status").text

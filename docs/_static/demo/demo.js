@@ -148,4 +148,4 @@ for (const button of document.querySelectorAll("#demo button")) {
 part("file").addEventListener("change", (event) => event.target.files.length && show(event.target.files[0]));
 const drop = document.getElementById("demo");
 for (const name of ["dragover", "drop"]) drop.addEventListener(name, (event) => event.preventDefault());
-drop.addEventListener("drop", (event) => event.dataTransfer.files.length && show(event.dataTransfer.files[0]));
+drop.addEventListener("drop", ({ dataTransfer }) => dataTransfer.files.length && show(dataTransfer.files[0]));

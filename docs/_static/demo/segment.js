@@ -1,6 +1,8 @@
 // What tinyunet does around the network, in JavaScript: normalising, overlap-tile, numbered objects.
 // The Python is in tinyunet/data/intensity.py and tinyunet/prediction/; tests compare the two.
 
+import { around, cutAtNecks } from "./necks.js";
+
 // The geometry of a valid U-Net, as tinyunet/models/geometry.py computes it.
 export function unet(depth) {
   const step = 2 ** depth;
@@ -71,17 +73,33 @@ export async function predictTiled(run, geometry, { width, height, pixels }, til
   return probabilities;
 }
 
-// The objects of label_instances(probabilities, split_depth=None): above 0.5, small holes filled, connected
-// by edges, specks dropped, numbered in the order of their first pixels.
-export function labelInstances(probabilities, width, height, { minSize = 10, maxHole = 30 } = {}) {
+// The objects of label_instances: above 0.5, small holes filled, connected by edges, cut at necks, specks
+// dropped, numbered in the order of their first pixels.
+export function labelInstances(probabilities, width, height, options = {}) {
+  const { minSize = 10, maxHole = 30, splitDepth = 1 } = options;
   const mask = Uint8Array.from(probabilities, (value) => (value > 0.5 ? 1 : 0));
   for (const { pixels, atEdge } of components(mask, width, height, 0, true)) {
     if (pixels.length <= maxHole && !atEdge) for (const pixel of pixels) mask[pixel] = 1;
   }
-  const large = components(mask, width, height, 1, false).filter(({ pixels }) => pixels.length >= minSize);
   const labels = new Int32Array(width * height);
-  for (const [index, { pixels }] of large.entries()) for (const pixel of pixels) labels[pixel] = index + 1;
-  return { labels, count: large.length };
+  for (const [index, { pixels }] of components(mask, width, height, 1, false).entries()) {
+    for (const pixel of pixels) labels[pixel] = index + 1;
+  }
+  if (splitDepth !== null) cutAtNecks(labels, width, height, splitDepth);
+  return numberByFirstPixel(labels, minSize);
+}
+
+// Renumbers labels 1, 2, … in the order of their first pixels; those of too few pixels become 0.
+function numberByFirstPixel(labels, minSize) {
+  const sizes = new Map();
+  for (const label of labels) sizes.set(label, (sizes.get(label) ?? 0) + 1);
+  const numbers = new Map([[0, 0]]);
+  let count = 0;
+  const numbered = labels.map((label) => {
+    if (!numbers.has(label)) numbers.set(label, sizes.get(label) >= minSize ? ++count : 0);
+    return numbers.get(label);
+  });
+  return { labels: numbered, count };
 }
 
 // The connected sets of pixels whose mask has a value, in the order of their first pixels; by edges alone,
@@ -97,13 +115,11 @@ function components(mask, width, height, value, diagonal) {
     for (let done = 0; done < pixels.length; done++) {
       const [y, x] = [Math.floor(pixels[done] / width), pixels[done] % width];
       atEdge ||= y === 0 || x === 0 || y === height - 1 || x === width - 1;
-      for (let i = Math.max(y - 1, 0); i <= Math.min(y + 1, height - 1); i++) {
-        for (let j = Math.max(x - 1, 0); j <= Math.min(x + 1, width - 1); j++) {
-          const next = i * width + j;
-          if ((!diagonal && i !== y && j !== x) || mask[next] !== value || seen[next]) continue;
-          seen[next] = 1;
-          pixels.push(next);
-        }
+      for (const next of around(pixels[done], width, height)) {
+        const across = Math.floor(next / width) !== y && next % width !== x;
+        if ((across && !diagonal) || mask[next] !== value || seen[next]) continue;
+        seen[next] = 1;
+        pixels.push(next);
       }
     }
     found.push({ pixels, atEdge });
