@@ -5,6 +5,7 @@ time counts for all. One thread; only the CPU seconds of training steps count, s
 machine does not. Predictions are made and scored by the same code: overlap-tile, then `tinyunet.metrics`.
 
 - tinyunet: its default recipe, which does not turn images that are lit from one side.
+- tinyunet, balanced: the default recipe with `--weights.class-balance`, for thin membranes.
 - tinyunet, paper: `--recipe paper`.
 - PyTorch, SGD: the paper's network and optimiser (momentum 0.99, class balance and border weights).
 - PyTorch, Adam: BatchNorm after each convolution with running averages, Adam, no weight map: the form in
@@ -118,7 +119,8 @@ TASKS = {
         ("mean_iou", "average_precision_0.5"),
     ),
 }
-PEERS = ("tinyunet", "tinyunet, paper", "PyTorch, SGD", "PyTorch, Adam")
+BALANCED = "tinyunet, balanced"
+PEERS = ("tinyunet", BALANCED, "tinyunet, paper", "PyTorch, SGD", "PyTorch, Adam")
 PLAIN = WeightMap(w0=0, class_balance=False)
 
 
@@ -172,7 +174,9 @@ def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
         values["data"] = str(options.data / values["data"])
     config = recipe("paper" if peer in ("tinyunet, paper", "PyTorch, SGD") else "default", **values)
     training_set, held_out = split(read_data(config), config.holdout)
-    if peer == "tinyunet" and is_lit_from_one_side(training_set):  # as the command does
+    if peer == BALANCED:
+        config = replace(config, weights=WeightMap(w0=0))
+    if peer in ("tinyunet", BALANCED) and is_lit_from_one_side(training_set):  # as the command does
         config = replace(config, augmentation=replace(config.augmentation, rotation=0.0, flips=False))
     seconds = 60 * task.minutes * options.share
     train = train_pytorch if peer.startswith("PyTorch") else train_ours
