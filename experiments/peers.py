@@ -289,14 +289,14 @@ def _table(task: Task, records: list[dict[str, Any]]) -> str:
     for peer in PEERS:
         found = [record for record in records if record["peer"] == peer]
         if found:
-            scores = [_spread([record["scores"][name] for record in found]) for name in measures]
+            scores = [spread([record["scores"][name] for record in found]) for name in measures]
             steps = round(statistics.mean(record["steps"] for record in found))
             lines.append([peer, *scores, f"{steps:,}", str(len(found))])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{task.minutes:g} CPU minutes each.\n\n{table}"
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     """Return the mean, and in brackets the smallest and the largest value of several."""
     mean = format_value(statistics.mean(values))
     low, high = (format_value(value) for value in (min(values), max(values)))
