@@ -136,7 +136,7 @@ def test_paths_that_are_named_exist(path):
     ("chapter", "name", "answer"),
     [
         ("03", "corner_edge_middle", lambda: np.array([1, 3, 9])),
-        ("13", "pool_at_offsets", lambda x: np.stack(lesson.load_solutions("13").pool_at_offsets(x))),
+        ("15", "pool_at_offsets", lambda x: np.stack(lesson.load_solutions("15").pool_at_offsets(x))),
     ],
 )
 def test_an_array_is_accepted_where_several_values_are_expected(chapter, name, answer):
@@ -148,7 +148,7 @@ def test_an_array_is_accepted_where_several_values_are_expected(chapter, name, a
     [
         ("01", "multiply_backward", "the inputs exchanged", "in grad_a, for grad_y = 0.12573, a = -0.132105"),
         ("03", "backward_weight_and_bias", "the window flipped", "in grad_weight, for x = array"),
-        ("11", "train_step", MISSING, "the loss of step 2"),
+        ("13", "train_step", MISSING, "the loss of step 2"),
     ],
 )
 def test_message_names_values_arguments_and_known_mistakes(chapter, name, mistake, message):
@@ -160,7 +160,7 @@ def test_message_names_values_arguments_and_known_mistakes(chapter, name, mistak
 
 
 def test_arguments_that_are_changed_in_place_are_named():
-    solutions = lesson.load_solutions("11")
+    solutions = lesson.load_solutions("12")
     with pytest.raises(lesson.WrongAnswer, match="the array weight has changed"):
         lesson.check(solutions, "sgd_step", solutions.wrong_sgd_step["arrays changed in place"])
 
@@ -281,19 +281,19 @@ def test_answers_in_a_file_of_their_own_are_checked(chapter, answers, capsys):
     ("number", "body", "message"),
     [
         ("01.1", "return grad_y * a, grad_y * b", "mistake: the inputs exchanged."),
-        ("08.4", "return 2 / (size * size * channels)", "mistake: the variance."),
-        ("11.1", "return weight + lr * (momentum * velocity + grad), velocity", "in weight, for weight = "),
-        ("12.1", "return k % size", "mistake: the image repeated."),
-        ("12.1", "return k.no_such_method()", "in line 1"),
-        ("12.1", "k %", "12.py, line"),
+        ("09.4", "return 2 / (size * size * channels)", "mistake: the variance."),
+        ("12.1", "return weight + lr * (momentum * velocity + grad), velocity", "in weight, for weight = "),
+        ("14.1", "return k % size", "mistake: the image repeated."),
+        ("14.1", "return k.no_such_method()", "in line 1"),
+        ("14.1", "k %", "14.py, line"),
         (
-            "14.2",
+            "16.2",
             "a = 0, 1, 2; d = np.sqrt(x.var(a) + 1e-5); n = (x - x.mean(a)) / d; "
             "return scale / d * grad_y, (grad_y * n).sum(a), grad_y.sum(a)",
             "mistake: mean and variance are taken for constants",
         ),
         (
-            "14.4",
+            "16.4",
             "f = scale / np.sqrt(variance + 1e-5); return weight * f, shift",
             "folded without the mean.",
         ),
@@ -348,19 +348,19 @@ def test_answers_in_the_chapter_are_checked_without_running_it(answers, tmp_path
         shutil.copy(path, tmp_path)
     shutil.copytree(TUTORIALS / "solutions", tmp_path / "solutions")
     monkeypatch.setattr(lesson, "FOLDER", tmp_path)
-    chapter = tmp_path / "07_max_pool2d_conv_transpose2d.py"
+    chapter = tmp_path / "08_max_pool2d_conv_transpose2d.py"
     source = solved_source(chapter.stem).replace(
         "rng = np.random", "raise RuntimeError  # run\nrng = np.random", 1
     )
     assert "RuntimeError" in source
     chapter.write_text(source, encoding="utf-8")
-    assert check.main(["07"]) == 0
+    assert check.main(["08"]) == 0
     chapter.write_text(source.replace("weight[p, q].T", "weight[p, q]"), encoding="utf-8")
-    assert check.main(["07.4"]) == 1
+    assert check.main(["08.4"]) == 1
     chapter.write_text(source, encoding="utf-8")
-    assert check.main(["07", "--start"]) == 0  # takes the answers along
+    assert check.main(["08", "--start"]) == 0  # takes the answers along
     shutil.copy(TUTORIALS / chapter.name, chapter)
-    assert check.main(["07"]) == 0
+    assert check.main(["08"]) == 0
 
 
 def test_chapter_uses_the_answers_of_the_file(answers, tmp_path):
@@ -406,7 +406,7 @@ def test_the_last_chapter_is_made_of_the_answers_of_all(answers, tmp_path):
         source.replace('MY_IMAGE, ZOOM = "", 1.0', f"MY_IMAGE, ZOOM = {str(image)!r}, 0.5"),
     )
     assert "27 of 27 functions are yours worked answers: none" in printed
-    assert (tmp_path / "figures" / "15-your-image.png").exists()
+    assert (tmp_path / "figures" / "17-your-image.png").exists()
 
 
 def test_progress_shows_what_is_next(answers, capsys):

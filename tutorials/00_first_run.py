@@ -69,12 +69,12 @@ show("00-data")
 # each step (``Stepped``) and each test on the held-out images (``Validated``).
 #
 # The network here is small. It halves the image 3 times, the paper's 4 times (``depth``; chapter
-# 07). Its first layers compute 8 numbers per pixel, the paper's 64 (``base_channels``; chapter 08).
+# 08). Its first layers compute 8 numbers per pixel, the paper's 64 (``base_channels``; chapter 09).
 # In each of the 200 steps it gets one *tile*: a square piece of an image, randomly rotated and bent.
 # It gives each pixel a probability of being in a cell. The *loss* is one number that says how wrong
 # these probabilities are. Each step changes the numbers in the network a little, so that the loss
 # falls. The *learning rate*, ``lr``, decides how far a step goes. The other options can wait for
-# chapters 10 and 11.
+# chapters 11 to 13.
 #
 # The score of the held-out images is the *mean IoU* (intersection over union). For the cells it is
 # the number of pixels that are rightly called cell, divided by the number that are called cell or
@@ -202,16 +202,16 @@ assert not np.isfinite(lost[0]).all() or len(lost[0]) < 160 or lost[2][-1] < 0.6
 
 # %% [markdown]
 # - **Good**: both lines fall and then flatten. More steps bring little.
-# - **Slow**: the loss falls evenly, but hardly at all. Use a larger learning rate (chapter 11).
+# - **Slow**: the loss falls evenly, but hardly at all. Use a larger learning rate (chapter 12).
 # - **Lost**: the loss leaps, gets stuck, or becomes infinite. Use a smaller learning rate.
 # - **By heart**: the loss goes on falling, but the score of the held-out images does not improve. Use
-#   more images, or bend those that you have (chapter 10). Without held-out images you would not have
+#   more images, or bend those that you have (chapter 11). Without held-out images you would not have
 #   noticed.
 #
 # Predict
 # -------
 # Now the network of the first training sees the held-out images. ``predict_tiled`` cuts an image of
-# any size into tiles that the network can take (chapter 12). Then ``label_instances`` numbers the
+# any size into tiles that the network can take (chapter 14). Then ``label_instances`` numbers the
 # connected groups of pixels with a probability above ½, and cuts groups with a neck in two.
 
 # %%
@@ -236,7 +236,7 @@ assert probabilities.shape == (180, 180, 2)
 
 # %% [markdown]
 # Look at the mistakes. Where do two cells become one? Which cells are missed: dim ones, small ones,
-# those at the edge? Which "cells" are not there? SEG (chapter 12) is a score per cell, from 0 to 1.
+# those at the edge? Which "cells" are not there? SEG (chapter 14) is a score per cell, from 0 to 1.
 #
 # For your own images, do the same from the shell, without any Python: ``python -m tinyunet.train``,
 # then ``python -m tinyunet.predict``; ``--help`` lists their options.
@@ -251,20 +251,20 @@ assert probabilities.shape == (180, 180, 2)
 ROOMS = {
     "Samples": [
         ("data", "image sets, read or made up", "image_set.py readers.py", ""),
-        ("sampling", "tiles: cut, bent, weighted", "elastic.py weight_map.py", "09, 10"),
+        ("sampling", "tiles: cut, bent, weighted", "elastic.py weight_map.py", "10, 11"),
     ],
     "Network": [
-        ("ops", "convolution, pooling, loss", "conv2d.py max_pool2d.py", "03 to 07, 09, 14"),
+        ("ops", "convolution, pooling, loss", "conv2d.py max_pool2d.py", "03 to 08, 10, 16"),
         ("autograd", "derivatives, and their check", "tensor.py gradcheck.py", "01, 02"),
-        ("nn", "layers, weights, optimisers", "module.py sgd.py", "08, 11"),
-        ("models", "the U-Net and its rivals", "unet.py fcn.py", "08, 13"),
+        ("nn", "layers, weights, optimisers", "module.py sgd.py", "09, 12"),
+        ("models", "the U-Net and its rivals", "unet.py fcn.py", "09, 15"),
     ],
     "Use": [
-        ("training", "the loop and its checkpoints", "trainer.py checkpoint.py", "11, 14"),
-        ("prediction", "any size; numbered cells", "tiling.py instances.py", "12"),
+        ("training", "the loop and its checkpoints", "trainer.py checkpoint.py", "13, 16"),
+        ("prediction", "any size; numbered cells", "tiling.py instances.py", "14"),
     ],
     "Judgement": [
-        ("metrics", "how good is it?", "objects.py segments.py", "12"),
+        ("metrics", "how good is it?", "objects.py segments.py", "14"),
         ("diagnosis", "what is wrong with the data?", "images.py labels.py", ""),
         ("reporting", "pictures", "plots.py", ""),
     ],
@@ -292,12 +292,12 @@ show("00-map")
 
 # %% [markdown]
 # The *ops* come in up to three versions: in NumPy to be read, in Numba to be fast on a CPU, and in
-# ``kernels/`` for a GPU. Chapters 03 to 07 build them.
+# ``kernels/`` for a GPU. Chapters 03 to 08 build them.
 #
 # Keep it
 # -------
 # A checkpoint is one file with the network and all that is needed to continue the training. For each
-# number in the network it has a second one, the velocity (chapter 11). Each takes 4 bytes.
+# number in the network it has a second one, the velocity (chapter 12). Each takes 4 bytes.
 
 # %%
 import tempfile

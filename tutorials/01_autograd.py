@@ -357,7 +357,7 @@ show("01-line")
 # there is a class with a ``forward`` and a ``backward``. The engine has no product of its own, because
 # the U-Net needs none; here is one, and both tapes must agree. There, ``backward`` takes the gradient
 # to start with: ones, as if the sum of all elements were taken at the end. And it *adds* to ``grad``
-# instead of replacing it, so a training has to reset the gradients in each step (chapter 11).
+# instead of replacing it, so a training has to reset the gradients in each step (chapter 13).
 
 # %%
 import tinyunet as tu

@@ -215,7 +215,7 @@ assert all(np.allclose(compiled(small_x, grad_y, np.zeros((3, 3, 4, 5))), right)
 # -----------------------------
 # For each multiplication ``one_pixel`` loads a weight and a sum, and stores the sum again. A good
 # matrix product keeps a block of sums in *registers*, the few numbers that a core works on (chapter
-# 06 builds such a block). BLAS does this, and chapter 03 showed how to use it: the windows of all
+# 07 builds such a block). BLAS does this, and chapter 03 showed how to use it: the windows of all
 # pixels become the rows of a matrix ``patches`` with 9 C columns.
 #
 # But ``patches`` is nearly nine times as large as ``x``, and would go to memory and back. So make

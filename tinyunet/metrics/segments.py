@@ -10,7 +10,7 @@ the ground truth T, s[i] = Σ_j p[i,j] and t[j] = Σ_i p[i,j]:
 Pixels that are 0 in the ground truth (background, membrane) are left out: the exact course and width of a
 border do not matter for the grouping.
 
-Tutorial: `tutorials/12_tiling_metrics.py`.
+Tutorial: `tutorials/14_tiling_metrics.py`.
 """
 
 from __future__ import annotations

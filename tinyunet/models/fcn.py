@@ -14,7 +14,7 @@ The paper takes its contracting path from a classifier trained on photographs. T
 weights and is as wide as the U-Net that it is compared with. Every convolution is padded. The last step, by 8
 in the paper, is done in three steps by 2.
 
-Tutorial: `tutorials/13_fcn_sliding_window.py`.
+Tutorial: `tutorials/15_fcn_sliding_window.py`.
 """
 
 from __future__ import annotations

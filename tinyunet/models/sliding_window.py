@@ -11,7 +11,7 @@ the windows of two neighbours are pooled at places one pixel apart. So a map is 
 each of the four offsets, into four maps of half the side, called *fragments*, which hold the windows of even
 and odd rows and columns. The next pooling makes four of each. At the end they are interleaved [2]_.
 
-Tutorial: `tutorials/13_fcn_sliding_window.py`.
+Tutorial: `tutorials/15_fcn_sliding_window.py`.
 
 References
 ----------

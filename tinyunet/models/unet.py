@@ -7,7 +7,7 @@ contracting                                                    expansive
                                  pool 68 … 64 crop 56 --------> 56 … 52 up
                                          pool 32 conv 30 conv 28 up
 
-Tutorial: `tutorials/08_unet.py`.
+Tutorial: `tutorials/09_unet.py`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ its sign stays.
 This is PyTorch's AdamW. With weight_decay 0 it is Adam. PyTorch's Adam adds its weight decay to the gradient,
 which then is divided by the gradient's own size.
 
-Tutorial: `tutorials/11_sgd_training.py`.
+Tutorial: `tutorials/12_sgd_adam.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Layers, and an initialisation that keeps the variance of the activations.
 
-Tutorial: `tutorials/08_unet.py`.
+Tutorial: `tutorials/09_unet.py`.
 """
 
 from __future__ import annotations

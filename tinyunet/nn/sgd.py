@@ -6,7 +6,7 @@
 This is PyTorch's form. Caffe, which the paper used, has lr inside v, which is the same while lr is constant.
 With momentum μ, the steps for a constant gradient grow to lr / (1 - μ) times it: 100 lr at the paper's 0.99.
 
-Tutorial: `tutorials/11_sgd_training.py`.
+Tutorial: `tutorials/12_sgd_adam.py`.
 """
 
 from __future__ import annotations

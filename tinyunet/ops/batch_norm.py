@@ -25,7 +25,7 @@ So the maps are cut into blocks that stay in a cache. Each is read twice: for it
 for the sums of d and of d², where d is the distance from that. The blocks' numbers are added in float64, in
 order (Chan, Golub, LeVeque 1983).
 
-Tutorial: `tutorials/14_batch_norm.py`.
+Tutorial: `tutorials/16_batch_norm.py`.
 """
 
 from __future__ import annotations

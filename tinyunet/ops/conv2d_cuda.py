@@ -4,7 +4,7 @@ All rungs compute the same values up to rounding. Each should be faster than the
 the sizes. By default (`rung=None`) the last rung runs that takes the arrays and keeps the precision set by
 `tinyunet.use_backend`.
 
-Tutorial: `tutorials/06_conv2d_cuda.py`.
+Tutorial: `tutorials/07_conv2d_cuda.py`.
 """
 
 from __future__ import annotations

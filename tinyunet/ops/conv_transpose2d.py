@@ -13,7 +13,7 @@ f run together. With the weight in the order (p, C, q·F), each output row is th
 
 `conv_transpose2d_overlapping` reduces a window of 4×4, which overlaps its neighbours, to this one.
 
-Tutorial: `tutorials/07_max_pool2d_conv_transpose2d.py`.
+Tutorial: `tutorials/08_max_pool2d_conv_transpose2d.py`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 Valid convolutions lose pixels at the border, so the skip is larger than what has come back up: it is cropped.
 
-Tutorial: `tutorials/08_unet.py`.
+Tutorial: `tutorials/09_unet.py`.
 """
 
 from __future__ import annotations

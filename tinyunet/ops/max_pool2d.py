@@ -6,7 +6,7 @@
 The place is stored as one byte 2p+q per output; at a tie it is the first. A NaN counts as the maximum, so
 that a diverging training is noticed.
 
-Tutorial: `tutorials/07_max_pool2d_conv_transpose2d.py`.
+Tutorial: `tutorials/08_max_pool2d_conv_transpose2d.py`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ The paper prints E without the minus sign. The largest logit of a pixel is subtr
 exponential overflows. Pixels whose target is `ignore_label` do not count. The loss is summed in float64, row
 by row.
 
-Tutorial: `tutorials/09_cross_entropy_weight_map.py`.
+Tutorial: `tutorials/10_cross_entropy_weight_map.py`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ image's mirror image (section 2 and figure 2 of the paper). Tiles fit together w
 A padded ("same") network invents zeros around every map. It gets a halo too, whose prediction is cropped, so
 that inside the image no invented pixel counts.
 
-Tutorial: `tutorials/12_tiling_metrics.py`.
+Tutorial: `tutorials/14_tiling_metrics.py`.
 """
 
 from __future__ import annotations

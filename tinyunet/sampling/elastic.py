@@ -7,7 +7,7 @@ cubic spline that is 1 at grid point k and 0 at the others, so that u passes thr
 "bicubic interpolation". The sum of products needs only the 1-D splines of the rows and of the columns: the
 whole field is two small matrix products.
 
-Tutorial: `tutorials/10_elastic_deformation.py`.
+Tutorial: `tutorials/11_elastic_deformation.py`.
 """
 
 from __future__ import annotations

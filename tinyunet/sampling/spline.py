@@ -11,7 +11,7 @@ many times is filtered once.
 Beyond its borders an image continues as its mirror image, without repeating the edge pixel, as in the paper's
 overlap-tile: `numpy.pad(mode="reflect")`, which SciPy calls "mirror".
 
-Tutorial: `tutorials/10_elastic_deformation.py`.
+Tutorial: `tutorials/11_elastic_deformation.py`.
 
 References
 ----------

@@ -8,7 +8,7 @@ cells count. d1 and d2 are the distances to the nearest and to the second neares
 One distance transform per cell would find them, in seconds. `nearest_two_cells` finds them for all cells at
 once, exactly, by searching along columns and then along rows.
 
-Tutorial: `tutorials/09_cross_entropy_weight_map.py`.
+Tutorial: `tutorials/10_cross_entropy_weight_map.py`.
 """
 
 from __future__ import annotations

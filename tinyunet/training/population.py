@@ -13,7 +13,7 @@ equal size
 are exactly the mean and the variance of x over the pixels of all tiles. The layers before it normalise by the
 statistics of each tile, as in training.
 
-Tutorial: `tutorials/14_batch_norm.py`.
+Tutorial: `tutorials/16_batch_norm.py`.
 
 References
 ----------

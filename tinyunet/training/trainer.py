@@ -7,7 +7,7 @@ The configuration decides the run, to the last bit: initial weights, samples and
 (seed, step). A run that is stopped, stored as a `Checkpoint` and resumed ends with the same weights as a run
 that was never stopped.
 
-Tutorial: `tutorials/11_sgd_training.py`.
+Tutorial: `tutorials/13_training_loop.py`.
 """
 
 from __future__ import annotations

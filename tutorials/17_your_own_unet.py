@@ -1,15 +1,15 @@
 # %% [markdown]
 """
-15. Your own U-Net, from your own answers
+17. Your own U-Net, from your own answers
 =========================================
 
-**You will build** a U-Net that trains, from the functions that you wrote in chapters 00 to 12: 60 lines
+**You will build** a U-Net that trains, from the functions that you wrote in chapters 00 to 14: 60 lines
 put them together. The engine is needed once, to compare.
 
 **You will learn** how little is missing between the parts and the whole, how to check a whole network
 before it is trained, and that it agrees with the engine in every number.
 
-Needed: chapters 01, 03, 07 to 09, 11 and 12, or their worked answers. About 60 minutes. Three
+Needed: chapters 01, 03, 08 to 10, 12 and 14, or their worked answers. About 60 minutes. Three
 exercises, with nothing given but the parts.
 """
 
@@ -27,22 +27,22 @@ from tinyunet.data import normalise, read_images, synthetic_cells
 MY_IMAGE, ZOOM = "", 1.0  # the path of an image of yours, and a factor for its size: see the end
 
 # %% [markdown]
-# ``own`` has your answers as attributes: ``own.max_pool`` is the function that you wrote in chapter 07,
-# in ``answers/07.py`` or in the chapter itself. It is checked when it is first used. Where you have
+# ``own`` has your answers as attributes: ``own.max_pool`` is the function that you wrote in chapter 08,
+# in ``answers/08.py`` or in the chapter itself. It is checked when it is first used. Where you have
 # written nothing, it is the worked answer. The end of this chapter lists those. This is what is used:
 #
 # - 00: ``running_mean``, for the curve of the loss;
 # - 01: ``newest_first`` and ``accumulate``, for the walk back;
 # - 02: ``two_sides``, for the check of the whole gradient;
 # - 03: ``window_rows``, ``backward_weight_and_bias`` and ``backward_input``: the convolution;
-# - 07: ``max_pool``, ``max_pool_backward``, ``up_conv`` and ``down_conv``;
-# - 08: ``output_side``, ``crop_concat``, ``count_parameters`` and ``he_std``;
-# - 09: ``log_softmax``, ``gradient_of_energy`` and ``border_weight``;
-# - 10: ``displacement`` and ``deform_both``, for new images out of six;
-# - 11: ``sgd_step``;
-# - 12: ``mirror``, ``predict_in_tiles`` and ``seg``.
+# - 08: ``max_pool``, ``max_pool_backward``, ``up_conv`` and ``down_conv``;
+# - 09: ``output_side``, ``crop_concat``, ``count_parameters`` and ``he_std``;
+# - 10: ``log_softmax``, ``gradient_of_energy`` and ``border_weight``;
+# - 11: ``displacement`` and ``deform_both``, for new images out of six;
+# - 12: ``sgd_step``;
+# - 14: ``mirror``, ``predict_in_tiles`` and ``seg``.
 #
-# Chapters 04 to 06 compute the convolution of chapter 03 faster, and chapters 13 and 14 are about
+# Chapters 04 to 07 compute the convolution of chapter 03 faster, and chapters 15 and 16 are about
 # networks that are not the paper's; the slow parts are enough for a small one.
 #
 # Convolution, with its ReLU
@@ -65,7 +65,7 @@ def conv(x, weight, bias, relu):
 
 
 # %%
-@exercise("15.1")
+@exercise("17.1")
 def conv_backward(grad_y, x, weight, bias, relu):
     """Return grad_x, grad_weight and grad_bias for y = conv(x, weight, bias, relu)."""
     return ...
@@ -74,12 +74,12 @@ def conv_backward(grad_y, x, weight, bias, relu):
 # %% [markdown]
 # The skip
 # --------
-# ``crop_concat`` of chapter 08 had no backward. A number of ``skip`` that was cut off is used nowhere:
+# ``crop_concat`` of chapter 09 had no backward. A number of ``skip`` that was cut off is used nowhere:
 # what is its gradient?
 
 
 # %%
-@exercise("15.2")
+@exercise("17.2")
 def crop_concat_backward(grad_y, upsampled, skip):
     """Return grad_upsampled and grad_skip for y = crop_concat(upsampled, skip), shaped like the inputs."""
     return ...
@@ -112,7 +112,7 @@ def record(forward, backward, *inputs):
     return Tensor(forward(*(tensor.data for tensor in inputs)), Op(backward, inputs))
 
 
-@exercise("15.3")
+@exercise("17.3")
 def walk_back(output, grad):
     """Return a dict with the gradient of each leaf before `output`, whose own gradient is `grad`."""
     return ...
@@ -122,7 +122,7 @@ def walk_back(output, grad):
 # The network
 # -----------
 # Four ops for the tape: each gets its arrays, and its backward returns one gradient per input. Then
-# the U of chapter 08, and its first weights, by the names that the engine uses.
+# the U of chapter 09, and its first weights, by the names that the engine uses.
 
 
 # %%
@@ -181,7 +181,7 @@ def first_weights(base, depth, rng):
 
 # %% [markdown]
 # Two poolings and eight channels: **predict** the side of the output for a tile of 84 pixels, and the
-# number of parameters. You wrote both formulas in chapter 08.
+# number of parameters. You wrote both formulas in chapter 09.
 
 # %%
 BASE, DEPTH, SIDE = 8, 2, 84
@@ -213,8 +213,8 @@ def loss_and_gradients(weights, image, target, weight):
 # %% [markdown]
 # Tiles out of six images
 # -----------------------
-# A tile is a window of a deformed image (chapter 10), continued by mirroring (chapter 12). Touching
-# cells are separated, and the gap gets its border weight (chapter 09). The images are halved first, so
+# A tile is a window of a deformed image (chapter 11), continued by mirroring (chapter 14). Touching
+# cells are separated, and the gap gets its border weight (chapter 10). The images are halved first, so
 # that a small tile has several cells.
 
 # %%
@@ -258,7 +258,7 @@ for step, column in enumerate(axes.T):
 axes[0, 0].set_ylabel("image and target")
 axes[1, 0].set_ylabel("weight")
 fig.colorbar(shown, ax=axes[1], shrink=0.9)
-show("15-tiles")
+show("17-tiles")
 
 # %% [markdown]
 # Check before you train
@@ -386,7 +386,7 @@ assert right > 0.9
 
 # %% [markdown]
 # That is a training of half a minute: nearly all pixels are right, but where cells touch they are often
-# one piece, and SEG sees it (chapter 12). The engine trains longer, on more images.
+# one piece, and SEG sees it (chapter 14). The engine trains longer, on more images.
 #
 # Whose numbers are these?
 
@@ -421,7 +421,7 @@ axes[3].set_title(f"{found.max()} pieces, SEG {score:.2f}; white: truth")
 for panel in axes[1:]:
     panel.set_axis_off()
 fig.suptitle(f"Every number in this picture was computed by {whose}", fontsize=14)
-show("15-yours")
+show("17-yours")
 
 # %% [markdown]
 # Your own image
@@ -449,7 +449,7 @@ if MY_IMAGE:
         panel.imshow(picture)
         panel.set(title=title, xticks=[], yticks=[])
     fig.suptitle(f"Every number in this picture was computed by {whose}", fontsize=14)
-    show("15-your-image")
+    show("17-your-image")
 
 # %% [markdown]
 # Summary

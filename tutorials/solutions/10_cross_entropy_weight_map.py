@@ -1,9 +1,9 @@
-"""Worked answers of chapter 09, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 10, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 from scipy import ndimage
 
-# 09.1
+# 10.1
 
 
 def log_softmax(logits):
@@ -47,7 +47,7 @@ wrong_log_softmax = {
     "summed over the pixels": lambda logits: logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)),
 }
 
-# 09.2
+# 10.2
 
 
 def gradient_of_energy(logits, target, weight):
@@ -85,7 +85,7 @@ wrong_gradient_of_energy = {
     "a mean over the pixels": lambda x, target, weight: gradient_of_energy(x, target, weight) / target.size,
 }
 
-# 09.3
+# 10.3
 
 
 def best_constant(share, w_background, w_cell):
@@ -110,7 +110,7 @@ wrong_best_constant = {
     "the background's": lambda *case: 1 - best_constant(*case),
 }
 
-# 09.4
+# 10.4
 
 
 def border_weight(labels, w0, sigma):

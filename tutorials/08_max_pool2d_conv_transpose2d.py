@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-07. Pooling and up-convolution: down by two, and up again
+08. Pooling and up-convolution: down by two, and up again
 =========================================================
 
 **You will build** the two ops that change the size of a map: max-pooling, which halves it, and the
@@ -39,7 +39,7 @@ from tinyunet.data import synthetic_cells
 
 
 # %%
-@exercise("07.1")
+@exercise("08.1")
 def max_pool(x):
     """Return y and place, both (N, H/2, W/2, C); place is 2 p + q of the first maximum."""
     return ...
@@ -73,7 +73,7 @@ for row, maps, name in ((0, largest, "maximum"), (1, means, "mean")):
         ax.imshow(pooled[0, ..., 0], cmap="gray", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[], title=f"{pooled.shape[1]} × {pooled.shape[2]}")
     axes[row, 0].set_ylabel(name)
-show("07-pooled")
+show("08-pooled")
 
 # %% [markdown]
 # They close: a thin dark gap has brighter neighbours, and these win. The mean is no better: it mixes
@@ -91,7 +91,7 @@ show("07-pooled")
 
 
 # %%
-@exercise("07.2")
+@exercise("08.2")
 def max_pool_backward(grad_y, x):
     """Return grad_x, of the shape of x; grad_y has the shape of max_pool(x)."""
     return ...
@@ -195,7 +195,7 @@ assert 2.9 < after / before < 3.3
 
 
 # %%
-@exercise("07.3")
+@exercise("08.3")
 def up_conv(x, weight, bias):
     """Return y, shape (N, 2H, 2W, F), for x (N, H, W, C), weight (2, 2, C, F) and bias (F,)."""
     return ...
@@ -239,7 +239,7 @@ axes[1, 0].set_title("x: 20 × 20", fontsize=10)
 axes[0, 0].axis("off")
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
-show("07-scattered")
+show("08-scattered")
 
 # %% [markdown]
 # Squares do not influence one another: up-convolution alone makes blocks, and unequal taps make a
@@ -261,7 +261,7 @@ show("07-scattered")
 
 
 # %%
-@exercise("07.4")
+@exercise("08.4")
 def down_conv(y, weight):
     """Return the adjoint of up_conv without bias: (N, H, W, C) for y (N, 2H, 2W, F)."""
     return ...
@@ -324,7 +324,7 @@ for ax, array, xlabel, ylabel, title in (
     taps = ax.imshow(np.where(array == 0, np.nan, array), cmap="viridis", vmin=1, vmax=4)
     ax.set(xlabel=f"{xlabel}, pixel", ylabel=f"{ylabel}, pixel", title=title)
 fig.colorbar(taps, ax=list(axes.values()), label="tap", ticks=[1, 2, 3, 4], shrink=0.7)
-show("07-matrix")
+show("08-matrix")
 
 # %% [markdown]
 # How fast
@@ -387,4 +387,4 @@ print("The engine agrees, at ties too.")
 #   of stride 2: ``<up(x), y> = <x, down(y)>``.
 # - Pooling raises the mean square of a map, and closes thin dark gaps.
 #
-# Next: ``08_unet.py`` puts the ops together.
+# Next: ``09_unet.py`` puts the ops together.

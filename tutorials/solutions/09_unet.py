@@ -1,8 +1,8 @@
-"""Worked answers of chapter 08, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 09, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 
-# 08.1
+# 09.1
 
 
 def output_side(side, depth):
@@ -46,7 +46,7 @@ wrong_output_side = {
     "the difference of the paper at every depth": lambda side, depth: side - 184,
 }
 
-# 08.2
+# 09.2
 
 
 def crop_concat(upsampled, skip):
@@ -94,7 +94,7 @@ wrong_crop_concat = {
     ),
 }
 
-# 08.3
+# 09.3
 
 
 def count_parameters(in_channels, num_classes, base, depth):
@@ -140,7 +140,7 @@ wrong_count_parameters = {
     "a last window of 3×3": _changed(at_the_end=lambda base, classes: 8 * base * classes),
 }
 
-# 08.4
+# 09.4
 
 
 def he_std(size, channels):

@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-08. The network: sizes, skips, and the first weights
+09. The network: sizes, skips, and the first weights
 ====================================================
 
 **You will build** the U-Net from the ops of the earlier chapters: its sizes, its skip connections, its
@@ -9,7 +9,7 @@
 **You will learn** why 572 pixels go in and 388 come out, where the parameters are and where the work is,
 how large the first weights must be so that a signal survives 23 layers, and how far this holds.
 
-Needed: chapters 03 and 07. About 45 minutes. Four exercises.
+Needed: chapters 03 and 08. About 45 minutes. Four exercises.
 """
 
 # %%
@@ -39,7 +39,7 @@ from tinyunet.data import synthetic_cells
 
 
 # %%
-@exercise("08.1")
+@exercise("09.1")
 def output_side(side, depth):
     """Return the side of the output of a valid U-Net with `depth` poolings, for a side that fits."""
     return ...
@@ -56,7 +56,7 @@ assert {side - output_side(side, 4) for side in sides} == {184}
 # %% [markdown]
 # Sixteen apart, because four poolings divide by 16. And 184 pixels are always lost, 92 at each border.
 # There is no prediction for that margin, and every output pixel depends on pixels of the image only.
-# Chapter 12 uses this to tile large images.
+# Chapter 14 uses this to tile large images.
 #
 # The U, drawn from the model
 # ---------------------------
@@ -121,7 +121,7 @@ maps = trace(state, 572)
 assert [side for _, level, side, _, _ in maps if level == 0] == [572, 570, 568, 392, 390, 388, 388]
 draw_u(maps)
 plt.title("Channels above, side below; blue: convolved, orange: pooled, green: up-convolved, white: copied")
-show("08-u")
+show("09-u")
 
 # %% [markdown]
 # Crop and concatenate
@@ -132,7 +132,7 @@ show("08-u")
 
 
 # %%
-@exercise("08.2")
+@exercise("09.2")
 def crop_concat(upsampled, skip):
     """Return the channels of upsampled, then those of the centre of skip: (N, H, W, C1 + C2)."""
     return ...
@@ -184,7 +184,7 @@ def unet(x, weights, depth, watch):
 
 
 # %%
-@exercise("08.3")
+@exercise("09.3")
 def count_parameters(in_channels, num_classes, base, depth):
     """Return the number of weights and biases of the U-Net."""
     return ...
@@ -216,7 +216,7 @@ axes.barh(np.arange(5) - 0.2, parameters, 0.4, color="#0072B2", label="parameter
 axes.barh(np.arange(5) + 0.2, work, 0.4, color="#D55E00", label="multiplications")
 axes.set(xlabel="% of the whole", ylabel="level", yticks=range(5), ylim=(4.5, -0.5))
 axes.legend()
-show("08-levels")
+show("09-levels")
 
 # %% [markdown]
 # The bottom has 46 % of the parameters and 8 % of the work. The other four levels share the work
@@ -233,7 +233,7 @@ show("08-levels")
 
 
 # %%
-@exercise("08.4")
+@exercise("09.4")
 def he_std(size, channels):
     """Return the standard deviation of the first weights of a size × size convolution of `channels`."""
     return ...
@@ -293,11 +293,11 @@ axes.semilogy(layers, he[0] * 0.5**layers, "k:", label="a half at each layer")
 axes.axvspan(9, 10, color="0.9", label="the bottom")
 axes.set(xlabel="layer", ylabel="mean square of the map", title="Before training", ylim=(5e-8, 200))
 axes.legend()
-show("08-variance")
+show("09-variance")
 
 # %% [markdown]
 # There are two surprises. First, the mean square grows about tenfold on the way down. Each pooling
-# keeps the largest of four (chapter 07: about three times as much, less where neighbours are alike),
+# keeps the largest of four (chapter 08: about three times as much, less where neighbours are alike),
 # and the derivation above ignores pooling. So the paper aims at *unit variance in every map*, but
 # this initialisation does not give it. It is near enough to begin.
 #
@@ -306,7 +306,7 @@ show("08-variance")
 # layers only. So skips preserve the signal, too.
 #
 # Does it matter? Train a small U-Net, 60 steps on five synthetic images of cells, with the right
-# variance, a quarter of it, and a sixteenth. Chapters 09 and 11 explain the loss and the optimiser.
+# variance, a quarter of it, and a sixteenth. Chapters 10 and 12 explain the loss and the optimiser.
 
 # %%
 images = synthetic_cells(6, 172, seed=4)
@@ -338,7 +338,7 @@ for factor, style, name in ((1, "-", "1"), (1 / 4, "--", "1/4"), (1 / 16, ":", "
     axes.plot(np.convolve(trained[factor][1], np.ones(5) / 5, "valid"), style, label=f"variance × {name}")
 axes.set(xlabel="step", ylabel="loss, mean of 5 steps", title="Training", ylim=(0, 0.8))
 axes.legend()
-show("08-training")
+show("09-training")
 
 # %% [markdown]
 # Weights that start too small learn late. With a sixteenth of the variance each weight is a quarter
@@ -370,11 +370,11 @@ for axis, (name, stack) in zip(axes.T, columns.items(), strict=True):
         if channel is not None:
             ax.imshow(stack[..., channel], cmap="gray" if stack.shape[2] == 1 else "viridis")
     axis[0].set_title(f"{name}\n{stack.shape[0]} × {stack.shape[1]}, of {stack.shape[2]}", fontsize=8)
-show("08-maps")
+show("09-maps")
 
 # %% [markdown]
 # The maps are fine at the top, coarse at the bottom, and fine again on the way up: the skip has brought
-# the places back. The pattern of period 2 is the chessboard of chapter 07.
+# the places back. The pattern of period 2 is the chessboard of chapter 08.
 #
 # The same in the engine
 # ----------------------
@@ -397,4 +397,4 @@ print("The engine agrees.")
 # - Weights of variance ``2 / N`` preserve the mean square through convolution and ReLU. Pooling raises
 #   it; skips carry it past the deep levels.
 #
-# Next: ``09_cross_entropy_weight_map.py``, how its errors are counted.
+# Next: ``10_cross_entropy_weight_map.py``, how its errors are counted.

@@ -1,9 +1,9 @@
-"""Worked answers of chapter 10, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 11, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 from scipy import ndimage
 
-# 10.1
+# 11.1
 
 
 def to_the_right():
@@ -28,7 +28,7 @@ wrong_to_the_right = {
     "rows and columns exchanged": lambda: (-5.0, 0.0),
 }
 
-# 10.2
+# 11.2
 
 
 def displacement(grid, height, width):
@@ -69,7 +69,7 @@ wrong_displacement = {
     "zeros beyond the grid": _by(3, mode="grid-constant"),
 }
 
-# 10.3
+# 11.3
 
 
 def deform_both(image, labels, field):
@@ -115,7 +115,7 @@ wrong_deform_both = {
     "towards the other side": lambda image, labels, field: deform_both(image, labels, -field),
 }
 
-# 10.4
+# 11.4
 
 
 def area_factor(field):

@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-13. FCN and the sliding window: what U-Net replaced
+15. FCN and the sliding window: what U-Net replaced
 ===================================================
 
 **You will build** the idea behind each of U-Net's rivals: the pooling at four offsets, with which a
@@ -12,7 +12,7 @@ concatenating. The engine's rivals are ``tinyunet/models/sliding_window.py`` and
 same numbers, what concatenation can do that a sum cannot, what padding with zeros does at the edge of
 a tile, and how all these networks score on the same images after the same time.
 
-Needed: chapters 03, 08, 11 and 12. About 45 minutes. Three exercises. Scores and times are measured
+Needed: chapters 03, 09, 13 and 14. About 45 minutes. Three exercises. Scores and times are measured
 on your computer, and the text does not anticipate them.
 """
 
@@ -51,7 +51,7 @@ numba.set_num_threads(1)  # the time of threads that wait would be counted as wo
 
 
 # %%
-@exercise("13.1")
+@exercise("15.1")
 def redundancy(side, window, taps):
     """Return how many times more numbers a convolution computes in all windows than in the whole image."""
     return ...
@@ -79,7 +79,7 @@ def pool(x):
     return x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).max(axis=(1, 3))
 
 
-@exercise("13.2")
+@exercise("15.2")
 def pool_at_offsets(x):
     """Return four pooled maps of x, of odd sides, in a list: from (0, 0), (0, 1), (1, 0) and (1, 1) on."""
     return ...
@@ -148,7 +148,7 @@ axes.bar_label(
 )
 axes.set(xscale="log", xlim=(1e4, 1e11), xlabel="multiplications per output pixel, at the size of the papers")
 axes.invert_yaxis()
-show("13-multiplications")
+show("15-multiplications")
 assert sizes[-1] == 31_030_658
 assert work["U-Net, valid"] > work["U-Net, padded"]
 
@@ -166,7 +166,7 @@ assert work["U-Net, valid"] > work["U-Net, padded"]
 
 
 # %%
-@exercise("13.3")
+@exercise("15.3")
 def weight_that_sums(channels):
     """Return the weight (1, 1, 2 C, C), float32, with which conv2d of [a, b] gives a + b. C: channels."""
     return ...
@@ -275,14 +275,14 @@ for padding, name, style in (("same", "padded", "o-"), ("valid", "valid", "s-"))
 right.axvline(halo, color="0.5", linestyle=":", label="halo, padded")
 right.set(xlabel="distance from the edge of the output (pixels)", ylabel="difference / largest score")
 right.legend(loc="upper right")
-show("13-padding")
+show("15-padding")
 assert differences["same"].max() > 0.05
 assert by_distance(differences["same"])[21] > 1e-4 > 1e-5 > max(by_distance(differences["same"])[22:])
 assert differences["valid"].max() < 1e-5
 assert halo == 24
 
 # %% [markdown]
-# A valid network gives the same scores in any tile: overlap-tile relies on this (chapter 12). A padded
+# A valid network gives the same scores in any tile: overlap-tile relies on this (chapter 14). A padded
 # network invents its edge, and here the effect of the zeros reaches 22 pixels into the tile. So the
 # engine gives its tiles a halo too, whose output is discarded: 24 pixels, because tiles of this
 # network begin at multiples of 4.
@@ -325,7 +325,7 @@ for axes, (name, picture) in zip(panels.flat, pictures.items(), strict=True):
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
     axes.set(title=name, xticks=[], yticks=[])
 fig.suptitle(f"After {SECONDS} s of training: the probability of a cell, from black (0) to white (1)")
-show("13-pictures")
+show("15-pictures")
 
 # %% [markdown]
 # Look at more than the order. Are borders sharp or blurred? Are thin membranes kept? The training is
@@ -342,4 +342,4 @@ show("13-pictures")
 # - A valid network gives the same output in any tile; a padded network invents its edge.
 # - Compare on the same images, for the same time, with more than one seed, and report what you found.
 #
-# Next: ``14_batch_norm.py``, what the paper did not have, and later U-Nets do.
+# Next: ``16_batch_norm.py``, what the paper did not have, and later U-Nets do.

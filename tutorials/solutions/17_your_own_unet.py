@@ -1,4 +1,4 @@
-"""Worked answers of chapter 15, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 17, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 from lesson import WrongAnswer, attempt, compare, is_open, own
@@ -12,7 +12,7 @@ def conv(x, weight, bias, relu):
     return np.maximum(y, 0) if relu else y
 
 
-# 15.1
+# 17.1
 
 
 def conv_backward(grad_y, x, weight, bias, relu):
@@ -58,7 +58,7 @@ wrong_conv_backward = {
     "grad_bias does not come through the ReLU": _bias_past_the_relu,
 }
 
-# 15.2
+# 17.2
 
 
 def crop_concat_backward(grad_y, upsampled, skip):
@@ -72,7 +72,7 @@ def crop_concat_backward(grad_y, upsampled, skip):
 hints_crop_concat_backward = (
     "Which numbers of skip are used, and where do they end up in y?",
     "The first channels of grad_y belong to upsampled. The others go where crop_concat cut them from.",
-    "Begin with zeros of the shape of skip. The margins are the half differences of chapter 08.",
+    "Begin with zeros of the shape of skip. The margins are the half differences of chapter 09.",
 )
 
 
@@ -106,7 +106,7 @@ wrong_crop_concat_backward = {
     ),
 }
 
-# 15.3
+# 17.3
 
 
 def walk_back(output, grad):

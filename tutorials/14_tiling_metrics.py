@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-12. Overlap-tile and metrics: any size, and how good
+14. Overlap-tile and metrics: any size, and how good
 ====================================================
 
 **You will build** the paper's overlap-tile prediction, for images of any size
@@ -10,7 +10,7 @@
 **You will learn** what a tile must see beyond its edge, where seams come from, how probabilities
 become numbered cells, and why the share of wrong pixels says little about cells.
 
-Needed: chapters 08 (sizes) and 09. About 45 minutes. Four exercises. A small network is trained
+Needed: chapters 09 (sizes) and 10. About 45 minutes. Four exercises. A small network is trained
 first.
 """
 
@@ -30,7 +30,7 @@ from tinyunet.sampling.weight_map import separate_touching
 
 # %% [markdown]
 # The network of this chapter has depth 3. It is trained on synthetic cells, with the weight map of
-# chapter 09, the deformation of chapter 10 and the loop of chapter 11. A quarter of the images is held
+# chapter 10, the deformation of chapter 11 and the loop of chapter 13. A quarter of the images is held
 # out.
 
 # %%
@@ -58,7 +58,7 @@ print(f"a network of depth 3, final loss {loss.item():.3f}")
 # Without padding, each convolution removes the rim of the tile. With depth 3 the output is smaller than
 # the input by 44 pixels on each side: the *halo*. An output pixel depends on nothing further away.
 # ``predict(window)`` takes a grey image of shape ``(n, n)`` and returns the probability of a cell,
-# ``(n - 88, n - 88)``. Sides of windows that fit (chapter 08) are 8 pixels apart; those for outputs of
+# ``(n - 88, n - 88)``. Sides of windows that fit (chapter 09) are 8 pixels apart; those for outputs of
 # 20, 68, 100 and 180 pixels are among them.
 
 
@@ -84,7 +84,7 @@ assert halo == 44
 
 
 # %%
-@exercise("12.1")
+@exercise("14.1")
 def mirror(k, size):
     """Return the places in 0 … size - 1 of the pixels `k` of the endless row, an integer array; size > 1."""
     return ...
@@ -107,7 +107,7 @@ assert mirror(np.array([-2, 7]), 4).tolist() == [2, 1]
 
 
 # %%
-@exercise("12.2")
+@exercise("14.2")
 def predict_in_tiles(predict, image, output, halo, step):
     """Return predictions (H, W); predict: (output + 2 halo, same) -> (output, output)."""
     return ...
@@ -158,7 +158,7 @@ for panel, (name, result) in zip(axes[1:], attempts.items(), strict=True):
 fig.colorbar(shown, ax=axes, shrink=0.8, label="log10 of the difference")
 for panel in axes:
     panel.set_axis_off()
-show("12-seams")
+show("14-seams")
 own, off_grid, on_grid = worst.values()
 assert own > 0.1
 assert off_grid > 1e-3
@@ -203,7 +203,7 @@ right.set(ylabel="time for the image, s", title="Time")
 for panel in (left, right):
     panel.set_xlabel("side of the output tile, px")
     panel.set_ylim(bottom=0)
-show("12-cost")
+show("14-cost")
 
 # %% [markdown]
 # 7.7 times as many. The tile's size changes time and memory, but never the result. Beyond some size
@@ -239,7 +239,7 @@ axes[3].imshow(coloured(labels))
 axes[3].set_title(f"truth: {len(np.unique(labels)) - 1} cells")
 for panel in axes:
     panel.set_axis_off()
-show("12-cells")
+show("14-cells")
 
 # %% [markdown]
 # Where a gap was filled in, two cells have become one piece. How bad is that? Measured by pixels, it is
@@ -260,7 +260,7 @@ show("12-cells")
 
 
 # %%
-@exercise("12.3")
+@exercise("14.3")
 def rand_score(segmentation, labels):
     """Return the Rand score of two label images (H, W); pixels with label 0 are left out."""
     return ...
@@ -274,7 +274,7 @@ def rand_score(segmentation, labels):
 
 
 # %%
-@exercise("12.4")
+@exercise("14.4")
 def seg(segmentation, labels):
     """Return SEG of two label images (H, W), a float."""
     return ...
@@ -344,7 +344,7 @@ panel.set_yticks(range(len(table)), list(table))
 for (i, j), value in np.ndenumerate(grid):
     panel.text(j, i, f"{value:.3f}", ha="center", va="center", color="k" if value > 0.2 else "w")
 panel.set_title("Errors: 0 is best")
-show("12-metrics")
+show("14-metrics")
 for name, row in table.items():
     print(name, {metric: round(float(error), 3) for metric, error in row.items()})
 assert table["bridge"]["pixel error"] < 0.001
@@ -399,4 +399,4 @@ assert tu.metrics.seg(cut, truth) > seg(found, truth)
 # - Pixels, pairs of pixels, cells: each metric counts something else. A bridge of a few pixels merges
 #   two cells.
 #
-# Next: ``13_fcn_sliding_window.py``, the networks that U-Net is compared with.
+# Next: ``15_fcn_sliding_window.py``, the networks that U-Net is compared with.

@@ -1,8 +1,8 @@
-"""Worked answers of chapter 12, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 14, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 
-# 12.1
+# 14.1
 
 
 def mirror(k, size):
@@ -37,7 +37,7 @@ wrong_mirror = {
     "the edge pixel spread": lambda k, size: np.clip(k, 0, size - 1),
 }
 
-# 12.2
+# 14.2
 
 
 def predict_in_tiles(predict, image, output, halo, step):
@@ -104,7 +104,7 @@ wrong_predict_in_tiles = {
     "moved by the halo": _halo_kept,
 }
 
-# 12.3
+# 14.3
 
 
 def rand_score(segmentation, labels):
@@ -149,7 +149,7 @@ wrong_rand_score = {
     "numbers compared": _equal_numbers,
 }
 
-# 12.4
+# 14.4
 
 
 def seg(segmentation, labels):

@@ -1,4 +1,4 @@
-"""Worked answers of chapter 06, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 07, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 from lesson import WrongAnswer, attempt, compare, is_open
@@ -6,7 +6,7 @@ from lesson import WrongAnswer, attempt, compare, is_open
 from tinyunet.backend.cuda import run_checked
 from tinyunet.errors import KernelError
 
-# 06.1
+# 07.1
 
 
 def twice():
@@ -49,7 +49,7 @@ wrong_twice = {
     "not C++": lambda: "y[:] = 2 * x",
 }
 
-# 06.2
+# 07.2
 
 
 def count_segments(addresses):
@@ -76,7 +76,7 @@ wrong_count_segments = {
     "one segment per thread": lambda addresses: len(np.unique(addresses)),
 }
 
-# 06.3
+# 07.3
 
 
 def bytes_per_output(r, s, size, channels):
@@ -100,7 +100,7 @@ wrong_bytes_per_output = {
     "a window of one row": lambda r, s, size, channels: 4 * size * channels * (r + s) / (r * s),
 }
 
-# 06.4
+# 07.4
 
 
 def barriers():

@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-14. Batch normalisation: off the plateau
+16. Batch normalisation: off the plateau
 ========================================
 
 **You will build** batch normalisation and its gradient (``tinyunet/ops/batch_norm.py``), the statistics
@@ -11,7 +11,7 @@ it costs nothing.
 one answer for all pixels, why the statistics of a tile must not be used in prediction, and which
 normalisations a network that is used in tiles cannot have.
 
-Needed: chapters 02, 03, 11 and 12. About 50 minutes. Four exercises.
+Needed: chapters 02, 03 and 12 to 14. About 50 minutes. Four exercises.
 """
 
 # %%
@@ -24,7 +24,7 @@ from lesson import exercise, show
 # --------------------------------------
 # Batch normalisation (Ioffe and Szegedy, 2015) is of the same year as the U-Net, which has none; most
 # later U-Nets do. The paper wants maps of unit variance and gets them, more or less, from the
-# first weights (chapter 08). After some steps the weights are others. Batch normalisation *makes* each
+# first weights (chapter 09). After some steps the weights are others. Batch normalisation *makes* each
 # channel ``c`` of a map have a given mean and variance, in every step. With ``M = N · H · W`` pixels::
 #
 #     mean[c]     = 1/M · sum over n,i,j of x[n,i,j,c]
@@ -37,7 +37,7 @@ from lesson import exercise, show
 
 
 # %%
-@exercise("14.1")
+@exercise("16.1")
 def batch_norm(x, scale, shift):
     """Return y, shape (N, H, W, C), and the mean and the variance of x, both (C,), as scale and shift."""
     return ...
@@ -84,7 +84,7 @@ assert changed < 1e-3
 
 
 # %%
-@exercise("14.2")
+@exercise("16.2")
 def batch_norm_backward(grad_y, x, scale):
     """Return grad_x, shape (N, H, W, C), grad_scale and grad_shift, both (C,)."""
     return ...
@@ -129,7 +129,7 @@ axes.plot(np.sort(across), line[np.argsort(across)], color="0.5", label="mean(h)
 axes.vlines(across, line, up, color="#D55E00", lw=1, label="what comes back, times s")
 axes.set(xlabel="normal", ylabel="h", title="One channel, a point for each pixel")
 axes.legend(fontsize=8)
-show("14-line")
+show("16-line")
 
 # %% [markdown]
 # Off the plateau
@@ -138,7 +138,7 @@ show("14-line")
 # cell from background, only the relief of the rims does. The engine makes such images up
 # (``synthetic_dic``). Nearly nine of ten pixels are cell, and "cell" everywhere is a good answer at
 # first. The images are halved, so that a small network sees enough of a cell; the fifth is held out. A
-# tile of 92 pixels gives 52 (chapter 08); images are continued by mirroring (chapter 12).
+# tile of 92 pixels gives 52 (chapter 09); images are continued by mirroring (chapter 14).
 
 # %%
 import tinyunet as tu
@@ -210,7 +210,7 @@ axes[2].imshow(labels[4], cmap="cividis", vmin=0, vmax=1)
 axes[2].set_title("labels")
 for panel in axes[1:]:
     panel.set_axis_off()
-show("14-plateau")
+show("16-plateau")
 for name, classes in predicted.items():
     true = np.mean(labels[4] == 0)
     print(
@@ -225,15 +225,15 @@ assert smooth["plain, Adam"][-1] < 0.9 * smooth["plain"][-1]
 # Next to none: the first says "cell" nearly everywhere, with a loss not far below that of the best
 # constant answer. That is the *plateau*. Normalisation takes away, in every layer, what all pixels of a
 # channel have in common, and brings their differences to the size ``scale``, whatever they were. Adam
-# helps too: it makes steps of one length out of small gradients (chapter 11). The engine's default recipe
+# helps too: it makes steps of one length out of small gradients (chapter 12). The engine's default recipe
 # has both.
 #
 # Statistics for prediction
 # -------------------------
 # In the picture above the normalised network used the mean and the variance of the image that it
-# predicted, as in training. This engine takes one tile per step (chapter 11), so that ``M`` counts the
+# predicted, as in training. This engine takes one tile per step (chapter 13), so that ``M`` counts the
 # pixels of a single tile. In training this does no harm. In prediction it does: an image that is
-# predicted in tiles (chapter 12) is normalised differently in each. **Predict** how many pixels of the
+# predicted in tiles (chapter 14) is normalised differently in each. **Predict** how many pixels of the
 # held-out image change their class when it is predicted in tiles of 40 pixels, instead of as a whole.
 
 
@@ -262,7 +262,7 @@ assert changed > 0.01
 # normalisation takes some channels together. They are popular where batches are small. But both need
 # the statistics of what is predicted, always: what a network says of a pixel then depends on what else
 # is in its tile, and a tile with little in it is stretched until it looks full (``10 x + 3`` above).
-# Tiled would no longer equal whole, as it did in chapter 12.
+# Tiled would no longer equal whole, as it did in chapter 14.
 #
 # Batch normalisation has a way out: in prediction ``mean`` and ``variance`` are constants, the same for
 # all tiles. Usually they are averages that run along with the training. Those mix the statistics of
@@ -272,7 +272,7 @@ assert changed > 0.01
 
 
 # %%
-@exercise("14.3")
+@exercise("16.3")
 def population(means, variances):
     """Return the mean and the variance, both (C,), of all pixels of T tiles; both arguments are (T, C)."""
     return ...
@@ -335,7 +335,7 @@ assert np.allclose(whole, tiled, atol=1e-4)
 
 
 # %%
-@exercise("14.4")
+@exercise("16.4")
 def fold_batch_norm(weight, scale, shift, mean, variance):
     """Return the weight and the bias of a convolution that includes the normalisation of its F filters."""
     return ...
@@ -407,4 +407,4 @@ print("The engine agrees.")
 # - Predict by statistics of the population, never of the tile: else tiled is not whole.
 # - Constants fold into the convolution: normalisation is for training only.
 #
-# Next: ``15_your_own_unet.py`` puts your parts together.
+# Next: ``17_your_own_unet.py`` puts your parts together.

@@ -1,11 +1,11 @@
-"""Worked answers of chapter 14, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 16, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 
 EPSILON = 1e-5
 PIXELS = 0, 1, 2  # the axes of a map (N, H, W, C) over which its channels are averaged
 
-# 14.1
+# 16.1
 
 
 def batch_norm(x, scale, shift):
@@ -69,7 +69,7 @@ wrong_batch_norm = {
     "the statistics are those of a pixel over its channels": _over_the_channels,
 }
 
-# 14.2
+# 16.2
 
 
 def batch_norm_backward(grad_y, x, scale):
@@ -142,7 +142,7 @@ wrong_batch_norm_backward = {
     "grad_scale is computed with x, which is not normal": _scale_by_x,
 }
 
-# 14.3
+# 16.3
 
 
 def population(means, variances):
@@ -182,7 +182,7 @@ wrong_population = {
     "the last tile alone": lambda means, variances: (means[-1], variances[-1]),
 }
 
-# 14.4
+# 16.4
 
 
 def fold_batch_norm(weight, scale, shift, mean, variance):

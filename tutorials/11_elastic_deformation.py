@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-10. Elastic deformation: many images out of few
+11. Elastic deformation: many images out of few
 ===============================================
 
 **You will build** the paper's augmenter: random vectors on a coarse grid, a smooth field between
@@ -42,7 +42,7 @@ from scipy import ndimage
 
 
 # %%
-@exercise("10.1")
+@exercise("11.1")
 def to_the_right():
     """Return two numbers, u along rows and along columns: the picture moves 5 pixels to the right."""
     return ...
@@ -80,7 +80,7 @@ axes.axvspan(-1.5, 0, color="0.9")
 axes.axvspan(6, 7.5, color="0.9", label="mirrored")
 axes.set(xlabel="column, px", ylabel="grey value", title="Between the pixels")
 axes.legend(fontsize=8, loc="upper right")
-show("10-spline")
+show("11-spline")
 between = ndimage.map_coordinates(values, [x], order=3, mode="mirror")
 assert between.max() > values.max()
 
@@ -100,7 +100,7 @@ assert between.max() > values.max()
 
 
 # %%
-@exercise("10.2")
+@exercise("11.2")
 def displacement(grid, height, width):
     """Return u, shape (2, height, width): cubic splines, mode "mirror", through grid, shape (2, P, Q)."""
     return ...
@@ -140,7 +140,7 @@ axes[2].set_title("after")
 for panel in axes:
     panel.axis((-8, 268, 208, -28))
     panel.set_axis_off()
-show("10-grid")
+show("11-grid")
 
 # %% [markdown]
 # An arrow points to the place where a pixel looks, so the picture moves *against* the arrows. At the
@@ -161,7 +161,7 @@ assert invented[0] == 2
 
 
 # %%
-@exercise("10.3")
+@exercise("11.3")
 def deform_both(image, labels, field):
     """Return image and labels, both (H, W), deformed by field (2, H, W): the spline, the nearest pixel."""
     return ...
@@ -182,7 +182,7 @@ for panel, seed in zip(axes, [None, 1, 2, 7], strict=True):
     panel.contour(bent_labels > 0, [0.5], colors="#e69f00", linewidths=0.8)
     panel.set_title("as it was" if seed is None else f"deformed, seed {seed}")
     panel.set_axis_off()
-show("10-cells")
+show("11-cells")
 
 # %% [markdown]
 # The outlines stay on their cells. That is the check to make by eye with any augmenter, before a
@@ -206,7 +206,7 @@ show("10-cells")
 
 
 # %%
-@exercise("10.4")
+@exercise("11.4")
 def area_factor(field):
     """Return the Jacobian determinant at each pixel, shape (H, W), of the map with displacement `field`."""
     return ...
@@ -229,7 +229,7 @@ fig.colorbar(shown, ax=axes[1], label="area factor; black line: 0")
 fig.suptitle("The same 9 vectors, longer and longer; grid points 99.5 px apart")
 for panel in axes.flat:
     panel.set_axis_off()
-show("10-folds")
+show("11-folds")
 assert (area_factor(np.zeros((2, 5, 7))) == 1).all()
 
 # %% [markdown]
@@ -253,7 +253,7 @@ for tile in (100, 200, 572):
     axes.text(ratio, 60, f"tile {tile} px", rotation=90, va="center", ha="right")
 axes.set(xlabel="sigma / spacing", ylabel="grids with a fold, %")
 axes.set_title("Dotted: sigma = 10 px on tiles of three sizes, 3 × 3 points")
-show("10-fold-rate")
+show("11-fold-rate")
 assert round(10 / 285.5, 3) == ratios[0]
 assert folded[0] == 0
 assert 0 < folded[3] < 0.2
@@ -304,7 +304,7 @@ for panel, (name, field) in zip(axes, fields.items(), strict=True):
     panel.set_axis_off()
     folds = (area_factor(field) <= 0).mean()
     print(f"{name}: {folds:.1%} folded; areas change by a factor of {2 ** changes[name]:.2f}")
-show("10-simard")
+show("11-simard")
 paper, wide, narrow = changes.values()
 assert paper < wide < narrow
 
@@ -363,7 +363,7 @@ for step, panel in enumerate(axes.flat):
     panel.contour(tile.labels > 0, [0.5], colors="#e69f00", linewidths=0.8)
     panel.set_axis_off()
 fig.suptitle("Eight samples from three images, as the network sees them")
-show("10-samples")
+show("11-samples")
 
 # %% [markdown]
 # Summary
@@ -374,4 +374,4 @@ show("10-samples")
 # - Whether a field folds depends on the ratio of sigma to the grid's spacing; the Jacobian determinant
 #   finds the folds.
 #
-# Next: ``11_sgd_training.py``, one image, many steps, and a momentum of 0.99.
+# Next: ``12_sgd_adam.py``, a way down with a momentum of 0.99.

@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-06. Convolution on a GPU
+07. Convolution on a GPU
 ========================
 
 **You will build** three CUDA kernels for the convolution, each with fewer trips to memory than the one
@@ -58,7 +58,7 @@ except BackendError as error:
 
 
 # %%
-@exercise("06.1")
+@exercise("07.1")
 def twice():
     """Return the missing line of the kernel `twice`, in C++, as a string."""
     return ...
@@ -127,7 +127,7 @@ for number, traffic in report.lines.items():
 
 
 # %%
-@exercise("06.2")
+@exercise("07.2")
 def count_segments(addresses):
     """Return how many segments of 128 bytes hold float32 numbers at these byte addresses (multiples of 4)."""
     return ...
@@ -156,7 +156,7 @@ for axes, name in zip(panels, pixel_of, strict=True):
     axes.set(xlabel="float32 in the segment", title=f"{name}: {asked[name][0]} segment(s) of x")
 panels[0].set(ylabel="segment of 128 bytes", ylim=(20, 0), yticks=range(0, 21, 5))
 fig.suptitle("The numbers of x that one warp reads at once (dark), and those that memory delivers (light)")
-show("06-segments")
+show("07-segments")
 assert asked == {"neighbouring filters": (1, 1), "neighbouring pixels": (16, 1)}
 
 # %% [markdown]
@@ -195,7 +195,7 @@ assert bad[0] == 128 * (144 * (16 + 1) + 48 * 4 + 32)
 
 
 # %%
-@exercise("06.3")
+@exercise("07.3")
 def bytes_per_output(r, s, size, channels):
     """Return the bytes that a block of r × s outputs reads, per output, with a size × size window."""
     return ...
@@ -286,7 +286,7 @@ for number, line in enumerate(SUM_OF_BLOCK.splitlines(), 1):
     print(number, line)
 
 
-@exercise("06.4")
+@exercise("07.4")
 def barriers():
     """Return a list of the lines of SUM_OF_BLOCK that need __syncthreads(); before them: as few as can be."""
     return ...
@@ -369,7 +369,7 @@ for axes, (name, lane) in zip(panels, fragments.items(), strict=True):
         axes.text(column, row, number, ha="center", va="center", color="white" if number < 20 else "black")
     axes.set(title=name, xticks=[], yticks=[])
 fig.suptitle("The thread of the warp, 0 to 31, that holds each number")
-show("06-fragments")
+show("07-fragments")
 
 # %% [markdown]
 # The factors are rounded to TF32 first, with 10 bits after the point. So this rung computes a
@@ -407,7 +407,7 @@ for offset, memory, column in ((-0.2, "global", 0), (0.2, "shared", 1)):
 axes.set_xticks(range(len(counted)), [name.replace(": ", ":\n").replace("_", "\n") for name in counted])
 axes.set(ylabel="wavefronts", title="3×3, 16 to 64 channels, 64 pixels: wavefronts of the memory")
 axes.legend()
-show("06-wavefronts")
+show("07-wavefronts")
 
 # %% [markdown]
 # The blocks of the engine's ``blocked`` and ``tensor``, 128×64 outputs, are larger than this small
@@ -424,4 +424,4 @@ show("06-wavefronts")
 #   luck.
 # - Tensor cores multiply small matrices in one instruction, with rounded factors.
 #
-# Next: ``07_max_pool2d_conv_transpose2d.py``, the other ops of the network.
+# Next: ``08_max_pool2d_conv_transpose2d.py``, the other ops of the network.

@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-09. Cross-entropy and the weight map: what a pixel costs
+10. Cross-entropy and the weight map: what a pixel costs
 ========================================================
 
 **You will build** the loss of the U-Net paper: a softmax that does not overflow, the cross-entropy
@@ -55,7 +55,7 @@ assert np.isnan(naive).all()
 
 
 # %%
-@exercise("09.1")
+@exercise("10.1")
 def log_softmax(logits):
     """Return log p, of the shape (N, H, W, K) of `logits`, finite for any finite scores."""
     return ...
@@ -99,7 +99,7 @@ assert round(no_idea, 4) == 0.6931  # log 2
 
 
 # %%
-@exercise("09.2")
+@exercise("10.2")
 def gradient_of_energy(logits, target, weight):
     """Return dE/d(logits), shape (N, H, W, K); target and weight have the shape (N, H, W)."""
     return ...
@@ -137,7 +137,7 @@ right.set(
     title="Slope: how hard the pixel pulls",
 )
 right.legend()
-show("09-loss")
+show("10-loss")
 assert 2 * (1 - q[0]) * q[0] * (1 - q[0]) < 0.001  # squared error, totally wrong: hardly a pull
 assert q[0] - 1 < -0.999
 
@@ -172,7 +172,7 @@ assert 0.1 < share < 0.25
 
 
 # %%
-@exercise("09.3")
+@exercise("10.3")
 def best_constant(share, w_background, w_cell):
     """Return the q with the smallest loss."""
     return ...
@@ -202,7 +202,7 @@ for name, style, (w_background, w_cell) in [("weights 1", "-", (1, 1)), ("balanc
 axes.set(xlabel="probability q of a cell, the same everywhere", ylabel="loss per pixel", ylim=(0, 3))
 axes.set_title("The answer of a network that ignores the image")
 axes.legend()
-show("09-balance")
+show("10-balance")
 assert np.isclose(best_constant(share, 1, 1), share)
 assert np.isclose(best_constant(share, *balanced), 0.5)
 
@@ -241,7 +241,7 @@ assert round(by_hand, 2) == 9.35
 
 
 # %%
-@exercise("09.4")
+@exercise("10.4")
 def border_weight(labels, w0, sigma):
     """Return w0 exp(-(d1 + d2)² / (2 sigma²)), shape (H, W), 0 in cells; 0 for fewer than two cells."""
     return ...
@@ -274,7 +274,7 @@ for panel, (title, picture) in zip(axes[1:], pictures.items(), strict=True):
     panel.set_title(title)
 for panel in axes:
     panel.set_axis_off()
-show("09-weight-map")
+show("10-weight-map")
 gap = border > 5
 print(f"{gap.mean():.1%} of the pixels have {border[gap].sum() / border.sum():.0%} of the border's weight")
 assert gap.mean() < 0.04
@@ -352,7 +352,7 @@ for panel, (balance, w0) in zip(
 for panel in axes.flat:
     panel.set_axis_off()
 fig.colorbar(shown, ax=axes, shrink=0.6, label="probability of a cell")
-show("09-four-trainings")
+show("10-four-trainings")
 for balance in (False, True):
     assert scores[balance, 10][1] > scores[balance, 0][1]
 assert scores[True, 0][1] < scores[False, 0][1]
@@ -400,4 +400,4 @@ for name, function in [("ours", border_weight), ("the engine", tu.weight_map)]:
 # - The border term makes errors in the gap between two cells expensive, so more gaps are found; alone
 #   it makes the network less sure of cells.
 #
-# Next: ``10_elastic_deformation.py``, how thirty images become many thousands.
+# Next: ``11_elastic_deformation.py``, how thirty images become many thousands.

@@ -1,4 +1,4 @@
-"""Worked answers of chapter 07, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 08, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ SHAPES = [
     (2, 1, 5, 2, 2),
 ]  # N, H, W, C, F, small map
 
-# 07.1
+# 08.1
 
 
 def max_pool(x):
@@ -54,7 +54,7 @@ wrong_max_pool = {
     "the largest absolute value": lambda x: max_pool(np.abs(x)),
 }
 
-# 07.2
+# 08.2
 
 
 def max_pool_backward(grad_y, x):
@@ -108,7 +108,7 @@ wrong_max_pool_backward = {
     ),
 }
 
-# 07.3
+# 08.3
 
 
 def up_conv(x, weight, bias):
@@ -145,7 +145,7 @@ wrong_up_conv = {
     "nearest neighbour": lambda x, weight, bias: np.repeat(np.repeat(x @ weight[0, 0], 2, 1), 2, 2) + bias,
 }
 
-# 07.4
+# 08.4
 
 
 def down_conv(y, weight):

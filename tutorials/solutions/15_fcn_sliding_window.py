@@ -1,10 +1,10 @@
-"""Worked answers of chapter 13, the cases they are checked on, and answers known to be wrong."""
+"""Worked answers of chapter 15, the cases they are checked on, and answers known to be wrong."""
 
 import itertools
 
 import numpy as np
 
-# 13.1
+# 15.1
 
 
 def redundancy(side, window, taps):
@@ -35,7 +35,7 @@ wrong_redundancy = {
     "upside down": lambda *sizes: 1 / redundancy(*sizes),
 }
 
-# 13.2
+# 15.2
 
 
 def pool(x):
@@ -68,7 +68,7 @@ wrong_pool_at_offsets = {
     "every pixel of its own": lambda x: [x[a:-1:2, b:-1:2] for a in (0, 1) for b in (0, 1)],
 }
 
-# 13.3
+# 15.3
 
 
 def weight_that_sums(channels):
