@@ -113,7 +113,7 @@ void access(void* address, int size, bool writes, void* code) {
         visit(*memory, index, writes, code);
     // Counted as if each array began at its own multiple of 2^40. CuPy's begin at multiples of 512.
     long number = memory == &shared ? 1 : memory - arrays.data() + 1;
-    count_access(code, (number << 40) + (at - memory->begin), size, memory == &shared);
+    count_access(code, (number << 40) + (at - memory->begin), size, memory == &shared, writes);
 }
 
 }  // namespace

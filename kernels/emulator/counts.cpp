@@ -18,6 +18,7 @@ namespace emulator {
 namespace {
 
 constexpr int SEGMENT = 128, WORD = 4, BANKS = 32;
+constexpr int SHOWN = 64;  // executions of an instruction that are kept for pictures
 
 struct Request {
     long of_lane[WARP];  // addresses; 0: the lane makes no access
@@ -25,13 +26,19 @@ struct Request {
 
 struct Site {  // an instruction that accesses memory
     int size;
-    bool shared;
+    bool shared, writes;
     std::vector<Request> requests[MAX_THREADS / WARP];
     int times[MAX_THREADS];  // executions per thread
     long wavefronts, at_best;
 };
 
+struct WarpAccess {  // an instruction, executed once by the first warp of the first block
+    long offset, shared, writes, size, time, of_lane[WARP];
+};
+
 std::unordered_map<void*, Site> sites;
+std::vector<WarpAccess> first_warp;
+bool first_block_is_done = false;
 Site* last_site[MAX_THREADS];  // the latest of each thread
 
 void make_distinct(std::vector<long>& numbers) {
@@ -68,12 +75,24 @@ void add(const Request& request, Site& site) {
     site.at_best += (bytes + SEGMENT - 1) / SEGMENT;
 }
 
+void keep_first_warp() {
+    for (const auto& [code, site] : sites) {
+        const std::vector<Request>& requests = site.requests[0];
+        for (long time = 0; time < long(requests.size()) && time < SHOWN; time++) {
+            WarpAccess kept = {offset_in_library(code), site.shared, site.writes, site.size, time, {}};
+            std::copy_n(requests[time].of_lane, WARP, kept.of_lane);
+            first_warp.push_back(kept);
+        }
+    }
+    first_block_is_done = true;
+}
+
 }  // namespace
 
-void count_access(void* code, long at, int size, bool in_shared) {
+void count_access(void* code, long at, int size, bool in_shared, bool writes) {
     auto [found, is_new] = sites.try_emplace(code);
     Site& site = found->second;
-    if (is_new) site.size = size, site.shared = in_shared;
+    if (is_new) site.size = size, site.shared = in_shared, site.writes = writes;
     int thread = current - fibers;
     std::vector<Request>& requests = site.requests[thread / WARP];
     unsigned time = site.times[thread]++;
@@ -89,6 +108,7 @@ void forget_count() {
 }
 
 void count_block() {
+    if (!first_block_is_done) keep_first_warp();
     for (auto& [code, site] : sites) {
         for (std::vector<Request>& requests : site.requests) {
             for (const Request& request : requests)
@@ -112,5 +132,15 @@ extern "C" int take_counts(InstructionCount* counts, int number) {
     for (auto& [code, site] : emulator::sites)
         *counts++ = {emulator::offset_in_library(code), site.shared, site.wavefronts, site.at_best};
     emulator::sites.clear();
+    return number;
+}
+
+// The accesses of the first warp of the first block since the last call. With null: their number.
+extern "C" int take_first_warp(emulator::WarpAccess* accesses, int number) {
+    using namespace emulator;
+    if (!accesses) return first_warp.size();
+    std::copy_n(first_warp.begin(), number, accesses);
+    first_warp.clear();
+    first_block_is_done = false;
     return number;
 }

@@ -42,7 +42,7 @@ void yield();
 
 // For the checking build. The offset of a call in this library, for addr2line, from its return address.
 long offset_in_library(void* code);
-void count_access(void* code, long at, int size, bool in_shared);
+void count_access(void* code, long at, int size, bool in_shared, bool writes);
 void forget_count();  // of this thread's last access
 void count_block();   // when the block is done
 

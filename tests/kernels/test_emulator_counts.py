@@ -147,6 +147,32 @@ def test_factors_are_read_from_all_banks(emulated, rung, direction):
     assert all(read.shared_wavefronts == read.shared_at_best > 0 for read in reads)
 
 
+def test_what_the_first_warp_accesses(emulated):
+    """Element by element, of the first block; -1 for a thread that does nothing."""
+    source = """extern "C" __global__ void odd(const float* x, float* y, int n) {
+    __shared__ float kept[64];
+    int i = blockIdx.x * 32 + threadIdx.x;
+    for (int k = 0; k < n - 28; k++) kept[31 - threadIdx.x + 32 * k] = i < n ? x[2 * i + k] : 0;
+    __syncthreads();
+    if (i < n) y[i] = kept[threadIdx.x];
+}"""
+    x, y = np.zeros(128, np.float32), np.zeros(40, np.float32)
+    report = run_checked(source, "odd", (2,), (32,), x, y, 30)
+    active = [*range(30), -1, -1]
+    found = [access for access in report.first_warp if access.array]
+    assert found == [
+        (4, "x", False, 0, tuple(2 * i if i >= 0 else -1 for i in active)),
+        (4, "x", False, 1, tuple(2 * i + 1 if i >= 0 else -1 for i in active)),
+        (6, "y", True, 0, tuple(active)),
+    ]
+    written = [access for access in report.first_warp if not access.array and access.writes]
+    first = min(written[0].elements)
+    assert [np.subtract(access.elements, first).tolist() for access in written] == [
+        list(range(31, -1, -1)),
+        list(range(63, 31, -1)),
+    ]
+
+
 def test_lanes_that_take_no_part(emulated):
     """Lanes 1 to 16 write once, lanes 17 to 31 twice: two instructions of the warp."""
     source = """extern "C" __global__ void some(float* x) {

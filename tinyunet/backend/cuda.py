@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.backend import cuda_emulator
-from tinyunet.backend.cuda_emulator import KERNEL_FOLDER, Counts, Traffic, text_of
+from tinyunet.backend.cuda_emulator import KERNEL_FOLDER, Access, Counts, Traffic, text_of
 from tinyunet.backend.cuda_log import record
 from tinyunet.backend.dispatch import (
     active_backend,
@@ -130,10 +130,13 @@ class Report:
     source : str
     lines : dict of int to Traffic
         By line number, from 1. Lines that access neither arrays nor shared memory are left out.
+    first_warp : list of Access
+        What each thread of the first warp accesses, for pictures.
     """
 
     source: str
     lines: dict[int, Traffic]
+    first_warp: list[Access]
 
     def __str__(self) -> str:
         rows = [f"{'global':>8}{'at best':>8}{'shared':>8}{'at best':>8}"]
@@ -206,7 +209,7 @@ def run_checked(
             checked = _checked_arguments(kernel, kernels[kernel], arguments)
             counts = _function(path, kernel, {})(_padded_to_3d(grid), _padded_to_3d(block), checked)
         assert counts is not None
-        return Report(text, counts.by_line())
+        return Report(text, counts.by_line(), counts.first_warp())
 
 
 def _padded_to_3d(sizes: tuple[int, ...]) -> tuple[int, int, int]:

@@ -96,6 +96,20 @@ class Traffic(NamedTuple):
         return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+class Access(NamedTuple):
+    """An instruction that accesses memory, executed once by the 32 threads of a warp."""
+
+    line: int
+    """In the source."""
+    array: str
+    """The kernel's name for it, or ``""`` for shared memory."""
+    writes: bool
+    time: int
+    """How often the warp has executed this instruction before."""
+    elements: tuple[int, ...]
+    """The element, or the word of shared memory, that each thread accesses; -1: it makes no access."""
+
+
 class Counts:
     """The counts of one launch in the checking build; empty in the plain build.
 
@@ -105,8 +119,9 @@ class Counts:
         By the offset of the instruction in the compiled library.
     """
 
-    def __init__(self, library: _Library, source: Path):
-        self.library, self.source = library, source
+    def __init__(self, library: _Library, source: Path, arrays: Mapping[str, NDArray[Any]]):
+        self.library, self.source, self.arrays = library, source, arrays
+        self._first_warp = _take(library.take_first_warp, _WarpAccess) if library.checked else []
         self.by_offset = _read_counts(library) if library.checked else {}
 
     def total(self) -> Traffic:
@@ -115,13 +130,33 @@ class Counts:
 
     def by_line(self) -> dict[int, Traffic]:
         """Add the counts by line of the source; those of a header count for the line that calls it."""
-        positions = _lines(self.by_offset, self.library)
         total: dict[int, Traffic] = {}
-        for lines, traffic in zip(positions, self.by_offset.values(), strict=True):
-            own = [line for file, line in lines if file == self.source.name]
-            if own:
-                total[own[0]] = total.get(own[0], Traffic()).plus(traffic)
+        for offset, line in self._own_lines(self.by_offset).items():
+            total[line] = total.get(line, Traffic()).plus(self.by_offset[offset])
         return dict(sorted(total.items()))
+
+    def first_warp(self) -> list[Access]:
+        """List what the first warp of the first block accesses, by line: 64 times per instruction at most."""
+        names = list(self.arrays)
+        lines = self._own_lines({access.offset for access in self._first_warp})
+        found = []
+        for access in self._first_warp:
+            if access.offset not in lines:
+                continue
+            places = [at for at in access.of_lane if at]
+            array = "" if access.shared else names[(places[0] >> 40) - 1]
+            size = self.arrays[array].itemsize if array else 4
+            elements = tuple((at & (1 << 40) - 1) // size if at else -1 for at in access.of_lane)
+            found.append(Access(lines[access.offset], array, bool(access.writes), access.time, elements))
+        return sorted(found)
+
+    def _own_lines(self, offsets: Iterable[int]) -> dict[int, int]:
+        """Find the line of this launch's source at each offset; other files are left out."""
+        offsets = list(offsets)
+        positions = (
+            [n for file, n in lines if file == self.source.name] for lines in _lines(offsets, self.library)
+        )
+        return {offset: own[0] for offset, own in zip(offsets, positions, strict=True) if own}
 
 
 def text_of(source: Path) -> str:
@@ -179,7 +214,7 @@ def function(
             if library.checked:
                 _register_arrays(library, {**arrays, **reached})
             problem = entry((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), places)
-            counts = Counts(library, source)
+            counts = Counts(library, source, {**arrays, **reached})
         if problem is not None:
             raise KernelError(f"{name}: {_with_lines(problem.decode(), library)}")
         return counts
@@ -204,9 +239,24 @@ class _InstructionCount(ctypes.Structure):
     _fields_ = [(name, ctypes.c_long) for name in ("offset", "shared", "wavefronts", "at_best")]
 
 
+class _WarpAccess(ctypes.Structure):
+    """An access of the first warp, as in `kernels/emulator/counts.cpp`."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("offset", "shared", "writes", "size", "time")),
+        ("of_lane", 32 * ctypes.c_long),
+    ]
+
+
+def _take(function: Any, kind: Any) -> Any:
+    """Take an array of structures from a function of the library, which returns their number first."""
+    taken = (kind * function(None, 0))()
+    function(taken, len(taken))
+    return taken
+
+
 def _read_counts(library: _Library) -> dict[int, Traffic]:
-    counts = (_InstructionCount * library.take_counts(None, 0))()
-    library.take_counts(counts, len(counts))
+    counts = _take(library.take_counts, _InstructionCount)
     return {
         count.offset: Traffic(0, 0, count.wavefronts, count.at_best)
         if count.shared
@@ -252,43 +302,67 @@ class _Library(ctypes.CDLL):
     checked: bool
 
 
+class _Build(NamedTuple):
+    """How g++ compiles the kernels, and the files of the emulator that they are linked to."""
+
+    flags: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+# In the checking build only the kernels are instrumented, and the last step links without the sanitizer's own
+# library. -fno-tree-sra: otherwise four numbers loaded at once become four loads, whose alignment is not
+# checked. -gdwarf-4: addr2line of 2023 confuses the files of version 5.
+PLAIN = _Build(("-O2",), ("scheduler",))
+CHECKED = _Build(
+    ("-O1", "-gdwarf-4", "-fno-tree-sra", "-fsanitize=thread,bounds"), ("scheduler", "checks", "counts")
+)
+LINK = ("-shared", "-Wl,-Bsymbolic")  # -Bsymbolic: a kernel may have the name of a function of the C library
+
+
 @cache
 def _library(source: Path, kernels: tuple[str, ...], checked: bool) -> _Library:
     """Compile a .cu file, or find it in the user's cache folder."""
     entries = "".join(f"EMULATED_KERNEL({name})\n" for name in kernels)
     program = f'#include "cuda.hpp"\n{text_of(source)}#line 1 "kernels.cpp"\n{entries}'
-    steps = CHECKED if checked else PLAIN
-    key = hashlib.sha256("".join([program, _version(), *FLAGS, *map(str, steps)]).encode())
-    for path in sorted(EMULATOR_FOLDER.iterdir()):
-        key.update(path.read_bytes())
-    path = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            Path(folder, "kernels.cpp").write_text(program, encoding="utf-8")
-            for step in steps:
-                _run([compiler(), *FLAGS, f"-I{EMULATOR_FOLDER}", *step.split()], folder)
-            os.replace(
-                Path(folder, "kernels.so"), path
-            )  # atomic, because two processes may compile it at once
-    library = _Library(str(path))
+    build = CHECKED if checked else PLAIN
+
+    def compile_into(folder: Path, target: str) -> None:
+        (folder / "kernels.cpp").write_text(program, encoding="utf-8")
+        headers = f"-I{EMULATOR_FOLDER}"
+        _run([compiler(), *FLAGS, headers, *build.flags, "-c", "kernels.cpp", "-o", "kernels.o"], folder)
+        parts = [str(_part(name)) for name in build.parts]
+        _run([compiler(), *LINK, "kernels.o", *parts, "-o", target], folder)
+
+    library = _Library(str(_cached(f"{source.stem}.so", program + str(build), compile_into)))
     library.checked = checked
     return library
 
 
-# The arguments of g++. In the checking build only the kernels are instrumented, and the last step links
-# without the sanitizer's own library. -fno-tree-sra: otherwise four numbers loaded at once become four loads,
-# whose alignment is not checked. -gdwarf-4: addr2line of 2023 confuses the files of version 5. -Bsymbolic: a
-# kernel may have the name of a function of the C library, such as read.
-PLAIN = ["-O2 -shared -Wl,-Bsymbolic kernels.cpp scheduler.cpp -o kernels.so"]
-CHECKED = [
-    "-O1 -gdwarf-4 -fno-tree-sra -fsanitize=thread,bounds -c kernels.cpp -o kernels.o",
-    "-O2 -shared -Wl,-Bsymbolic kernels.o scheduler.cpp checks.cpp counts.cpp -o kernels.so",
-]
+@cache
+def _part(name: str) -> Path:
+    """Compile a file of the emulator, once for all kernels, or find it in the cache folder."""
+
+    def compile_into(folder: Path, target: str) -> None:
+        _run([compiler(), *FLAGS, "-O2", "-c", str(EMULATOR_FOLDER / f"{name}.cpp"), "-o", target], folder)
+
+    return _cached(f"{name}.o", "", compile_into)
 
 
-def _run(command: list[str], folder: str) -> None:
-    emulator_files = {path.name: str(path) for path in EMULATOR_FOLDER.iterdir()}
-    command = [emulator_files.get(word, word) for word in command]
+def _cached(name: str, text: str, compile_into: Callable[[Path, str], None]) -> Path:
+    """Find a compiled file in the cache folder, by the text of its sources, or compile it."""
+    key = hashlib.sha256("".join([text, _version(), *FLAGS, *LINK]).encode())
+    for file in sorted(EMULATOR_FOLDER.iterdir()):
+        key.update(file.read_bytes())
+    stem, _, suffix = name.rpartition(".")
+    path = _cache_folder() / f"{stem}-{key.hexdigest()[:16]}.{suffix}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            compile_into(Path(folder), name)
+            os.replace(Path(folder, name), path)  # atomic, because two processes may compile it at once
+    return path
+
+
+def _run(command: list[str], folder: Path) -> None:
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
         raise KernelError(
