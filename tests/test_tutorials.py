@@ -112,6 +112,15 @@ def test_check_takes_the_answer_and_refuses_wrong_ones(chapter, number, name):
             assert not lesson.check(solutions, name, function), f"{number} takes a wrong answer: {why}"
 
 
+@pytest.mark.parametrize("chapter", ["06", "07"])
+def test_par_is_what_the_worked_answers_take(chapter):
+    solutions = lesson.load_solutions(chapter)
+    for name, puzzle in solutions.PUZZLES.items():
+        score = puzzle.score(getattr(solutions, name))
+        found = [int(number) for number in re.findall(r"(\d+) (?:global|shared)", score)]
+        assert found == [number for number in puzzle.par if number], f"{name}: {score}"
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_chapter_is_numbered_and_listed(chapter):
     text = (TUTORIALS / f"{chapter}.py").read_text(encoding="utf-8")
@@ -281,6 +290,13 @@ def test_answers_in_a_file_of_their_own_are_checked(chapter, answers, capsys):
     ("number", "body", "message"),
     [
         ("01.1", "return grad_y * a, grad_y * b", "mistake: the inputs exchanged."),
+        ("06.1", "return 'y[threadIdx.x] = 2 * x[threadIdx.x];'", "out of bounds"),
+        (
+            "06.3",
+            "return 'int i = 256 * blockIdx.x + 4 * threadIdx.x; '"
+            "'for (int k = 0; k < 4; k++) y[i + k] = 2 * x[i + k];'",
+            "takes 128 global wavefronts where 32 are enough",
+        ),
         ("09.4", "return 2 / (size * size * channels)", "mistake: the variance."),
         ("12.1", "return weight + lr * (momentum * velocity + grad), velocity", "in weight, for weight = "),
         ("14.1", "return k % size", "mistake: the image repeated."),

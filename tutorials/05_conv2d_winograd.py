@@ -264,4 +264,4 @@ with threadpool_limits(numba.get_num_threads()):
 #   digits.
 # - Less arithmetic helps only as long as memory keeps up: blocks stay in the cache here too.
 #
-# Next: ``07_conv2d_cuda.py``, the same convolution with thousands of threads.
+# Next: ``06_cuda_puzzles.py``, kernels for thousands of threads.

@@ -7,19 +7,18 @@
 before, and see what tensor cores add. They are the rungs of ``kernels/conv2d*.cu``, which
 ``tinyunet/ops/conv2d_cuda.py`` launches.
 
-**You will learn** how thousands of threads share a convolution, what the threads of a warp cost
-together when they read memory, what shared memory and barriers are for, and why a kernel becomes fast
-by *counting*.
+**You will learn** how thousands of threads share a convolution, which thread owns which outputs, how tiles in
+shared memory and blocks in registers save trips to memory, and why a kernel becomes fast by *counting*.
 
-Needed: chapter 04, and a C++ compiler (g++, on Linux). No GPU: ``kernels/emulator/`` compiles the
-kernels for your CPU, runs them there, and checks and counts every access. That is slow and says nothing
-about speed, so there are no times here. About 60 minutes. Four exercises.
+Needed: chapter 06, and a C++ compiler (g++, on Linux). No GPU: the emulator runs the kernels and counts
+every access. That is slow and says nothing about speed, so there are no times here. About 60 minutes. Five
+exercises.
 """
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import exercise, show
+from lesson import exercise, load_solutions, show
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tinyunet.backend.cuda import run_checked
@@ -36,38 +35,11 @@ except BackendError as error:
 # %% [markdown]
 # One thread per output
 # ---------------------
-# A GPU consists of some hundred processors, each with a small fast memory of its own, and one large
-# memory for all. It runs one function, the *kernel*, in many *threads* at once. Threads come in
-# *blocks*, and all blocks together are the *grid*. A block stays on one processor, which runs
-# several blocks side by side. Each thread finds out from ``threadIdx`` (its number in the block),
-# ``blockIdx`` (the number of its block) and ``blockDim`` (threads per block) which one it is, and
-# does its share.
-#
-# The language is C++ with a few more words: ``__global__`` marks a kernel, ``__device__`` a
-# function for kernels, ``__shared__`` an array in shared memory (see below). Arrays are addresses:
-# ``const float* x`` is read, ``float* y`` is written. Try it: a kernel that doubles ``n`` numbers,
-# one per thread, in blocks of 64::
-#
-#     extern "C" __global__ void twice(const float* x, float* y, int n) {
-#         int i = blockIdx.x * blockDim.x + threadIdx.x;
-#         // your line
-#     }
-#
-# The grid consists of whole blocks, so there may be more threads than numbers. A thread that has
-# nothing to do must not touch memory.
-
-
-# %%
-@exercise("07.1")
-def twice():
-    """Return the missing line of the kernel `twice`, in C++, as a string."""
-    return ...
-
-
-# %% [markdown]
-# Now the convolution. The simplest share of a thread is one number of the output. ``x[i,j,c]`` of an
-# array with ``width`` columns is ``x[(i * width + j) * channels + c]``. A *row* is an output pixel
-# here: row 0, 1, 2, ... of a matrix with one column per filter ``f``.
+# The simplest share of a thread is one number of the output. ``x[i,j,c]`` of an array with ``width``
+# columns is ``x[(i * width + j) * channels + c]``, and ``weight[p,q,c,f]`` is
+# ``weight[((p * 3 + q) * channels + c) * filters + f]``. A *row* is an output pixel here: row 0, 1, 2, ...
+# of a matrix with one column per filter ``f``. The loops of chapter 03 are left to you: three of them, over
+# ``p``, ``q`` and ``c``.
 
 # %%
 NAIVE = """
@@ -78,15 +50,19 @@ extern "C" __global__ void naive(const float* x, const float* weight, float* y, 
     int row = index / filters, f = index % filters;
     int i = row / (width - 2), j = row % (width - 2);
     float sum = 0;
-    for (int p = 0; p < 3; p++)
-        for (int q = 0; q < 3; q++)
-            for (int c = 0; c < channels; c++) {
-                float pixel = x[((i + p) * width + j + q) * channels + c];
-                float w = weight[((p * 3 + q) * channels + c) * filters + f];
-                sum += pixel * w;
-            }
+    // your lines
     y[row * filters + f] = sum;
 }"""
+
+
+@exercise("07.1")
+def naive_sum():
+    """Return the missing lines of NAIVE, in C++: the sum over p, q and c."""
+    return ...
+
+
+puzzles = load_solutions("07").PUZZLES
+naive = puzzles["naive_sum"].source(naive_sum())
 
 rng = np.random.default_rng(0)
 
@@ -109,21 +85,18 @@ def run(source, kernel, grid, block, arguments, right):
 
 
 odd = layer(7, 8, 5, 6)  # sizes that are no multiples of a block
-run(NAIVE, "naive", (1,), (256,), *odd)
+run(naive, "naive", (1,), (256,), *odd)
 even = layer(10, 10, 16, 64)  # 64 output pixels, 64 filters: 4096 outputs
-report = run(NAIVE, "naive", (16,), (256,), *even)
+report = run(naive, "naive", (16,), (256,), *even)
 for number, traffic in report.lines.items():
-    print(f"{traffic.global_wavefronts:>6,}  {NAIVE.splitlines()[number - 1].strip()}")
+    print(f"{traffic.global_wavefronts:>6,}  {naive.splitlines()[number - 1].strip()}")
 
 # %% [markdown]
 # The cost of a warp's access
 # ---------------------------
-# The numbers above are printed beside the lines that read or write *global* memory, the GPU's large
-# one, where the arrays are. This is what they count. 32 threads with neighbouring numbers, a
-# *warp*, run in step: they execute the same instruction at the same time. Their 32 loads are served
-# together, in *segments* of 128 bytes, or 32 float32, that follow one another from address 0 on. What
-# counts is how many different segments a warp touches: each takes one *wavefront*, one turn of the
-# memory.
+# The numbers above are printed beside the lines that read or write *global* memory, where the arrays are.
+# They are the wavefronts of chapter 06: for each access of a warp, how many different segments of 128 bytes
+# it touches. Segments follow one another from address 0 on.
 
 
 # %%
@@ -164,7 +137,7 @@ assert asked == {"neighbouring filters": (1, 1), "neighbouring pixels": (16, 1)}
 # exchange the two in the kernel and compare.
 
 # %%
-exchanged = NAIVE.replace(
+exchanged = naive.replace(
     "row = index / filters, f = index % filters", "row = index % rows, f = index / rows"
 )
 
@@ -178,13 +151,12 @@ def wavefronts(report):
 counted = {"naive": wavefronts(report)}
 bad = wavefronts(run(exchanged, "naive", (16,), (256,), *even))
 print(f"global wavefronts: {counted['naive'][0]:,}, and {bad[0]:,} with neighbouring pixels")
-assert counted["naive"][0] >= 2 * 128 * 144  # 128 warps, 144 steps, 2 reads
-assert bad[0] > 9 * counted["naive"][0]
-assert bad[0] == 128 * (144 * (16 + 1) + 48 * 4 + 32)
+assert counted["naive"][0] >= 128 * 144  # 128 warps, 144 steps, 2 reads if none is saved
+assert bad[0] > 5 * counted["naive"][0]
 
 # %% [markdown]
-# That is more than 17 instead of 2. Where ``q = 1``, in 48 of the 144 steps, the pixels begin in the
-# middle of a segment, and there are 20 segments instead of 16. And the 32 writes of a warp to ``y``
+# That is more than 17 per step instead of 2. Where ``q = 1``, in 48 of the 144 steps, the pixels begin in
+# the middle of a segment, and there are 20 segments instead of 16. And the 32 writes of a warp to ``y``
 # go to 32 segments.
 #
 # Tiles in shared memory
@@ -205,13 +177,37 @@ print([bytes_per_output(r, s, 3, 64) for r, s in [(1, 1), (16, 16), (128, 64)]])
 assert [bytes_per_output(r, s, 3, 64) for r, s in [(1, 1), (16, 16), (128, 64)]] == [4608, 288, 54]
 
 # %% [markdown]
-# The small fast memory of a processor is called *shared* memory, since all threads of a block share
-# it. Together they fetch both tiles, 16 columns of the windows and 16 rows of the weights at a time.
-# Then each thread multiplies numbers that other threads have fetched.
-#
-# Between the two steps there is a *barrier*, ``__syncthreads()``: no thread passes before all threads
-# of the block have arrived. Blocks and threads have two axes now, ``x`` and ``y``. ``run`` gets the
-# blocks of the grid, then the threads of a block, along both.
+# In shared memory they can. All threads of a block together fetch both tiles, 16 columns of the windows
+# and 16 rows of the weights at a time. Then each thread multiplies numbers that other threads have
+# fetched. Blocks and threads have two axes now, ``x`` and ``y``. Who owns what:
+
+# %%
+four = [(5 + 16 * m, 3 + 16 * n) for m in range(4) for n in range(4)]
+fig, panels = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
+for axes, side, owned in zip(panels, (16, 64), ([(5, 3)], four), strict=True):
+    axes.add_patch(plt.Rectangle((0, 0), side, side, fc="#d6e8f7", ec="0.3"))
+    axes.add_patch(plt.Rectangle((-0.45 * side, 0), 0.35 * side, side, fc="#d9efdc", ec="0.3"))
+    axes.add_patch(plt.Rectangle((0, -0.45 * side), side, 0.35 * side, fc="#efdcee", ec="0.3"))
+    for row, column in owned:
+        axes.add_patch(plt.Rectangle((column, row), 1, 1, fc="#D55E00"))
+        axes.add_patch(plt.Rectangle((-0.45 * side, row), 0.35 * side, 1, fc="#D55E00", alpha=0.5))
+        axes.add_patch(plt.Rectangle((column, -0.45 * side), 1, 0.35 * side, fc="#D55E00", alpha=0.5))
+    axes.text(-0.27 * side, 0.5 * side, "windows", ha="center", va="center", fontsize=8)
+    axes.text(0.5 * side, -0.27 * side, "weights", ha="center", va="center", fontsize=8)
+    axes.set(xlim=(-0.5 * side, 1.05 * side), ylim=(1.05 * side, -0.5 * side), aspect="equal")
+    axes.set_xticks([0, side], ["filter 0", side])
+    axes.set_yticks([0, side], ["row 0", side])
+    axes.set_title("tiled: one output" if side == 16 else "registers: 16 outputs")
+fig.suptitle("What thread (u, v) = (5, 3) of a block owns, and what it needs for that")
+show("07-owners")
+
+# %% [markdown]
+# The left block is ours for now: thread ``(u, v)`` owns the output in row ``u`` and column ``v`` of the
+# block, and needs row ``u`` of one tile and column ``v`` of the other. Two functions are given.
+# ``window_at(x, l, row, k)`` is an element of the matrix of windows, and ``weight_at(weight, l, k, f)``
+# one of the weights; both are 0 outside. In each step of the loop, thread ``(u, v)`` fetches
+# ``windows[u][v]``, which belongs to ``row`` and ``k + v``, and ``weights[u][v]``, which belongs to ``k +
+# u`` and ``f``; then it adds 16 products to ``sum``. Where do the barriers go?
 
 # %%
 HELPERS = """
@@ -237,73 +233,53 @@ extern "C" __global__ void tiled(const float* x, const float* weight, float* y, 
     int u = threadIdx.y, v = threadIdx.x, row = blockIdx.x * 16 + u, f = blockIdx.y * 16 + v;
     float sum = 0;
     for (int k = 0; k < 9 * channels; k += 16) {
-        windows[u][v] = window_at(x, l, row, k + v);
-        weights[u][v] = weight_at(weight, l, k + u, f);
-        __syncthreads();  // both tiles are complete
-        for (int e = 0; e < 16; e++) sum += windows[u][e] * weights[e][v];
-        __syncthreads();  // both tiles have been used
+        // your lines
     }
     if (row < rows && f < filters) y[row * filters + f] = sum;
 }"""
 )
-run(TILED, "tiled", (2, 1), (16, 16), *odd)
-counted["tiled"] = wavefronts(run(TILED, "tiled", (4, 4), (16, 16), *even))
+
+
+@exercise("07.4")
+def tiled_step():
+    """Return the missing lines of TILED: fetch both tiles, and add 16 products to sum."""
+    return ...
+
+
+tiled = puzzles["tiled_step"].source(tiled_step())
+run(tiled, "tiled", (2, 1), (16, 16), *odd)
+counted["tiled"] = wavefronts(run(tiled, "tiled", (4, 4), (16, 16), *even))
 
 # %% [markdown]
-# Delete a barrier. On a GPU the result would be wrong, or right by luck. The emulator finds the race
-# whatever the result: two threads meet at one word, one of them writing, and nothing orders them.
-# **Predict** for each of the two barriers what the report says.
+# Delete a barrier of the worked answer. On a GPU the result would be wrong, or right by luck. The emulator
+# finds the race whatever the result. **Predict** for each of the two barriers what the report says.
 
 # %%
+worked = puzzles["tiled_step"].source(load_solutions("07").tiled_step())
 for comment in ("// both tiles are complete", "// both tiles have been used"):
     try:
-        run_checked(TILED.replace(f"__syncthreads();  {comment}", ""), "tiled", (4, 4), (16, 16), *even[0])
+        run_checked(worked.replace(f"__syncthreads();  {comment}", ""), "tiled", (4, 4), (16, 16), *even[0])
     except KernelError as error:
         print(f"without the barrier {comment}:\n{error}\n")
     else:
         raise AssertionError("the race was not found")
-for number in (21, 24):
-    print(f"kernels.cu:{number}  {TILED.splitlines()[number - 1].strip()}")
+for number, line in enumerate(worked.splitlines(), 1):
+    if "windows[u]" in line:
+        print(f"kernels.cu:{number}  {line.strip()}")
 
 # %% [markdown]
 # Without the first, a thread reads a word that may not have been written yet. Without the second, a
 # quick thread writes the next tile while another thread still reads this one.
 #
-# Your turn, on another kernel: each block adds up its 128 numbers. In the first pass thread t adds
-# number t + 64 to number t, in the second number t + 32, and so on. All barriers are missing. As all
-# threads wait at a barrier, use as few as possible.
-
-# %%
-SUM_OF_BLOCK = """extern "C" __global__ void sum_of_block(const float* x, float* y) {
-    __shared__ float parts[128];
-    parts[threadIdx.x] = x[blockIdx.x * 128 + threadIdx.x];
-    for (int half = 64; half > 0; half /= 2) {
-        if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) y[blockIdx.x] = parts[0];
-}"""
-for number, line in enumerate(SUM_OF_BLOCK.splitlines(), 1):
-    print(number, line)
-
-
-@exercise("07.4")
-def barriers():
-    """Return a list of the lines of SUM_OF_BLOCK that need __syncthreads(); before them: as few as can be."""
-    return ...
-
-
-# %% [markdown]
 # Blocks in registers
 # -------------------
-# Shared memory serves a warp in wavefronts as well: it has 32 *banks*, and word i is in bank i % 32.
-# Threads that read the same word share it. Threads that read *different* words of one bank have to
-# wait for one another: a *bank conflict*, and one more wavefront. The report counts these too.
-# Global memory has less to do now, but shared memory has more: two reads per multiplication, as many
-# as the naive kernel makes from global memory. The same idea helps again, one level further in. Each
-# thread computes 4×4 outputs in its *registers*, which no other thread sees: it reads 4 + 4 numbers
-# for 16 multiplications. Thread ``(u, v)`` has the rows ``u``, ``u + 16``, ``u + 32``, ``u + 48`` and
-# the filters ``v``, ``v + 16``, ...: so neighbouring threads read neighbouring words. **Predict** how
-# many times fewer shared wavefronts that makes.
+# Global memory has less to do now, but shared memory has more: two reads per multiplication, as many as
+# the naive kernel makes from global memory. The same idea helps again, one level further in. Each thread
+# computes 4×4 outputs in its *registers*, which no other thread sees (right in the picture): it reads 4 +
+# 4 numbers into ``left`` and ``right``, for 16 multiplications that are added to ``sum``. Thread ``(u,
+# v)`` has the rows ``u``, ``u + 16``, ``u + 32``, ``u + 48`` and the filters ``v``, ``v + 16``, ...: so
+# neighbouring threads read neighbouring words. **Predict** how many times fewer shared wavefronts that
+# makes.
 
 # %%
 REGISTERS = (
@@ -322,9 +298,7 @@ extern "C" __global__ void registers(const float* x, const float* weight, float*
         }
         __syncthreads();
         for (int e = 0; e < 16; e++) {
-            for (int m = 0; m < 4; m++) left[m] = windows[u + 16 * m][e];
-            for (int m = 0; m < 4; m++) right[m] = weights[e][v + 16 * m];
-            for (int m = 0; m < 16; m++) sum[m / 4][m % 4] += left[m / 4] * right[m % 4];
+            // your lines
         }
         __syncthreads();
     }
@@ -333,15 +307,24 @@ extern "C" __global__ void registers(const float* x, const float* weight, float*
             y[(row + m / 4 * 16) * filters + f + m % 4 * 16] = sum[m / 4][m % 4];
 }"""
 )
-run(REGISTERS, "registers", (1, 1), (16, 16), *odd)
-counted["registers"] = wavefronts(run(REGISTERS, "registers", (1, 1), (16, 16), *even))
+
+
+@exercise("07.5")
+def register_step():
+    """Return the missing lines of REGISTERS: read 4 + 4 numbers, and add 16 products to sum[4][4]."""
+    return ...
+
+
+registers = puzzles["register_step"].source(register_step())
+run(registers, "registers", (1, 1), (16, 16), *odd)
+counted["registers"] = wavefronts(run(registers, "registers", (1, 1), (16, 16), *even))
 for name, (far, near) in counted.items():
     print(f"{name:<10} {far:>7,} global and {near:>7,} shared wavefronts")
 tiled_reads, register_reads = 128 * 144 * 2, 8 * 144 * 8  # warps, steps, reads per step
 assert (tiled_reads, register_reads) == (36_864, 9_216)
-assert tiled_reads < counted["tiled"][1] < 1.1 * tiled_reads
-assert register_reads < counted["registers"][1] < 1.1 * register_reads
-assert counted["naive"][0] > 8 * counted["tiled"][0]
+assert counted["tiled"][1] < 1.2 * tiled_reads
+assert counted["registers"][1] < 1.2 * register_reads
+assert counted["naive"][0] > 4 * counted["tiled"][0]
 
 # %% [markdown]
 # The sum of an output takes 9 · 16 = 144 steps. In ``tiled`` 128 warps take them, with 2 reads each:

@@ -70,6 +70,8 @@ def assess(number: str, name: str, function: Callable[..., Any]) -> tuple[str, s
             used, enough = count_lines(function), count_lines(getattr(solutions, name))
             state = "solved"
             message = f"solved in {used} line(s)" + (f"; {enough} are enough." if used > enough else ".")
+            if score := getattr(solutions, f"score_{name}", None):
+                message += f" {score(function)}"
         else:
             why = "" if is_stub(source_of(function)) else ", because it returns nothing"
             state, message = "open", f"open{why}."
@@ -98,6 +100,19 @@ def exercises(chapter: Path) -> list[tuple[str, str]]:
 def is_exercise(decorator: ast.expr) -> bool:
     """Return True for the decorator of an exercise."""
     return isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "exercise"
+
+
+def constants(chapter: str, *names: str) -> list[Any]:
+    """Read constants of a chapter ("07") from its file, without running the chapter."""
+    (path,) = FOLDER.glob(f"{chapter}_*.py")
+    wanted = [
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in names
+    ]
+    namespace: dict[str, Any] = {}
+    exec(compile(ast.Module(wanted, []), str(path), "exec"), namespace)
+    return [namespace[name] for name in names]
 
 
 def load_answers(chapter: str) -> dict[str, Callable[..., Any]]:
@@ -211,7 +226,8 @@ def check(solutions: types.ModuleType, name: str, function: Callable[..., Any]) 
     `cases_NAME(rng)` in the solutions yields tuples of arguments, on which the function must agree with the
     worked answer and leave its arguments as they were. Where there is more than one right answer,
     `check_NAME(function)` decides instead. `returns_NAME` names the values of a tuple that is returned, and
-    `wrong_NAME` maps known mistakes to functions that make them. `hints_NAME` has hints, the vaguest first.
+    `wrong_NAME` maps known mistakes to functions that make them, `score_NAME(function)` describes how good a
+    right answer is, and `hints_NAME` has hints, the vaguest first.
     """
     judge = getattr(solutions, f"check_{name}", None)
     if judge is not None:

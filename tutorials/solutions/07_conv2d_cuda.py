@@ -1,52 +1,46 @@
 """Worked answers of chapter 07, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
-from lesson import WrongAnswer, attempt, compare, is_open
+from lesson import constants
+from numpy.lib.stride_tricks import sliding_window_view
+from puzzle import Puzzle
 
-from tinyunet.backend.cuda import run_checked
-from tinyunet.errors import KernelError
+HELPERS, NAIVE, TILED, REGISTERS = constants("07", "HELPERS", "NAIVE", "TILED", "REGISTERS")
+
+
+def layers(rng, grid_of, block):
+    """Yield two layers, of odd and of even sizes, as cases of a puzzle."""
+    for height, width, channels, filters in [(5, 6, 3, 5), (6, 6, 16, 64)]:
+        x = rng.standard_normal((height, width, channels), np.float32)
+        weight = rng.standard_normal((3, 3, channels, filters), np.float32)
+        y = np.einsum("ijcpq,pqcf->ijf", sliding_window_view(x, (3, 3), axis=(0, 1)), weight)
+        y = y.reshape(-1, filters)
+        arguments = x, weight, None, width, channels, filters, len(y)
+        yield grid_of(len(y), filters), block, arguments, y
+
 
 # 07.1
 
 
-def twice():
-    return "if (i < n) y[i] = 2 * x[i];"
+def naive_sum():
+    return """for (int p = 0; p < 3; p++)
+    for (int q = 0; q < 3; q++)
+        for (int c = 0; c < channels; c++) {
+            float pixel = x[((i + p) * width + j + q) * channels + c];
+            float w = weight[((p * 3 + q) * channels + c) * filters + f];
+            sum += pixel * w;
+        }"""
 
 
-hints_twice = (
-    "The last block has more threads than there are numbers left.",
-    '"if (...) y[...] = ...;" Which threads have a number?',
+hints_naive_sum = (
+    "The pixel is x[i + p, j + q, c]. Put these three into the formula of the text.",
+    "for (int p = 0; p < 3; p++) …, and inside of three loops: sum += x[…] * weight[…];",
 )
-
-
-def check_twice(function):
-    """Run the answer on the emulator, with more threads than numbers."""
-    line = attempt(function)
-    if is_open(line):
-        return False
-    if not isinstance(line, str):
-        raise WrongAnswer(f"{line!r:.60} where a line of C++ in quotation marks is expected")
-    source = f"""extern "C" __global__ void twice(const float* x, float* y, int n) {{
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    {line}
-}}"""
-    for count, blocks in [(64, 1), (100, 2), (1, 1)]:
-        x = np.random.default_rng(0).standard_normal(count, dtype=np.float32)
-        y = np.full(count, np.nan, np.float32)
-        try:
-            run_checked(source, "twice", (blocks,), (64,), x, y, count)
-        except KernelError as error:
-            raise WrongAnswer(f"n = {count} with {blocks} block(s) of 64 threads:\n{error}") from None
-        compare(y, 2 * x, f"for n = {count} with {blocks} block(s) of 64 threads")
-    return True
-
-
-wrong_twice = {
-    "no guard": lambda: "y[i] = 2 * x[i];",
-    "the guard lets one too many through": lambda: "if (i <= n) y[i] = 2 * x[i];",
-    "the place in the block, not in the array": lambda: "i = threadIdx.x; if (i < n) y[i] = 2 * x[i];",
-    "once": lambda: "if (i < n) y[i] = x[i];",
-    "not C++": lambda: "y[:] = 2 * x",
+wrong_naive_sum = {
+    "the window flipped": lambda: naive_sum().replace("(p * 3 + q)", "((2 - p) * 3 + 2 - q)"),
+    "the width of the output": lambda: naive_sum().replace("* width", "* (width - 2)"),
+    "one tap too few": lambda: naive_sum().replace("q < 3", "q < 2"),
+    "not C++": lambda: "for p in range(3): sum += x[p]",
 }
 
 # 07.2
@@ -103,55 +97,74 @@ wrong_bytes_per_output = {
 # 07.4
 
 
-def barriers():
-    return [5]
+def tiled_step():
+    return """windows[u][v] = window_at(x, l, row, k + v);
+weights[u][v] = weight_at(weight, l, k + u, f);
+__syncthreads();  // both tiles are complete
+for (int e = 0; e < 16; e++) sum += windows[u][e] * weights[e][v];
+__syncthreads();  // both tiles have been used"""
 
 
-hints_barriers = (
-    "Run it in your head with two threads, one of which is far ahead. What does the other one read?",
-    "In every pass a thread reads numbers that another one has just written.",
+hints_tiled_step = (
+    "Fetch two numbers; all wait; add 16 products of row u of one tile and column v of the other.",
+    "sum += windows[u][e] * weights[e][v]; and before the next step all wait once more.",
 )
-
-
-SUM_OF_BLOCK = """extern "C" __global__ void sum_of_block(const float* x, float* y) {
-    __shared__ float parts[128];
-    parts[threadIdx.x] = x[blockIdx.x * 128 + threadIdx.x];
-    for (int half = 64; half > 0; half /= 2) {
-        if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) y[blockIdx.x] = parts[0];
-}"""
-
-
-def check_barriers(function):
-    """Accept any place that leaves no race: the kernel is run with the barriers in it."""
-    numbers = attempt(function)
-    if is_open(numbers):
-        return False
-    lines = SUM_OF_BLOCK.splitlines()
-    for number in numbers:
-        if not 2 < number <= len(lines):
-            raise WrongAnswer(f"line {number} is no place for a barrier: lines 3 to {len(lines)} are")
-    for number in set(numbers):  # in front of the line, so that the numbers in messages stay right
-        lines[number - 1] = "__syncthreads(); " + lines[number - 1]
-    x = np.random.default_rng(0).standard_normal((2, 128), dtype=np.float32)
-    y = np.empty(2, np.float32)
-    try:
-        run_checked("\n".join(lines), "sum_of_block", (2,), (128,), x, y)
-    except KernelError as error:
-        raise WrongAnswer(f"with barriers before the lines {numbers}:\n{error}") from None
-    if not np.allclose(y, x.sum(axis=1), atol=1e-4):
-        raise WrongAnswer(f"sums {y} where {x.sum(axis=1)} are expected")
-    if len(numbers) > 1:
-        raise WrongAnswer(f"no race with barriers before the lines {numbers}, but one of them is enough")
-    return True
-
-
-wrong_barriers = {
-    "none": lambda: [],
-    "only before the loop": lambda: [4],
-    "only behind the loop": lambda: [7],
-    "everywhere": lambda: [3, 4, 5, 6, 7],
-    "one that is not needed": lambda: [5, 7],
-    "on top": lambda: [1],
+wrong_tiled_step = {
+    "no barrier before the products": lambda: tiled_step().replace(
+        "__syncthreads();  // both tiles are", "// are"
+    ),
+    "no barrier after the products": lambda: tiled_step().replace(
+        "__syncthreads();  // both tiles have", "// have"
+    ),
+    "the second tile transposed": lambda: tiled_step().replace("weights[e][v]", "weights[v][e]"),
+    "without tiles": lambda: (
+        "for (int e = 0; e < 16; e++) sum += window_at(x, l, row, k + e) * weight_at(weight, l, k + e, f);"
+    ),
 }
+
+# 07.5
+
+
+def register_step():
+    return """for (int m = 0; m < 4; m++) left[m] = windows[u + 16 * m][e];
+for (int m = 0; m < 4; m++) right[m] = weights[e][v + 16 * m];
+for (int m = 0; m < 16; m++) sum[m / 4][m % 4] += left[m / 4] * right[m % 4];"""
+
+
+hints_register_step = (
+    "The rows of a thread are u, u + 16, … of windows, its filters v, v + 16, … of weights, both at e.",
+    "Two loops that read four numbers each, then two nested loops: sum[m][n] += left[m] * right[n];",
+)
+wrong_register_step = {
+    "neighbouring rows": lambda: register_step().replace("u + 16 * m", "4 * u + m"),
+    "the outputs transposed": lambda: register_step().replace("sum[m / 4][m % 4]", "sum[m % 4][m / 4]"),
+    "read again for each product": lambda: (
+        "for (int m = 0; m < 16; m++)\n"
+        "    sum[m / 4][m % 4] += windows[u + m / 4 * 16][e] * weights[e][v + m % 4 * 16];"
+    ),
+}
+
+PUZZLES = {
+    "naive_sum": Puzzle(
+        NAIVE,
+        lambda rng: layers(rng, lambda rows, filters: (-(-rows * filters // 256),), (256,)),
+        par=(9248, 0),
+    ),
+    "tiled_step": Puzzle(
+        TILED,
+        lambda rng: layers(rng, lambda rows, filters: (-(-rows // 16), -(-filters // 16)), (16, 16)),
+        par=(1024, 9792),
+        limit=(3000, 12000),
+        too_many="each number of both tiles should be fetched once",
+    ),
+    "register_step": Puzzle(
+        REGISTERS,
+        lambda rng: layers(rng, lambda rows, filters: (-(-rows // 64), -(-filters // 64)), (16, 16)),
+        par=(736, 10080),
+        limit=(np.inf, 12000),
+        too_many="each number should be read once into left or right, for four products",
+    ),
+}
+for _name, _puzzle in PUZZLES.items():
+    globals()[f"check_{_name}"] = _puzzle.check
+    globals()[f"score_{_name}"] = _puzzle.score
