@@ -16,7 +16,7 @@ import tinyunet
 
 TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP / "tutorials"))  # for `import lesson`
-sys.path.insert(0, str(TOP / "docs"))  # for `import browser_demo`
+sys.path.insert(0, str(TOP / "docs"))  # for `import browser_demo`, and the page of the paper
 matplotlib.use("agg")
 warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
 
@@ -30,6 +30,7 @@ extensions = [
     "numpydoc",
     "myst_parser",
     "sphinx_gallery.gen_gallery",
+    "source_lines",
 ]
 exclude_patterns = ["_templates"]
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+
+import pytest
 
 import tinyunet as tu
 from tinyunet import data, metrics
 
-REFERENCE = (Path(__file__).parents[1] / "docs" / "reference.rst").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+from source_lines import line_of  # noqa: E402
+
+REFERENCE = (ROOT / "docs" / "reference.rst").read_text(encoding="utf-8")
 
 
 def listed(module: str) -> set[str]:
@@ -23,6 +30,30 @@ def test_every_public_name_is_listed() -> None:
     assert listed("tinyunet.data") == set(data.__all__) - {"LabelKind", "Truth", "UNKNOWN", "class_labels"}
     helpers = {"Mistake", "confusion_matrix", "seg_per_object", "thin_borders", "warp_labels"}
     assert listed("tinyunet.metrics") == set(metrics.__all__) - helpers
+
+
+PAPER = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+
+
+def test_the_paper_names_lines_and_chapters_that_exist() -> None:
+    references = re.findall(r"\{source\}`([^`]+)`", PAPER)
+    assert len(references) > 40
+    for reference in references:
+        path, line = line_of(reference)
+        name = reference.split()[-1].split(".")[-1]
+        assert name in (ROOT / path).read_text(encoding="utf-8").splitlines()[line - 1]
+    chapters = set(re.findall(r"\(chapters/(\w+)\)", PAPER))
+    assert len(chapters) >= 10
+    assert not [name for name in chapters if not (ROOT / "tutorials" / f"{name}.py").is_file()]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["tinyunet/unet.py UNet", "tinyunet/models/unet.py UNet.backward", "kernels/sgd.cu adam_step"],
+)
+def test_a_reference_to_nothing_is_an_error(reference: str) -> None:
+    with pytest.raises(LookupError):
+        line_of(reference)
 
 
 def test_chapters_that_the_code_names_exist() -> None:
