@@ -388,6 +388,23 @@ def test_chapter_uses_the_answers_of_the_file(answers, tmp_path):
     assert "Exercise 01.2, newest_first: open." in printed
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_recall_asks_five_questions_and_sets_a_task(chapter, answers, capsys):
+    assert check.main([chapter[:2], "--recall"]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^(\d)\. ", printed, re.M) == list("12345")
+    assert printed.count("A harder task: ") == 1
+    assert not re.search("</?(code|em|details)|&lt;", printed)
+
+
+def test_questions_name_exercises_and_chapters_that_exist():
+    text = (TUTORIALS / "questions.md").read_text(encoding="utf-8")
+    titles = [
+        ast.get_docstring(ast.parse(p.read_text())).splitlines()[0] for p in TUTORIALS.glob("[0-9]*.py")
+    ]
+    assert re.findall("^## (.*)", text, re.M) == sorted(titles)
+
+
 def test_names_of_exercises_are_unique():
     names = [name for _, _, name in ALL_EXERCISES]
     assert len(names) == len(set(names))

@@ -4,6 +4,7 @@
     python -m tutorials.check 03 --start   make answers/03.py with the exercises of the chapter
     python -m tutorials.check 03.2         check one exercise, or with 03 all of the chapter
     python -m tutorials.check 03.2 --hint  show a hint; once more for the next one
+    python -m tutorials.check 03 --recall  ask five questions on the chapter
 
 In this folder: `python check.py 03.2`. The exit status is 0 if all that was checked is solved, 1 if not, and
 2 for a command that does not exist.
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import html
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `python -m`
 import lesson
 
 COMMAND = "python -m tutorials.check"
+QUESTIONS = lesson.FOLDER / "questions.md"
 MARKS = {"solved": "*", "wrong": "!", "open": "."}
 
 
@@ -37,16 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--start", action="store_true", help="make your file of answers for the chapter")
     action.add_argument("--hint", action="store_true", help="show the next hint for an exercise")
+    action.add_argument("--recall", action="store_true", help="ask questions on the chapter, one by one")
     options = parser.parse_args(arguments)
 
     every = {number: name for path in lesson.chapters() for number, name in lesson.exercises(path)}
-    if options.what == "progress" and not (options.start or options.hint):
+    if options.what == "progress" and not (options.start or options.hint or options.recall):
         return show_progress()
     chosen = {n: name for n, name in every.items() if options.what in (n, n[:2])}
     if not chosen:
         parser.error(f"there is no exercise {options.what}: write 03.2, or 03; the last is {max(every)}")
     if options.start:
         return start(options.what[:2])
+    if options.recall:
+        return recall(options.what[:2])
     if options.hint:
         if len(chosen) > 1:
             parser.error(f"--hint takes one exercise: {', '.join(chosen)}")
@@ -72,6 +79,20 @@ def check(chosen: dict[str, str]) -> int:
         solved &= state == "solved"
     print(next_step(after=next(iter(chosen))))
     return 0 if solved else 1
+
+
+def recall(chapter: str) -> int:
+    """Ask the questions on a chapter one by one, and show each answer when Enter is pressed."""
+    section = re.split(r"^## ", QUESTIONS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (text,) = (part for part in section if part.startswith(f"{chapter}. "))
+    pairs = re.findall(r"<summary>([^\n]*)</summary>\n\n(.*?)\n\n</details>", text, re.DOTALL)
+    for number, (question, answer) in enumerate(pairs, 1):
+        lesson.say(f"{number}. {html.unescape(re.sub('<.*?>', '', question))}")
+        if sys.stdin.isatty():
+            input("   (Enter shows the answer) ")
+        lesson.say(f"   {answer}")
+    lesson.say(f"A harder task: {text[text.index('★') + 4 :]}")
+    return 0
 
 
 def show_hint(number: str, name: str) -> int:
