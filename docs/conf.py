@@ -56,6 +56,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"\b(check|lesson|puzzle|race)\.py|solutions|answers",
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("matplotlib",),
+    "matplotlib_animations": True,
     "image_srcset": ["2x"],
     "abort_on_example_error": True,
     "remove_config_comments": True,

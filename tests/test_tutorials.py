@@ -90,6 +90,10 @@ def test_chapter_runs_unsolved(chapter, tmp_path):
     for number, name in EXERCISES[chapter]:
         assert f"Exercise {number}, {name}: open" in printed
     assert len(list((tmp_path / "figures").glob("*.png"))) >= 1
+    source = (TUTORIALS / f"{chapter}.py").read_text(encoding="utf-8")
+    for name in re.findall(r'animate\("([\w-]+)"', source):
+        page = (tmp_path / "figures" / f"{name}.html").read_text(encoding="utf-8")
+        assert page.count("data:image/png") >= 6  # frames, in the page itself
 
 
 @pytest.mark.timeout(5 * LONGEST)

@@ -18,7 +18,7 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import exercise, show
+from lesson import animate, exercise, show
 
 # %% [markdown]
 # What a gradient is
@@ -159,6 +159,48 @@ draw_graph(
     [(b_box, "×"), (a_box, "×"), ("×", t_box), (t_box, "+"), (a_box, "+"), ("+", y_box)],
 )
 show("01-graph")
+
+# %% [markdown]
+# Here it moves: values appear on the way forward, gradients on the way back. Look at ``a``: two ops read it,
+# and its gradient grows twice. Outside of a notebook, open ``figures/01-walk.html`` in a browser; the slider
+# goes through the frames.
+
+# %%
+PLACES = {"b": (0, 1.2), "a": (0, 0), "×": (1, 0.9), "t": (2, 0.9), "+": (3, 0.4), "y": (4, 0.4)}
+FRAMES = [  # the op at work, the values, the gradients
+    ("", "a = 3, b = 2", ""),
+    ("×", "a = 3, b = 2, t = 6", ""),
+    ("+", "a = 3, b = 2, t = 6, y = 9", ""),
+    ("", "a = 3, b = 2, t = 6, y = 9", "y 1"),
+    ("+", "a = 3, b = 2, t = 6, y = 9", "y 1, t 1, a 1"),
+    ("×", "a = 3, b = 2, t = 6, y = 9", "y 1, t 1, a 1 + 2, b 3"),
+]
+EDGES = [("b", "×"), ("a", "×"), ("×", "t"), ("t", "+"), ("a", "+"), ("+", "y")]
+fig, axes = plt.subplots(figsize=(7, 3), dpi=80)
+
+
+def draw_frame(number):
+    axes.clear()
+    op, values, grads = FRAMES[number]
+    values = dict(text.split(" = ") for text in values.split(", "))
+    grads = dict(text.split(" ", 1) for text in grads.split(", ") if text)
+    for start, end in EDGES:
+        ends = (PLACES[end], PLACES[start]) if number < 3 else (PLACES[start], PLACES[end])
+        at_work = {"color": "#D55E00", "lw": 2} if op in (start, end) else {"color": "0.7"}
+        axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "shrinkA": 26, "shrinkB": 26, **at_work})
+    for name, place in PLACES.items():
+        is_op = name in "×+"
+        text = name if is_op else f"{name} = {values.get(name, '?')}\ngrad {grads.get(name, '?')}"
+        colour = "#D55E00" if name == op else "#ffe3b8" if is_op else "#d6e8f7"
+        box = {"boxstyle": f"{'circle' if is_op else 'round'},pad=0.5", "fc": colour, "ec": "0.3"}
+        axes.text(*place, text, ha="center", va="center", bbox=box)
+    axes.set(
+        xlim=(-0.5, 4.5), ylim=(-0.5, 1.6), title="forward" if number < 3 else "back: the newest op first"
+    )
+    axes.axis("off")
+
+
+walk = animate("01-walk", fig, draw_frame, len(FRAMES), interval=1500)
 
 # %% [markdown]
 # The walk back, first try

@@ -18,7 +18,7 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import exercise, show
+from lesson import animate, exercise, show
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tinyunet.data import synthetic_cells
@@ -234,6 +234,55 @@ def backward_input(grad_y, weight):
 # %%
 grad_x, v = backward_input(grad_y, weight), rng.standard_normal(x.shape)
 assert np.isclose(np.vdot(grad_x, v), np.vdot(grad_y, conv_taps(v, weight, np.zeros(4))), rtol=1e-10)
+
+# %% [markdown]
+# Both directions side by side. Above, a window *gathers*: nine pixels of ``x`` become one of ``y``.
+# Below, one pixel of ``grad_y`` *paints* nine of ``grad_x``, where they add up. (Outside of a notebook:
+# ``figures/03-window.html``.)
+
+# %%
+picture = rng.integers(0, 5, (5, 5)).astype(float)
+taps = np.array([[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
+gathered, painted = np.full((3, 3), np.nan), np.zeros((5, 5))
+scattered = rng.integers(-2, 3, (3, 3)).astype(float)
+fig, panels = plt.subplots(2, 2, figsize=(6, 6), dpi=70)
+moving = []  # for each panel: the array, its image, its numbers, the frame that moves
+for panel, array, title, side in zip(
+    panels.flat,
+    (picture, gathered, scattered, painted),
+    ("x: gathered from", "y", "grad_y", "grad_x: painted into"),
+    (3, 1, 1, 3),
+    strict=True,
+):
+    image = panel.imshow(array, cmap="RdBu_r", vmin=-12, vmax=12)
+    numbers = {(i, j): panel.text(j, i, "", ha="center", va="center") for i, j in np.ndindex(array.shape)}
+    frame = panel.add_patch(plt.Rectangle((0, 0), side, side, fill=False, ec="#009E73", lw=3))
+    panel.set(title=title, xticks=[], yticks=[])
+    moving.append((array, image, numbers, frame))
+
+
+def draw_window(number):
+    if number == 0:
+        gathered[:], painted[:] = np.nan, 0
+    i, j = divmod(number, 3)
+    gathered[i, j] = np.sum(picture[i : i + 3, j : j + 3] * taps)
+    painted[i : i + 3, j : j + 3] += scattered[i, j] * taps
+    for array, image, numbers, frame in moving:
+        image.set_data(array)
+        frame.set_xy((j - 0.5, i - 0.5))
+        for place, text in numbers.items():
+            text.set_text(f"{array[place]:.0f}" if np.isfinite(array[place]) else "")
+
+
+window_moves = animate("03-window", fig, draw_window, 9, interval=800)
+for number in range(9):
+    draw_window(number)
+assert np.array_equal(
+    gathered, conv_taps(picture[np.newaxis, ..., np.newaxis], taps[..., None, None], 0)[0, ..., 0]
+)
+assert np.array_equal(
+    painted, backward_input(scattered[np.newaxis, ..., np.newaxis], taps[..., None, None])[0, ..., 0]
+)
 
 # %% [markdown]
 # How often is a pixel used? With all weights and all ``grad_y`` set to 1, ``grad_x`` counts.

@@ -18,7 +18,7 @@ Needed: chapters 03 and 04. About 40 minutes. Three exercises.
 import matplotlib.pyplot as plt
 import numba
 import numpy as np
-from lesson import exercise, measure, show
+from lesson import animate, exercise, measure, show
 from numpy.lib.stride_tricks import sliding_window_view
 from threadpoolctl import threadpool_limits
 
@@ -143,6 +143,36 @@ HEIGHT, WIDTH, C, F = 96, 96, 64, 64  # the layer of chapter 04
 per_output = {m: products(HEIGHT, WIDTH, C, F, m) / (HEIGHT * WIDTH * C * F) for m in (1, 2, 4, 6, 8)}
 print("products per output:", {m: round(number, 2) for m, number in per_output.items()})
 assert (per_output[1], per_output[2], per_output[4]) == (9, 4, 2.25)
+
+# %% [markdown]
+# In the moving picture (``figures/05-tiles.html``) the direct sum takes four windows in each frame, and
+# Winograd one tile, which steps by two: tiles overlap, outputs do not.
+
+# %%
+fig, panels = plt.subplots(1, 2, figsize=(7, 3.8), dpi=80, layout="constrained")
+
+
+def draw_tile(number):
+    top, left = 2 * (number // 3), 2 * (number % 3)
+    for panel in panels:
+        panel.clear()
+        panel.add_patch(plt.Rectangle((0, 0), 8, 8, fc="#f4f4f4", ec="0.3"))
+        for before in range(number + 1):
+            place = 2 * (before % 3) + 1, 2 * (before // 3) + 1
+            panel.add_patch(
+                plt.Rectangle(place, 2, 2, fc="#009E73", alpha=0.25 + 0.4 * (before == number), ec="w")
+            )
+        panel.set(xlim=(-0.2, 8.2), ylim=(8.2, -0.2), xticks=range(9), yticks=range(9), aspect="equal")
+        panel.tick_params(labelbottom=False, labelleft=False)
+        panel.grid(alpha=0.3)
+    for i, j in np.ndindex(2, 2):
+        panels[0].add_patch(plt.Rectangle((left + j, top + i), 3, 3, fill=False, ec="#D55E00", lw=1.5))
+    panels[1].add_patch(plt.Rectangle((left, top), 4, 4, fill=False, ec="#0072B2", lw=3))
+    panels[0].set_title(f"four windows of 3×3: {36 * (number + 1)} products")
+    panels[1].set_title(f"one tile of 4×4: {16 * (number + 1)} products")
+
+
+tiles_move = animate("05-tiles", fig, draw_tile, 9, interval=800)
 
 # %% [markdown]
 # Now the channels. The sum over ``c`` can be done *before* ``A_T``, because ``A_T`` is linear. So

@@ -378,6 +378,29 @@ def measure(function: Callable[..., Any], *arguments: Any, turns: int = 5) -> fl
     return min(seconds)
 
 
+def animate(name: str, fig: Any, draw: Callable[[int], Any], frames: int, interval: int = 500) -> Any:
+    """Make a moving picture of a figure that `draw(frame)` changes: in its notebook or page, or in figures/.
+
+    It is a page of HTML with all frames in it, a slider and buttons, and needs nothing else.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.animation import FuncAnimation
+
+    animation = FuncAnimation(fig, draw, frames=frames, interval=interval, init_func=lambda: None)
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
+        from IPython.display import HTML, display
+
+        display(HTML(animation.to_jshtml()))
+    elif "sphinx_gallery" not in sys.modules:  # which collects animations itself
+        FIGURES.mkdir(exist_ok=True)
+        path = FIGURES / f"{name}.html"
+        with plt.rc_context({"savefig.bbox": None}):  # frames of one size
+            path.write_text(animation.to_jshtml(), encoding="utf-8")
+        plt.close(fig)
+        print(f"Moving picture: {path}")
+    return animation
+
+
 def show(name: str) -> None:
     """Show the current figure in its notebook or page, or from the shell write it to figures/."""
     import matplotlib.pyplot as plt  # here, because a check of an exercise needs no figure
