@@ -296,6 +296,12 @@ def test_answers_in_a_file_of_their_own_are_checked(chapter, answers, capsys):
         ("01.1", "return grad_y * a, grad_y * b", "mistake: the inputs exchanged."),
         ("06.1", "return 'y[threadIdx.x] = 2 * x[threadIdx.x];'", "out of bounds"),
         (
+            "06.2",
+            "return 'int j = blockIdx.x * 16 + threadIdx.x, i = blockIdx.y * 8 + threadIdx.y; '"
+            "'if (i < height && j < width) y[i * width + j] = x[i * width + j] - mean[j % height];'",
+            "mistake: the mean of the column.",
+        ),
+        (
             "06.3",
             "return 'int i = 256 * blockIdx.x + 4 * threadIdx.x; '"
             "'for (int k = 0; k < 4; k++) y[i + k] = 2 * x[i + k];'",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,11 @@ class Puzzle:
         name = re.search(r"void (\w+)\(", source)[1]
         return run_checked(source, name, grid, block, *arguments), y
 
-    def check(self, function: Callable[[], str]) -> bool:
-        """Return True if the body that the function returns solves the puzzle; raise WrongAnswer if not."""
+    def check(self, function: Callable[[], str], mistakes: Mapping[str, Callable[[], str]]) -> bool:
+        """Return True if the body that the function returns solves the puzzle; raise WrongAnswer if not.
+
+        `mistakes` are known wrong answers by their names, to be recognised by what they compute.
+        """
         body = attempt(function)
         if is_open(body):
             return False
@@ -80,7 +83,10 @@ class Puzzle:
                 report, y = self.run(body, case)
             except KernelError as error:
                 raise WrongAnswer(f"{where}:\n{error}\n{numbered(self.source(body))}") from None
-            compare(y, case[-1], f"in y, {where}")
+            try:
+                compare(y, case[-1], f"in y, {where}")
+            except WrongAnswer as wrong:
+                raise WrongAnswer(f"{wrong}{self.recognise(mistakes, case, y)}") from None
         taken = wavefronts(report)
         for count, limit, memory in zip(taken, self.limit, ("global", "shared"), strict=True):
             if count > limit:
@@ -89,6 +95,19 @@ class Puzzle:
                     f", {where}: {self.too_many}\n{report}"
                 )
         return True
+
+    def recognise(
+        self, mistakes: Mapping[str, Callable[[], str]], case: tuple[Any, ...], y: np.ndarray
+    ) -> str:
+        """Describe the first known mistake that gives the same wrong result, or return an empty string."""
+        for mistake, function in mistakes.items():
+            try:
+                same = self.run(function(), case)[1]
+            except KernelError:
+                continue
+            if np.allclose(same, y, equal_nan=True):
+                return f"\n  The same result comes from this mistake: {mistake}."
+        return ""
 
     def score(self, function: Callable[[], str]) -> str:
         """Return the wavefronts that the reader's kernel takes, beside those of the worked answer."""
