@@ -19,7 +19,7 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import exercise, show
+from lesson import animate, exercise, show
 from scipy import ndimage
 
 # %% [markdown]
@@ -231,6 +231,31 @@ for panel in axes.flat:
     panel.set_axis_off()
 show("11-folds")
 assert (area_factor(np.zeros((2, 5, 7))) == 1).all()
+
+# %% [markdown]
+# Pull the slider of ``figures/11-sigma.html`` (in the notebook or on the site, the one below) to see
+# where the first fold appears.
+
+# %%
+sigmas = range(0, 61, 6)
+vectors = np.random.default_rng(5).normal(0, 1, (2, 3, 3))
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.8), dpi=70)
+squares = left.imshow(checkers(100, 100, 10), cmap="gray")
+areas = right.imshow(np.ones((100, 100)), cmap="PuOr", vmin=-3, vmax=3)
+for panel in (left, right):
+    panel.set_axis_off()
+
+
+def draw_sigma(number):
+    field = displacement(sigmas[number] / 2 * vectors, 100, 100)  # half as long on half the side
+    points = np.indices((100, 100)) + field
+    squares.set_data(ndimage.map_coordinates(checkers(100, 100, 10), points, order=1, mode="mirror"))
+    areas.set_data(area_factor(field))
+    left.set_title(f"sigma = {sigmas[number]} px on 200 px")
+    right.set_title(f"area factor: {(area_factor(field) <= 0).mean():.0%} folded")
+
+
+sigma_slides = animate("11-sigma", fig, draw_sigma, len(sigmas), interval=700)
 
 # %% [markdown]
 # Only the ratio of ``sigma`` to the *spacing* of the grid points matters: if both double, the bent

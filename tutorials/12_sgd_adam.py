@@ -16,7 +16,7 @@ Needed: chapter 01. About 40 minutes. Three exercises. No network yet: chapter 1
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import exercise, show
+from lesson import animate, exercise, show
 
 # %% [markdown]
 # A ball with mass
@@ -79,6 +79,26 @@ assert end[0.02, 0.99] > end[0.02, 0.0]
 # run has a learning rate a hundred times smaller: it no longer swings wildly, but takes long to speed
 # up.
 #
+# The slider (``figures/12-momentum.html``) goes through more values of the momentum, all with the
+# learning rate 0.02.
+
+# %%
+momenta = (0, 0.3, 0.6, 0.8, 0.9, 0.94, 0.97, 0.98, 0.99)
+fig, axes = plt.subplots(figsize=(6.5, 3.8), dpi=70, layout="constrained")
+axes.contour(x, y, np.sqrt(x**2 + 25 * y**2), 12, colors="0.85")
+(path,) = axes.plot([], [], "o-", ms=3, lw=0.8, color="#0072B2")
+axes.set(xlabel="w0", ylabel="w1")
+
+
+def draw_momentum(number):
+    way = descend(0.02, momenta[number])
+    path.set_data(*way[:60].T)
+    axes.set_title(f"momentum {momenta[number]}: {np.hypot(*way[-1]):.1e} from the bottom after 120 steps")
+
+
+momentum_slides = animate("12-momentum", fig, draw_momentum, len(momenta), interval=1000)
+
+# %% [markdown]
 # How fast is the ball?
 # ---------------------
 # Let the gradient be 1, always. Then the velocity is ``v = 1`` after the first step, then
