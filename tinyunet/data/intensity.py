@@ -1,12 +1,112 @@
-"""Normalising grey values for the network."""
+"""Normalising grey values for the network, with the same bits however an image is cut into windows.
+
+Mean and deviation follow from two sums over all pixels. Rounded sums would depend on their order, that is,
+on the windows in which an image larger than memory is read. So the sums are exact: those of integers are
+integers; of floats, each piece of a row is summed as usual, and the pieces are added as fractions.
+"""
 
 from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.data.image_set import Image
-from tinyunet.errors import ShapeError, describe
+from tinyunet.errors import DataError, ShapeError, describe
+
+PIECE = 4096  # pixels of a row, the first at a multiple of this, whose sum is rounded if they are floats
+ROWS = 64  # at a time, so that little memory is needed
+
+
+class Scale(NamedTuple):
+    """The mean and the deviation of each channel; infinite for a constant channel, which becomes zeros."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+    def apply(self, pixels: Image) -> NDArray[np.float32]:
+        """Scale pixels (h, w, C) of the image to zero mean and unit variance."""
+        scaled = np.empty(pixels.shape, np.float32)
+        for row, grey in zip(scaled, pixels, strict=True):  # one at a time: the quotients are of 64 bits
+            row[...] = (grey.astype(np.float64) - self.mean) / self.deviation
+        return scaled
+
+
+class Moments:
+    """The sums over the pixels of an image, added window by window in any order.
+
+    Parameters
+    ----------
+    channels : int
+    """
+
+    def __init__(self, channels: int):
+        self._count = 0
+        self._sums = [Fraction(0)] * channels
+        self._squares = [Fraction(0)] * channels
+        self._ranges: list[tuple[float, float]] = [(np.inf, -np.inf)] * channels
+
+    def add(self, pixels: Image) -> None:
+        """Add a window (h, w, C) of the image.
+
+        Of floats it has to begin and end at columns that are multiples of `PIECE`, or the image's last.
+
+        Raises
+        ------
+        DataError
+            A value is NaN, infinite or so large that its square is.
+        """
+        for top in range(0, pixels.shape[0], ROWS):
+            for left in range(0, pixels.shape[1], PIECE):
+                self._add_pieces(pixels[top : top + ROWS, left : left + PIECE])
+
+    def _add_pieces(self, pixels: Image) -> None:
+        exact = pixels.dtype.kind in "bui" and pixels.dtype.itemsize <= 2
+        self._count += pixels.shape[0] * pixels.shape[1]
+        for channel in range(pixels.shape[2]):
+            grey = pixels[..., channel]
+            lowest, highest = self._ranges[channel]
+            self._ranges[channel] = min(lowest, grey.min()), max(highest, grey.max())
+            total, squares = _integer_sums(grey) if exact else _float_sums(grey)
+            self._sums[channel] += total
+            self._squares[channel] += squares
+
+    def scale(self) -> Scale:
+        """Compute mean and deviation, each rounded once."""
+        means = [total / self._count for total in self._sums]
+        variances = [
+            squares / self._count - mean * mean for squares, mean in zip(self._squares, means, strict=True)
+        ]
+        constant = [lowest == highest for lowest, highest in self._ranges]  # where only rounding is left
+        deviation = np.where(constant, np.inf, np.sqrt(np.array(variances, np.float64)))
+        return Scale(np.array(means, np.float64), deviation)
+
+
+def _integer_sums(grey: Image) -> tuple[int, int]:
+    """Sum whole numbers of at most 16 bits, and their squares."""
+    values = grey.astype(np.int64).ravel()
+    return int(values.sum()), int(values @ values)
+
+
+def _float_sums(grey: Image) -> tuple[Fraction, Fraction]:
+    """Sum the pieces of rows, (h, w), and their squares: deviations from the mean of each, and that mean."""
+    pieces = np.ascontiguousarray(grey, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = pieces.sum(axis=1)
+        centred = pieces - (sums / pieces.shape[1])[:, None]
+        centred *= centred
+        deviations = centred.sum(axis=1)
+    if not np.isfinite(deviations).all():
+        raise DataError(
+            "grey values that are NaN, infinite or too large to be squared",
+            {"found": f"{grey.min()} to {grey.max()}"},
+            "replace them (numpy.nan_to_num), or scale the image",
+        )
+    exact = [Fraction(value) for value in sums.tolist()]
+    of_means = sum(value * value for value in exact) / Fraction(pieces.shape[1])
+    return sum(exact, Fraction(0)), of_means + sum(map(Fraction, deviations.tolist()))
 
 
 def normalise(image: Image) -> NDArray[np.float32]:
@@ -22,13 +122,15 @@ def normalise(image: Image) -> NDArray[np.float32]:
     Returns
     -------
     float32 array, shape (H, W, C)
-        A constant channel becomes zeros. Mean and variance are computed in float64: the sum of a large
-        16-bit image does not fit in float32.
+        A constant channel becomes zeros. Of whole numbers of 8 or 16 bits, mean and variance are the exact
+        ones, rounded to float64; of others, rows are summed in float64.
 
     Raises
     ------
     ShapeError
         Not three axes.
+    DataError
+        A value is NaN, infinite or too large.
     """
     if image.ndim != 3:
         raise ShapeError(
@@ -36,16 +138,6 @@ def normalise(image: Image) -> NDArray[np.float32]:
             {"image": describe(image)},
             "add a channel: image[..., None]",
         )
-    # One array of float64 at a time. The operations are those of numpy.std, so the last bits are, too.
-    pixels = image.astype(np.float64)
-    mean = pixels.mean(axis=(0, 1))
-    constant = (pixels == pixels[0, 0]).all(axis=(0, 1))  # its deviation may round to a little more than 0
-    pixels -= mean
-    pixels -= pixels.mean(axis=(0, 1), keepdims=True)
-    pixels *= pixels
-    deviation = np.where(constant, np.inf, np.sqrt(pixels.mean(axis=(0, 1))))
-    del pixels
-    normalised = np.empty(image.shape, np.float32)
-    for row, grey in zip(normalised, image, strict=True):
-        row[...] = (grey.astype(np.float64) - mean) / deviation
-    return normalised
+    moments = Moments(image.shape[2])
+    moments.add(image)
+    return moments.scale().apply(image)
