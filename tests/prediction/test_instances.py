@@ -80,12 +80,18 @@ def test_every_pixel_of_the_mask_stays_an_object_however_thin():
 
 
 def cut_by_skimage(mask, depth):
-    """The same cut with scikit-image: whole-image reconstruction and watershed."""
+    """The same cut with scikit-image: whole-image reconstruction and watershed.
+
+    Seeds of one height grow in the order of their pixels, which scikit-image leaves open. A billionth per
+    pixel orders them: the distances are roots of whole numbers, which differ by more than 7200 billionths.
+    """
     components, distance = label(mask, connectivity=1), ndimage.distance_transform_edt(mask)
     tall = ndimage.maximum(distance, components, np.arange(components.max() + 1))[components] - depth > 1
     summits = local_maxima(reconstruction(distance - depth, distance)) & mask & tall
     summits = label(summits, connectivity=2)
-    return watershed(-distance, np.where(mask & ~tall, summits.max() + components, summits), mask=mask)
+    seeds = np.where(mask & ~tall, summits.max() + components, summits)
+    earlier = 1e-9 * np.arange(mask.size, 0, -1).reshape(mask.shape)
+    return watershed(-distance - (seeds > 0) * earlier, seeds, mask=mask)
 
 
 @pytest.mark.skipif(Version(skimage.__version__) >= Version("0.27"), reason="its ties may differ from 0.26")

@@ -148,7 +148,8 @@ def _grow(labels, distance, heap):
     """Extend the labels of the seeds in place to all pixels that have a distance.
 
     The pixels from which to go on wait in the heap, the highest first, and among those of one height the one
-    that came first. A pixel that is reached from below counts as no higher than that.
+    that came first. The seeds come first of all, in the order of their pixels, so that the parts of an object
+    do not depend on other objects. A pixel that is reached from below counts as no higher than that.
 
     Parameters
     ----------
@@ -157,12 +158,12 @@ def _grow(labels, distance, heap):
         Room for a height, a time and a place for each.
     """
     height, width = labels.shape
-    size = 0
+    size = time = 0
     for i in range(height):
         for j in range(width):
             if labels[i, j] != 0:
-                size = _push(heap, size, distance[i, j], 0, i * width + j)
-    time = 0
+                time += 1
+                size = _push(heap, size, distance[i, j], time, i * width + j)
     while size > 0:
         level, place = heap[0, 0], heap[0, 2]
         size = _pop(heap, size)
