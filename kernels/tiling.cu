@@ -2,7 +2,7 @@
 // pixels.
 //
 //   gather   tile[i,j,c] = image[mirror(top + i), mirror(left + j), c]
-//   add      scores[top + i, left + j, k] += output[cut + i, cut + j, k]
+//   add      scores[top + i, left + j, k] += output[cut_down + i, cut_across + j, k]
 //
 // Image and scores may be views, rotated and flipped. A view is given by its origin and by the steps to its
 // next row and column: element (i, j, c) is at origin + i · down + j · across + c. mirror folds as in
@@ -28,11 +28,11 @@ extern "C" __global__ void tiling_gather(const float* image, float* tile, int or
 }
 
 extern "C" __global__ void tiling_add(const float* output, float* scores, int origin, int down, int across,
-                                      int classes, int top, int left, int cut, int output_width, int width,
-                                      int count) {
+                                      int classes, int top, int left, int cut_down, int cut_across,
+                                      int output_width, int width, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     int k = index % classes, j = index / classes % width, i = index / classes / width;
     scores[origin + (top + i) * down + (left + j) * across + k] +=
-        output[((cut + i) * output_width + cut + j) * classes + k];
+        output[((cut_down + i) * output_width + cut_across + j) * classes + k];
 }

@@ -13,7 +13,15 @@ from tinyunet.autograd import Tensor
 from tinyunet.errors import OptionError, ShapeError
 from tinyunet.models import FCN, UNet
 from tinyunet.models.geometry import unet
-from tinyunet.prediction.tiling import mirror_indices, multiplications_per_pixel, plan, predict_tiled
+from tinyunet.prediction.tiling import (
+    TRANSFORMS,
+    mirror_indices,
+    multiplications_per_pixel,
+    plan,
+    predict_tiled,
+    transformed,
+    turned,
+)
 
 # Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.
 TOLERANCE = 1e-5
@@ -282,3 +290,11 @@ def test_multiplications_are_those_of_all_tiles(monkeypatch, padding):
     assert len(seen) > 1
     expected = sum(model.multiplications(*sides) for sides in seen) / (20 * 13)
     assert multiplications_per_pixel(model, (20, 13), tile=8) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_where_pixels_of_an_image_are_in_the_transformed_image(transform):
+    image = np.arange(7 * 9).reshape(7, 9)
+    down, across = slice(1, 5), slice(2, 9)
+    found = transformed(image, *transform)[turned(down, across, image.shape, *transform)]
+    np.testing.assert_array_equal(found, transformed(image[down, across], *transform))

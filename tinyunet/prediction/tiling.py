@@ -16,11 +16,10 @@ Tutorial: `tutorials/14_tiling_metrics.py`.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,9 @@ from tinyunet.nn.module import evaluating
 from tinyunet.prediction.tiling_cuda import TilesOnGpu
 
 OnTile = Callable[[int, int], None]
+Transform = tuple[int, bool]  # right angles to turn an image by, after it is flipped or not
+
+TRANSFORMS: list[Transform] = [(rotations, flip) for flip in (False, True) for rotations in range(4)]
 
 # Takes less memory than a training step on a tile of 388, because no maps are kept for a backward pass.
 TILE = 700
@@ -87,18 +89,14 @@ def predict_tiled(
         )
     if tile < 1 or symmetries not in (1, 8):
         raise OptionError(f"predict_tiled: tile {tile}, symmetries {symmetries}", remedy="tile >= 1; 1 or 8")
-    transforms = [(rotations, flip) for flip in (False, True) for rotations in range(4)][:symmetries]
     tiles = _tiles_on_backend(image, model.num_classes)
-    total = len(transforms) * len(list(_tiles(model, image.shape, tile)))
-    done = itertools.count(1)
-    for transform in transforms:
-        for _ in _add_scores(model, tiles, transform, tile):
-            if on_tile:
-                on_tile(next(done), total)
+    regions = plan_regions(model.geometry, image.shape, tile)
+    total = symmetries * len(regions)
+    for done, _ in enumerate(add_scores(model, tiles, regions, symmetries), 1):
+        if on_tile:
+            on_tile(done, total)
     scores = tiles.scores()
-    scores /= len(transforms)
-    for row in scores:  # one at a time, so that no second array of the result's size is needed
-        _softmax_in_place(row)
+    to_probabilities(scores, symmetries)
     return scores
 
 
@@ -108,6 +106,18 @@ def _tiles_on_backend(image: NDArray[Any], classes: int) -> TilesInMemory | Tile
         with suppress(MemoryError):
             return TilesOnGpu(image, classes)
     return TilesInMemory(image, classes)
+
+
+class Tiles(Protocol):
+    """What tiles are cut out of, and what their scores are added to; `TilesInMemory` explains the methods."""
+
+    shape: tuple[int, ...]
+
+    def cut_out(self, transform: Transform, rows: tuple[int, int], columns: tuple[int, int]) -> Any: ...
+
+    def add(
+        self, transform: Transform, down: slice, across: slice, output: Any, cut: tuple[int, int]
+    ) -> None: ...
 
 
 class TilesInMemory:
@@ -120,30 +130,43 @@ class TilesInMemory:
     """
 
     def __init__(self, image: NDArray[Any], classes: int):
-        self.image = image
+        self.image, self.shape = image, image.shape
         self._scores = np.zeros((*image.shape[:2], classes), np.float32)
 
     def cut_out(
-        self, transform: tuple[int, bool], rows: tuple[int, int], columns: tuple[int, int]
+        self, transform: Transform, rows: tuple[int, int], columns: tuple[int, int]
     ) -> NDArray[np.float32]:
         """Cut a tile (1, h, w, C) out of the transformed image; rows, columns: (first, last + 1)."""
-        image = _transformed(self.image, *transform)
+        image = transformed(self.image, *transform)
         window = np.ix_(mirror_indices(*rows, image.shape[0]), mirror_indices(*columns, image.shape[1]))
         return image[window][np.newaxis].astype(np.float32)
 
-    def add(self, transform: tuple[int, bool], down: slice, across: slice, output: Any, cut: int) -> None:
-        """Add an output (1, h, w, K), without `cut` pixels at its top and left, to these pixels' scores."""
-        scores = _transformed(self._scores, *transform)[down, across]
-        scores += to_host(output)[0, cut : cut + scores.shape[0], cut : cut + scores.shape[1]]
+    def add(
+        self, transform: Transform, down: slice, across: slice, output: Any, cut: tuple[int, int]
+    ) -> None:
+        """Add an output (1, h, w, K), without `cut` pixels at its top and left, to these pixels' scores.
+
+        The pixels are those of the transformed image.
+        """
+        scores = transformed(self._scores, *transform)[down, across]
+        top, left = cut
+        scores += to_host(output)[0, top : top + scores.shape[0], left : left + scores.shape[1]]
 
     def scores(self) -> NDArray[np.float32]:
         """Return the sum of the scores added so far, (H, W, K)."""
         return self._scores
 
 
-def _transformed(array: NDArray[Any], rotations: int, flip: bool) -> NDArray[Any]:
+def transformed(array: NDArray[Any], rotations: int, flip: bool) -> NDArray[Any]:
     """Return a view of an array (H, W, …), flipped or not, then rotated by this many right angles."""
     return np.rot90(array[:, ::-1] if flip else array, rotations)
+
+
+def to_probabilities(scores: NDArray[np.float32], symmetries: int) -> None:
+    """Turn the sums of scores, (h, w, K), into probabilities in place."""
+    scores /= symmetries
+    for row in scores:  # one at a time, so that no second array of the result's size is needed
+        _softmax_in_place(row)
 
 
 def _softmax_in_place(scores: NDArray[np.float32]) -> None:
@@ -188,10 +211,8 @@ def multiplications_per_pixel(model: Network, shape: tuple[int, int], *, tile: i
     >>> round(multiplications_per_pixel(tu.UNet(), (388, 388)))
     999232
     """
-    total = sum(
-        model.multiplications(rows.input, columns.input)
-        for (_, rows), (_, columns) in _tiles(model, shape, tile)
-    )
+    regions = plan_regions(model.geometry, shape, tile)
+    total = sum(model.multiplications(region.rows.input, region.columns.input) for region in regions)
     return total / (shape[0] * shape[1])
 
 
@@ -225,24 +246,67 @@ def _starts(size: int, output: int, grid: int) -> range:
     return range(0, max(1, size - output + step), step) if step else range(0)
 
 
-def _tiles(
-    model: Network, shape: tuple[int, ...], tile: int
-) -> Iterator[tuple[tuple[slice, Side], tuple[slice, Side]]]:
-    rows, columns = (plan(model.geometry, size, tile) for size in shape[:2])
-    return (((down, rows), (across, columns)) for down in rows.parts for across in columns.parts)
+@dataclass(frozen=True)
+class Region:
+    """The pixels that one tile predicts, and the sides of the tile."""
+
+    down: slice
+    across: slice
+    rows: Side
+    columns: Side
 
 
-def _add_scores(
-    model: Network, tiles: TilesInMemory | TilesOnGpu, transform: tuple[int, bool], tile: int
-) -> Iterator[None]:
-    """Add the scores of every pixel of the transformed image, one tile per iteration."""
-    height, width = tiles.image.shape[:2]
-    shape = (width, height) if transform[0] % 2 else (height, width)
-    cut = model.geometry.halo - model.geometry.shrink // 2  # for a padded network, the whole halo
-    for (down, rows), (across, columns) in _tiles(model, shape, tile):
-        top, left = down.start - rows.halo, across.start - columns.halo
-        with memory.explained(model, rows.input, training=False), no_grad(), evaluating():
-            x = Tensor(tiles.cut_out(transform, (top, top + rows.input), (left, left + columns.input)))
-            tiles.add(transform, down, across, model(x).data, cut)
-            del x  # frees its memory for the next tile
-        yield
+def plan_regions(geometry: Geometry, shape: tuple[int, ...], tile: int) -> list[Region]:
+    """Part an image (H, W, …) into the regions of its tiles, row by row: each pixel is in one."""
+    rows, columns = (plan(geometry, size, tile) for size in shape[:2])
+    return [Region(down, across, rows, columns) for down in rows.parts for across in columns.parts]
+
+
+def add_scores(model: Network, tiles: Tiles, regions: Iterable[Region], symmetries: int) -> Iterator[None]:
+    """Add the scores of regions, of each in all its rotations and mirror images: a tile per iteration."""
+    for region in regions:
+        for transform in TRANSFORMS[:symmetries]:
+            _add_tile(model, tiles, region, transform)
+            yield
+
+
+def _add_tile(model: Network, tiles: Tiles, region: Region, transform: Transform) -> None:
+    (down, across), (rows, columns) = (region.down, region.across), (region.rows, region.columns)
+    down, across = turned(down, across, tiles.shape, *transform)
+    if transform[0] % 2:
+        rows, columns = columns, rows
+    top, row_input = _on_grid(model.geometry, down, rows)
+    left, column_input = _on_grid(model.geometry, across, columns)
+    margin = model.geometry.halo - model.geometry.shrink // 2  # for a padded network, the whole halo
+    cut = margin + down.start - top, margin + across.start - left
+    top, left = top - model.geometry.halo, left - model.geometry.halo
+    with memory.explained(model, row_input, training=False), no_grad(), evaluating():
+        x = Tensor(tiles.cut_out(transform, (top, top + row_input), (left, left + column_input)))
+        tiles.add(transform, down, across, model(x).data, cut)
+
+
+def _on_grid(geometry: Geometry, pixels: slice, side: Side) -> tuple[int, int]:
+    """Find where a tile for these pixels begins, on the grid, and the side of its input.
+
+    In a mirrored image a region may begin off the grid, and its tile is then larger by up to one step.
+    """
+    start = pixels.start // geometry.step * geometry.step
+    needed = geometry.nearest_inputs(pixels.stop - start + 2 * geometry.halo)[1]
+    return start, max(side.input, needed)
+
+
+def turned(
+    down: slice, across: slice, shape: tuple[int, ...], rotations: int, flip: bool
+) -> tuple[slice, slice]:
+    """Find where pixels of an image (H, W, …) are in the transformed image.
+
+    >>> turned(slice(0, 2), slice(1, 4), (10, 20), 1, False)  # the last column becomes the first row
+    (slice(16, 19, None), slice(0, 2, None))
+    """
+    height, width = shape[:2]
+    if flip:
+        across = slice(width - across.stop, width - across.start)
+    for _ in range(rotations):
+        down, across = slice(width - across.stop, width - across.start), down
+        height, width = width, height
+    return down, across

@@ -22,7 +22,7 @@ class _View(NamedTuple):
 
 
 def _view(shape: tuple[int, ...], rotations: int, flip: bool) -> _View:
-    """Compute the layout of an array of this shape, transformed as by `tiling._transformed`."""
+    """Compute the layout of an array of this shape, transformed as by `tiling.transformed`."""
     height, width, channels = shape
     view = (
         _View((width - 1) * channels, width * channels, -channels)
@@ -39,6 +39,7 @@ class TilesOnGpu:
     """The counterpart of `tiling.TilesInMemory` on the GPU."""
 
     def __init__(self, image: NDArray[Any], classes: int):
+        self.shape = image.shape
         self.image = to_backend(np.array(image, np.float32))  # copied: a view may begin at any address
         self._scores = cuda.zeros((*image.shape[:2], classes))
 
@@ -58,7 +59,9 @@ class TilesOnGpu:
         )
         return tile
 
-    def add(self, transform: tuple[int, bool], down: slice, across: slice, output: Any, cut: int) -> None:
+    def add(
+        self, transform: tuple[int, bool], down: slice, across: slice, output: Any, cut: tuple[int, int]
+    ) -> None:
         """Add an output to the scores, as `TilesInMemory.add`."""
         height, width = down.stop - down.start, across.stop - across.start
         classes = self._scores.shape[2]
@@ -67,7 +70,7 @@ class TilesOnGpu:
             "add",
             height * width * classes,
             *(output, self._scores, *_view(self._scores.shape, *transform)),
-            *(classes, down.start, across.start, cut, output.shape[2], width),
+            *(classes, down.start, across.start, *cut, output.shape[2], width),
             flops=height * width * classes,
         )
 
