@@ -61,11 +61,11 @@ def label_instances(
     probabilities = np.asarray(probabilities)
     _check(probabilities, split_depth)
     mask = _above(probabilities, threshold)
-    _fill_holes(mask, max_hole)
+    fill_holes(mask, max_hole)
     objects, count = ndimage.label(mask, output=np.int32)
     if split_depth is not None:
         count = cut_at_necks(objects, split_depth)
-    _number_by_first_pixel(objects, _sizes(objects, count) >= min_size)
+    _number_by_first_pixel(objects, sizes_of(objects, count) >= min_size)
     return objects
 
 
@@ -93,10 +93,10 @@ def _above(probabilities: np.ndarray, threshold: float) -> NDArray[np.bool_]:
     return mask
 
 
-def _fill_holes(mask: NDArray[np.bool_], max_hole: int) -> None:
+def fill_holes(mask: NDArray[np.bool_], max_hole: int) -> None:
     """Fill the small holes of a mask in place. Background at the edge of the image is no hole."""
     background, count = ndimage.label(~mask, EIGHT_CONNECTED, output=np.int32)
-    is_hole = _sizes(background, count) <= max_hole
+    is_hole = sizes_of(background, count) <= max_hole
     for edge in (background[0], background[-1], background[:, 0], background[:, -1]):
         is_hole[edge] = False
     is_hole[0] = False  # the foreground
@@ -104,7 +104,7 @@ def _fill_holes(mask: NDArray[np.bool_], max_hole: int) -> None:
 
 
 @kernel
-def _sizes(labels, count):
+def sizes_of(labels, count):
     """Count the pixels of each label from 0 to `count`."""
     sizes = np.zeros(count + 1, np.int64)
     for i in range(labels.shape[0]):
