@@ -15,6 +15,7 @@ BLOCKED = [
     "jinja2",
     "safetensors",
     "threadpoolctl",
+    "zarr",
 ]
 
 TRAIN_AND_PREDICT = """

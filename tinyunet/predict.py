@@ -19,15 +19,18 @@ from tinyunet.data.class_table import ClassTable
 from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
 from tinyunet.data.readers import image_readers, inferred_layout
+from tinyunet.data.windows import is_zarr, open_windows
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
 from tinyunet.exchange.exported import load_networks
 from tinyunet.exchange.objects import ObjectFormat, Objects, require_packages, write_objects
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
+from tinyunet.prediction.budget import memory_bytes
 from tinyunet.prediction.files import write_prediction
 from tinyunet.prediction.films import FilmWriter
 from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment
+from tinyunet.prediction.slides import SlideOptions, SlideWriter
 from tinyunet.prediction.tiling import TILE
 from tinyunet.reporting.pictures import overlay
 from tinyunet.reporting.progress import over_files, over_tiles
@@ -49,23 +52,29 @@ class Options:
     of the Cell Tracking Challenge get its result layout instead: 01_RES/mask000.tif, in which a cell keeps
     its number from frame to frame, and 01_RES/res_track.txt. An image that fails is named at the end, after
     the others have been predicted; the exit status is then 1. A full disk ends it at once.
+
+    One image that may be larger than memory is read in windows if the results go into an OME-Zarr (--out
+    NAME.ome.zarr): a TIFF, BigTIFF or slide scanner's pyramid, or an OME-Zarr. Its classes are the image of
+    the OME-Zarr, its numbered objects are the label image "objects", both with smaller levels.
     """
 
     run: tyro.conf.Positional[Path]
     """A run's folder, for its best checkpoint; a checkpoint; the folder of a cross-validation (--folds), for
     the best one of each fold; or a file that tinyunet.export wrote: .zip, .onnx or .safetensors."""
     images: tyro.conf.Positional[Path]
-    """An image, a folder of images, a TIFF stack, an .npz, or films of the Cell Tracking Challenge."""
+    """An image, a folder of images, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or an
+    OME-Zarr."""
     out: Path
-    """Folder for the results, new or empty."""
+    """Folder for the results, new or empty; or NAME.ome.zarr."""
     layout: Literal["files", "film"] | None = None
     """files: four for each image. film: the Cell Tracking Challenge's. That of the images if omitted."""
     objects: tuple[ObjectFormat, ...] = ()
     """Write the objects of each image for another program, too; repeat it for several. geojson: polygons with
     classes, NAME_objects.geojson, for QuPath. roi: outlines, NAME_rois.zip, for ImageJ and Fiji. csv: a table
     of place, size, class and mean grey values, NAME_objects.csv."""
-    tile: int = TILE
-    """Largest side of the output tile, in pixels; it affects only speed and memory."""
+    tile: int | None = None
+    """Largest side of the output tile, in pixels; it affects only speed and memory. 700 if omitted; for an
+    OME-Zarr what fits into --memory, at most 2048."""
     symmetries: Literal[1, 8] = 1
     """8: average over rotations and mirror images, which takes eight times as long."""
     threshold: float = 0.5
@@ -77,7 +86,15 @@ class Options:
     split: bool = True
     """Cut objects at narrow necks; switch it off for cells that are not round."""
     overwrite: bool = False
-    """Write into a folder that holds files."""
+    """Write into a folder that holds files, or replace an OME-Zarr."""
+    resume: bool = False
+    """Go on with an OME-Zarr that was not finished; it ends with the same bytes."""
+    memory: str | None = None
+    """Memory for the prediction of an OME-Zarr, such as 2GB; half of what is free if omitted."""
+    probabilities: bool = False
+    """Write the probabilities into the OME-Zarr too, 4 bytes per pixel and class."""
+    ome_zarr_version: Literal["0.4", "0.5"] = "0.5"
+    """0.4 is read by older programs, and has a file per chunk."""
     backend: command_line.BackendName | None = None
     """Kernels to use; numba if omitted."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
@@ -87,12 +104,26 @@ class Options:
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"threshold is {self.threshold}, expected a probability from 0 to 1")
         self.rule(ObjectRule())
+        if self.tile is not None and self.tile < 1:
+            raise OptionError(f"tile is {self.tile}, expected at least 1")
+        for_zarr = {"resume": self.resume, "memory": self.memory, "probabilities": self.probabilities}
+        if not self.as_zarr and any(for_zarr.values()):
+            given = ", ".join(f"--{name}" for name, value in for_zarr.items() if value)
+            raise OptionError(f"{given} is for results in an OME-Zarr", remedy="give --out NAME.ome.zarr")
+        if self.as_zarr and (self.layout or self.objects):
+            given = "--layout" if self.layout else "--objects"
+            raise OptionError(f"{given} is for results in a folder", remedy="leave it out, or give a folder")
 
     def rule(self, stored: ObjectRule) -> ObjectRule:
         """Apply the given options to the rule for objects that the networks were stored with."""
         min_size = stored.min_size if self.min_size is None else self.min_size
         split_depth = stored.split_depth if self.split_depth is None else self.split_depth
         return ObjectRule(min_size, split_depth if self.split else None)
+
+    @property
+    def as_zarr(self) -> bool:
+        """Whether the results are to be an OME-Zarr."""
+        return self.out.suffix == ".zarr"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,6 +152,14 @@ def predict(options: Options) -> None:
     models = [network.model for network in networks]
     classes = stored_classes(networks[0].checkpoint, networks[0].path)
     rule = options.rule(ObjectRule.mean([network.checkpoint.objects for network in networks]))
+    if options.as_zarr:
+        _predict_slide(networks, classes, rule, options)
+        return
+    if is_zarr(options.images):
+        raise OptionError(
+            f"{options.images}: predicted in windows, whose results go into an OME-Zarr",
+            remedy="give --out NAME.ome.zarr",
+        )
     readers = image_readers(options.images)
     is_film = bool(find_films(options.images))
     if not is_film:
@@ -139,6 +178,31 @@ def predict(options: Options) -> None:
             print(f"error: {failure}", file=sys.stderr)
         print(f"{len(failures)} of {number} images were not predicted, see above", file=sys.stderr)
         sys.exit(1)
+
+
+def _predict_slide(
+    networks: Sequence[Loaded], classes: ClassTable | None, rule: ObjectRule, options: Options
+) -> None:
+    """Predict one image, which may be larger than memory, into an OME-Zarr."""
+    chosen = SlideOptions(
+        tile=options.tile,
+        symmetries=options.symmetries,
+        threshold=options.threshold,
+        probabilities=options.probabilities,
+        version=options.ome_zarr_version,
+    )
+    image, memory = open_windows(options.images), memory_bytes(options.memory)
+    writer = SlideWriter([network.model for network in networks], image, options.out, chosen, classes, memory)
+    writer.require_free(resume=options.resume, overwrite=options.overwrite)
+    with command_line.writing(writer.part):
+        with over_tiles(options.images.name) as show:
+            writer.predict(show)
+        with over_tiles("objects", "block") as show:
+            count = writer.number(rule, on_block=show)
+        writer.finish()
+    described = [_networks_text(networks), f"classes {classes}" if classes else ""]
+    described += [str(rule), f"wrote classes and {count:,} objects to {options.out}"]
+    print("; ".join(filter(None, described)))
 
 
 def _predict_files(
@@ -282,7 +346,7 @@ def _segment(
         return segment(
             models,
             image,
-            tile=options.tile,
+            tile=options.tile or TILE,
             symmetries=options.symmetries,
             threshold=options.threshold,
             rule=rule,

@@ -78,7 +78,7 @@ class Objects(NamedTuple):
 
 
 def number_objects(mask: Any, objects: Any, blocks: Sequence[Block], options: ObjectOptions) -> Iterator[int]:
-    """Write the objects of a mask; yields the number of steps done, of 3 for each block.
+    """Write the objects of a mask; yields after each of 3 steps per block how many are numbered.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def number_objects(mask: Any, objects: Any, blocks: Sequence[Block], options: Ob
     finder = _Finder(mask, options)
     for block in blocks:
         finder.add(block)
-        yield 1
+        yield 0
     crossing = finder.crossing()
     shown, owned = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     for number, block in enumerate(blocks):
@@ -108,12 +108,12 @@ def number_objects(mask: Any, objects: Any, blocks: Sequence[Block], options: Ob
         row, column = np.divmod(found.first, mask.shape[1])
         top, bottom, left, right = block.box
         owned.append(found.first[(row >= top) & (row < bottom) & (column >= left) & (column < right)])
-        yield 1
+        yield 0
     every = np.unique(np.concatenate(owned))  # without cuts, an object may enter a block in several places
     for block, first in zip(blocks, shown, strict=True):
         numbers = np.append(0, np.searchsorted(every, first) + 1).astype(np.uint32)
         objects[block.down, block.across] = numbers[np.asarray(objects[block.down, block.across])]
-        yield 1
+        yield len(every)
 
 
 def objects_of_block(

@@ -60,7 +60,7 @@ def label_instances(
     """
     probabilities = np.asarray(probabilities)
     _check(probabilities, split_depth)
-    mask = _above(probabilities, threshold)
+    mask = above(probabilities, threshold)
     fill_holes(mask, max_hole)
     objects, count = ndimage.label(mask, output=np.int32)
     if split_depth is not None:
@@ -83,7 +83,7 @@ def _check(probabilities: np.ndarray, split_depth: float | None) -> None:
         )
 
 
-def _above(probabilities: np.ndarray, threshold: float) -> NDArray[np.bool_]:
+def above(probabilities: np.ndarray, threshold: float) -> NDArray[np.bool_]:
     """Mask the pixels whose probability of the foreground is above the threshold."""
     mask = np.empty(probabilities.shape[:2], bool)
     for row, probability in zip(

@@ -27,11 +27,13 @@ def over_images(images: Iterable[T], total: int) -> Iterable[T]:
 
 
 @contextmanager
-def over_tiles(image: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar over the tiles of an image; yields the `on_tile` of `predict_tiled`."""
-    with tqdm(unit="tile", leave=False, disable=None, desc=image) as bar:
+def over_tiles(image: str, unit: str = "tile") -> Iterator[Callable[[int, int], None]]:
+    """Show a bar over the tiles of an image, or other parts; yields the `on_tile` of `predict_tiled`."""
+    with tqdm(unit=unit, leave=False, disable=None, desc=image) as bar:
 
         def show(done: int, total: int) -> None:
+            if not bar.n:
+                bar.initial = done - 1  # those of an earlier start say nothing about the time left
             bar.total = total
             bar.update(done - bar.n)
 
