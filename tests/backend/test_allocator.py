@@ -124,3 +124,12 @@ def test_a_tensor_that_is_kept_keeps_its_values():
     for _ in range(3):
         tu.softmax_cross_entropy(model(x), np.zeros((1, *kept.shape[1:3]), int)).backward()
     np.testing.assert_array_equal(kept.data, values)
+
+
+def test_kept_memory_can_be_released(pool):
+    held, gone = allocator.empty((1000, 1000)), allocator.empty((1000, 1000))
+    held[...] = 7
+    del gone
+    allocator.release_free()
+    assert (pool.free, pool.in_use) == ([], allocator._rounded(held.nbytes))
+    assert (held == 7).all()

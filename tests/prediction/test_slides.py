@@ -208,6 +208,7 @@ def test_a_killed_prediction_goes_on_with_the_same_bytes(tmp_path, monkeypatch, 
 
 def test_less_memory_gives_smaller_tiles():
     models = [tu.UNet(base_channels=16, depth=3)]
+    segment(models, speckled((300, 300), channels=1), tile=300)  # whose memory is kept
     tiles = [largest_tile(models, memory) for memory in (600_000_000, 1_000_000_000, 4_000_000_000)]
     assert tiles[0] < tiles[1] < tiles[2] <= 2048
     with pytest.raises(OutOfMemoryError, match="--memory"):

@@ -64,15 +64,23 @@ class _Pool:
 
     def take(self, size: int) -> Memory:
         with self.lock:
-            while _returned:
-                self.free.append(_returned.popleft())
-                self.in_use -= self.free[-1].size
+            self._collect()
             memory = self._fitting(size)
             self.in_use += size if memory is None else memory.size
             self.most_in_use = max(self.most_in_use, self.in_use)
             if memory is None:
                 self._release()
         return _fresh(size) if memory is None else memory
+
+    def clear(self) -> None:
+        with self.lock:
+            self._collect()
+            self.free.clear()
+
+    def _collect(self) -> None:
+        while _returned:
+            self.free.append(_returned.popleft())
+            self.in_use -= self.free[-1].size
 
     def _fitting(self, size: int) -> Memory | None:
         """Take the smallest that is large enough; of equals the last, which a cache may still hold."""
@@ -106,6 +114,11 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]
     if size < SMALL:
         return _fresh(size).view(dtype).reshape(shape)
     return np.asarray(_Lease(_pool.take(_rounded(size)), shape, dtype))
+
+
+def release_free() -> None:
+    """Release the memory that is kept for later arrays; that of arrays in use stays."""
+    _pool.clear()
 
 
 def empty_like(array: NDArray[Any]) -> NDArray[Any]:

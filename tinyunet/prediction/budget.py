@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyunet.autograd import Tensor, no_grad
+from tinyunet.backend.allocator import release_free
 from tinyunet.errors import OptionError, OutOfMemoryError
 from tinyunet.models import Network
 from tinyunet.nn.module import evaluating
@@ -94,6 +95,7 @@ def needed(per_pixel: float, network: Network, input_side: int, tile: int) -> fl
 def _bytes_per_pixel(network: Network) -> float:
     side = network.geometry.nearest_inputs(network.geometry.smallest + TRIAL)[1]
     x = np.zeros((1, side, side, network.in_channels), np.float32)
+    release_free()  # an array in kept memory would not be seen
     running = tracemalloc.is_tracing()
     if not running:
         tracemalloc.start()
