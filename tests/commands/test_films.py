@@ -120,7 +120,8 @@ def test_seg_of_objects_that_are_mostly_unknown(command, tmp_path):
 def test_predicting_a_film_writes_the_challenges_layout(command, film, tiny, tmp_path):
     steps = tiny[tiny.index("--steps") + 1 :]
     assert command("train", "--data", film, "--out", "run", *tiny[: -len(steps)], "40", *steps[1:])[0] == 0
-    status, out, message = command("predict", "run", film, "--out", "results")
+    # After 40 steps no object has the size of those in training.
+    status, out, message = command("predict", "run", film, "--out", "results", "--min-size", "10")
     assert status == 0, message
     folder = tmp_path / "results" / "01_RES"
     assert f"wrote 6 frames to {Path('results/01_RES')}" in out

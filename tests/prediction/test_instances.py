@@ -133,7 +133,7 @@ print((peak() - before) / probabilities.size)
 def test_memory_per_pixel():
     """The labels take 4 bytes, and at most 16 are needed besides."""
     done = subprocess.run([sys.executable, "-c", PEAK_MEMORY], capture_output=True, text=True, check=True)
-    assert 4 < float(done.stdout) < 22
+    assert 4 < float(done.stdout) < 20.5  # the half is the interpreter's
 
 
 def test_numbers_follow_the_first_pixels():

@@ -21,6 +21,7 @@ from tinyunet.data.image_set import Image, Labels
 from tinyunet.errors import DataError, describe
 from tinyunet.prediction.files import most_probable
 from tinyunet.prediction.instances import label_instances
+from tinyunet.prediction.object_rule import ObjectRule
 
 Output = Literal["objects", "classes"]
 Place = tuple[slice, ...]  # one for each axis of a labels layer; of length 1 but for the last two
@@ -39,11 +40,13 @@ def class_values(classes: Labels, table: ClassTable | None) -> NDArray[np.int32]
 
 
 def as_labels(
-    probabilities: NDArray[np.float32], output: Output, table: ClassTable | None
+    probabilities: NDArray[np.float32], output: Output, table: ClassTable | None, rule: ObjectRule
 ) -> NDArray[np.int32]:
     """Make the labels (H, W) that show a prediction (H, W, K)."""
     if output == "objects":
-        return label_instances(probabilities).astype(np.int32)
+        return label_instances(probabilities, min_size=rule.min_size, split_depth=rule.split_depth).astype(
+            np.int32
+        )
     return class_values(most_probable(probabilities), table)
 
 

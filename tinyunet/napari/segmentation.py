@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tinyunet.data import ImageSet
 from tinyunet.napari.layers import Output, as_labels, with_channels
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment
 from tinyunet.prediction.tiling import TILE, OnTile
 from tinyunet.training.folds import load_networks
@@ -57,6 +58,7 @@ def segment_layer(
     networks = load_networks(run)
     models = [network.model for network in networks]
     table = stored_classes(networks[0].checkpoint, networks[0].path)
+    rule = ObjectRule.mean([network.checkpoint.objects for network in networks])
     pixels = with_channels(data, rgb)
     slices = list(np.ndindex(pixels.shape[:-3]))
     labels = np.zeros(pixels.shape[:-1], np.int32)
@@ -68,5 +70,5 @@ def segment_layer(
             on_tile(before * total + done, len(slices) * total)
 
         prediction = segment(models, image, tile=TILE, symmetries=symmetries, on_tile=of_all)
-        labels[index] = as_labels(prediction.probabilities, output, table)
+        labels[index] = as_labels(prediction.probabilities, output, table, rule)
     return labels

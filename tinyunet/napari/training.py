@@ -19,6 +19,7 @@ from tinyunet import command_line, diagnosis, train
 from tinyunet.data import ImageSet, LabelKind
 from tinyunet.data.holdout import held_out_indices
 from tinyunet.napari.layers import LayerSet, Output, Place, as_labels, stored_places
+from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.reporting import plots
 from tinyunet.reporting.recorder import recorded, store
 from tinyunet.training.config import read_data
@@ -155,7 +156,8 @@ def _train(arguments: list[str], stopping: Callable[[], bool]) -> Iterator[Repor
     yield from (Warned(str(finding)) for finding in diagnosis.warnings(trainer.setup))
     path = options.resume or options.out
     assert path is not None
-    folder, preview = RunFolder(path), _Previews(images, options.config.holdout)
+    folder, rule = RunFolder(path), ObjectRule.of(trainer.training_set)
+    preview = _Previews(images, options.config.holdout, rule)
     with train.open_run(trainer, options, folder):
         yield Started(trainer.step, trainer.config.steps, command)
         curves = _Curves(folder)
@@ -173,17 +175,20 @@ def _train(arguments: list[str], stopping: Callable[[], bool]) -> Iterator[Repor
 class _Previews:
     """From the probabilities of a validation to labels at their places in the layer."""
 
-    def __init__(self, images: ImageSet, holdout: str):
+    def __init__(self, images: ImageSet, holdout: str, rule: ObjectRule):
         self._output: Output = "objects" if images.kind == "instances" else "classes"
         self._table, self._stored = images.class_table, stored_places(Path(images.source))
-        self._held_out = held_out_indices(len(images), holdout)
+        self._held_out, self._rule = held_out_indices(len(images), holdout), rule
 
     def of(self, event: Validated) -> Iterator[Preview]:
         """Yield the preview; none of a run that was not started on layers."""
         if self._stored is None:
             return
         places, shape = self._stored
-        labels = [as_labels(probabilities, self._output, self._table) for probabilities in event.examples]
+        labels = [
+            as_labels(probabilities, self._output, self._table, self._rule)
+            for probabilities in event.examples
+        ]
         pieces = [(places[index], label) for index, label in zip(self._held_out, labels, strict=False)]
         yield Preview(event.step, shape, pieces)
 

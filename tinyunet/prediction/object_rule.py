@@ -58,7 +58,7 @@ class ObjectRule:
         --------
         >>> from tinyunet.data import synthetic_cells
         >>> ObjectRule.of(synthetic_cells(n=3, size=200, seed=0)).min_size
-        235
+        201
         """
         if images.kind != "instances" or images.labels is None:
             return cls()
