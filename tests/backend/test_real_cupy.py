@@ -25,6 +25,8 @@ def test_the_gpu_tests_run_on_the_real_cupy(emulated):
             *options,
             "--ignore",
             TESTS / "kernels" / "test_sanitizer.py",
+            "--ignore",
+            TESTS / "napari",
             TESTS,
         ],
         cwd=TESTS.parent,
