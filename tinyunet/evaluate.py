@@ -146,10 +146,15 @@ def _from_network(options: Options) -> Predicted:
     """Labelled images, predicted by the network in a file."""
     assert options.labels is not None
     [network] = load_networks(options.predictions)
-    path, model, checkpoint = network
+    path, model, checkpoint, statistics = network
     images = read_labelled(options.labels, options, stored_classes(checkpoint, path))
     predictions = predict_unseen(
-        model, checkpoint, images, symmetries=options.symmetries, split=options.split
+        model,
+        checkpoint,
+        images,
+        symmetries=options.symmetries,
+        split=options.split,
+        statistics=statistics,
     )
     known = "" if _knows_its_images(network) else "; it does not say on which images it was trained"
     return Predicted(images, predictions, [f"{path}: network of step {checkpoint.step}{known}"])
@@ -167,7 +172,7 @@ def _from_run(options: Options) -> Predicted:
             remedy="give the labelled images as the second argument",
         )
     networks = load_networks(options.predictions)
-    path, _, checkpoint = networks[0]
+    path, checkpoint = networks[0].path, networks[0].checkpoint
     if not _knows_its_images(networks[0]):
         raise DataError(
             f"{path}: an exported network, which does not say on which images it was trained",

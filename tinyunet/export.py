@@ -11,8 +11,9 @@ import tyro
 from numpy.typing import NDArray
 
 from tinyunet import command_line
-from tinyunet.data import split
+from tinyunet.data import GreyStatistics, ImageSet, split
 from tinyunet.data.atomic_write import make_folder, replacing
+from tinyunet.data.fingerprint import changes, fingerprints
 from tinyunet.data.readers import image_readers
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError
 from tinyunet.exchange import bioimageio
@@ -47,6 +48,10 @@ class Options:
     """The file to write."""
     format: Format | None = None
     """That of the file's suffix if omitted: .onnx, .zip (bioimageio) or .safetensors (torch)."""
+    normalisation: Literal["per-image", "fixed"] = "per-image"
+    """How the file says that images are normalised. per-image: each by its own mean and deviation, as in
+    training. fixed: by those of the training images, on average, for programs that predict block by block and
+    never see a whole image, such as QuPath."""
     example: Path | None = None
     """Only bioimageio: an image for test tensors and cover; the run's first held-out image if omitted."""
     name: str | None = None
@@ -85,16 +90,28 @@ def export(options: Options) -> None:
             remedy=f"give the run of one fold, such as {options.run / 'fold-0'}",
         )
     model, checkpoint = load_model(options.run)
-    record = Record.of(checkpoint).to_json()
+    fixed, parts = options.normalisation == "fixed", None
+    if fixed or (format_ == "bioimageio" and options.example is None):
+        parts = _parts(options, model, checkpoint)
+    statistics = GreyStatistics.of(parts[0]) if fixed and parts else None
+    record = Record.of(checkpoint, statistics).to_json()
     if format_ == "bioimageio":
-        image = _example(options, model, checkpoint)
+        image = _example(options, model, parts)
         about = _about(options, model, checkpoint)
-        _write(options.out, lambda file: bioimageio.write_package(file, model, image, about, record))
+        _write(
+            options.out,
+            lambda file: bioimageio.write_package(file, model, image, about, record, statistics),
+        )
         author = ", ".join(about.authors)
         print(f"author: {author}; licence: {about.licence} (--author and --license change them)")
     else:
-        content = to_onnx(model, record) if format_ == "onnx" else torch_file(model.state_dict(), record)
+        if format_ == "onnx":
+            content = to_onnx(model, record, statistics=statistics)
+        else:
+            content = torch_file(model.state_dict(), record)
         _write(options.out, lambda file: file.write(content))
+    if statistics:
+        print(f"images are normalised by {statistics}, the averages over the training images")
     size = options.out.stat().st_size / 1e6
     print(f"wrote {options.out} ({size:.1f} MB), {format_}, network of step {checkpoint.step}")
 
@@ -117,21 +134,44 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
 
 
-def _example(options: Options, model: Network, checkpoint: Checkpoint) -> NDArray[Any]:
+def _parts(options: Options, model: Network, checkpoint: Checkpoint) -> tuple[ImageSet, ImageSet]:
+    """The images that the run was trained on, and those that it held out."""
+    fixed, config = options.normalisation == "fixed", stored_config(checkpoint, options.run)
+    try:
+        train, held_out = split(read_data(config, stored_classes(checkpoint, options.run)), config.holdout)
+    except (TinyUNetError, OSError) as error:
+        need = "--normalisation fixed needs them" if fixed else "a package needs an example"
+        remedy = "restore them, or leave it out" if fixed else "give an image with --example"
+        raise DataError(
+            f"{config.data}: the images of the run cannot be read, and {need}", {"reason": error}, remedy
+        ) from error
+    require_channels(model, train)
+    if fixed:
+        _require_trained_on(train, checkpoint)
+    return train, held_out
+
+
+def _require_trained_on(train: ImageSet, checkpoint: Checkpoint) -> None:
+    """Raise a DataError unless the training images are those of the training; labels may have changed."""
+    before = checkpoint.images.get("train")
+    found = changes({"train": before}, {"train": fingerprints(train)}) if before else {}
+    found.pop("other labels", None)
+    if found:
+        raise DataError(
+            f"{train.source} has changed since the training, and --normalisation fixed needs its images",
+            found,
+            "restore the old images, or leave it out",
+        )
+
+
+def _example(options: Options, model: Network, parts: tuple[ImageSet, ImageSet] | None) -> NDArray[Any]:
     """The image for the test tensors and the cover, (H, W, C)."""
     if options.example is not None:
         _, read = image_readers(options.example)[0]
         images = read()
     else:
-        config = stored_config(checkpoint, options.run)
-        try:
-            _, images = split(read_data(config, stored_classes(checkpoint, options.run)), config.holdout)
-        except (TinyUNetError, OSError) as error:
-            raise DataError(
-                f"{config.data}: the images of the run cannot be read, and a package needs an example",
-                {"reason": error},
-                "give an image with --example",
-            ) from error
+        assert parts is not None
+        _, images = parts
     require_channels(model, images)
     return images.images[0]
 

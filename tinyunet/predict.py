@@ -24,7 +24,6 @@ from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, fir
 from tinyunet.exchange.exported import load_networks
 from tinyunet.exchange.objects import ObjectFormat, Objects, require_packages, write_objects
 from tinyunet.metrics.scores import Prediction
-from tinyunet.models import Network
 from tinyunet.prediction.budget import memory_bytes
 from tinyunet.prediction.files import write_prediction
 from tinyunet.prediction.films import FilmWriter
@@ -149,7 +148,6 @@ def predict(options: Options) -> None:
     use_backend(options.backend or active_backend(), options.precision)
     require_packages(options.objects)
     networks = load_networks(options.run)
-    models = [network.model for network in networks]
     classes = stored_classes(networks[0].checkpoint, networks[0].path)
     rule = options.rule(ObjectRule.mean([network.checkpoint.objects for network in networks]))
     if options.as_zarr:
@@ -167,10 +165,12 @@ def predict(options: Options) -> None:
     command_line.require_empty(options.out, overwrite=options.overwrite)
     are_frames = is_film or all(frame_of(name_of(Path(path))) for path, _ in readers)
     results = Results(options, are_frames, classes)
-    failures, number = _predict_files(models, readers, results, rule, options)
+    failures, number = _predict_files(networks, readers, results, rule, options)
     if failures and not results.names:
         raise RunError(failures[0] if number == 1 else f"no image was predicted; the first: {failures[0]}")
     described = [_networks_text(networks), f"classes {classes}" if classes else ""]
+    if statistics := networks[0].statistics:
+        described += [f"images normalised by {statistics}"]
     described += [inferred_layout(options.images), str(rule), results.summary()]
     print("; ".join(filter(None, described)))
     if failures:
@@ -190,6 +190,7 @@ def _predict_slide(
         threshold=options.threshold,
         probabilities=options.probabilities,
         version=options.ome_zarr_version,
+        statistics=networks[0].statistics,
     )
     image, memory = open_windows(options.images), memory_bytes(options.memory)
     writer = SlideWriter([network.model for network in networks], image, options.out, chosen, classes, memory)
@@ -206,7 +207,7 @@ def _predict_slide(
 
 
 def _predict_files(
-    models: Sequence[Network],
+    networks: Sequence[Loaded],
     readers: Sequence[tuple[str, Callable[[], ImageSet]]],
     results: Results,
     rule: ObjectRule,
@@ -220,7 +221,7 @@ def _predict_files(
     for place, (path, read) in enumerate(over_files(readers), 1):
         try:
             images = read()
-            require_channels(models[0], images)
+            require_channels(networks[0].model, images)
         except FAILURES as error:
             failures.append(_failure(path, error))
             number += 1
@@ -230,7 +231,7 @@ def _predict_files(
         for name, image in zip(images.names, images.images, strict=True):
             number += 1
             try:
-                prediction = _segment(models, image, name, rule, options)
+                prediction = _segment(networks, image, name, rule, options)
                 results.write(name, f"{number - 1:0{digits}d}", image, prediction)
             except FAILURES as error:
                 failures.append(_failure(f"{path}: {name}", error))
@@ -339,18 +340,19 @@ class Results:
 
 
 def _segment(
-    models: Sequence[Network], image: Image, name: str, rule: ObjectRule, options: Options
+    networks: Sequence[Loaded], image: Image, name: str, rule: ObjectRule, options: Options
 ) -> Prediction:
     """Segment an image, with a progress bar over tiles."""
     with over_tiles(name) as show:
         return segment(
-            models,
+            [network.model for network in networks],
             image,
             tile=options.tile or TILE,
             symmetries=options.symmetries,
             threshold=options.threshold,
             rule=rule,
             on_tile=show,
+            statistics=networks[0].statistics,
         )
 
 

@@ -3,10 +3,11 @@
 import shutil
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import yaml
@@ -14,11 +15,13 @@ from oracle import randomised
 from PIL import Image
 from safetensors.numpy import load_file
 
-from tinyunet.data import normalise
+from tinyunet.data import normalise, read_images, split
 from tinyunet.data.class_table import ClassTable
+from tinyunet.data.fingerprint import fingerprints
+from tinyunet.exchange.exported import read_exported
 from tinyunet.models import make_network
 from tinyunet.prediction.tiling import predict_tiled
-from tinyunet.training.checkpoint import Checkpoint, load_model, save_checkpoint
+from tinyunet.training.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from tinyunet.training.config import TrainConfig, network_options
 from tinyunet.training.folds import CrossValidation, FoldsFolder
 from tinyunet.training.run_folder import RunFolder
@@ -102,6 +105,88 @@ def test_the_package_passes_the_model_zoos_own_test(package):
     # Pictures in place of test tensors are recommended; that the outputs agree is reported, too.
     graver = [error for error in problems if getattr(error, "severity", 50) >= 30]
     assert {error.loc[-1] for error in graver} <= {"sample_tensor"}
+
+
+@pytest.fixture(scope="module")
+def fixed(run_once, tmp_path_factory):
+    from tinyunet import export
+
+    path = tmp_path_factory.mktemp("fixed") / "model.zip"
+    export.main([str(run_once), "--out", str(path), "--normalisation", "fixed"])
+    return path
+
+
+def training_statistics(run_once):
+    """The mean and the deviation of the one image that is not held out."""
+    pixels = np.asarray(Image.open(run_once.parent / "data" / "images" / "0.png"), np.float64)
+    return pixels.mean(), pixels.std()
+
+
+def test_a_package_with_fixed_statistics(fixed, run_once):
+    """It passes the model zoo's own test, and blocks give what the whole image gives."""
+    from bioimageio.core import create_prediction_pipeline, test_description
+    from bioimageio.core.digest_spec import create_sample_for_model
+    from bioimageio.spec import load_model_description
+
+    summary = test_description(fixed, weight_format="onnx")
+    assert summary.status == "passed", summary.details
+    description = load_model_description(fixed)
+    _, step, *_ = description.inputs[0].preprocessing  # the first one, which the reader adds, casts
+    mean, deviation = training_statistics(run_once)
+    assert step.id == "fixed_zero_mean_unit_variance"
+    assert (step.kwargs.axis, *step.kwargs.mean) == ("channel", pytest.approx(mean, rel=1e-12))
+    assert step.kwargs.std == pytest.approx([deviation], rel=1e-12)
+    # Bright above and dim below: each by its own mean would be something else.
+    image = np.random.default_rng(1).normal(100, 20, (60, 84, 1)).astype(np.float32)
+    image[:30] += 100
+    expected = predict_tiled(load_model(run_once)[0], ((image - mean) / deviation).astype(np.float32))
+    with create_prediction_pipeline(description, weight_format="onnx") as pipeline:
+        sample = create_sample_for_model(description, inputs={"image": image.transpose(2, 0, 1)[np.newaxis]})
+        blocks = pipeline.predict_sample_with_fixed_blocking(
+            sample, {"image": {"batch": 1, "channel": 1, "y": 30, "x": 34}}
+        )
+    found = np.asarray(blocks.members["probabilities"].data)[0].transpose(1, 2, 0)
+    inner = slice(8, -8)
+    np.testing.assert_allclose(found[inner, inner], expected[inner, inner], rtol=0, atol=1e-5)
+
+
+def test_every_file_says_that_statistics_are_fixed(command, run, run_once, fixed, tmp_path):
+    mean, deviation = training_statistics(run_once)
+    expected = {"mean": [pytest.approx(mean)], "deviation": [pytest.approx(deviation)]}
+    for suffix in ("onnx", "safetensors"):
+        status, _, message = command(
+            "export", run, "--out", tmp_path / f"m.{suffix}", "--normalisation", "fixed"
+        )
+        assert status == 0, message
+        record = read_exported(tmp_path / f"m.{suffix}").record.to_json()
+        assert record["statistics"] == {name: tuple(values) for name, values in expected.items()}
+    file = onnx.load(tmp_path / "m.onnx")
+    with zipfile.ZipFile(fixed) as package:
+        readme = package.read("README.md").decode()
+    for text in (file.doc_string, readme):
+        assert f"{mean:.6g}" in text
+        assert f"{deviation:.6g}" in text
+
+
+def test_fixed_statistics_need_the_images_of_the_training(refused, command, run, run_once, tmp_path):
+    """Not others of the same names; and none that has no deviation."""
+    out = ("--out", tmp_path / "model.onnx", "--normalisation", "fixed")
+    data = tmp_path / "changed"
+    shutil.copytree(run_once.parent / "data", data)
+    checkpoint = load_checkpoint(run / "best.safetensors")
+    config = {**checkpoint.config, "data": str(data)}
+    images = {"train": fingerprints(split(read_images(str(data)), "1")[0])}
+    save_checkpoint(run / "best.safetensors", replace(checkpoint, config=config, images=images))
+    assert command("export", run, *out)[0] == 0
+    (tmp_path / "model.onnx").unlink()
+    flat = Image.new("L", (36, 40), 7)
+    flat.save(data / "images" / "0.png")
+    assert "other pixels" in refused("export", run, *out)
+    save_checkpoint(run / "best.safetensors", replace(checkpoint, config=config))
+    assert "constant" in refused("export", run, *out)
+    shutil.rmtree(data)
+    assert "--normalisation" in refused("export", run, *out)
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_the_description_says_what_the_run_says(package):

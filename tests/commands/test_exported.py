@@ -5,6 +5,12 @@ import json
 import numpy as np
 import onnx
 import pytest
+import tifffile
+from PIL import Image
+
+from tinyunet.exchange.exported import read_exported
+from tinyunet.prediction.tiling import predict_tiled
+from tinyunet.training.checkpoint import load_model
 
 SUFFIXES = ("zip", "onnx", "safetensors")
 
@@ -64,6 +70,32 @@ def test_evaluate_predicts_labelled_images(command, refused, trained, exported, 
     assert "trained on" in refused("evaluate", checkpoint, data)
 
 
+def test_fixed_statistics_are_used_by_predict_and_evaluate(command, trained, make_data, tmp_path):
+    """An image of another exposure is predicted as the run predicts the image that its own is mapped to."""
+    new = make_data("dim", n=1, seed=9)
+    grey = np.asarray(Image.open(new / "images" / "0.png"))
+    Image.fromarray(grey // 4).save(new / "images" / "0.png")
+    model, _ = load_model(trained)
+    for suffix in SUFFIXES:
+        file = tmp_path / f"fixed.{suffix}"
+        assert command("export", trained, "--out", file, "--normalisation", "fixed")[0] == 0
+        statistics = read_exported(file).record.statistics
+        normalised = ((grey // 4)[..., None] - statistics.mean[0]) / statistics.deviation[0]
+        expected = predict_tiled(model, normalised.astype(np.float32))
+        status, output, message = command("predict", file, new / "images", "--out", f"out-{suffix}")
+        assert status == 0, message
+        assert f"{statistics}" in output
+        found = tifffile.imread(tmp_path / f"out-{suffix}" / "0_probabilities.tif")
+        np.testing.assert_array_equal(found.transpose(1, 2, 0), expected)
+        assert command("evaluate", file, new, "--out", f"scores-{suffix}")[0] == 0
+        assert command("evaluate", f"out-{suffix}", new, "--out", f"expected-{suffix}")[0] == 0
+        scores, expected = (
+            json.loads((tmp_path / f"{name}-{suffix}" / "scores.json").read_text())["images"][0]["scores"]
+            for name in ("scores", "expected")
+        )
+        assert scores == pytest.approx(expected, rel=0, abs=1e-5, nan_ok=True)
+
+
 def test_what_cannot_be_predicted_with_changes_nothing(
     refused, command, exported, image, make_data, unchanged, tmp_path
 ):
@@ -89,8 +121,6 @@ def test_what_cannot_be_predicted_with_changes_nothing(
 
 
 def test_the_classes_are_written_in_the_numbers_of_the_labels(command, exported, image, tmp_path):
-    from PIL import Image
-
     for suffix in SUFFIXES:
         assert command("predict", exported / f"model.{suffix}", image, "--out", suffix)[0] == 0
         assert set(np.unique(Image.open(tmp_path / suffix / "slide_classes.png"))) <= {0, 255}

@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise, save_image_set, split
+from tinyunet.data import (
+    UNKNOWN,
+    GreyStatistics,
+    ImageSet,
+    class_labels,
+    normalise,
+    save_image_set,
+    split,
+)
 from tinyunet.data.intensity import PIECE, Moments
-from tinyunet.errors import DataError, ShapeError
+from tinyunet.errors import DataError, OptionError, ShapeError
 
 
 def numbered(n: int) -> ImageSet:
@@ -229,3 +237,28 @@ def test_normalise_of_a_constant_image_is_zero(value: float) -> None:
 def test_normalise_needs_channels() -> None:
     with pytest.raises(ShapeError, match=r"\(H, W, C\)"):
         normalise(np.zeros((4, 4)))
+
+
+def test_statistics_of_a_set_are_the_means_of_those_of_its_images() -> None:
+    """In float64, by NumPy; where a channel of an image is constant, that image does not count."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (9 + n, 7, 2)).astype(np.uint8) // (n + 1) for n in range(3)]
+    images[1][..., 1] = 40
+    typical = GreyStatistics.of(ImageSet(images, ["a", "b", "c"]))
+    for channel, counted in enumerate(([0, 1, 2], [0, 2])):
+        pixels = [images[n][..., channel].astype(np.float64) for n in counted]
+        assert typical.mean[channel] == pytest.approx(np.mean([grey.mean() for grey in pixels]), rel=1e-14)
+        assert typical.deviation[channel] == pytest.approx(np.mean([g.std() for g in pixels]), rel=1e-14)
+    expected = (images[0] - np.array(typical.mean)) / np.array(typical.deviation)
+    np.testing.assert_array_equal(normalise(images[0], typical), expected.astype(np.float32))
+
+
+def test_statistics_that_fit_no_image() -> None:
+    images = [np.full((4, 5, 1), value, np.uint8) for value in (3, 9)]
+    with pytest.raises(DataError, match="constant in every image"):
+        GreyStatistics.of(ImageSet(images, ["a", "b"]))
+    with pytest.raises(ShapeError, match="channels"):
+        normalise(images[0], GreyStatistics((1.0, 2.0), (1.0, 2.0)))
+    for mean, deviation in (((1.0,), (0.0,)), ((1.0,), (1.0, 2.0)), ((np.nan,), (1.0,))):
+        with pytest.raises(OptionError):
+            GreyStatistics(mean, deviation)

@@ -15,7 +15,7 @@ import tinyunet as tu
 from tinyunet.errors import CheckpointError
 from tinyunet.exchange.exported import read_exported
 from tinyunet.exchange.onnx import to_onnx
-from tinyunet.exchange.record import IMAGES, Record
+from tinyunet.exchange.record import FIXED, IMAGES, Record
 from tinyunet.exchange.torch_names import torch_file
 from tinyunet.models import make_network
 from tinyunet.prediction.object_rule import ObjectRule
@@ -89,6 +89,13 @@ def set_record(**values):
     return change
 
 
+STATISTICS = {"mean": [100.0], "deviation": [20.0]}
+
+
+def fixed(**values):
+    return set_record(images=FIXED, statistics={**STATISTICS, **values})
+
+
 def other_producer(file):
     file.producer_name, file.producer_version = "pytorch", "2.1"
 
@@ -117,6 +124,13 @@ ONNX_FAULTS = {
     "an unknown option": (set_record(network={**NETWORK, "width": 3}), ["width"]),
     "no network": (set_record(network=3), ["network is 3"]),
     "steps in words": (set_record(step="many"), ["many"]),
+    "fixed, without statistics": (set_record(images=FIXED), [IMAGES, FIXED]),
+    "statistics that are not used": (set_record(statistics=STATISTICS), [IMAGES, FIXED]),
+    "no deviation": (fixed(deviation=[0.0]), ["deviation 0"]),
+    "statistics that are not finite": (fixed(mean=[float("nan")]), ["nan"]),
+    "statistics of two channels": (fixed(mean=[1.0, 2.0], deviation=[1.0, 2.0]), ["1 channels"]),
+    "a mean less": (fixed(mean=[]), ["0 means"]),
+    "only a mean": (set_record(images=FIXED, statistics={"mean": [1.0]}), ["deviation"]),
     "another normalisation": (set_record(images="divided by 255"), ["divided by 255", IMAGES]),
 }
 

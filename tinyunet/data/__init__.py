@@ -21,7 +21,7 @@ All of it works on arrays: no tensors, no network.
 from tinyunet.data.cell_tracking import Truth
 from tinyunet.data.holdout import split
 from tinyunet.data.image_set import UNKNOWN, ImageSet, LabelKind, class_labels
-from tinyunet.data.intensity import normalise
+from tinyunet.data.intensity import GreyStatistics, normalise
 from tinyunet.data.monolayer import synthetic_dic
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
@@ -30,6 +30,7 @@ from tinyunet.data.writer import save_image_set
 
 __all__ = [
     "UNKNOWN",
+    "GreyStatistics",
     "ImageSet",
     "LabelKind",
     "Truth",

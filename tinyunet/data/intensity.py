@@ -7,14 +7,16 @@ integers; of floats, each piece of a row is summed as usual, and the pieces are 
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.data.image_set import Image
-from tinyunet.errors import DataError, ShapeError, describe
+from tinyunet.data.image_set import Image, ImageSet
+from tinyunet.errors import DataError, OptionError, ShapeError, describe
 
 PIECE = 4096  # pixels of a row, the first at a multiple of this, whose sum is rounded if they are floats
 ROWS = 64  # at a time, so that little memory is needed
@@ -109,7 +111,68 @@ def _float_sums(grey: Image) -> tuple[Fraction, Fraction]:
     return sum(exact, Fraction(0)), of_means + sum(map(Fraction, deviations.tolist()))
 
 
-def normalise(image: Image) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class GreyStatistics:
+    """The grey values of a typical image, for programs that cannot take those of each image.
+
+    Attributes
+    ----------
+    mean, deviation : tuple of float
+        For each channel, in grey values.
+
+    Raises
+    ------
+    OptionError
+        Not as many means as deviations, a number that is not finite, or a deviation that is not above 0.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.deviation):
+            raise OptionError(
+                f"{len(self.mean)} means and {len(self.deviation)} deviations, expected as many"
+            )
+        if not all(map(math.isfinite, (*self.mean, *self.deviation))) or min(self.deviation, default=0) <= 0:
+            raise OptionError(f"{self}, expected finite numbers and deviations above 0")
+
+    def __str__(self) -> str:
+        mean, deviation = (", ".join(f"{x:.6g}" for x in values) for values in (self.mean, self.deviation))
+        return f"mean {mean} and deviation {deviation}"
+
+    @property
+    def scale(self) -> Scale:
+        """The same numbers, to apply to pixels."""
+        return Scale(np.array(self.mean), np.array(self.deviation))
+
+    @classmethod
+    def of(cls, images: ImageSet) -> GreyStatistics:
+        """Average the means of the images, and their deviations; every image counts the same.
+
+        The deviation of all pixels together would be larger than that of a typical image, because it holds
+        the differences between dim and bright images, too. Training brings each image to deviation 1. Images
+        divided by the larger deviation would have less contrast than those that were trained on. A channel
+        that is constant in an image has no deviation, and is left out there.
+
+        Raises
+        ------
+        DataError
+            A channel is constant in every image.
+        """
+        means, deviations = map(np.array, zip(*map(_scale_of, images.images), strict=True))
+        varied = np.isfinite(deviations)
+        if not (found := varied.any(axis=0)).all():
+            raise DataError(
+                f"{images.source}: a channel is constant in every image, and has no deviation",
+                {"channel": int(np.argmin(found)), "images": len(images)},
+                "normalise each image by itself",
+            )
+        mean, deviation = (values.mean(axis=0, where=varied) for values in (means, deviations))
+        return cls(tuple(mean.tolist()), tuple(deviation.tolist()))
+
+
+def normalise(image: Image, statistics: GreyStatistics | None = None) -> NDArray[np.float32]:
     """Scale each channel of an image to zero mean and unit variance.
 
     Each image is normalised on its own, because exposure, stain and camera differ between images (the nuclei
@@ -118,6 +181,8 @@ def normalise(image: Image) -> NDArray[np.float32]:
     Parameters
     ----------
     image : array, shape (H, W, C), any numeric type
+    statistics : GreyStatistics, optional
+        Subtract this mean and divide by this deviation, in place of the image's own.
 
     Returns
     -------
@@ -128,7 +193,7 @@ def normalise(image: Image) -> NDArray[np.float32]:
     Raises
     ------
     ShapeError
-        Not three axes.
+        Not three axes; or the statistics are of another number of channels.
     DataError
         A value is NaN, infinite or too large.
     """
@@ -138,6 +203,17 @@ def normalise(image: Image) -> NDArray[np.float32]:
             {"image": describe(image)},
             "add a channel: image[..., None]",
         )
+    scale = _scale_of(image) if statistics is None else statistics.scale
+    if len(scale.mean) != image.shape[2]:
+        raise ShapeError(
+            "normalise: the statistics are not those of the image's channels",
+            {"image": describe(image), "statistics": statistics},
+            "give a mean and a deviation for each channel",
+        )
+    return scale.apply(image)
+
+
+def _scale_of(image: Image) -> Scale:
     moments = Moments(image.shape[2])
     moments.add(image)
-    return moments.scale().apply(image)
+    return moments.scale()

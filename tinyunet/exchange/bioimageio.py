@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from tinyunet.data import normalise
+from tinyunet.data import GreyStatistics, normalise
+from tinyunet.errors import OptionError
 from tinyunet.exchange.onnx import INPUT, OPSET, OUTPUT, mirrored, to_onnx
 from tinyunet.exchange.packages import require
 from tinyunet.metrics.naming import format_value
@@ -37,7 +38,7 @@ from tinyunet.prediction.tiling import mirror_indices, predict_tiled
 from tinyunet.reporting.pictures import grey_or_colour, overlay
 
 FORMAT = "0.5.12"
-EPSILON = 1e-6  # added to the deviation
+EPSILON = 1e-6  # added to the deviation; the smallest fixed one
 EXAMPLE_SIDE = 256  # pixels, at most, unless the network's smallest block is larger
 PAPER = "Ronneberger, Fischer, Brox (2015): U-Net: Convolutional Networks for Biomedical Image Segmentation"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the package: the same run makes the same bytes
@@ -89,7 +90,12 @@ def block_of(geometry: Geometry) -> Block:
 
 
 def write_package(
-    file: BinaryIO, model: Network, image: NDArray[Any], about: About, record: Mapping[str, Any]
+    file: BinaryIO,
+    model: Network,
+    image: NDArray[Any],
+    about: About,
+    record: Mapping[str, Any],
+    statistics: GreyStatistics | None = None,
 ) -> None:
     """Write a package.
 
@@ -102,23 +108,25 @@ def write_package(
     about : About
     record : mapping
         As in `to_onnx`; it is in the description, too.
+    statistics : GreyStatistics, optional
+        What programs have to normalise images by; each by its own if omitted.
 
     Raises
     ------
     OptionError
-        As in `to_onnx`, or pyyaml is not installed.
+        As in `to_onnx`, pyyaml is not installed, or a deviation is smaller than the format allows.
     """
     yaml = require("yaml")
     example = example_of(image, block_of(model.geometry))
-    probabilities = predict_tiled(model, normalise(example))
+    probabilities = predict_tiled(model, normalise(example, statistics))
     files = {
-        "weights.onnx": to_onnx(model, record, mirror=True),
+        "weights.onnx": to_onnx(model, record, mirror=True, statistics=statistics),
         "test_input.npy": _as_npy(example),
         "test_output.npy": _as_npy(probabilities),
         "cover.png": _cover(example, probabilities),
-        "README.md": _readme(model, about).encode(),
+        "README.md": _readme(model, about, statistics).encode(),
     }
-    description = describe_package(model, about, record, files)
+    description = describe_package(model, about, record, files, statistics)
     text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True, width=100)
     files = {"rdf.yaml": text.encode(), **files}
     with zipfile.ZipFile(file, "w") as package:
@@ -139,7 +147,11 @@ def example_of(image: NDArray[Any], block: Block) -> NDArray[np.float32]:
 
 
 def describe_package(
-    model: Network, about: About, record: Mapping[str, Any], files: Mapping[str, bytes]
+    model: Network,
+    about: About,
+    record: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    statistics: GreyStatistics | None = None,
 ) -> dict[str, Any]:
     """Return the content of rdf.yaml; `files` are the others of the package, by name."""
     block = block_of(model.geometry)
@@ -174,9 +186,7 @@ def describe_package(
                 "data": {"type": "float32"},
                 "test_tensor": reference("test_input.npy"),
                 "pad": {"mode": "reflect"},
-                "preprocessing": [
-                    {"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"], "eps": EPSILON}}
-                ],
+                "preprocessing": [_normalisation(statistics)],
             }
         ],
         "outputs": [
@@ -194,6 +204,22 @@ def describe_package(
         ],
         "weights": {"onnx": {**reference("weights.onnx"), "opset_version": OPSET}},
         "config": {"tinyunet": dict(record)},
+    }
+
+
+def _normalisation(statistics: GreyStatistics | None) -> dict[str, Any]:
+    if statistics is None:
+        return {"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"], "eps": EPSILON}}
+    if min(statistics.deviation) < EPSILON:
+        raise OptionError(
+            "the deviation of the training images is smaller than a package allows",
+            {"found": statistics, "smallest": EPSILON},
+            "give --normalisation per-image, or train on images with larger numbers",
+        )
+    mean, deviation = list(statistics.mean), list(statistics.deviation)
+    return {
+        "id": "fixed_zero_mean_unit_variance",
+        "kwargs": {"axis": "channel", "mean": mean, "std": deviation},
     }
 
 
@@ -229,6 +255,18 @@ def validation_text(scores: Mapping[str, Any] | None, step: int, data: str, hold
     )
 
 
+PER_IMAGE = """Each channel is brought to mean 0 and
+variance 1 over the whole image: the description says so, and programs that read it do it. A program that
+normalises each block by itself, or an image that it has already padded, gives other results."""
+
+FIXED = """From each channel a fixed mean
+is subtracted, and it is divided by a fixed deviation: the description says so, and programs that read it do
+it. They are the averages over the training images, {statistics}.
+
+Training brought each image to mean 0 and variance 1 by its own mean and deviation. So images that are much
+brighter, dimmer or of another contrast than the training images give other results than tinyunet gives with
+the run, and so may the scores below, which were taken with each image normalised by its own."""
+
 README = """# {name}
 
 A {kind} trained with tinyunet. For each pixel it gives the probability of each of its classes:
@@ -236,9 +274,7 @@ A {kind} trained with tinyunet. For each pixel it gives the probability of each 
 
 ## Input
 
-Images of {channels} channels, grey values as the file holds them. Each channel is brought to mean 0 and
-variance 1 over the whole image: the description says so, and programs that read it do it. A program that
-normalises each block by itself, or an image that it has already padded, gives other results.
+Images of {channels} channels, grey values as the file holds them. {normalisation}
 
 ## Sizes and the border
 
@@ -258,13 +294,14 @@ To validate it on your own images, predict labelled images that were not trained
 """
 
 
-def _readme(model: Network, about: About) -> str:
+def _readme(model: Network, about: About, statistics: GreyStatistics | None) -> str:
     block, (before, after) = block_of(model.geometry), mirrored(model)
     return README.format(
         name=about.name,
         kind=type(model).__name__,
         classes=", ".join(about.classes),
         channels=model.in_channels,
+        normalisation=FIXED.format(statistics=statistics) if statistics else PER_IMAGE,
         smallest=block.smallest,
         step=block.step,
         halo=block.halo,

@@ -18,6 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from tinyunet.errors import CheckpointError
 from tinyunet.exchange.from_onnx import OnnxFile
 from tinyunet.exchange.from_package import onnx_of_package
 from tinyunet.exchange.record import EXPORT_AGAIN, RECORD, Record, read_record
@@ -82,6 +83,12 @@ def _built(path: Path, record: Record, arrays: Mapping[str, NDArray[Any]]) -> Ex
     model = make_network(**record.network)
     model.load_state_dict(weights)
     model.eval()
+    if record.statistics and len(record.statistics.mean) != model.in_channels:
+        raise CheckpointError(
+            f"{path}: its images are normalised by statistics of another number of channels",
+            {"network": f"{model.in_channels} channels", "statistics": record.statistics},
+            EXPORT_AGAIN,
+        )
     return Exported(path, record, model)
 
 
@@ -110,4 +117,4 @@ def load_networks(path: Path) -> list[Loaded]:
         classes=record.classes,
         objects=record.objects,
     )
-    return [Loaded(path, exported.model, checkpoint)]
+    return [Loaded(path, exported.model, checkpoint, record.statistics)]

@@ -13,7 +13,8 @@ In opset 17, which every runtime in use reads. Before 13, Softmax flattened the 
 11 the same node gives other numbers, without an error.
 
 The graph takes images that are normalised as `tinyunet.data.normalise` does it: a graph that did this by
-itself would do it tile by tile, while training does it image by image.
+itself would do it tile by tile, while training does it image by image. A program that cannot do it image by
+image may do it by statistics of the training images. The graph is the same.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.backend import to_host
+from tinyunet.data import GreyStatistics
 from tinyunet.errors import OptionError
 from tinyunet.exchange.packages import require
 from tinyunet.exchange.record import RECORD
@@ -41,12 +43,22 @@ ROWS_COLUMNS = (2, 3)
 MIRRORED = "mirrored"  # the constant with the numbers of mirrored pixels
 
 DESCRIPTION = """A segmentation network of tinyunet, axes N C H W.
-Input: images of which each channel has mean 0 and variance 1 over the whole image (not over the tile).
+Input: images {images}.
 Output: the probability of each class for each pixel.
 {sizes}"""
 
 
-def to_onnx(model: Network, record: Mapping[str, Any], *, mirror: bool = False) -> bytes:
+PER_IMAGE = "of which each channel has mean 0 and variance 1 over the whole image (not over the tile)"
+FIXED = "(x - mean) / deviation, with {statistics} of x in each channel, as a typical training image has them"
+
+
+def to_onnx(
+    model: Network,
+    record: Mapping[str, Any],
+    *,
+    mirror: bool = False,
+    statistics: GreyStatistics | None = None,
+) -> bytes:
     """Turn a network into an ONNX file.
 
     Parameters
@@ -59,6 +71,8 @@ def to_onnx(model: Network, record: Mapping[str, Any], *, mirror: bool = False) 
         False: the graph is the network alone; input and output have the sides of its geometry. True: the
         graph continues the image by its mirror image, as overlap-tile does, and gives an output of the
         input's size. It takes sides that are multiples of the geometry's step, larger than `mirrored`.
+    statistics : GreyStatistics, optional
+        What the file says that images are normalised by; each by its own if omitted.
 
     Raises
     ------
@@ -75,7 +89,10 @@ def to_onnx(model: Network, record: Mapping[str, Any], *, mirror: bool = False) 
         [helper.make_tensor_value_info(INPUT, float32, ["batch", model.in_channels, "height", "width"])],
         [helper.make_tensor_value_info(OUTPUT, float32, ["batch", model.num_classes, *sides])],
         graph.weights,
-        doc_string=DESCRIPTION.format(sizes=_sizes_text(model, mirror=mirror)),
+        doc_string=DESCRIPTION.format(
+            images=FIXED.format(statistics=statistics) if statistics else PER_IMAGE,
+            sizes=_sizes_text(model, mirror=mirror),
+        ),
     )
     file = helper.make_model(
         whole,

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinyunet.data import GreyStatistics
 from tinyunet.errors import CheckpointError, OptionError
 from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.training.checkpoint import Checkpoint
@@ -17,6 +18,7 @@ from tinyunet.training.json_types import mismatch
 
 RECORD = "tinyunet"  # its name in metadata
 IMAGES = "each channel of an image is brought to mean 0 and variance 1"
+FIXED = "from each channel of an image a fixed mean is subtracted, and it is divided by a fixed deviation"
 EXPORT_AGAIN = "give a run, or a file that `python -m tinyunet.export` wrote"
 
 
@@ -35,7 +37,9 @@ class Record:
     objects : ObjectRule
         Which connected pixels are an object.
     images : str
-        How images are normalised: `IMAGES`, the only way there is.
+        How images are normalised: `IMAGES`, each by its own mean and deviation; or `FIXED`.
+    statistics : GreyStatistics, optional
+        The fixed mean and deviation, those of the training images.
     """
 
     network: dict[str, Any]
@@ -43,15 +47,22 @@ class Record:
     step: int = 0
     objects: ObjectRule = field(default_factory=ObjectRule)
     images: str = IMAGES
+    statistics: GreyStatistics | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Record:
-        """Describe the network of a checkpoint."""
-        return cls(checkpoint.network, checkpoint.classes, checkpoint.step, checkpoint.objects)
+    def of(cls, checkpoint: Checkpoint, statistics: GreyStatistics | None = None) -> Record:
+        """Describe the network of a checkpoint, for images normalised by statistics or each by its own."""
+        images = FIXED if statistics else IMAGES
+        return cls(
+            checkpoint.network, checkpoint.classes, checkpoint.step, checkpoint.objects, images, statistics
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `read_record` takes as text."""
-        return asdict(self)
+        """Return what `read_record` takes as text; versions without statistics read a record without."""
+        fields = asdict(self)
+        if self.statistics is None:
+            del fields["statistics"]
+        return fields
 
 
 def read_record(path: Path, text: str) -> Record:
@@ -78,16 +89,30 @@ def read_record(path: Path, text: str) -> Record:
     if "network" not in stored:
         raise _bad(path, "record.network is missing")
     try:
-        record = Record(**{**stored, "objects": ObjectRule(**stored.get("objects", {}))})
+        objects = ObjectRule(**stored.get("objects", {}))
     except OptionError as error:
         raise _bad(path, f"record.objects: {error}") from error
-    if record.images != IMAGES:
+    statistics = _statistics(path, stored.get("statistics"))
+    record = Record(**{**stored, "objects": objects, "statistics": statistics})
+    expected = FIXED if record.statistics else IMAGES
+    if record.images != expected:
         raise CheckpointError(
             f"{path}: its images are normalised in a way that this version of tinyunet does not know",
-            {"expected": IMAGES, "found": record.images},
+            {"expected": expected, "found": record.images},
             "use the version that wrote it",
         )
     return record
+
+
+def _statistics(path: Path, stored: dict[str, Any] | None) -> GreyStatistics | None:
+    if stored is None:
+        return None
+    try:
+        return GreyStatistics(tuple(stored["mean"]), tuple(stored["deviation"]))
+    except KeyError as error:
+        raise _bad(path, f"record.statistics: {error} is missing") from error
+    except OptionError as error:
+        raise _bad(path, f"record.statistics: {error}") from error
 
 
 def _bad(path: Path, reason: str) -> CheckpointError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyunet.data import ImageSet, normalise
+from tinyunet.data import GreyStatistics, ImageSet, normalise
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.instances import label_instances
@@ -28,6 +28,7 @@ def segment(
     threshold: float = 0.5,
     rule: ObjectRule = DEFAULT_RULE,
     on_tile: OnTile | None = None,
+    statistics: GreyStatistics | None = None,
 ) -> Prediction:
     """Predict one image and number its objects.
 
@@ -43,9 +44,12 @@ def segment(
         As in `label_instances`.
     rule : ObjectRule
         The smallest object to keep, and which necks are cut.
+    statistics : GreyStatistics, optional
+        As in `normalise`: by these, or each image by its own.
     """
     started = time.perf_counter()
-    probabilities = _average(networks, normalise(image), tile=tile, symmetries=symmetries, on_tile=on_tile)
+    normalised = normalise(image, statistics)
+    probabilities = _average(networks, normalised, tile=tile, symmetries=symmetries, on_tile=on_tile)
     seconds = time.perf_counter() - started
     objects = label_instances(
         probabilities, threshold=threshold, min_size=rule.min_size, split_depth=rule.split_depth

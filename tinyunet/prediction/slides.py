@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike
 
 from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.data.class_table import ClassTable
-from tinyunet.data.intensity import Scale
+from tinyunet.data.intensity import GreyStatistics, Scale
 from tinyunet.data.windows import WindowedImage, is_zarr, require_zarr
 from tinyunet.errors import DataError, RunError
 from tinyunet.models import Network
@@ -51,6 +51,7 @@ class SlideOptions:
     threshold: float = 0.5
     probabilities: bool = False
     version: Version = "0.5"
+    statistics: GreyStatistics | None = None
 
 
 class SlideWriter:
@@ -193,7 +194,8 @@ class SlideWriter:
             scale = Scale(*(np.array([float.fromhex(v) for v in values]) for values in stored["scale"]))
             return stored["tile"], scale
         tile = self.options.tile or largest_tile(self.networks, self.memory)
-        scale = self.image.scale()
+        statistics = self.options.statistics
+        scale = statistics.scale if statistics else self.image.scale()
         record = {
             "settings": settings,
             "tile": tile,
@@ -214,7 +216,7 @@ class SlideWriter:
             "type": str(self.image.array.dtype),
             "networks": [digest.hexdigest() for digest in weights],
             "classes": self.values,
-            **asdict(self.options),
+            **json.loads(json.dumps(asdict(self.options))),  # as it will be read back
         }
 
     def _require_same(self, stored: dict[str, Any], settings: dict[str, Any]) -> None:

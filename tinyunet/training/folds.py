@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinyunet.data import ImageSet
+from tinyunet.data import GreyStatistics, ImageSet
 from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.data.holdout import held_out_indices
 from tinyunet.errors import CheckpointError, DataError, OptionError, RunError, first_names
@@ -148,6 +148,8 @@ class Loaded(NamedTuple):
     path: Path
     model: Network
     checkpoint: Checkpoint
+    statistics: GreyStatistics | None = None
+    """What images are normalised by, as in `segment`; only exported files have it."""
 
 
 def load_networks(path: Path) -> list[Loaded]:

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from tinyunet.data import ImageSet
+from tinyunet.data import GreyStatistics, ImageSet
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.fingerprint import seen
 from tinyunet.errors import CheckpointError, DataError, OptionError, first_names
@@ -152,7 +152,13 @@ def stored_classes(checkpoint: Checkpoint, path: Path) -> ClassTable | None:
 
 
 def predict_unseen(
-    model: Network, checkpoint: Checkpoint, images: ImageSet, *, symmetries: int = 1, split: bool = True
+    model: Network,
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    *,
+    symmetries: int = 1,
+    split: bool = True,
+    statistics: GreyStatistics | None = None,
 ) -> Iterator[Prediction]:
     """Segment images that a run has not trained on, one after the other.
 
@@ -165,6 +171,8 @@ def predict_unseen(
         As in `segment`.
     split : bool
         Cut objects at narrow necks, by the run's rule; otherwise connected pixels are always one object.
+    statistics : GreyStatistics, optional
+        As in `segment`.
 
     Raises
     ------
@@ -177,7 +185,7 @@ def predict_unseen(
     rule = checkpoint.objects
     if not split:
         rule = replace(rule, split_depth=None)
-    return segment_all([model], images, tile=tile, symmetries=symmetries, rule=rule)
+    return segment_all([model], images, tile=tile, symmetries=symmetries, rule=rule, statistics=statistics)
 
 
 def require_channels(model: Network, images: ImageSet) -> None:
