@@ -14,6 +14,7 @@ from urllib.parse import urljoin
 import browser
 import html5lib
 import pytest
+from children import default_signals
 
 from tinyunet.metrics.naming import format_value
 from tinyunet.reporting.server import WatchServer
@@ -187,7 +188,8 @@ def test_what_cannot_be_watched(refused):
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_ends_it(trained):
     command = [sys.executable, "-m", "tinyunet.watch", str(trained), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **piped, preexec_fn=default_signals) as process:
         assert process.stdout is not None
         assert "http://127.0.0.1:" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
