@@ -283,7 +283,7 @@ def test_help(command):
 
 
 def test_objects_for_other_programs(command, trained, data, tmp_path):
-    """Of every image, as they are numbered in its label image; without them, no such file stays."""
+    """Objects have the numbers that they have in the label image; without any, no such file stays."""
     from zipfile import ZipFile
 
     formats = [word for form in ("geojson", "roi", "csv") for word in ("--objects", form)]

@@ -56,7 +56,7 @@ class Out(nn.Module):
 
 
 class Twin(nn.Module):
-    """Of four levels, as theirs, but narrow; with random statistics, and scores below 1."""
+    """Make a network of four levels, as theirs, but narrow; with random statistics, and scores below 1."""
 
     def __init__(self, channels=3, classes=2, width=4, bias=False):
         super().__init__()
