@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,22 @@ class Options:
     """Decides their moments; those at random times differ a little from machine to machine."""
     only: int | None = None
     """Make this run alone, and keep its folder."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a training is stopped.
+
+    Attributes
+    ----------
+    way : str
+        "killed at a time", "killed at an operation" or "disk full".
+    at : float
+        Seconds, or which operation on files, counted from 1.
+    """
+
+    way: str
+    at: float
 
 
 @dataclass
@@ -123,12 +140,18 @@ def campaign(reference: Reference, place: Path, count: int, seed: int) -> list[s
 
 
 def stop_and_resume(reference: Reference, folder: Path, seed: int, number: int) -> Run:
+    """Make the run of this number, with stops that are drawn from seed and number."""
+    rng, draws = random.Random(f"{seed} {number}"), number % DRAWN == 0
+    stops = [_drawn(reference, rng, draws) for _ in range(rng.randint(1, MOST_STOPS))]
+    return train_with(stops, reference, folder, draws)
+
+
+def train_with(stops: Sequence[Stop], reference: Reference, folder: Path, draws: bool = False) -> Run:
     """Start a training, stop it a few times, let it end, and compare it with the one never stopped."""
-    rng = random.Random(f"{seed} {number}")
     shutil.copytree(reference.folder / "data", folder / "data")
-    draws, run = number % DRAWN == 0, Run()
-    for _ in range(rng.randint(1, MOST_STOPS)):
-        ended = _stop_once(reference, folder, rng, draws, run)
+    run = Run()
+    for stop in stops:
+        ended = _stop_once(folder, stop, draws, run)
         run.faults += _damaged(folder / "run")
         if ended or run.faults:
             break
@@ -146,27 +169,27 @@ def stop_and_resume(reference: Reference, folder: Path, seed: int, number: int) 
     return run
 
 
-def _stop_once(reference: Reference, folder: Path, rng: random.Random, draws: bool, run: Run) -> bool:
-    """Run until a random moment; returns whether it came to its end before."""
+def _drawn(reference: Reference, rng: random.Random, draws: bool) -> Stop:
     way = rng.choices(("killed at a time", "killed at an operation", "disk full"), (40, 50, 10))[0]
-    name, arguments = _next_call(folder)
-    operations = Operations(folder / "run", 0)
     if way == "killed at a time":
-        at = rng.uniform(0, reference.seconds * (1.5 if draws else 1))
-        described = f"{at:.3f} s"
-        prepare = partial(_killed_after, at, operations, draws)
+        return Stop(way, rng.uniform(0, reference.seconds * (1.5 if draws else 1)))
+    return Stop(way, 1 + int(reference.operations * rng.random() ** 1.5))  # a resumed run has fewer
+
+
+def _stop_once(folder: Path, stop: Stop, draws: bool, run: Run) -> bool:
+    """Run until a stop; returns whether the training came to its end before."""
+    if stop.way == "killed at a time":
+        prepare = partial(_killed_after, stop.at, Operations(folder / "run", 0), draws)
     else:
-        target = 1 + int(reference.operations * rng.random() ** 1.5)  # a resumed run has fewer
-        described = f"operation {target}"
-        operations = Operations(folder / "run", target, full=way == "disk full")
+        operations = Operations(folder / "run", int(stop.at), full=stop.way == "disk full")
         prepare = partial(_prepare, operations, draws)
-    ending = forked.run(folder, folder / "log", name, arguments, prepare)
+    ending = forked.run(folder, folder / "log", *_next_call(folder), prepare)
     if ending.status == 0:
         return True
-    expected = 2 if way == "disk full" else -signal.SIGKILL
+    expected = 2 if stop.way == "disk full" else -signal.SIGKILL
     if ending.status != expected or (expected == 2 and ending.fault):
-        run.faults.append(f"{way}: {ending.fault} {ending.status} {ending.output[-300:]}")
-    run.stops.append(f"{way}: {described}")
+        run.faults.append(f"{stop.way}: {ending.fault} {ending.status} {ending.output[-300:]}")
+    run.stops.append(f"{stop.way}: {stop.at:.6g}")
     return False
 
 
