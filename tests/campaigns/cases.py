@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +17,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from tests.campaigns.mutations import MANY_DIGITS, mutate, mutate_json
-from tests.campaigns.seeds import FORMATS, TRAINING
+from tests.campaigns.seeds import EXPORTED, FORMATS, START, TRAINING
 from tinyunet.training.checkpoint import _checksum
 
 DOCTOR = ("doctor", "data", "--out", "out", "--tile", "16", "--depth", "1")
@@ -25,6 +27,7 @@ EVALUATE = ("evaluate", "predicted", "data", "--out", "out", "--pictures", "1")
 EVALUATE_RUN = ("evaluate", "run", "--out", "out", "--pictures", "0")
 RESUME = ("train", "--resume", "run", "--steps", "3")
 REPORT = ("report", "run", "--out", "out/report.html")
+WATCH = ("page of watch", "run")
 COMPARE = (
     "compare", "--data", "data", "--out", "out", "--networks", "unet", "--minutes", "0.0005",
     "--holdout", "1", "--tile", "16", "--unet.base-channels", "2",
@@ -211,13 +214,13 @@ def _json(library: Path, folder: Path, rng: random.Random) -> tuple:
         what = file.name
     else:
         what = _damage(file, library, rng)
-    return _using_run(what, rng, library, folder, (70, 15, 5, 10))
+    return _using_run(what, rng, library, folder, (50, 15, 5, 10, 20))
 
 
 def _checkpoint_bytes(library: Path, folder: Path, rng: random.Random) -> tuple:
     _copy(library, folder, "run")
     what = _damage(folder / "run" / rng.choice(("best.safetensors", "last.safetensors")), library, rng)
-    return _using_run(what, rng, library, folder, (10, 20, 50, 20))
+    return _using_run(what, rng, library, folder, (10, 18, 50, 20, 2))
 
 
 def _checkpoint_header(library: Path, folder: Path, rng: random.Random) -> tuple:
@@ -239,7 +242,7 @@ def _checkpoint_header(library: Path, folder: Path, rng: random.Random) -> tuple
         return _checkpoint_header(library, _emptied(folder), rng)
     if rng.random() < 0.3:
         shutil.copy(file, both[file == both[0]])
-    return _using_run(what, rng, library, folder, (10, 25, 45, 20))
+    return _using_run(what, rng, library, folder, (10, 23, 45, 20, 2))
 
 
 def _emptied(folder: Path) -> Path:
@@ -269,12 +272,44 @@ def _spoil_arrays(arrays: dict[str, np.ndarray], name: str, rng: random.Random) 
         arrays[name] = arrays[name][:0]
 
 
+def _exported(library: Path, folder: Path, rng: random.Random) -> tuple:
+    """Damage a network that was exported, or what is inside a package."""
+    name = rng.choice(list(EXPORTED.values()))
+    _copy(library, folder, "data", name)
+    if name == "model.zip" and rng.random() < 0.6:
+        what = _damage_member(folder / name, library, rng)
+    else:
+        what = _damage(folder / name, library, rng)
+    predict = ("predict", name, *PREDICT[2:])
+    evaluate = ("evaluate", name, "data", *EVALUATE[3:])
+    start = ("train", "--data", "data", "--out", "out", "--steps", "1", *START, "--start-from", name)
+    return what, rng.choices((predict, evaluate, start), (60, 20, 20))[0]
+
+
+def _damage_member(package: Path, library: Path, rng: random.Random) -> str:
+    """Damage a file in a package, half of the time with the right checksum in its description."""
+    with zipfile.ZipFile(package) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    what = rng.choice(["rdf.yaml", *(name for name in members if name.endswith(".onnx"))])
+    before = hashlib.sha256(members[what]).hexdigest()
+    members[what] = mutate(members[what], rng, lambda: (library / "formats/grey.png").read_bytes())
+    if rng.random() < 0.5:
+        after = hashlib.sha256(members[what]).hexdigest()
+        members["rdf.yaml"] = members["rdf.yaml"].replace(before.encode(), after.encode())
+    if rng.random() < 0.1:
+        del members[rng.choice(list(members))]
+    with zipfile.ZipFile(package, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return what
+
+
 def _using_run(
-    what: str, rng: random.Random, library: Path, folder: Path, weights: tuple[int, int, int, int]
+    what: str, rng: random.Random, library: Path, folder: Path, weights: tuple[int, int, int, int, int]
 ) -> tuple:
-    """Choose what reads a run: its report, a resumed training, a prediction or its evaluation."""
+    """Choose what reads a run: its report, a resumed training, prediction, evaluation, or the watch page."""
     _copy(library, folder, "data")
-    command = rng.choices((REPORT, RESUME, PREDICT, EVALUATE_RUN), weights)[0]
+    command = rng.choices((REPORT, RESUME, PREDICT, EVALUATE_RUN, WATCH), weights)[0]
     return what, command, "out", *(["run"] if command == RESUME else [])
 
 
@@ -323,5 +358,6 @@ KINDS: dict[str, tuple[int, Callable[[Path, Path, random.Random], tuple]]] = {
     "run's JSON": (8, _json),
     "checkpoint's bytes": (5, _checkpoint_bytes),
     "checkpoint's header": (10, _checkpoint_header),
+    "exported network": (8, _exported),
     "option": (4, _option),
 }

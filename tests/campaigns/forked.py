@@ -19,6 +19,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,15 +27,26 @@ from pathlib import Path
 
 import tqdm
 
-from tinyunet import compare, doctor, evaluate, predict, report, train
+from tinyunet import compare, doctor, evaluate, export, predict, report, train
+from tinyunet.reporting import watch_page
+from tinyunet.reporting.follow import Follower
 
-COMMANDS = {
+
+def _print_page(arguments: Sequence[str]) -> None:
+    """Print what `python -m tinyunet.watch` serves."""
+    paths = [Path(argument) for argument in arguments]
+    print(watch_page.render(Follower(paths).snapshots(time.time()), paths))
+
+
+COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "compare": compare.main,
     "train": train.main,
     "predict": predict.main,
     "evaluate": evaluate.main,
     "doctor": doctor.main,
     "report": report.main,
+    "export": export.main,
+    "page of watch": _print_page,
 }
 SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # memory, which no fsync waits for
 SECONDS = 20  # of its own computing, after which a command hangs

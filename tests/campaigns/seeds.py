@@ -17,6 +17,8 @@ SHAPE = (40, 36)
 NETWORK = ("--base-channels", "2", "--depth", "1", "--tile", "16", "--holdout", "1")
 RECIPE = ("--recipe", "paper", "--lr", "0.01", "--momentum", "0.9", "--schedule", "constant")
 TRAINING = (*NETWORK, *RECIPE, "--validate-every", "1")
+START = ("--tile", "16", "--holdout", "1", *RECIPE, "--validate-every", "1")  # with another's network
+EXPORTED = {"bioimageio": "model.zip", "onnx": "model.onnx", "torch": "model.safetensors"}
 
 Write = Callable[[Path, NDArray[np.uint8]], None]
 
@@ -119,4 +121,8 @@ def write_library(folder: Path) -> list[list[str]]:
         ["evaluate", "run"],
         ["doctor", "data", "--out", "doctor", "--tile", "16", "--depth", "1"],
         ["report", "run", "--out", "report.html"],
+        ["page of watch", "run"],
+        *(["export", "run", "--out", name, "--format", form] for form, name in EXPORTED.items()),
+        ["predict", "model.zip", "data", "--out", "predicted-exported"],
+        ["train", "--data", "data", "--out", "tuned", "--steps", "1", *START, "--start-from", "model.onnx"],
     ]
