@@ -37,9 +37,9 @@ MEASURES = ("average_precision_0.5", "average_precision", "mean_iou")
 class Options:
     """Train, go on with other images, and print the scores."""
 
-    first_steps: int = 400
+    first_steps: int = 300
     """Steps on the 30 images."""
-    steps: int = 150
+    steps: int = 50
     """Steps on the five."""
     rates: tuple[float, ...] = (0.003, 0.001, 0.0003)
     """Learning rates from the network's weights."""
