@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from tinyunet.errors import OutOfMemoryError
-from tinyunet.prediction.blocks import Block, ObjectOptions, number_objects
+from tinyunet.prediction.blocks import Block, Numbering, ObjectOptions, number_objects
 from tinyunet.prediction.instances import label_instances
 
 
@@ -26,7 +26,8 @@ def blobs(seed, shape=(120, 133)):
 
 def in_blocks(mask, height, width, **options):
     objects = np.zeros(mask.shape, np.uint32)
-    for _ in number_objects(mask, objects, grid(mask.shape, height, width), ObjectOptions(**options)):
+    blocks = grid(mask.shape, height, width)
+    for _ in number_objects(Numbering(mask, objects, objects, blocks, ObjectOptions(**options))):
         pass
     return objects
 

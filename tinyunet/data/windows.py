@@ -55,6 +55,11 @@ class WindowedImage:
         sizes = dict(zip(self.axes, self.array.shape, strict=True))
         return sizes["y"], sizes["x"], sizes.get("c", 1)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the file was decoded whole."""
+        return isinstance(self.array, np.ndarray)
+
     def read(self, down: slice, across: slice) -> Image:
         """Read a window, (h, w, C)."""
         wanted = {"y": down, "x": across, "c": slice(None)}

@@ -8,14 +8,15 @@
    is the same in every window that holds it.
 3. Number the objects in the order of their first pixels.
 
-Each block of the result is written by itself, from nothing but the mask and what step 1 kept.
+Each block of the result is written by itself, from nothing but the mask and what step 1 kept. So blocks may
+be shared out to several processes, and one that was lost on the way may be done again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,16 +58,46 @@ class ObjectOptions:
     """The most bytes that a window may take."""
 
 
-@dataclass
-class Crossing:
-    """The components that reach borders between blocks."""
+class Border(NamedTuple):
+    """What step 1 keeps of a block."""
 
-    of_block: list[NDArray[np.intp]] = field(default_factory=list)
-    """For each block the number of the component of each label, -1 for those inside it."""
-    boxes: Box = field(default_factory=lambda: np.empty((0, 4), np.int64))
-    first: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    edges: tuple[NDArray[np.int32], ...]
+    """The labels along its top, bottom, left and right."""
+    largest: int
+    """The largest label."""
+    labels: NDArray[np.int32]
+    """Those at borders to other blocks; the following are of these."""
+    boxes: Box
+    first: NDArray[np.int64]
     """The first pixel of each, counted row by row."""
-    sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    sizes: NDArray[np.int64]
+
+
+class Reaching(NamedTuple):
+    """The components that reach a block and its borders."""
+
+    of_label: NDArray[np.intp]
+    """For each label of the block its component's place in the following; -1 for one inside the block."""
+    boxes: Box
+    first: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+class Crossing(NamedTuple):
+    """All components that reach borders between blocks."""
+
+    of_block: list[NDArray[np.intp]]
+    """For each block the number of the component of each label, -1 for those inside it."""
+    boxes: Box
+    first: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def reaching(self, number: int) -> Reaching:
+        """Select the components that reach one block."""
+        components = self.of_block[number]
+        kept = np.unique(components[components >= 0])
+        of_label = np.where(components >= 0, np.searchsorted(kept, components), -1)
+        return Reaching(of_label, self.boxes[kept], self.first[kept], self.sizes[kept])
 
 
 class Objects(NamedTuple):
@@ -77,58 +108,133 @@ class Objects(NamedTuple):
     first: NDArray[np.int64]
 
 
-def number_objects(mask: Any, objects: Any, blocks: Sequence[Block], options: ObjectOptions) -> Iterator[int]:
-    """Write the objects of a mask; yields after each of 3 steps per block how many are numbered.
+@dataclass(frozen=True)
+class Numbering:
+    """The arrays of a numbering; its methods do a step for one block, and return the block's place with it.
 
     Parameters
     ----------
     mask : array-like, shape (H, W)
         Anything that gives a NumPy array for ``mask[rows, columns]``; not 0 is foreground.
-    objects : array-like, shape (H, W), integers
-        Written block by block.
+    labels, objects : array-like, shape (H, W), integers
+        Both are written block by block, the result into `objects`. One array may serve as both, unless a step
+        may be done again.
     blocks : sequence of Block
         The parts of a grid, row by row; each pixel is in one.
     options : ObjectOptions
+    """
+
+    mask: Any
+    labels: Any
+    objects: Any
+    blocks: Sequence[Block]
+    options: ObjectOptions
+
+    def find(self, place: int) -> tuple[int, Border]:
+        """Label a block."""
+        return place, border_of_block(self.mask, self.blocks[place], self.options)
+
+    def cut(self, task: tuple[int, Reaching]) -> tuple[int, NDArray[np.int64]]:
+        """Cut a block into its objects, and write them; the first pixel of each."""
+        place, reaching = task
+        block = self.blocks[place]
+        found = objects_of_block(self.mask, block, reaching, self.options)
+        self.labels[block.down, block.across] = found.labels
+        return place, found.first
+
+    def number(self, task: tuple[int, NDArray[np.uint32]]) -> tuple[int, None]:
+        """Give the objects of a block their numbers."""
+        place, numbers = task
+        block = self.blocks[place]
+        self.objects[block.down, block.across] = numbers[np.asarray(self.labels[block.down, block.across])]
+        return place, None
+
+
+Step = Callable[[Numbering, Any], tuple[int, Any]]
+Do = Callable[[Step, Iterable[Any]], Iterator[tuple[int, Any]]]
+
+
+def number_objects(numbering: Numbering, do: Do | None = None) -> Iterator[int]:
+    """Write the objects of a mask; yields after each of 3 steps per block how many are numbered.
+
+    Parameters
+    ----------
+    numbering : Numbering
+    do : callable, optional
+        Does a step for several blocks, and gives the results in any order; here and one by one by default.
 
     Raises
     ------
     OutOfMemoryError
         A component that could be cut is too large for a window.
     """
-    finder = _Finder(mask, options)
-    for block in blocks:
-        finder.add(block)
+    do = do or (lambda step, tasks: (step(numbering, task) for task in tasks))
+    blocks, shape = numbering.blocks, numbering.mask.shape
+    union = _Union(shape)
+    for block, border in zip(blocks, _in_order(do(Numbering.find, range(len(blocks)))), strict=True):
+        union.add(block, border)
         yield 0
-    crossing = finder.crossing()
+    crossing = union.crossing()
     shown, owned = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
-    for number, block in enumerate(blocks):
-        found = objects_of_block(mask, block, crossing, number, options)
-        objects[block.down, block.across] = found.labels
-        shown.append(found.first)
-        row, column = np.divmod(found.first, mask.shape[1])
+    tasks = ((place, crossing.reaching(place)) for place in range(len(blocks)))
+    for block, first in zip(blocks, _in_order(do(Numbering.cut, tasks)), strict=True):
+        shown.append(first)
+        row, column = np.divmod(first, shape[1])
         top, bottom, left, right = block.box
-        owned.append(found.first[(row >= top) & (row < bottom) & (column >= left) & (column < right)])
+        owned.append(first[(row >= top) & (row < bottom) & (column >= left) & (column < right)])
         yield 0
     every = np.unique(np.concatenate(owned))  # without cuts, an object may enter a block in several places
-    for block, first in zip(blocks, shown, strict=True):
-        numbers = np.append(0, np.searchsorted(every, first) + 1).astype(np.uint32)
-        objects[block.down, block.across] = numbers[np.asarray(objects[block.down, block.across])]
+    numbers = (np.append(0, np.searchsorted(every, first) + 1).astype(np.uint32) for first in shown)
+    for _ in do(Numbering.number, enumerate(numbers)):
         yield len(every)
 
 
-def objects_of_block(
-    mask: Any, block: Block, crossing: Crossing, number: int, options: ObjectOptions
-) -> Objects:
-    """Cut one block into its objects; `number` is its place among the blocks."""
+T = TypeVar("T")
+
+
+def _in_order(results: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """Put results that come in any order into the order of their places."""
+    early, following = dict[int, T](), 0
+    for place, result in results:
+        early[place] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def border_of_block(mask: Any, block: Block, options: ObjectOptions) -> Border:
+    """Label one block, and keep what lies at its borders to other blocks."""
+    labels = _label(mask, block, options)
+    (top, bottom, left, right), (height, width) = block.box, mask.shape
+    edges = labels[0], labels[-1], labels[:, 0], labels[:, -1]
+    shared = top > 0, bottom < height, left > 0, right < width
+    inner = [edge for edge, is_shared in zip(edges, shared, strict=True) if is_shared]
+    at_edge = np.setdiff1d(np.concatenate([*inner, np.zeros(1, np.int32)]), [0])
+    found = ndimage.find_objects(labels)
+    boxes = [(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in found]
+    corner = np.array([top, top, left, left])
+    first, sizes = _first_pixels(labels, labels.max())
+    return Border(
+        tuple(edge.copy() for edge in edges),
+        int(labels.max()),
+        at_edge,
+        np.array(boxes, np.int64).reshape(-1, 4)[at_edge - 1] + corner,
+        _in_image(first[at_edge], block, mask.shape),
+        sizes[at_edge],
+    )
+
+
+def objects_of_block(mask: Any, block: Block, reaching: Reaching, options: ObjectOptions) -> Objects:
+    """Cut one block into its objects."""
     if options.split_depth is None:
         labels = _label(mask, block, options)
         first, sizes = _first_pixels(labels, labels.max())
         first = _in_image(first, block, mask.shape)
-        crosses = crossing.of_block[number]
-        first[crosses >= 0] = crossing.first[crosses[crosses >= 0]]
-        sizes[crosses >= 0] = crossing.sizes[crosses[crosses >= 0]]
+        crosses = reaching.of_label >= 0
+        first[crosses] = reaching.first[reaching.of_label[crosses]]
+        sizes[crosses] = reaching.sizes[reaching.of_label[crosses]]
         return _kept(labels, first, sizes >= options.min_size)
-    window = _window(block, crossing, number, mask.shape, options)
+    window = _window(block, reaching.boxes, mask.shape, options)
     labels = _label(mask, window, options)
     inside = labels[_within(block, window)]
     reaches = np.zeros(labels.max() + 1, bool)
@@ -148,12 +254,8 @@ def _kept(labels: NDArray[np.int32], first: NDArray[np.int64], kept: NDArray[np.
     return Objects(numbers[labels], first[kept])
 
 
-def _window(
-    block: Block, crossing: Crossing, number: int, shape: tuple[int, ...], options: ObjectOptions
-) -> Block:
+def _window(block: Block, boxes: Box, shape: tuple[int, ...], options: ObjectOptions) -> Block:
     """Return the block with the boxes of the components that reach it, and one pixel around them."""
-    components = crossing.of_block[number]
-    boxes = crossing.boxes[components[components >= 0]]
     if not len(boxes):
         return block
     around = np.vstack([boxes + np.array([-1, 1, -1, 1]), block.box])
@@ -223,12 +325,11 @@ def _first_pixels(labels, count):
     return first, sizes
 
 
-class _Finder:
-    """Finds the components that reach borders between blocks; blocks are added row by row."""
+class _Union:
+    """Unites the labels that touch across borders between blocks; blocks are added row by row."""
 
-    def __init__(self, mask: Any, options: ObjectOptions):
-        self._mask, self._options = mask, options
-        self._above = np.full(mask.shape[1], -1, np.intp)  # the nodes in the row above the block
+    def __init__(self, shape: tuple[int, ...]):
+        self._above = np.full(shape[1], -1, np.intp)  # the nodes in the row above the block
         self._before = np.empty(0, np.intp)  # and in the column before it
         self._pairs = [np.empty((0, 2), np.intp)]
         self._nodes: list[NDArray[np.intp]] = []  # of each block: of each label, or -1
@@ -236,34 +337,21 @@ class _Finder:
         self._first, self._sizes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         self._count = 0
 
-    def add(self, block: Block) -> None:
-        """Label a block; a label at a border to another block is a node."""
-        labels = _label(self._mask, block, self._options)
-        top, bottom, left, right = block.box
-        height, width = self._mask.shape
-        edges = {
-            "top": labels[0] if top > 0 else labels[:0, 0],
-            "bottom": labels[-1] if bottom < height else labels[:0, 0],
-            "left": labels[:, 0] if left > 0 else labels[0, :0],
-            "right": labels[:, -1] if right < width else labels[0, :0],
-        }
-        at_edge = np.setdiff1d(np.concatenate(list(edges.values())), [0])
-        nodes = np.full(labels.max() + 1, -1, np.intp)
-        nodes[at_edge] = self._count + np.arange(len(at_edge))
-        self._count += len(at_edge)
+    def add(self, block: Block, border: Border) -> None:
+        """Add a block; a label at a border to another block is a node."""
+        nodes = np.full(border.largest + 1, -1, np.intp)
+        nodes[border.labels] = self._count + np.arange(len(border.labels))
+        self._count += len(border.labels)
         self._nodes.append(nodes)
-        if top > 0:
-            self._touch(self._above[block.across], nodes[labels[0]])
-        if left > 0:
-            self._touch(self._before, nodes[labels[:, 0]])
-        self._above[block.across], self._before = nodes[labels[-1]], nodes[labels[:, -1]]
-        found = ndimage.find_objects(labels)
-        boxes = [(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in found]
-        corner = np.array([top, top, left, left])
-        self._boxes.append(np.array(boxes, np.int64).reshape(-1, 4)[at_edge - 1] + corner)
-        first, sizes = _first_pixels(labels, labels.max())
-        self._first.append(_in_image(first[at_edge], block, self._mask.shape))
-        self._sizes.append(sizes[at_edge])
+        top, bottom, left, right = (nodes[edge] for edge in border.edges)
+        if block.down.start > 0:
+            self._touch(self._above[block.across], top)
+        if block.across.start > 0:
+            self._touch(self._before, left)
+        self._above[block.across], self._before = bottom, right
+        self._boxes.append(border.boxes)
+        self._first.append(border.first)
+        self._sizes.append(border.sizes)
 
     def _touch(self, nodes: NDArray[np.intp], others: NDArray[np.intp]) -> None:
         pairs = np.stack([nodes, others], axis=1)
