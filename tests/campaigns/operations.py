@@ -40,6 +40,7 @@ class Operations:
         io.open = builtins.open = self._opening(io.open)
         os.open = self._around(os.open, needs_room=False)
         os.replace = self._around(os.replace)
+        os.rename = self._around(os.rename, needs_room=False)
         os.unlink = os.remove = self._around(os.unlink, needs_room=False)
         os.mkdir = self._around(os.mkdir)
         fsync = os.fsync

@@ -12,6 +12,7 @@ SHORT = {
     "inputs": ("--count", "40", "--seed", "7"),
     "kills": ("--count", "6", "--seed", "7"),
     "soak": ("--count", "4"),
+    "slides": ("--count", "2"),
     "broken": (),
 }
 
