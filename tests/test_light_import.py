@@ -16,6 +16,7 @@ BLOCKED = [
     "safetensors",
     "threadpoolctl",
     "zarr",
+    "distributed",
 ]
 
 TRAIN_AND_PREDICT = """

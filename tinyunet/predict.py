@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,18 +21,20 @@ from tinyunet.data.class_table import ClassTable
 from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
 from tinyunet.data.readers import image_readers, inferred_layout
-from tinyunet.data.windows import is_zarr, open_windows
+from tinyunet.data.windows import WindowedImage, is_zarr, open_windows
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
-from tinyunet.exchange.exported import load_networks
+from tinyunet.exchange.exported import load_models, load_networks
 from tinyunet.exchange.objects import ObjectFormat, Objects, require_packages, write_objects
 from tinyunet.metrics.scores import Prediction
 from tinyunet.prediction.budget import memory_bytes
+from tinyunet.prediction.cluster import connected
 from tinyunet.prediction.files import write_prediction
 from tinyunet.prediction.films import FilmWriter
 from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment
-from tinyunet.prediction.slides import SlideOptions, SlideWriter
+from tinyunet.prediction.slides import Share, SlideOptions, SlideWriter
 from tinyunet.prediction.tiling import TILE
+from tinyunet.prediction.workers import Job
 from tinyunet.reporting.pictures import overlay
 from tinyunet.reporting.progress import over_files, over_tiles
 from tinyunet.training.folds import Loaded
@@ -89,7 +93,13 @@ class Options:
     resume: bool = False
     """Go on with an OME-Zarr that was not finished; it ends with the same bytes."""
     memory: str | None = None
-    """Memory for the prediction of an OME-Zarr, such as 2GB; half of what is free if omitted."""
+    """Memory for the prediction of an OME-Zarr, such as 2GB, for each worker if there are several; if omitted
+    half of what is free, shared by the workers of a machine."""
+    workers: int | None = None
+    """Processes on this machine that predict an OME-Zarr together, with the same bytes."""
+    scheduler: str | None = None
+    """Address of a dask scheduler, tcp://host:8786, whose workers predict an OME-Zarr together. They must see
+    all files at the same paths."""
     probabilities: bool = False
     """Write the probabilities into the OME-Zarr too, 4 bytes per pixel and class."""
     ome_zarr_version: Literal["0.4", "0.5"] = "0.5"
@@ -105,7 +115,20 @@ class Options:
         self.rule(ObjectRule())
         if self.tile is not None and self.tile < 1:
             raise OptionError(f"tile is {self.tile}, expected at least 1")
-        for_zarr = {"resume": self.resume, "memory": self.memory, "probabilities": self.probabilities}
+        if self.workers is not None and self.workers < 1:
+            raise OptionError(f"workers is {self.workers}, expected at least 1")
+        if self.workers is not None and self.scheduler is not None:
+            raise OptionError(
+                "--workers starts processes on this machine, --scheduler uses those of another command",
+                remedy="give one of them",
+            )
+        for_zarr = {
+            "resume": self.resume,
+            "memory": self.memory,
+            "probabilities": self.probabilities,
+            "workers": self.workers is not None,
+            "scheduler": self.scheduler is not None,
+        }
         if not self.as_zarr and any(for_zarr.values()):
             given = ", ".join(f"--{name}" for name, value in for_zarr.items() if value)
             raise OptionError(f"{given} is for results in an OME-Zarr", remedy="give --out NAME.ome.zarr")
@@ -192,18 +215,47 @@ def _predict_slide(
         version=options.ome_zarr_version,
         statistics=networks[0].statistics,
     )
-    image, memory = open_windows(options.images), memory_bytes(options.memory)
-    writer = SlideWriter([network.model for network in networks], image, options.out, chosen, classes, memory)
-    writer.require_free(resume=options.resume, overwrite=options.overwrite)
-    with command_line.writing(writer.part):
-        with over_tiles(options.images.name) as show:
-            writer.predict(show)
-        with over_tiles("objects", "block") as show:
-            count = writer.number(rule, on_block=show)
-        writer.finish()
+    image, models = open_windows(options.images), [network.model for network in networks]
+    with _sharing(image, chosen, classes, options) as (memory, share):
+        writer = SlideWriter(models, image, options.out, chosen, classes, memory, share)
+        writer.require_free(resume=options.resume, overwrite=options.overwrite)
+        with command_line.writing(writer.part):
+            with over_tiles(options.images.name) as show:
+                writer.predict(show)
+            with over_tiles("objects", "block") as show:
+                count = writer.number(rule, on_block=show)
+            writer.finish()
     described = [_networks_text(networks), f"classes {classes}" if classes else ""]
     described += [str(rule), f"wrote classes and {count:,} objects to {options.out}"]
     print("; ".join(filter(None, described)))
+
+
+@contextmanager
+def _sharing(
+    image: WindowedImage, chosen: SlideOptions, classes: ClassTable | None, options: Options
+) -> Iterator[tuple[int, Share | None]]:
+    """Start or find the workers, if there are to be any; yields the memory of each, and what shares out."""
+    if options.workers is None and options.scheduler is None:
+        yield memory_bytes(options.memory), None
+        return
+    if image.in_memory:
+        raise OptionError(
+            f"{image.path}: a file that is decoded whole, which every worker would do again",
+            remedy="leave out --workers and --scheduler, or save it as TIFF or OME-Zarr",
+        )
+    job = Job(
+        partial(load_models, options.run.resolve()),
+        options.images.resolve(),
+        options.out.resolve(),
+        chosen,
+        classes,
+        active_backend(),
+        options.precision,
+        memory_bytes(options.memory) if options.memory else 0,
+    )
+    with connected(options.workers, options.scheduler) as cluster:
+        job = cluster.check(job)
+        yield job.memory, cluster.share(job)
 
 
 def _predict_files(

@@ -82,7 +82,7 @@ _set_threads: Callable[[int], Any] | None = _function(
 )
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor for which OpenBLAS has chosen its kernels; "" for another BLAS."""
     name = _function("scipy_openblas_get_corename", "openblas_get_corename")
     if name is None:
@@ -94,7 +94,7 @@ def _processor() -> str:
 # OpenBLAS takes its kernels for small products up to 100³ multiply-adds, where it has them.
 _SMALL = 100**3
 _HAVE_SMALL = {"SkylakeX", "Cooperlake", "SapphireRapids"}
-_LARGEST = _SMALL if _processor() in _HAVE_SMALL else 2**62
+_LARGEST = _SMALL if processor() in _HAVE_SMALL else 2**62
 PIECE_ROWS, PIECE_SUMMANDS, PIECE_COLUMNS = 24, 256, 128
 
 

@@ -118,3 +118,8 @@ def load_networks(path: Path) -> list[Loaded]:
         objects=record.objects,
     )
     return [Loaded(path, exported.model, checkpoint, record.statistics)]
+
+
+def load_models(path: Path) -> list[Network]:
+    """Load what `load_networks` loads, without the checkpoints."""
+    return [network.model for network in load_networks(path)]

@@ -6,4 +6,6 @@
 - `segmentation`: both of these, for one image or a set.
 - `files`: the files of a predicted image.
 - `films`: results in the layout of the Cell Tracking Challenge.
+- `slides`: an image larger than memory into an OME-Zarr: `stream`, `budget`, `blocks`, `ome_zarr`.
+- `cluster`: slides shared out to several processes and machines; `workers`: what these do.
 """
