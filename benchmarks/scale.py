@@ -25,6 +25,7 @@ ONE = """
 import json, re, sys, time
 from pathlib import Path
 import tinyunet as tu
+from tinyunet.backend import active_backend
 from tinyunet.data.windows import open_windows
 from tinyunet.prediction.budget import memory_bytes
 from tinyunet.prediction.object_rule import ObjectRule
@@ -51,7 +52,8 @@ if __name__ == "__main__":
         from tinyunet.prediction.workers import Job
 
         with connected(workers, None) as cluster:
-            job = cluster.check(Job(load, source, out, SlideOptions(), None, "numba", "float32", memory))
+            job = Job(load, source, out, SlideOptions(), None, active_backend(), "float32", memory)
+            job = cluster.check(job)
             predict(source, out, memory, cluster.share(job))
     else:
         predict(source, out, memory, None)
