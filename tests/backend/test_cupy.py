@@ -268,6 +268,11 @@ def test_without_nvrtc_or_headers(on_stand_in, monkeypatch, reason):
         relu_when_compiling_fails(monkeypatch, RuntimeError(reason))
 
 
+def test_a_folder_for_compiled_kernels_that_refuses_them(on_stand_in, monkeypatch):
+    with pytest.raises(BackendError, match=r"file +/kept/tmp1\n +reason +No space(?s:.)*CUPY_CACHE_DIR to a"):
+        relu_when_compiling_fails(monkeypatch, OSError(28, "No space left on device", "/kept/tmp1"))
+
+
 @pytest.mark.parametrize("error", [fake_cupy.CUDARuntimeError, fake_cupy.CUDADriverError])
 def test_a_fault_at_a_launch_names_the_kernel(on_stand_in, monkeypatch, error):
     """CUDA reports it with any later call, unless CUDA_LAUNCH_BLOCKING makes each launch wait."""

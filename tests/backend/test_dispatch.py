@@ -102,6 +102,15 @@ def run(code, **environment):
     return process.stdout.strip(), process.stderr
 
 
+def test_cuda_without_a_folder_for_compiled_kernels():
+    """CuPy makes it when it is imported; nothing can be made below a file."""
+    pytest.importorskip("cupy", reason="CuPy is not installed: its folder was not refused")
+    folder = f"{__file__}/cupy"
+    _, errors = run("import tinyunet as tu; tu.use_backend('cuda')", CUPY_CACHE_DIR=folder)
+    assert f"file            {folder}\n" in errors
+    assert "set CUPY_CACHE_DIR to a folder" in errors.splitlines()[-1]
+
+
 PRINT_BACKEND = "import tinyunet as tu; print(tu.active_backend())"
 
 

@@ -26,6 +26,7 @@ from tinyunet.backend.cuda_log import record
 from tinyunet.backend.dispatch import (
     active_backend,
     array_library,
+    cache_error,
     compute_capability,
     to_backend,
     use_backend,
@@ -337,6 +338,8 @@ def _load_kernel(source: Path, name: str) -> Any:
                 "install a CuPy for an older CUDA, such as 'tinyunet[cuda12]', or use the backend 'numba'",
             ) from None
         raise KernelError("the CUDA kernels do not compile", remedy=message) from None
+    except OSError as error:
+        raise cache_error(error) from None
     except RuntimeError as error:
         if not re.search("nvrtc|CUDA headers", str(error)):
             raise

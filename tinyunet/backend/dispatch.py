@@ -167,6 +167,8 @@ def _require_cuda() -> None:
             {"import cupy": error},
             "pip install 'tinyunet[cuda13]' (or cuda12), or use the backend 'numba'",
         ) from None
+    except OSError as error:
+        raise cache_error(error) from None
     if cupy.cuda.is_available():
         return
     driver, needed = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
@@ -184,6 +186,24 @@ def _require_cuda() -> None:
             "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
         },
         "check that nvidia-smi lists a GPU, or use the backend 'numba'",
+    )
+
+
+def cache_error(error: OSError) -> Exception:
+    """Make the error for CuPy's folder of compiled kernels, which CuPy makes when it is imported.
+
+    An error about anything but a file is returned as it is.
+    """
+    if error.filename is None:
+        return error
+    return BackendError(
+        "the backend 'cuda': CuPy cannot write into the folder in which it keeps compiled kernels",
+        {
+            "file": error.filename,
+            "reason": error.strerror,
+            "CUPY_CACHE_DIR": os.environ.get("CUPY_CACHE_DIR", "not set: ~/.cupy/kernel_cache"),
+        },
+        "set CUPY_CACHE_DIR to a folder that can be written, or use the backend 'numba'",
     )
 
 
