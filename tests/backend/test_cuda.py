@@ -84,8 +84,13 @@ def test_no_elements_need_no_launch(emulated):
     assert tu.relu(tu.Tensor(np.zeros((0, 3), np.float32))).shape == (0, 3)
 
 
-def test_an_element_that_a_kernel_does_not_write_is_nan(emulated):
-    assert np.isnan(cuda.empty((3,))).all()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int32])
+def test_an_element_that_a_kernel_does_not_write_shows(emulated, dtype):
+    for shape in ((3,), (), (0, 2)):
+        unwritten = cuda.empty(shape, dtype)
+        assert unwritten.shape == shape
+        shows = {"f": np.isnan(unwritten), "u": unwritten == 255, "i": unwritten == -1}
+        assert shows[unwritten.dtype.kind].all()
 
 
 def test_compiler_errors_name_the_line(emulated, tmp_path):

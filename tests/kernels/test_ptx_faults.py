@@ -206,6 +206,20 @@ FAULTS = [
         r"out of bounds: 8 bytes at table\[16\], which has 15 elements",
     ),
     (
+        "sums that begin with what their registers held",
+        "conv2d.backward_weight naive, (1, 7",
+        r"mov\.f32 \t%f\d+, 0f00000000;",
+        "",
+        WRONG,
+    ),
+    (
+        "a predicate inverted",
+        "relu.forward",
+        r"@(%p\d+ bra)",
+        r"@!\1",
+        r"out of bounds: 4 bytes at x\[300\], which has 300 elements",
+    ),
+    (
         "a loop without end",
         "sgd.step",
         r"@%p3 bra",

@@ -358,10 +358,14 @@ def _raw_module(source: Path) -> Any:
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
-    """Make an array for a kernel to write. Emulated, it holds NaN, which shows elements left unwritten."""
-    if active_backend() == "cuda" or dtype is not np.float32:
-        return array_library().empty(shape, dtype)
-    return np.full(shape, np.nan, np.float32)
+    """Make an array for a kernel to write.
+
+    Emulated, all its bits are set, which is NaN, 255 or -1: elements left unwritten show in the results.
+    """
+    array = array_library().empty(shape, dtype)
+    if active_backend() != "cuda":
+        array.reshape(-1).view(np.uint8).fill(255)
+    return array
 
 
 def zeros(shape: tuple[int, ...]) -> Any:

@@ -90,7 +90,7 @@ PARAMETERS = [numbers((5,), (300,), (7,), seed=seed) for seed in range(3)]
 dispatched("sgd", "step", "sgd_step", *PARAMETERS, 0.1, 0.9, 1e-3)
 SQUARES = [array**2 for array in numbers((5,), (300,), (7,), seed=3)]
 SCALARS = np.array([0.1, 0.9, 0.5], np.float32)  # the learning rate, and what corrects the two means
-dispatched("adam", "step", "adam_step", *PARAMETERS, SQUARES, SCALARS, 0.9, 0.999, 1e-8, 0.01)
+dispatched("adam", "step", "adam_step", *PARAMETERS, SQUARES, SCALARS, 0.9, 0.999, 0.1, 0.01)
 
 
 # Batch normalisation: several blocks along the pixels, and channels that do not fill a warp
@@ -201,11 +201,14 @@ for rung in ("blocked", "tensor", "tensor_bf16"):
     conv2d(rung, 7, 9, 4, 8, 3, 1)
     conv2d(rung, 11, 13, 8, 68, 2, 0)  # several blocks
     conv2d(rung, 5, 6, 4, 4, 4, 2, relu=False)
-conv2d("winograd", 7, 11, 8, 4, 3, 1)  # tiles that reach beyond the output
+# 72 tiles, which reach beyond the output. More than 64 rows of a product: all that a thread computes.
+conv2d("winograd", 29, 35, 8, 4, 3, 1)
 conv2d("winograd", 6, 6, 12, 68, 3, 0, relu=False)  # several blocks
 for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
-    conv2d_weight(rung, *numbers((1, 7, 11, 4), (1, 7, 11, 8)), 0, 1, rows_per_part=32)
-conv2d_weight("winograd", *numbers((1, 16, 21, 4), (1, 14, 19, 8)), 0, 3, rows_per_part=8)
+    # Several blocks along the rows of the gradient, and along the pixels.
+    conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 8)), 0, 1, rows_per_part=32)
+# 35 tiles in parts of 24, of which a block fetches 8 at a time: three turns of the loop, and two.
+conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 8)), 0, 3, rows_per_part=24)
 (MAP,) = numbers((1, 9, 14, 37))
 dispatched("conv2d", "backward_bias", "conv2d_backward_bias conv2d_backward_bias_end", MAP)
 

@@ -1,7 +1,8 @@
 """The registers of all threads: for each name an array with one element per thread.
 
 An array holds bits, of the width that the register was declared with; an instruction looks at them as numbers
-of its own type.
+of its own type. At first they are `UNWRITTEN`: a NaN, a number that is no index, an address of no array. So a
+result that depends on a register before it is written is wrong, and predicates differ from lane to lane.
 """
 
 import re
@@ -18,6 +19,7 @@ TYPES = {
     "f64": np.dtype(np.float64),
     "pred": np.dtype(bool),
 }
+UNWRITTEN = 0xFFFBBAD5FFFBBAD5
 INTEGER = re.compile(r"-?(0[xX][0-9a-fA-F]+|\d+)U?")
 FLOAT = re.compile(r"0[fFdD]([0-9a-fA-F]{8}|[0-9a-fA-F]{16})")
 
@@ -50,8 +52,13 @@ class Registers:
             kind = self.types.get(name) or self.types.get(re.sub(r"\d+$", "", name))
             if kind is None:
                 raise Fault(f"the interpreter does not know the operand {name}")
-            self.arrays[name] = np.zeros(self.threads, bits_of(TYPES[kind]))
+            self.arrays[name] = self._unwritten(bits_of(TYPES[kind]))
         return self.arrays[name]
+
+    def _unwritten(self, dtype):
+        if dtype.kind == "b":
+            return np.arange(self.threads) % 2 == 1
+        return np.full(self.threads, UNWRITTEN & (1 << 8 * dtype.itemsize) - 1, dtype)
 
     def is_register(self, text):
         """Tell a register from a number or the name of a variable."""
