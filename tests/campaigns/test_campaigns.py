@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from nvrtc import nvrtc
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
@@ -14,6 +15,7 @@ SHORT = {
     "soak": ("--count", "4"),
     "slides": ("--count", "2"),
     "broken": (),
+    "kernels": ("--kernel", "relu", "--count", "60", "--tolerated", "0.02"),
 }
 
 
@@ -21,6 +23,8 @@ SHORT = {
 @pytest.mark.parametrize("name", SHORT)
 def test_short_form(name):
     """Each in a process of its own, because forking is safe with one thread only."""
+    if name == "kernels":
+        nvrtc()  # or skip
     done = subprocess.run(
         [sys.executable, "-m", f"tests.campaigns.{name}", *SHORT[name]],
         cwd=ROOT,
