@@ -201,14 +201,15 @@ for rung in ("blocked", "tensor", "tensor_bf16"):
     conv2d(rung, 7, 9, 4, 8, 3, 1)
     conv2d(rung, 11, 13, 8, 68, 2, 0)  # several blocks
     conv2d(rung, 5, 6, 4, 4, 4, 2, relu=False)
-# 72 tiles, which reach beyond the output. More than 64 rows of a product: all that a thread computes.
-conv2d("winograd", 29, 35, 8, 4, 3, 1)
+# A thread computes results in both halves of the 128 rows and 64 columns of its block: a case needs more than
+# 64 rows and 32 columns at once. 72 tiles, which reach beyond the output, and 36 filters.
+conv2d("winograd", 29, 35, 8, 36, 3, 1)
 conv2d("winograd", 6, 6, 12, 68, 3, 0, relu=False)  # several blocks
 for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
     # Several blocks along the rows of the gradient, and along the pixels.
-    conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 8)), 0, 1, rows_per_part=32)
+    conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 36)), 0, 1, rows_per_part=32)
 # 35 tiles in parts of 24, of which a block fetches 8 at a time: three turns of the loop, and two.
-conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 8)), 0, 3, rows_per_part=24)
+conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 36)), 0, 3, rows_per_part=24)
 (MAP,) = numbers((1, 9, 14, 37))
 dispatched("conv2d", "backward_bias", "conv2d_backward_bias conv2d_backward_bias_end", MAP)
 
