@@ -10,9 +10,10 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from experiments.digits import decimals_of, finding, mean_and_spread
 from experiments.pictures import plot_examples, plot_scores
 from experiments.tasks import TASKS, Comparison, Run, Task, Variant
-from tinyunet.metrics.naming import format_value, lower_is_better, readable_name
+from tinyunet.metrics.naming import lower_is_better, readable_name
 
 MAX_WIDTH = 1200  # px, of the picture of the networks
 
@@ -69,6 +70,7 @@ def section(task: Task, records: Records, images: Path) -> dict[str, Any]:
         "task": task,
         "pictures": [f"images/{file.name}" for file in (scores, examples) if file.exists()],
         "rows": list(rows(task, records)),
+        "finding": section_finding(task, records),
         "images": records[first]["images"],
         "steps": first.steps,
         "minutes": sum(trained.values()) / 60,
@@ -78,6 +80,20 @@ def section(task: Task, records: Records, images: Path) -> dict[str, Any]:
         },
         **_made(list(records.values())),
     }
+
+
+def section_finding(task: Task, records: Records) -> str:
+    """Say in one sentence what a task's table shows, by its first measure; nothing if a seed has no value."""
+    first = task.measures[0]
+    scores = {
+        variant.title: [record["scores"][first] for record in _by_seed(variant, records).values()]
+        for variant in task.variants
+    }
+    scores = {title: values for title, values in scores.items() if values}
+    reference, *others = scores
+    if not others or any(value is None for values in scores.values() for value in values):
+        return ""
+    return finding(first, scores[reference], {title: scores[title] for title in others})
 
 
 def _made(records: Sequence[Record]) -> dict[str, str]:
@@ -103,6 +119,7 @@ def comparison(records: Mapping[Comparison, Record], images: Path) -> dict[str, 
         "minutes": first.minutes,
         "seeds": len(records),
         "measures": measures,
+        "finding": comparison_finding(list(records.values()), measures[0]),
         "rows": [
             network_row(name, [record["networks"][name] for record in records.values()], measures)
             for name in records[first]["networks"]
@@ -113,11 +130,29 @@ def comparison(records: Mapping[Comparison, Record], images: Path) -> dict[str, 
     }
 
 
+def comparison_finding(records: Sequence[Record], measure: str) -> str:
+    """Say in one sentence which networks are apart from the U-Net, by one measure."""
+    scores = {
+        network_name(name): [record["networks"][name]["measures"][measure]["mean"] for record in records]
+        for name in records[0]["networks"]
+    }
+    reference, *others = scores
+    if not others or any(value is None for values in scores.values() for value in values):
+        return ""
+    said = finding(measure, scores[reference], {name: scores[name] for name in others})
+    return said.replace("the reference", f"the {reference}").replace('"', "")
+
+
+def network_name(name: str) -> str:
+    """Name a network as people do."""
+    return {"unet": "U-Net", "fcn": "FCN-8s"}.get(name, name.replace("-", " "))
+
+
 def network_row(name: str, results: Sequence[Record], measures: Sequence[str]) -> dict[str, Any]:
     """A network's row of the table, from one result per seed."""
     brute_force = [result["brute_force"] for result in results if result["brute_force"]]
     return {
-        "name": {"unet": "U-Net", "fcn": "FCN-8s"}.get(name, name.replace("-", " ")),
+        "name": network_name(name),
         "cells": [
             mean_and_spread([result["measures"][measure]["mean"] for result in results])
             for measure in measures
@@ -158,27 +193,13 @@ def _by_seed(variant: Variant, records: Records) -> dict[int, Record]:
     return {run.seed: record for run, record in records.items() if run.variant == variant}
 
 
-def mean_and_spread(values: Sequence[float | None]) -> str:
-    """Format the mean over the seeds and its standard deviation; a dash if a seed has no value.
-
-    >>> mean_and_spread([0.5, 0.75, 1.0]), mean_and_spread([0.25]), mean_and_spread([0.5, None])
-    ('0.7500 ± 0.2500', '0.2500', '–')
-    """
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return format_value(None)
-    mean = format_value(statistics.mean(known))
-    decimals = len(mean.partition(".")[2])
-    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{decimals}f}"
-
-
 def verdict(measure: str, variant: Mapping[int, Record], reference: Mapping[int, Record]) -> str:
     """Say how the variant differs from the reference, and with how many seeds it is better.
 
     >>> def scored(*values):
     ...     return {seed: {"scores": {"seg": value}} for seed, value in enumerate(values)}
     >>> verdict("seg", scored(0.5, 0.75), scored(0.25, 0.75))
-    '+0.1250; better with 1 of 2'
+    '+0.12; better with 1 of 2'
     """
     pairs = [
         (variant[seed]["scores"][measure], reference[seed]["scores"][measure])
@@ -190,7 +211,10 @@ def verdict(measure: str, variant: Mapping[int, Record], reference: Mapping[int,
     sign = -1 if lower_is_better(measure) else 1
     better = sum(sign * difference > 0 for difference in differences)
     mean = statistics.mean(differences)
-    return f"{'−' if mean < 0 else '+'}{format_value(abs(mean))}; better with {better} of {len(differences)}"
+    shown = f"{mean:+.{decimals_of(differences)}f}".replace("-", "−")
+    if not float(shown[1:]):
+        shown = shown[1:]  # 0 has no sign
+    return f"{shown}; better with {better} of {len(differences)}"
 
 
 def _machine(record: Record) -> str:

@@ -34,10 +34,11 @@ import tyro
 
 import tinyunet as tu
 from benchmarks.torch_unet import TorchUNet
+from experiments.digits import comparison, mean_and_range
 from tinyunet import command_line
 from tinyunet.data import ImageSet, split
 from tinyunet.diagnosis import is_lit_from_one_side
-from tinyunet.metrics.naming import format_value, readable_name
+from tinyunet.metrics.naming import readable_name
 from tinyunet.metrics.scores import score_images, summarise
 from tinyunet.models import Network
 from tinyunet.prediction.object_rule import ObjectRule
@@ -269,7 +270,7 @@ def _step(network: TorchUNet, optimiser: Any, tile: batch.Batch) -> None:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """Make the page: a table per set, the mean over the seeds and their range."""
+    """Make the page: a sentence and a table per set, the mean over the seeds and their range."""
     sections = []
     for name, task in TASKS.items():
         of_task = [record for record in records if record["task"] == name]
@@ -289,18 +290,15 @@ def _table(task: Task, records: list[dict[str, Any]]) -> str:
     for peer in PEERS:
         found = [record for record in records if record["peer"] == peer]
         if found:
-            scores = [spread([record["scores"][name] for record in found]) for name in measures]
+            scores = [mean_and_range([record["scores"][name] for record in found]) for name in measures]
             steps = round(statistics.mean(record["steps"] for record in found))
             lines.append([peer, *scores, f"{steps:,}", str(len(found))])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{task.minutes:g} CPU minutes each.\n\n{table}"
-
-
-def spread(values: list[float]) -> str:
-    """Return the mean, and in brackets the smallest and the largest value of several."""
-    mean = format_value(statistics.mean(values))
-    low, high = (format_value(value) for value in (min(values), max(values)))
-    return f"{mean} ({low}–{high})" if len(values) > 1 else mean
+    ours, theirs = (
+        [record["scores"][measures[0]] for record in records if record["peer"] == peer]
+        for peer in ("tinyunet", "PyTorch, Adam")
+    )
+    return f"**{comparison(measures[0], ours, theirs)}** {task.minutes:g} CPU minutes each.\n\n{table}"
 
 
 if __name__ == "__main__":
