@@ -22,6 +22,32 @@ def test_versions_agree() -> None:
     assert citation["license"] == PROJECT["license"]
 
 
+def test_the_recipe_says_what_the_package_says() -> None:
+    recipe = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["context"]["version"] == PROJECT["version"]
+    assert recipe["context"]["python_min"] == PROJECT["requires-python"].removeprefix(">=")
+    assert recipe["about"]["license"] == PROJECT["license"]
+    needed = {
+        text.replace(" ", "").replace("matplotlib-base", "matplotlib")
+        for text in recipe["requirements"]["run"]
+    }
+    assert needed == {*PROJECT["dependencies"], "python>=${{python_min}}"}
+    scripts = [f"{name} = {target}" for name, target in PROJECT["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+
+
+def test_workflows_run_every_python_that_is_named() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    named = set(re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"])))
+    systems = set()
+    for job in (workflow["jobs"]["linux"], workflow["jobs"]["others"]):
+        assert named <= set(job["strategy"]["matrix"]["python"])
+        systems |= {name.partition("-")[0] for name in job["strategy"]["matrix"]["os"]}
+        commands = " ".join(step.get("run", "") for step in job["steps"])
+        assert all((ROOT / path).exists() for path in re.findall(r"tests/[\w./]+", commands))
+    assert systems == {"ubuntu", "macos", "windows"}
+
+
 def test_the_oldest_python_is_the_one_that_is_required() -> None:
     named = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
     assert named[0] == PROJECT["requires-python"].removeprefix(">=")
