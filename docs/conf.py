@@ -29,17 +29,20 @@ extensions = [
     "sphinx.ext.autosummary",
     "numpydoc",
     "myst_parser",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "source_lines",
+    "chapter_pages",
 ]
 exclude_patterns = ["_templates"]
 
 templates_path = ["_templates"]
 html_theme = "furo"
-html_title = "tinyunet"
+html_title = f"tinyunet {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_math_renderer = "mathml"  # of chapter_pages
 
 autodoc_typehints = "none"  # the docstrings give the types, with shapes
 autodoc_member_order = "bysource"
@@ -48,6 +51,7 @@ numpydoc_show_class_members = False
 suppress_warnings = ["sphinx_gallery.duplicate_filename"]  # a chapter and its solutions share a name
 default_role = "code"  # `x` in a docstring is code, as in Markdown
 myst_heading_anchors = 3
+myst_enable_extensions = ["attrs_block", "colon_fence"]
 
 sphinx_gallery_conf = {
     "examples_dirs": str(TOP / "tutorials"),

@@ -13,6 +13,8 @@ from tinyunet import data, metrics
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
+from chapter_parts import drawing_parts, head, lesson  # noqa: E402
+from equations import EQUATIONS  # noqa: E402
 from source_lines import line_of  # noqa: E402
 
 REFERENCE = (ROOT / "docs" / "reference.rst").read_text(encoding="utf-8")
@@ -62,3 +64,49 @@ def test_chapters_that_the_code_names_exist() -> None:
     named = {name for source in sources for name in re.findall(r"tutorials/\d\d_\w+\.py", source)}
     assert len(named) > 10
     assert not [name for name in named if not (root / name).is_file()]
+
+
+CHAPTERS = [path.read_text(encoding="utf-8") for path in lesson.chapters()]
+
+
+def test_equations_are_those_of_the_chapters() -> None:
+    comments = ["\n".join(line.removeprefix("#     ") for line in text.splitlines()) for text in CHAPTERS]
+    assert not [plain for plain in EQUATIONS if not any(plain in text for text in comments)]
+
+
+@pytest.mark.parametrize("chapter", lesson.chapters(), ids=lambda path: path.stem)
+def test_the_table_of_chapters_has_the_minutes_of_their_heads(chapter: Path) -> None:
+    about = head(chapter)
+    assert about["build"]
+    table = (ROOT / "tutorials" / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| \[{re.escape(about['title'])}\].* \| {about['minutes']} \|$", table, re.MULTILINE)
+
+
+DRAWING = """fig, axes = plt.subplots(
+    2, 4
+)
+for panel in axes:
+    panel.imshow({what})
+show("00-picture")
+"""
+
+
+def test_only_code_that_draws_goes_behind_a_click() -> None:
+    code = "x = 1\n\n" + DRAWING.format(what="x") + "assert x\n"
+    assert [draws for draws, _ in drawing_parts(code)] == [False, True, False]
+    assert "\n\n".join(part for _, part in drawing_parts(code)).replace("\n\n", "\n") == code.strip().replace(
+        "\n\n", "\n"
+    )
+    assert drawing_parts(DRAWING.format(what="tu.predict_tiled(model, x)"))[0][0] is False
+    assert drawing_parts("def exercise(x):\n    return ...\n\n\ny = exercise(1)")[0][0] is False
+
+
+def test_nothing_of_a_chapter_is_lost_and_no_exercise_is_hidden() -> None:
+    hidden = []
+    for text in CHAPTERS:
+        for code in re.split(r"^# %%.*$", text, flags=re.MULTILINE)[2:]:
+            parts = drawing_parts(code)
+            assert "".join("".join(part.split()) for _, part in parts) == "".join(code.split())
+            hidden += [part for draws, part in parts if draws]
+    assert len(hidden) > 40
+    assert not [part for part in hidden if "@exercise" in part or "assert " in part.splitlines()[-1]]
