@@ -67,6 +67,14 @@ def gradcheck(
         A derivative differs. The message has the input, the index, both numbers and the step.
     DtypeError
         An input is not float64: float32 has too few digits for differences.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tinyunet as tu
+    >>> x = tu.Tensor(np.random.default_rng(0).standard_normal((1, 4, 4, 1)), requires_grad=True)
+    >>> tu.gradcheck(tu.max_pool2d, [x])
+    True
     """
     for number, tensor in enumerate(inputs):
         if tensor.dtype != np.float64:

@@ -43,6 +43,13 @@ def seg(segmentation: np.ndarray, labels: np.ndarray) -> float:
     References
     ----------
     .. [1] Maška et al. 2014, Bioinformatics 30:1609, section 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = np.array([[1, 1, 1, 0, 2, 2]])
+    >>> seg(np.array([[7, 7, 7, 0, 0, 8]]), labels)  # half of the second: too little
+    0.5
     """
     scores = seg_per_object(segmentation, labels)
     return float(scores.mean()) if scores.size else float("nan")

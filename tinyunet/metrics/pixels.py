@@ -68,6 +68,13 @@ def iou(
     network that predicts nothing, the more so the rarer the class is. Leave NaN out of means
     (`numpy.nanmean`), or score a set of images as one: `iou_from_counts` of the sum of their
     confusion matrices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prediction, labels = np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 1]])
+    >>> iou(prediction, labels, num_classes=2).round(2)
+    array([0.5 , 0.67])
     """
     return iou_from_counts(confusion_matrix(prediction, labels, num_classes, ignore_label=ignore_label))
 

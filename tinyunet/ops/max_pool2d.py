@@ -60,6 +60,15 @@ def max_pool2d(x: Tensor) -> Tensor:
     References
     ----------
     .. [1] Ronneberger et al. 2015, section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tinyunet as tu
+    >>> x = tu.Tensor(np.arange(16.0).reshape(1, 4, 4, 1))
+    >>> tu.max_pool2d(x).data[0, ..., 0]
+    array([[ 5.,  7.],
+           [13., 15.]])
     """
     require_axes("max_pool2d", x=x)
     _, height, width, _ = x.shape
