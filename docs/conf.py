@@ -27,12 +27,14 @@ release = tinyunet.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
     "numpydoc",
     "myst_parser",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "source_lines",
     "chapter_pages",
+    "reference_pages",
 ]
 exclude_patterns = ["_templates"]
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 from chapter_parts import drawing_parts, head, lesson  # noqa: E402
 from equations import EQUATIONS  # noqa: E402
+from reference_pages import chapters_of  # noqa: E402
 from source_lines import line_of  # noqa: E402
 
 REFERENCE = (ROOT / "docs" / "reference.rst").read_text(encoding="utf-8")
@@ -110,3 +111,9 @@ def test_nothing_of_a_chapter_is_lost_and_no_exercise_is_hidden() -> None:
             hidden += [part for draws, part in parts if draws]
     assert len(hidden) > 40
     assert not [part for part in hidden if "@exercise" in part or "assert " in part.splitlines()[-1]]
+
+
+def test_the_reference_names_the_chapter_that_explains() -> None:
+    assert chapters_of(tu.conv2d) == ["03_conv2d", "04_conv2d_numba"]
+    assert chapters_of(tu.UNet) == ["09_unet"]
+    assert chapters_of(data.ImageSet) == chapters_of(1.0) == []
