@@ -2,8 +2,10 @@
 
     pip install -e '.[docs]'
     python -m sphinx -n -W --keep-going docs site
+    python -m sphinx -n -W --keep-going -D language=zh_CN docs site/zh_CN
 
-Every chapter is run; `-D plot_gallery=0` skips that. The result is site/index.html.
+Every chapter is run; `-D plot_gallery=0` skips that. The result is site/index.html. The second line makes
+the Chinese edition from the catalogues in locale/ and what the first line has run.
 """
 
 import sys
@@ -16,7 +18,7 @@ import tinyunet
 
 TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP / "tutorials"))  # for `import lesson`
-sys.path.insert(0, str(TOP / "docs"))  # for `import browser_demo`, and the page of the paper
+sys.path.insert(0, str(TOP / "docs"))  # for `import browser_demo`, and the extensions beside this file
 matplotlib.use("agg")
 warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
 
@@ -35,8 +37,15 @@ extensions = [
     "source_lines",
     "chapter_pages",
     "reference_pages",
+    "translations",
 ]
-exclude_patterns = ["_templates"]
+exclude_patterns = ["_templates", "locale"]
+
+# The Chinese edition: a catalogue per page. Code is in none of them, so it is the same in both editions.
+locale_dirs = ["locale"]
+gettext_compact = False
+gettext_location = False
+gettext_additional_targets: list[str] = []
 
 templates_path = ["_templates"]
 html_theme = "furo"
@@ -45,6 +54,16 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_math_renderer = "mathml"  # of chapter_pages
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/search.html",
+        "sidebar/languages.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
 
 autodoc_typehints = "none"  # the docstrings give the types, with shapes
 autodoc_member_order = "bysource"

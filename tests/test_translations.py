@@ -1,0 +1,84 @@
+"""The Chinese edition: its code is the English one's, its markup is whole, and what is stale is counted.
+
+The gate builds it, with warnings as errors, and compares the code on its pages.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+import translations  # noqa: E402
+
+CATALOGUES = sorted(translations.CATALOGUES.rglob("*.po"))
+MARKUP = re.compile(r"``.+?``|:math:`[^`]*`|(?<![`:\w])`[^`<]+`(?!`)|<[\w/.#-]+>|\]\([^)]*\)")
+
+
+def chinese(path: Path) -> dict[str, str]:
+    """Return the finished translations of a catalogue."""
+    page = path.relative_to(translations.CATALOGUES).with_suffix("")
+    return translations.translated(str(page))
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)
+def test_translations_have_the_code_the_formulas_and_the_links(path: Path) -> None:
+    messages = chinese(path)
+    assert len(messages) > 5
+    for english, translation in messages.items():
+        assert Counter(MARKUP.findall(english)) == Counter(MARKUP.findall(translation)), translation
+        assert english.endswith("::") == translation.endswith("::"), translation
+
+
+def test_readmes_have_the_same_code_and_are_not_too_stale() -> None:
+    assert translations.check_readmes() == []
+
+
+ENGLISH = "# a\n\none\n\n```sh\n# no heading\n```\n\n## b\n\ntwo\n"
+
+
+def test_a_section_is_stale_when_its_words_change_and_not_its_lines() -> None:
+    page = translations.signed(
+        translations.sections(ENGLISH), ENGLISH.replace("one", "一").replace("two", "二")
+    )
+    found = translations.sections(page)
+    assert [section.heading for section in found] == ["# a", "## b"]
+    assert found[0].code == ["```sh\n# no heading\n```"]
+
+    def stale(english: str) -> list[str]:
+        return translations.stale_sections(translations.sections(english), found)
+
+    assert stale(ENGLISH) == []
+    assert stale(ENGLISH.replace("a\n\none", "a\n\n\none")) == []
+    assert stale(ENGLISH.replace("two", "three")) == ["## b"]
+    assert stale(ENGLISH + "\n## c\n") == ["## c"]
+
+
+def test_pages_with_other_sections_are_not_signed() -> None:
+    with pytest.raises(ValueError, match="2 sections and the Chinese one 1"):
+        translations.signed(translations.sections(ENGLISH), "# 一\n")
+
+
+def test_code_that_differs_between_two_editions_is_found(tmp_path: Path) -> None:
+    english, other = tmp_path, tmp_path / "zh_CN"
+    other.mkdir()
+    for name, first, second in (
+        ("same", "<p>one</p><pre><span>x</span> &lt; 1</pre>", "<p>一</p><pre>x &lt; 1</pre>"),
+        ("other", "<pre>x = 1</pre>", "<pre>x = 2</pre>"),
+        ("missing", "<pre>x</pre>", None),
+    ):
+        (english / f"{name}.html").write_text(first, encoding="utf-8")
+        if second is not None:
+            (other / f"{name}.html").write_text(second, encoding="utf-8")
+    differing = translations.differing_code(english, other)
+    assert differing == ["missing.html: in one edition only", "other.html: its code differs"]
+
+
+def test_a_third_may_be_stale() -> None:
+    assert not translations.too_many(3, 9)
+    assert translations.too_many(4, 9)
