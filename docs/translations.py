@@ -32,79 +32,85 @@ def too_many(stale: int, total: int) -> bool:
     return stale > LIMIT * total
 
 
-# The READMEs: above each section of the Chinese page stands the fingerprint of the English one.
+# The READMEs: above each section of a Chinese page stand the fingerprints of the English passages it says.
 
 
 class Section(NamedTuple):
-    """A heading, the text up to the next one, and the fingerprint that is noted above it ("" for none)."""
+    """A heading, the text from it to the next one, and the fingerprints that are noted above it."""
 
     heading: str
     text: str
-    noted: str
-
-    @property
-    def fingerprint(self) -> str:
-        """The beginning of the text's SHA-256, in which line breaks and spaces count alike."""
-        return hashlib.sha256(" ".join(self.text.split()).encode()).hexdigest()[:12]
+    noted: list[str]
 
     @property
     def code(self) -> list[str]:
         """The blocks of code."""
-        return re.findall(r"^```\w*\n.*?^```$", self.text, re.MULTILINE | re.DOTALL)
+        return re.findall(CODE, self.text, re.MULTILINE | re.DOTALL)
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """The beginning of each passage's SHA-256, in which line breaks and spaces count alike."""
+        prose = re.sub(CODE, "", self.text, flags=re.MULTILINE | re.DOTALL)
+        passages = (" ".join(passage.split()) for passage in prose.split("\n\n"))
+        return [hashlib.sha256(passage.encode()).hexdigest()[:8] for passage in passages if passage]
+
+
+CODE = r"^```\w*\n.*?^```$"
 
 
 def sections(markdown: str) -> list[Section]:
     """Cut a page at its headings."""
-    found: list[list[str]] = []
-    in_code, noted = False, ""
+    found: list[tuple[str, list[str], list[str]]] = []
+    in_code, noted = False, []
     for line in markdown.splitlines():
-        if note := re.fullmatch(r"<!-- en: (\w+) -->", line):
-            noted = note[1]
+        if note := re.fullmatch(r"<!-- en: (.*) -->", line):
+            noted = note[1].split()
             continue
         in_code ^= line.startswith("```")
         if re.match("##? ", line) and not in_code:
-            found.append([line, noted])
-            noted = ""
+            found.append((line, [line], noted))
+            noted = []
         elif found:
-            found[-1].append(line)
-    return [Section(heading, "\n".join([heading, *lines]), noted) for heading, noted, *lines in found]
+            found[-1][1].append(line)
+    return [Section(heading, "\n".join(lines), noted) for heading, lines, noted in found]
 
 
-def stale_sections(english: list[Section], chinese: list[Section]) -> list[str]:
-    """Return the English headings whose Chinese section is missing or belongs to an older text."""
-    noted = {section.noted for section in chinese}
-    return [section.heading for section in english if section.fingerprint not in noted]
+def stale_passages(english: list[Section], chinese: list[Section]) -> dict[str, int]:
+    """Count, by English heading, the passages that no Chinese section says in their present words."""
+    noted = {fingerprint for section in chinese for fingerprint in section.noted}
+    counts = {section.heading: len(set(section.fingerprints) - noted) for section in english}
+    return {heading: count for heading, count in counts.items() if count}
 
 
 def signed(english: list[Section], chinese: str) -> str:
-    """Note above each Chinese section the fingerprint of the English one at its place.
+    """Note above each Chinese section the fingerprints of the English one at its place.
 
     Raises
     ------
     ValueError
         The pages differ in their number of sections.
     """
-    fingerprints = iter(section.fingerprint for section in english)
-    lines = []
-    for section in sections(chinese):
-        lines += [f"<!-- en: {next(fingerprints, '')} -->", section.text.rstrip(), ""]
-    if (found := len(sections(chinese))) != len(english):
-        raise ValueError(f"the English page has {len(english)} sections and the Chinese one {found}")
-    return "\n".join(lines)
+    found = sections(chinese)
+    if len(found) != len(english):
+        raise ValueError(f"the English page has {len(english)} sections and the Chinese one {len(found)}")
+    return "\n".join(
+        f"<!-- en: {' '.join(original.fingerprints)} -->\n{section.text.rstrip()}\n"
+        for original, section in zip(english, found, strict=True)
+    )
 
 
 def check_readmes() -> list[str]:
-    """Print how many sections are stale, and which; return what must be mended."""
+    """Print how many passages are stale, and where; return what must be mended."""
     faults = []
     for original, translation in READMES.items():
-        if not (TOP / translation).is_file():
-            continue
         english, chinese = (
             sections((TOP / name).read_text(encoding="utf-8")) for name in (original, translation)
         )
-        stale = stale_sections(english, chinese)
-        print(f"{translation}: {len(stale)} of {len(english)} sections are stale", *stale, sep="\n    ")
-        if too_many(len(stale), len(english)):
+        stale = stale_passages(english, chinese)
+        count, total = sum(stale.values()), sum(len(section.fingerprints) for section in english)
+        print(f"{translation}: {count} of {total} passages are stale")
+        print(*(f"    {count} below {heading!r}\n" for heading, count in stale.items()), sep="", end="")
+        if too_many(count, total):
             faults.append(f"{translation}: translate what has changed in {original}, then `sign` it")
         blocks = [[code for section in page for code in section.code] for page in (english, chinese)]
         if blocks[0] != blocks[1]:
@@ -162,7 +168,7 @@ def count(app: Any, doctree: Any) -> None:
         passages(app.env)[page] = stale, total
     if stale:
         words = f"本页 {total} 段文字中有 {stale} 段" if known else "本页"
-        text = f"{words}尚未译成中文,或在翻译之后又有改动,以英文原文显示。"
+        text = f"{words}尚未译成中文，或在翻译之后又有改动，以英文原文显示。"
         title = next(iter(doctree.findall(nodes.title)), None)
         if title is not None:
             title.parent.insert(title.parent.index(title) + 1, nodes.note("", nodes.paragraph("", text)))
@@ -175,6 +181,11 @@ def passages(env: Any) -> dict[str, tuple[int, int]]:
     return env.translated_passages
 
 
+def plain(passage: str) -> str:
+    """Return a passage as text in HTML, without its markup."""
+    return html.escape(re.sub(r"[*`]|\\ ", "", passage))
+
+
 def translate_thumbnails(app: Any, page: str, source: list[str]) -> None:
     """Translate the titles and the tooltips in the gallery, which sphinx-gallery writes as HTML."""
     if app.config.language != LANGUAGE or page != "chapters/index":
@@ -182,10 +193,10 @@ def translate_thumbnails(app: Any, page: str, source: list[str]) -> None:
     words = {}
     for chapter in sorted((CATALOGUES / "chapters").glob("[0-9]*.po")):
         for message, translation in translated(f"chapters/{chapter.stem}").items():
-            words[html.escape(message.replace("*", ""))] = html.escape(translation.replace("*", ""))
+            words[plain(message)] = plain(translation)
 
     def replace(match: re.Match[str]) -> str:
-        return match[1] + words.get(match[2], match[2]) + match[3]
+        return match[1] + words.get(match[2].replace("`", ""), match[2]) + match[3]
 
     source[0] = re.sub('(<div class="sphx-glr-thumbnail-title">)(.*?)(</div>)', replace, source[0])
     source[0] = re.sub('(tooltip=")(.*?)(">)', replace, source[0])

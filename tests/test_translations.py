@@ -39,24 +39,22 @@ def test_readmes_have_the_same_code_and_are_not_too_stale() -> None:
     assert translations.check_readmes() == []
 
 
-ENGLISH = "# a\n\none\n\n```sh\n# no heading\n```\n\n## b\n\ntwo\n"
+ENGLISH = "# a\n\none\n\n```sh\n# no heading\n```\n\n## b\n\ntwo\n\nthree\n"
 
 
-def test_a_section_is_stale_when_its_words_change_and_not_its_lines() -> None:
-    page = translations.signed(
-        translations.sections(ENGLISH), ENGLISH.replace("one", "一").replace("two", "二")
-    )
-    found = translations.sections(page)
+def test_a_passage_is_stale_when_its_words_change_and_not_its_lines() -> None:
+    chinese = ENGLISH.replace("one", "一").replace("two", "二")
+    found = translations.sections(translations.signed(translations.sections(ENGLISH), chinese))
     assert [section.heading for section in found] == ["# a", "## b"]
     assert found[0].code == ["```sh\n# no heading\n```"]
 
-    def stale(english: str) -> list[str]:
-        return translations.stale_sections(translations.sections(english), found)
+    def stale(english: str) -> dict[str, int]:
+        return translations.stale_passages(translations.sections(english), found)
 
-    assert stale(ENGLISH) == []
-    assert stale(ENGLISH.replace("a\n\none", "a\n\n\none")) == []
-    assert stale(ENGLISH.replace("two", "three")) == ["## b"]
-    assert stale(ENGLISH + "\n## c\n") == ["## c"]
+    assert stale(ENGLISH) == {}
+    assert stale(ENGLISH.replace("two\n", "\ntwo\n")) == {}
+    assert stale(ENGLISH.replace("two", "four")) == {"## b": 1}
+    assert stale(ENGLISH.replace("two", "four\n\nfive") + "\n## c\n") == {"## b": 2, "## c": 1}
 
 
 def test_pages_with_other_sections_are_not_signed() -> None:
