@@ -29,7 +29,7 @@ def chinese(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.stem)
 def test_translations_have_the_code_the_formulas_and_the_links(path: Path) -> None:
     messages = chinese(path)
-    assert len(messages) > 5
+    assert messages
     for english, translation in messages.items():
         assert Counter(MARKUP.findall(english)) == Counter(MARKUP.findall(translation)), translation
         assert english.endswith("::") == translation.endswith("::"), translation
