@@ -168,8 +168,9 @@ def count(app: Any, doctree: Any) -> None:
     if known:
         passages(app.env)[page] = stale, total
     if stale:
-        words = f"本页 {total} 段文字中有 {stale} 段" if known else "本页"
-        text = f"{words}尚未译成中文，或在翻译之后又有改动，以英文原文显示。"
+        text = "本页尚未译成中文，以英文原文显示。"
+        if known:
+            text = f"本页 {total} 段文字中有 {stale} 段尚未译成中文，或在翻译之后又有改动，以英文原文显示。"
         title = next(iter(doctree.findall(nodes.title)), None)
         if title is not None:
             title.parent.insert(title.parent.index(title) + 1, nodes.note("", nodes.paragraph("", text)))

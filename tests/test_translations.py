@@ -5,6 +5,7 @@ The gate builds it, with warnings as errors, and compares the code on its pages.
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections import Counter
@@ -79,3 +80,38 @@ def test_code_that_differs_between_two_editions_is_found(tmp_path: Path) -> None
 def test_a_third_may_be_stale() -> None:
     assert not translations.too_many(3, 9)
     assert translations.too_many(4, 9)
+
+
+def test_a_page_shows_what_is_stale_and_fails_above_a_third(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    application = pytest.importorskip("sphinx.application", reason="needs the extra docs, as the gate has")
+    catalogues = tmp_path / "locale" / "zh_CN" / "LC_MESSAGES"
+    catalogues.mkdir(parents=True)
+    monkeypatch.setattr(translations, "CATALOGUES", catalogues)
+    (tmp_path / "index.rst").write_text("A\n=\none ``x``\n\ntwo\n\nthree\n\n.. toctree::\n\n   b\n   c\n")
+    (tmp_path / "b.rst").write_text("B\n=\none\n\ntwo\n")
+    (tmp_path / "c.rst").write_text("C\n=\none\n")
+    header = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n\n'
+    for page, messages in {
+        "index": {"A": "甲", "one ``x``": "一 ``x``", "three": "三"},
+        "b": {"one": "一"},
+    }.items():
+        body = "\n".join(f'msgid "{english}"\nmsgstr "{said}"\n' for english, said in messages.items())
+        fuzzy = '\n#, fuzzy\nmsgid "two"\nmsgstr "贰"\n'
+        (catalogues / f"{page}.po").write_text(header + body + fuzzy, encoding="utf-8")
+    options = {"language": "zh_CN", "extensions": ["translations"], "locale_dirs": ["locale"]}
+    warnings = io.StringIO()
+    site = tmp_path / "site"
+    application.Sphinx(
+        tmp_path, None, site, site / ".doctrees", "html", options, status=None, warning=warnings
+    ).build()
+    assert "index: 1 of 4 passages are stale\n" in capsys.readouterr().out
+    assert "b: 2 of 3 passages are stale, more than a third" in warnings.getvalue()
+    assert len(warnings.getvalue().splitlines()) == 1
+    page = (site / "index.html").read_text(encoding="utf-8")
+    assert "<p>三</p>" in page
+    assert "<p>two</p>" in page
+    assert "贰" not in page
+    assert "4 段文字中有 1 段" in page
+    assert "本页尚未译成中文" in (site / "c.html").read_text(encoding="utf-8")
