@@ -176,7 +176,7 @@ def test_a_generator_switches_for_its_caller_until_it_goes_on():
 
 def test_the_thread_that_makes_samples_has_the_backend_of_the_training(monkeypatch):
     seen = []
-    monkeypatch.setattr(Sampler, "sample", lambda self, step: seen.append((tu.active_backend(), step)))
+    monkeypatch.setattr(Sampler, "sample", lambda self, step, tile: seen.append((tu.active_backend(), step)))
     with tu.use_backend("numpy"):
         list(Sampler.stream(object.__new__(Sampler), 0, 3))
     assert seen == [("numpy", 0), ("numpy", 1), ("numpy", 2)]

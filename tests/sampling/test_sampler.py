@@ -200,10 +200,10 @@ def test_the_stream_works_ahead(cells, monkeypatch):
     made = sampler(cells)
     sample, second = made.sample, threading.Event()
 
-    def record(step):
+    def record(step, tile):
         if step == 1:
             second.set()
-        return sample(step)
+        return sample(step, tile)
 
     monkeypatch.setattr(made, "sample", record)
     stream = made.stream(0, 3)
@@ -215,7 +215,7 @@ def test_the_stream_works_ahead(cells, monkeypatch):
 def test_the_stream_makes_no_sample_beyond_its_end(cells, monkeypatch):
     made, steps = sampler(cells), []
     sample = made.sample
-    monkeypatch.setattr(made, "sample", lambda step: steps.append(step) or sample(step))
+    monkeypatch.setattr(made, "sample", lambda step, tile: steps.append(step) or sample(step, tile))
     assert len(list(made.stream(2, 5))) == 3
     assert steps == [2, 3, 4]
 
@@ -232,10 +232,10 @@ def test_an_error_in_the_thread_is_raised_at_its_step(cells, monkeypatch):
     made = sampler(cells)
     sample = made.sample
 
-    def fail(step):
+    def fail(step, tile):
         if step == 2:
             raise MemoryError("no room for sample 2")
-        return sample(step)
+        return sample(step, tile)
 
     monkeypatch.setattr(made, "sample", fail)
     stream = made.stream(0, 5)

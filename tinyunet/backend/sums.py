@@ -18,6 +18,14 @@ def add_arrays(a: Any, b: Any) -> Any:
     return to_backend(a + b)  # NumPy returns a scalar, not an array, for two arrays without axes
 
 
+def add_into(total: Any, other: Any) -> None:
+    """Add an array to another of its shape and dtype, in place; the bits are those of `add_arrays`."""
+    if active_backend() == "numba":
+        _add(total.reshape(-1), other.reshape(-1), total.reshape(-1))
+    else:
+        total += other
+
+
 def add_numba(a: Any, b: Any) -> Any:
     """`add_arrays` in host memory, on all cores."""
     total = allocator.empty_like(a)

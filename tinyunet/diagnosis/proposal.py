@@ -166,15 +166,16 @@ def _tile(found: Measures, config: TrainConfig) -> tuple[int, str]:
 def _steps(found: Measures, config: TrainConfig) -> tuple[int, str]:
     """Choose the steps: ten passes over the images' area in tiles, within limits.
 
-    A step sees one tile, so this is how many differ before augmentation. On the sets of the results page
+    A step sees `batch` tiles, so this is how many differ before augmentation. On the sets of the results page
     the default recipe needs some 300 steps however few the images are, and goes on getting better, more and
     more slowly, for thousands; the upper limit only bounds the time. How long is enough they do not say.
     """
     tiles = max(1, math.ceil(found.pixels / config.tile**2))
-    steps = min(max(PASSES * tiles, FEWEST_STEPS), MOST_STEPS)
+    passes = math.ceil(PASSES * tiles / config.batch)
+    steps = min(max(passes, FEWEST_STEPS), MOST_STEPS)
     area = f"{found.images} image{'s' if found.images > 1 else ''} with the area of {tiles} "
     area += "tiles" if tiles > 1 else "tile"
-    if steps == PASSES * tiles:
+    if steps == passes:
         why = f"{PASSES} passes over {area}"
     else:
         why = f"the {'fewest' if steps == FEWEST_STEPS else 'most'} ever proposed, for {area}"

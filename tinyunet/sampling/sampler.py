@@ -10,7 +10,8 @@ labelled pixel is drawn again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -63,6 +64,23 @@ class Sample(NamedTuple):
     """Number of pixels where the elastic deformation folds."""
 
 
+def generator(seed: int, use: int, step: int, tile: int = 0) -> np.random.Generator:
+    """Return the generator of the random numbers that one of a step's tiles needs for one use.
+
+    Parameters
+    ----------
+    seed : int
+        The run's.
+    use : int
+        What they are for, so that no two uses share them: 1 the sample, 2 dropout, 3 the choice of windows.
+    step : int
+        Counted from 0.
+    tile : int
+        Its number in the step. That of the first is left out, as in runs of one tile a step.
+    """
+    return np.random.default_rng([seed, use, step, tile] if tile else [seed, use, step])
+
+
 def weights_by_class(sample: Sample, num_classes: int) -> NDArray[np.float64]:
     """Sum the weights of each class's pixels: shape (num_classes,)."""
     known = sample.target != UNKNOWN
@@ -71,7 +89,7 @@ def weights_by_class(sample: Sample, num_classes: int) -> NDArray[np.float64]:
 
 
 class Sampler:
-    """Makes the sample of each step: the same (seed, step) gives the same sample, whenever it is made.
+    """Makes the samples of each step: the same (seed, step, tile) gives the same one, whenever it is made.
 
     Parameters
     ----------
@@ -81,6 +99,8 @@ class Sampler:
     augmentation : Augmentation
     weights : WeightMap
     seed : int
+    batch : int
+        How many tiles a step has. They are cut from different images, as long as there are as many.
 
     Attributes
     ----------
@@ -106,6 +126,7 @@ class Sampler:
         augmentation: Augmentation,
         weights: WeightMap,
         seed: int,
+        batch: int = 1,
     ):
         if images.labels is None or images.kind is None:
             raise DataError(
@@ -113,6 +134,7 @@ class Sampler:
                 remedy="add labels/ beside images/, with one label image for each image",
             )
         self.names, self.num_classes, self.seed = images.names, images.num_classes, seed
+        self.batch = batch
         self.settings, self.output_size = weights, output_size
         cells_and_classes = [_cells_and_classes(labels, images.kind) for labels in images.labels]
         known = np.concatenate([classes[classes != UNKNOWN] for _, classes in cells_and_classes])
@@ -131,13 +153,17 @@ class Sampler:
             label_margin=self.margin,
         )
 
-    def sample(self, step: int) -> Sample:
-        """Make the sample of a step, counted from 0. Each epoch takes every image once, in its own order."""
-        index, rng = self.index_and_rng(step)
+    def sample(self, step: int, tile: int = 0) -> Sample:
+        """Make the sample of one of a step's tiles, both counted from 0.
+
+        In an epoch, as many steps as there are images, each tile of the steps takes every image once. The
+        order is the epoch's own. The tiles of a step stand in it as far from each other as possible.
+        """
+        index, rng = self.index_and_rng(step, tile)
         inside = slice(self.margin, self.output_size + self.margin)
         for _ in range(MAX_DRAWS):
-            tile = self.augmenter.sample(index, rng)
-            cells, classes = unpack(tile.labels, self.num_classes)
+            made = self.augmenter.sample(index, rng)
+            cells, classes = unpack(made.labels, self.num_classes)
             if (classes[inside, inside] != UNKNOWN).any():
                 break
         weight = weight_map(
@@ -149,31 +175,43 @@ class Sampler:
             ignore_label=UNKNOWN,
         )
         return Sample(
-            tile.image[np.newaxis],
+            made.image[np.newaxis],
             np.ascontiguousarray(classes[inside, inside], np.int32)[np.newaxis],
             np.ascontiguousarray(weight[inside, inside])[np.newaxis],
             self.names[index],
-            tile.folded,
+            made.folded,
         )
 
-    def index_and_rng(self, step: int) -> tuple[int, np.random.Generator]:
+    def index_and_rng(self, step: int, tile: int = 0) -> tuple[int, np.random.Generator]:
         """Return the number of the image that a step's tile is cut from, and the generator that draws it."""
-        epoch, place = divmod(step, len(self.names))
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.names))
-        return int(order[place]), np.random.default_rng([self.seed, 1, step])
+        count = len(self.names)
+        epoch, place = divmod(step, count)
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(count)
+        return int(order[(place + tile * count // self.batch) % count]), generator(self.seed, 1, step, tile)
 
-    def stream(self, start: int, stop: int, ahead: int = 2) -> Iterator[Sample]:
+    def stream(self, start: int, stop: int, ahead: int = 2, tiles: Iterable[int] = (0,)) -> Iterator[Sample]:
         """Yield the samples of steps start … stop - 1, made in a background thread while the caller computes.
 
         The samples do not depend on timing. An error in the thread is raised here.
+
+        Parameters
+        ----------
+        start, stop : int
+        ahead : int
+            How many samples are made or being made while the caller has one.
+        tiles : iterable of int
+            The numbers of the tiles that each step has here.
         """
+        places = ((step, tile) for step in range(start, stop) for tile in tiles)
         with ThreadPoolExecutor(1, thread_name_prefix="tinyunet-sampler") as pool:
             waiting: list[Future[Sample]] = []
             try:
-                for step in range(start, stop):
-                    while len(waiting) < ahead and step + len(waiting) < stop:
+                while True:
+                    for step, tile in itertools.islice(places, ahead - len(waiting)):
                         # In the caller's context: a thread starts without the backend that the caller chose.
-                        waiting.append(pool.submit(copy_context().run, self.sample, step + len(waiting)))
+                        waiting.append(pool.submit(copy_context().run, self.sample, step, tile))
+                    if not waiting:
+                        return
                     yield waiting.pop(0).result()
             finally:
                 for future in waiting:

@@ -6,7 +6,7 @@ The images of a `Sampler` go to the GPU once. For each sample the CPU draws the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,11 @@ class CudaSampler:
         self._tiles = TileMaker(sampler.augmenter, cells, classes)
         self._class_weights = to_backend(sampler.class_weights, np.float32)
 
-    def sample(self, step: int) -> Sample:
-        """Make the sample of a step, as `Sampler.sample` does."""
+    def sample(self, step: int, tile: int = 0) -> Sample:
+        """Make the sample of one of a step's tiles, as `Sampler.sample` does."""
         sampler, augmenter = self._sampler, self._sampler.augmenter
         w0, sigma = sampler.settings.w0, sampler.settings.sigma
-        index, rng = sampler.index_and_rng(step)
+        index, rng = sampler.index_and_rng(step, tile)
         for _ in range(MAX_DRAWS):
             draw = augmenter.draw(index, rng)
             image, cells, target = self._tiles.tile(index, draw)
@@ -56,13 +56,13 @@ class CudaSampler:
     def _has_weight(self, target: NDArray[np.int32], weight: NDArray[np.float32]) -> bool:
         return bool(weight_map_cuda.sums_by_class(target, weight, self._sampler.num_classes).any())
 
-    def stream(self, start: int, stop: int) -> Iterator[Sample]:
-        """Yield the samples of steps start … stop - 1, each made when it is needed.
+    def stream(self, start: int, stop: int, *, tiles: Iterable[int] = (0,)) -> Iterator[Sample]:
+        """Yield the samples of steps start … stop - 1, as `Sampler.stream`, each made when it is needed.
 
         Unlike in `Sampler`, no thread works ahead: a sample's kernels would wait in the stream of the
         training all the same, and the CPU only draws a few random numbers.
         """
-        return map(self.sample, range(start, stop))
+        return (self.sample(step, tile) for step in range(start, stop) for tile in tiles)
 
 
 def weights_by_class(sample: Sample, num_classes: int) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from tinyunet.training.json_types import LARGEST
 
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "variant", "normalisation", "dropout")
 OPTIMISER_OPTIONS = ("momentum", "weight_decay")
-LEAST = {"steps": 1, "warmup": 0, "tile": 1, "validate_every": 1, "patience": 0, "seed": 0}
+LEAST = {"steps": 1, "batch": 1, "warmup": 0, "tile": 1, "validate_every": 1, "patience": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,10 @@ class TrainConfig(DataOptions):
     of classes, the first or the last layer starts from random weights."""
 
     steps: int = 200
-    """Training steps, one tile each."""
+    """Training steps, of one tile each unless --batch says otherwise."""
+    batch: int = 1
+    """Tiles of a step, 1 in the paper. They go through the network one after the other, and their mean
+    gradient makes the step: more of them take longer, but hardly more memory."""
     lr: float = 0.003
     """Learning rate at the start. With SGD and momentum 0.99 a constant gradient has a hundredfold effect."""
     optimiser: OptimiserName = "sgd"

@@ -85,4 +85,5 @@ class Setup:
             augmentation=self.config.augmentation,
             weights=self.config.weights,
             seed=self.config.seed,
+            batch=self.config.batch,
         )

@@ -33,15 +33,19 @@ from tinyunet.models import make_network, memory
 from tinyunet.nn import OPTIMISERS
 from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.tiling import predict_tiled
-from tinyunet.sampling import Sample, batch
+from tinyunet.sampling import Sample, Sampler, batch
+from tinyunet.sampling.sampler import generator
+from tinyunet.sampling.sampler_cuda import CudaSampler
 from tinyunet.training import plateau, population
 from tinyunet.training.checkpoint import Arrays, Checkpoint
 from tinyunet.training.collapse import Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.training.config import TrainConfig, optimiser_options, written_out
 from tinyunet.training.events import Collapsed, Event, Finished, Plateau, PlateauLeft, Stepped, Validated
 from tinyunet.training.progress import RECENT, Progress
+from tinyunet.training.ranks import ALONE, Ranks
 from tinyunet.training.schedule import learning_rate
 from tinyunet.training.setup import Setup
+from tinyunet.training.tiles import TileSum
 from tinyunet.training.validation import Scores, score_of_constant, validate
 
 Result = TypeVar("Result")
@@ -62,6 +66,8 @@ class Trainer:
     cuda_graph : bool
         On the backend "cuda": whether steps are captured as a CUDA graph, see `tinyunet.backend.cuda_graph`.
         The results are the same, to the last bit.
+    ranks : Ranks
+        The processes that share the tiles of a step and the images of a validation.
 
     Attributes
     ----------
@@ -85,6 +91,7 @@ class Trainer:
         validation_set: ImageSet,
         *,
         cuda_graph: bool = True,
+        ranks: Ranks = ALONE,
     ):
         self.config = config = written_out(config)
         self.training_set, self.validation_set = training_set, validation_set
@@ -99,6 +106,8 @@ class Trainer:
         self.progress = Progress()
         self._estimated_step = -1  # of the last estimate of a normalised network's statistics
         self._captured = CapturedStep(enabled=cuda_graph)
+        self.ranks = ranks
+        self._tiles = TileSum(self.model, self.optimiser, self._captured, config.batch, ranks)
 
     def run(self) -> Iterator[Event]:
         """Train from `step` to the configured number of steps.
@@ -119,7 +128,7 @@ class Trainer:
         """
         config = self.config
         sampler = batch.on_backend(self.sampler)
-        samples = sampler.stream(self.step, config.steps)
+        samples = self._stream(sampler)
         while True:
             if self._must_validate():  # before the step: the run may have been stopped just before validating
                 validated, collapsed = self._validate()
@@ -135,42 +144,85 @@ class Trainer:
             started = time.perf_counter()
             try:
                 with memory.explained(self.model, self.input_size, training=True):
-                    sample = next(samples)
-                    waited = time.perf_counter() - started
-                    loss = self._train_on(sample)
+                    loss, waited, folded = self._make_step(samples)
             except OutOfMemoryError:
                 if not self._captured.drop(MEMORY_RAN_OUT):
                     raise
-                samples = sampler.stream(self.step, config.steps)  # an error ends a stream
+                samples = self._stream(sampler)  # an error ends a stream
                 continue
             seconds = time.perf_counter() - started
             if changed := self._plateau():
                 yield changed
-            yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, sample.folded)
+            yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, folded)
+
+    def _stream(self, sampler: Sampler | CudaSampler) -> Iterator[Sample]:
+        """The samples of the steps that are left: of each step the tiles that this process has."""
+        return sampler.stream(self.step, self.config.steps, tiles=self._tiles.own)
 
     def _must_validate(self) -> bool:
         due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
         return due and self.step != self.progress.validated_step
 
+    def _make_step(self, samples: Iterator[Sample]) -> tuple[float, float, int]:
+        """Make a step; returns its loss, the seconds of waiting for samples, and the pixels that fold."""
+        waited, folded = 0.0, 0
+
+        def draw() -> Sample:
+            nonlocal waited, folded
+            started = time.perf_counter()
+            sample = next(samples)
+            waited, folded = waited + time.perf_counter() - started, folded + sample.folded
+            return sample
+
+        if self.config.batch == 1:
+            return self._train_on(draw()), waited, folded
+        loss = self._train_on_several(draw)
+        return loss, waited, sum(self.ranks.from_all(folded))
+
     def _train_on(self, sample: Sample) -> float:
         """Make one step of gradient descent, and count it; returns the loss before it."""
-        self.optimiser.lr = learning_rate(self.config, self.step)
-        self.model.train()
-        rng = np.random.default_rng([self.config.seed, 2, self.step])
-        sample = self.model.training_batch(sample, np.random.default_rng([self.config.seed, 3, self.step]))
-        image, target, weight, class_shares = batch.finish(sample, self.training_set.num_classes)
-        scalars = self.optimiser.scalars(self.step)
+        scalars = self._begin_step()
+        rng, (image, target, weight, class_shares) = self._prepared(sample, 0)
         array = self._captured.run(
             self._descend, rng, image=image, target=target, weight=weight, scalars=scalars
         )
         self.model.dropout_rng = rng  # a captured step leaves its own generator there
-        loss = float(array.item())
+        return self._count_step(float(array.item()), class_shares[np.newaxis])
+
+    def _train_on_several(self, draw: Callable[[], Sample]) -> float:
+        """Make one step as `_train_on` does, on all tiles of a batch; returns their mean loss before it."""
+        shares: list[NDArray[np.float64]] = []
+
+        def prepared(tile: int) -> tuple[np.random.Generator, batch.Batch]:
+            rng, finished = self._prepared(draw(), tile)
+            shares.append(finished.class_shares)
+            return rng, finished
+
+        loss = self._tiles.step(prepared, self._begin_step())
+        return self._count_step(loss, np.concatenate(self.ranks.from_all(np.array(shares))))
+
+    def _begin_step(self) -> NDArray[Any]:
+        """Set the learning rate; returns what the optimiser needs in this step."""
+        self.optimiser.lr = learning_rate(self.config, self.step)
+        self.model.train()
+        return self.optimiser.scalars(self.step)
+
+    def _prepared(self, sample: Sample, tile: int) -> tuple[np.random.Generator, batch.Batch]:
+        """The generator of a tile's dropout, and its sample as the network takes it."""
+        sample = self.model.training_batch(sample, generator(self.config.seed, 3, self.step, tile))
+        rng = generator(self.config.seed, 2, self.step, tile)
+        return rng, batch.finish(sample, self.training_set.num_classes)
+
+    def _count_step(self, loss: float, class_shares: NDArray[np.float64]) -> float:
+        """Count the step that was made on tiles with these shares of classes, shape (tiles, num_classes)."""
         if not math.isfinite(loss):
             raise self._diverged(f"step {self.step + 1}: the loss is {loss}")
         self.step += 1
         self.progress.last_loss = loss
-        if class_shares.any():
-            self.progress.recent.append([loss, *class_shares.tolist()])
+        labelled = class_shares.any(axis=1)
+        if labelled.any():  # where nothing is labelled, the loss is 0, which says nothing
+            shares = class_shares[labelled].mean(axis=0)
+            self.progress.recent.append([loss / float(labelled.mean()), *shares.tolist()])
             del self.progress.recent[:-RECENT]
         return loss
 
