@@ -26,6 +26,7 @@ Images and feature maps are channels last, (N, H, W, C).
 from tinyunet import startup
 
 startup.quit_on_interrupt()  # before the imports that take seconds
+startup.share_cores()
 
 from tinyunet import metrics
 from tinyunet.autograd import Tensor, no_grad

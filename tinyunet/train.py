@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numba
 import tyro
 
 from tinyunet import command_line, diagnosis
@@ -24,10 +25,11 @@ from tinyunet.metrics.folds import pixel_scores_of_folds
 from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.recorder import record_training
 from tinyunet.reporting.trial import AS_MANY_AS_FIT, fit_into
-from tinyunet.training import recipes
+from tinyunet.training import mpi, recipes
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.folds import CrossValidation, FoldsFolder
+from tinyunet.training.ranks import ALONE, Ranks
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.stored_run import load_last
 from tinyunet.training.trainer import Trainer
@@ -83,7 +85,29 @@ class Options:
 def main(arguments: list[str] | None = None) -> None:
     """Parse the options and run the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    command_line.run(lambda: train(parse(arguments), shlex.join(["python", "-m", "tinyunet.train", *given])))
+    command_line.run(lambda: _run(arguments, shlex.join(["python", "-m", "tinyunet.train", *given])))
+
+
+def _run(arguments: list[str] | None, command: str) -> None:
+    """Train in this process, or as one of those that mpiexec has started."""
+    with mpi.job() as ranks:
+        train(ranks.on_first(lambda: _require_work(parse(arguments), ranks)), command, ranks)
+
+
+def _require_work(options: Options, ranks: Ranks) -> Options:
+    """Raise an OptionError unless every process has something to do."""
+    if options.folds is not None and ranks.size > 1:
+        raise OptionError(
+            f"--folds trains one network after the other, and {ranks.size} processes would share each",
+            remedy="leave out mpiexec, or train the folds by themselves with --holdout",
+        )
+    if options.config.batch < ranks.size:
+        raise OptionError(
+            "a step has fewer tiles than there are processes to share them",
+            {"--batch": options.config.batch, "processes": ranks.size},
+            f"give --batch {ranks.size} or more, or start fewer processes",
+        )
+    return options
 
 
 def parse(arguments: list[str] | None) -> Options:
@@ -192,27 +216,37 @@ def _cannot_change(name: str, before: object, given: object) -> RunError:
     )
 
 
-def train(options: Options, command: str) -> None:
-    """Train with a progress bar; `command` is what was typed: the log gets the one that repeats the run."""
+def train(options: Options, command: str, ranks: Ranks = ALONE) -> None:
+    """Train with a progress bar.
+
+    Parameters
+    ----------
+    options : Options
+    command : str
+        What was typed: the log gets the command that repeats the run.
+    ranks : Ranks
+        The processes that train together.
+    """
     # First: a backend that is missing is an error before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
     path = options.resume or options.out or Path("runs") / _name_of(options.config.data)
     folder = RunFolder(path) if options.folds is None else FoldsFolder(path)
     if not options.resume:
-        folder.require_free(overwrite=options.overwrite)  # before anything is read
+        # Before anything is read:
+        ranks.on_first(lambda: folder.require_free(overwrite=options.overwrite))
     images = read_data(options.config)
     print(f"{options.config.data}: {images.summary()}")
-    options, command = decide(options, images, command)
+    options, command = decide(options, images, command, ranks)
     if isinstance(folder, FoldsFolder):
         _train_folds(options, images, folder, command)
     else:
-        _train_once(options, images, folder, command)
+        _train_once(options, images, folder, command, ranks)
     if options.minutes is not None:
         steps = options.config.steps
         print(f"--minutes {options.minutes:g} became {steps} steps; the same bits again: {command}")
 
 
-def decide(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
+def decide(options: Options, images: ImageSet, command: str, ranks: Ranks = ALONE) -> tuple[Options, str]:
     """Decide by the images what the options leave open; also returns the command that says all of it.
 
     Parameters
@@ -223,14 +257,22 @@ def decide(options: Options, images: ImageSet, command: str) -> tuple[Options, s
         All of them, before any is held out.
     command : str
         The command that was parsed.
+    ranks : Ranks
+        The processes that train together.
     """
+    options, command = ranks.on_first(lambda: _by_images(options, images, command))
+    if options.minutes is not None:
+        options = ranks.from_first(_with_steps_that_fit(options, images, ranks))
+        command = _with_steps(command, options.config)
+    return options, command
+
+
+def _by_images(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
+    """Decide what the images decide."""
     if options.recipe == "auto" and not options.resume:
         options, command = _with_proposal(options, images, command)
     if options.recipe == "default" and not options.resume:
         options, command = _turned_as_lit(options, images, command)
-    if options.minutes is not None:
-        options = _with_steps_that_fit(options, images)
-        command = _with_steps(command, options.config)
     return options, command
 
 
@@ -263,17 +305,21 @@ def _with_proposal(options: Options, images: ImageSet, command: str) -> tuple[Op
     return replace(options, recipe="default", config=proposal.config), command
 
 
-def _with_steps_that_fit(options: Options, images: ImageSet) -> Options:
+def _with_steps_that_fit(options: Options, images: ImageSet, ranks: Ranks) -> Options:
     """Find by a trial how many steps fit into the minutes, which the folds of a cross-validation share."""
     assert options.minutes is not None
     minutes = options.minutes / (options.folds or 1)
-    make = partial(make_trainer, images=images, options=options)
+    make = partial(make_trainer, images=images, options=options, ranks=ranks)
     return replace(options, config=fit_into(minutes, make, options.config))
 
 
-def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: str) -> None:
-    trainer = make_trainer(options.config, images, options)
-    _warn(trainer, set())
+def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: str, ranks: Ranks) -> None:
+    trainer = make_trainer(options.config, images, options, ranks)
+    if ranks.size > 1:
+        mpi.require_alike(ranks, mpi.facts(trainer.images))
+        print(f"{ranks.size} processes; threads of the first: {numba.get_num_threads()}")
+    if ranks.is_first:
+        _warn(trainer, set())
     with open_run(trainer, options, folder):
         record_training(trainer, folder, command)
 
@@ -282,6 +328,8 @@ def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: 
 def open_run(trainer: Trainer, options: Options, folder: RunFolder) -> Iterator[None]:
     """Lock the folder of a run and create its files, or bring the trainer to where `options.resume` goes on.
 
+    Where several processes train, the first one does it, and the others take over its state.
+
     Raises
     ------
     RunError
@@ -289,6 +337,10 @@ def open_run(trainer: Trainer, options: Options, folder: RunFolder) -> Iterator[
     CheckpointError
         The checkpoint is damaged, or belongs to other images or another network.
     """
+    if not trainer.ranks.is_first:
+        trainer.take_over()
+        yield
+        return
     with _locked(folder.path):
         if options.resume:
             _continue(trainer, folder)
@@ -297,12 +349,13 @@ def open_run(trainer: Trainer, options: Options, folder: RunFolder) -> Iterator[
             _start(trainer)
             with command_line.writing(folder.path):
                 folder.create(asdict(trainer.config))
+        trainer.take_over()
         yield
 
 
-def make_trainer(config: TrainConfig, images: ImageSet, options: Options) -> Trainer:
+def make_trainer(config: TrainConfig, images: ImageSet, options: Options, ranks: Ranks = ALONE) -> Trainer:
     """Split the images by the configuration, and make the trainer; of the options, only the GPU's count."""
-    return Trainer(config, *split(images, config.holdout), cuda_graph=options.cuda_graph)
+    return Trainer(config, *split(images, config.holdout), cuda_graph=options.cuda_graph, ranks=ranks)
 
 
 def _start(trainer: Trainer) -> None:

@@ -46,7 +46,10 @@ def record_training(trainer: Trainer, folder: RunFolder, command: str) -> None:
     """
     print(_introduction(trainer), flush=True)
     with _stop_after_step() as stopping:
-        _follow(trainer, folder, command, stopping)
+        if trainer.ranks.is_first:
+            _follow(trainer, folder, command, stopping)
+        else:
+            _accompany(trainer, stopping)
 
 
 def recorded(trainer: Trainer, folder: RunFolder, command: str) -> Iterator[Event]:
@@ -60,7 +63,7 @@ def recorded(trainer: Trainer, folder: RunFolder, command: str) -> Iterator[Even
     trainer, folder, command
         As in `record_training`.
     """
-    _log(folder, _started(trainer.step, command), trainer.step)
+    _log(folder, _started(trainer, command), trainer.step)
     for event in trainer.run():
         record(event, trainer, folder)
         if isinstance(event, Finished):
@@ -75,15 +78,16 @@ def store(trainer: Trainer, folder: RunFolder) -> None:
     save_checkpoint(folder.last, trainer.checkpoint())
 
 
-def _started(step: int, command: str) -> dict[str, Any]:
+def _started(trainer: Trainer, command: str) -> dict[str, Any]:
     """The log's record of a start: when, where, by which command and with which versions."""
     return {
         "event": "started",
-        "step": step,
+        "step": trainer.step,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "backend": active_backend(),
         "precision": active_precision(),
+        "processes": trainer.ranks.size,
         "machine": environment.machine(),
         "versions": environment.versions(),
     }
@@ -104,12 +108,12 @@ def _follow(trainer: Trainer, folder: RunFolder, command: str, stopping: Callabl
     with step_bar(trainer.config.steps, trainer.step) as bar:
         for event in recorded(trainer, folder, command):
             if isinstance(event, Stepped):
-                if number := stopping():
+                if number := max(trainer.ranks.from_all(stopping())):
                     store(trainer, folder)
                     with _showing():
                         bar.close()
                         print(f"stopped after step {trainer.step}; go on with --resume {folder.path}")
-                    raise KeyboardInterrupt(number)
+                    raise trainer.ranks.agreed(KeyboardInterrupt(number))
                 with _showing():
                     bar.set_postfix(loss=f"{event.loss:.3f}", refresh=False)
                     bar.update()
@@ -127,6 +131,13 @@ def _follow(trainer: Trainer, folder: RunFolder, command: str, stopping: Callabl
         print(f"best mean IoU {progress.best_score:.4f} at step {progress.best_step}; see")
         for path in (folder.curves, folder.examples, folder.best):
             print(f"  {path}")
+
+
+def _accompany(trainer: Trainer, stopping: Callable[[], int]) -> None:
+    """Make the steps that the first rank shows and records, and stop where it stops."""
+    for event in trainer.run():
+        if isinstance(event, Stepped) and (number := max(trainer.ranks.from_all(stopping()))):
+            raise trainer.ranks.agreed(KeyboardInterrupt(number))
 
 
 def record(event: Event, trainer: Trainer, folder: RunFolder) -> None:

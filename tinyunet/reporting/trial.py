@@ -74,13 +74,14 @@ def seconds_per_step(make: MakeTrainer, config: TrainConfig, seconds: float) -> 
     seconds : float
         The time that the training is to take.
     """
-    events = make(replace(config, steps=AS_MANY_AS_FIT, validate_every=AS_MANY_AS_FIT)).run()
+    trainer = make(replace(config, steps=AS_MANY_AS_FIT, validate_every=AS_MANY_AS_FIT))
+    events = trainer.run()
     next(events)  # the first may compile kernels
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < min(TRIAL_SHARE * seconds, LONGEST_TRIAL):
         event = next(events)
         assert isinstance(event, Stepped)
-        taken.append(event.seconds)
+        taken.append(trainer.ranks.from_first(event.seconds))  # all must make as many steps
     return float(np.median(taken))
 
 

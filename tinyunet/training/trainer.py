@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
-from tinyunet.backend import to_backend
+from tinyunet.backend import to_backend, to_host
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.class_table import ClassTable
@@ -46,7 +47,7 @@ from tinyunet.training.ranks import ALONE, Ranks
 from tinyunet.training.schedule import learning_rate
 from tinyunet.training.setup import Setup
 from tinyunet.training.tiles import TileSum
-from tinyunet.training.validation import Scores, score_of_constant, validate
+from tinyunet.training.validation import Scores, score_of_constant, validate_on
 
 Result = TypeVar("Result")
 
@@ -254,8 +255,21 @@ class Trainer:
             if not np.isfinite(parameter.numpy()).all():
                 raise self._diverged(f"step {self.step}: {name} is not finite")
 
+    def _require_same_weights(self) -> None:
+        """The ranks never exchange weights: a fault in one of them must not go unnoticed."""
+        if self.ranks.size == 1:
+            return
+        sums = self.ranks.from_all(zlib.crc32(b"".join(p.numpy().tobytes() for p in self.model.parameters())))
+        if len(set(sums)) > 1:
+            raise RunError(
+                f"step {self.step}: the processes have come to different weights",
+                {f"checksum of rank {number}": f"{value:08x}" for number, value in enumerate(sums)},
+                "look for a fault in the memory or the processor of the rank that stands alone, and resume",
+            )
+
     def _validate(self) -> tuple[Validated, Collapsed | None]:
         self._require_finite_weights()
+        self._require_same_weights()
         started = time.perf_counter()
         self._estimate_population()
         scores, examples, predicted = self._predict_held_out()
@@ -298,16 +312,8 @@ class Trainer:
         return compute()
 
     def _validated(self) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
-        examples: list[NDArray[np.float32]] = []
-        predicted: set[int] = set()
-
-        def collect(number: int, probabilities: NDArray[np.float32]) -> None:
-            predicted.update(np.unique(probabilities.argmax(axis=2)).tolist())
-            if number < EXAMPLES:
-                examples.append(probabilities)
-
-        scores = validate(self.model, self.validation_set, tile=self.config.tile, on_image=collect)
-        return scores, examples, predicted
+        tile = self.config.tile
+        return validate_on(self.ranks, self.model, self.validation_set, tile=tile, examples=EXAMPLES)
 
     def _collapse(self, predicted: set[int]) -> Collapsed | None:
         """Report that only one class was predicted, if so, unless it was reported before or is too early."""
@@ -372,19 +378,35 @@ class Trainer:
         """
         self._require_finite_weights()
         self._estimate_population()
-        names = [name for name, _ in self.model.named_parameters()]
-        state = self.optimiser.state.items()
         return Checkpoint(
             network=self.model_options,
             config=asdict(self.config),
             step=self.step,
             progress=asdict(self.progress),
             weights=self.model.state_dict(),
-            optimiser={part: dict(zip(names, arrays, strict=True)) for part, arrays in state},
-            images=self._images,
+            optimiser=self._optimiser_state,
+            images=self.images,
             classes=self._classes,
             objects=self._object_rule,
         )
+
+    @property
+    def _optimiser_state(self) -> dict[str, Arrays]:
+        names = [name for name, _ in self.model.named_parameters()]
+        state = self.optimiser.state.items()
+        return {part: dict(zip(names, arrays, strict=True)) for part, arrays in state}
+
+    def take_over(self) -> None:
+        """Bring this process to where the first rank stands, which has read a checkpoint or weights."""
+        if self.ranks.size == 1:
+            return
+        state = {
+            part: {name: to_host(array) for name, array in arrays.items()}
+            for part, arrays in {"": self.model.state_dict(), **self._optimiser_state}.items()
+        }
+        state, self.step, self.progress = self.ranks.from_first((state, self.step, self.progress))
+        self.model.load_state_dict(state.pop(""))
+        self._load_optimiser(state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint.
@@ -409,7 +431,8 @@ class Trainer:
         self.progress = Progress(**checkpoint.progress)
 
     @cached_property
-    def _images(self) -> dict[str, Fingerprints]:
+    def images(self) -> dict[str, Fingerprints]:
+        """Checksums of the images and labels of each part."""
         return {"train": fingerprints(self.training_set), "held out": fingerprints(self.validation_set)}
 
     @cached_property
@@ -432,7 +455,7 @@ class Trainer:
             )
 
     def _require_same_images(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.images and (found := changes(checkpoint.images, self._images)):
+        if checkpoint.images and (found := changes(checkpoint.images, self.images)):
             raise CheckpointError(
                 f"resume: {self.training_set.source} has changed since the run was started",
                 found,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.metrics.scores import pixel_measures
 from tinyunet.models import Network
 from tinyunet.prediction.tiling import predict_tiled
+from tinyunet.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,40 @@ class Scores:
         return found > 1, self.mean_iou
 
 
+def validate_on(
+    ranks: Ranks, model: Network, images: ImageSet, *, tile: int, examples: int
+) -> tuple[Scores, list[NDArray[np.float32]], set[int]]:
+    """Predict labelled images as `validate` does, each on one of the ranks; the result is the same on all.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    model, images, tile
+        As in `count_pixels`.
+    examples : int
+        Of how many images, the first ones, the probabilities are returned.
+
+    Returns
+    -------
+    tuple
+        Scores, the probabilities of the first images, and the classes that were predicted anywhere.
+    """
+    first: dict[int, NDArray[np.float32]] = {}
+    predicted: set[int] = set()
+
+    def collect(number: int, probabilities: NDArray[np.float32]) -> None:
+        predicted.update(np.unique(probabilities.argmax(axis=2)).tolist())
+        if number < examples:
+            first[number] = probabilities
+
+    own = range(ranks.number, len(images), ranks.size)
+    counts = count_pixels(model, images, tile=tile, on_image=collect, only=own)
+    matrices, shown, classes = zip(*ranks.from_all((counts, first, predicted)), strict=True)
+    in_order = sorted(pair for each in shown for pair in each.items())
+    matrix: NDArray[np.int64] = sum(matrices[1:], start=matrices[0])
+    return _scores_of(matrix), [probabilities for _, probabilities in in_order], set().union(*classes)
+
+
 def validate(
     model: Network,
     images: ImageSet,
@@ -54,12 +89,15 @@ def validate(
     model, images, tile, on_image
         As in `count_pixels`.
     """
-    matrix = count_pixels(model, images, tile=tile, on_image=on_image)
+    return _scores_of(count_pixels(model, images, tile=tile, on_image=on_image))
+
+
+def _scores_of(matrix: NDArray[np.int64]) -> Scores:
     measures = pixel_measures(matrix)
     pixel_error, mean_iou = measures["pixel_error"], measures["mean_iou"]
     assert pixel_error is not None  # every image has a labelled pixel
     assert mean_iou is not None
-    iou = tuple(measures[f"iou_{number}"] for number in range(images.num_classes))
+    iou = tuple(measures[f"iou_{number}"] for number in range(len(matrix)))
     return Scores(pixel_error, iou, mean_iou)
 
 
@@ -69,6 +107,7 @@ def count_pixels(
     *,
     tile: int,
     on_image: Callable[[int, NDArray[np.float32]], None] | None = None,
+    only: Collection[int] | None = None,
 ) -> NDArray[np.int64]:
     """Predict labelled images; count their pixels by true and predicted class, as `confusion_matrix` does.
 
@@ -80,11 +119,14 @@ def count_pixels(
         As in `predict_tiled`.
     on_image : callable, optional
         Called with each image's number and probabilities.
+    only : collection of int, optional
+        The numbers of the images to predict; all if omitted.
     """
     assert images.labels is not None
     assert images.kind is not None
     matrix = np.zeros((images.num_classes, images.num_classes), np.int64)
-    for number, (image, labels) in enumerate(zip(images.images, images.labels, strict=True)):
+    for number in range(len(images)) if only is None else only:
+        image, labels = images.images[number], images.labels[number]
         probabilities = predict_tiled(model, normalise(image), tile=tile)
         if on_image:
             on_image(number, probabilities)

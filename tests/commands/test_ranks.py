@@ -1,0 +1,159 @@
+"""Training on several processes: the same bits for any number of them, and every end is one for all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tinyunet.errors import OptionError, RunError
+from tinyunet.train import Options, _require_work
+from tinyunet.training import mpi
+from tinyunet.training.checkpoint import load_checkpoint
+from tinyunet.training.config import TrainConfig
+from tinyunet.training.ranks import Ranks
+
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+needs_mpi = pytest.mark.skipif(
+    not (MPIEXEC.exists() and find_spec("mpi4py")), reason="pip install mpi4py mpich"
+)
+TIMEOUT = 250
+
+
+def start(processes, *words, code=None):
+    """Start ranks of the training, or of other code, with one thread each."""
+    what = ["-c", code] if code else ["-m", "tinyunet.train"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PMI_RANK", "PMI_SIZE")}
+    return subprocess.Popen(
+        [MPIEXEC, "-n", str(processes), sys.executable, *what, *map(str, words)],
+        env={**environment, "NUMBA_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process):
+    """Exit status, standard output and standard error."""
+    out, err = process.communicate(timeout=TIMEOUT)
+    return process.returncode, out, err
+
+
+def arrays(path):
+    checkpoint = load_checkpoint(path)
+    parts = {"weight": checkpoint.weights, **checkpoint.optimiser}
+    bits = {(part, name): array.tobytes() for part, each in parts.items() for name, array in each.items()}
+    return bits, checkpoint.progress, checkpoint.step
+
+
+@needs_mpi
+def test_any_number_of_processes_gives_the_same_bits(command, data, tiny, tmp_path):
+    """Three of them share four tiles for two steps, two go on; and one process makes all steps."""
+    words = ["--batch", "4", "--dropout", "0.5", "--normalisation", "batch"]
+    assert command("train", "--data", data, "--out", "alone", *tiny, *words)[0] == 0
+    status, out, err = ended(start(3, "--data", data, "--out", "run", *tiny, *words, "--steps", "2"))
+    assert status == 0, err
+    assert out.count("finished at step 2") == 1
+    status, out, err = ended(start(2, "--resume", "run", "--steps", "4"))
+    assert status == 0, err
+    for name in ("last.safetensors", "best.safetensors"):
+        assert arrays(tmp_path / "run" / name) == arrays(tmp_path / "alone" / name)
+    texts = [(tmp_path / run / "log.jsonl").read_text() for run in ("run", "alone")]
+    logs = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    made = [[(r["step"], r["loss"], r["folded"]) for r in log if r["event"] == "step"] for log in logs]
+    assert made[0] == made[1]
+    assert [r["processes"] for r in logs[0] if r["event"] == "started"] == [3, 2]
+
+
+@needs_mpi
+def test_ctrl_c_stops_all_after_the_same_step(data, tiny, tmp_path):
+    """It reaches mpiexec, which passes it on."""
+    process = start(2, "--data", data, "--out", "run", *tiny, "--batch", "2", "--steps", "100000")
+    log = tmp_path / "run" / "log.jsonl"
+    until = time.monotonic() + TIMEOUT
+    while not (log.exists() and '"step": 1,' in log.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    status, out, err = ended(process)
+    assert status == 128 + signal.SIGINT, err
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [record for record in records if record["event"] == "step"]
+    assert f"stopped after step {len(steps)}; go on with --resume run" in out
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").step == len(steps)
+
+
+RAISES = """
+import os, sys
+from tinyunet import train
+from tinyunet.training.trainer import Trainer
+descend = Trainer._prepared
+def fail(trainer, sample, tile):
+    if trainer.step == 2 and trainer.ranks.number == 1:
+        raise RuntimeError("a broken fan")
+    return descend(trainer, sample, tile)
+Trainer._prepared = fail
+train.main(sys.argv[1:])
+"""
+
+
+@needs_mpi
+def test_a_rank_that_fails_is_named_and_ends_the_job(command, data, tiny, tmp_path):
+    """The others wait for its gradients; the last checkpoint is there to go on from."""
+    words = [*tiny, "--batch", "2", "--validate-every", "1"]
+    status, _, err = ended(start(2, "--data", data, "--out", "run", *words, code=RAISES))
+    assert status == 1
+    assert "error: rank 1 of 2 on " in err
+    assert "RuntimeError: a broken fan" in err
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").step == 2
+    assert command("train", "--resume", "run")[0] == 0
+
+
+class Four(Ranks):
+    """What the first of four processes sees; the third has other facts."""
+
+    size = 4
+
+    def __init__(self, others=None):
+        self.others = others or {}
+
+    def from_all(self, value):
+        host, own = value
+        return [value, value, (host, {**own, **self.others}), value]
+
+
+def test_more_processes_than_tiles_are_refused():
+    _require_work(Options(config=TrainConfig(batch=4)), Four())
+    with pytest.raises(OptionError, match=r"(?s)--batch +3\n.*processes +4\n.*--batch 4 or more"):
+        _require_work(Options(config=TrainConfig(batch=3)), Four())
+    with pytest.raises(OptionError, match="--folds trains one network after the other"):
+        _require_work(Options(config=TrainConfig(batch=4), folds=2), Four())
+
+
+def test_processes_that_would_round_differently_are_refused():
+    facts = mpi.facts({"train": {"a": [1, 2]}, "held out": {}})
+    mpi.require_alike(Four(), facts)
+    with pytest.raises(RunError, match=r"differ in numba") as error:
+        mpi.require_alike(Four({"numba": "0.1"}), facts)
+    assert f"  {facts['numba']}\n" in str(error.value)
+    assert "rank 2 on " in str(error.value)
+    other = {"its instruction sets": frozenset({"sse2"})}
+    with pytest.raises(RunError, match=r"(?s)rank 0.*avx.*rank 2.*none besides the common ones"):
+        mpi.require_alike(Four(other), {**facts, "its instruction sets": frozenset({"sse2", "avx2"})})
+    with pytest.raises(RunError, match=r"images and labels.*\n.*checksum"):
+        mpi.require_alike(Four(mpi.facts({"train": {"a": [1, 3]}})), facts)
+
+
+def test_a_launcher_without_mpi4py(monkeypatch):
+    monkeypatch.setenv("PMI_RANK", "1")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(OptionError, match=r"PMI_RANK +1\n(?s:.*)pip install -e '\.\[mpi\]'"), mpi.job():
+        pass
