@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numba
 import tyro
 
 from tinyunet import command_line, diagnosis
@@ -317,7 +316,7 @@ def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: 
     trainer = make_trainer(options.config, images, options, ranks)
     if ranks.size > 1:
         mpi.require_alike(ranks, mpi.facts(trainer.images))
-        print(f"{ranks.size} processes; threads of the first: {numba.get_num_threads()}")
+        print(mpi.describe(ranks))
     if ranks.is_first:
         _warn(trainer, set())
     with open_run(trainer, options, folder):

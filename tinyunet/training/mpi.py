@@ -20,6 +20,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from typing import Any, TextIO
 
+import numba
 from llvmlite import binding
 
 from tinyunet import startup
@@ -121,6 +122,14 @@ def _abort(ranks: MpiRanks, error: BaseException, stderr: TextIO) -> None:
         traceback.print_exception(error, file=stderr)
         stderr.flush()
     ranks.abort(_status(error))
+
+
+def describe(ranks: Ranks) -> str:
+    """One line: the processes, as a launcher names one that is killed, and their threads."""
+    own = f"PID {os.getpid()} on {platform.node()}"
+    processes = [f"rank {number} is {each}" for number, each in enumerate(ranks.from_all(own))]
+    threads = ranks.from_all(numba.get_num_threads())
+    return f"{ranks.size} processes: {', '.join(processes)}; threads: {' '.join(map(str, threads))}"
 
 
 def facts(images: Mapping[str, Fingerprints]) -> dict[str, object]:
