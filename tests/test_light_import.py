@@ -17,6 +17,7 @@ BLOCKED = [
     "threadpoolctl",
     "zarr",
     "distributed",
+    "mpi4py",
 ]
 
 TRAIN_AND_PREDICT = """
