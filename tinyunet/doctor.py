@@ -66,7 +66,9 @@ def doctor(options: Options) -> None:
     images = read_data(config)
     print(f"{config.data}: {images.summary()}")
     setup = Setup(config, *split(images, config.holdout))
-    print(f"{len(setup.training_set)} images to train on, {len(setup.validation_set)} held out\n")
+    few = setup.looked_at()
+    looked_at = "" if few is setup else f"; looked at: {len(few.training_set)} and {len(few.validation_set)}"
+    print(f"{len(setup.training_set)} images to train on, {len(setup.validation_set)} held out{looked_at}\n")
     for finding in diagnose(setup):
         print(f"{finding}\n")
     basis = _of_the_default_recipe(options)

@@ -24,6 +24,7 @@ from tinyunet.metrics.scores import (
     Prediction,
     score_images,
     summarise,
+    with_few_maps,
     worst_first,
 )
 from tinyunet.prediction.files import (
@@ -110,7 +111,7 @@ def evaluate(options: Options) -> None:
     images, predictions, notes, sizes = _predicted(options)
     assert images.kind is not None
     scored = over_images(score_images(images, predictions), len(images))
-    measures, scores = summarise([one.scores for one in scored])
+    measures, scores = summarise(with_few_maps(scored, images.kind, options.pictures))
     folds = summarise_folds(scores, sizes) if len(sizes) > 1 else None
     notes += [f"{options.labels or images.source}: {images.summary()}", _table(measures)]
     notes += [_mistakes_line(images.kind, scores)]

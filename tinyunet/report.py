@@ -18,7 +18,15 @@ from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.diagnosis import diagnose, example_samples
 from tinyunet.errors import OptionError, RunError
 from tinyunet.metrics.folds import summarise_folds
-from tinyunet.metrics.scores import ImageScores, Measure, Prediction, score_images, summarise
+from tinyunet.metrics.scores import (
+    ImageScores,
+    Measure,
+    Prediction,
+    Scored,
+    score_images,
+    summarise,
+    with_few_maps,
+)
 from tinyunet.reporting.progress import over_images
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import read_data
@@ -85,7 +93,8 @@ def report(options: Options) -> None:
     print(f"{config.data}: {images.summary()}")
     setup = Setup(config, *split(images, config.holdout))
     predict = partial(predict_unseen, model, checkpoint, symmetries=options.symmetries)
-    results = page.Results(setup.validation_set, *_score(setup.validation_set, predict(setup.validation_set)))
+    held_out = setup.validation_set
+    results = page.Results(held_out, *_score(held_out, predict(held_out), options.pictures))
     content = page.Content(
         name=options.run.resolve().name,
         data=images.summary(),
@@ -116,7 +125,7 @@ def _report_folds(options: Options) -> None:
     images = read_data(config, stored_classes(checkpoint, networks[0].path))
     print(f"{config.data}: {images.summary()}")
     held_out = predict_held_out(networks, images, symmetries=options.symmetries)
-    _, scores, _ = _score(held_out.images, held_out.predictions)
+    _, scores, _ = _score(held_out.images, held_out.predictions, 0)
     content = fold_page.FoldContent(
         name=options.run.resolve().name,
         images=held_out.images,
@@ -147,13 +156,20 @@ def _require_free(path: Path, *, overwrite: bool) -> None:
 
 
 def _score(
-    images: ImageSet, predictions: Iterator[Prediction]
+    images: ImageSet, predictions: Iterator[Prediction], pictures: int
 ) -> tuple[dict[str, Measure], list[ImageScores], list[float]]:
     """Measures over the set, scores of each image, and seconds to predict it, with a progress bar."""
     scored = over_images(score_images(images, predictions), len(images))
-    scores, seconds = zip(*((one.scores, one.prediction.seconds) for one in scored), strict=True)
-    measures, completed = summarise(scores)
-    return measures, completed, list(seconds)
+    seconds: list[float] = []
+
+    def timed() -> Iterator[Scored]:
+        for one in scored:
+            seconds.append(one.prediction.seconds)
+            yield one
+
+    assert images.kind is not None
+    measures, completed = summarise(with_few_maps(timed(), images.kind, pictures))
+    return measures, completed, seconds
 
 
 def _commands(options: Options, trained: Path) -> list[str]:

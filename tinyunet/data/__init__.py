@@ -5,6 +5,9 @@
     class_table          the files' number or colour of each class
     label_kind           the rule that distinguishes masks, classes and objects
     readers, writer      from folders, stacks and archives to a set, and back
+    records              from the pixels of files to a set
+    as_needed            sequences whose items are made when they are needed
+    large_sets           sets whose files are read when they are needed
     atomic_write         files that are written whole or not at all
     layouts              which label file belongs to which image file
     cell_tracking        films in the layout of the Cell Tracking Challenge

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyunet.data.as_needed import AsNeeded, select
 from tinyunet.data.class_table import ClassTable
 from tinyunet.errors import DataError, describe
 
@@ -16,6 +18,8 @@ LabelKind = Literal["binary", "classes", "instances"]
 UNKNOWN = -1  # in labels of every kind: a pixel that nobody labelled; loss and measures skip it
 Image = NDArray[Any]
 Labels = NDArray[np.integer]
+LOOKED_AT = 32  # images that stand for a set that is read as needed, at most
+FEWEST_LOOKED_AT, PIXELS_LOOKED_AT = 4, LOOKED_AT * 2**20  # fewer of large ones, but not fewer than this
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +28,11 @@ class ImageSet:
 
     Parameters
     ----------
-    images : list of arrays, each (H, W, C)
+    images : sequence of arrays, each (H, W, C)
         Grey values as the files hold them. Sizes may differ, the number of channels may not.
     names : list of str
         One name per image, all different.
-    labels : list of integer arrays, each (H, W), or None
+    labels : sequence of integer arrays, each (H, W), or None
         None in a set to predict. "binary": 0 and 1. "classes": 0..num_classes-1.
         "instances": 0 is background, every other value is one object of that image.
         In all kinds: `UNKNOWN` (-1), pixels that nobody labelled.
@@ -50,6 +54,15 @@ class ImageSet:
         What was inferred about folders and names, for `summary`.
     notes : mapping of str to str
         What was unusual about a file and read all the same, such as "white is zero", by its path.
+    checksums : sequence of (int, int), optional
+        Those of the files of each image and of its labels, for a set that is read as needed.
+    unreadable : set of str
+        The names of images that could not be read when they were needed.
+
+    Notes
+    -----
+    Images and labels may be `AsNeeded` sequences, whose items are checked when they are made. What would need
+    a pass over all of them is then taken from a few, `looked_at`.
 
     Raises
     ------
@@ -58,9 +71,9 @@ class ImageSet:
         everywhere, ...
     """
 
-    images: list[Image]
+    images: Sequence[Image]
     names: list[str]
-    labels: list[Labels] | None = None
+    labels: Sequence[Labels] | None = None
     kind: LabelKind | None = None
     num_classes: int = 0
     source: str = "array"
@@ -70,11 +83,19 @@ class ImageSet:
     not_found: tuple[str, ...] = ()
     layout: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    checksums: Sequence[tuple[int, int]] | None = None
+    unreadable: AbstractSet[str] = frozenset()
 
     def __post_init__(self) -> None:
-        _check_images(self)
+        _check_names(self)
+        if not self.is_read_as_needed:
+            for image, name in zip(self.images, self.names, strict=True):
+                check_image(image, name, self.source, like=(self.names[0], self.images[0]))
         if self.labels is not None:
-            _check_labels(self, self.labels)
+            _check_numbers(self, self.labels)
+        if self.labels is not None and not self.is_read_as_needed:
+            for image, label, name in zip(self.images, self.labels, self.names, strict=True):
+                check_label(label, image, name, self)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,15 +104,46 @@ class ImageSet:
         """Select images by index, in this order; classes and kind stay those of the whole set."""
         return replace(
             self,
-            images=[self.images[i] for i in indices],
+            images=select(self.images, indices),
             names=[self.names[i] for i in indices],
-            labels=None if self.labels is None else [self.labels[i] for i in indices],
+            labels=None if self.labels is None else select(self.labels, indices),
+            checksums=None if self.checksums is None else select(self.checksums, indices),
         )
+
+    @property
+    def is_read_as_needed(self) -> bool:
+        """Whether images are read when they are needed, because all of them would take much memory."""
+        return isinstance(self.images, AsNeeded)
+
+    @property
+    def looked_at(self) -> ImageSet:
+        """The images that stand for all where a pass over them is needed: a few, or all of a set in memory.
+
+        They are evenly spaced, and the same ones whenever it is asked.
+        """
+        return self.subset(self.numbers_looked_at) if self.is_read_as_needed else self
+
+    @property
+    def numbers_looked_at(self) -> Sequence[int]:
+        """The indices of the images `looked_at`."""
+        if not self.is_read_as_needed:
+            return range(len(self))
+        return evenly_spaced(len(self), images_to_look_at(self.images[0]))
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels all images have, as estimated from those `looked_at`."""
+        few = self.looked_at
+        return round(sum(image.shape[0] * image.shape[1] for image in few.images) * len(self) / len(few))
 
     def summary(self) -> str:
         """Describe in one line what was found and how the labels were understood."""
-        parts = [_images_text(self.images), _labels_text(self), self.layout]
-        return "; ".join(part for part in parts if part)
+        few = self.looked_at
+        parts = [_images_text(few.images), _labels_text(few), self.layout]
+        text = "; ".join(part for part in parts if part)
+        if few is self:
+            return text
+        return f"{len(self)} images, read as needed; {len(few)} of them were looked at: {text}"
 
     @property
     def class_table(self) -> ClassTable | None:
@@ -116,7 +168,22 @@ def class_labels(labels: Labels, kind: LabelKind) -> Labels:
     return np.sign(labels) if kind == "instances" else labels
 
 
-def _check_images(image_set: ImageSet) -> None:
+def images_to_look_at(image: Image) -> int:
+    """Return how many images of this size are looked at, for a set that is read as needed."""
+    height, width = image.shape[:2]
+    return min(LOOKED_AT, max(FEWEST_LOOKED_AT, PIXELS_LOOKED_AT // (height * width)))
+
+
+def evenly_spaced(n: int, most: int) -> list[int]:
+    """Choose at most so many of the indices 0 … n - 1, the first and the last among them.
+
+    >>> evenly_spaced(9, 3), evenly_spaced(2, 3)
+    ([0, 4, 8], [0, 1])
+    """
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int)).tolist()
+
+
+def _check_names(image_set: ImageSet) -> None:
     images, names, source = image_set.images, image_set.names, image_set.source
     if not images:
         raise DataError(f"{source}: no images", remedy="give at least one image")
@@ -129,18 +196,21 @@ def _check_images(image_set: ImageSet) -> None:
             },
             "give every image another name; suffixes do not count",
         )
-    for image, name in zip(images, names, strict=True):
-        if image.ndim != 3 or 0 in image.shape:
-            raise DataError(
-                f"{source}: image {name} is empty or not (H, W, C)", {"found": describe(image)}, "remove it"
-            )
-        if image.shape[2] != images[0].shape[2]:
-            raise DataError(
-                f"{source}: images differ in their number of channels",
-                {names[0]: describe(images[0], "H W C"), name: describe(image, "H W C")},
-                "save all of them in grey, or all of them in colour",
-            )
-        _check_pixels(image, f"{source}: image {name}")
+
+
+def check_image(image: Image, name: str, source: str, *, like: tuple[str, Image]) -> None:
+    """Raise a DataError unless an image can be one of a set that has the image `like`, with its name."""
+    if image.ndim != 3 or 0 in image.shape:
+        raise DataError(
+            f"{source}: image {name} is empty or not (H, W, C)", {"found": describe(image)}, "remove it"
+        )
+    if image.shape[2] != like[1].shape[2]:
+        raise DataError(
+            f"{source}: images differ in their number of channels",
+            {like[0]: describe(like[1], "H W C"), name: describe(image, "H W C")},
+            "save all of them in grey, or all of them in colour",
+        )
+    _check_pixels(image, f"{source}: image {name}")
 
 
 def _check_pixels(image: Image, where: str) -> None:
@@ -156,7 +226,7 @@ def _check_pixels(image: Image, where: str) -> None:
         )
 
 
-def _check_labels(image_set: ImageSet, labels: list[Labels]) -> None:
+def _check_numbers(image_set: ImageSet, labels: Sequence[Labels]) -> None:
     if image_set.class_values is not None and len(image_set.class_values) != image_set.num_classes:
         raise DataError(
             f"{image_set.source}: every class needs one value",
@@ -168,28 +238,31 @@ def _check_labels(image_set: ImageSet, labels: list[Labels]) -> None:
             {"images": len(image_set), "labels": len(labels)},
             "remove the images without a label, or leave out all the labels",
         )
-    for image, label, name in zip(image_set.images, labels, image_set.names, strict=True):
-        if label.shape != image.shape[:2]:
-            raise DataError(
-                f"{image_set.source}: image {name} and its label differ in size",
-                {"image": describe(image, "H W C"), "label": describe(label, "H W")},
-                "give each image the label drawn on it, unscaled and uncropped",
-            )
-        highest = int(label.max())
-        if highest == UNKNOWN:
-            raise DataError(
-                f"{image_set.source}: every pixel of label {name} is unknown",
-                remedy="leave the image out: it has nothing to learn from or to judge",
-            )
-        if label.min() < UNKNOWN or (image_set.kind != "instances" and highest >= image_set.num_classes):
-            raise DataError(
-                f"{image_set.source}: label {name} is out of range",
-                {"expected": f"0..{image_set.num_classes - 1}", "found": f"{label.min()}..{highest}"},
-                "correct the label, or read the set with another kind",
-            )
 
 
-def _images_text(images: list[Image]) -> str:
+def check_label(label: Labels, image: Image, name: str, image_set: ImageSet) -> None:
+    """Raise a DataError unless a label belongs to an image, of this name, and has the classes of the set."""
+    if label.shape != image.shape[:2]:
+        raise DataError(
+            f"{image_set.source}: image {name} and its label differ in size",
+            {"image": describe(image, "H W C"), "label": describe(label, "H W")},
+            "give each image the label drawn on it, unscaled and uncropped",
+        )
+    highest = int(label.max())
+    if highest == UNKNOWN:
+        raise DataError(
+            f"{image_set.source}: every pixel of label {name} is unknown",
+            remedy="leave the image out: it has nothing to learn from or to judge",
+        )
+    if label.min() < UNKNOWN or (image_set.kind != "instances" and highest >= image_set.num_classes):
+        raise DataError(
+            f"{image_set.source}: label {name} is out of range",
+            {"expected": f"0..{image_set.num_classes - 1}", "found": f"{label.min()}..{highest}"},
+            "correct the label, or read the set with another kind",
+        )
+
+
+def _images_text(images: Sequence[Image]) -> str:
     sizes = sorted({image.shape[:2] for image in images})
     (h, w), (last_h, last_w) = sizes[0], sizes[-1]
     size = f"{h}x{w}" if len(sizes) == 1 else f"{h}x{w} to {last_h}x{last_w}"

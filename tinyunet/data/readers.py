@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from tinyunet.data.as_needed import mapped
 from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
 from tinyunet.data.cell_tracking import (
     Frame,
@@ -20,21 +20,23 @@ from tinyunet.data.cell_tracking import (
     read_frame,
     read_frames,
 )
-from tinyunet.data.decode import decode_with_notes
-from tinyunet.data.image_set import UNKNOWN, Image, ImageSet, LabelKind
-from tinyunet.data.label_kind import (
-    apply_kind,
-    colour_numbers,
-    infer_kind,
-    is_coloured,
-    label_image,
-    occurring,
-)
-from tinyunet.data.layouts import LAYOUTS, FilePair, find_files, name_of
+from tinyunet.data.image_set import ImageSet, LabelKind
+from tinyunet.data.large_sets import is_large, read_as_needed
+from tinyunet.data.layouts import LAYOUTS, find_files
 from tinyunet.data.monolayer import synthetic_dic
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.partly_annotated import ignore_far_background
+from tinyunet.data.records import (
+    LabelOptions,
+    Record,
+    not_found_text,
+    page_names,
+    read_objects,
+    read_pair,
+    understand,
+    value_text,
+)
 from tinyunet.errors import DataError, OutOfMemoryError, describe, first_names, shorten
 
 SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
@@ -45,25 +47,6 @@ SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
 
 MOST_DIGITS = 18  # of a seed: Python refuses to convert thousands of them
 MOST_CHANNELS = 4  # a third axis that is no longer can be channels
-
-
-class Record(NamedTuple):
-    """One image before its labels are understood."""
-
-    name: str
-    image: Image
-    label: Image | None = None  # (H, W, C) as decoded
-    label_source: str = ""  # its file, for messages
-
-
-class LabelOptions(NamedTuple):
-    """The options of `read_images` about labels."""
-
-    kind: LabelKind | None = None
-    truth: Truth | None = None
-    ignore: Collection[int] = ()
-    class_values: Sequence[int] | None = None
-    coloured: bool = False
 
 
 def read_images(
@@ -126,7 +109,7 @@ def read_images(
         return image_set
     return replace(
         image_set,
-        labels=[ignore_far_background(label, partly_annotated) for label in image_set.labels],
+        labels=mapped(lambda label: ignore_far_background(label, partly_annotated), image_set.labels),
         reason=f"{image_set.reason}; background over {partly_annotated:g} px from labels is unknown",
     )
 
@@ -155,18 +138,9 @@ def inferred_layout(path: str | Path) -> str:
 
 
 def _ignored_text(image_set: ImageSet, ignore: Collection[int]) -> str:
-    values = ", ".join(_value_text(value, image_set.coloured) for value in ignore)
+    values = ", ".join(value_text(value, image_set.coloured) for value in ignore)
     text = f"{values} {'is' if len(ignore) == 1 else 'are'} unknown"
     return f"{text}, but no label has {', '.join(image_set.not_found)}" if image_set.not_found else text
-
-
-def _value_text(value: int, coloured: bool) -> str:
-    return f"#{value:06x}" if coloured else str(value)
-
-
-def _not_found(ignore: Collection[int], found: Collection[int], coloured: bool) -> tuple[str, ...]:
-    """The values to ignore that no label file has; -1 is always unknown, and seldom there."""
-    return tuple(_value_text(value, coloured) for value in ignore if value not in (*found, UNKNOWN))
 
 
 def _read_frame(frame: Frame) -> ImageSet:
@@ -189,17 +163,19 @@ def _read(path: str | Path, labels: bool, options: LabelOptions) -> ImageSet:
             f"{path}: {options.truth} truth is for films", {"films": CELL_TRACKING}, "leave --truth out"
         )
     if path.suffix.lower() == ".npz":
-        return _understand(_read_npz(path, labels), options, str(path))
+        return understand(_read_npz(path, labels), options, str(path))
     files = find_files(path, labels)
+    if is_large(files):
+        return read_as_needed(files, options, str(path))
     notes: dict[str, str] = {}
     if files.one_label_per_object:
         found = set[int]()
-        records = [_read_objects(pair, notes, options.ignore, found) for pair in files.pairs]
+        records = [read_objects(pair, notes, options.ignore, found) for pair in files.pairs]
         understood = options._replace(kind=options.kind or "instances", ignore=())
-        images = _understand(records, understood, str(path), notes, files.inferred)
-        return replace(images, not_found=_not_found(options.ignore, found, False))
-    records = [record for pair in files.pairs for record in _read_pair(pair, notes)]
-    return _understand(records, options, str(path), notes, files.inferred)
+        images = understand(records, understood, str(path), notes, files.inferred)
+        return replace(images, not_found=not_found_text(options.ignore, found, False))
+    records = [record for pair in files.pairs for record in read_pair(pair, notes)]
+    return understand(records, options, str(path), notes, files.inferred)
 
 
 def _require_no_options(path: str, options: LabelOptions) -> None:
@@ -220,7 +196,7 @@ def _read_films(films: Sequence[Path], labels: bool, options: LabelOptions, sour
     frames, reason = read_annotated(films, options.truth, notes)
     records = [Record(name, image, label[..., None], name) for name, image, label in frames]
     options = options._replace(kind=options.kind or "instances")
-    return replace(_understand(records, options, source, notes), reason=reason)
+    return replace(understand(records, options, source, notes), reason=reason)
 
 
 def _seed(path: str, seed: str) -> int:
@@ -232,126 +208,13 @@ def _seed(path: str, seed: str) -> int:
     return int(seed or 0)
 
 
-def _understand(
-    records: Sequence[Record],
-    options: LabelOptions,
-    source: str,
-    notes: Mapping[str, str] | None = None,
-    layout: str = "",
-) -> ImageSet:
-    """Make a set of records: infer the kind of their labels unless it is given, and number them."""
-    images = ImageSet(
-        [record.image for record in records],
-        [record.name for record in records],
-        source=source,
-        notes=notes or {},
-        layout=layout,
-    )
-    pixels = [(record.label, record.label_source) for record in records if record.label is not None]
-    if not pixels:
-        return images
-    coloured = options.coloured or any(is_coloured(label) for label, _ in pixels)
-    convert = colour_numbers if coloured else label_image
-    values = [convert(label, where, options.ignore) for label, where in pixels]
-    found = {
-        value
-        for label, where in pixels
-        for value in occurring(label, options.ignore, where, coloured=coloured)
-    }
-    kind, reason = options.kind, "as given"
-    if kind is None:
-        kind, reason = infer_kind(values, source, coloured=coloured)
-    known = options.class_values
-    if kind == "binary" and coloured != options.coloured:
-        known = None  # the numbers of a grey mask are no colours, and the reverse
-    applied = apply_kind(values, kind, source, known, coloured=coloured)
-    return replace(
-        images,
-        labels=applied.labels,
-        kind=kind,
-        num_classes=applied.num_classes,
-        reason=reason,
-        class_values=applied.class_values,
-        coloured=coloured and applied.class_values is not None,
-        not_found=_not_found(options.ignore, found, coloured),
-    )
-
-
-def _decode(file: Path, notes: dict[str, str], *, labels: bool = False) -> list[Image]:
-    """Read the pages of a file, and keep its notes."""
-    pages, found = decode_with_notes(file, labels=labels)
-    if found:
-        notes[str(file)] = "; ".join(found)
-    return pages
-
-
-def _read_pair(pair: FilePair, notes: dict[str, str]) -> list[Record]:
-    """Read the pages of an image file with those of its label file."""
-    images = _decode(pair.image, notes)
-    names = _page_names(name_of(pair.image), len(images))
-    if not pair.labels:
-        return [Record(name, image) for name, image in zip(names, images, strict=True)]
-    (label_file,) = pair.labels
-    labels = _decode(label_file, notes, labels=True)
-    if len(labels) != len(images):
-        raise DataError(
-            f"{label_file}: not as many pages as its image file",
-            {str(pair.image): f"{len(images)} pages", str(label_file): f"{len(labels)} pages"},
-            "give every page of the stack its label page",
-        )
-    return [
-        Record(name, image, label, str(label_file))
-        for name, image, label in zip(names, images, labels, strict=True)
-    ]
-
-
-def _read_objects(pair: FilePair, notes: dict[str, str], ignore: Collection[int], found: set[int]) -> Record:
-    """Number the objects of an image that has one mask each; where masks overlap, the first counts.
-
-    Pixels that a mask marks as unknown stay so unless they belong to an object. The values to ignore that
-    occur are added to `found`.
-    """
-    (image,) = _one_page(pair.image, notes)
-    numbers = np.zeros(image.shape[:2], np.int32)
-    unknown = np.zeros(image.shape[:2], bool)
-    for number, file in enumerate(pair.labels, 1):
-        (page,) = _one_page(file, notes, labels=True)
-        label = label_image(page, str(file), ignore)
-        found |= occurring(page, ignore, str(file))
-        mask = label > 0
-        if mask.shape != numbers.shape:
-            raise DataError(
-                f"{file}: image and mask differ in size",
-                {"image": describe(numbers, "H W"), "mask": describe(mask, "H W")},
-                "give each image the masks drawn on it, unscaled and uncropped",
-            )
-        numbers[mask & (numbers == 0)] = number
-        unknown |= label == UNKNOWN
-    numbers[unknown & (numbers == 0)] = UNKNOWN
-    return Record(name_of(pair.image), image, numbers[..., None], str(pair.image))
-
-
-def _one_page(file: Path, notes: dict[str, str], *, labels: bool = False) -> list[Image]:
-    pages = _decode(file, notes, labels=labels)
-    if len(pages) != 1:
-        raise DataError(
-            f"{file}: expected one page", {"found": len(pages)}, "save every page as a file of its own"
-        )
-    return pages
-
-
-def _page_names(stem: str, pages: int) -> list[str]:
-    digits = len(str(pages - 1))
-    return [stem] if pages == 1 else [f"{stem}-{page:0{digits}d}" for page in range(pages)]
-
-
 def _read_npz(path: Path, labels: bool) -> list[Record]:
     images = _npz_array(path, "images")
     if images.ndim not in (3, 4):
         raise DataError(
             f"{path}: images must be (N, H, W) or (N, H, W, C)", {"found": describe(images)}, "stack them so"
         )
-    names = _page_names(path.stem, len(images))
+    names = page_names(path.stem, len(images))
     if images.ndim == 3 and images.shape[2] <= MOST_CHANNELS < images.shape[1]:
         raise DataError(
             f"{path}: images can be one image in colours, or many of few columns",

@@ -47,6 +47,8 @@ __all__ = [
     "warnings",
 ]
 
+AT_START = 4  # images to train on, and held-out ones, of a set that is read as needed
+
 CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_kind,
     check_unlabelled,
@@ -72,16 +74,21 @@ def diagnose(setup: Setup) -> list[Finding]:
     Parameters
     ----------
     setup : Setup
-        The images and the options that training would use.
+        The images and the options that training would use. Of images that are read as needed a few are looked
+        at, and the findings are about these.
     """
+    setup = setup.looked_at()
     findings = [finding for check in CHECKS for finding in check(setup)]
     order: tuple[Severity, ...] = ("problem", "warning", "note")
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 def warnings(setup: Setup) -> list[Finding]:
-    """Run all checks; returns the findings that are more than a note."""
-    return [finding for finding in diagnose(setup) if finding.severity != "note"]
+    """Run all checks; returns the findings that are more than a note.
+
+    Of images that are read as needed very few are looked at, because a training waits for it.
+    """
+    return [finding for finding in diagnose(setup.looked_at(AT_START)) if finding.severity != "note"]
 
 
 def example_samples(setup: Setup) -> dict[str, Sample]:

@@ -51,7 +51,8 @@ def measure(images: ImageSet) -> Measures:
     """Measure the images of a labelled set."""
     assert images.labels is not None
     assert images.kind is not None
-    sides = [min(image.shape[:2]) for image in images.images]
+    few = images.looked_at
+    sides = [min(image.shape[:2]) for image in few.images]
     chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int))
     widths, areas, contrasts = [], [], []
     for number in chosen:
@@ -60,11 +61,11 @@ def measure(images: ImageSet) -> Measures:
         widths.append(found[0])
         areas.append(found[1])
         contrasts.append(class_contrast(images.images[number], class_labels(labels, images.kind)))
-    counts = pixels_by_class(images)
+    counts = pixels_by_class(few)
     return Measures(
         images=len(images),
         side=int(np.quantile(sides, 1 - MOST, method="lower")),
-        pixels=sum(image.shape[0] * image.shape[1] for image in images.images),
+        pixels=images.pixels,
         width=_typical(np.concatenate(widths), np.concatenate(areas)),
         contrast=float(np.mean(contrasts)),
         rarest=float(counts[counts > 0].min() / counts.sum()),

@@ -46,7 +46,7 @@ from tinyunet.data import UNKNOWN, ImageSet, LabelKind, class_labels
 from tinyunet.errors import DataError, ShapeError, describe
 from tinyunet.metrics.contingency import check_probabilities
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT, Mistakes, find_class_mistakes, find_mistakes
-from tinyunet.metrics.naming import lower_is_better
+from tinyunet.metrics.naming import headline_measure, lower_is_better
 from tinyunet.metrics.segments import THRESHOLDS
 
 
@@ -129,6 +129,38 @@ def worst_first(scores: Sequence[ImageScores], measure: str) -> list[int]:
     """The indices of the images that have a value of a measure, from the lowest value."""
     known = {i: value for i, image in enumerate(scores) if (value := image.values[measure]) is not None}
     return sorted(known, key=lambda i: known[i])
+
+
+def with_few_maps(scored: Iterable[Scored], kind: LabelKind, most: int) -> list[ImageScores]:
+    """Collect the scores, but the maps of mistakes of the worst and of the best images only.
+
+    Parameters
+    ----------
+    scored : iterable of Scored
+        What `score_images` yields.
+    kind : "binary", "classes" or "instances"
+        Of the labels; decides by which measure.
+    most : int
+        How many of the worst, and how many of the best, keep theirs.
+
+    Returns
+    -------
+    list of ImageScores
+        Elsewhere `mistakes.kinds` has the shape (0, 0): the maps of many images would fill the memory.
+    """
+    measure, scores, with_map = headline_measure(kind), list[ImageScores](), list[int]()
+    for number, one in enumerate(scored):
+        scores.append(one.scores)
+        with_map.append(number)
+        few = [scores[i] for i in with_map]
+        order = worst_first(few, measure)
+        kept = {with_map[i] for i in (*order[:most], *order[max(0, len(order) - most) :])}
+        for i in set(with_map) - kept:
+            scores[i] = replace(
+                scores[i], mistakes=scores[i].mistakes._replace(kinds=np.zeros((0, 0), np.uint8))
+            )
+        with_map = sorted(kept)
+    return scores
 
 
 def score_images(images: ImageSet, predictions: Iterable[Prediction]) -> Iterator[Scored]:

@@ -52,7 +52,8 @@ class ObjectRule:
         """Derive the rule from the objects of a set; the default one unless its labels number objects.
 
         Objects are kept if they are at least as large as the smallest but 5 % of the set's. Necks are deep
-        if they are deeper than a sixth of the typical radius, that of a disc of the median area.
+        if they are deeper than a sixth of the typical radius, that of a disc of the median area. Of a set
+        that is read as needed, the objects of the images `looked_at` count.
 
         Examples
         --------
@@ -62,7 +63,9 @@ class ObjectRule:
         """
         if images.kind != "instances" or images.labels is None:
             return cls()
-        areas = [np.unique(labels[labels > 0], return_counts=True)[1] for labels in images.labels]
+        labels_looked_at = images.looked_at.labels
+        assert labels_looked_at is not None
+        areas = [np.unique(labels[labels > 0], return_counts=True)[1] for labels in labels_looked_at]
         area = np.concatenate(areas)
         if not area.size:
             return cls()

@@ -302,7 +302,7 @@ def _times(log: Log, results: Results) -> list[tuple[str, str]]:
     validations = [record["seconds"] for record in log if record["event"] == "validation"]
     training = sum(record["seconds"] for record in steps)
     waiting = sum(record["waited"] for record in steps)
-    pixels = sum(image.shape[0] * image.shape[1] for image in results.images.images)
+    pixels = results.images.pixels
     return [
         ("training", f"{duration(training)} in {len(steps):,} steps"),
         ("one step", f"{duration(statistics.median(record['seconds'] for record in steps))} (median)"),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tinyunet import command_line
 from tinyunet.backend import active_backend, active_precision
 from tinyunet.data import class_labels, normalise
+from tinyunet.errors import DataError
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.reporting import environment
 from tinyunet.reporting.progress import step_bar
@@ -43,13 +44,23 @@ def record_training(trainer: Trainer, folder: RunFolder, command: str) -> None:
     KeyboardInterrupt
         The run was stopped with Ctrl-C, SIGTERM or SIGHUP, whose number is the argument; the step was
         finished and its checkpoint is stored. The second time it stops at once and stores nothing.
+    DataError
+        An image of a set that is read as needed cannot be read; the checkpoint is stored.
     """
     print(_introduction(trainer), flush=True)
     with _stop_after_step() as stopping:
-        if trainer.ranks.is_first:
-            _follow(trainer, folder, command, stopping)
-        else:
-            _accompany(trainer, stopping)
+        try:
+            if trainer.ranks.is_first:
+                _follow(trainer, folder, command, stopping)
+            else:
+                _accompany(trainer, stopping)
+        except DataError as error:  # by a file that was read when it was needed
+            if trainer.ranks.is_first:
+                store(trainer, folder)
+            raise DataError(
+                f"{error}\n  stopped after step {trainer.step}; once the file is put right, go on with "
+                f"--resume {folder.path}"
+            ) from error
 
 
 def recorded(trainer: Trainer, folder: RunFolder, command: str) -> Iterator[Event]:
@@ -223,8 +234,8 @@ def _draw_pictures(
         plots.plot_curves(folder.read_log(), folder.curves)
     with command_line.writing(folder.examples):
         plots.plot_examples(
-            held_out.images,
-            [class_labels(labels, held_out.kind) for labels in held_out.labels],
+            held_out.images[:EXAMPLES],
+            [class_labels(labels, held_out.kind) for labels in held_out.labels[:EXAMPLES]],
             examples,
             folder.examples,
             title=f"held-out images at step {step}",

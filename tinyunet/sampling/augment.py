@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyunet.data.as_needed import AsNeeded, mapped
 from tinyunet.errors import DataError, DtypeError, OptionError, ShapeError, describe, shorten
 from tinyunet.sampling.elastic import count_folded, displacement_field
 from tinyunet.sampling.spline import spline_coefficients, warp
@@ -110,7 +111,8 @@ class Augmenter:
     Parameters
     ----------
     images : sequence of ndarray, each (H, W, C), float32
-        Normalised to about zero mean and unit standard deviation. Sizes may differ, channels may not.
+        Normalised to about zero mean and unit standard deviation. Sizes may differ, channels may not. Of an
+        `AsNeeded` sequence, sources and grey ranges are made as needed, too, and nothing is checked here.
     labels : sequence of ndarray, each (H, W), integer
     input_size, output_size : int
         Sides of the network's input and output tiles, in pixels: 572 and 388 in the paper.
@@ -128,12 +130,12 @@ class Augmenter:
     ----------
     order : int
         Order of `warp`: 3 if tiles are interpolated, else 0.
-    sources : list of ndarray
+    sources : sequence of ndarray
         Where `warp` looks tiles up: the spline coefficients of each image if tiles are interpolated,
         4 (H + 3) (W + 3) C bytes, else the image itself, which is not copied.
-    labels : list of ndarray
+    labels : sequence of ndarray
         The given arrays, not copies.
-    grey_ranges : list of (float, float)
+    grey_ranges : sequence of (float, float)
         Smallest and largest value of each image.
     """
 
@@ -147,7 +149,8 @@ class Augmenter:
         augmentation: Augmentation = Augmentation(),
         label_margin: int = 0,
     ):
-        _check_images(images, labels)
+        if not isinstance(images, AsNeeded):
+            _check_images(images, labels)
         _check_sizes(input_size, output_size, label_margin)
         self.input_size = input_size
         self.output_size = output_size
@@ -155,9 +158,9 @@ class Augmenter:
         self.label_margin = label_margin
         # Between pixels the image is a spline. Values at the pixels themselves are copied, which is exact.
         self.order = 3 if augmentation.moves_between_pixels else 0
-        self.sources = [spline_coefficients(image) for image in images] if self.order else list(images)
-        self.grey_ranges = [(float(image.min()), float(image.max())) for image in images]
-        self.labels = list(labels)
+        self.sources = mapped(spline_coefficients, images) if self.order else images
+        self.grey_ranges = mapped(_grey_range, images)
+        self.labels = labels
 
     def __len__(self) -> int:
         """The number of images."""
@@ -218,6 +221,10 @@ def sample_tile(
         label_margin=label_margin,
     )
     return augmenter.sample(0, rng)
+
+
+def _grey_range(image: NDArray[np.float32]) -> tuple[float, float]:
+    return float(image.min()), float(image.max())
 
 
 def _vary_grey_values(

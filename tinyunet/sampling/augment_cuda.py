@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.backend import cuda, to_backend
+from tinyunet.data.as_needed import mapped
 from tinyunet.errors import OutOfMemoryError
 from tinyunet.sampling.augment import Augmenter, Draw
 from tinyunet.sampling.elastic import cardinal_splines
@@ -36,9 +37,9 @@ class TileMaker:
     def __init__(self, augmenter: Augmenter, cells: Sequence[NDArray[Any]], classes: Sequence[NDArray[Any]]):
         self._augmenter = augmenter
         try:
-            self._sources = [to_backend(source) for source in augmenter.sources]
-            self._cells = [to_backend(image, np.int32) for image in cells]
-            self._classes = [to_backend(image, np.int32) for image in classes]
+            self._sources = mapped(to_backend, augmenter.sources)
+            self._cells = mapped(_to_backend_as_int32, cells)
+            self._classes = mapped(_to_backend_as_int32, classes)
         except MemoryError:
             needed = sum(
                 source.nbytes + 8 * image.size for source, image in zip(augmenter.sources, cells, strict=True)
@@ -95,3 +96,7 @@ class TileMaker:
             flops=input_size**2 * (4 * points * (points + 1) + 50 * channels),
         )
         return tile
+
+
+def _to_backend_as_int32(labels: NDArray[Any]) -> Any:
+    return to_backend(labels, np.int32)

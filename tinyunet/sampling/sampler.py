@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
+from tinyunet.data.as_needed import mapped, select
 from tinyunet.errors import DataError, OptionError
 from tinyunet.sampling.augment import Augmentation, Augmenter
 from tinyunet.sampling.weight_map import class_weights, label_cells, separate_touching, weight_map
@@ -105,9 +107,9 @@ class Sampler:
     Attributes
     ----------
     class_shares : ndarray, shape (num_classes,)
-        Share of each class in the labelled pixels.
+        Share of each class in the labelled pixels of the images `looked_at`.
     class_weights : list of float
-        w_c of the weight map, balanced over the whole set, or all 1.
+        w_c of the weight map, balanced over the images `looked_at`, or all 1.
     margin : int
         How far beyond the output tile cells count in its weight map, in pixels.
 
@@ -136,8 +138,9 @@ class Sampler:
         self.names, self.num_classes, self.seed = images.names, images.num_classes, seed
         self.batch = batch
         self.settings, self.output_size = weights, output_size
-        cells_and_classes = [_cells_and_classes(labels, images.kind) for labels in images.labels]
-        known = np.concatenate([classes[classes != UNKNOWN] for _, classes in cells_and_classes])
+        packed = mapped(partial(_understand, kind=images.kind, num_classes=images.num_classes), images.labels)
+        looked_at = select(packed, images.numbers_looked_at)
+        known = np.concatenate([_known_classes(labels, images.num_classes) for labels in looked_at])
         self.class_shares = np.bincount(known, minlength=images.num_classes) / known.size
         balanced = class_weights([known], images.num_classes)
         self.class_weights: list[float] = (
@@ -145,8 +148,8 @@ class Sampler:
         )
         self.margin = min((input_size - output_size) // 2, int(NEIGHBOURHOOD_SIGMAS * weights.sigma))
         self.augmenter = Augmenter(
-            [normalise(image) for image in images.images],
-            [_pack(cells, classes, images.num_classes) for cells, classes in cells_and_classes],
+            mapped(normalise, images.images),
+            packed,
             input_size=input_size,
             output_size=output_size,
             augmentation=augmentation,
@@ -216,6 +219,16 @@ class Sampler:
             finally:
                 for future in waiting:
                     future.cancel()
+
+
+def _understand(labels: NDArray[Any], kind: str, num_classes: int) -> NDArray[np.int64]:
+    return _pack(*_cells_and_classes(labels, kind), num_classes)
+
+
+def _known_classes(packed: NDArray[Any], num_classes: int) -> NDArray[Any]:
+    """Return the classes of the labelled pixels of an image."""
+    _, classes = unpack(packed, num_classes)
+    return classes[classes != UNKNOWN]
 
 
 def _cells_and_classes(labels: NDArray[Any], kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

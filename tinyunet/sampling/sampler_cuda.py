@@ -1,12 +1,15 @@
 """Makes training samples by CUDA kernels, on the GPU where the network is trained.
 
-The images of a `Sampler` go to the GPU once. For each sample the CPU draws the random numbers in the order of
-`Sampler.sample`, so that a step has the same sample on every backend, up to rounding.
+The images of a `Sampler` go to the GPU once; those of a set that is read as needed, when they are needed. For
+each sample the CPU draws the random numbers in the order of `Sampler.sample`, so that a step has the same
+sample on every backend, up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from tinyunet.backend import to_backend
 from tinyunet.data import UNKNOWN
+from tinyunet.data.as_needed import mapped
 from tinyunet.sampling import weight_map_cuda
 from tinyunet.sampling.augment_cuda import TileMaker
 from tinyunet.sampling.elastic import count_folded
@@ -30,10 +34,9 @@ class CudaSampler:
 
     def __init__(self, sampler: Sampler):
         self._sampler = sampler
-        cells, classes = zip(
-            *(unpack(labels, sampler.num_classes) for labels in sampler.augmenter.labels), strict=True
-        )
-        self._fully_labelled = [bool((image != UNKNOWN).all()) for image in classes]
+        unpacked = mapped(partial(unpack, num_classes=sampler.num_classes), sampler.augmenter.labels)
+        cells, classes = mapped(itemgetter(0), unpacked), mapped(itemgetter(1), unpacked)
+        self._fully_labelled = mapped(_is_fully_labelled, classes)
         self._tiles = TileMaker(sampler.augmenter, cells, classes)
         self._class_weights = to_backend(sampler.class_weights, np.float32)
 
@@ -63,6 +66,10 @@ class CudaSampler:
         training all the same, and the CPU only draws a few random numbers.
         """
         return (self.sample(step, tile) for step in range(start, stop) for tile in tiles)
+
+
+def _is_fully_labelled(classes: NDArray[Any]) -> bool:
+    return bool((classes != UNKNOWN).all())
 
 
 def weights_by_class(sample: Sample, num_classes: int) -> NDArray[np.float64]:

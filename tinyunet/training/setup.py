@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from tinyunet.data import ImageSet
+from tinyunet.data.image_set import LOOKED_AT, evenly_spaced
 from tinyunet.errors import OptionError, describe
 from tinyunet.models import MODELS
 from tinyunet.models.geometry import Geometry
@@ -41,7 +42,7 @@ class Setup:
     validation_set: ImageSet
 
     def __post_init__(self) -> None:
-        largest = max(self.training_set.images, key=lambda image: max(image.shape))
+        largest = max(self.training_set.looked_at.images, key=lambda image: max(image.shape))
         most = max(LARGE_TILE, TILE_PER_IMAGE * max(largest.shape[:2]))
         if self.config.tile > most:
             raise OptionError(
@@ -49,6 +50,16 @@ class Setup:
                 {"largest image": describe(largest, "H W C"), "expected": f"at most {most}"},
                 "give a smaller --tile: it would be filled with mirror images, in memory for all of them",
             )
+
+    def looked_at(self, most: int = LOOKED_AT) -> Setup:
+        """Return a setup with a few images if they are read as needed, otherwise this one."""
+        if not self.training_set.is_read_as_needed:
+            return self
+        few = [
+            part.looked_at.subset(evenly_spaced(len(part.looked_at), most))
+            for part in (self.training_set, self.validation_set)
+        ]
+        return Setup(self.config, *few)
 
     @cached_property
     def model_options(self) -> dict[str, Any]:

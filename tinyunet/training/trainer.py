@@ -28,7 +28,7 @@ from tinyunet.backend import to_backend, to_host
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.class_table import ClassTable
-from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints
+from tinyunet.data.fingerprint import Fingerprints, changes, fingerprints, without
 from tinyunet.errors import CheckpointError, OutOfMemoryError, RunError
 from tinyunet.models import make_network, memory
 from tinyunet.nn import OPTIMISERS
@@ -385,7 +385,7 @@ class Trainer:
             progress=asdict(self.progress),
             weights=self.model.state_dict(),
             optimiser=self._optimiser_state,
-            images=self.images,
+            images=without(self.images, self.training_set.unreadable | self.validation_set.unreadable),
             classes=self._classes,
             objects=self._object_rule,
         )
@@ -479,5 +479,7 @@ def _known_classes(images: ImageSet) -> set[int]:
     """The classes that the labels of a set contain."""
     assert images.labels is not None
     assert images.kind is not None
-    values = [np.unique(class_labels(labels, images.kind)).tolist() for labels in images.labels]
+    looked_at = images.looked_at.labels
+    assert looked_at is not None
+    values = [np.unique(class_labels(labels, images.kind)).tolist() for labels in looked_at]
     return set().union(*values) - {UNKNOWN}

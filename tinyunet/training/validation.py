@@ -154,7 +154,8 @@ def count_constant(images: ImageSet, predicted: int) -> NDArray[np.int64]:
 
 
 def score_of_constant(images: ImageSet) -> float:
-    """Return the mean IoU of the best prediction of one class at every pixel of labelled images."""
+    """Return the mean IoU of the best prediction of one class at every pixel of the images `looked_at`."""
+    images = images.looked_at
     commonest = int(pixels_by_class(images).argmax())
     score = pixel_measures(count_constant(images, commonest))["mean_iou"]
     assert score is not None  # every image has a labelled pixel
