@@ -9,7 +9,15 @@ from stardist.matching import matching, matching_dataset
 from tinyunet import metrics
 from tinyunet.data import UNKNOWN, ImageSet
 from tinyunet.metrics.mistakes import BORDER, MISTAKES, find_class_mistakes, find_mistakes
-from tinyunet.metrics.scores import Prediction, score_image, score_images, summarise, worst_first
+from tinyunet.metrics.scores import (
+    Prediction,
+    Scored,
+    score_image,
+    score_images,
+    summarise,
+    with_few_maps,
+    worst_first,
+)
 
 PIXELS = {"pixel_error", "mean_iou", "iou_0", "iou_1", "dice_0", "dice_1"}
 
@@ -264,3 +272,20 @@ def test_a_set_is_scored_one_image_after_the_other():
         assert scores.values == expected.values
     with pytest.raises(ValueError, match="shorter"):
         list(score_images(images, iter([Prediction(noisy(labels[0]), None)])))
+
+
+def test_only_the_worst_and_the_best_images_keep_their_maps():
+    """The maps of all images would fill the memory; no score depends on that."""
+    truth = np.zeros((12, 12), np.uint8)
+    truth[2:8, 2:8] = 1
+    scored = []
+    for number, wrong in enumerate([3, 1, 5, 0, 4, 2]):
+        classes = truth.copy()
+        classes[2 : 2 + wrong, 2:8] = 0
+        prediction = Prediction(np.eye(2, dtype=np.float32)[classes], None)
+        scored.append(Scored(prediction, score_image(str(number), prediction, truth, "classes", 2)))
+    scores = with_few_maps(iter(scored), "classes", 2)
+    assert [image.name for image in scores if image.mistakes.kinds.size] == ["1", "2", "3", "4"]
+    assert worst_first(scores, "mean_iou")[:2] == [2, 4]
+    assert [image.values for image in scores] == [one.scores.values for one in scored]
+    assert not any(image.mistakes.kinds.size for image in with_few_maps(iter(scored), "classes", 0))

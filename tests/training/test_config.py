@@ -24,7 +24,10 @@ STORED = {
 }  # fmt: skip
 
 # Options that came later, with the values that earlier runs had.
-LATER = {"ignore": (), "normalisation": None, "start_from": None, "optimiser": "sgd", "warmup": 0}
+LATER = {
+    "ignore": (), "class_values": (), "normalisation": None, "start_from": None, "optimiser": "sgd",
+    "warmup": 0,
+}  # fmt: skip
 
 
 def checkpoint(config):

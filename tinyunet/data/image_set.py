@@ -18,8 +18,8 @@ LabelKind = Literal["binary", "classes", "instances"]
 UNKNOWN = -1  # in labels of every kind: a pixel that nobody labelled; loss and measures skip it
 Image = NDArray[Any]
 Labels = NDArray[np.integer]
-LOOKED_AT = 32  # images that stand for a set that is read as needed, at most
-FEWEST_LOOKED_AT, PIXELS_LOOKED_AT = 4, LOOKED_AT * 2**20  # fewer of large ones, but not fewer than this
+LOOKED_AT = 32  # images, at most, that stand for a set that is read as needed
+PIXELS_LOOKED_AT, FEWEST_LOOKED_AT = 8 * 2**20, 4  # fewer of large ones: a training waits for them
 
 
 @dataclass(frozen=True, eq=False)

@@ -290,7 +290,15 @@ def _number_classes(
 
 def renumber(label: Labels) -> Labels:
     """Number the objects of one image 1..n without gaps, in the order of their values; 0 and -1 stay."""
-    values, inverse = np.unique(label, return_inverse=True)
+    highest = int(label.max(initial=0))
+    if label.dtype.kind == "i" and highest < label.size and label.min(initial=0) >= UNKNOWN:
+        table = np.zeros(highest + 2, np.int64)  # by value; UNKNOWN, -1, is the last
+        table[label.ravel()] = 1
+        table[0], table[-1] = 0, 0
+        table = np.cumsum(table)
+        table[-1] = UNKNOWN
+        return table[label].astype(label.dtype)
+    values, inverse = np.unique(label, return_inverse=True)  # numbers beyond a table, and slower
     numbers = np.where(values > 0, np.cumsum(values > 0), values)
     return numbers[inverse].reshape(label.shape).astype(label.dtype)
 

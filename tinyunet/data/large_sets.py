@@ -13,6 +13,7 @@ from operator import itemgetter
 import numpy as np
 
 from tinyunet.data.as_needed import AsNeeded, Cache
+from tinyunet.data.class_table import ClassTable
 from tinyunet.data.decode import decode
 from tinyunet.data.fingerprint import checksum_of_files
 from tinyunet.data.image_set import (
@@ -148,6 +149,18 @@ class _LargeSet:
         values = self._converted(pixels, where)
         if self._values is None:
             return renumber(values)
+        found = np.unique(values[values >= 0])
+        if not np.isin(found, self._values).all():
+            table = ClassTable(tuple(self._values), self._coloured)
+            raise DataError(
+                f"{where}: a label value that the files read at the start do not have",
+                {
+                    "found": ", ".join(f"#{v:06x}" if self._coloured else str(v) for v in found),
+                    "known": table,
+                },
+                "if it is a class, start again and give the values of all classes with --class-values; if it "
+                "means unknown, with --ignore",
+            )
         return apply_kind([values], "classes", where, self._values, coloured=self._coloured).labels[0]
 
     def _converted(self, pixels: Image, where: str) -> Labels:

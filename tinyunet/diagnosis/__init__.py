@@ -47,7 +47,7 @@ __all__ = [
     "warnings",
 ]
 
-AT_START = 4  # images to train on, and held-out ones, of a set that is read as needed
+AT_START = 2  # images to train on, and held-out ones, of a set that is read as needed
 
 CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_kind,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tinyunet.data import ImageSet, LabelKind, Truth, read_images
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.readers import SYNTHETIC
-from tinyunet.errors import OptionError, shorten
+from tinyunet.errors import DataError, OptionError, shorten
 from tinyunet.models import MODELS, ModelName
 from tinyunet.nn import OPTIMISERS, OptimiserName
 from tinyunet.sampling import WeightMap
@@ -49,10 +49,38 @@ class LabelOptions:
     ignore: tuple[int | str, ...] = ()
     """A label value, or a colour such as #ff0000, that means unknown: such pixels count neither in training
     nor in scores. Repeat it for several; -1 always means unknown."""
+    class_values: tuple[int | str, ...] = ()
+    """The label value or colour of a class; repeat it for all classes. If omitted those that occur: of a
+    set that is read as needed, in a few files, which may lack a rare class."""
 
     def __post_init__(self) -> None:
         # As numbers, each once: JSON gives a list, the command line may give colours and repeat a value.
         object.__setattr__(self, "ignore", tuple(sorted(set(map(_label_value, self.ignore)))))
+        object.__setattr__(self, "class_values", tuple(self.class_values))
+        self.class_table()
+
+    def class_table(self) -> ClassTable | None:
+        """Return the classes that are given by their values; None if they are not.
+
+        Raises
+        ------
+        OptionError
+            Fewer than two, a value twice, or numbers among colours.
+        """
+        if not self.class_values:
+            return None
+        coloured = any(isinstance(value, str) for value in self.class_values)
+        mixed = coloured and not all(isinstance(value, str) for value in self.class_values)
+        if mixed or len(self.class_values) < 2:
+            raise OptionError(
+                f"class_values is {', '.join(map(str, self.class_values))}",
+                {"expected": "two or more values, or two or more colours such as #ff0000"},
+                "repeat --class-values for every class, background included",
+            )
+        try:
+            return ClassTable(tuple(map(_label_value, self.class_values)), coloured)
+        except DataError as error:
+            raise OptionError(f"class_values: {error}") from error
 
 
 def _label_value(value: int | str) -> int:
@@ -169,14 +197,15 @@ def read_labelled(source: str, options: LabelOptions, classes: ClassTable | None
     source : str
     options : LabelOptions
     classes : ClassTable, optional
-        The classes of a network: unless the options say otherwise, the labels are of these classes, whether
-        or not all of them occur.
+        The classes of a network, or those that the options give: unless the options say otherwise, the labels
+        are of these classes, whether or not all of them occur.
 
     Raises
     ------
     DataError
         The labels have values that are no class of the table; and as `read_images`.
     """
+    classes = classes or options.class_table()
     kind = options.kind or ("classes" if classes and not classes.is_mask else None)
     known = classes if kind != "instances" else None
     if known and known.mask and source.partition(":")[0] in SYNTHETIC:

@@ -56,8 +56,7 @@ class Setup:
         if not self.training_set.is_read_as_needed:
             return self
         few = [
-            part.looked_at.subset(evenly_spaced(len(part.looked_at), most))
-            for part in (self.training_set, self.validation_set)
+            part.subset(evenly_spaced(len(part), most)) for part in (self.training_set, self.validation_set)
         ]
         return Setup(self.config, *few)
 
