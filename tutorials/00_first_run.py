@@ -9,7 +9,7 @@ pictures that it has not seen, and look at what it does.
 **You will learn** what goes in and what comes out, how to read a loss curve, and which folder of
 ``tinyunet/`` does what. The other chapters then build each part.
 
-Needed: Python, and NumPy arrays. No GPU and no downloads. About 20 minutes. Two exercises. On the
+Needed: Python, and NumPy arrays. No GPU and no downloads. About 20 minutes. Three exercises. On the
 very first run the engine compiles its kernels and keeps them on disk, which takes about a minute.
 """
 
@@ -314,6 +314,33 @@ assert np.array_equal(again, tu.predict_tiled(trainer.model, normalise(image), t
 count = sum(parameter.data.size for parameter in trainer.model.parameters())
 assert 1 < size / (2 * 4 * count) < 1.05  # the rest are names and shapes
 print(f"{count:,} numbers, {size / 1e6:.1f} MB; the loaded network predicts the same, to the last bit")
+
+# %% [markdown]
+# On your own
+# -----------
+# From here on, most chapters end with something to write on your own. Hints are there if you want
+# them: ``python -m tutorials.check 00.3 --hint``.
+#
+# The score of the held-out images was the *mean IoU*. For each class it divides the number of
+# pixels that both pictures give this class by the number that at least one of them gives it, and
+# then it takes the mean over the classes. Pixels of all images are counted together, before any
+# division. A class that no picture has is left out.
+
+
+# %%
+@exercise("00.3")
+def mean_iou(predicted, truth, classes):
+    """Return the mean IoU of two lists of pictures, which hold the numbers 0 to classes - 1."""
+    return ...
+
+
+predicted, truth = [], []
+for image, labels in zip(held_out.images, held_out.labels, strict=True):
+    predicted.append(tu.predict_tiled(trainer.model, normalise(image), tile=180).argmax(axis=-1))
+    truth.append((labels > 0).astype(int))
+found = mean_iou(predicted, truth, 2)
+print(f"mean IoU {found:.4f}; the trainer said {scores[-1]:.4f}")
+assert np.isclose(found, scores[-1], atol=1e-4)
 
 # %% [markdown]
 # Summary

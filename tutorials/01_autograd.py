@@ -9,7 +9,7 @@ ops, and train something with it. It is the core of ``tinyunet/autograd/tensor.p
 **You will learn** why the derivative is computed backwards, what has to be remembered on the way
 forward, why the order of the walk back matters, and what happens if a value is used twice.
 
-Needed: a little calculus (the chain rule) and NumPy arrays. About 30 minutes. Three exercises: in a
+Needed: a little calculus (the chain rule) and NumPy arrays. About 30 minutes. Six exercises: in a
 function marked with ``@exercise``, replace ``...`` by your lines, then run the script again.
 """
 
@@ -429,6 +429,64 @@ tu.add(product, engine[1]).backward(np.ones((3, 4)))
 for mine, theirs in zip(ours, engine, strict=True):
     assert np.allclose(mine.grad, theirs.grad, rtol=1e-12)
 print("Both tapes agree.")
+
+# %% [markdown]
+# On your own
+# -----------
+# NumPy repeats an array where a side is 1 or missing: ``(3, 1) + (4,)`` gives ``(3, 4)``, which is
+# called *broadcasting*. A number that was repeated is used several times, and its gradient is the
+# sum over its uses. Write the function that the backward of every broadcasting op ends with.
+
+
+# %%
+@exercise("01.4")
+def unbroadcast(grad, shape):
+    """Return the gradient of an array of this shape that was broadcast to the shape of `grad`."""
+    return ...
+
+
+for shape in [(), (4,), (3, 1), (1, 4), (3, 4), (2, 1, 1)]:
+    assert unbroadcast(np.ones((2, 3, 4)), shape).shape == shape
+assert np.array_equal(unbroadcast(np.ones((3, 4)), (3, 1)), np.full((3, 1), 4.0))
+
+# %% [markdown]
+# The numbers of the ops gave us the order of the walk. Do without them: walk along the inputs, and
+# list an op when all that lies before it has been listed. The list backwards is a valid order (a
+# *topological* one). Graphs are deeper than Python's recursion goes, so keep a stack of your own.
+
+
+# %%
+@exercise("01.5")
+def newest_first_without_numbers(output):
+    """Return a list of all ops before `output`: each comes before the ops that made its inputs."""
+    return ...
+
+
+place = {op: i for i, op in enumerate(newest_first_without_numbers(loss))}
+assert place.keys() == set(newest_first(loss))
+assert all(place[op] < place[t.op] for op in place for t in op.inputs if t.op)
+print(f"{len(place)} ops, in a valid order")
+
+# %% [markdown]
+# There is another way to differentiate a program: *forwards*. Let each number carry its slope
+# along, a pair ``(value, slope)``. The slope of a sum is the sum of the slopes, that of a product
+# is ``a' b + a b'``. No tape is needed, but one run gives the slopes along one direction only: for
+# a million parameters a million runs. A program is a list of steps here. Step ``("add", i, j)`` or
+# ``("multiply", i, j)`` makes the next value from the values ``i`` and ``j``, counted from the
+# inputs on.
+
+
+# %%
+@exercise("01.6")
+def slope_forwards(steps, inputs, direction):
+    """Return the last value and its slope, if the inputs move along the direction (both lists of floats)."""
+    return ...
+
+
+program = [("multiply", 0, 1), ("add", 2, 0), ("multiply", 3, 3)]  # (a b + a)²
+assert slope_forwards(program, [3.0, 4.0], [1.0, 0.0]) == (225.0, 2 * 15 * 5)
+assert slope_forwards(program, [3.0, 4.0], [0.0, 1.0]) == (225.0, 2 * 15 * 3)
+print("Two inputs took two runs; the walk back takes one.")
 
 # %% [markdown]
 # Summary

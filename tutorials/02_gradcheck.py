@@ -11,7 +11,7 @@ the engine has to pass.
 covers all elements at the cost of one, which mistakes a careless check lets through, and what to do
 where a function has no derivative.
 
-Needed: chapter 01. About 40 minutes. Four exercises.
+Needed: chapter 01. About 40 minutes. Six exercises.
 """
 
 # %%
@@ -390,6 +390,56 @@ assert f"input 2, index {report['bias'][0]}" in message
 at_kinks = tu.Tensor(np.array([-1.0, 0.0, 2.0, 0.0]), requires_grad=True)
 with tu.use_backend("numpy"):  # the readable kernels
     assert tu.gradcheck(tu.relu, [at_kinks])
+
+# %% [markdown]
+# On your own
+# -----------
+# ``two_sides`` checks one input. Check an op with several: move one input at a time along its
+# direction, with the others held where they are, and say how far both slopes differ.
+
+
+# %%
+@exercise("02.5")
+def errors_of_all(forward, backward, inputs, grad_y, directions, h):
+    """Return, for each input, |slope by backward - slope by the quotient| / the larger one's size.
+
+    y = forward(*inputs); backward(grad_y, *inputs) returns one gradient per input.
+    """
+    return ...
+
+
+def products_and_sum(a, b):
+    return a @ b + a.sum()
+
+
+def their_gradients(g, a, b):
+    return g @ b.T + g.sum(), a.T @ g
+
+
+inputs = rng.standard_normal((3, 4)), rng.standard_normal((4, 2))
+directions, g = [rng.standard_normal(array.shape) for array in inputs], rng.standard_normal((3, 2))
+errors = errors_of_all(products_and_sum, their_gradients, inputs, g, directions, 1e-5)
+print("the two inputs:", *(f"{error:.0e}" for error in errors))
+assert max(errors) < 1e-8
+
+# %% [markdown]
+# Differences of *gradients* measure curvature. ``(gradient(x + h v) - gradient(x - h v)) / (2 h)``
+# is the matrix of second derivatives times ``v``, without that matrix. Multiply a vector by it
+# again and again, each time brought to length 1, and it turns towards the direction of the largest
+# curvature. Plain descent diverges if its learning rate exceeds 2 divided by this curvature.
+
+
+# %%
+@exercise("02.6")
+def largest_curvature(gradient, x, v, rounds, h):
+    """Return <v, H v> of the last of `rounds` rounds: v to length 1, then H v, which is the next v."""
+    return ...
+
+
+stiff = np.diag([1.0, 5.0, 25.0])
+found = largest_curvature(lambda x: stiff @ x, np.zeros(3), np.ones(3), 20, 1e-3)
+print(f"largest curvature {found:.4f}: the learning rate must stay below {2 / found:.3f}")
+assert np.isclose(found, 25)
 
 # %% [markdown]
 # Summary

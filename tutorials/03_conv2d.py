@@ -10,7 +10,7 @@ its three gradients. The engine's is ``tinyunet/ops/conv2d.py``.
 where a number is used, why the window is flipped on the way back, and how a linear op can be checked
 without any difference quotient.
 
-Needed: chapters 01 and 02. About 50 minutes. Four exercises.
+Needed: chapters 01 and 02. About 50 minutes. Seven exercises.
 """
 
 # %%
@@ -405,6 +405,61 @@ for backend in ("numpy", "numba"):
     for tensor, ours in zip(tensors, (grad_x, grad_weight, grad_bias), strict=True):
         assert np.allclose(tensor.grad, ours, rtol=1e-10)
 print("The engine agrees, forward and in all three gradients.")
+
+# %% [markdown]
+# On your own
+# -----------
+# A convolution of *stride 2* computes every second output, along both axes: output ``(i, j)`` reads
+# the window at ``(2 i, 2 j)``. Many networks shrink their maps with it in place of max-pooling.
+# Write it by taps, and then its three gradients.
+
+
+# %%
+@exercise("03.5")
+def strided_conv(x, weight, bias):
+    """Return every second output of the valid convolution, shape (N, (H - K) // 2 + 1, ..., F)."""
+    return ...
+
+
+strided = strided_conv(x, weight, bias)
+assert np.allclose(strided, conv_taps(x, weight, bias)[:, ::2, ::2])
+
+
+@exercise("03.6")
+def strided_conv_backward(grad_y, x, weight):
+    """Return grad_x, grad_weight and grad_bias."""
+    return ...
+
+
+g = rng.standard_normal(strided.shape)
+gradients, spread = strided_conv_backward(g, x, weight), np.zeros(y.shape)
+spread[:, ::2, ::2] = g  # the outputs in between have no effect on the loss
+assert np.allclose(gradients[0], backward_input(spread, weight))
+assert np.allclose(gradients[1], backward_weight_and_bias(x, spread, 3)[0])
+
+# %% [markdown]
+# So the gradients are those of the full convolution, with zeros for the outputs that were left out.
+# By taps no zero is multiplied. The gradient of the input paints windows that lie two pixels apart
+# onto a map twice as large. You will meet it again in chapter 08, as an op of its own.
+
+# %% [markdown]
+# One more way to the same numbers. The Fourier transform turns a convolution into a product at each
+# frequency. What networks call convolution is a *correlation* (the window is not flipped), and for
+# that the transform of the filter is conjugated. Transform ``x`` along rows and columns, and the
+# filter too, filled up with zeros to the size of ``x``; multiply, sum over the channels, and
+# transform back. The first ``H - K + 1`` rows and columns are right; the others have wrapped round
+# the edge.
+
+
+# %%
+@exercise("03.7")
+def conv_fft(x, weight, bias):
+    """Return the valid convolution by np.fft.fft2 and np.fft.ifft2; shapes as in conv_loops."""
+    return ...
+
+
+assert np.allclose(conv_fft(x, weight, bias), y)
+print("Fourier agrees. It pays for large windows; for 3×3 the engine has something better (chapter 05).")
 
 # %% [markdown]
 # Summary

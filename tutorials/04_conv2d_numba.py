@@ -9,7 +9,7 @@ blocks that stay in the cache. It is the fast part of ``tinyunet/ops/conv2d.py``
 **You will learn** what your CPU can do at most, why the order of loops matters, how to find a data
 race without bad luck, and how to read from a roofline which of two limits a layer meets.
 
-Needed: chapter 03. About 40 minutes. Two exercises. All times are measured on your computer.
+Needed: chapter 03. About 40 minutes. Four exercises. All times are measured on your computer.
 """
 
 # %%
@@ -312,6 +312,46 @@ for name, (work, size) in {"first layer, C = 1": count(HEIGHT, WIDTH, 1, F), "Re
 axes.set(xlabel="operations per byte", ylabel="GFLOP/s", ylim=(0.1, None), title="Roofline of this computer")
 axes.legend(title="3×3, 64 to 64 channels, GFLOP/s", loc="upper left", bbox_to_anchor=(1, 1))
 show("04-roofline")
+
+# %% [markdown]
+# On your own
+# -----------
+# Two more loops, in parallel and without a race. The first is the gradient of the input. As a loop
+# over the outputs it *paints* windows that overlap, so that two passes add to the same element.
+# Turn it round: a pass for each row of ``grad_x``, which *gathers* what belongs there. Some outputs
+# do not exist.
+
+
+# %%
+@exercise("04.3")
+def input_gradient(grad_y, weight, grad_x):
+    """Add to the zeros of grad_x (H + 2, W + 2, C) and return it; grad_y (H, W, F), weight (3, 3, C, F)."""
+    return ...
+
+
+# %% [markdown]
+# The second is a convolution that adds the bias and applies the ReLU while a pixel is still in
+# cache, instead of in two more passes over all of ``y``.
+
+
+# %%
+@exercise("04.4")
+def conv_bias_relu(x, weight, bias, y):
+    """Write max(conv(x, weight) + bias, 0) into y (H, W, F), for x (H + 2, W + 2, C); return y."""
+    return ...
+
+
+rng = np.random.default_rng(0)
+small, taps, shifts = (rng.standard_normal(shape) for shape in [(8, 9, 2), (3, 3, 2, 4), (4,)])
+painted, found = np.zeros(small.shape), np.zeros(small.shape)
+g = rng.standard_normal((6, 7, 4))
+for p, q in np.ndindex(3, 3):
+    painted[p : p + 6, q : q + 7] += g @ taps[p, q].T
+assert np.allclose(njit(parallel=True)(input_gradient)(g, taps, found), painted)
+scores = sum(small[p : p + 6, q : q + 7] @ taps[p, q] for p, q in np.ndindex(3, 3)) + shifts
+fused = njit(parallel=True)(conv_bias_relu)(small, taps, shifts, np.zeros(scores.shape))
+assert np.allclose(fused, np.maximum(scores, 0))
+print("Both loops agree with NumPy.")
 
 # %% [markdown]
 # Summary

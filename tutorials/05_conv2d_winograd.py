@@ -11,10 +11,12 @@ images. The engine's is ``tinyunet/ops/conv2d_winograd.py``, and its matrices ar
 **You will learn** how a filter of three taps gives two outputs by four products, what polynomials have
 to do with it, why the engine computes 4×4 outputs at a time, and what the saving costs in accuracy.
 
-Needed: chapters 03 and 04. About 40 minutes. Three exercises.
+Needed: chapters 03 and 04. About 40 minutes. Five exercises.
 """
 
 # %%
+from fractions import Fraction
+
 import matplotlib.pyplot as plt
 import numba
 import numpy as np
@@ -284,7 +286,55 @@ with threadpool_limits(numba.get_num_threads()):
 # stand above the roof of chapter 04. The gradients have the same form (the file of the engine writes
 # them down): that of ``x`` is a convolution with the window flipped, that of ``weight`` the
 # transpose.
-#
+
+# %% [markdown]
+# On your own
+# -----------
+# ``winograd_matrices`` inverted a matrix in floating point. Derive the matrices with fractions,
+# from the formula of Lagrange: the polynomial through given values at the points is a sum over the
+# points, of the value there times the product of ``x - q`` over all other points ``q``, divided by
+# the same product at the point. Point ``p`` gives row ``p⁰, p¹, …`` of ``G``, divided by the
+# product of ``p - q``; a column ``p⁰, p¹, …`` of ``A_T``; and the coefficients of the product of
+# ``x - q``, lowest power first, as a row of ``B_T``. For the point infinity the row of ``G`` and
+# the column of ``A_T`` are 0, …, 0, 1, and the row of ``B_T`` is the product of ``x - q`` over
+# *all* points.
+
+
+# %%
+@exercise("05.4")
+def exact_matrices(points, taps):
+    """Return A_T, G and B_T as lists of rows of Fraction, for len(points) + 1 products."""
+    return ...
+
+
+a_t, g_exact, b_t = (np.array(matrix) for matrix in exact_matrices([0, 1, -1, 2, -2], 3))
+numbers, filter_ = (np.array([Fraction(int(k)) for k in rng.integers(-9, 10, n)]) for n in (6, 3))
+assert list(a_t @ ((g_exact @ filter_) * (b_t @ numbers))) == list(
+    np.convolve(numbers, filter_[::-1], "valid")
+)
+print("F(4, 3) is exact; the second row of G is", *(str(number) for number in g_exact[1]))
+
+# %% [markdown]
+# Training needs the gradient of the filter, too. For one tile along one axis, ``y = A_T ((G g) ⊙
+# (B_T d))``. So the gradient goes back through ``A_T``, through the product, and through ``G``:
+# three matrix products, and the ``d`` terms are those of the forward. Sum over many tiles *before*
+# going back through ``G``: then it costs nearly nothing.
+
+
+# %%
+@exercise("05.5")
+def filter_gradient(tiles, grad_y, a_t, g_matrix, b_t):
+    """Return the gradient of g, shape (taps,), for tiles (T, n) with outputs' gradients grad_y (T, m)."""
+    return ...
+
+
+a_t, g_matrix, b_t = winograd_matrices([0, 1, -1, 2, -2])
+tiles, grad_y = rng.standard_normal((50, 6)), rng.standard_normal((50, 4))
+directly = [np.sum(tiles[:, tap : tap + 4] * grad_y) for tap in range(3)]
+assert np.allclose(filter_gradient(tiles, grad_y, a_t, g_matrix, b_t), directly)
+print("The gradient by 6 products per tile agrees with the one by 12.")
+
+# %% [markdown]
 # Summary
 # -------
 # - Two outputs of a filter with three taps take four products, not six.

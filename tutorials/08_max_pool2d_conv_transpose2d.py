@@ -10,7 +10,7 @@ up-convolution, which doubles it, with their gradients. The engine's are in
 **You will learn** what has to be remembered of a maximum, what a tie does to a gradient, and why the
 up-convolution is also called a *transposed* convolution.
 
-Needed: chapters 02 and 03. About 40 minutes. Four exercises.
+Needed: chapters 02 and 03. About 40 minutes. Eight exercises.
 """
 
 # %%
@@ -377,6 +377,60 @@ output.backward(grad_y)
 assert np.array_equal(output.data, y)
 assert np.array_equal(x.grad, max_pool_backward(grad_y, x.data))
 print("The engine agrees, at ties too.")
+
+# %% [markdown]
+# On your own
+# -----------
+# Up-sampling without weights: between the pixels, interpolate. Along an axis, output ``2 i`` lies a
+# quarter of a pixel before input ``i``, and output ``2 i + 1`` a quarter after it, so they are
+# ``3/4 x[i] + 1/4 x[i - 1]`` and ``3/4 x[i] + 1/4 x[i + 1]``. Beyond the edge, the edge pixel is
+# repeated. Do this along both axes. Then the way back, its transpose, of which you know how to
+# check it.
+
+
+# %%
+@exercise("08.5")
+def double_bilinear(x):
+    """Return x (N, H, W, C) interpolated to (N, 2 H, 2 W, C)."""
+    return ...
+
+
+@exercise("08.6")
+def double_bilinear_backward(grad_y):
+    """Return grad_x (N, H, W, C), given grad_y (N, 2 H, 2 W, C)."""
+    return ...
+
+
+x, grad_y = rng.standard_normal((2, 5, 4, 3)), rng.standard_normal((2, 10, 8, 3))
+forward, transposed = np.vdot(double_bilinear(x), grad_y), np.vdot(x, double_bilinear_backward(grad_y))
+print(f"<up(x), y> = {forward:.6f}, <x, down(y)> = {transposed:.6f}")
+assert np.isclose(forward, transposed)
+assert np.allclose(double_bilinear(np.ones((1, 3, 3, 1))), 1)  # no chessboard
+
+# %% [markdown]
+# And a pooling whose windows overlap: 3×3 windows, two pixels apart, as the sliding-window networks
+# of 2012 had them. A pixel can be the largest of up to four windows, so its gradient is a sum. Of
+# equal values in a window the first one wins, in reading order, as before.
+
+
+# %%
+@exercise("08.7")
+def pool3(x):
+    """Return the largest of each 3×3 window: x (N, H, W, C) to (N, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C)."""
+    return ...
+
+
+@exercise("08.8")
+def pool3_backward(grad_y, x):
+    """Return grad_x for y = pool3(x)."""
+    return ...
+
+
+x = rng.standard_normal((2, 7, 9, 3))
+grad_y, v = rng.standard_normal(pool3(x).shape), rng.standard_normal(x.shape)
+quotient = np.vdot(pool3(x + 1e-7 * v) - pool3(x - 1e-7 * v), grad_y) / 2e-7
+print(f"slope {quotient:.5f} by the quotient, {np.vdot(pool3_backward(grad_y, x), v):.5f} by backward")
+assert np.isclose(quotient, np.vdot(pool3_backward(grad_y, x), v), rtol=1e-5)
 
 # %% [markdown]
 # Summary

@@ -9,7 +9,7 @@
 **You will learn** why 572 pixels go in and 388 come out, where the parameters are and where the work is,
 how large the first weights must be so that a signal survives 23 layers, and how far this holds.
 
-Needed: chapters 03 and 08. About 45 minutes. Four exercises.
+Needed: chapters 03 and 08. About 45 minutes. Seven exercises.
 """
 
 # %%
@@ -387,6 +387,57 @@ with tu.no_grad():
 assert all(model.geometry.output_size(side) == output_side(side, 3) for side in range(172, 400, 8))
 assert np.isclose(state["contracting.4.second.weight"].std(), he_std(3, 1024), rtol=1e-2)
 print("The engine agrees.")
+
+# %% [markdown]
+# On your own
+# -----------
+# An *attention gate* (Oktay et al. 2018) lets the map from below decide which pixels of the skip
+# count. Per pixel, with three matrices and no biases here: ``hidden = relu(skip @ w_skip + up @
+# w_up)``, ``gate = sigmoid(hidden @ w_gate)`` is one number, and the skip is multiplied by it.
+# Write it, and its gradients.
+
+
+# %%
+@exercise("09.5")
+def attention_gate(skip, up, w_skip, w_up, w_gate):
+    """Return skip (N, H, W, C) times the gate; w_skip (C, K), w_up (U, K) and w_gate (K, 1)."""
+    return ...
+
+
+@exercise("09.6")
+def attention_gate_backward(grad_y, skip, up, w_skip, w_up, w_gate):
+    """Return the gradients of skip, up, w_skip, w_up and w_gate."""
+    return ...
+
+
+rng = np.random.default_rng(0)
+shapes = (1, 4, 3, 5), (1, 4, 3, 6), (5, 2), (6, 2), (2, 1)
+arrays, directions = ([rng.standard_normal(shape) for shape in shapes] for _ in range(2))
+g = rng.standard_normal(shapes[0])
+ends = [attention_gate(*(a + h * v for a, v in zip(arrays, directions, strict=True))) for h in (1e-6, -1e-6)]
+slope = np.vdot(ends[0] - ends[1], g) / 2e-6
+by_backward = sum(map(np.vdot, attention_gate_backward(g, *arrays), directions))
+print(f"slope {slope:.6f} by the quotient, {by_backward:.6f} by backward")
+assert np.isclose(slope, by_backward, rtol=1e-6)
+
+# %% [markdown]
+# Where does the memory of a training go? All maps are kept for the walk back. List them, for a tile
+# of ``side`` pixels without padding: two convolutions on each level going down, a pooling between
+# levels; then per level going up the up-convolution, the concatenation and two convolutions; the
+# scores at the end.
+
+
+# %%
+@exercise("09.7")
+def maps_of(side, depth, base, num_classes):
+    """Return a list of (side, channels) of all maps that are made, in the order in which they are made."""
+    return ...
+
+
+maps = maps_of(572, 4, 64, 2)
+print(f"{len(maps)} maps, {sum(4 * n * n * channels for n, channels in maps) / 2**20:.0f} MiB in float32")
+assert maps[0] == (570, 64)
+assert maps[-1] == (388, 2)
 
 # %% [markdown]
 # Summary

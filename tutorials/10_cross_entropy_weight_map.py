@@ -10,7 +10,7 @@ counts (``tinyunet/sampling/weight_map.py``).
 **You will learn** why two cells that touch become one in a prediction, how the paper's weight map
 prevents this, and what it costs elsewhere.
 
-Needed: chapter 01. About 45 minutes. Four exercises. The chapter trains four small networks, which
+Needed: chapter 01. About 45 minutes. Six exercises. The chapter trains four small networks, which
 takes most of its time.
 """
 
@@ -389,6 +389,45 @@ for name, function in [("ours", border_weight), ("the engine", tu.weight_map)]:
     start = time.perf_counter()
     function(separated, w0=10.0, sigma=5.0)
     print(f"{name}: {1000 * (time.perf_counter() - start):.1f} ms for {len(np.unique(separated)) - 1} cells")
+
+# %% [markdown]
+# On your own
+# -----------
+# The *Dice loss* counts overlap in place of pixels: ``1 - (2 Σ p t + 1) / (Σ p + Σ t + 1)``, where
+# ``p`` is the probability of a cell (by the softmax of two scores) and ``t`` its target, 0 or 1. A
+# large background has no weight in it. Return the loss, and its gradient by both scores.
+
+
+# %%
+@exercise("10.5")
+def dice_loss(scores, target):
+    """Return the loss and its gradient (N, H, W, 2), for scores (N, H, W, 2) and target (N, H, W)."""
+    return ...
+
+
+scores_, mask = rng.standard_normal((1, 6, 6, 2)), rng.integers(0, 2, (1, 6, 6))
+v = rng.standard_normal(scores_.shape)
+quotient = (dice_loss(scores_ + 1e-6 * v, mask)[0] - dice_loss(scores_ - 1e-6 * v, mask)[0]) / 2e-6
+print(f"slope {quotient:.6f} by the quotient, {np.vdot(dice_loss(scores_, mask)[1], v):.6f} by the gradient")
+assert np.isclose(quotient, np.vdot(dice_loss(scores_, mask)[1], v), rtol=1e-6)
+
+# %% [markdown]
+# ``border_weight`` needs distances, and SciPy computed them. They are easier than they look,
+# because a square splits: ``d² = (rows apart)² + (columns apart)²``. First find, for each pixel,
+# how far the mask is within its own column, by one pass down and one pass up. Then take the
+# smallest sum along the row.
+
+
+# %%
+@exercise("10.6")
+def distance_to(mask):
+    """Return the distance of each pixel to the nearest pixel of the mask (H, W), which is not empty."""
+    return ...
+
+
+cells = labels > 0
+assert np.allclose(distance_to(cells), ndimage.distance_transform_edt(~cells))
+print(f"the farthest pixel is {distance_to(cells).max():.2f} pixels from a cell")
 
 # %% [markdown]
 # Summary

@@ -11,7 +11,7 @@ them, and an image that is bent together with its labels. The engine's is
 between pixels, how labels are bent without inventing cells, when a deformation folds, and how the
 paper's augmenter differs from the older one of Simard.
 
-Needed: NumPy arrays, and the idea of a partial derivative. About 40 minutes. Four exercises.
+Needed: NumPy arrays, and the idea of a partial derivative. About 40 minutes. Seven exercises.
 """
 
 # %%
@@ -389,6 +389,71 @@ for step, panel in enumerate(axes.flat):
     panel.set_axis_off()
 fig.suptitle("Eight samples from three images, as the network sees them")
 show("11-samples")
+
+# %% [markdown]
+# On your own
+# -----------
+# A field that is too strong folds the image. There is a way to make one that never does: take the
+# field for a *velocity*, and let the pixels flow along it for a while. Begin with a tiny
+# displacement, the field divided by ``2**n``, which does not fold. Then do it twice, and the result
+# twice, ``n`` times in all ("scaling and squaring"): to do ``u`` twice is ``u(k) + u(k + u(k))``.
+# Read between the pixels with ``ndimage.map_coordinates(part, places, order=1, mode="nearest")``.
+
+
+# %%
+@exercise("11.5")
+def flow(velocity, doublings):
+    """Return the displacement (2, H, W) after following the velocity (2, H, W): rows, then columns."""
+    return ...
+
+
+strong = displacement(np.random.default_rng(3).normal(0, 45, (2, 3, 3)), 160, 160)
+folded, flowed = area_factor(strong).min(), area_factor(flow(strong, 8)).min()
+print(f"the smallest area factor: {folded:.2f} as a displacement, {flowed:.2f} as a flow")
+assert folded < 0 < flowed
+
+# %% [markdown]
+# Between the points of a coarse grid, ``displacement`` draws a smooth curve. The best known one is
+# the *natural cubic spline*, which bends as little as possible. Let ``m[i]`` be its second
+# derivative at point ``i``, and ``v[i]`` its value. The slopes on both sides of each inner point
+# agree if ``m[i - 1] + 4 m[i] + m[i + 1] = 6 (v[i - 1] - 2 v[i] + v[i + 1])``; at both ends ``m``
+# is 0. In between, at ``i + u`` with ``0 ≤ u ≤ 1`` and ``w = 1 - u``, it is ``w v[i] + u v[i + 1] +
+# ((w³ - w) m[i] + (u³ - u) m[i + 1]) / 6``.
+
+
+# %%
+@exercise("11.6")
+def natural_spline(values, t):
+    """Return the spline through `values` at 0, 1, ..., n - 1, evaluated at the places t in [0, n - 1]."""
+    return ...
+
+
+from scipy.interpolate import CubicSpline
+
+t = np.linspace(0, 5, 41)
+values = rng.standard_normal(6)
+assert np.allclose(natural_spline(values, t), CubicSpline(range(6), values, bc_type="natural")(t))
+print("The spline is that of SciPy.")
+
+# %% [markdown]
+# SciPy read between the pixels. Do it yourself: a place ``(r, c)`` lies between four pixels, and
+# takes each of them in proportion to how near it is, along both axes. Beyond the edge the image is
+# mirrored, as in the paper's figure 2: ``k`` and ``-k`` are one pixel, and the row repeats after
+# ``2 (n - 1)`` of them.
+
+
+# %%
+@exercise("11.7")
+def read_between(image, rows, columns):
+    """Return the image (H, W) at real places `rows` and `columns`, arrays of one shape; H and W exceed 1."""
+    return ...
+
+
+rows, columns = rng.uniform(-30, 60, (2, 1000))
+picture = rng.standard_normal((12, 17))
+expected = ndimage.map_coordinates(picture, [rows, columns], order=1, mode="mirror")
+assert np.allclose(read_between(picture, rows, columns), expected)
+print("Read between the pixels, as SciPy does.")
 
 # %% [markdown]
 # Summary

@@ -10,7 +10,7 @@
 it swings in a short training, what momentum does about noise, and why Adam takes one learning rate
 for many networks.
 
-Needed: chapter 01. About 40 minutes. Three exercises. No network yet: chapter 13 trains one.
+Needed: chapter 01. About 40 minutes. Six exercises. No network yet: chapter 13 trains one.
 """
 
 # %%
@@ -313,6 +313,58 @@ engine = tu.AdamW([parameter], lr=0.1)
 engine.step()
 ours = adam_step(weight, parameter.grad, np.zeros(5), np.zeros(5), 1, 0.1, 0.9, 0.999)[0]
 assert np.allclose(parameter.data, ours, rtol=1e-12)
+
+# %% [markdown]
+# On your own
+# -----------
+# *Nesterov's* momentum steps by the velocity that the *next* step would have if the gradient stayed
+# the same: ``v = momentum · v + grad`` as before, and then ``w = w - lr · (momentum · v + grad)``
+# (in the form of Sutskever et al. 2013, which needs the gradient at the present weights only).
+
+
+# %%
+@exercise("12.4")
+def nesterov_step(weight, grad, velocity, lr, momentum):
+    """Return the new weight and the new velocity. Change no array."""
+    return ...
+
+
+ends = {}
+for name, move in [("sgd", sgd_step), ("nesterov", nesterov_step)]:
+    weight, velocity = np.ones(()), np.zeros(())
+    for _ in range(100):
+        weight, velocity = move(weight, weight, velocity, 0.02, 0.98)
+    ends[name] = abs(velocity)
+    print(f"{name}: after 100 steps the ball still has the velocity {ends[name]:.3f}")
+assert ends["nesterov"] < ends["sgd"]
+
+# %% [markdown]
+# Two safeguards that most trainings have. *Clipping*: if the gradients of all parameters, taken as
+# one long vector, are longer than a limit, they are all shortened by the same factor. And a
+# *schedule*: the learning rate rises in a line during the first steps, and then falls along half a
+# cosine, from its peak to 0. Steps are numbered from 0; the first one has ``peak / warmup``, step
+# ``warmup`` has the peak, and the rate would be 0 at step ``steps``, which is not made.
+
+
+# %%
+@exercise("12.5")
+def clip(grads, longest):
+    """Return the list of gradients, shortened together to the length `longest` if they are longer."""
+    return ...
+
+
+@exercise("12.6")
+def rate_at(step, steps, warmup, peak):
+    """Return the learning rate of a step."""
+    return ...
+
+
+assert np.isclose(sum(np.vdot(g, g) for g in clip([np.full(3, 10.0), np.ones((2, 2))], 1.0)), 1)
+rates = [rate_at(step, 100, 10, 0.3) for step in range(100)]
+assert np.isclose(max(rates), 0.3)
+assert rates[9] == rates[10]
+assert 0 < rates[99] < 1e-3
+print("rates:", *(f"{rates[step]:.4f}" for step in (0, 4, 10, 55, 99)))
 
 # %% [markdown]
 # Summary

@@ -9,7 +9,7 @@ engine's loop is ``tinyunet/training/trainer.py``.
 **You will learn** why the paper takes one large tile instead of a batch, how to find out in seconds
 whether a network can learn at all, and what a checkpoint must contain.
 
-Needed: chapters 09 and 12; chapter 10 helps. About 30 minutes. Two exercises.
+Needed: chapters 09 and 12; chapter 10 helps. About 30 minutes. Five exercises.
 """
 
 # %%
@@ -253,6 +253,61 @@ second.restore(first.checkpoint())
 list(second.run())
 resumed, straight = (trainer.model.state_dict() for trainer in (second, whole))
 assert all(np.array_equal(resumed[key], straight[key]) for key in straight)
+
+# %% [markdown]
+# On your own
+# -----------
+# A batch that does not fit into memory can be taken tile by tile: walk back from each loss, let the
+# gradients add up, and make one step at the end. For the mean of ``n`` losses each walk has to
+# begin with ``1 / n`` instead of 1: ``loss.backward(np.float32(1 / n))``.
+
+
+# %%
+@exercise("13.3")
+def accumulated_step(model, optimiser, samples):
+    """Make one step on the mean loss of all samples; return that mean, as a float."""
+    return ...
+
+
+# %% [markdown]
+# Now the whole loop: steps from ``start`` to ``stop``, with the sample of each step from
+# ``sampler.sample(step)``. After every ``every`` steps it makes a snapshot. Return the losses, and
+# the snapshots by the number of the step that would come next.
+
+
+# %%
+@exercise("13.4")
+def train_loop(model, optimiser, sampler, start, stop, every):
+    """Train; return the list of losses and a dict of the snapshots made."""
+    return ...
+
+
+model, optimiser = start()
+losses, snapshots = train_loop(model, optimiser, sampler, 0, 12, 5)
+print("snapshots before the steps", *snapshots)
+model, optimiser = start()
+again, _ = train_loop(model, optimiser, sampler, restore(model, optimiser, snapshots[10]), 12, 5)
+assert again == losses[10:]
+
+# %% [markdown]
+# One score on a few held-out images says little. In *cross-validation* each image is held out once:
+# shuffle the images, deal them out into ``folds`` parts whose sizes differ by at most one, and
+# train once for each part, on all the others. Images that belong together (frames of one film,
+# sections of one animal) must be in the same part, so what is dealt out are the groups, the largest
+# first, each to the part that is smallest so far; of equal parts to the first.
+
+
+# %%
+@exercise("13.5")
+def folds_of(groups, folds):
+    """Return a list with the images of each part, ascending; groups[i] is the group of image i."""
+    return ...
+
+
+parts = folds_of(["a", "a", "b", "c", "c", "c", "d", "b"], 2)
+print("parts:", parts)
+assert sorted(parts[0] + parts[1]) == list(range(8))
+assert not {"aabcccdb"[i] for i in parts[0]} & {"aabcccdb"[i] for i in parts[1]}
 
 # %% [markdown]
 # Summary

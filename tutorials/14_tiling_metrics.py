@@ -10,7 +10,7 @@
 **You will learn** what a tile must see beyond its edge, where seams come from, how probabilities
 become numbered cells, and why the share of wrong pixels says little about cells.
 
-Needed: chapters 09 (sizes) and 10. About 45 minutes. Four exercises. A small network is trained
+Needed: chapters 09 (sizes) and 10. About 45 minutes. Nine exercises. A small network is trained
 first.
 """
 
@@ -389,6 +389,117 @@ for name, depth in [("not cut", None), ("cut at necks", 1.0)]:
     cut = label_instances(engine, split_depth=depth)
     print(f"{name}: {cut.max()} cells of {len(np.unique(labels)) - 1}, SEG {tu.metrics.seg(cut, truth):.3f}")
 assert tu.metrics.seg(cut, truth) > seg(found, truth)
+
+# %% [markdown]
+# On your own
+# -----------
+# The pieces were numbered by ``ndimage.label``. Write it: go through the pixels row by row. A pixel
+# of the mask takes the number of the pixel above or to the left, or a new one. Where both have
+# numbers that differ, these mean the same piece: note it, by letting the root of one number point
+# to the root of the other (*union-find*). In a second pass replace each number by its root, and
+# number the roots by their first pixel.
+
+
+# %%
+@exercise("14.5")
+def label_pieces(mask):
+    """Return the pieces of a mask (H, W), by the four neighbours, numbered 1, 2, ... by their first pixel."""
+    return ...
+
+
+own_pieces = label_pieces(tiled > 0.5)
+assert np.array_equal(own_pieces, ndimage.label(tiled > 0.5)[0])
+print(own_pieces.max(), "pieces, with the numbers that SciPy gives them")
+
+# %% [markdown]
+# *Average precision* at 0.5: a piece and a cell match if their intersection over union is larger
+# than ½. There is at most one match for each. The score is the number of matches, divided by the
+# number of matches, missed cells and invented pieces together.
+
+
+# %%
+@exercise("14.6")
+def average_precision(pieces, cells):
+    """Return the average precision at 0.5 of two label images (H, W); 1 if both are empty."""
+    return ...
+
+
+print(f"average precision {average_precision(found, truth):.3f}")
+assert np.isclose(average_precision(found, truth), tu.metrics.average_precision(found, truth)[0])
+
+# %% [markdown]
+# Many programs do not discard the overlap of their tiles: they *blend* it, with weights that are
+# largest in the middle of a tile. Write this with one weight per pixel of a tile's output, for
+# ``tiles``, pairs of a corner ``(i, j)`` and an output. Where tiles reach beyond the image, they
+# are cut.
+
+
+# %%
+@exercise("14.7")
+def blend(tiles, height, width, weight):
+    """Return the weighted mean (H, W) of overlapping outputs, each of the shape of `weight`."""
+    return ...
+
+
+padded = np.pad(image, ((halo, halo + 68), (halo, halo + 68)), mode="reflect")
+corners = [(i, j) for i in range(0, 180, 40) for j in range(0, 180, 40)]
+outputs = [
+    (corner, predict(padded[corner[0] :, corner[1] :][: 68 + 2 * halo, : 68 + 2 * halo]))
+    for corner in corners
+]
+middle = 1 - np.abs(np.linspace(-0.9, 0.9, 68))
+blended = blend(outputs, 180, 180, np.outer(middle, middle))
+print(f"blended and not: the largest difference is {np.abs(blended - whole).max():.1g}")
+assert np.abs(blended - whole).max() < 1e-5
+
+# %% [markdown]
+# There was nothing to blend: on the grid the outputs are equal. Blending hides the seams of tiles
+# that disagree, which those of a network without padding do not.
+
+# %% [markdown]
+# Touching cells are cut by a *watershed*. Let water rise from markers, one per cell, on the
+# negative distance to the background. All pixels at the rim of the flood wait in a heap, the lowest
+# first, and of equally low ones the one that came first. The lowest is taken out; each of its four
+# neighbours in the mask that has no number yet gets the same number, and goes into the heap. Begin
+# with the markers, in reading order.
+
+
+# %%
+@exercise("14.8")
+def flood(height, markers, mask):
+    """Return the numbers of the markers (H, W) spread over the mask, by `heapq` and the heights (H, W)."""
+    return ...
+
+
+disc = np.hypot(*(np.indices((40, 60)) - np.array([20, 20]).reshape(2, 1, 1))) < 15
+disc |= np.hypot(*(np.indices((40, 60)) - np.array([20, 40]).reshape(2, 1, 1))) < 15
+inside = ndimage.distance_transform_edt(disc)
+seeds = np.zeros((40, 60), int)
+seeds[20, 20], seeds[20, 40] = 1, 2
+halves = flood(-inside, seeds, disc)
+print("two discs of", *np.bincount(halves.ravel())[1:], "pixels, cut at the neck")
+assert np.array_equal(halves > 0, disc)
+assert np.all(halves[:, :29][disc[:, :29]] == 1)
+
+# %% [markdown]
+# The last score is *V_Info*, which the challenge of 2012 turned to after the Rand error: how much
+# one grouping tells about the other, in bits. With ``p`` the share of the pixels in piece ``i`` and
+# cell ``j``, and ``s``, ``t`` the shares of the piece and of the cell: ``I = Σ p log₂(p / (s t))``,
+# ``H(s) = -Σ s log₂ s``, ``H(t)`` likewise, and the score is ``2 I / (H(s) + H(t))``. As in the
+# Rand score, pixels with label 0 are left out.
+
+
+# %%
+@exercise("14.9")
+def information_score(segmentation, labels):
+    """Return 2 I / (H(s) + H(t)) of two label images (H, W); 1 if both groupings are one piece."""
+    return ...
+
+
+print(
+    f"V_Info {information_score(found, truth):.4f}, of the truth itself {information_score(truth, truth):.1f}"
+)
+assert np.isclose(information_score(truth, truth), 1)
 
 # %% [markdown]
 # Summary

@@ -12,7 +12,7 @@ concatenating. The engine's rivals are ``tinyunet/models/sliding_window.py`` and
 same numbers, what concatenation can do that a sum cannot, what padding with zeros does at the edge of
 a tile, and how all these networks score on the same images after the same time.
 
-Needed: chapters 03, 09, 13 and 14. About 45 minutes. Three exercises. Scores and times are measured
+Needed: chapters 03, 09, 13 and 14. About 45 minutes. Five exercises. Scores and times are measured
 on your computer, and the text does not anticipate them.
 """
 
@@ -333,7 +333,50 @@ show("15-pictures")
 # and two images a small difference means nothing. ``python -m tinyunet.compare`` does the comparison
 # on your images, for minutes. The paper's comparison is its table 1: on the membranes of 2012 the
 # U-Net had a smaller warping error than the sliding window.
-#
+
+# %% [markdown]
+# On your own
+# -----------
+# There is another way to run the sliding window densely: without pooling to several maps, later
+# convolutions read *every d-th* pixel of one map of full size (a *dilated* convolution). After a
+# pooling of stride 1, ``d = 2`` reads just what a convolution on one of your maps at offsets reads.
+
+
+# %%
+@exercise("15.4")
+def dilated_conv(x, weight, d):
+    """Return the valid convolution with taps d pixels apart: x (H, W, C), weight (K, K, C, F)."""
+    return ...
+
+
+rng = np.random.default_rng(0)
+picture, filters = rng.standard_normal((9, 9, 1)), rng.standard_normal((2, 2, 1, 3))
+pooled = sliding_window_view(picture, (2, 2), axis=(0, 1)).max(axis=(3, 4))  # of stride 1
+dilated = dilated_conv(pooled, filters, 2)
+assert np.allclose(dilated[::2, ::2], dilated_conv(pooled[::2, ::2], filters, 1))
+assert np.allclose(dilated[1::2, ::2], dilated_conv(pooled[1::2, ::2], filters, 1))
+print("One dilated map holds all maps at offsets.")
+
+# %% [markdown]
+# How much of the image does an output see? Go through the layers from the first on. Each has a
+# ``size``, a ``stride`` and a ``dilation``. Neighbours of a map lie ``jump`` pixels of the image
+# apart: 1 at first, and each layer multiplies it by its stride. A layer widens the view by ``(size
+# - 1) · dilation`` neighbours.
+
+
+# %%
+@exercise("15.5")
+def view(layers):
+    """Return the side of what an output sees, and the last jump; layers: (size, stride, dilation)."""
+    return ...
+
+
+sliding = [(3, 1, 1), (2, 2, 1), (3, 1, 1), (2, 2, 1), (3, 1, 1)]
+dense = [(3, 1, 1), (2, 1, 1), (3, 1, 2), (2, 1, 2), (3, 1, 4)]
+print("sees, jump:", view(sliding), "and densely:", view(dense))
+assert view(sliding)[0] == view(dense)[0] == 18
+
+# %% [markdown]
 # Summary
 # -------
 # - Sliding repeats nearly all of its work; one convolution of the whole image, pooled at four offsets,

@@ -11,7 +11,7 @@ it costs nothing.
 one answer for all pixels, why the statistics of a tile must not be used in prediction, and which
 normalisations a network that is used in tiles cannot have.
 
-Needed: chapters 02, 03 and 12 to 14. About 50 minutes. Four exercises.
+Needed: chapters 02, 03 and 12 to 14. About 50 minutes. Six exercises.
 """
 
 # %%
@@ -397,6 +397,40 @@ assert np.allclose(y.data, batch_norm(x, scale, shift)[0], rtol=0, atol=1e-5)
 for tensor, ours in zip(tensors, batch_norm_backward(grad_y, x, scale), strict=True):
     assert np.allclose(tensor.grad, ours, rtol=0, atol=1e-4)
 print("The engine agrees.")
+
+# %% [markdown]
+# On your own
+# -----------
+# *Group normalisation* (Wu and He 2018) takes mean and variance over all pixels and a group of
+# channels of *one* image. Write it and its gradients. You may use ``batch_norm_backward``'s idea
+# again: here each image and group has a mean and a variance of its own, and ``scale`` and ``shift``
+# have one number per channel as before.
+
+
+# %%
+@exercise("16.5")
+def group_norm(x, scale, shift, groups):
+    """Return y for x (N, H, W, C); `groups` divides C, and channels of a group lie side by side."""
+    return ...
+
+
+@exercise("16.6")
+def group_norm_backward(grad_y, x, scale, groups):
+    """Return grad_x, grad_scale and grad_shift."""
+    return ...
+
+
+x, grad_y, v = rng.standard_normal((3, 2, 5, 4, 6))
+scale, shift = rng.standard_normal((2, 6))
+ends = [group_norm(x + h * v, scale, shift, 3) for h in (1e-5, -1e-5)]
+slope = np.vdot(ends[0] - ends[1], grad_y) / 2e-5
+by_backward = np.vdot(group_norm_backward(grad_y, x, scale, 3)[0], v)
+print(f"slope {slope:.6f} by the quotient, {by_backward:.6f} by backward")
+assert np.isclose(slope, by_backward, rtol=1e-6)
+
+# %% [markdown]
+# The mean of a *tile* is not the mean of the image. So with this one a prediction in tiles depends
+# on where the tiles lie, whatever halo they have; which is why the engine does not have it.
 
 # %% [markdown]
 # Summary

@@ -3,13 +3,13 @@
 17. Your own U-Net, from your own answers
 =========================================
 
-**You will build** a U-Net that trains, from the functions that you wrote in chapters 00 to 14: 60 lines
-put them together. The engine is needed once, to compare.
+**You will build** a U-Net that trains, from the functions that you wrote in chapters 00 to 14, and the
+lines that put them together. The engine is needed once, to compare.
 
 **You will learn** how little is missing between the parts and the whole, how to check a whole network
 before it is trained, and that it agrees with the engine in every number.
 
-Needed: chapters 01, 03, 08 to 10, 12 and 14, or their worked answers. About 60 minutes. Three
+Needed: chapters 01, 03, 08 to 10, 12 and 14, or their worked answers. About two hours. Eleven
 exercises, with nothing given but the parts.
 """
 
@@ -19,8 +19,9 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import exercise, own, show
+from lesson import chapters, exercise, exercises, own, show
 from scipy import ndimage
+from tape import Tensor, record
 
 from tinyunet.data import normalise, read_images, synthetic_cells
 
@@ -40,7 +41,7 @@ MY_IMAGE, ZOOM = "", 1.0  # the path of an image of yours, and a factor for its 
 # - 10: ``log_softmax``, ``gradient_of_energy`` and ``border_weight``;
 # - 11: ``displacement`` and ``deform_both``, for new images out of six;
 # - 12: ``sgd_step``;
-# - 14: ``mirror``, ``predict_in_tiles`` and ``seg``.
+# - 14: ``mirror``, ``predict_in_tiles``, ``label_pieces`` and ``seg``.
 #
 # Chapters 04 to 07 compute the convolution of chapter 03 faster, and chapters 15 and 16 are about
 # networks that are not the paper's; the slow parts are enough for a small one.
@@ -88,30 +89,14 @@ def crop_concat_backward(grad_y, upsampled, skip):
 # %% [markdown]
 # The tape
 # --------
-# ``Tensor``, ``Op`` and ``record`` are those of chapter 01. The walk back was given there, and now it
-# is your turn: write it with ``own.newest_first(output)`` and ``own.accumulate(pending, tensor,
-# grad)``. ``op.backward(grad_y, *arrays)`` returns one gradient per input, where ``arrays`` are the
-# data of ``op.inputs``. An op does not know the tensor that it made.
+# ``Tensor``, ``Op`` and ``record`` are those of chapter 01, and stand in ``tape.py``. The walk back
+# was given there, and now it is your turn: write it with ``own.newest_first(output)`` and
+# ``own.accumulate(pending, tensor, grad)``. ``op.backward(grad_y, *arrays)`` returns one gradient
+# per input, where ``arrays`` are the data of ``op.inputs``. An op does not know the tensor that it
+# made.
 
 
 # %%
-class Op:
-    count = 0
-
-    def __init__(self, backward, inputs):
-        self.backward, self.inputs, self.number = backward, inputs, Op.count
-        Op.count += 1
-
-
-class Tensor:
-    def __init__(self, data, op=None):
-        self.data, self.op = data, op
-
-
-def record(forward, backward, *inputs):
-    return Tensor(forward(*(tensor.data for tensor in inputs)), Op(backward, inputs))
-
-
 @exercise("17.3")
 def walk_back(output, grad):
     """Return a dict with the gradient of each leaf before `output`, whose own gradient is `grad`."""
@@ -121,8 +106,20 @@ def walk_back(output, grad):
 # %% [markdown]
 # The network
 # -----------
-# Four ops for the tape: each gets its arrays, and its backward returns one gradient per input. Then
-# the U of chapter 09, and its first weights, by the names that the engine uses.
+# The up-convolution has three gradients as well. You wrote that of its input: ``own.down_conv``.
+# The one of a tap is a sum over the pixels, of each number of ``x`` with each number of ``grad_y``
+# under that tap.
+
+
+# %%
+@exercise("17.4")
+def up_backward(grad_y, x, weight, bias):
+    """Return grad_x, grad_weight and grad_bias for y = own.up_conv(x, weight, bias); weight (2, 2, C, F)."""
+    return ...
+
+
+# %% [markdown]
+# Now all ops can go onto the tape. Each of these takes tensors, and returns one.
 
 
 # %%
@@ -136,47 +133,46 @@ def pool_layer(x):
     return record(lambda x: own.max_pool(x)[0], lambda grad_y, x: (own.max_pool_backward(grad_y, x),), x)
 
 
-def up_backward(grad_y, x, weight, bias):
-    taps = [np.einsum("nijc,nijf->cf", x, grad_y[:, p::2, q::2]) for p, q in np.ndindex(2, 2)]
-    return own.down_conv(grad_y, weight), np.reshape(taps, weight.shape), grad_y.sum(axis=(0, 1, 2))
+def up_layer(x, weight, bias):
+    return record(own.up_conv, up_backward, x, weight, bias)
 
 
-def unet(x, weights, depth):
-    def of(name):
-        return weights[f"{name}.weight"], weights[f"{name}.bias"]
-
-    def two(name, x):
-        return conv_layer(conv_layer(x, *of(f"{name}.first")), *of(f"{name}.second"))
-
-    skips = [two("contracting.0", x)]
-    for level in range(1, depth + 1):
-        skips.append(two(f"contracting.{level}", pool_layer(skips[-1])))
-    x = skips.pop()
-    for i in range(depth):
-        up = record(own.up_conv, up_backward, x, *of(f"up.{i}"))
-        x = two(f"expansive.{i}", record(own.crop_concat, crop_concat_backward, up, skips.pop()))
-    return conv_layer(x, *of("scores"), relu=False)
+def concat_layer(upsampled, skip):
+    return record(own.crop_concat, crop_concat_backward, upsampled, skip)
 
 
+# %% [markdown]
+# The U itself: go down and keep the maps, come up and use them, newest first. ``layers`` are the four
+# functions above. The weights have the names that the engine uses, for each layer ``.weight`` and
+# ``.bias``:
+#
+# - ``contracting.0.first`` and ``contracting.0.second``, up to the number of poolings;
+# - ``up.0``, then ``expansive.0.first`` and ``expansive.0.second``, from the bottom upwards;
+# - ``scores``, the layer without a ReLU at the end.
+
+
+# %%
+@exercise("17.5")
+def unet(x, weights, depth, layers):
+    """Return the scores, a tensor; x is a tensor, `weights` a dict of tensors, `layers` four functions."""
+    return ...
+
+
+LAYERS = conv_layer, pool_layer, up_layer, concat_layer
+
+# %% [markdown]
+# The first weights are drawn from a normal distribution with mean 0 and the standard deviation
+# ``own.he_std(size, channels)``, where ``size`` is the window's side. An up-convolution is the
+# exception: each of its outputs is under one tap, so ``size`` is 1. Biases begin with 0. The first
+# map has ``base`` channels, each one below twice as many, and on the way up they are halved again;
+# the image has one channel, and there are two scores.
+
+
+# %%
+@exercise("17.6")
 def first_weights(base, depth, rng):
-    weights, down = {}, [1, *(base * 2**level for level in range(depth + 1))]
-
-    def add(name, size, channels, filters, taps):
-        shape = size, size, channels, filters
-        weights[f"{name}.weight"] = rng.normal(0, own.he_std(taps, channels), shape)
-        weights[f"{name}.bias"] = np.zeros(filters)
-
-    def two(name, channels, filters):
-        add(f"{name}.first", 3, channels, filters, taps=3)
-        add(f"{name}.second", 3, filters, filters, taps=3)
-
-    for level in range(depth + 1):
-        two(f"contracting.{level}", *down[level : level + 2])
-    for i, here in enumerate(reversed(down[1:-1])):
-        add(f"up.{i}", 2, 2 * here, here, taps=1)  # each output pixel is under one tap
-        two(f"expansive.{i}", 2 * here, here)
-    add("scores", 1, base, 2, taps=1)
-    return weights
+    """Return a dict of arrays, with the names of 17.5: weights (K, K, C, F) and biases (F,)."""
+    return ...
 
 
 # %% [markdown]
@@ -201,12 +197,17 @@ assert total == own.count_parameters(1, 2, BASE, DEPTH) == 29_330
 
 
 # %%
+@exercise("17.7")
+def energy_and_gradient(scores, target, weight):
+    """Return the loss, a float, and its gradient by the scores: arrays as in 10.2, both divided as above."""
+    return ...
+
+
 def loss_and_gradients(weights, image, target, weight):
     leaves = {name: Tensor(array) for name, array in weights.items()}
-    scores = unet(Tensor(image), leaves, DEPTH)
-    true_class = np.take_along_axis(own.log_softmax(scores.data), target[..., np.newaxis], axis=-1)[..., 0]
-    loss = -np.sum(weight * true_class) / weight.sum()
-    grads = walk_back(scores, own.gradient_of_energy(scores.data, target, weight) / weight.sum())
+    scores = unet(Tensor(image), leaves, DEPTH, LAYERS)
+    loss, grad = energy_and_gradient(scores.data, target, weight)
+    grads = walk_back(scores, grad)
     return loss, {name: grads[leaf] for name, leaf in leaves.items()}
 
 
@@ -214,20 +215,41 @@ def loss_and_gradients(weights, image, target, weight):
 # Tiles out of six images
 # -----------------------
 # A tile is a window of a deformed image (chapter 11), continued by mirroring (chapter 14). Touching
-# cells are separated, and the gap gets its border weight (chapter 10). The images are halved first, so
+# cells are separated first, and the gap gets its border weight (chapter 10). The images are halved, so
 # that a small tile has several cells.
+#
+# Where cells touch, both lose the pixels at the border: a pixel of a cell is set to 0 if there is
+# another *cell* among its eight neighbours. A filter that takes the largest number of a 3×3 window
+# finds one kind of them. For the other kind, the background must not be the smallest.
+
 
 # %%
+@exercise("17.8")
+def separate(labels):
+    """Return the labels (H, W) with pixels that touch another cell set to 0."""
+    return ...
+
+
 cells = synthetic_cells(n=7, size=320, seed=5)
 halved = [image.astype(float).reshape(160, 2, 160, 2, 1).mean(axis=(1, 3)) for image in cells.images]
 images = [normalise(image)[..., 0].astype(float) for image in halved]
 labels = [label[::2, ::2] for label in cells.labels]
 
+# %% [markdown]
+# The window: its output begins at ``(top, left)`` of the image, and it reaches ``halo`` pixels
+# beyond the output on each side, over the edge of the image too. The target and the weights belong
+# to the output alone. The border weights need the cells around it, so compute them for the whole
+# window, with ``w0 = 5`` and ``sigma = 3``, and cut them afterwards.
 
-def separate(labels):
-    largest = ndimage.maximum_filter(labels, 3)
-    smallest = ndimage.minimum_filter(np.where(labels > 0, labels, labels.max() + 1), 3)
-    return np.where((labels > 0) & ((largest != labels) | (smallest != labels)), 0, labels)
+
+# %%
+@exercise("17.9")
+def window(image, labels, top, left, output, halo):
+    """Return the image (n, n), n = output + 2 halo, and target and weight (output, output).
+
+    After `separate` the target is 1 in a cell and 0 elsewhere. A weight is 1 plus the border weight.
+    """
+    return ...
 
 
 def tile(step):
@@ -236,15 +258,9 @@ def tile(step):
     chosen = rng.integers(6)
     field = own.displacement(rng.normal(0, 4, (2, 3, 3)), *images[chosen].shape)
     image, cell = own.deform_both(images[chosen], labels[chosen], field)
-    rows, columns = (
-        own.mirror(np.arange(-HALO, OUTPUT + HALO) + rng.integers(side - OUTPUT + 1), side)
-        for side in image.shape
-    )
-    cell = separate(cell[np.ix_(rows, columns)])
-    weight = 1 + own.border_weight(cell, 5.0, 3.0)
-    inside = slice(HALO, HALO + OUTPUT)
-    target, weight = (cell[inside, inside] > 0).astype(int), weight[inside, inside]
-    return image[np.ix_(rows, columns)][np.newaxis, ..., np.newaxis], target[np.newaxis], weight[np.newaxis]
+    top, left = (rng.integers(side - OUTPUT + 1) for side in image.shape)
+    image, target, weight = window(image, cell, top, left, OUTPUT, HALO)
+    return image[np.newaxis, ..., np.newaxis], target[np.newaxis], weight[np.newaxis]
 
 
 fig, axes = plt.subplots(2, 5, figsize=(11, 4.6), layout="constrained")
@@ -278,12 +294,12 @@ def unpack(vector):
 
 def forward(vector):
     leaves = {name: Tensor(array) for name, array in unpack(vector).items()}
-    return unet(Tensor(image), leaves, DEPTH).data
+    return unet(Tensor(image), leaves, DEPTH, LAYERS).data
 
 
 def backward(g, vector):
     leaves = {name: Tensor(array) for name, array in unpack(vector).items()}
-    grads = walk_back(unet(Tensor(image), leaves, DEPTH), g)
+    grads = walk_back(unet(Tensor(image), leaves, DEPTH, LAYERS), g)
     return np.concatenate([grads[leaf].ravel() for leaf in leaves.values()])
 
 
@@ -320,14 +336,15 @@ engine_grads = {name: parameter.grad.copy() for name, parameter in parameters.it
 optimiser.step()
 
 
-def step_all(weights, grads, velocity):
-    moved = {name: own.sgd_step(weights[name], grads[name], velocity[name], LR, MOMENTUM) for name in weights}
-    return {name: pair[0] for name, pair in moved.items()}, {name: pair[1] for name, pair in moved.items()}
+@exercise("17.10")
+def step_all(weights, grads, velocity, lr, momentum):
+    """Return two dicts, the new weights and the new velocities: `own.sgd_step` for every name."""
+    return ...
 
 
 loss, grads = loss_and_gradients(weights, image, target, weight)
 velocity = {name: np.zeros(array.shape) for name, array in weights.items()}
-after, _ = step_all(weights, grads, velocity)
+after, _ = step_all(weights, grads, velocity, LR, MOMENTUM)
 differences = {
     "scores": np.abs(forward(vector) - scores.data).max(),
     "loss": abs(loss - engine_loss.item()),
@@ -351,7 +368,7 @@ STEPS = 300
 start, losses = time.perf_counter(), []
 for step in range(STEPS):
     loss, grads = loss_and_gradients(weights, *tile(step))
-    weights, velocity = step_all(weights, grads, velocity)
+    weights, velocity = step_all(weights, grads, velocity, LR, MOMENTUM)
     losses.append(loss)
 print(
     f"{STEPS} steps in {time.perf_counter() - start:.0f} s, loss {np.mean(losses[:20]):.2f} -> "
@@ -362,22 +379,24 @@ assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:20])
 # %% [markdown]
 # Predict
 # -------
-# The seventh image was in no tile. It is predicted in tiles, numbered, and compared with the truth.
+# The seventh image was in no tile. It is predicted in tiles, numbered by the function that you
+# wrote in chapter 14, and compared with the truth. ``scores_of`` takes and returns arrays, (N, H,
+# W, 1) and (N, H', W', 2).
 
 
 # %%
-def predict(window):
+@exercise("17.11")
+def segment(image, scores_of, output, halo):
+    """Return the probability of a cell (H, W), and the pieces where it is above ½; the image is (H, W)."""
+    return ...
+
+
+def scores_of(x):
     leaves = {name: Tensor(array) for name, array in weights.items()}
-    scores = unet(Tensor(window[np.newaxis, ..., np.newaxis]), leaves, DEPTH).data
-    return np.exp(own.log_softmax(scores))[0, ..., 1]
+    return unet(Tensor(x), leaves, DEPTH, LAYERS).data
 
 
-def segment(image):
-    probability = own.predict_in_tiles(predict, image, OUTPUT, HALO, OUTPUT)
-    return probability, ndimage.label(probability > 0.5)[0]
-
-
-probability, found = segment(images[6])
+probability, found = segment(images[6], scores_of, OUTPUT, HALO)
 truth = separate(labels[6])
 score = own.seg(found, truth)
 right = np.mean((probability > 0.5) == (truth > 0))
@@ -392,7 +411,7 @@ assert right > 0.9
 
 # %%
 smooth = own.running_mean(losses, 20)
-for name in ("conv_backward", "crop_concat_backward", "walk_back"):
+for _, name in exercises(chapters()[-1]):
     getattr(own, name)  # those of this chapter count too
 theirs = [number for number in sorted(own.used) if number not in own.yours]
 print(f"{len(own.yours)} of {len(own.used)} functions are yours")
@@ -434,7 +453,7 @@ show("17-yours")
 if MY_IMAGE:
     mine = read_images(MY_IMAGE, labels=False).images[0].mean(axis=2, keepdims=True)
     mine = ndimage.zoom(normalise(mine)[..., 0].astype(float), ZOOM, order=1)
-    probability, found = segment(mine)
+    probability, found = segment(mine, scores_of, OUTPUT, HALO)
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
     for panel, picture, title in zip(
         axes,
@@ -454,7 +473,7 @@ if MY_IMAGE:
 # %% [markdown]
 # Summary
 # -------
-# - 60 lines make a network of the parts: four ops on a tape, the U, the first weights, one step.
+# - A hundred lines make a network of the parts: four ops on a tape, the U, the first weights, one step.
 # - Check the whole before you train it: once against a quotient, once against other people's code.
 # - It agrees with the engine to the rounding of float64. The engine adds speed, errors and choice.
 #

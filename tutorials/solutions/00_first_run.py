@@ -65,3 +65,57 @@ wrong_read_curves = {
     "slow and lost exchanged": lambda: ("by heart", "lost", "good", "slow"),
     "one answer": lambda: "good",
 }
+
+# 00.3
+
+
+def mean_iou(predicted, truth, classes):
+    both, either = np.zeros(classes), np.zeros(classes)
+    for mine, true in zip(predicted, truth, strict=True):
+        for k in range(classes):
+            both[k] += np.sum((mine == k) & (true == k))
+            either[k] += np.sum((mine == k) | (true == k))
+    present = either > 0
+    return np.mean(both[present] / either[present])
+
+
+hints_mean_iou = (
+    "Two counts for each class, which grow from picture to picture. Divide only after the last picture.",
+    "np.sum((mine == k) & (true == k)), and the same with |. A class whose second count is 0 is left out.",
+)
+
+
+def cases_mean_iou(rng):
+    for classes, absent in [(2, 0), (3, 0), (4, 1)]:
+        pictures = [rng.integers(classes - absent, size=(2, 5, 3 + k)) for k in range(3)]
+        pictures.append(np.zeros((2, 4, 4), int))  # one that has nothing but background
+        yield [pair[0] for pair in pictures], [pair[1] for pair in pictures], classes
+
+
+def _mean_over_pictures(predicted, truth, classes):
+    return np.mean([mean_iou([m], [t], classes) for m, t in zip(predicted, truth, strict=True)])
+
+
+def _absent_counts(predicted, truth, classes, score):
+    present = np.unique(np.concatenate([np.ravel(picture) for picture in [*predicted, *truth]]))
+    return (mean_iou(predicted, truth, classes) * len(present) + score * (classes - len(present))) / classes
+
+
+def _dice(predicted, truth, classes):
+    m, t = (np.concatenate([picture.ravel() for picture in pictures]) for pictures in (predicted, truth))
+    present = [k for k in range(classes) if np.any(m == k) or np.any(t == k)]
+    return np.mean([2 * np.sum((m == k) & (t == k)) / (np.sum(m == k) + np.sum(t == k)) for k in present])
+
+
+def _share_of_right_pixels(predicted, truth, classes):
+    right = sum(np.sum(mine == true) for mine, true in zip(predicted, truth, strict=True))
+    return right / sum(true.size for true in truth)
+
+
+wrong_mean_iou = {
+    "the mean of each picture's score": _mean_over_pictures,
+    "an absent class counted as 0": lambda *arguments: _absent_counts(*arguments, 0),
+    "an absent class counted as 1": lambda *arguments: _absent_counts(*arguments, 1),
+    "Dice: the shared pixels counted twice": _dice,
+    "the share of right pixels": _share_of_right_pixels,
+}

@@ -181,3 +181,201 @@ wrong_accumulate = {
     "in place": _in_place,
     "a new dict": lambda pending, tensor, grad: pending | {tensor: pending.get(tensor, 0.0) + grad},
 }
+
+# 01.4
+
+
+def unbroadcast(grad, shape):
+    grad = grad.sum(axis=tuple(range(grad.ndim - len(shape))))
+    repeated = tuple(axis for axis, side in enumerate(shape) if side == 1)
+    return grad.sum(axis=repeated, keepdims=True)
+
+
+hints_unbroadcast = (
+    "Two kinds of axes are summed over: those that shape does not have, and those where it has 1.",
+    "The missing axes are the first ones. For the others keepdims=True keeps the side of 1.",
+)
+
+
+def cases_unbroadcast(rng):
+    for full, shape in [
+        ((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 4), (3, 1)), ((3, 4), (1, 4)), ((3, 4), ()), ((3, 4), (1, 1)),
+        ((2, 3, 4), (3, 1)), ((2, 3, 4), (2, 1, 4)), ((2, 3, 4), (1,)), ((3, 1), (1,)), ((), ()),
+    ]:  # fmt: skip
+        yield np.asarray(rng.standard_normal(full)), shape
+
+
+def _missing_axes_only(grad, shape):
+    return grad.sum(axis=tuple(range(grad.ndim - len(shape))))
+
+
+def _mean(grad, shape):
+    return unbroadcast(grad, shape) * np.prod(shape, dtype=int) / max(1, grad.size)
+
+
+def _last_axes(grad, shape):
+    return np.ravel(grad)[: np.prod(shape, dtype=int)].reshape(shape)
+
+
+wrong_unbroadcast = {
+    "the axes where shape has 1 forgotten": _missing_axes_only,
+    "the mean over the uses": _mean,
+    "the first numbers, and no sum": _last_axes,
+    "sides of 1 lost": lambda grad, shape: np.squeeze(unbroadcast(grad, shape)),
+}
+
+# 01.5
+
+
+def newest_first_without_numbers(output):
+    listed, seen, stack = [], set(), [(output.op, False)]
+    while stack:
+        op, its_inputs_are_listed = stack.pop()
+        if its_inputs_are_listed:
+            listed.append(op)
+        elif op is not None and op not in seen:
+            seen.add(op)
+            stack.append((op, True))
+            stack += [(tensor.op, False) for tensor in op.inputs]
+    return listed[::-1]
+
+
+hints_newest_first_without_numbers = (
+    "Put an op back onto the stack, with a mark, below the ops that made its inputs. What does it mean to "
+    "meet the mark?",
+    "Pairs (op, mark). Without the mark: push (op, True), then (t.op, False) for all inputs. With it: list.",
+)
+
+
+class _Unnumbered:
+    def __init__(self, *inputs):
+        self.inputs = inputs
+        self.op = self if inputs else None
+
+
+def _graphs_without_numbers(rng):
+    """Yield the same graphs as `graphs`, of ops without numbers."""
+    for output in graphs(rng):
+        made = {}
+        for node in [*newest_first(output)[::-1]]:
+            made[node] = _Unnumbered(*(made.get(part, _Unnumbered()) for part in node.inputs))
+        yield made[output], set(made.values())
+
+
+def check_newest_first_without_numbers(function):
+    for output, expected in _graphs_without_numbers(np.random.default_rng(0)):
+        found = attempt(function, output)
+        if is_open(found):
+            return False
+        found = list(found)
+        place = {op: i for i, op in enumerate(found)}
+        if len(place) != len(found) or place.keys() != expected:
+            raise WrongAnswer(
+                f"{len(found)} ops are listed ({len(place)} different ones) where there are {len(expected)}"
+            )
+        for op in found:
+            for part in op.inputs:
+                if part.op and place[part.op] < place[op]:
+                    raise WrongAnswer(
+                        f"the op at place {place[part.op]} made an input of the op at place {place[op]}: "
+                        "it must come later"
+                    )
+    return True
+
+
+def _preorder(output):
+    found, seen, stack = [], set(), [output.op]
+    while stack:
+        op = stack.pop()
+        if op is not None and op not in seen:
+            seen.add(op)
+            found.append(op)
+            stack += [tensor.op for tensor in op.inputs]
+    return found
+
+
+def _level_by_level(output):
+    found, level = [], [output.op]
+    while level:
+        found += [op for op in dict.fromkeys(level) if op not in found[-1000:]]
+        level = [tensor.op for op in level for tensor in op.inputs if tensor.op][:1000]
+    return found
+
+
+def _recursive(output, listed=None):
+    listed = [] if listed is None else listed
+    if output.op is not None and output.op not in listed:
+        for tensor in output.op.inputs:
+            _recursive(tensor, listed)
+        listed.append(output.op)
+    return listed[::-1]
+
+
+wrong_newest_first_without_numbers = {
+    "listed at the first visit": _preorder,
+    "level by level": _level_by_level,
+    "recursion": _recursive,
+    "the oldest first": lambda output: newest_first_without_numbers(output)[::-1],
+}
+
+# 01.6
+
+
+def slope_forwards(steps, inputs, direction):
+    values, slopes = list(inputs), list(direction)
+    for kind, i, j in steps:
+        if kind == "add":
+            values.append(values[i] + values[j])
+            slopes.append(slopes[i] + slopes[j])
+        else:
+            values.append(values[i] * values[j])
+            slopes.append(slopes[i] * values[j] + values[i] * slopes[j])
+    return values[-1], slopes[-1]
+
+
+hints_slope_forwards = (
+    "Two lists that grow together: values and slopes. They begin with the inputs and the direction.",
+    "slopes[i] * values[j] + values[i] * slopes[j] for a product.",
+)
+
+
+returns_slope_forwards = "the value", "the slope"
+
+
+def cases_slope_forwards(rng):
+    for inputs, length in [(2, 3), (3, 6), (1, 4)]:
+        steps = [
+            (("add", "multiply")[k % 2], *map(int, rng.integers(inputs + k, size=2))) for k in range(length)
+        ]
+        yield (
+            steps,
+            list(map(float, rng.uniform(0.5, 1.5, inputs))),
+            list(map(float, rng.uniform(0.5, 1.5, inputs))),
+        )
+
+
+def _one_factor(steps, inputs, direction):
+    values, slopes = list(inputs), list(direction)
+    for kind, i, j in steps:
+        values.append(values[i] + values[j] if kind == "add" else values[i] * values[j])
+        slopes.append(slopes[i] + slopes[j] if kind == "add" else slopes[i] * values[j])
+    return values[-1], slopes[-1]
+
+
+def _product_of_slopes(steps, inputs, direction):
+    values, slopes = list(inputs), list(direction)
+    for kind, i, j in steps:
+        values.append(values[i] + values[j] if kind == "add" else values[i] * values[j])
+        slopes.append(slopes[i] + slopes[j] if kind == "add" else slopes[i] * slopes[j])
+    return values[-1], slopes[-1]
+
+
+wrong_slope_forwards = {
+    "the second factor taken for a constant": _one_factor,
+    "the slope of a product is the product of the slopes": _product_of_slopes,
+    "along the first input alone": lambda steps, inputs, direction: (
+        slope_forwards(steps, inputs, [direction[0], *(0.0 for _ in inputs[1:]), 0.0][: len(inputs)])
+        if len(inputs) > 1
+        else (0.0, 0.0)
+    ),
+}

@@ -197,3 +197,116 @@ wrong_judge = {
         "right" if abs(by_backward - (ahead + behind) / 2) <= tolerance else "wrong"
     ),
 }
+
+# 02.5
+
+
+def errors_of_all(forward, backward, inputs, grad_y, directions, h):
+    errors = []
+    for i, (grad, v) in enumerate(zip(backward(grad_y, *inputs), directions, strict=True)):
+        before, x, after = inputs[:i], inputs[i], inputs[i + 1 :]
+        difference = forward(*before, x + h * v, *after) - forward(*before, x - h * v, *after)
+        by_difference, by_backward = np.vdot(difference, grad_y) / (2 * h), np.vdot(grad, v)
+        errors.append(abs(by_backward - by_difference) / max(abs(by_backward), abs(by_difference)))
+    return errors
+
+
+hints_errors_of_all = (
+    "Call backward once. Then take the inputs one by one, as in two_sides.",
+    "forward(*inputs[:i], inputs[i] + h * v, *inputs[i + 1:]), and the same with - h.",
+)
+
+
+def cases_errors_of_all(rng):
+    """Yield cases with such large steps that the errors are no matter of rounding."""
+    for shape in [(4,), (2, 3)]:
+        a, b, g, v, w = rng.uniform(0.5, 1.5, (5, *shape))
+        yield _power, _power_backward, (a, b), g, (v, w), 0.1
+        yield np.multiply, lambda g, a, b: (g * b, 0.7 * g * a), (a, b), g, (v, w), 0.1
+
+
+def _power(a, b):
+    return a**b
+
+
+def _power_backward(g, a, b):
+    return g * b * a ** (b - 1), g * a**b * np.log(a)
+
+
+def _all_at_once(forward, backward, inputs, grad_y, directions, h):
+    ends = [forward(*(x + s * v for x, v in zip(inputs, directions, strict=True))) for s in (h, -h)]
+    slope = np.vdot(ends[0] - ends[1], grad_y) / (2 * h)
+    by_backward = [np.vdot(g, v) for g, v in zip(backward(grad_y, *inputs), directions, strict=True)]
+    return [abs(mine - slope) / max(abs(mine), abs(slope)) for mine in by_backward]
+
+
+def _moved_and_kept(forward, backward, inputs, grad_y, directions, h):
+    errors, inputs = [], list(inputs)
+    for i, v in enumerate(directions):
+        errors.append(errors_of_all(forward, backward, inputs, grad_y, directions, h)[i])
+        inputs[i] = inputs[i] - h * v
+    return errors
+
+
+def _not_divided(forward, backward, inputs, grad_y, directions, h):
+    by_backward = [np.vdot(g, v) for g, v in zip(backward(grad_y, *inputs), directions, strict=True)]
+    relative = errors_of_all(forward, backward, inputs, grad_y, directions, h)
+    return [error * abs(slope) for error, slope in zip(relative, by_backward, strict=True)]
+
+
+wrong_errors_of_all = {
+    "all inputs moved at once": _all_at_once,
+    "an input that was moved is not put back": _moved_and_kept,
+    "the difference itself": _not_divided,
+    "the largest alone": lambda *arguments: max(errors_of_all(*arguments)),
+}
+
+# 02.6
+
+
+def largest_curvature(gradient, x, v, rounds, h):
+    for _ in range(rounds):
+        v = v / np.linalg.norm(v)
+        product = (gradient(x + h * v) - gradient(x - h * v)) / (2 * h)
+        curvature, v = np.vdot(v, product), product
+    return curvature
+
+
+hints_largest_curvature = (
+    "A round: bring v to length 1, take the difference of two gradients, and keep <v, H v>.",
+    "The next v is H v. After the last round return <v, H v> with the v that had length 1.",
+)
+
+
+def cases_largest_curvature(rng):
+    for size, rounds in [(2, 1), (3, 4), (5, 9)]:
+        matrix = rng.standard_normal((size, size))
+        x, v = rng.standard_normal((2, size))
+        yield lambda x, m=matrix @ matrix.T: m @ x + x**3, x, v, rounds, 0.1
+
+
+def _beside_x(gradient, x, v, rounds, h):
+    return largest_curvature(lambda x: gradient(x + h / 2), x, v, rounds, h)
+
+
+def _length_forgotten(gradient, x, v, rounds, h):
+    for _ in range(rounds):
+        product = (gradient(x + h * v) - gradient(x - h * v)) / (2 * h)
+        curvature, v = np.vdot(v, product), product
+    return curvature
+
+
+def _divided_by_h(gradient, x, v, rounds, h):
+    return 2 * largest_curvature(gradient, x, v, rounds, h)
+
+
+def _of_the_start(gradient, x, v, rounds, h):
+    return largest_curvature(gradient, x, v, 1, h) if rounds > 1 else np.linalg.norm(v)
+
+
+wrong_largest_curvature = {
+    "v not brought to length 1": _length_forgotten,
+    "divided by h, not by 2 h": _divided_by_h,
+    "not at x": _beside_x,
+    "one round only": _of_the_start,
+}

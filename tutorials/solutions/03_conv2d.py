@@ -147,3 +147,151 @@ wrong_corner_edge_middle = {
     "as with a padding of zeros": lambda: (4, 6, 9),
     "an edge counted as the pixel beside a corner": lambda: (1, 2, 9),
 }
+
+# 03.5
+
+
+def strided_conv(x, weight, bias):
+    size = len(weight)
+    height, width = (x.shape[1] - size) // 2 + 1, (x.shape[2] - size) // 2 + 1
+    y = np.zeros((len(x), height, width, weight.shape[3])) + bias
+    for p, q in np.ndindex(size, size):
+        y += x[:, p : p + 2 * height : 2, q : q + 2 * width : 2] @ weight[p, q]
+    return y
+
+
+hints_strided_conv = (
+    "As conv_taps: a sum over p and q. Which rows of x does tap p read, for all outputs together?",
+    "Rows p, p + 2, ...: as many as there are outputs, x[:, p : p + 2 * height : 2].",
+)
+
+
+def cases_strided_conv(rng):
+    for n, height, width, channels, filters, size in [
+        (1, 5, 6, 2, 3, 3),
+        (2, 8, 3, 1, 2, 3),
+        (1, 4, 7, 3, 1, 2),
+    ]:
+        x, weight = (
+            rng.standard_normal(shape)
+            for shape in [(n, height, width, channels), (size, size, channels, filters)]
+        )
+        yield x, weight, rng.standard_normal(filters)
+
+
+def _from_the_second(x, weight, bias):
+    return strided_conv(np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:], weight, bias)
+
+
+def _rows_only(x, weight, bias):
+    full = sum(
+        x[:, p : x.shape[1] - len(weight) + 1 + p, q : x.shape[2] - len(weight) + 1 + q] @ weight[p, q]
+        for p, q in np.ndindex(*weight.shape[:2])
+    )
+    return full[:, ::2] + bias
+
+
+wrong_strided_conv = {
+    "begun with the second output": _from_the_second,
+    "along the rows only": _rows_only,
+    "a stride of 1 inside the window, of every second pixel": lambda x, weight, bias: strided_conv(
+        np.repeat(np.repeat(x[:, ::2, ::2], 2, axis=1), 2, axis=2)[:, : x.shape[1], : x.shape[2]],
+        weight,
+        bias,
+    ),
+    "the bias forgotten": lambda x, weight, bias: strided_conv(x, weight, 0 * bias),
+}
+
+# 03.6
+
+
+def strided_conv_backward(grad_y, x, weight):
+    grad_x, grad_weight = np.zeros(x.shape), np.zeros(weight.shape)
+    height, width = grad_y.shape[1:3]
+    for p, q in np.ndindex(*weight.shape[:2]):
+        read = np.s_[:, p : p + 2 * height : 2, q : q + 2 * width : 2]
+        grad_x[read] += grad_y @ weight[p, q].T
+        grad_weight[p, q] = np.einsum("nijc,nijf->cf", x[read], grad_y)
+    return grad_x, grad_weight, grad_y.sum(axis=(0, 1, 2))
+
+
+hints_strided_conv_backward = (
+    "Per tap: what the forward read from x at some places, the backward adds to grad_x at the same places.",
+    "The tap's weight gradient is a sum over all outputs: np.einsum('nijc,nijf->cf', x[...], grad_y).",
+)
+
+
+returns_strided_conv_backward = "grad_x", "grad_weight", "grad_bias"
+
+
+def cases_strided_conv_backward(rng):
+    for x, weight, bias in cases_strided_conv(rng):
+        yield rng.standard_normal(strided_conv(x, weight, bias).shape), x, weight
+
+
+def _the_last_tap_wins(grad_y, x, weight):
+    _, grad_weight, grad_bias = strided_conv_backward(grad_y, x, weight)
+    grad_x, (height, width) = np.zeros(x.shape), grad_y.shape[1:3]
+    for p, q in np.ndindex(*weight.shape[:2]):
+        grad_x[:, p : p + 2 * height : 2, q : q + 2 * width : 2] = grad_y @ weight[p, q].T
+    return grad_x, grad_weight, grad_bias
+
+
+def _window_flipped(grad_y, x, weight):
+    grad_x, grad_weight, grad_bias = strided_conv_backward(grad_y, x, weight[::-1, ::-1])
+    return grad_x, grad_weight, grad_bias
+
+
+wrong_strided_conv_backward = {
+    "the last tap wins": _the_last_tap_wins,
+    "the window flipped": _window_flipped,
+    "the gradient of the bias is a mean": lambda grad_y, x, weight: (
+        *strided_conv_backward(grad_y, x, weight)[:2],
+        grad_y.mean(axis=(0, 1, 2)) / 2,
+    ),
+}
+
+# 03.7
+
+
+def conv_fft(x, weight, bias):
+    height, width = x.shape[1:3]
+    frequencies = np.fft.fft2(x, axes=(1, 2))
+    filters = np.conj(np.fft.fft2(weight, s=(height, width), axes=(0, 1)))
+    product = np.einsum("nijc,ijcf->nijf", frequencies, filters)
+    y = np.fft.ifft2(product, axes=(1, 2)).real
+    return y[:, : height - len(weight) + 1, : width - len(weight) + 1] + bias
+
+
+hints_conv_fft = (
+    "np.fft.fft2(weight, s=(H, W), axes=(0, 1)) fills up with zeros. np.conj conjugates.",
+    "np.einsum('nijc,ijcf->nijf', ...) is the product, summed over c. Take the real part at the end.",
+)
+
+
+def cases_conv_fft(rng):
+    for n, height, width, channels, filters, size in [
+        (1, 5, 6, 2, 3, 3),
+        (2, 4, 7, 1, 2, 2),
+        (1, 6, 5, 3, 1, 5),
+    ]:
+        x, weight = (
+            rng.standard_normal(shape)
+            for shape in [(n, height, width, channels), (size, size, channels, filters)]
+        )
+        yield x, weight, rng.standard_normal(filters)
+
+
+wrong_conv_fft = {
+    "not conjugated: the window flipped": lambda x, weight, bias: conv_fft(x, weight[::-1, ::-1], bias),
+    "the last rows and columns": lambda x, weight, bias: np.roll(
+        conv_fft(np.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0))), weight, bias), 0
+    )[:, :-1, :-1],
+    "channels not summed": lambda x, weight, bias: (
+        conv_fft(
+            x, np.repeat(weight.mean(axis=2, keepdims=True), weight.shape[2], axis=2) * (1 + weight * 0), bias
+        )
+        if weight.shape[2] > 1
+        else 0 * conv_fft(x, weight, bias)
+    ),
+}

@@ -114,3 +114,153 @@ wrong_weight_gradient = {
     "not parallel at all": _on_one_core,
     "window flipped": lambda x, grad_y, w: weight_gradient(x[::-1, ::-1], grad_y, w),
 }
+
+# 04.3
+
+
+def input_gradient(grad_y, weight, grad_x):
+    height, width, filters = grad_y.shape
+    for i in prange(height + 2):
+        for j in range(width + 2):
+            for p in range(3):
+                for q in range(3):
+                    if 0 <= i - p < height and 0 <= j - q < width:
+                        for c in range(grad_x.shape[2]):
+                            for f in range(filters):
+                                grad_x[i, j, c] += grad_y[i - p, j - q, f] * weight[p, q, c, f]
+    return grad_x
+
+
+hints_input_gradient = (
+    "Pixel (i, j) was read as x[i' + p, j' + q]. Which output (i', j') did that with tap (p, q)?",
+    "It is (i - p, j - q): add its grad_y times weight[p, q] if 0 <= i - p < height, and the same for j.",
+)
+
+
+def _check_loop(function, right, cases, name):
+    """Compare a parallel loop that writes into its last argument, and look for races."""
+    for *arrays, shape in cases:
+        given = np.zeros(shape)
+        found = attempt(getattr(function, "py_func", function), *arrays, given)
+        if is_open(found) and not given.any():
+            return False
+        if found is not given:
+            raise WrongAnswer(f"return {name}, the array that was passed in")
+        where = f"for {describe(arrays, [f'array {i + 1}' for i in range(len(arrays))])}"
+        compare(found, right(*arrays, np.zeros(shape)), where)
+        race = find_race(function, *arrays, np.zeros(shape))
+        if race is not None:
+            raise WrongAnswer(f"{race}, {where}")
+    return True
+
+
+def check_input_gradient(function):
+    rng = np.random.default_rng(0)
+    cases = []
+    for height, width, channels, filters in [(1, 1, 1, 1), (3, 4, 2, 3), (5, 2, 3, 1)]:
+        grad_y = rng.standard_normal((height, width, filters))
+        weight = rng.standard_normal((3, 3, channels, filters))
+        cases.append((grad_y, weight, (height + 2, width + 2, channels)))
+    return _check_loop(function, input_gradient, cases, "grad_x")
+
+
+def _painted(grad_y, weight, grad_x):
+    height, width, _ = grad_y.shape
+    for i in prange(height):
+        for j in range(width):
+            for p in range(3):
+                for q in range(3):
+                    grad_x[i + p, j + q] += weight[p, q] @ grad_y[i, j]
+    return grad_x
+
+
+def _wrapped(grad_y, weight, grad_x):
+    height, width, _ = grad_y.shape
+    for i in prange(height + 2):
+        for j in range(width + 2):
+            for p in range(3):
+                for q in range(3):
+                    if i - p < height and j - q < width:
+                        grad_x[i, j] += weight[p, q] @ grad_y[i - p, j - q]
+    return grad_x
+
+
+wrong_input_gradient = {
+    "windows painted: a race": _painted,
+    "negative indices count from the end": _wrapped,
+    "window flipped": lambda grad_y, weight, grad_x: input_gradient(grad_y, weight[::-1, ::-1], grad_x),
+}
+
+# 04.4
+
+
+def conv_bias_relu(x, weight, bias, y):
+    height, width, filters = y.shape
+    for i in prange(height):
+        for j in range(width):
+            for f in range(filters):
+                y[i, j, f] = bias[f]
+            for p in range(3):
+                for q in range(3):
+                    for c in range(x.shape[2]):
+                        for f in range(filters):
+                            y[i, j, f] += x[i + p, j + q, c] * weight[p, q, c, f]
+            for f in range(filters):
+                y[i, j, f] = max(y[i, j, f], 0)
+    return y
+
+
+hints_conv_bias_relu = (
+    "One pass per row of y. A pixel begins with the bias, and the ReLU comes after its last product.",
+    "Per pixel: a loop over f that writes bias[f], the loops over p, q, c, f, and one more for the ReLU.",
+)
+
+
+def check_conv_bias_relu(function):
+    rng = np.random.default_rng(1)
+    cases = []
+    for height, width, channels, filters in [(1, 1, 1, 2), (3, 4, 2, 3), (5, 2, 3, 1)]:
+        x, weight = (
+            rng.standard_normal(shape)
+            for shape in [(height + 2, width + 2, channels), (3, 3, channels, filters)]
+        )
+        cases.append((x, weight, rng.standard_normal(filters), (height, width, filters)))
+    return _check_loop(function, conv_bias_relu, cases, "y")
+
+
+def _bias_after_the_relu(x, weight, bias, y):
+    return np.add(conv_bias_relu(x, weight, 0 * bias, y), bias, out=y)
+
+
+def _relu_of_each_product(x, weight, bias, y):
+    y += bias
+    for i in prange(len(y)):
+        for j in range(y.shape[1]):
+            for p in range(3):
+                for q in range(3):
+                    y[i, j] = np.maximum(y[i, j] + x[i + p, j + q] @ weight[p, q], 0)
+    return y
+
+
+def _channels_in_parallel(x, weight, bias, y):
+    y += bias
+    for c in prange(x.shape[2]):
+        for i in range(len(y)):
+            for j in range(y.shape[1]):
+                for p in range(3):
+                    for q in range(3):
+                        y[i, j] += x[i + p, j + q, c] * weight[p, q, c]
+    np.maximum(y, 0, out=y)
+    return y
+
+
+wrong_conv_bias_relu = {
+    "the bias after the ReLU": _bias_after_the_relu,
+    "a ReLU of every partial sum": _relu_of_each_product,
+    "channels in parallel: a race": _channels_in_parallel,
+    "no ReLU": lambda x, weight, bias, y: np.add(
+        y,
+        sum(x[p : p + len(y), q : q + y.shape[1]] @ weight[p, q] for p, q in np.ndindex(3, 3)) + bias,
+        out=y,
+    ),
+}

@@ -173,3 +173,176 @@ wrong_down_conv = {
     "the first tap only": lambda y, weight: y[:, ::2, ::2] @ weight[0, 0].T,
     "the inverse": lambda y, weight: down_conv(y, weight) / np.square(weight).sum(),
 }
+
+# 08.5
+
+
+def double_bilinear(x):
+    for axis in (1, 2):
+        x = np.moveaxis(x, axis, 0)
+        before, after = np.concatenate([x[:1], x[:-1]]), np.concatenate([x[1:], x[-1:]])
+        y = np.empty((2 * len(x), *x.shape[1:]))
+        y[0::2], y[1::2] = 0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after
+        x = np.moveaxis(y, 0, axis)
+    return x
+
+
+hints_double_bilinear = (
+    "One axis after the other. Make the array of all pixels before, and that of all pixels after, with the "
+    "edge repeated.",
+    "np.moveaxis(x, axis, 0); before = np.concatenate([x[:1], x[:-1]]); y[0::2] = 0.75 * x + 0.25 * before.",
+)
+
+
+def cases_double_bilinear(rng):
+    yield from [(rng.standard_normal(shape),) for shape in [(1, 2, 3, 1), (2, 4, 1, 2), (1, 1, 5, 3)]]
+
+
+def _along(x, rule):
+    for axis in (1, 2):
+        x = np.moveaxis(x, axis, 0)
+        before, after = np.concatenate([x[:1], x[:-1]]), np.concatenate([x[1:], x[-1:]])
+        y = np.empty((2 * len(x), *x.shape[1:]))
+        y[0::2], y[1::2] = rule(before, x, after)
+        x = np.moveaxis(y, 0, axis)
+    return x
+
+
+wrong_double_bilinear = {
+    "pixels repeated": lambda x: np.repeat(np.repeat(x, 2, axis=1), 2, axis=2),
+    "every second output is an input": lambda x: _along(x, lambda b, x, a: (x, (x + a) / 2)),
+    "before and after exchanged": lambda x: _along(
+        x, lambda b, x, a: (0.75 * x + 0.25 * a, 0.75 * x + 0.25 * b)
+    ),
+    "along one axis": lambda x: double_bilinear(x)[:, :, ::2],
+}
+
+# 08.6
+
+
+def double_bilinear_backward(grad_y):
+    for axis in (2, 1):
+        even, odd = np.moveaxis(grad_y, axis, 0)[0::2], np.moveaxis(grad_y, axis, 0)[1::2]
+        grad_x = 0.75 * (even + odd)
+        grad_x[:-1] += 0.25 * even[1:]
+        grad_x[1:] += 0.25 * odd[:-1]
+        grad_x[0] += 0.25 * even[0]
+        grad_x[-1] += 0.25 * odd[-1]
+        grad_y = np.moveaxis(grad_x, 0, axis)
+    return grad_y
+
+
+hints_double_bilinear_backward = (
+    "Which outputs did input i go to, and with which factors? Four, along one axis. The edge went to its own "
+    "twice.",
+    "0.75 of outputs 2 i and 2 i + 1, 0.25 of 2 i + 2 and 2 i - 1; grad_x[0] also gets 0.25 of output 0.",
+)
+
+
+def cases_double_bilinear_backward(rng):
+    yield from [(rng.standard_normal(shape),) for shape in [(1, 4, 6, 1), (2, 8, 2, 2), (1, 2, 10, 3)]]
+
+
+def _edge_lost(grad_y):
+    wide = np.pad(grad_y, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    return double_bilinear_backward(wide)[:, 1:-1, 1:-1]
+
+
+wrong_double_bilinear_backward = {
+    "what the edge gets a second time is lost": _edge_lost,
+    "the mean of four": lambda g: (g[:, ::2, ::2] + g[:, 1::2, ::2] + g[:, ::2, 1::2] + g[:, 1::2, 1::2]) / 4,
+    "divided by 4: weights that sum to 1": lambda g: double_bilinear_backward(g) / 4,
+}
+
+# 08.7
+
+
+def pool3(x):
+    height, width = (x.shape[1] - 3) // 2 + 1, (x.shape[2] - 3) // 2 + 1
+    y = np.full((len(x), height, width, x.shape[3]), -np.inf)
+    for p, q in np.ndindex(3, 3):
+        y = np.maximum(y, x[:, p : p + 2 * height : 2, q : q + 2 * width : 2])
+    return y
+
+
+hints_pool3 = (
+    "By taps: the largest of nine maps, each of them x shifted and every second pixel taken.",
+    "x[:, p : p + 2 * height : 2, q : q + 2 * width : 2] for p, q in np.ndindex(3, 3), and np.maximum.",
+)
+
+
+def cases_pool3(rng):
+    for shape in [(1, 3, 5, 1), (2, 6, 7, 2), (1, 4, 4, 3)]:
+        yield (rng.standard_normal(shape),)
+    yield (-1 - rng.random((1, 5, 5, 1)),)
+
+
+def _two_by_two(x):
+    height, width = (x.shape[1] - 3) // 2 + 1, (x.shape[2] - 3) // 2 + 1
+    parts = [x[:, p : p + 2 * height : 2, q : q + 2 * width : 2] for p, q in np.ndindex(2, 2)]
+    return np.max(parts, axis=0)
+
+
+wrong_pool3 = {
+    "windows of 2×2": _two_by_two,
+    "begun with 0": lambda x: np.maximum(pool3(x), 0),
+    "the smallest": lambda x: -pool3(-x),
+}
+
+# 08.8
+
+
+def pool3_backward(grad_y, x):
+    y, grad_x = pool3(x), np.zeros(x.shape)
+    height, width = y.shape[1:3]
+    left = grad_y.copy()
+    for p, q in np.ndindex(3, 3):
+        read = np.s_[:, p : p + 2 * height : 2, q : q + 2 * width : 2]
+        wins = x[read] == y
+        grad_x[read] += np.where(wins, left, 0)
+        left[wins] = 0
+    return grad_x
+
+
+hints_pool3_backward = (
+    "By taps in reading order: where the tap's pixel equals y, it gets the gradient, and later taps do not.",
+    "In a copy of grad_y, set to 0 what has been given away; grad_x[...] += np.where(wins, left, 0).",
+)
+
+
+def cases_pool3_backward(rng):
+    for (x,) in cases_pool3(rng):
+        yield rng.standard_normal(pool3(x).shape), x
+    x = rng.integers(0, 3, (1, 7, 7, 2)).astype(float)  # with ties
+    yield rng.standard_normal(pool3(x).shape), x
+
+
+def _all_that_are_equal(grad_y, x):
+    y, grad_x = pool3(x), np.zeros(x.shape)
+    height, width = y.shape[1:3]
+    for p, q in np.ndindex(3, 3):
+        read = np.s_[:, p : p + 2 * height : 2, q : q + 2 * width : 2]
+        grad_x[read] += np.where(x[read] == y, grad_y, 0)
+    return grad_x
+
+
+def _one_window_each(grad_y, x):
+    grad_x, right = np.zeros(x.shape), pool3_backward(np.abs(grad_y), x)
+    grad_x[right > 0] = np.abs(grad_y).mean()
+    return grad_x
+
+
+def _never_summed(grad_y, x):
+    y, grad_x = pool3(x), np.zeros(x.shape)
+    height, width = y.shape[1:3]
+    for p, q in np.ndindex(3, 3):
+        read = np.s_[:, p : p + 2 * height : 2, q : q + 2 * width : 2]
+        grad_x[read] = np.where(x[read] == y, grad_y, grad_x[read])
+    return grad_x
+
+
+wrong_pool3_backward = {
+    "all equal values get the gradient": _all_that_are_equal,
+    "the last window wins": _never_summed,
+    "every winner gets the same": _one_window_each,
+}

@@ -164,3 +164,140 @@ wrong_he_std = {
     "the channels only": lambda size, channels: (2 / channels) ** 0.5,
     "a row of the window": lambda size, channels: (2 / (size * channels)) ** 0.5,
 }
+
+# 09.5
+
+
+def attention_gate(skip, up, w_skip, w_up, w_gate):
+    hidden = np.maximum(skip @ w_skip + up @ w_up, 0)
+    return skip / (1 + np.exp(-hidden @ w_gate))
+
+
+hints_attention_gate = (
+    "A matrix product over the last axis is a 1×1 convolution. The sigmoid of s is 1 / (1 + exp(-s)).",
+    "hidden has the shape (N, H, W, K), the gate (N, H, W, 1): NumPy repeats it over the channels.",
+)
+
+
+def cases_attention_gate(rng):
+    for n, height, width, channels, below, k in [(1, 2, 3, 2, 4, 3), (2, 1, 2, 3, 1, 1)]:
+        yield tuple(
+            rng.standard_normal(shape)
+            for shape in [
+                (n, height, width, channels),
+                (n, height, width, below),
+                (channels, k),
+                (below, k),
+                (k, 1),
+            ]
+        )
+
+
+def _no_relu(skip, up, w_skip, w_up, w_gate):
+    return skip / (1 + np.exp(-(skip @ w_skip + up @ w_up) @ w_gate))
+
+
+def _one_gate_for_all(skip, up, w_skip, w_up, w_gate):
+    hidden = np.maximum(skip @ w_skip + up @ w_up, 0).mean(axis=(1, 2), keepdims=True)
+    return skip / (1 + np.exp(-hidden @ w_gate))
+
+
+wrong_attention_gate = {
+    "the ReLU forgotten": _no_relu,
+    "the gate is returned": lambda skip, *others: attention_gate(skip, *others) / skip,
+    "the opposite gate": lambda skip, *others: skip - attention_gate(skip, *others),
+    "one gate for all pixels": _one_gate_for_all,
+}
+
+# 09.6
+
+
+def attention_gate_backward(grad_y, skip, up, w_skip, w_up, w_gate):
+    def of_weight(x, grad):
+        return np.einsum("nijc,nijk->ck", x, grad)
+
+    hidden = np.maximum(skip @ w_skip + up @ w_up, 0)
+    gate = 1 / (1 + np.exp(-hidden @ w_gate))
+    grad_score = np.sum(grad_y * skip, axis=3, keepdims=True) * gate * (1 - gate)
+    grad_hidden = (grad_score @ w_gate.T) * (hidden > 0)
+    grad_skip = grad_y * gate + grad_hidden @ w_skip.T
+    weights = of_weight(skip, grad_hidden), of_weight(up, grad_hidden), of_weight(hidden, grad_score)
+    return grad_skip, grad_hidden @ w_up.T, *weights
+
+
+hints_attention_gate_backward = (
+    "Backwards through the product, the sigmoid, a matrix product, the ReLU, and two matrix products.",
+    "The gate was used for all channels: a sum over them. The sigmoid's slope is gate (1 - gate).",
+    "skip is used twice: grad_y * gate, plus what comes back through hidden.",
+)
+
+
+returns_attention_gate_backward = "grad_skip", "grad_up", "grad_w_skip", "grad_w_up", "grad_w_gate"
+
+
+def cases_attention_gate_backward(rng):
+    for case in cases_attention_gate(rng):
+        yield rng.standard_normal(case[0].shape), *case
+
+
+def _one_path(grad_y, skip, up, w_skip, w_up, w_gate):
+    others = attention_gate_backward(grad_y, skip, up, w_skip, w_up, w_gate)[1:]
+    hidden = np.maximum(skip @ w_skip + up @ w_up, 0)
+    return grad_y / (1 + np.exp(-hidden @ w_gate)), *others
+
+
+def _no_slope_of_the_relu(grad_y, skip, up, w_skip, w_up, w_gate):
+    hidden = np.maximum(skip @ w_skip + up @ w_up, 0)
+    gate = 1 / (1 + np.exp(-hidden @ w_gate))
+    grad_hidden = np.sum(grad_y * skip, axis=3, keepdims=True) * gate * (1 - gate) @ w_gate.T
+    right = attention_gate_backward(grad_y, skip, up, w_skip, w_up, w_gate)
+    return grad_y * gate + grad_hidden @ w_skip.T, grad_hidden @ w_up.T, *right[2:]
+
+
+wrong_attention_gate_backward = {
+    "skip has a gradient through the product alone": _one_path,
+    "all comes back through the ReLU": _no_slope_of_the_relu,
+    "the sigmoid's slope forgotten": lambda grad_y, skip, *others: attention_gate_backward(
+        grad_y / (attention_gate(skip, *others) / skip), skip, *others
+    ),
+}
+
+# 09.7
+
+
+def maps_of(side, depth, base, num_classes):
+    maps, skips = [(side - 2, base), (side - 4, base)], []
+    for level in range(1, depth + 1):
+        skips.append(maps[-1])
+        half = maps[-1][0] // 2
+        maps += [(half, base * 2 ** (level - 1)), (half - 2, base * 2**level), (half - 4, base * 2**level)]
+    for _ in range(depth):
+        _, channels = skips.pop()
+        double = 2 * maps[-1][0]
+        maps += [(double, channels), (double, 2 * channels), (double - 2, channels), (double - 4, channels)]
+    return [*maps, (maps[-1][0], num_classes)]
+
+
+hints_maps_of = (
+    "Two loops, down and up, each of which goes on from maps[-1]. A pooling keeps the channels.",
+    "The way up needs the channels of the skip: the up-convolution makes as many, the concatenation twice.",
+)
+
+
+def cases_maps_of(rng):
+    yield from [(572, 4, 64, 2), (44, 2, 8, 3), (20, 1, 4, 2)]
+
+
+def _without_concatenation(side, depth, base, num_classes):
+    maps = maps_of(side, depth, base, num_classes)
+    up = 2 + 3 * depth
+    return maps[:up] + [entry for i, entry in enumerate(maps[up:-1]) if i % 4 != 1] + maps[-1:]
+
+
+wrong_maps_of = {
+    "the concatenations forgotten": _without_concatenation,
+    "sides kept: a padded network": lambda side, depth, base, num_classes: [
+        (side, channels) for _, channels in maps_of(side, depth, base, num_classes)
+    ],
+    "the input counted": lambda side, *others: [(side, 1), *maps_of(side, *others)],
+}

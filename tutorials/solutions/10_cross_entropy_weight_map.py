@@ -165,3 +165,108 @@ wrong_border_weight = {
         lambda d1, d2, w0, sigma: w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2)), inside=True
     ),
 }
+
+# 10.5
+
+
+def dice_loss(scores, target):
+    p = 1 / (1 + np.exp(scores[..., 0] - scores[..., 1]))
+    overlap, total = 2 * np.sum(p * target) + 1, np.sum(p) + np.sum(target) + 1
+    grad_p = (overlap / total - 2 * target) / total
+    grad_cell = grad_p * p * (1 - p)
+    return 1 - overlap / total, np.stack([-grad_cell, grad_cell], axis=-1)
+
+
+hints_dice_loss = (
+    "p depends on the difference of the scores alone: it is the sigmoid of it. Both gradients are opposite.",
+    "With loss = 1 - a / b: da/dp is 2 t and db/dp is 1, at every pixel. Then times p (1 - p).",
+)
+
+
+returns_dice_loss = "the loss", "the gradient"
+
+
+def cases_dice_loss(rng):
+    for shape in [(1, 2, 3), (2, 3, 2), (1, 1, 1)]:
+        yield rng.standard_normal((*shape, 2)), rng.integers(0, 2, shape)
+    yield rng.standard_normal((1, 2, 2, 2)), np.zeros((1, 2, 2), int)
+
+
+def _without_the_ones(scores, target):
+    p = 1 / (1 + np.exp(scores[..., 0] - scores[..., 1]))
+    return 1 - 2 * np.sum(p * target) / (np.sum(p) + np.sum(target)), dice_loss(scores, target)[1]
+
+
+def _by_p(scores, target):
+    p = 1 / (1 + np.exp(scores[..., 0] - scores[..., 1]))
+    loss, grad = dice_loss(scores, target)
+    return loss, grad / (p * (1 - p))[..., np.newaxis]
+
+
+def _total_held_fixed(scores, target):
+    p = 1 / (1 + np.exp(scores[..., 0] - scores[..., 1]))
+    grad = -2 * target / (np.sum(p) + np.sum(target) + 1) * p * (1 - p)
+    return dice_loss(scores, target)[0], np.stack([-grad, grad], axis=-1)
+
+
+wrong_dice_loss = {
+    "without the ones": _without_the_ones,
+    "the gradient by p": _by_p,
+    "the sum of p taken for a constant": _total_held_fixed,
+    "background and cell exchanged": lambda scores, target: (
+        dice_loss(scores, target)[0],
+        dice_loss(scores, target)[1][..., ::-1],
+    ),
+}
+
+# 10.6
+
+
+def distance_to(mask):
+    within = np.where(mask, 0.0, np.inf)
+    for i in range(1, len(mask)):
+        within[i] = np.minimum(within[i], within[i - 1] + 1)
+    for i in reversed(range(len(mask) - 1)):
+        within[i] = np.minimum(within[i], within[i + 1] + 1)
+    square, columns = np.full(mask.shape, np.inf), np.arange(mask.shape[1])
+    for k in columns:
+        square = np.minimum(square, within[:, k : k + 1] ** 2 + (columns - k) ** 2)
+    return np.sqrt(square)
+
+
+hints_distance_to = (
+    "Going down, a pixel is at most one further from the mask than the one above it. Then going up.",
+    "Begin with 0 in the mask and np.inf outside. Along a row, try each column k: within[:, k]² + (j - k)².",
+)
+
+
+def cases_distance_to(rng):
+    for shape, share in [((1, 1), 2), ((5, 7), 0.1), ((8, 3), 0.2), ((6, 6), 0.9)]:
+        mask = rng.random(shape) < share
+        mask[-1, 0] = True
+        yield (mask,)
+
+
+def _in_steps(mask):
+    distance = np.where(mask, 0.0, np.inf)
+    for _ in range(sum(mask.shape)):
+        padded = np.pad(distance, 1, constant_values=np.inf)
+        beside = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+        distance = np.minimum(distance, np.min(beside, axis=0) + 1)
+    return distance
+
+
+def _down_only(mask):
+    found = np.where(mask, 0.0, np.inf)
+    for i in range(len(mask)):
+        if mask[: i + 1].any():
+            found[i] = distance_to(mask[: i + 1])[-1]
+    return found
+
+
+wrong_distance_to = {
+    "steps along rows and columns": _in_steps,
+    "the square": lambda mask: distance_to(mask) ** 2,
+    "down only": _down_only,
+    "to the background": lambda mask: distance_to(~mask) if not mask.all() else mask + 1.0,
+}

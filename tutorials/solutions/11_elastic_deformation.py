@@ -154,3 +154,144 @@ wrong_area_factor = {
     "only the stretching along each axis": _without_shear,
     "the axes of the slopes exchanged": _wrong_axes,
 }
+
+# 11.5
+
+
+def flow(velocity, doublings):
+    places, shift = np.indices(velocity.shape[1:]), velocity / 2**doublings
+    for _ in range(doublings):
+        again = [ndimage.map_coordinates(part, places + shift, order=1, mode="nearest") for part in shift]
+        shift = shift + np.stack(again)
+    return shift
+
+
+hints_flow = (
+    "shift = velocity / 2**doublings. A doubling reads shift where shift leads, and adds that to shift.",
+    "Both parts of shift are read at np.indices((H, W)) + shift.",
+)
+
+
+def cases_flow(rng):
+    for shape, doublings in [((4, 5), 1), ((5, 4), 3), ((6, 6), 0)]:
+        yield rng.uniform(-2, 2, (2, *shape)), doublings
+
+
+def _backwards(velocity, doublings):
+    places, shift = np.indices(velocity.shape[1:]), velocity / 2**doublings
+    for _ in range(doublings):
+        again = [ndimage.map_coordinates(part, places - shift, order=1, mode="nearest") for part in shift]
+        shift = shift + np.stack(again)
+    return shift
+
+
+def _columns_first(velocity, doublings):
+    places, shift = np.indices(velocity.shape[1:]), velocity / 2**doublings
+    for _ in range(doublings):
+        there = places + shift[::-1]
+        shift = shift + np.stack(
+            [ndimage.map_coordinates(part, there, order=1, mode="nearest") for part in shift]
+        )
+    return shift
+
+
+wrong_flow = {
+    "twice the same shift": lambda velocity, doublings: velocity + 0.0,
+    "read where the shift comes from": _backwards,
+    "rows and columns exchanged": _columns_first,
+    "not begun small": lambda velocity, doublings: flow(velocity * 2**doublings, doublings),
+}
+
+# 11.6
+
+
+def natural_spline(values, t):
+    n = len(values)
+    matrix, right = np.eye(n), np.zeros(n)
+    for i in range(1, n - 1):
+        matrix[i, i - 1 : i + 2] = 1, 4, 1
+        right[i] = 6 * (values[i - 1] - 2 * values[i] + values[i + 1])
+    m = np.linalg.solve(matrix, right)
+    i = np.minimum(t.astype(int), n - 2)
+    u, w = t - i, 1 - (t - i)
+    return w * values[i] + u * values[i + 1] + ((w**3 - w) * m[i] + (u**3 - u) * m[i + 1]) / 6
+
+
+hints_natural_spline = (
+    "First all m: one linear equation for each point, and np.linalg.solve. The ends have the equation m = 0.",
+    "A row of the matrix has 1, 4, 1 in the columns i - 1, i, i + 1. Then i = t.astype(int), at most n - 2.",
+)
+
+
+def cases_natural_spline(rng):
+    for n in (2, 3, 6):
+        yield rng.standard_normal(n), np.sort(rng.uniform(0, n - 1, 9))
+        yield rng.standard_normal(n), np.arange(float(n))
+
+
+def _straight(values, t):
+    return np.interp(t, np.arange(len(values)), values)
+
+
+def _not_solved(values, t):
+    m = np.zeros(len(values))
+    m[1:-1] = values[:-2] - 2 * values[1:-1] + values[2:]
+    i = np.minimum(t.astype(int), len(values) - 2)
+    u, w = t - i, 1 - (t - i)
+    return w * values[i] + u * values[i + 1] + ((w**3 - w) * m[i] + (u**3 - u) * m[i + 1]) / 6
+
+
+wrong_natural_spline = {
+    "straight lines": _straight,
+    "second differences in place of the solution": _not_solved,
+    "u and w exchanged": lambda values, t: (
+        natural_spline(values, np.floor(t) + 1 - (t - np.floor(t)) % 1)
+        if t.max() < len(values) - 1
+        else natural_spline(values[::-1], t)
+    ),
+}
+
+# 11.7
+
+
+def read_between(image, rows, columns):
+    def mirrored(k, size):
+        k = np.abs(k) % (2 * size - 2)
+        return np.minimum(k, 2 * size - 2 - k)
+
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    result = np.zeros(rows.shape)
+    for p, q in np.ndindex(2, 2):
+        share = np.abs(rows - top - 1 + p) * np.abs(columns - left - 1 + q)
+        result += share * image[mirrored(top + p, image.shape[0]), mirrored(left + q, image.shape[1])]
+    return result
+
+
+hints_read_between = (
+    "top = floor(rows) and top + 1; the share of top is 1 - (rows - top), that of the other rows - top.",
+    "Mirrored: k = |k| % (2 n - 2), and then the smaller one of k and 2 n - 2 - k.",
+)
+
+
+def cases_read_between(rng):
+    for shape in [(3, 4), (2, 6)]:
+        yield rng.standard_normal(shape), *rng.uniform(-9, 12, (2, 3, 5))
+        yield rng.standard_normal(shape), *rng.integers(-9, 12, (2, 4)).astype(float)
+
+
+def _nearest(image, rows, columns):
+    return read_between(image, np.round(rows), np.round(columns))
+
+
+def _edge_repeated(image, rows, columns):
+    return read_between(image, np.clip(rows, 0, image.shape[0] - 1), np.clip(columns, 0, image.shape[1] - 1))
+
+
+wrong_read_between = {
+    "the nearest pixel": _nearest,
+    "the edge repeated": _edge_repeated,
+    "rows and columns exchanged": lambda image, rows, columns: read_between(image.T, rows, columns),
+    "shares exchanged": lambda image, rows, columns: read_between(
+        image, 2 * np.floor(rows) + 1 - rows, 2 * np.floor(columns) + 1 - columns
+    ),
+}

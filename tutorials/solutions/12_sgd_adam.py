@@ -151,3 +151,104 @@ wrong_adam_step = {
     "moved by the averages before this gradient": _old_averages,
     "c2 is outside of the root": _corrected_after_the_root,
 }
+
+# 12.4
+
+
+def nesterov_step(weight, grad, velocity, lr, momentum):
+    velocity = momentum * velocity + grad
+    return weight - lr * (momentum * velocity + grad), velocity
+
+
+hints_nesterov_step = (
+    "The velocity is that of sgd_step. Only the step is another one.",
+    "weight - lr * (momentum * velocity + grad), with the new velocity.",
+)
+
+
+returns_nesterov_step = "weight", "velocity"
+
+
+def cases_nesterov_step(rng):
+    yield from cases_sgd_step(rng)
+
+
+wrong_nesterov_step = {
+    "plain momentum": sgd_step,
+    "the step by the old velocity": lambda weight, grad, velocity, lr, momentum: (
+        weight - lr * (momentum * velocity + grad),
+        momentum * velocity + grad,
+    ),
+    "two steps of the velocity": lambda weight, grad, velocity, lr, momentum: (
+        nesterov_step(weight, grad, velocity, lr, momentum)[0],
+        momentum * (momentum * velocity + grad) + grad,
+    ),
+}
+
+# 12.5
+
+
+def clip(grads, longest):
+    length = np.sqrt(sum(np.vdot(grad, grad) for grad in grads))
+    factor = min(1.0, longest / length) if length else 1.0
+    return [factor * grad for grad in grads]
+
+
+hints_clip = (
+    "One length for all: the root of the sum of all squares. One factor for all.",
+    "min(1, longest / length): gradients that are short enough stay. A length of 0 must not be divided by.",
+)
+
+
+def cases_clip(rng):
+    for longest in (0.5, 3.0, 100.0):
+        yield [rng.standard_normal(shape) for shape in [(3,), (2, 2), ()]], longest
+    yield [np.zeros(3), np.zeros(2)], 1.0
+
+
+def _each_alone(grads, longest):
+    return [clip([grad], longest)[0] for grad in grads]
+
+
+wrong_clip = {
+    "each array by its own length": _each_alone,
+    "each number": lambda grads, longest: [np.clip(grad, -longest, longest) for grad in grads],
+    "short ones made longer": lambda grads, longest: [
+        grad * longest / max(1e-30, np.sqrt(sum(np.vdot(g, g) for g in grads))) for grad in grads
+    ],
+}
+
+# 12.6
+
+
+def rate_at(step, steps, warmup, peak):
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup))) / 2
+
+
+hints_rate_at = (
+    "Two cases. In the second one the cosine goes from 1 at step warmup to -1 at step steps.",
+    "peak * (step + 1) / warmup, or peak * (1 + np.cos(np.pi * share)) / 2.",
+)
+
+
+def cases_rate_at(rng):
+    for steps, warmup in [(10, 3), (7, 0), (100, 1)]:
+        for step in (0, 1, 2, 3, 6):
+            yield step, steps, warmup, float(rng.uniform(0.001, 1))
+
+
+wrong_rate_at = {
+    "begun with 0": lambda step, steps, warmup, peak: (
+        peak * step / warmup if step < warmup else rate_at(step, steps, warmup, peak)
+    ),
+    "the cosine from the first step on": lambda step, steps, warmup, peak: (
+        rate_at(step, steps, warmup, peak) if step < warmup else rate_at(step, steps, 0, peak)
+    ),
+    "a straight line down": lambda step, steps, warmup, peak: (
+        rate_at(step, steps, warmup, peak)
+        if step < warmup
+        else peak * (1 - (step - warmup) / (steps - warmup))
+    ),
+}

@@ -1,7 +1,7 @@
 """Worked answers of chapter 13, the cases they are checked on, and answers known to be wrong."""
 
 import numpy as np
-from lesson import WrongAnswer, attempt, is_open
+from lesson import WrongAnswer, attempt, compare, is_open
 
 import tinyunet as tu
 
@@ -151,3 +151,188 @@ wrong_snapshot = {
     "from rest": _velocity_forgotten,
     "from the first step": lambda model, optimiser, step: snapshot(model, optimiser, 0),
 }
+
+# 13.3
+
+
+def accumulated_step(model, optimiser, samples):
+    losses = []
+    for sample in samples:
+        logits = model(tu.Tensor(sample.image))
+        loss = tu.softmax_cross_entropy(logits, sample.target, sample.weight)
+        loss.backward(np.float32(1 / len(samples)))
+        losses.append(loss.item())
+    optimiser.step()
+    optimiser.zero_grad()
+    return float(np.mean(losses))
+
+
+hints_accumulated_step = (
+    "A loop over the samples with all but the last two parts of train_step.",
+    "loss.backward(np.float32(1 / len(samples))), and after the loop one step and one zero_grad.",
+)
+
+
+def _accumulated_losses(function):
+    model = tu.UNet(base_channels=2, depth=1, dropout=0, seed=1)
+    optimiser = tu.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    for step, number in enumerate([3, 1, 2, 2]):
+        yield attempt(
+            function, model, optimiser, [_Sample(np.random.default_rng([step, k])) for k in range(number)]
+        )
+
+
+def check_accumulated_step(function):
+    for step, (mine, right) in enumerate(
+        zip(_accumulated_losses(function), _accumulated_losses(accumulated_step), strict=True)
+    ):
+        if is_open(mine):
+            return False
+        if not isinstance(mine, float):
+            raise WrongAnswer(f"{mine!r:.60} is returned where a float is expected")
+        if not abs(mine - right) < 1e-5:
+            raise WrongAnswer(f"the loss of step {step} is {mine:.6f} where {right:.6f} is expected")
+    return True
+
+
+def _the_sum(model, optimiser, samples):
+    losses = []
+    for sample in samples:
+        loss = tu.softmax_cross_entropy(model(tu.Tensor(sample.image)), sample.target, sample.weight)
+        loss.backward()
+        losses.append(loss.item())
+    optimiser.step()
+    optimiser.zero_grad()
+    return float(np.mean(losses))
+
+
+wrong_accumulated_step = {
+    "a step for each sample": lambda model, optimiser, samples: float(
+        np.mean([train_step(model, optimiser, sample) for sample in samples])
+    ),
+    "the gradient of the sum": _the_sum,
+    "the last sample alone": lambda model, optimiser, samples: train_step(model, optimiser, samples[-1]),
+}
+
+# 13.4
+
+
+def train_loop(model, optimiser, sampler, start, stop, every):
+    losses, snapshots = [], {}
+    for step in range(start, stop):
+        losses.append(train_step(model, optimiser, sampler.sample(step)))
+        if (step + 1) % every == 0:
+            snapshots[step + 1] = snapshot(model, optimiser, step + 1)
+    return losses, snapshots
+
+
+hints_train_loop = (
+    "range(start, stop), train_step, and a snapshot where the number of steps made is a multiple of every.",
+    "After step k, k + 1 steps are made, and k + 1 comes next: snapshots[k + 1] = snapshot(..., k + 1).",
+)
+
+
+class _Sampler:
+    """Samples by the number of the step, of which it keeps a list."""
+
+    def __init__(self):
+        self.asked = []
+
+    def sample(self, step):
+        self.asked.append(step)
+        return _Sample(np.random.default_rng(step))
+
+
+def _looped(function, *numbers):
+    model = tu.UNet(base_channels=1, depth=1, dropout=0, seed=1)
+    sampler = _Sampler()
+    found = attempt(function, model, tu.SGD(model.parameters(), lr=0.1, momentum=0.5), sampler, *numbers)
+    return found, sampler.asked
+
+
+def check_train_loop(function):
+    for numbers in [(0, 5, 2), (3, 6, 3), (0, 2, 5)]:
+        (found, asked), (right, steps) = _looped(function, *numbers), _looped(train_loop, *numbers)
+        where = "for start, stop, every = {}, {}, {}".format(*numbers)
+        if is_open(found):
+            return False
+        if not isinstance(found, tuple | list) or len(found) != 2 or not isinstance(found[1], dict):
+            raise WrongAnswer(f"a list of losses and a dict are expected, not {found!r:.80}, {where}")
+        if asked != steps:
+            raise WrongAnswer(f"the samples of steps {asked} are taken where {steps} are expected, {where}")
+        if not np.allclose(found[0], right[0], atol=1e-5) or len(found[0]) != len(right[0]):
+            raise WrongAnswer(f"the losses are {found[0]} where {right[0]} are expected, {where}")
+        if found[1].keys() != right[1].keys():
+            raise WrongAnswer(f"snapshots {list(found[1])} where {list(right[1])} are expected, {where}")
+        for step, state in found[1].items():
+            compare(state["weights"][0], right[1][step]["weights"][0], f"in snapshot {step}, {where}")
+            if state["step"] != step:
+                raise WrongAnswer(f"snapshot {step} has the step {state['step']}, {where}")
+    return True
+
+
+def _one_early(model, optimiser, sampler, start, stop, every):
+    losses, snapshots = [], {}
+    for step in range(start, stop):
+        if step % every == 0:
+            snapshots[step] = snapshot(model, optimiser, step)
+        losses.append(train_step(model, optimiser, sampler.sample(step)))
+    return losses, snapshots
+
+
+def _counted_from_the_start(model, optimiser, sampler, start, stop, every):
+    losses, snapshots = [], {}
+    for step in range(stop - start):
+        losses.append(train_step(model, optimiser, sampler.sample(step)))
+        if (step + 1) % every == 0:
+            snapshots[step + 1] = snapshot(model, optimiser, step + 1)
+    return losses, snapshots
+
+
+wrong_train_loop = {
+    "the snapshot before the step": _one_early,
+    "steps counted from 0 after a restart": _counted_from_the_start,
+    "no snapshots": lambda *arguments: (train_loop(*arguments)[0], {}),
+}
+
+# 13.5
+
+
+def folds_of(groups, folds):
+    members = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    parts = [[] for _ in range(folds)]
+    for images in sorted(members.values(), key=len, reverse=True):
+        min(parts, key=len).extend(images)
+    return [sorted(part) for part in parts]
+
+
+hints_folds_of = (
+    "First the images of each group, in a dict. Then sort the groups by their size.",
+    "sorted(..., key=len, reverse=True) keeps equals in order; min(parts, key=len) is the first smallest.",
+)
+
+
+def cases_folds_of(rng):
+    yield list("aabcccdb"), 2
+    yield list(range(7)), 3
+    yield list("xxxxxyz"), 3
+    yield list("ab"), 3
+
+
+wrong_folds_of = {
+    "groups torn apart": lambda groups, folds: [list(range(k, len(groups), folds)) for k in range(folds)],
+    "groups in turn, whatever their size": lambda groups, folds: [
+        [i for i, group in enumerate(groups) if list(dict.fromkeys(groups)).index(group) % folds == k]
+        for k in range(folds)
+    ],
+    "the smallest group first": lambda groups, folds: _dealt(groups, folds),
+}
+
+
+def _dealt(groups, folds):
+    parts = [[] for _ in range(folds)]
+    for group in sorted(dict.fromkeys(groups), key=list(groups).count):
+        min(parts, key=len).extend(i for i, other in enumerate(groups) if other == group)
+    return [sorted(part) for part in parts]

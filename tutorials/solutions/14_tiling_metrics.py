@@ -204,3 +204,259 @@ wrong_seg = {
     "the mean over the segments": _mean_over_segments,
     "the background taken for a segment": _background_is_a_segment,
 }
+
+# 14.5
+
+
+def label_pieces(mask):
+    labels, parent = np.zeros(mask.shape, int), [0]
+
+    def root(number):
+        while parent[number] != number:
+            number = parent[number]
+        return number
+
+    for i, j in np.argwhere(mask):
+        above, left = labels[i - 1, j] if i else 0, labels[i, j - 1] if j else 0
+        if above and left:
+            parent[root(above)] = root(left)
+        elif not above and not left:
+            parent.append(len(parent))
+        labels[i, j] = above or left or len(parent) - 1
+    numbers = {0: 0}
+    for i, j in np.argwhere(mask):
+        labels[i, j] = numbers.setdefault(root(labels[i, j]), len(numbers))
+    return labels
+
+
+hints_label_pieces = (
+    "parent[k] is the number that k points to; its root is found by following it until a number "
+    "points to itself.",
+    "Both neighbours have numbers: parent[root(above)] = root(left). None has: parent.append(len(parent)).",
+    "A dict from roots to final numbers, in the order of the pixels: numbers.setdefault(r, len(numbers)).",
+)
+
+
+def cases_label_pieces(rng):
+    yield (np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [0, 1, 0]], bool),)
+    for shape in [(1, 6), (6, 7), (12, 9)]:
+        yield (rng.random(shape) < 0.6,)
+    yield (np.zeros((2, 3), bool),)
+
+
+def _one_pass(mask):
+    labels, new = np.zeros(mask.shape, int), 0
+    for i, j in np.argwhere(mask):
+        above, left = labels[i - 1, j] if i else 0, labels[i, j - 1] if j else 0
+        if not above and not left:
+            new += 1
+        labels[i, j] = above or left or new
+    return labels
+
+
+def _eight_neighbours(mask):
+    padded = np.pad(mask, 1)
+    labels, new = np.zeros(padded.shape, int), 0
+    for i, j in np.argwhere(padded):
+        if labels[i, j] == 0:
+            new, stack = new + 1, [(i, j)]
+            while stack:
+                a, b = stack.pop()
+                if padded[a, b] and labels[a, b] == 0:
+                    labels[a, b] = new
+                    stack += [(a + p, b + q) for p in (-1, 0, 1) for q in (-1, 0, 1)]
+    return labels[1:-1, 1:-1]
+
+
+wrong_label_pieces = {
+    "numbers that mean the same piece kept apart": _one_pass,
+    "corners connect": _eight_neighbours,
+    "numbered from the last pixel": lambda mask: label_pieces(mask[::-1, ::-1])[::-1, ::-1],
+}
+
+# 14.6
+
+
+def average_precision(pieces, cells):
+    matches = 0
+    for cell in np.unique(cells[cells > 0]):
+        for piece in np.unique(pieces[(cells == cell) & (pieces > 0)]):
+            both = np.sum((cells == cell) & (pieces == piece))
+            matches += both > np.sum((cells == cell) | (pieces == piece)) / 2
+    total = len(np.unique(cells[cells > 0])) + len(np.unique(pieces[pieces > 0])) - matches
+    return matches / total if total else 1.0
+
+
+hints_average_precision = (
+    "For each cell look at the pieces that touch it, and count the pairs whose IoU is larger than ½.",
+    "Matches, misses and inventions together are: number of cells + number of pieces - matches.",
+)
+
+
+def cases_average_precision(rng):
+    for shape, shift in [((12, 12), (0, 1)), ((15, 9), (1, 0)), ((14, 14), (0, 0))]:
+        cells = np.kron(np.arange(1, 10).reshape(3, 3), np.ones((shape[0] // 3, shape[1] // 3), int))
+        cells = cells * (rng.random(10) < 0.8)[cells]
+        pieces = np.roll(cells, shift, axis=(0, 1)) * (rng.random(10) < 0.7)[cells]
+        pieces[:2, :3] = 11
+        yield pieces, cells
+    yield np.zeros((3, 3), int), np.zeros((3, 3), int)
+    yield np.zeros((3, 3), int), np.eye(3, dtype=int)
+
+
+def _misses_free(pieces, cells):
+    number = len(np.unique(pieces[pieces > 0]))
+    total = number + len(np.unique(cells[cells > 0]))
+    matches = round(average_precision(pieces, cells) * total / (1 + average_precision(pieces, cells)))
+    return matches / number if number else 1.0
+
+
+def _f1(pieces, cells):
+    score = average_precision(pieces, cells)
+    return 2 * score / (1 + score)
+
+
+wrong_average_precision = {
+    "missed cells cost nothing": _misses_free,
+    "the F1 score": _f1,
+    "0 if both are empty": lambda pieces, cells: (
+        average_precision(pieces, cells) if pieces.any() or cells.any() else 0.0
+    ),
+}
+
+# 14.7
+
+
+def blend(tiles, height, width, weight):
+    total, weights = np.zeros((height, width)), np.zeros((height, width))
+    for (i, j), output in tiles:
+        here = np.s_[i : i + len(weight), j : j + weight.shape[1]]
+        rows, columns = total[here].shape
+        total[here] += (weight * output)[:rows, :columns]
+        weights[here] += weight[:rows, :columns]
+    return total / weights
+
+
+hints_blend = (
+    "Two arrays of the size of the image: the sum of weight times output, and the sum of the weights.",
+    "A slice beyond the edge is shorter: take the shape of total[i : i + ..., j : j + ...], cut to it.",
+)
+
+
+def cases_blend(rng):
+    for height, width, side, step in [(6, 6, 4, 2), (5, 7, 3, 3), (4, 9, 5, 2)]:
+        corners = [(i, j) for i in range(0, height, step) for j in range(0, width, step)]
+        weight = rng.uniform(0.1, 1, (side, side))
+        yield [(corner, rng.standard_normal((side, side))) for corner in corners], height, width, weight
+
+
+def _plain_mean(tiles, height, width, weight):
+    return blend(tiles, height, width, np.ones(weight.shape))
+
+
+def _the_last_tile(tiles, height, width, weight):
+    result = np.zeros((height, width))
+    for (i, j), output in tiles:
+        here = result[i : i + len(weight), j : j + weight.shape[1]]
+        here[...] = output[: here.shape[0], : here.shape[1]]
+    return result
+
+
+wrong_blend = {
+    "all weights alike": _plain_mean,
+    "the last tile wins": _the_last_tile,
+    "not divided by the sum of the weights": lambda tiles, height, width, weight: (
+        blend(tiles, height, width, weight)
+        * blend([(corner, 0 * output + 2) for corner, output in tiles], height, width, weight)
+    ),
+}
+
+# 14.8
+
+
+def flood(height, markers, mask):
+    import heapq
+
+    labels = np.where(mask, markers, 0)
+    heap = [(height[i, j], count, i, j) for count, (i, j) in enumerate(np.argwhere(labels))]
+    heapq.heapify(heap)
+    count = len(heap)
+    while heap:
+        _, _, i, j = heapq.heappop(heap)
+        for a, b in [(i - 1, j), (i, j - 1), (i, j + 1), (i + 1, j)]:
+            inside = 0 <= a < mask.shape[0] and 0 <= b < mask.shape[1]
+            if inside and mask[a, b] and not labels[a, b]:
+                labels[a, b] = labels[i, j]
+                heapq.heappush(heap, (height[a, b], count, a, b))
+                count += 1
+    return labels
+
+
+hints_flood = (
+    "Entries of the heap: (height, count, i, j). The count settles ties, and grows with every entry.",
+    "A pixel gets its number when it goes into the heap, not when it comes out: so it goes in once.",
+    "heapq.heapify(list), heapq.heappop(heap), heapq.heappush(heap, entry). Mind the edges of the image.",
+)
+
+
+def cases_flood(rng):
+    """Yield cases with heights that all differ, so that the order of the neighbours plays no part."""
+    for shape in [(5, 6), (8, 7), (1, 9)]:
+        mask = rng.random(shape) < 0.85
+        markers = np.zeros(shape, int)
+        for number, place in enumerate(rng.permutation(mask.size)[:3], 1):
+            markers.flat[place] = number
+        yield rng.permutation(mask.size).reshape(shape).astype(float), markers, mask
+
+
+def _nearest_first(height, markers, mask):
+    return flood(np.zeros(height.shape), markers, mask)
+
+
+wrong_flood = {
+    "as they come, whatever the height": _nearest_first,
+    "the highest first": lambda height, markers, mask: flood(-height, markers, mask),
+    "out of the mask": lambda height, markers, mask: flood(height, markers, np.ones(mask.shape, bool)),
+}
+
+# 14.9
+
+
+def information_score(segmentation, labels):
+    def bits(counts):
+        shares = counts[counts > 0] / counts.sum()
+        return -np.sum(shares * np.log2(shares))
+
+    kept = labels > 0
+    pairs = np.unique(np.stack([segmentation[kept], labels[kept]]), axis=1, return_counts=True)[1]
+    pieces = np.unique(segmentation[kept], return_counts=True)[1]
+    cells = np.unique(labels[kept], return_counts=True)[1]
+    both = bits(pieces) + bits(cells)
+    return 2 * (both - bits(pairs)) / both if both else 1.0
+
+
+hints_information_score = (
+    "I equals H(s) + H(t) - H(pairs): three times the same function of counts.",
+    "np.unique(np.stack([a, b]), axis=1, return_counts=True) counts the pairs.",
+)
+
+
+def cases_information_score(rng):
+    for side, pieces in [(6, 3), (9, 5), (8, 1)]:
+        yield rng.integers(pieces, size=(side, side)), rng.integers(4, size=(side, side))
+    yield np.zeros((3, 3), int), np.ones((3, 3), int)
+
+
+def _with_background(segmentation, labels):
+    return information_score(segmentation, labels + 1)
+
+
+wrong_information_score = {
+    "pixels with label 0 counted": _with_background,
+    "I in bits": lambda segmentation, labels: (
+        information_score(segmentation, labels) * np.log2(max(2, len(np.unique(labels[labels > 0]))))
+    ),
+    "0 if both are one piece": lambda segmentation, labels: (
+        information_score(segmentation, labels) if np.ptp(labels) or np.ptp(segmentation) else 0.0
+    ),
+}

@@ -93,3 +93,81 @@ wrong_weight_that_sums = {
     "axes exchanged": lambda channels: weight_that_sums(channels).swapaxes(2, 3),
     "the mean": lambda channels: weight_that_sums(channels) / 2,
 }
+
+# 15.4
+
+
+def dilated_conv(x, weight, d):
+    size = len(weight)
+    height, width = x.shape[0] - d * (size - 1), x.shape[1] - d * (size - 1)
+    y = np.zeros((height, width, weight.shape[3]))
+    for p, q in np.ndindex(size, size):
+        y += x[d * p : d * p + height, d * q : d * q + width] @ weight[p, q]
+    return y
+
+
+hints_dilated_conv = (
+    "By taps, as in chapter 03: tap (p, q) reads the map shifted by d p rows and d q columns.",
+    "The window is d (K - 1) + 1 pixels wide, so H - d (K - 1) rows of outputs are left.",
+)
+
+
+def cases_dilated_conv(rng):
+    for height, width, channels, filters, size, d in [
+        (7, 8, 2, 3, 3, 2),
+        (4, 5, 1, 2, 2, 3),
+        (5, 4, 3, 1, 3, 1),
+    ]:
+        yield (
+            rng.standard_normal((height, width, channels)),
+            rng.standard_normal((size, size, channels, filters)),
+            d,
+        )
+
+
+wrong_dilated_conv = {
+    "d ignored": lambda x, weight, d: dilated_conv(x, weight, 1),
+    "every d-th output": lambda x, weight, d: dilated_conv(x, weight, d)[::d, ::d],
+    "a stride instead": lambda x, weight, d: dilated_conv(x, weight, 1)[::d, ::d],
+    "the window flipped": lambda x, weight, d: dilated_conv(x, weight[::-1, ::-1], d),
+}
+
+# 15.5
+
+
+def view(layers):
+    side, jump = 1, 1
+    for size, stride, dilation in layers:
+        side += (size - 1) * dilation * jump
+        jump *= stride
+    return side, jump
+
+
+hints_view = (
+    "Begin with a side of 1 and a jump of 1. A layer reads neighbours that are jump pixels apart.",
+    "First side += (size - 1) * dilation * jump, then jump *= stride.",
+)
+
+
+returns_view = "the side", "the jump"
+
+
+def cases_view(rng):
+    yield ([(3, 1, 1), (2, 2, 1), (3, 1, 2)],)
+    yield ([(2, 2, 1)] * 4,)
+    yield ([(5, 3, 2), (1, 1, 1), (3, 2, 1)],)
+
+
+def _stride_first(layers):
+    side, jump = 1, 1
+    for size, stride, dilation in layers:
+        jump *= stride
+        side += (size - 1) * dilation * jump
+    return side, jump
+
+
+wrong_view = {
+    "the layer's own stride counts for it": _stride_first,
+    "sizes added": lambda layers: (sum(size for size, _, _ in layers), view(layers)[1]),
+    "dilation forgotten": lambda layers: view([(size, stride, 1) for size, stride, _ in layers]),
+}

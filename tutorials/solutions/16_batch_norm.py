@@ -229,3 +229,98 @@ wrong_fold_batch_norm = {
     ),
     "the factor is on the axis of the input's channels": _on_the_channels,
 }
+
+# 16.5
+
+
+def group_norm(x, scale, shift, groups):
+    parts = x.reshape(len(x), -1, groups, x.shape[3] // groups)
+    mean, variance = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    return ((parts - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * scale + shift
+
+
+hints_group_norm = (
+    "Reshape to (N, pixels, groups, channels of a group): mean and variance are over axes 1 and 3.",
+    "np.mean(parts, axis=(1, 3), keepdims=True); 1e-5 under the root, as in 16.1; then back to x.shape.",
+)
+
+
+def cases_group_norm(rng):
+    for n, height, width, channels, groups in [(2, 3, 2, 4, 2), (1, 2, 3, 3, 1), (2, 2, 2, 3, 3)]:
+        yield (
+            2 + 3 * rng.standard_normal((n, height, width, channels)),
+            *rng.standard_normal((2, channels)),
+            groups,
+        )
+
+
+def _of_the_batch(x, scale, shift, groups):
+    mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+    return (x - mean) / np.sqrt(variance + 1e-5) * scale + shift
+
+
+def _every_nth_channel(x, scale, shift, groups):
+    order = np.arange(x.shape[3]).reshape(-1, groups).T.ravel()
+    back = np.argsort(order)
+    return (
+        group_norm(x[..., order], np.ones(len(scale)), np.zeros(len(scale)), groups)[..., back] * scale
+        + shift
+    )
+
+
+wrong_group_norm = {
+    "batch normalisation": _of_the_batch,
+    "every n-th channel to a group": lambda x, scale, shift, groups: (
+        _every_nth_channel(x, scale, shift, groups) if 1 < groups < x.shape[3] else 0 * x
+    ),
+    "the variance without its root": lambda x, scale, shift, groups: (
+        (x - shift) / (x.var(axis=(1, 2), keepdims=True) + 1e-5) * scale
+    ),
+}
+
+# 16.6
+
+
+def group_norm_backward(grad_y, x, scale, groups):
+    shape = len(x), -1, groups, x.shape[3] // groups
+    parts, grad_n = x.reshape(shape), (grad_y * scale).reshape(shape)
+    mean, variance = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    deviation = np.sqrt(variance + 1e-5)
+    n = (parts - mean) / deviation
+    means = [np.mean(array, axis=(1, 3), keepdims=True) for array in (grad_n, grad_n * n)]
+    grad_x = (grad_n - means[0] - n * means[1]) / deviation
+    grad_scale = np.sum(grad_y * n.reshape(x.shape), axis=(0, 1, 2))
+    return grad_x.reshape(x.shape), grad_scale, grad_y.sum(axis=(0, 1, 2))
+
+
+hints_group_norm_backward = (
+    "With n the normalised x and g = grad_y * scale: (g - mean(g) - n mean(g n)) / deviation, as in 16.2.",
+    "The means are over a group of one image; grad_scale and grad_shift are sums over all images and pixels.",
+)
+
+
+returns_group_norm_backward = "grad_x", "grad_scale", "grad_shift"
+
+
+def cases_group_norm_backward(rng):
+    for x, scale, _, groups in cases_group_norm(rng):
+        yield rng.standard_normal(x.shape), x, scale, groups
+
+
+def _statistics_constant(grad_y, x, scale, groups):
+    parts = x.reshape(len(x), -1, groups, x.shape[3] // groups)
+    deviation = np.sqrt(parts.var(axis=(1, 3), keepdims=True) + 1e-5)
+    grad_x = ((grad_y * scale).reshape(parts.shape) / deviation).reshape(x.shape)
+    return grad_x, *group_norm_backward(grad_y, x, scale, groups)[1:]
+
+
+wrong_group_norm_backward = {
+    "mean and variance are taken for constants": _statistics_constant,
+    "the scale forgotten": lambda grad_y, x, scale, groups: (
+        group_norm_backward(grad_y, x, 0 * scale + 1, groups)[0],
+        *group_norm_backward(grad_y, x, scale, groups)[1:],
+    ),
+    "one group": lambda grad_y, x, scale, groups: (
+        group_norm_backward(grad_y, x, scale, 1) if groups > 1 else (0 * x, scale, scale)
+    ),
+}
