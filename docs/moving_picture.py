@@ -2,9 +2,9 @@
 
     python docs/moving_picture.py
 
-trains a small U-Net on synthetic cells, which takes about a minute, and writes docs/_static/learning.webp and
-its last frame, docs/_static/learned.png: a held-out image, the true cells, and the cells that the network
-finds after so many steps. The same bits come out on every machine with the same processor.
+trains a small U-Net on synthetic cells, and writes docs/_static/learning.webp and its last frame,
+docs/_static/learned.png: a held-out image, the true cells, and the cells that the network finds after so many
+steps.
 """
 
 from __future__ import annotations
