@@ -183,27 +183,6 @@ def passages(env: Any) -> dict[str, tuple[int, int]]:
     return env.translated_passages
 
 
-def plain(passage: str) -> str:
-    """Return a passage as text in HTML, without its markup."""
-    return html.escape(re.sub(r"[*`]|\\ ", "", passage))
-
-
-def translate_thumbnails(app: Any, page: str, source: list[str]) -> None:
-    """Translate the titles and the tooltips in the gallery, which sphinx-gallery writes as HTML."""
-    if app.config.language != LANGUAGE or page != "chapters/index":
-        return
-    words = {}
-    for chapter in sorted((CATALOGUES / "chapters").glob("[0-9]*.po")):
-        for message, translation in translated(f"chapters/{chapter.stem}").items():
-            words[plain(message)] = plain(translation)
-
-    def replace(match: re.Match[str]) -> str:
-        return match[1] + words.get(match[2].replace("`", ""), match[2]) + match[3]
-
-    source[0] = re.sub('(<div class="sphx-glr-thumbnail-title">)(.*?)(</div>)', replace, source[0])
-    source[0] = re.sub('(tooltip=")(.*?)(">)', replace, source[0])
-
-
 def report(app: Any, exception: Exception | None) -> None:
     """Print the count of each page; warn of a page with too many stale passages."""
     from sphinx.util.logging import getLogger
@@ -244,11 +223,13 @@ def differing_code(first: Path, second: Path) -> list[str]:
 def setup(app: Any) -> dict[str, Any]:
     """Register what is done while the Chinese edition is built."""
     if app.config.language == LANGUAGE:
+        import chapter_pages
+
+        chapter_pages.LABELS.update(drawing="绘图的代码，{} 行", hint="提示 {}", check="检查你的答案：")
         with suppress(ImportError):  # without it the search finds English words only
             import jieba
 
             jieba.setLogLevel("WARNING")
-    app.connect("source-read", translate_thumbnails)
     app.connect("doctree-read", count)
     app.connect("build-finished", report)
     return {"parallel_read_safe": False}
