@@ -78,7 +78,7 @@ sphinx_gallery_conf = {
     "examples_dirs": str(TOP / "tutorials"),
     "gallery_dirs": "chapters",
     "filename_pattern": r"/\d\d_",
-    "ignore_pattern": r"\b(check|lesson|puzzle|race)\.py|solutions|answers",
+    "ignore_pattern": r"\b(check|lesson|puzzle|race|tape)\.py|solutions|answers",
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("matplotlib",),
     "matplotlib_animations": True,
