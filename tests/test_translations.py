@@ -68,6 +68,7 @@ def test_code_that_differs_between_two_editions_is_found(tmp_path: Path) -> None
     other.mkdir()
     for name, first, second in (
         ("same", "<p>one</p><pre><span>x</span> &lt; 1</pre>", "<p>一</p><pre>x &lt; 1</pre>"),
+        ("source", *(f'<pre>x<a class="viewcode-back">{word}</a></pre>' for word in ("[docs]", "[文档]"))),
         ("other", "<pre>x = 1</pre>", "<pre>x = 2</pre>"),
         ("missing", "<pre>x</pre>", None),
     ):
