@@ -200,7 +200,8 @@ def report(app: Any, exception: Exception | None) -> None:
 
 def blocks_of_code(page: str) -> list[str]:
     """Return the text of the blocks of code, and of their output, on a page in HTML."""
-    page = re.sub(r'<a class="viewcode-back".*?</a>', "", page)  # these say [docs] in one, [文档] in the other
+    # These links say [docs] in one edition, [文档] in the other.
+    page = re.sub(r'<a class="viewcode-back".*?</a>', "", page)
     blocks = re.findall(r"<pre\b[^>]*>(.*?)</pre>", page, re.DOTALL)
     return [html.unescape(re.sub("<[^>]*>", "", block)) for block in blocks]
 
