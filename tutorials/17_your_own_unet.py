@@ -9,7 +9,7 @@ lines that put them together. The engine is needed once, to compare.
 **You will learn** how little is missing between the parts and the whole, how to check a whole network
 before it is trained, and that it agrees with the engine in every number.
 
-Needed: chapters 01, 03, 08 to 10, 12 and 14, or their worked answers. About two hours. Eleven
+Needed: chapters 01, 03, 08 to 10, 12 and 14, or their worked answers. About 120 minutes. Eleven
 exercises, with nothing given but the parts.
 """
 
