@@ -2,102 +2,187 @@
 
 A training step needs the same large arrays as the step before. Fresh memory is slow: at the first access to
 each page of 4 kB the operating system finds a free page and fills it with zeros. That was 7 % of a training
-step. So the memory of an array that is gone is kept for the next array of about its size.
+step. So the memory of an array that is gone is kept for later arrays.
 
 **When an array is gone.** Nothing is returned by hand. An array from `empty` does not own its memory; its
 base is a `_Lease`. In NumPy every view holds the array, and the array holds its base, so that Python deletes
 the lease with the last of them. Only then is the memory free: while an array or a view of it is held, its
 memory is never used for another.
 
-**Which memory.** The smallest that is large enough, and at most four times too large. Sizes are rounded up to
-four steps per power of two, so that maps of 388 and 390 pixels share. What lies beyond the array is not
-touched.
+**Which memory.** Arrays lie one after the other in *segments*, large pieces of the operating system's memory.
+An array takes the first gap that is large enough, from the lowest address on, and its end becomes a gap for
+others. Gaps that touch become one. So a map of 80 MB leaves room for two of 40 MB, and the other way round;
+and as the forward pass puts maps on top of each other and the backward pass takes them down, most of what is
+free lies above what is in use.
 
-**How much is kept.** Before fresh memory is allocated, the memory that was returned first is released, until
-the total is little more than the most that was ever in use at once.
+**How much is kept.** What was ever in use at once, and gaps between it. A page that no array has touched does
+not exist yet, so that a segment may be far larger than what is used of it: each is as large as all before it.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
+import mmap
 import threading
 from collections import deque
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 SMALL = 2**16  # bytes; below it NumPy is as fast
 CACHE_LINE = 64  # bytes; arrays begin at one, so that few vectors lie across two
-# The U-Net's training step needs 791 MB at once at base width 64. With these two limits the pool grows to
-# 1060 MB; if only arrays of equal size shared memory, it would be 1340 MB.
-LARGEST_RATIO = 4  # of the memory to the array that it is used for
-RESERVE = 1.15  # the most that may be kept, in use or free, relative to the most that was ever in use
+SEGMENT = 2**28  # bytes of the first segment, of which only what is touched exists
+LARGEST_KEPT_BY_GLIBC = 2**25 - 2**16  # bytes; a little less than M_MMAP_THRESHOLD can be
+PAGE = max(mmap.PAGESIZE, 4096)  # two arrays never share one, so that free memory can be given back
 
-Memory = NDArray[np.uint8]
 
-_returned: deque[Memory] = deque()
+class _Segment:
+    """A large piece of the operating system's memory, and the gaps in it: their begins, and their ends."""
+
+    def __init__(self, size: int):
+        self.memory = _map(size)
+        self.begins, self.ends = [0], [size]
+
+    @property
+    def size(self) -> int:
+        return len(self.memory)
+
+    def take(self, size: int) -> int | None:
+        """Take the first gap that is large enough, and return where it begins."""
+        for i, (begin, end) in enumerate(zip(self.begins, self.ends, strict=True)):
+            if end - begin > size:
+                self.begins[i] += size
+                return begin
+            if end - begin == size:
+                del self.begins[i], self.ends[i]
+                return begin
+        return None
+
+    def give_back(self, begin: int, end: int) -> None:
+        """Make a gap, and one of it and those that it touches."""
+        i = bisect.bisect(self.begins, begin)
+        if i < len(self.begins) and self.begins[i] == end:
+            end = self.ends.pop(i)
+            del self.begins[i]
+        if i and self.ends[i - 1] == begin:
+            self.ends[i - 1] = end
+        else:
+            self.begins.insert(i, begin)
+            self.ends.insert(i, end)
+
+    def forget_gaps(self) -> None:
+        """Give the pages of all gaps back to the operating system, where it takes them."""
+        if hasattr(self.memory, "madvise"):
+            for begin, end in zip(self.begins, self.ends, strict=True):
+                self.memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+def _map(size: int) -> mmap.mmap:
+    """Ask the operating system for memory of this process alone, whose pages exist once they are touched."""
+    try:
+        if not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows
+            return mmap.mmap(-1, size)
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no {size / 1e6:.0f} MB more for arrays: {error}") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # as NumPy does it: 512 times fewer pages to find
+        with suppress(OSError):  # a system without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _keep_freed_memory() -> None:
+    """Make glibc keep what other arrays free, too: it takes this size, freed at once, for an example.
+
+    It gives larger memory back to the operating system, and at first everything from 128 kB on: labels and
+    weights of pixels would meet 1300 new pages in each step.
+    """
+    np.empty(LARGEST_KEPT_BY_GLIBC, np.uint8)
+
+
+class _Block(NamedTuple):
+    """The memory of one array: bytes `begin` to `end` - 1 of a segment."""
+
+    segment: _Segment
+    begin: int
+    end: int
+
+
+_returned: deque[_Block] = deque()
 
 
 class _Lease:
     """The base of an array: it tells NumPy where the memory is, and returns the memory when it is deleted."""
 
-    __slots__ = ("__array_interface__", "_memory")
+    __slots__ = ("__array_interface__", "_block")
 
-    def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype[Any]):
-        self._memory = memory
+    def __init__(self, block: _Block, shape: tuple[int, ...], dtype: np.dtype[Any]):
+        self._block = block
+        memory = np.frombuffer(block.segment.memory, np.uint8)[block.begin : block.end]
         self.__array_interface__ = {**memory.__array_interface__, "shape": shape, "typestr": dtype.str}
         del self.__array_interface__["descr"]  # the type of single bytes
 
-    def __del__(self, return_memory: Any = _returned.append) -> None:
+    def __del__(self, give_back: Any = _returned.append) -> None:
         # Python may run this at any moment, in any thread: hence no lock, but a single atomic operation.
-        return_memory(self._memory)
+        give_back(self._block)
 
 
 class _Pool:
-    """Free memory, in the order in which it was returned."""
+    """The segments, in the order in which they were made."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.free: list[Memory] = []
+        self.segments: list[_Segment] = []
         self.in_use = self.most_in_use = 0  # bytes
+        _keep_freed_memory()
 
-    def take(self, size: int) -> Memory:
+    def take(self, size: int) -> _Block:
         with self.lock:
             self._collect()
-            memory = self._fitting(size)
-            self.in_use += size if memory is None else memory.size
+            block = self._fitting(size) or self._in_new_segment(size)
+            self.in_use += size
             self.most_in_use = max(self.most_in_use, self.in_use)
-            if memory is None:
-                self._release()
-        return _fresh(size) if memory is None else memory
+            return block
+
+    def _fitting(self, size: int) -> _Block | None:
+        for segment in self.segments:
+            begin = segment.take(size)
+            if begin is not None:
+                return _Block(segment, begin, begin + size)
+        return None
+
+    def _in_new_segment(self, size: int) -> _Block:
+        usual = max(size, SEGMENT, sum(segment.size for segment in self.segments))
+        try:
+            segment = _Segment(usual)
+        except MemoryError:  # where memory counts before it is touched
+            segment = _Segment(size)
+        self.segments.append(segment)
+        segment.take(size)
+        return _Block(segment, 0, size)
+
+    def _collect(self) -> None:
+        while _returned:
+            block = _returned.popleft()
+            block.segment.give_back(block.begin, block.end)
+            self.in_use -= block.end - block.begin
 
     def clear(self) -> None:
         with self.lock:
             self._collect()
-            self.free.clear()
+            self.segments = [s for s in self.segments if (s.begins, s.ends) != ([0], [s.size])]
+            for segment in self.segments:
+                segment.forget_gaps()
 
-    def _collect(self) -> None:
-        while _returned:
-            self.free.append(_returned.popleft())
-            self.in_use -= self.free[-1].size
-
-    def _fitting(self, size: int) -> Memory | None:
-        """Take the smallest that is large enough; of equals the last, which a cache may still hold."""
-        sizes = [memory.size for memory in self.free]
-        fitting = [i for i, kept in enumerate(sizes) if size <= kept <= LARGEST_RATIO * size]
-        return self.free.pop(min(fitting, key=lambda i: (sizes[i], -i))) if fitting else None
-
-    def _release(self) -> None:
-        excess = self.in_use + sum(memory.size for memory in self.free) - RESERVE * self.most_in_use
-        while excess > 0 and self.free:
-            excess -= self.free.pop(0).size
-
-
-def _fresh(size: int) -> Memory:
-    memory = np.empty(size + CACHE_LINE, np.uint8)
-    begin = -memory.ctypes.data % CACHE_LINE
-    return memory[begin : begin + size]
+    def forget_most(self) -> int:
+        """Begin to look for the most anew; returns how much it was more than what is in use now."""
+        with self.lock:
+            self._collect()
+            most, self.most_in_use = self.most_in_use, self.in_use
+            return most - self.in_use
 
 
 _pool = _Pool()
@@ -112,13 +197,20 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < SMALL:
-        return _fresh(size).view(dtype).reshape(shape)
-    return np.asarray(_Lease(_pool.take(_rounded(size)), shape, dtype))
+        memory = np.empty(size + CACHE_LINE, np.uint8)
+        begin = -memory.ctypes.data % CACHE_LINE
+        return memory[begin : begin + size].view(dtype).reshape(shape)
+    return np.asarray(_Lease(_pool.take(_whole_pages(size)), shape, dtype))
 
 
 def release_free() -> None:
     """Release the memory that is kept for later arrays; that of arrays in use stays."""
     _pool.clear()
+
+
+def peak() -> int:
+    """Return the most bytes that were in use at once since the last call, beyond those in use now."""
+    return _pool.forget_most()
 
 
 def empty_like(array: NDArray[Any]) -> NDArray[Any]:
@@ -133,7 +225,5 @@ def copy(view: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _rounded(size: int) -> int:
-    """Round up to the next of 4, 5, 6, 7 times a power of two."""
-    step = 2 ** (size.bit_length() - 3)
-    return -(-size // step) * step
+def _whole_pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE

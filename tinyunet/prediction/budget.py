@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyunet.autograd import Tensor, no_grad
-from tinyunet.backend.allocator import release_free
+from tinyunet.backend import allocator
 from tinyunet.errors import OptionError, OutOfMemoryError
 from tinyunet.models import Network
 from tinyunet.nn.module import evaluating
@@ -95,16 +95,17 @@ def needed(per_pixel: float, network: Network, input_side: int, tile: int) -> fl
 def _bytes_per_pixel(network: Network) -> float:
     side = network.geometry.nearest_inputs(network.geometry.smallest + TRIAL)[1]
     x = np.zeros((1, side, side, network.in_channels), np.float32)
-    release_free()  # an array in kept memory would not be seen
     running = tracemalloc.is_tracing()
     if not running:
         tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
+    allocator.peak()
     try:
         with no_grad(), evaluating():
             network(Tensor(x))
-        return (tracemalloc.get_traced_memory()[1] - before) / side**2
+        # Large arrays, and the others: NumPy's own memory is traced, the allocator's is not.
+        return (allocator.peak() + tracemalloc.get_traced_memory()[1] - before) / side**2
     finally:
         if not running:
             tracemalloc.stop()
