@@ -484,8 +484,8 @@ def slope_forwards(steps, inputs, direction):
 
 
 program = [("multiply", 0, 1), ("add", 2, 0), ("multiply", 3, 3)]  # (a b + a)²
-assert slope_forwards(program, [3.0, 4.0], [1.0, 0.0]) == (225.0, 2 * 15 * 5)
-assert slope_forwards(program, [3.0, 4.0], [0.0, 1.0]) == (225.0, 2 * 15 * 3)
+assert tuple(slope_forwards(program, [3.0, 4.0], [1.0, 0.0])) == (225.0, 2 * 15 * 5)
+assert tuple(slope_forwards(program, [3.0, 4.0], [0.0, 1.0])) == (225.0, 2 * 15 * 3)
 print("Two inputs took two runs; the walk back takes one.")
 
 # %% [markdown]

@@ -395,13 +395,13 @@ with tu.use_backend("numpy"):  # the readable kernels
 # On your own
 # -----------
 # ``two_sides`` checks one input. Check an op with several: move one input at a time along its
-# direction, with the others held where they are, and say how far both slopes differ.
+# direction, with the others held where they are, and say how far apart both slopes are.
 
 
 # %%
 @exercise("02.5")
 def errors_of_all(forward, backward, inputs, grad_y, directions, h):
-    """Return, for each input, |slope by backward - slope by the quotient| / the larger one's size.
+    """Return, for each input, |slope by backward - slope by the quotient| / the larger |slope|.
 
     y = forward(*inputs); backward(grad_y, *inputs) returns one gradient per input.
     """
@@ -424,9 +424,10 @@ assert max(errors) < 1e-8
 
 # %% [markdown]
 # Differences of *gradients* measure curvature. ``(gradient(x + h v) - gradient(x - h v)) / (2 h)``
-# is the matrix of second derivatives times ``v``, without that matrix. Multiply a vector by it
-# again and again, each time brought to length 1, and it turns towards the direction of the largest
-# curvature. Plain descent diverges if its learning rate exceeds 2 divided by this curvature.
+# is ``H v``, where ``H`` is the matrix of second derivatives, which need not be made. Multiply a
+# vector by it again and again, each time brought to length 1, and it turns towards the direction of
+# the largest curvature. Plain descent diverges if its learning rate exceeds 2 divided by this
+# curvature.
 
 
 # %%

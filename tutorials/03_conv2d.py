@@ -447,8 +447,8 @@ assert np.allclose(gradients[1], backward_weight_and_bias(x, spread, 3)[0])
 # frequency. What networks call convolution is a *correlation* (the window is not flipped), and for
 # that the transform of the filter is conjugated. Transform ``x`` along rows and columns, and the
 # filter too, filled up with zeros to the size of ``x``; multiply, sum over the channels, and
-# transform back. The first ``H - K + 1`` rows and columns are right; the others have wrapped round
-# the edge.
+# transform back. The first ``H - K + 1`` rows and ``W - K + 1`` columns are right; the others have
+# wrapped round the edge.
 
 
 # %%

@@ -318,14 +318,14 @@ show("04-roofline")
 # -----------
 # Two more loops, in parallel and without a race. The first is the gradient of the input. As a loop
 # over the outputs it *paints* windows that overlap, so that two passes add to the same element.
-# Turn it round: a pass for each row of ``grad_x``, which *gathers* what belongs there. Some outputs
-# do not exist.
+# Turn it round: a pass for each row of ``grad_x``, which *gathers* what belongs there. At the
+# border some of these outputs do not exist. Numba has to compile what you write.
 
 
 # %%
 @exercise("04.3")
 def input_gradient(grad_y, weight, grad_x):
-    """Add to the zeros of grad_x (H + 2, W + 2, C) and return it; grad_y (H, W, F), weight (3, 3, C, F)."""
+    """Add to grad_x (H + 2, W + 2, C), full of zeros; return it. grad_y (H, W, F), weight (3, 3, C, F)."""
     return ...
 
 

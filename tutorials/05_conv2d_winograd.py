@@ -295,9 +295,9 @@ with threadpool_limits(numba.get_num_threads()):
 # points, of the value there times the product of ``x - q`` over all other points ``q``, divided by
 # the same product at the point. Point ``p`` gives row ``p⁰, p¹, …`` of ``G``, divided by the
 # product of ``p - q``; a column ``p⁰, p¹, …`` of ``A_T``; and the coefficients of the product of
-# ``x - q``, lowest power first, as a row of ``B_T``. For the point infinity the row of ``G`` and
-# the column of ``A_T`` are 0, …, 0, 1, and the row of ``B_T`` is the product of ``x - q`` over
-# *all* points.
+# ``x - q``, lowest power first and with a 0 at the end, as a row of ``B_T``. For the point infinity
+# the row of ``G`` and the column of ``A_T`` are 0, …, 0, 1, and the row of ``B_T`` is the product
+# of ``x - q`` over *all* points.
 
 
 # %%
@@ -315,7 +315,7 @@ assert list(a_t @ ((g_exact @ filter_) * (b_t @ numbers))) == list(
 print("F(4, 3) is exact; the second row of G is", *(str(number) for number in g_exact[1]))
 
 # %% [markdown]
-# Training needs the gradient of the filter, too. For one tile along one axis, ``y = A_T ((G g) ⊙
+# Training needs the gradient of the filter, too. For one tile along one axis, ``y = A_T ((G g) *
 # (B_T d))``. So the gradient goes back through ``A_T``, through the product, and through ``G``:
 # three matrix products, and the ``d`` terms are those of the forward. Sum over many tiles *before*
 # going back through ``G``: then it costs nearly nothing.
@@ -324,7 +324,7 @@ print("F(4, 3) is exact; the second row of G is", *(str(number) for number in g_
 # %%
 @exercise("05.5")
 def filter_gradient(tiles, grad_y, a_t, g_matrix, b_t):
-    """Return the gradient of g, shape (taps,), for tiles (T, n) with outputs' gradients grad_y (T, m)."""
+    """Return the gradient of g (taps,) for tiles (T, n), whose outputs have the gradients grad_y (T, m)."""
     return ...
 
 

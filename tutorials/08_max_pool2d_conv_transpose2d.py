@@ -384,8 +384,8 @@ print("The engine agrees, at ties too.")
 # Up-sampling without weights: between the pixels, interpolate. Along an axis, output ``2 i`` lies a
 # quarter of a pixel before input ``i``, and output ``2 i + 1`` a quarter after it, so they are
 # ``3/4 x[i] + 1/4 x[i - 1]`` and ``3/4 x[i] + 1/4 x[i + 1]``. Beyond the edge, the edge pixel is
-# repeated. Do this along both axes. Then the way back, its transpose, of which you know how to
-# check it.
+# repeated. Do this along both axes. Then write the way back, its transpose; you know how to check
+# one.
 
 
 # %%

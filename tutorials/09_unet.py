@@ -400,7 +400,7 @@ print("The engine agrees.")
 # %%
 @exercise("09.5")
 def attention_gate(skip, up, w_skip, w_up, w_gate):
-    """Return skip (N, H, W, C) times the gate; w_skip (C, K), w_up (U, K) and w_gate (K, 1)."""
+    """Return skip (N, H, W, C) times the gate; up (N, H, W, U), w_skip (C, K), w_up (U, K), w_gate (K, 1)."""
     return ...
 
 
@@ -436,8 +436,8 @@ def maps_of(side, depth, base, num_classes):
 
 maps = maps_of(572, 4, 64, 2)
 print(f"{len(maps)} maps, {sum(4 * n * n * channels for n, channels in maps) / 2**20:.0f} MiB in float32")
-assert maps[0] == (570, 64)
-assert maps[-1] == (388, 2)
+assert tuple(maps[0]) == (570, 64)
+assert tuple(maps[-1]) == (388, 2)
 
 # %% [markdown]
 # Summary

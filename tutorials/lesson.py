@@ -331,6 +331,8 @@ def compare(found: Any, expected: Any, where: str, parts: Sequence[str] = ()) ->
     found, expected = np.asarray(found), np.asarray(expected)
     if found.shape != expected.shape:
         raise WrongAnswer(f"shape {found.shape} where {expected.shape} is expected, {where}")
+    if np.iscomplexobj(found) and not np.iscomplexobj(expected):
+        raise WrongAnswer(f"complex numbers where real ones are expected, {where}")
     if expected.dtype == np.float32 and found.dtype != np.float32:
         raise WrongAnswer(f"dtype {found.dtype} where float32 is expected, {where}")
     tolerance = TOLERANCE.get(expected.dtype, 0) * np.abs(expected).max(initial=0)

@@ -90,6 +90,7 @@ def cases_mean_iou(rng):
         pictures = [rng.integers(classes - absent, size=(2, 5, 3 + k)) for k in range(3)]
         pictures.append(np.zeros((2, 4, 4), int))  # one that has nothing but background
         yield [pair[0] for pair in pictures], [pair[1] for pair in pictures], classes
+    yield [np.array([[2, 1], [0, 1]])], [np.array([[0, 1], [0, 1]])], 3  # a class that is only predicted
 
 
 def _mean_over_pictures(predicted, truth, classes):
@@ -112,7 +113,14 @@ def _share_of_right_pixels(predicted, truth, classes):
     return right / sum(true.size for true in truth)
 
 
+def _classes_of_the_truth(predicted, truth, classes):
+    true = np.unique(np.concatenate([np.ravel(picture) for picture in truth]))
+    hidden = [np.where(np.isin(mine, true), mine, -1) for mine in predicted]
+    return mean_iou(hidden, truth, classes)
+
+
 wrong_mean_iou = {
+    "a class left out that is predicted but not there": _classes_of_the_truth,
     "the mean of each picture's score": _mean_over_pictures,
     "an absent class counted as 0": lambda *arguments: _absent_counts(*arguments, 0),
     "an absent class counted as 1": lambda *arguments: _absent_counts(*arguments, 1),

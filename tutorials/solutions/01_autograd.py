@@ -247,19 +247,25 @@ hints_newest_first_without_numbers = (
 )
 
 
-class _Unnumbered:
-    def __init__(self, *inputs):
+class _Op:
+    """An op that knows its inputs and nothing else."""
+
+    def __init__(self, inputs):
         self.inputs = inputs
-        self.op = self if inputs else None
+
+
+class _Tensor:
+    def __init__(self, op=None):
+        self.op = op
 
 
 def _graphs_without_numbers(rng):
     """Yield the same graphs as `graphs`, of ops without numbers."""
     for output in graphs(rng):
         made = {}
-        for node in [*newest_first(output)[::-1]]:
-            made[node] = _Unnumbered(*(made.get(part, _Unnumbered()) for part in node.inputs))
-        yield made[output], set(made.values())
+        for node in newest_first(output)[::-1]:
+            made[node] = _Tensor(_Op([made.get(part, _Tensor()) for part in node.inputs]))
+        yield made[output], {tensor.op for tensor in made.values()}
 
 
 def check_newest_first_without_numbers(function):
@@ -267,7 +273,8 @@ def check_newest_first_without_numbers(function):
         found = attempt(function, output)
         if is_open(found):
             return False
-        found = list(found)
+        if not isinstance(found, list | tuple):
+            raise WrongAnswer(f"a list of ops is expected, not {found!r:.60}")
         place = {op: i for i, op in enumerate(found)}
         if len(place) != len(found) or place.keys() != expected:
             raise WrongAnswer(

@@ -247,7 +247,7 @@ wrong_strided_conv_backward = {
     "the window flipped": _window_flipped,
     "the gradient of the bias is a mean": lambda grad_y, x, weight: (
         *strided_conv_backward(grad_y, x, weight)[:2],
-        grad_y.mean(axis=(0, 1, 2)) / 2,
+        grad_y.mean(axis=(0, 1, 2)),
     ),
 }
 

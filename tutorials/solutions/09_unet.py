@@ -254,12 +254,22 @@ def _no_slope_of_the_relu(grad_y, skip, up, w_skip, w_up, w_gate):
     return grad_y * gate + grad_hidden @ w_skip.T, grad_hidden @ w_up.T, *right[2:]
 
 
+def _no_slope_of_the_sigmoid(grad_y, skip, up, w_skip, w_up, w_gate):
+    hidden = np.maximum(skip @ w_skip + up @ w_up, 0)
+    gate = 1 / (1 + np.exp(-hidden @ w_gate))
+    grad_score = np.sum(grad_y * skip, axis=3, keepdims=True)
+    grad_hidden = (grad_score @ w_gate.T) * (hidden > 0)
+    weights = [
+        np.einsum("nijc,nijk->ck", x, grad)
+        for x, grad in [(skip, grad_hidden), (up, grad_hidden), (hidden, grad_score)]
+    ]
+    return grad_y * gate + grad_hidden @ w_skip.T, grad_hidden @ w_up.T, *weights
+
+
 wrong_attention_gate_backward = {
     "skip has a gradient through the product alone": _one_path,
     "all comes back through the ReLU": _no_slope_of_the_relu,
-    "the sigmoid's slope forgotten": lambda grad_y, skip, *others: attention_gate_backward(
-        grad_y / (attention_gate(skip, *others) / skip), skip, *others
-    ),
+    "the sigmoid's slope forgotten": _no_slope_of_the_sigmoid,
 }
 
 # 09.7
