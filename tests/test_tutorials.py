@@ -481,3 +481,23 @@ def test_the_command_loads_neither_the_engine_nor_matplotlib():
     )
     assert result.returncode == 0, result.stderr
     assert "00. First run" in result.stdout
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_new_file_of_answers_defines_each_name_once(chapter, answers):
+    check.main([chapter[:2], "--start"])
+    body = ast.parse((answers / f"{chapter[:2]}.py").read_text(encoding="utf-8")).body
+    names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    assert len(names) == len(set(names))
+
+
+def test_an_array_in_a_list_that_is_changed_is_noticed():
+    def clip(grads, longest):
+        for grad in grads:
+            grad *= 0.5
+        return grads
+
+    with pytest.raises(lesson.WrongAnswer):
+        lesson.check(lesson.load_solutions("12"), "clip", clip)
+    assert not lesson.unchanged([np.zeros(2)], [np.ones(2)])
+    assert lesson.unchanged({"a": (np.zeros(2), 3)}, {"a": (np.zeros(2), 3)})

@@ -394,8 +394,9 @@ for name, function in [("ours", border_weight), ("the engine", tu.weight_map)]:
 # On your own
 # -----------
 # The *Dice loss* counts overlap in place of pixels: ``1 - (2 Σ p t + 1) / (Σ p + Σ t + 1)``, where
-# ``p`` is the probability of a cell (by the softmax of two scores) and ``t`` its target, 0 or 1. A
-# large background has no weight in it. Return the loss, and its gradient by both scores.
+# ``p`` is the probability of a cell (by the softmax of two scores) and ``t`` its target, 0 or 1,
+# and Σ goes over all pixels of all images. A large background has no weight in it. Return the loss,
+# and its gradient by both scores.
 
 
 # %%

@@ -349,13 +349,13 @@ assert ends["nesterov"] < ends["sgd"]
 # %%
 @exercise("12.5")
 def clip(grads, longest):
-    """Return the list of gradients, shortened together to the length `longest` if they are longer."""
+    """Return a list of gradients, shortened together to the length `longest` if longer. Change no array."""
     return ...
 
 
 @exercise("12.6")
 def rate_at(step, steps, warmup, peak):
-    """Return the learning rate of a step."""
+    """Return the learning rate of a step; `warmup` may be 0."""
     return ...
 
 

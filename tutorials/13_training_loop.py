@@ -271,8 +271,9 @@ def accumulated_step(model, optimiser, samples):
 
 # %% [markdown]
 # Now the whole loop: steps from ``start`` to ``stop``, with the sample of each step from
-# ``sampler.sample(step)``. After every ``every`` steps it makes a snapshot. Return the losses, and
-# the snapshots by the number of the step that would come next.
+# ``sampler.sample(step)``. Whenever the number of the next step is a multiple of ``every``, it
+# makes a snapshot. Return the losses, and the snapshots by the number of the step that would come
+# next.
 
 
 # %%
@@ -294,7 +295,8 @@ assert again == losses[10:]
 # shuffle the images, deal them out into ``folds`` parts whose sizes differ by at most one, and
 # train once for each part, on all the others. Images that belong together (frames of one film,
 # sections of one animal) must be in the same part, so what is dealt out are the groups, the largest
-# first, each to the part that is smallest so far; of equal parts to the first.
+# first, each to the part that is smallest so far; of equal parts to the first, and of equal groups
+# that one first whose image comes first. (The images are shuffled already.)
 
 
 # %%

@@ -413,8 +413,9 @@ print(own_pieces.max(), "pieces, with the numbers that SciPy gives them")
 
 # %% [markdown]
 # *Average precision* at 0.5: a piece and a cell match if their intersection over union is larger
-# than ½. There is at most one match for each. The score is the number of matches, divided by the
-# number of matches, missed cells and invented pieces together.
+# than ½. (The engine also takes exactly ½, and then has to choose.) There is at most one match for
+# each. The score is the number of matches, divided by the number of matches, missed cells and
+# invented pieces together.
 
 
 # %%
@@ -467,7 +468,7 @@ assert np.abs(blended - whole).max() < 1e-5
 # %%
 @exercise("14.8")
 def flood(height, markers, mask):
-    """Return the numbers of the markers (H, W) spread over the mask, by `heapq` and the heights (H, W)."""
+    """Return the markers' numbers spread over the mask; all (H, W). Markers outside the mask do not count."""
     return ...
 
 

@@ -410,7 +410,7 @@ print("The engine agrees.")
 # %%
 @exercise("16.5")
 def group_norm(x, scale, shift, groups):
-    """Return y for x (N, H, W, C); `groups` divides C, and channels of a group lie side by side."""
+    """Return y for x (N, H, W, C), with 1e-5 as in 16.1; `groups` divides C, a group's channels adjoin."""
     return ...
 
 

@@ -161,11 +161,12 @@ def unet(x, weights, depth, layers):
 LAYERS = conv_layer, pool_layer, up_layer, concat_layer
 
 # %% [markdown]
-# The first weights are drawn from a normal distribution with mean 0 and the standard deviation
-# ``own.he_std(size, channels)``, where ``size`` is the window's side. An up-convolution is the
-# exception: each of its outputs is under one tap, so ``size`` is 1. Biases begin with 0. The first
-# map has ``base`` channels, each one below twice as many, and on the way up they are halved again;
-# the image has one channel, and there are two scores.
+# Convolutions are 3×3, up-convolutions 2×2, and ``scores`` is 1×1. The first weights are drawn from
+# a normal distribution with mean 0 and the standard deviation ``own.he_std(size, channels)``, where
+# ``size`` is the window's side. An up-convolution is the exception: each of its outputs is under
+# one tap, so ``size`` is 1. Biases begin with 0. The first map has ``base`` channels, each one
+# below twice as many, and on the way up they are halved again; the image has one channel, and there
+# are two scores.
 
 
 # %%
@@ -199,7 +200,7 @@ assert total == own.count_parameters(1, 2, BASE, DEPTH) == 29_330
 # %%
 @exercise("17.7")
 def energy_and_gradient(scores, target, weight):
-    """Return the loss, a float, and its gradient by the scores: arrays as in 10.2, both divided as above."""
+    """Return the loss and its gradient by the scores (10.2), both divided by the sum of the weights."""
     return ...
 
 
@@ -219,8 +220,9 @@ def loss_and_gradients(weights, image, target, weight):
 # that a small tile has several cells.
 #
 # Where cells touch, both lose the pixels at the border: a pixel of a cell is set to 0 if there is
-# another *cell* among its eight neighbours. A filter that takes the largest number of a 3×3 window
-# finds one kind of them. For the other kind, the background must not be the smallest.
+# another *cell* among its eight neighbours. The largest number in a 3×3 window shows a neighbour
+# with a larger number. The smallest shows one with a smaller number, if the background first gets a
+# number larger than all.
 
 
 # %%
@@ -379,9 +381,9 @@ assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:20])
 # %% [markdown]
 # Predict
 # -------
-# The seventh image was in no tile. It is predicted in tiles, numbered by the function that you
-# wrote in chapter 14, and compared with the truth. ``scores_of`` takes and returns arrays, (N, H,
-# W, 1) and (N, H', W', 2).
+# The seventh image was in no tile. It is predicted in tiles that touch, and its pieces are numbered
+# by ``own.label_pieces``. Then it is compared with the truth. ``scores_of`` takes and returns arrays,
+# (N, H, W, 1) and (N, H', W', 2).
 
 
 # %%

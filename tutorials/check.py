@@ -169,16 +169,10 @@ def stubs(path: Path, missing: Sequence[tuple[str, str]], header: bool) -> str:
     worked = ast.parse(
         Path(str(lesson.load_solutions(path.name[:2]).__file__)).read_text(encoding="utf-8")
     ).body
-    names = dict(lesson.exercises(path)).values()
-    used = {
-        part.id
-        for node in [*body, *worked]
-        if isinstance(node, ast.FunctionDef) and node.name in names
-        for statement in node.body
-        for part in ast.walk(statement)
-        if isinstance(part, ast.Name)
-    }
-    given = lesson.definitions(body, {"np", *used} - set(names))
+    names = set(dict(lesson.exercises(path)).values())
+    answers = [node for node in [*body, *worked] if isinstance(node, ast.FunctionDef) and node.name in names]
+    used = set().union(*map(lesson.names_from_outside, answers))
+    given = lesson.definitions(body, {"np", *used} - names, beside=names)
     imports = [node for node in given if isinstance(node, ast.Import | ast.ImportFrom)]
     others = [node for node in given if node not in imports]
 

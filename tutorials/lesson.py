@@ -18,7 +18,7 @@ import textwrap
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,10 @@ def answers_in(path: Path) -> dict[str, Callable[..., Any]]:
     namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         body = ast.parse(source).body
-        stubs = {
-            node.name for node in body if isinstance(node, ast.FunctionDef) and is_stub(ast.unparse(node))
-        }
+        functions = {
+            node.name: node for node in body if isinstance(node, ast.FunctionDef)
+        }  # the last of a name
+        stubs = {name for name, node in functions.items() if is_stub(ast.unparse(node))}
         for node in body:
             if isinstance(node, ast.FunctionDef):
                 node.decorator_list = [mark for mark in node.decorator_list if not is_exercise(mark)]
@@ -152,8 +153,21 @@ def answers_in(path: Path) -> dict[str, Callable[..., Any]]:
     return {name: namespace[name] for name in names - stubs if name in namespace}
 
 
-def definitions(body: Sequence[ast.stmt], names: Iterable[str]) -> list[ast.stmt]:
-    """Return the functions of these names, and the imports, functions and classes that they use."""
+def names_from_outside(function: ast.FunctionDef) -> set[str]:
+    """Return the names that a function uses and neither takes as a parameter nor assigns."""
+    parts = [part for part in ast.walk(function) if isinstance(part, ast.Name | ast.arg)]
+    own = {part.arg for part in parts if isinstance(part, ast.arg)}
+    own |= {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    return {part.id for part in parts if isinstance(part, ast.Name)} - own
+
+
+def definitions(
+    body: Sequence[ast.stmt], names: Iterable[str], beside: Collection[str] = ()
+) -> list[ast.stmt]:
+    """Return the functions of these names, and the imports, functions and classes that they use.
+
+    Names `beside` them are left out.
+    """
     bound: dict[str, ast.stmt] = {}
     for node in body:
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -162,8 +176,8 @@ def definitions(body: Sequence[ast.stmt], names: Iterable[str]) -> list[ast.stmt
             bound[node.name] = node
     found, wanted = set(), list(names)
     while wanted:
-        node = bound.get(wanted.pop())
-        if node is not None and node not in found:
+        node = bound.get(name := wanted.pop())
+        if node is not None and node not in found and name not in beside:
             found.add(node)
             wanted += [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
     return [node for node in body if node in found]
@@ -244,8 +258,9 @@ def check(solutions: types.ModuleType, name: str, function: Callable[..., Any]) 
         except WrongAnswer as wrong:
             raise WrongAnswer(f"{wrong}{recognise(solutions, name, case, found)}") from None
         for argument, before, after in zip(arguments, case, given, strict=True):
-            if isinstance(before, np.ndarray) and not np.array_equal(before, after):
-                raise WrongAnswer(f"the array {argument} has changed, {where}\n  make a new array instead")
+            if not unchanged(before, after):
+                what = f"the array {argument}" if isinstance(before, np.ndarray) else f"what is in {argument}"
+                raise WrongAnswer(f"{what} has changed, {where}\n  make a new array instead")
     return True
 
 
@@ -261,9 +276,24 @@ def recognise(solutions: types.ModuleType, name: str, case: tuple[Any, ...], fou
     return ""
 
 
-def copied(case: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arguments with copies of all arrays."""
-    return tuple(value.copy() if isinstance(value, np.ndarray) else value for value in case)
+def copied(value: Any) -> Any:
+    """Return arguments with copies of all arrays, those in lists, tuples and dicts as well."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) in (list, tuple):
+        return type(value)(map(copied, value))
+    return {key: copied(part) for key, part in value.items()} if type(value) is dict else value
+
+
+def unchanged(before: Any, after: Any) -> bool:
+    """Return whether a copy of an argument, after the call, is still what it was."""
+    if isinstance(before, np.ndarray):
+        return np.array_equal(before, after, equal_nan=before.dtype.kind in "fc")
+    if type(before) in (list, tuple):
+        return len(before) == len(after) and all(map(unchanged, before, after))
+    if type(before) is dict:
+        return before.keys() == after.keys() and all(unchanged(before[key], after[key]) for key in before)
+    return True
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -340,7 +370,8 @@ def compare(found: Any, expected: Any, where: str, parts: Sequence[str] = ()) ->
     if not len(wrong):
         return
     index = tuple(map(int, wrong[0]))
-    both = f"{found[index]:.6g} where {expected[index]:.6g} is expected"
+    digits = next((n for n in (6, 9, 12) if f"{found[index]:.{n}g}" != f"{expected[index]:.{n}g}"), 17)
+    both = f"{found[index]:.{digits}g} where {expected[index]:.{digits}g} is expected"
     if expected.ndim == 0:
         raise WrongAnswer(f"{both}, {where}")
     count = f"{len(wrong)} of {expected.size} elements are wrong"

@@ -251,7 +251,7 @@ def _looped(function, *numbers):
 
 
 def check_train_loop(function):
-    for numbers in [(0, 5, 2), (3, 6, 3), (0, 2, 5)]:
+    for numbers in [(0, 5, 2), (3, 8, 2), (0, 2, 5)]:
         (found, asked), (right, steps) = _looped(function, *numbers), _looped(train_loop, *numbers)
         where = "for start, stop, every = {}, {}, {}".format(*numbers)
         if is_open(found):
@@ -260,7 +260,9 @@ def check_train_loop(function):
             raise WrongAnswer(f"a list of losses and a dict are expected, not {found!r:.80}, {where}")
         if asked != steps:
             raise WrongAnswer(f"the samples of steps {asked} are taken where {steps} are expected, {where}")
-        if not np.allclose(found[0], right[0], atol=1e-5) or len(found[0]) != len(right[0]):
+        if not isinstance(found[0], list | tuple) or len(found[0]) != len(right[0]):
+            raise WrongAnswer(f"a list of {len(right[0])} losses is expected, not {found[0]!r:.80}, {where}")
+        if not np.allclose(found[0], right[0], atol=1e-5):
             raise WrongAnswer(f"the losses are {found[0]} where {right[0]} are expected, {where}")
         if found[1].keys() != right[1].keys():
             raise WrongAnswer(f"snapshots {list(found[1])} where {list(right[1])} are expected, {where}")
@@ -319,6 +321,7 @@ def cases_folds_of(rng):
     yield list(range(7)), 3
     yield list("xxxxxyz"), 3
     yield list("ab"), 3
+    yield list("abbaa"), 1
 
 
 wrong_folds_of = {
