@@ -11,7 +11,7 @@ from PIL import Image
 
 from tinyunet import predict as predict_command
 from tinyunet.autograd import Tensor
-from tinyunet.data import normalise, readers
+from tinyunet.data import normalise, records
 from tinyunet.models import UNet, make_network
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.training.checkpoint import load_checkpoint, load_model, save_checkpoint
@@ -164,8 +164,8 @@ def test_files_are_read_one_by_one(command, trained, make_data, monkeypatch):
         order.append("predicted")
         return segment(models, image, **options)
 
-    order, decode_with_notes, segment = [], readers.decode_with_notes, predict_command.segment
-    monkeypatch.setattr(readers, "decode_with_notes", read)
+    order, decode_with_notes, segment = [], records.decode_with_notes, predict_command.segment
+    monkeypatch.setattr(records, "decode_with_notes", read)
     monkeypatch.setattr(predict_command, "segment", predict)
     assert command("predict", trained, make_data("folder"), "--out", "results")[0] == 0
     assert order == [line for i in range(3) for line in (f"read {i}.png", "predicted")]

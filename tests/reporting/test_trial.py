@@ -8,6 +8,7 @@ from tinyunet.data import split, synthetic_cells
 from tinyunet.reporting import trial
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.events import Stepped
+from tinyunet.training.ranks import ALONE
 from tinyunet.training.trainer import Trainer
 
 WAITING = TrainConfig(steps=trial.AS_MANY_AS_FIT, validate_every=trial.AS_MANY_AS_FIT)
@@ -20,7 +21,7 @@ def steps_taking(seconds):
         for step in range(10_000):
             yield Stepped(step + 1, 1.0, 0.1, seconds[min(step, len(seconds) - 1)], 0.0, 0)
 
-    return lambda config: SimpleNamespace(run=run)
+    return lambda config: SimpleNamespace(run=run, ranks=ALONE)
 
 
 @pytest.mark.parametrize("budget", [0.01, 10.0, 1000.0])
@@ -36,7 +37,12 @@ def test_the_trial_is_short():
         make = steps_taking([0.5])
 
         def counted(config, make=make, made=made):
-            return SimpleNamespace(run=lambda: (made.append(event) or event for event in make(config).run()))
+            def run():
+                for event in make(config).run():
+                    made.append(event)
+                    yield event
+
+            return SimpleNamespace(run=run, ranks=ALONE)
 
         trial.seconds_per_step(counted, WAITING, budget)
         assert len(made) == expected
