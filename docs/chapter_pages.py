@@ -33,8 +33,9 @@ class ChapterCards(SphinxDirective):
         """Parse the lines of `cards` in place of the directive."""
         for chapter in lesson.chapters():
             self.env.note_dependency(str(chapter))
+        lines = list(cards(Path(self.env.srcdir) / "chapters/images/thumb"))
         node = nodes.Element()
-        self.state.nested_parse(StringList(list(cards()), "chapters"), self.content_offset, node)
+        self.state.nested_parse(StringList(lines, "chapters"), self.content_offset, node)
         return node.children
 
 

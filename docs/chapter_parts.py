@@ -41,16 +41,21 @@ def head(chapter: Path) -> dict[str, str]:
     return found
 
 
-def cards() -> Iterator[str]:
-    """Yield the lines of a grid with a card per chapter, in reStructuredText."""
+def cards(thumbnails: Path) -> Iterator[str]:
+    """Yield the lines of a grid with a card per chapter, in reStructuredText.
+
+    Of a chapter whose first picture moves, sphinx-gallery makes a thumbnail that moves, too: a GIF.
+    """
     yield from (".. grid:: 1 2 2 3", "   :gutter: 3", "   :class-container: chapters", "")
     for chapter in lesson.chapters():
         about, number = head(chapter), len(lesson.exercises(chapter))
+        name = f"sphx_glr_{chapter.stem}_thumb"
+        picture = next((path.name for path in thumbnails.glob(f"{name}.*")), f"{name}.png")
         yield from (
             f"   .. grid-item-card:: {about['title']}",
             f"      :link: {chapter.stem}",
             "      :link-type: doc",
-            f"      :img-top: images/thumb/sphx_glr_{chapter.stem}_thumb.png",
+            f"      :img-top: images/thumb/{picture}",
             f"      :img-alt: A picture of the chapter {about['title']}",
             "",
             f"      **{about['minutes']} minutes · {number} exercises**",
