@@ -39,16 +39,19 @@ def mean_and_spread(values: Sequence[float | None]) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{decimals}f}"
 
 
-def mean_and_range(values: Sequence[float]) -> str:
-    """Format the mean over the seeds, and in brackets the smallest and the largest value.
+def mean_and_range(values: Sequence[float | None]) -> str:
+    """Format the mean over the seeds, and in brackets smallest and largest; a dash if one has no value.
 
-    >>> mean_and_range([0.638, 0.659, 0.703]), mean_and_range([0.7856])
-    ('0.67 (0.64–0.70)', '0.786')
+    >>> mean_and_range([0.638, 0.659, 0.703]), mean_and_range([0.7856]), mean_and_range([0.5, None])
+    ('0.67 (0.64–0.70)', '0.786', '–')
     """
-    decimals = decimals_of(values)
-    shown = statistics.mean(values), min(values), max(values)
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return format_value(None)
+    decimals = decimals_of(known)
+    shown = statistics.mean(known), min(known), max(known)
     mean, low, high = (f"{value:.{decimals}f}" for value in shown)
-    return f"{mean} ({low}–{high})" if len(values) > 1 else mean
+    return f"{mean} ({low}–{high})" if len(known) > 1 else mean
 
 
 def finding(measure: str, reference: Sequence[float], others: Mapping[str, Sequence[float]]) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import tyro
 
-from experiments.peers import spread
+from experiments.digits import mean_and_range
 from tinyunet import command_line
 from tinyunet.data import ImageSet, read_images
 from tinyunet.exchange.start import Start, read_start
+from tinyunet.metrics.naming import format_value
 from tinyunet.metrics.scores import score_images, summarise
 from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment_all
@@ -59,7 +60,7 @@ def main(options: Options) -> None:
         second.subset(range(SECOND_IMAGES)),
         second.subset(range(len(second) - JUDGED, len(second))),
     )
-    scores: dict[str, list[list[float]]] = {}
+    scores: dict[str, list[list[float | None]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "first.safetensors"
         for seed in options.seeds:
@@ -70,7 +71,9 @@ def main(options: Options) -> None:
                 results[name] = score(trained(settings, five, judged, start), judged)
             for name, found in results.items():
                 scores.setdefault(name, []).append(found)
-                print(f"seed {seed}, {name}: " + ", ".join(f"{value:.4f}" for value in found), flush=True)
+                print(
+                    f"seed {seed}, {name}: " + ", ".join(format_value(value) for value in found), flush=True
+                )
     print(table(scores))
 
 
@@ -98,7 +101,7 @@ def trained(config: TrainConfig, images: ImageSet, judged: ImageSet, start: Star
     return trainer
 
 
-def score(trainer: Trainer, judged: ImageSet) -> list[float]:
+def score(trainer: Trainer, judged: ImageSet) -> list[float | None]:
     """Return the measures on the images that nothing was trained on."""
     rule = ObjectRule.of(trainer.training_set)
     predictions = segment_all([trainer.model], judged, tile=trainer.config.tile, rule=rule)
@@ -106,11 +109,11 @@ def score(trainer: Trainer, judged: ImageSet) -> list[float]:
     return [measures[name].score for name in MEASURES]
 
 
-def table(scores: dict[str, list[list[float]]]) -> str:
+def table(scores: dict[str, list[list[float | None]]]) -> str:
     """Make a Markdown table of all variants."""
     lines = ["| | average precision at 0.5 | average precision | mean IoU |", "| --- | --- | --- | --- |"]
     for name, of_seeds in scores.items():
-        cells = [spread(list(values)) for values in zip(*of_seeds, strict=True)]
+        cells = [mean_and_range(values) for values in zip(*of_seeds, strict=True)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
