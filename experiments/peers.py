@@ -10,6 +10,10 @@ machine does not. Predictions are made and scored by the same code: overlap-tile
 - PyTorch, SGD: the paper's network and optimiser (momentum 0.99, class balance and border weights).
 - PyTorch, Adam: BatchNorm after each convolution with running averages, Adam, no weight map: the form in
   which U-Nets are commonly trained today.
+- PyTorch, nnU-Net: the training of nnU-Net v2 (Isensee et al. 2021) in a network of this width: instance
+  normalisation, leaky ReLU, zero padding, Dice and cross-entropy with deep supervision, SGD with Nesterov's
+  momentum 0.99, clipped gradients. Its batches of several patches, its own augmentation and its search for
+  sizes are not there: a batch is one of the same tiles as the others'.
 
 Each run becomes a line in experiments/records/peers.jsonl, and the page docs/peers.md is made of these lines.
 """
@@ -17,7 +21,6 @@ Each run becomes a line in experiments/records/peers.jsonl, and the page docs/pe
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import time
@@ -32,9 +35,8 @@ import numpy as np
 import torch
 import tyro
 
-import tinyunet as tu
-from benchmarks.torch_unet import TorchUNet
 from experiments.digits import comparison, mean_and_range
+from experiments.torch_training import RECIPES, train_pytorch
 from tinyunet import command_line
 from tinyunet.data import ImageSet, split
 from tinyunet.diagnosis import is_lit_from_one_side
@@ -43,11 +45,10 @@ from tinyunet.metrics.scores import score_images, summarise
 from tinyunet.models import Network
 from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment_all
-from tinyunet.sampling import WeightMap, batch
+from tinyunet.sampling import WeightMap
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.events import Stepped
 from tinyunet.training.recipes import recipe
-from tinyunet.training.setup import Setup
 from tinyunet.training.trainer import Trainer
 
 RECORDS = Path("experiments/records/peers.jsonl")
@@ -121,8 +122,7 @@ TASKS = {
     ),
 }
 BALANCED = "tinyunet, balanced"
-PEERS = ("tinyunet", BALANCED, "tinyunet, paper", "PyTorch, SGD", "PyTorch, Adam")
-PLAIN = WeightMap(w0=0, class_balance=False)
+PEERS = ("tinyunet", BALANCED, "tinyunet, paper", *RECIPES)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def main(options: Options) -> None:
     for seed in options.seeds:
         for task in options.tasks:
             for peer in options.peers:
-                key = {"task": task, "peer": peer, "seed": seed}
+                key: dict[str, Any] = {"task": task, "peer": peer, "seed": seed}
                 if options.share == 1 and any(key.items() <= record.items() for record in records):
                     continue
                 record = key | run(task, peer, seed, options)
@@ -173,15 +173,17 @@ def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
     values = {**task.options, "seed": seed, "base_channels": 16, "steps": 10**9, "validate_every": 10**9}
     if values["data"].endswith(".npz"):
         values["data"] = str(options.data / values["data"])
-    config = recipe("paper" if peer in ("tinyunet, paper", "PyTorch, SGD") else "default", **values)
+    config = recipe("paper" if peer == "tinyunet, paper" else "default", **values)
     training_set, held_out = split(read_data(config), config.holdout)
     if peer == BALANCED:
         config = replace(config, weights=WeightMap(w0=0))
     if peer in ("tinyunet", BALANCED) and is_lit_from_one_side(training_set):  # as the command does
         config = replace(config, augmentation=replace(config.augmentation, rotation=0.0, flips=False))
     seconds = 60 * task.minutes * options.share
-    train = train_pytorch if peer.startswith("PyTorch") else train_ours
-    network, steps, took = train(config, training_set, held_out, seconds)
+    if peer in RECIPES:
+        network, steps, took = train_pytorch(RECIPES[peer], config, training_set, held_out, seconds)
+    else:
+        network, steps, took = train_ours(config, training_set, held_out, seconds)
     rule = ObjectRule.of(training_set)
     predictions = segment_all([network], held_out, tile=config.tile, rule=rule)
     measures, _ = summarise([one.scores for one in score_images(held_out, predictions)])
@@ -210,63 +212,6 @@ def train_ours(
 
 def _steps(trainer: Trainer) -> Iterator[Stepped]:
     return (event for event in trainer.run() if isinstance(event, Stepped))
-
-
-class Adapter(Network):
-    """PyTorch's network as one of ours, for prediction and scores."""
-
-    def __init__(self, network: TorchUNet, setup: Setup):
-        self.network, self.geometry = network.eval(), setup.geometry
-        self.in_channels = setup.model_options["in_channels"]
-        self.num_classes = setup.model_options["num_classes"]
-
-    def forward(self, x: tu.Tensor) -> tu.Tensor:
-        """(N, H, W, C) -> (N, H', W', K)."""
-        with torch.inference_mode():
-            scores = self.network(torch.from_numpy(x.data).permute(0, 3, 1, 2))
-        return tu.Tensor(scores.permute(0, 2, 3, 1).contiguous().numpy())
-
-
-def train_pytorch(
-    config: TrainConfig, training_set: ImageSet, held_out: ImageSet, seconds: float
-) -> tuple[Network, int, float]:
-    """Train by PyTorch, channels last; the schedule follows the time that has passed."""
-    is_adam = config.optimiser == "adam"
-    if is_adam:
-        config = replace(config, weights=PLAIN)
-    setup = Setup(config, training_set, held_out)
-    options = setup.model_options
-    torch.manual_seed(config.seed)
-    network = TorchUNet(16, options["in_channels"], options["num_classes"], normalised=is_adam)
-    network = network.to(memory_format=torch.channels_last)
-    parameters = list(network.parameters())
-    optimiser: Any = (
-        torch.optim.Adam(parameters, lr=1e-3)
-        if is_adam
-        else torch.optim.SGD(parameters, lr=3e-3, momentum=0.99)
-    )
-    peak, took, steps = optimiser.param_groups[0]["lr"], 0.0, 0
-    for sample in setup.sampler.stream(0, 10**9):
-        started = time.process_time()
-        share = min(1.0, took / seconds)
-        optimiser.param_groups[0]["lr"] = peak * (
-            (1 + math.cos(math.pi * share)) / 2 if is_adam else (1 - share) ** 0.9
-        )
-        _step(network, optimiser, batch.finish(sample, options["num_classes"]))
-        took, steps = took + time.process_time() - started, steps + 1
-        if took >= seconds:
-            return Adapter(network, setup), steps, took
-    raise AssertionError("the sampler's stream has an end")
-
-
-def _step(network: TorchUNet, optimiser: Any, tile: batch.Batch) -> None:
-    network.train()
-    x = torch.from_numpy(tile.image).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    target, weight = torch.from_numpy(tile.target).long(), torch.from_numpy(tile.weight)
-    losses = torch.nn.functional.cross_entropy(network(x), target.clamp(min=0), reduction="none")
-    optimiser.zero_grad()
-    (losses * weight).sum().backward()
-    optimiser.step()
 
 
 def page(records: list[dict[str, Any]]) -> str:
