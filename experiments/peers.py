@@ -170,15 +170,7 @@ def read_records() -> list[dict[str, Any]]:
 def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
     """Train one network for the task's time and score it on the held-out images."""
     task = TASKS[name]
-    values = {**task.options, "seed": seed, "base_channels": 16, "steps": 10**9, "validate_every": 10**9}
-    if values["data"].endswith(".npz"):
-        values["data"] = str(options.data / values["data"])
-    config = recipe("paper" if peer == "tinyunet, paper" else "default", **values)
-    training_set, held_out = split(read_data(config), config.holdout)
-    if peer == BALANCED:
-        config = replace(config, weights=WeightMap(w0=0))
-    if peer in ("tinyunet", BALANCED) and is_lit_from_one_side(training_set):  # as the command does
-        config = replace(config, augmentation=replace(config.augmentation, rotation=0.0, flips=False))
+    config, training_set, held_out = prepare(task, peer, seed, options.data)
     seconds = 60 * task.minutes * options.share
     if peer in RECIPES:
         network, steps, took = train_pytorch(RECIPES[peer], config, training_set, held_out, seconds)
@@ -192,13 +184,25 @@ def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
     return {"steps": steps, "cpu_seconds": round(took, 1), "scores": scores}
 
 
+def prepare(task: Task, peer: str, seed: int, data: Path) -> tuple[TrainConfig, ImageSet, ImageSet]:
+    """Return a peer's configuration, whose steps are still open, the images to train on and the others."""
+    values = {**task.options, "seed": seed, "base_channels": 16, "steps": 10**9, "validate_every": 10**9}
+    if values["data"].endswith(".npz"):
+        values["data"] = str(data / values["data"])
+    config = recipe("paper" if peer == "tinyunet, paper" else "default", **values)
+    training_set, held_out = split(read_data(config), config.holdout)
+    if peer == BALANCED:
+        config = replace(config, weights=WeightMap(w0=0))
+    if peer in ("tinyunet", BALANCED) and is_lit_from_one_side(training_set):  # as the command does
+        config = replace(config, augmentation=replace(config.augmentation, rotation=0.0, flips=False))
+    return config, training_set, held_out
+
+
 def train_ours(
     config: TrainConfig, training_set: ImageSet, held_out: ImageSet, seconds: float
 ) -> tuple[Network, int, float]:
-    """Train by tinyunet. How many steps fit is measured on a trainer that is thrown away."""
-    trial = _steps(Trainer(config, training_set, held_out))
-    marks = [time.process_time() for _, _ in zip(range(TIMED_STEPS), trial, strict=False)]
-    steps = max(1, round(seconds / statistics.median(np.diff(marks[2:]))))
+    """Train by tinyunet."""
+    steps = steps_within(seconds, config, training_set, held_out)
     fitted = replace(config, steps=steps, validate_every=steps)
     trainer = Trainer(fitted, training_set, held_out)
     started = time.process_time()
@@ -208,6 +212,13 @@ def train_ours(
     took = time.process_time() - started
     trainer.checkpoint()  # which estimates the statistics of the population
     return trainer.model, steps, took
+
+
+def steps_within(seconds: float, config: TrainConfig, training_set: ImageSet, held_out: ImageSet) -> int:
+    """Return how many steps take these CPU seconds, measured on a trainer that is thrown away."""
+    trial = _steps(Trainer(config, training_set, held_out))
+    marks = [time.process_time() for _, _ in zip(range(TIMED_STEPS), trial, strict=False)]
+    return max(1, round(seconds / statistics.median(np.diff(marks[2:]))))
 
 
 def _steps(trainer: Trainer) -> Iterator[Stepped]:

@@ -13,7 +13,7 @@ MODULES = [
     for module in pkgutil.walk_packages(tinyunet.__path__, "tinyunet.")
     if module.name != "tinyunet.__main__"  # runs when it is imported
 ]
-MODULES.append("experiments.digits")
+MODULES += ["experiments.courses", "experiments.digits"]
 
 
 @pytest.mark.parametrize("name", MODULES)
