@@ -10,7 +10,8 @@ times after.
 - networks, layers: `benchmarks.gpu`, beside PyTorch with cuDNN, with fewer turns.
 - train: the time of a step of the trainer itself, and how long it waits for its sample.
 
-`--read ARCHIVE` writes what an archive holds into the pages: see `benchmarks/gpu_pages.py`.
+`--read ARCHIVE` writes what an archive holds into the pages, or what a rehearsal brought into copies of
+them: see `benchmarks/gpu_pages.py`.
 
 `--tiny` shrinks all sizes, for a rehearsal on the backend "cuda-emulated" (TINYUNET_BACKEND). The parts need
 nothing but the repository, NumPy, Numba, CuPy and PyTorch.

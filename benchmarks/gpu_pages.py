@@ -3,12 +3,15 @@
 The figures of all calls of `benchmarks/first_day.sh` are kept in `benchmarks/results/gpu.json`. From it each
 table is made anew, between ``<!-- measured NAME -->`` and ``<!-- end -->`` in README.md and
 kernels/README.md.
+
+The figures of a rehearsal fill copies of the pages in `runs/rehearsal`, each table under a line that says so.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +29,8 @@ PARTS = ("correct", "profile", "networks", "layers", "train")
 # Three layers of the U-Net at base 64 and tile 572: the widest map, a middle one, the deepest.
 SHOWN_LAYERS = ("570: 64→64", "138: 256→256", "30: 1024→1024")
 NOT_MEASURED = "not measured yet"
+REHEARSED = Path("runs/rehearsal")
+REHEARSAL = "**A rehearsal without a GPU: its figures mean nothing.**"
 
 Figures = dict[str, Any]
 
@@ -48,17 +53,33 @@ def read(archives: Iterable[Path], root: Path = ROOT) -> list[Path]:
     Raises
     ------
     DataError
-        An archive holds no figures, or those of a rehearsal or of another GPU than the kept ones.
+        An archive holds no figures, those of another GPU than the kept ones, or a rehearsal among others.
     """
+    found = {archive: _figures_in(archive) for archive in archives}
+    if all(_is_rehearsal(figures) for figures in found.values()):
+        return _rehearse(found.values(), root)
     kept = root / RESULTS
     figures: Figures = json.loads(kept.read_text()) if kept.exists() else {}
-    for archive in archives:
-        found = _figures_in(archive)
-        _require_same_gpu(archive, found, figures)
-        figures |= found
+    for archive, parts in found.items():
+        _require_same_gpu(archive, parts, figures)
+        figures |= parts
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
     return [kept, *fill(figures, root)]
+
+
+def _is_rehearsal(figures: Figures) -> bool:
+    return any(part.get("tiny") for part in figures.values())
+
+
+def _rehearse(found: Iterable[Figures], root: Path) -> list[Path]:
+    """Fill copies of the pages, marked as those of a rehearsal."""
+    for page in PAGES:
+        (root / REHEARSED / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / page, root / REHEARSED / page)
+    return fill(
+        {name: part for figures in found for name, part in figures.items()}, root / REHEARSED, REHEARSAL
+    )
 
 
 def _figures_in(archive: Path) -> Figures:
@@ -80,25 +101,25 @@ def _figures_in(archive: Path) -> Figures:
 
 def _require_same_gpu(archive: Path, found: Figures, kept: Figures) -> None:
     devices = {part["device"] for part in [*found.values(), *kept.values()]}
-    if len(devices) > 1 or any(part.get("tiny") for part in found.values()):
+    if len(devices) > 1 or _is_rehearsal(found):
         raise DataError(
             f"{archive}: its figures do not belong with the kept ones",
             {
                 "devices": ", ".join(sorted(devices)),
-                "rehearsal": any(part.get("tiny") for part in found.values()),
+                "rehearsal": _is_rehearsal(found),
             },
-            f"give all archives of one GPU at once, after removing {RESULTS}; a rehearsal fills no page",
+            f"give all archives of one GPU at once, after removing {RESULTS}, and those of a rehearsal apart",
         )
 
 
-def fill(figures: Figures, root: Path = ROOT) -> list[Path]:
-    """Write all tables and pictures; return their files."""
+def fill(figures: Figures, root: Path = ROOT, mark: str = "") -> list[Path]:
+    """Write all tables, each after a mark if there is one, and pictures; return their files."""
     tables = {"step": step_table(figures), "kernels": kernel_table(figures), "ladder": ladder_table(figures)}
     written = []
     for page in (root / name for name in PAGES):
         text = page.read_text(encoding="utf-8")
         for name, table in tables.items():
-            text = replaced(text, name, table)
+            text = replaced(text, name, f"{mark}\n\n{table}" if mark else table)
         page.write_text(text, encoding="utf-8")
         written.append(page)
     if "layers" in figures:

@@ -82,13 +82,32 @@ def test_parts_that_were_kept_stay(root, tmp_path):
     assert "12.0 ms" in (root / "README.md").read_text()
 
 
-@pytest.mark.parametrize("figures", [report(tiny=True), report(device="GPU Y")])
-def test_rehearsals_and_other_gpus_are_refused(root, tmp_path, figures):
+def test_another_gpu_is_refused(root, tmp_path):
     gpu_pages.read([archive(tmp_path, correct=report(results=[]))], root)
     before = (root / gpu_pages.RESULTS).read_text()
     with pytest.raises(DataError):
-        gpu_pages.read([archive(tmp_path, profile=figures)], root)
+        gpu_pages.read([archive(tmp_path, profile=report(device="GPU Y"))], root)
     assert (root / gpu_pages.RESULTS).read_text() == before
+
+
+def test_a_rehearsal_fills_copies_that_say_so(root, tmp_path):
+    before = (root / "README.md").read_text()
+    rehearsed = report(tiny=True, float32={"graph_ms": 12.0, "kernels_us": {}})
+    written = gpu_pages.read([archive(tmp_path, profile=rehearsed)], root)
+    assert all(path.is_relative_to(root / gpu_pages.REHEARSED) for path in written)
+    text = (root / gpu_pages.REHEARSED / "README.md").read_text()
+    assert "12.0 ms" in text
+    assert gpu_pages.REHEARSAL in text
+    assert (root / "README.md").read_text() == before
+    assert not (root / gpu_pages.RESULTS).exists()
+
+
+def test_a_rehearsal_among_measurements_is_refused(root, tmp_path):
+    (tmp_path / "other").mkdir()
+    rehearsed = archive(tmp_path / "other", profile=report(tiny=True))
+    with pytest.raises(DataError, match="rehearsal"):
+        gpu_pages.read([archive(tmp_path, correct=report(results=[])), rehearsed], root)
+    assert not (root / gpu_pages.RESULTS).exists()
 
 
 def test_an_archive_without_figures(root, tmp_path):
