@@ -32,13 +32,14 @@ from benchmarks.layers import LAYOUTS
 from benchmarks.step import random_tile
 from benchmarks.torch_unet import TorchUNet
 from tinyunet import command_line
-from tinyunet.backend import PRECISIONS, array_library, to_backend
+from tinyunet.backend import array_library, to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.errors import BackendError
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.targets import checked_pixels
 
-GROUPS = ("layers", "memory", "networks")
+Group = Literal["layers", "memory", "networks"]
+GROUPS: tuple[Group, ...] = ("layers", "memory", "networks")
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class Options:
     """Side of the input tile of layers and networks; the paper's is 572."""
     turns: int = 20
     """Timed turns, after three for warming up."""
-    groups: tuple[Literal["layers", "memory", "networks"], ...] = GROUPS
+    groups: tuple[Group, ...] = GROUPS
     """What to measure."""
     rungs: tuple[str, ...] = (*conv2d_cuda.RUNGS, conv2d_cuda.WINOGRAD)
     """Rungs of the convolutions."""
-    precisions: tuple[Literal["float32", "tf32", "bf16"], ...] = PRECISIONS
+    precisions: tuple[Literal["float32", "tf32", "bf16"], ...] = ("float32", "tf32", "bf16")
     """Precisions of the networks."""
     compiled: bool = True
     """Also measure torch.compile."""
@@ -156,7 +157,8 @@ def our_tasks(base: int, tile: int, captured: CapturedStep | None) -> dict[str, 
     rng = np.random.default_rng(0)
 
     def step(rng: np.random.Generator, image: Any, target: Any, weight: Any) -> Any:
-        model.train().dropout_rng = rng
+        model.train()
+        model.dropout_rng = rng
         loss = model.loss(tu.Tensor(image), target, weight)
         loss.backward()
         optimiser.step()
@@ -180,8 +182,9 @@ def torch_tasks(form: str, precision: str, base: int, tile: int) -> dict[str, Ta
     device = gpu_clock.DEVICE
     x = torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).to(device, memory_format=layout)
     labels, weights = (torch.from_numpy(a).to(device) for a in (target, weight / weight.sum()))
-    network = TorchUNet(base).to(device).to(memory_format=layout)
-    model: Any = torch.compile(network) if form == "compiled" else network
+    network: Any = TorchUNet(base).to(device)
+    network = network.to(memory_format=layout)
+    model = torch.compile(network) if form == "compiled" else network
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-5, momentum=0.99)
 
     def step() -> None:

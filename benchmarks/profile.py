@@ -49,7 +49,7 @@ def timed() -> Iterator[dict[str, float]]:
         seconds[dispatch.name] += time.perf_counter() - start
         return result
 
-    Dispatch.__call__ = timed_call  # type: ignore[method-assign]
+    Dispatch.__call__ = timed_call  # type: ignore[method-assign, assignment]
     try:
         yield seconds
     finally:
