@@ -306,7 +306,29 @@ def test_answers_in_a_file_of_their_own_are_checked(chapter, answers, capsys):
             "'for (int k = 0; k < 4; k++) y[i + k] = 2 * x[i + k];'",
             "takes 128 global wavefronts where 32 are enough",
         ),
+        (
+            "03.7",
+            "h, w = x.shape[1:3]; k = len(weight); a = np.fft.fft2(x, axes=(1, 2)); "
+            "b = np.fft.fft2(weight, s=(h, w), axes=(0, 1)); s = np.einsum('nijc,ijcf->nijf', a, b); "
+            "return np.fft.ifft2(s, axes=(1, 2)).real[:, : h - k + 1, : w - k + 1] + bias",
+            "mistake: the filter's transform is not conjugated",
+        ),
+        (
+            "08.8",
+            "v = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2]; "
+            "p, q = np.divmod(v.reshape(*v.shape[:4], 9).argmax(-1), 3); n, i, j, c = np.indices(p.shape); "
+            "g = np.zeros(x.shape); g[n, 2 * i + p, 2 * j + q, c] += grad_y; return g",
+            "np.add.at adds all",
+        ),
         ("09.4", "return 2 / (size * size * channels)", "mistake: the variance."),
+        (
+            "09.6",
+            "a = np.maximum(skip @ w_skip + up @ w_up, 0); g = 1 / (1 + np.exp(-a @ w_gate)); "
+            "s = (grad_y * skip).sum(3, keepdims=True) * g * (1 - g); h = s @ w_gate.T; "
+            "m = lambda x, y: np.einsum('nijc,nijk->ck', x, y); "
+            "return grad_y * g + h @ w_skip.T, h @ w_up.T, m(skip, h), m(up, h), m(a, s)",
+            "mistake: all comes back through the ReLU",
+        ),
         ("12.1", "return weight + lr * (momentum * velocity + grad), velocity", "in weight, for weight = "),
         ("14.1", "return k % size", "mistake: the image repeated."),
         ("14.1", "return k.no_such_method()", "in line 1"),

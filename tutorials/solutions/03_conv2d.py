@@ -282,16 +282,36 @@ def cases_conv_fft(rng):
         yield x, weight, rng.standard_normal(filters)
 
 
+def _fft(
+    of_x=lambda values: values, of_weight=np.conj, axes=(1, 2), axes_back=(1, 2), real=np.real, last=False
+):
+    """Make a convolution by the Fourier transform with a part of it replaced."""
+
+    def answer(x, weight, bias):
+        height, width = x.shape[1:3]
+        frequencies = of_x(np.fft.fft2(x, axes=axes))
+        filters = of_weight(np.fft.fft2(weight, s=(height, width), axes=(0, 1)))
+        y = real(np.fft.ifft2(np.einsum("nijc,ijcf->nijf", frequencies, filters), axes=axes_back))
+        first = len(weight) - 1 if last else 0
+        return y[:, first : first + height - len(weight) + 1, first : first + width - len(weight) + 1] + bias
+
+    return answer
+
+
+_not_conjugated = {"of_weight": lambda values: values}
+
 wrong_conv_fft = {
-    "not conjugated: the window flipped": lambda x, weight, bias: conv_fft(x, weight[::-1, ::-1], bias),
-    "the last rows and columns": lambda x, weight, bias: np.roll(
-        conv_fft(np.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0))), weight, bias), 0
-    )[:, :-1, :-1],
-    "channels not summed": lambda x, weight, bias: (
-        conv_fft(
-            x, np.repeat(weight.mean(axis=2, keepdims=True), weight.shape[2], axis=2) * (1 + weight * 0), bias
-        )
-        if weight.shape[2] > 1
-        else 0 * conv_fft(x, weight, bias)
+    "the filter's transform is not conjugated, so the window is flipped": _fft(**_not_conjugated),
+    "the filter's transform is not conjugated, so the window is flipped; the first rows and columns are cut "
+    "off, which are the right ones once it is conjugated": _fft(**_not_conjugated, last=True),
+    "the transform of x is conjugated in place of the filter's": _fft(of_x=np.conj, **_not_conjugated),
+    "both transforms are conjugated": _fft(of_x=np.conj),
+    "the last rows and columns are kept, not the first": _fft(last=True),
+    "fft2 and ifft2 without axes, which transform the last two: columns and channels": _fft(
+        axes=(-2, -1), axes_back=(-2, -1)
     ),
+    "fft2 of x without axes, which transforms the last two: columns and channels": _fft(axes=(-2, -1)),
+    "ifft2 without axes, which transforms the last two: columns and filters": _fft(axes_back=(-2, -1)),
+    "the absolute value in place of the real part": _fft(real=np.abs),
+    "the bias forgotten": lambda x, weight, bias: conv_fft(x, weight, 0),
 }

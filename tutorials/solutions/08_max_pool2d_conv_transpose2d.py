@@ -294,8 +294,17 @@ def _two_by_two(x):
     return np.max(parts, axis=0)
 
 
+def _one_pixel_apart(x):
+    height, width = (x.shape[1] - 3) // 2 + 1, (x.shape[2] - 3) // 2 + 1
+    return np.max([x[:, p : p + height, q : q + width] for p, q in np.ndindex(3, 3)], axis=0)
+
+
 wrong_pool3 = {
     "windows of 2×2": _two_by_two,
+    "windows one pixel apart, not two": _one_pixel_apart,
+    "one maximum for all channels": lambda x: np.repeat(
+        pool3(x).max(axis=3, keepdims=True), x.shape[3], axis=3
+    ),
     "begun with 0": lambda x: np.maximum(pool3(x), 0),
     "the smallest": lambda x: -pool3(-x),
 }
@@ -328,32 +337,67 @@ def cases_pool3_backward(rng):
     yield rng.standard_normal(pool3(x).shape), x
 
 
-def _all_that_are_equal(grad_y, x):
-    y, grad_x = pool3(x), np.zeros(x.shape)
-    height, width = y.shape[1:3]
-    for p, q in np.ndindex(3, 3):
-        read = np.s_[:, p : p + 2 * height : 2, q : q + 2 * width : 2]
-        grad_x[read] += np.where(x[read] == y, grad_y, 0)
-    return grad_x
+def _by_taps(add, stride=2):
+    """Make a backward in which `add` puts what a tap gets, 0 where it does not win, into grad_x."""
+
+    def answer(grad_y, x):
+        y, grad_x = pool3(x), np.zeros(x.shape)
+        height, width = y.shape[1:3]
+        for p, q in np.ndindex(3, 3):
+            read = np.s_[:, p : p + stride * height : stride, q : q + stride * width : stride]
+            wins = x[read] == y
+            add(grad_x, read, np.where(wins, grad_y, 0), wins)
+        return grad_x
+
+    return answer
 
 
-def _one_window_each(grad_y, x):
-    grad_x, right = np.zeros(x.shape), pool3_backward(np.abs(grad_y), x)
-    grad_x[right > 0] = np.abs(grad_y).mean()
-    return grad_x
+def _sum_up(grad_x, read, share, wins):
+    grad_x[read] += share
 
 
-def _never_summed(grad_y, x):
-    y, grad_x = pool3(x), np.zeros(x.shape)
-    height, width = y.shape[1:3]
-    for p, q in np.ndindex(3, 3):
-        read = np.s_[:, p : p + 2 * height : 2, q : q + 2 * width : 2]
-        grad_x[read] = np.where(x[read] == y, grad_y, grad_x[read])
-    return grad_x
+def _overwrite(grad_x, read, share, wins):
+    grad_x[read] = share
+
+
+def _overwrite_where_it_wins(grad_x, read, share, wins):
+    grad_x[read] = np.where(wins, share, grad_x[read])
+
+
+def _by_windows(add):
+    """Make a backward in which `add` puts each window's gradient into grad_x, by the maximum's places."""
+
+    def answer(grad_y, x):
+        grad_x = np.zeros(x.shape)
+        for n, i, j, c in np.ndindex(grad_y.shape):
+            window = np.s_[n, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, c]
+            add(grad_x[window], np.argwhere(x[window] == x[window].max()), grad_y[n, i, j, c])
+        return grad_x
+
+    return answer
+
+
+def _put_first(grad_window, places, grad):
+    grad_window[tuple(places[0])] = grad
+
+
+def _add_last(grad_window, places, grad):
+    grad_window[tuple(places[-1])] += grad
+
+
+def _share(grad_window, places, grad):
+    grad_window[tuple(places.T)] += grad / len(places)
 
 
 wrong_pool3_backward = {
-    "all equal values get the gradient": _all_that_are_equal,
-    "the last window wins": _never_summed,
-    "every winner gets the same": _one_window_each,
+    "each tap overwrites what earlier taps wrote, with zeros too: add with +=": _by_taps(_overwrite),
+    "a pixel that is the largest of several windows gets the gradient of the last one, not the sum of all; "
+    "with arrays of indices += adds once for each place, and np.add.at adds all": _by_windows(_put_first),
+    "a pixel that is the largest of several windows gets the gradient of the first one, not the sum of all": (
+        _by_taps(_overwrite_where_it_wins)
+    ),
+    "windows one pixel apart, not two": _by_taps(_sum_up, stride=1),
+    "all equal values get the gradient": _by_taps(_sum_up),
+    "of equal values the last one gets the gradient, not the first": _by_windows(_add_last),
+    "equal values share the gradient": _by_windows(_share),
 }

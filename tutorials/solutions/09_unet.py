@@ -240,36 +240,42 @@ def cases_attention_gate_backward(rng):
         yield rng.standard_normal(case[0].shape), *case
 
 
-def _one_path(grad_y, skip, up, w_skip, w_up, w_gate):
-    others = attention_gate_backward(grad_y, skip, up, w_skip, w_up, w_gate)[1:]
-    hidden = np.maximum(skip @ w_skip + up @ w_up, 0)
-    return grad_y / (1 + np.exp(-hidden @ w_gate)), *others
+def _gate_backward(
+    over_channels=np.sum,
+    slope=lambda gate: gate * (1 - gate),
+    passes=lambda before, grad: before > 0,
+    into_gate=lambda before: np.maximum(before, 0),
+    both_paths=True,
+):
+    """Make a backward with a part of it replaced; `before` is what enters the ReLU."""
 
+    def answer(grad_y, skip, up, w_skip, w_up, w_gate):
+        before = skip @ w_skip + up @ w_up
+        gate = 1 / (1 + np.exp(-np.maximum(before, 0) @ w_gate))
+        grad_score = over_channels(grad_y * skip, axis=3, keepdims=True) * slope(gate)
+        grad_hidden = grad_score @ w_gate.T
+        grad_hidden = grad_hidden * passes(before, grad_hidden)
+        grad_skip = grad_y * gate + both_paths * grad_hidden @ w_skip.T
+        pairs = (skip, grad_hidden), (up, grad_hidden), (into_gate(before), grad_score)
+        weights = [np.einsum("nijc,nijk->ck", x, grad) for x, grad in pairs]
+        return grad_skip, grad_hidden @ w_up.T, *weights
 
-def _no_slope_of_the_relu(grad_y, skip, up, w_skip, w_up, w_gate):
-    hidden = np.maximum(skip @ w_skip + up @ w_up, 0)
-    gate = 1 / (1 + np.exp(-hidden @ w_gate))
-    grad_hidden = np.sum(grad_y * skip, axis=3, keepdims=True) * gate * (1 - gate) @ w_gate.T
-    right = attention_gate_backward(grad_y, skip, up, w_skip, w_up, w_gate)
-    return grad_y * gate + grad_hidden @ w_skip.T, grad_hidden @ w_up.T, *right[2:]
-
-
-def _no_slope_of_the_sigmoid(grad_y, skip, up, w_skip, w_up, w_gate):
-    hidden = np.maximum(skip @ w_skip + up @ w_up, 0)
-    gate = 1 / (1 + np.exp(-hidden @ w_gate))
-    grad_score = np.sum(grad_y * skip, axis=3, keepdims=True)
-    grad_hidden = (grad_score @ w_gate.T) * (hidden > 0)
-    weights = [
-        np.einsum("nijc,nijk->ck", x, grad)
-        for x, grad in [(skip, grad_hidden), (up, grad_hidden), (hidden, grad_score)]
-    ]
-    return grad_y * gate + grad_hidden @ w_skip.T, grad_hidden @ w_up.T, *weights
+    return answer
 
 
 wrong_attention_gate_backward = {
-    "skip has a gradient through the product alone": _one_path,
-    "all comes back through the ReLU": _no_slope_of_the_relu,
-    "the sigmoid's slope forgotten": _no_slope_of_the_sigmoid,
+    "skip has a gradient through the product alone": _gate_backward(both_paths=False),
+    "all comes back through the ReLU, where hidden is 0 as well": _gate_backward(
+        passes=lambda before, grad: True
+    ),
+    "the ReLU lets through where the gradient is positive; it has to be where hidden is": _gate_backward(
+        passes=lambda before, grad: grad > 0
+    ),
+    "the sigmoid's slope forgotten": _gate_backward(slope=lambda gate: 1),
+    "the mean over the channels in place of the sum": _gate_backward(over_channels=np.mean),
+    "w_gate multiplies what comes out of the ReLU, not what goes in": _gate_backward(
+        into_gate=lambda before: before
+    ),
 }
 
 # 09.7
@@ -304,8 +310,33 @@ def _without_concatenation(side, depth, base, num_classes):
     return maps[:up] + [entry for i, entry in enumerate(maps[up:-1]) if i % 4 != 1] + maps[-1:]
 
 
+def _without_pooling(side, depth, base, num_classes):
+    maps = maps_of(side, depth, base, num_classes)
+    down = 2 + 3 * depth
+    return [entry for i, entry in enumerate(maps[:down]) if i % 3 != 2] + maps[down:]
+
+
+def _each_with(channels_of_pooled=1, channels_of_up=1):
+    """Multiply the channels of the poolings or those of the up-convolutions."""
+
+    def answer(side, depth, base, num_classes):
+        maps, down = maps_of(side, depth, base, num_classes), 2 + 3 * depth
+        for i in range(2, down, 3):
+            maps[i] = maps[i][0], channels_of_pooled * maps[i][1]
+        for i in range(down, len(maps) - 1, 4):
+            maps[i] = maps[i][0], channels_of_up * maps[i][1]
+        return maps
+
+    return answer
+
+
 wrong_maps_of = {
     "the concatenations forgotten": _without_concatenation,
+    "the poolings forgotten": _without_pooling,
+    "a pooling doubles the channels; the convolution after it does": _each_with(channels_of_pooled=2),
+    "an up-convolution keeps the channels; it has to halve them": _each_with(channels_of_up=2),
+    "the scores forgotten": lambda *arguments: maps_of(*arguments)[:-1],
+    "channels before sides": lambda *arguments: [entry[::-1] for entry in maps_of(*arguments)],
     "sides kept: a padded network": lambda side, depth, base, num_classes: [
         (side, channels) for _, channels in maps_of(side, depth, base, num_classes)
     ],
