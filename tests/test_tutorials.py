@@ -193,6 +193,26 @@ def test_first_wrong_element_is_shown(found, message):
         lesson.compare(found, np.array([[1.0, 2.0], [3.0, 4.0]]), "here")
 
 
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([(9, 64), (7, 32)], r"^\(7, 32\) where \(7, 64\) is expected, in value 1, here$"),
+        (
+            [(7, 64)],
+            r"(?s)^1 value.* where 2 are expected.*\(7, 64\) where \(9, 64\) is expected, in value 0$",
+        ),
+        ([(9, 64), (7, 64), (7, 2)], r"^3 value.* where 2 are expected, here$"),
+        ((9, 64), r"9 where \(9, 64\) is expected, in value 0"),
+        (9, r"^2 values are expected in a tuple or list, not 9, here$"),
+    ],
+)
+def test_first_wrong_entry_of_a_list_is_shown_as_a_whole(found, message):
+    expected = [(9, 64), (7, 64)]
+    lesson.compare([[9, np.int64(64)], (7, 64)], expected, "here")
+    with pytest.raises(lesson.WrongAnswer, match=message):
+        lesson.compare(found, expected, "here")
+
+
 def test_wrong_answer_stops_the_chapter_without_a_traceback(tmp_path):
     source = (TUTORIALS / "01_autograd.py").read_text(encoding="utf-8")
     wrong = source.replace("return ...", "return grad_y * a, grad_y * b", 1)

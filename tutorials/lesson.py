@@ -347,12 +347,7 @@ def describe(arguments: Iterable[Any], names: Iterable[str]) -> str:
 def compare(found: Any, expected: Any, where: str, parts: Sequence[str] = ()) -> None:
     """Raise WrongAnswer with the first wrong element and both values; `parts` names the values of a tuple."""
     if isinstance(expected, tuple | list):
-        found = list(found) if isinstance(found, np.ndarray) and found.ndim else found
-        names = ", ".join(parts) or "in a tuple or list"
-        if not isinstance(found, tuple | list) or len(found) != len(expected):
-            raise WrongAnswer(f"{len(expected)} values are expected ({names}), not {found!r:.80}, {where}")
-        for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-            compare(one, other, f"in {parts[i] if parts else f'value {i}'}, {where}")
+        compare_sequences(found, expected, where, parts)
         return
     if not isinstance(expected, np.ndarray | float | np.floating):
         if not np.array_equal(found, expected):
@@ -376,6 +371,43 @@ def compare(found: Any, expected: Any, where: str, parts: Sequence[str] = ()) ->
         raise WrongAnswer(f"{both}, {where}")
     count = f"{len(wrong)} of {expected.size} elements are wrong"
     raise WrongAnswer(f"{count}, {where}\n  the first at {index}: {both}")
+
+
+def compare_sequences(found: Any, expected: Sequence[Any], where: str, parts: Sequence[str]) -> None:
+    """Compare value by value; an entry such as `(570, 64)` is shown as a whole."""
+    found = list(found) if isinstance(found, np.ndarray) and found.ndim else found
+    names = f" ({', '.join(parts)})" if parts else ""
+    if not isinstance(found, tuple | list):
+        names = names or " in a tuple or list"
+        raise WrongAnswer(f"{len(expected)} values are expected{names}, not {found!r:.80}, {where}")
+    count = ""
+    if len(found) != len(expected):
+        count = f"{len(found)} value(s) where {len(expected)} are expected{names}, {where}"
+        if parts:
+            raise WrongAnswer(count)
+    for i, (one, other) in enumerate(zip(found, expected, strict=False)):
+        place = f"in {parts[i] if parts else f'value {i}'}"
+        try:
+            compare_entry(one, other, place if count else f"{place}, {where}")
+        except WrongAnswer as wrong:
+            if not count:
+                raise
+            raise WrongAnswer(f"{count}\n  the first that differs: {wrong}") from None
+    if count:
+        raise WrongAnswer(count)
+
+
+def compare_entry(found: Any, expected: Any, where: str) -> None:
+    """Compare one value of a tuple or list."""
+    if not is_plain(expected):
+        compare(found, expected, where)
+    elif not is_plain(found) or list(found) != list(expected):
+        raise WrongAnswer(f"{found!r:.80} where {expected!r:.80} is expected, {where}")
+
+
+def is_plain(value: Any) -> bool:
+    """Return True for a tuple or list of whole numbers and texts, which is short enough to be shown."""
+    return isinstance(value, tuple | list) and all(isinstance(part, int | np.integer | str) for part in value)
 
 
 def count_lines(function: Callable[..., Any]) -> int:
