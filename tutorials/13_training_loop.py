@@ -270,15 +270,15 @@ def accumulated_step(model, optimiser, samples):
 
 
 # %% [markdown]
-# Now the whole loop: steps from ``start`` to ``stop``, with the sample of each step from
-# ``sampler.sample(step)``. Whenever the number of the next step is a multiple of ``every``, it
-# makes a snapshot. Return the losses, and the snapshots by the number of the step that would come
-# next.
+# Now the whole loop: the steps ``begin``, ``begin + 1``, … up to ``end - 1``, with the sample of each
+# step from ``sampler.sample(step)``. Whenever the number of the next step is a multiple of
+# ``every``, it makes a snapshot. Return the losses, and the snapshots by the number of the step that
+# would come next.
 
 
 # %%
 @exercise("13.4")
-def train_loop(model, optimiser, sampler, start, stop, every):
+def train_loop(model, optimiser, sampler, begin, end, every):
     """Train; return the list of losses and a dict of the snapshots made."""
     return ...
 

@@ -217,9 +217,9 @@ wrong_accumulated_step = {
 # 13.4
 
 
-def train_loop(model, optimiser, sampler, start, stop, every):
+def train_loop(model, optimiser, sampler, begin, end, every):
     losses, snapshots = [], {}
-    for step in range(start, stop):
+    for step in range(begin, end):
         losses.append(train_step(model, optimiser, sampler.sample(step)))
         if (step + 1) % every == 0:
             snapshots[step + 1] = snapshot(model, optimiser, step + 1)
@@ -227,7 +227,7 @@ def train_loop(model, optimiser, sampler, start, stop, every):
 
 
 hints_train_loop = (
-    "range(start, stop), train_step, and a snapshot where the number of steps made is a multiple of every.",
+    "range(begin, end), train_step, and a snapshot where the number of steps made is a multiple of every.",
     "After step k, k + 1 steps are made, and k + 1 comes next: snapshots[k + 1] = snapshot(..., k + 1).",
 )
 
@@ -253,7 +253,7 @@ def _looped(function, *numbers):
 def check_train_loop(function):
     for numbers in [(0, 5, 2), (3, 8, 2), (0, 2, 5)]:
         (found, asked), (right, steps) = _looped(function, *numbers), _looped(train_loop, *numbers)
-        where = "for start, stop, every = {}, {}, {}".format(*numbers)
+        where = "for begin, end, every = {}, {}, {}".format(*numbers)
         if is_open(found):
             return False
         if not isinstance(found, tuple | list) or len(found) != 2 or not isinstance(found[1], dict):
@@ -273,18 +273,18 @@ def check_train_loop(function):
     return True
 
 
-def _one_early(model, optimiser, sampler, start, stop, every):
+def _one_early(model, optimiser, sampler, begin, end, every):
     losses, snapshots = [], {}
-    for step in range(start, stop):
+    for step in range(begin, end):
         if step % every == 0:
             snapshots[step] = snapshot(model, optimiser, step)
         losses.append(train_step(model, optimiser, sampler.sample(step)))
     return losses, snapshots
 
 
-def _counted_from_the_start(model, optimiser, sampler, start, stop, every):
+def _counted_from_the_start(model, optimiser, sampler, begin, end, every):
     losses, snapshots = [], {}
-    for step in range(stop - start):
+    for step in range(end - begin):
         losses.append(train_step(model, optimiser, sampler.sample(step)))
         if (step + 1) % every == 0:
             snapshots[step + 1] = snapshot(model, optimiser, step + 1)
