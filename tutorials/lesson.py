@@ -452,16 +452,19 @@ def animate(name: str, fig: Any, draw: Callable[[int], Any], frames: int, interv
     from matplotlib.animation import FuncAnimation
 
     animation = FuncAnimation(fig, draw, frames=frames, interval=interval, init_func=lambda: None)
+    if "sphinx_gallery" in sys.modules:  # which collects animations itself
+        return animation
+    with plt.rc_context({"savefig.bbox": None}):  # frames of one size
+        page = animation.to_jshtml()
+    plt.close(fig)  # or a notebook shows the last frame as well
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         from IPython.display import HTML, display
 
-        display(HTML(animation.to_jshtml()))
-    elif "sphinx_gallery" not in sys.modules:  # which collects animations itself
+        display(HTML(page))
+    else:
         FIGURES.mkdir(exist_ok=True)
         path = FIGURES / f"{name}.html"
-        with plt.rc_context({"savefig.bbox": None}):  # frames of one size
-            path.write_text(animation.to_jshtml(), encoding="utf-8")
-        plt.close(fig)
+        path.write_text(page, encoding="utf-8")
         print(f"Moving picture: {path}")
     return animation
 
