@@ -19,6 +19,8 @@ import tinyunet
 TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP / "tutorials"))  # for `import lesson`
 sys.path.insert(0, str(TOP / "docs"))  # for `import browser_demo`, and the extensions beside this file
+import notebooks  # noqa: E402
+
 matplotlib.use("agg")
 warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
 
@@ -37,6 +39,7 @@ extensions = [
     "source_lines",
     "chapter_pages",
     "reference_pages",
+    "notebooks",
     "translations",
 ]
 exclude_patterns = ["_templates", "locale"]
@@ -82,6 +85,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("matplotlib",),
     "matplotlib_animations": True,
+    "first_notebook_cell": notebooks.FIRST_CELL,
     "image_srcset": ["2x"],
     "abort_on_example_error": True,
     "remove_config_comments": True,
