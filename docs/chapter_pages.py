@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,14 @@ from equations import EQUATIONS
 from sphinx.util.docutils import SphinxDirective
 
 LABELS = {"drawing": "Code of the picture, {} lines", "hint": "Hint {}", "check": "To check your answer: "}
+
+
+def untranslated(page: str) -> dict[str, str]:
+    """Return the translations of hints on a page: none, in English."""
+    return {}
+
+
+hints_in_language: Callable[[str], dict[str, str]] = untranslated  # the Chinese edition puts in its own
 
 
 class ChapterCards(SphinxDirective):
@@ -39,13 +47,15 @@ class ChapterCards(SphinxDirective):
         return node.children
 
 
-def below_exercise(number: str, name: str) -> Iterator[nodes.Node]:
-    """Yield what follows an exercise: the command that checks it, and each hint behind a click."""
+def below_exercise(number: str, name: str, page: str) -> Iterator[nodes.Node]:
+    """Yield what follows an exercise on a page: the command that checks it, and each hint behind a click."""
     command = nodes.literal("", f"python check.py {number}")
     yield nodes.paragraph("", "", nodes.Text(LABELS["check"]), command)
-    hints = getattr(lesson.load_solutions(number[:2]), f"hints_{name}")
-    for count, hint in enumerate(hints, 1):
-        yield from behind_click(LABELS["hint"].format(count), nodes.paragraph("", hint))
+    solutions, translations = lesson.load_solutions(number[:2]), hints_in_language(page)
+    for count, hint in enumerate(getattr(solutions, f"hints_{name}"), 1):
+        paragraph = nodes.paragraph(hint, translations.get(hint, hint))
+        paragraph.source = str(solutions.__file__)  # the catalogues take passages that have one
+        yield from behind_click(LABELS["hint"].format(count), paragraph)
 
 
 def behind_click(title: str, *content: nodes.Node) -> list[nodes.Node]:
@@ -66,13 +76,13 @@ def complete_page(app: Any, document: nodes.document) -> None:
     exercises = dict(lesson.exercises(path))
     for block in list(document.findall(nodes.literal_block)):
         if block.get("language", "").lower() == "python":
-            block.parent.replace(block, list(completed_code(block, exercises)))
+            block.parent.replace(block, list(completed_code(block, exercises, app.env.docname)))
         elif (equation := EQUATIONS.get(block.astext().strip())) is not None:
             math = nodes.math_block("", equation, nowrap=True, number=None, plain=block.astext().strip())
             block.parent.replace(block, math)
 
 
-def completed_code(block: nodes.literal_block, exercises: dict[str, str]) -> Iterator[nodes.Node]:
+def completed_code(block: nodes.literal_block, exercises: dict[str, str], page: str) -> Iterator[nodes.Node]:
     """Yield a block of code in its parts, and what belongs below an exercise."""
     code = block.astext()
     for draws, part in drawing_parts(code):
@@ -83,7 +93,7 @@ def completed_code(block: nodes.literal_block, exercises: dict[str, str]) -> Ite
             yield copy
     for number, name in exercises.items():
         if f'@exercise("{number}")' in code:
-            yield from below_exercise(number, name)
+            yield from below_exercise(number, name, page)
 
 
 def visit_math(translator: Any, node: nodes.math) -> None:

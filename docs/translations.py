@@ -163,6 +163,8 @@ def count(app: Any, doctree: Any) -> None:
     done = {*known, *known.values()}  # Sphinx marks neither pictures nor what is the same in Chinese
     total = stale = 0
     for node, message in extract_messages(doctree):
+        if not re.search(r"[^\W\d_]", message):
+            continue  # a number in a table
         total += 1
         stale += not node.get("translated") and message not in done
     if known:
@@ -228,6 +230,7 @@ def setup(app: Any) -> dict[str, Any]:
         import chapter_pages
 
         chapter_pages.LABELS.update(drawing="绘图的代码，{} 行", hint="提示 {}", check="检查你的答案：")
+        chapter_pages.hints_in_language = translated
         with suppress(ImportError):  # without it the search finds English words only
             import jieba
 
