@@ -5,7 +5,10 @@ All of it is derived when the site is built, so a chapter stays a script without
 - `.. chapter-cards::` makes a card per chapter from the head of its file;
 - code that only draws goes behind a click (`chapter_parts.drawing_parts` says which);
 - below an exercise come the command that checks it, and its hints from `solutions/`, each behind a click;
-- displayed equations are typeset, by `equations.py`, as MathML, which needs no script, font or network.
+- displayed equations are typeset, by `equations.py`, as MathML, which needs no script, font or network;
+- moving pictures get buttons that need no network either.
+
+On all pages, wide tables are set smaller, and their numbers break at most once.
 """
 
 from __future__ import annotations
@@ -69,10 +72,14 @@ def behind_click(title: str, *content: nodes.Node) -> list[nodes.Node]:
 
 
 def complete_page(app: Any, document: nodes.document) -> None:
-    """Change the page of a chapter after it was read: fold, add hints, typeset."""
+    """Change the page of a chapter after it was read: fold, add hints, typeset, complete moving pictures."""
     path = TUTORIALS / f"{Path(app.env.docname).name}.py"
     if not app.env.docname.startswith("chapters/") or not path.is_file():
         return
+    for moving in list(document.findall(nodes.raw)):
+        if 'class="animation"' in moving.astext():
+            page = lesson.self_contained(moving.astext())
+            moving.parent.replace(moving, nodes.raw("", page, format="html"))
     exercises = dict(lesson.exercises(path))
     for block in list(document.findall(nodes.literal_block)):
         if block.get("language", "").lower() == "python":
@@ -94,6 +101,17 @@ def completed_code(block: nodes.literal_block, exercises: dict[str, str], page: 
     for number, name in exercises.items():
         if f'@exercise("{number}")' in code:
             yield from below_exercise(number, name, page)
+
+
+def complete_tables(app: Any, document: nodes.document) -> None:
+    """Keep the parts of a number together, as in ± 0.01, and mark the tables with many columns."""
+    for table in document.findall(nodes.tgroup):
+        if table["cols"] > 6:
+            table.parent["classes"].append("wide")
+        for text in list(table.findall(nodes.Text)):
+            bound = re.sub(r"(?<=[±→]) (?=\d)", "\N{NO-BREAK SPACE}", text)
+            if bound != text:
+                text.parent.replace(text, nodes.Text(bound))
 
 
 def visit_math(translator: Any, node: nodes.math) -> None:
@@ -127,5 +145,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("chapter-cards", ChapterCards)
     app.connect("source-read", without_thumbnails)
     app.connect("doctree-read", complete_page)
+    app.connect("doctree-read", complete_tables)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     return {"parallel_read_safe": True}

@@ -117,3 +117,27 @@ def test_the_reference_names_the_chapter_that_explains() -> None:
     assert chapters_of(tu.conv2d) == ["03_conv2d", "04_conv2d_numba"]
     assert chapters_of(tu.UNet) == ["09_unet"]
     assert chapters_of(data.ImageSet) == chapters_of(1.0) == []
+
+
+TABLES = """\
+==  ===========
+a   0.9 ± 0.1
+b   1 → 2 (3)
+==  ===========
+
+=  =  =  =  =  =  =
+a  b  c  d  e  f  g
+=  =  =  =  =  =  =
+"""
+
+
+def test_a_number_in_a_table_stays_together_and_wide_tables_are_marked() -> None:
+    pytest.importorskip("sphinx", reason="needs pip install -e '.[docs]'")
+    from chapter_pages import complete_tables
+    from docutils import core, nodes
+
+    document = core.publish_doctree(TABLES)
+    complete_tables(None, document)
+    assert "0.9 ±\N{NO-BREAK SPACE}0.1" in document.astext()
+    assert "1 →\N{NO-BREAK SPACE}2 (3)" in document.astext()
+    assert [table["classes"] for table in document.findall(nodes.table)] == [[], ["wide"]]

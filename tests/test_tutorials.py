@@ -94,6 +94,10 @@ def test_chapter_runs_unsolved(chapter, tmp_path):
     for name in re.findall(r'animate\("([\w-]+)"', source):
         page = (tmp_path / "figures" / f"{name}.html").read_text(encoding="utf-8")
         assert page.count("data:image/png") >= 6  # frames, in the page itself
+        assert not re.search(r'(?:src|href)="https?:', page)
+        buttons = re.findall(r"<button[^>]*>(.*?)</button>", page, re.DOTALL)
+        assert len(buttons) == 9
+        assert all(re.search(r"[^\s<>]", re.sub("<[^>]*>", "", button)) for button in buttons)
 
 
 @pytest.mark.timeout(5 * LONGEST)

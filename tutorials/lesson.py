@@ -13,6 +13,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import re
 import sys
 import textwrap
 import time
@@ -455,7 +456,7 @@ def animate(name: str, fig: Any, draw: Callable[[int], Any], frames: int, interv
     if "sphinx_gallery" in sys.modules:  # which collects animations itself
         return animation
     with plt.rc_context({"savefig.bbox": None}):  # frames of one size
-        page = animation.to_jshtml()
+        page = self_contained(animation.to_jshtml())
     plt.close(fig)  # or a notebook shows the last frame as well
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         from IPython.display import HTML, display
@@ -467,6 +468,37 @@ def animate(name: str, fig: Any, draw: Callable[[int], Any], frames: int, interv
         path.write_text(page, encoding="utf-8")
         print(f"Moving picture: {path}")
     return animation
+
+
+def self_contained(page: str) -> str:
+    """Give Matplotlib's page of a moving picture buttons that need no other host, and room for fingers.
+
+    Matplotlib takes the icons from a font on another host; without a network its buttons are empty.
+    """
+    page = re.sub(r'<link rel="stylesheet"\s+href="https:[^>]*font-awesome[^>]*>', CONTROLS, page)
+    page = re.sub(r'<i class="fa fa-([\w -]+)"></i>', lambda icon: ICONS[icon[1]], page)
+    page = page.replace('class="anim-slider"', 'class="anim-slider" aria-label="Frame"')
+    return page.replace('<img id="_anim_img', '<img alt="A frame of the moving picture" id="_anim_img')
+
+
+ICONS = {
+    "minus": "−",
+    "fast-backward": "«",
+    "step-backward": "‹",
+    "play fa-flip-horizontal": "◀",
+    "pause": "||",
+    "play": "▶",
+    "step-forward": "›",
+    "fast-forward": "»",
+    "plus": "+",
+}
+CONTROLS = """<style>
+.animation { max-width: 100%; }
+.animation .anim-controls input.anim-slider { width: 100%; max-width: 374px; height: 40px; }
+.animation .anim-buttons { display: flex; justify-content: center; }
+.animation .anim-buttons button { flex: 0 1 40px; min-width: 30px; height: 40px; font-size: 1rem; }
+.animation .anim-state label { display: inline-block; padding: 8px 4px; }
+</style>"""
 
 
 def show(name: str) -> None:
