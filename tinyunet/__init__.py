@@ -40,6 +40,7 @@ from tinyunet.ops.batch_norm import batch_norm
 from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.conv_transpose2d import conv_transpose2d
 from tinyunet.ops.crop_concat import crop_concat
+from tinyunet.ops.crop_concat_conv2d import crop_concat_conv2d
 from tinyunet.ops.dropout import dropout
 from tinyunet.ops.linear_cross_entropy import linear_cross_entropy
 from tinyunet.ops.max_pool2d import max_pool2d
@@ -64,6 +65,7 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "crop_concat",
+    "crop_concat_conv2d",
     "dropout",
     "elastic_deform",
     "gradcheck",

@@ -96,6 +96,11 @@ def crop_concat(upsampled, skip):
     return torch.cat([upsampled, centre], dim=3)
 
 
+def crop_concat_conv2d(upsampled, skip, weight, bias=None, **options):
+    """One op after the other."""
+    return conv2d(crop_concat(upsampled, skip), weight, bias, **options)
+
+
 def softmax_cross_entropy(logits, target, weight=None, reduction="mean", ignore_label=None):
     """The per-pixel loss from torch; weighted and summed here."""
     target = torch.tensor(np.asarray(target).astype(np.int64))
@@ -118,6 +123,7 @@ TORCH = {
     "conv2d": conv2d,
     "conv_transpose2d": conv_transpose2d,
     "crop_concat": crop_concat,
+    "crop_concat_conv2d": crop_concat_conv2d,
     "linear_cross_entropy": linear_cross_entropy,
     "max_pool2d": max_pool2d,
     "relu": F.relu,

@@ -10,13 +10,23 @@ from tinyunet.nn import layers
 
 @pytest.fixture
 def wrap_op(monkeypatch):
-    """`wrap_op("conv2d", wrap)` puts `wrap(conv2d)` in the op's place, wherever the networks look it up."""
+    """`wrap_op("conv2d", wrap)` puts `wrap(conv2d)` in the op's place, wherever the networks look it up.
+
+    The convolution of a skip is made of crop_concat and conv2d, so that it calls what they are wrapped in.
+    """
+    fused = {"crop_concat": tu.crop_concat, "conv2d": tu.conv2d}
 
     def apply(name, wrap, patch=monkeypatch):
         wrapped = wrap(getattr(tu, name))
         for module in (layers, fcn, sliding_window, unet):
             if hasattr(module, name):
                 patch.setattr(module, name, wrapped)
+        if name in fused:
+            patch.setitem(fused, name, wrapped)
+            patch.setattr(layers, "crop_concat_conv2d", in_two_steps)
+
+    def in_two_steps(upsampled, skip, *parameters, **options):
+        return fused["conv2d"](fused["crop_concat"](upsampled, skip), *parameters, **options)
 
     return apply
 

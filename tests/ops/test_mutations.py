@@ -19,6 +19,7 @@ SHAPES = {
     "conv2d": [(2, 5, 5, 3), (3, 3, 3, 3), (3,)],
     "conv_transpose2d": [(2, 3, 3, 3), (2, 2, 3, 3), (3,)],
     "crop_concat": [(2, 3, 3, 2), (2, 6, 6, 2)],
+    "crop_concat_conv2d": [(2, 4, 4, 2), (2, 7, 7, 2), (3, 3, 4, 4), (4,)],
     "dropout": [(2, 4, 3)],
     "linear_cross_entropy": [(2, 4, 4, 3), (1, 1, 3, 3), (3,)],
     "max_pool2d": [(2, 4, 4, 3)],
@@ -31,6 +32,7 @@ WEIGHT = RNG.uniform(1, 10, (2, 4, 4))
 OPTIONS = {
     "batch_norm": {"relu": True},
     "conv2d": {"relu": True},
+    "crop_concat_conv2d": {"padding": 1, "relu": True},
     "linear_cross_entropy": {**PIXELS, "pixel_weight": WEIGHT},
     "softmax_cross_entropy": {**PIXELS, "weight": WEIGHT},
 }
@@ -207,6 +209,20 @@ MUTATIONS = {
         "skip missing": result(lambda r, *_: (r[0], 0 * r[1])),
         "skip first": arguments(lambda g, up, skip: (np.roll(g, 2, axis=3), up, skip)),
         "border not zero": result(lambda r, *_: (r[0], np.where(r[1] == 0, 1, r[1]))),
+    },
+    ("crop_concat_conv2d", "backward_input"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "crop shifted by one": result(lambda r, *_: (r[0], np.roll(r[1], 1, axis=2))),
+        "skip missing": result(lambda r, *_: (r[0], 0 * r[1])),
+        "border not zero": result(lambda r, *_: (r[0], np.where(r[1] == 0, 1, r[1]))),
+        "window not rotated": arguments(lambda g, w, *more: (g, w[::-1, ::-1], *more)),
+    },
+    ("crop_concat_conv2d", "backward_weight"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "skip first": each(lambda w: np.roll(w, 2, axis=2)),
+        "crop shifted by one": arguments(lambda up, skip, *more: (up, np.roll(skip, 1, axis=1), *more)),
     },
     ("dropout", "backward"): {
         "sign": SIGN,

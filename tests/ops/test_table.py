@@ -32,6 +32,9 @@ TABLE = [
     ("conv_transpose2d", "backward_weight"),
     ("crop_concat", "forward"),
     ("crop_concat", "backward"),
+    ("crop_concat_conv2d", "forward"),
+    ("crop_concat_conv2d", "backward_input"),
+    ("crop_concat_conv2d", "backward_weight"),
     ("dropout", "forward"),
     ("dropout", "backward"),
     ("linear_cross_entropy", "forward"),
@@ -104,6 +107,7 @@ def calls(dtype):
     x, y = random_arrays([(2, 13, 18, 70)] * 2, dtype)
     upsampled, skip = random_arrays([(2, 5, 6, 3), (2, 10, 9, 4)], dtype)
     weight, bias, grad = random_arrays([(3, 3, 70, 24), (24,), (2, 11, 16, 24)], dtype)
+    up_part, skip_part = random_arrays([(2, 11, 16, 30), (2, 14, 17, 40)], dtype)
     up, grad_up = random_arrays([(2, 2, 70, 20), (2, 26, 36, 20)], dtype)
     (even,) = random_arrays([(3, 6, 10, 5)], dtype)
     rng = np.random.default_rng(1)
@@ -141,6 +145,9 @@ def calls(dtype):
         ("conv_transpose2d", "backward_weight"): (x, grad_up),
         ("crop_concat", "forward"): (upsampled, skip),
         ("crop_concat", "backward"): (x[:, :5, :6, :7].copy(), upsampled.shape, skip.shape),
+        ("crop_concat_conv2d", "forward"): (up_part, skip_part, weight, bias, 1, True),
+        ("crop_concat_conv2d", "backward_input"): (grad, weight, 1, up_part.shape, skip_part.shape),
+        ("crop_concat_conv2d", "backward_weight"): (up_part, skip_part, grad, 1, 3),
         ("dropout", "forward"): (x, share, seed),
         ("dropout", "backward"): (x, share, seed),
         ("linear_cross_entropy", "forward"): (features, classes, bias[:3], labels, label_weight, True),

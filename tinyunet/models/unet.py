@@ -23,7 +23,6 @@ from tinyunet.autograd import Tensor
 from tinyunet.models import geometry
 from tinyunet.models.network import MOST_DEPTH, Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module, NormalisedConv2d
-from tinyunet.ops.crop_concat import crop_concat
 from tinyunet.ops.dropout import dropout
 from tinyunet.ops.linear_cross_entropy import loss_of_checked
 from tinyunet.ops.max_pool2d import max_pool2d
@@ -56,9 +55,9 @@ class DoubleConv(Module):
         yield from convolution.shapes(f"{name}.first", in_channels, out_channels, 3)
         yield from convolution.shapes(f"{name}.second", out_channels, out_channels, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, H - 4, W - 4, F); padded: (N, H, W, F)."""
-        return self.second(self.first(x))
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(N, H, W, C) -> (N, H - 4, W - 4, F); padded: (N, H, W, F). A skip is concatenated to x first."""
+        return self.second(self.first.forward(x, skip))
 
 
 class UNet(Network):
@@ -208,7 +207,7 @@ class UNet(Network):
             skips.append(x)
         skips.pop()
         for up, block in zip(self.up, self.expansive, strict=True):
-            x = block(crop_concat(up(x), skips.pop()))
+            x = block.forward(up(x), skips.pop())
         return x
 
     def multiplications(self, height: int, width: int) -> int:

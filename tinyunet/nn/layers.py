@@ -15,6 +15,7 @@ from tinyunet.nn.module import Buffer, Module, Parameter
 from tinyunet.ops.batch_norm import batch_norm, fold
 from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.conv_transpose2d import conv_transpose2d
+from tinyunet.ops.crop_concat_conv2d import crop_concat_conv2d
 
 
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...], incoming: int) -> Parameter:
@@ -68,9 +69,15 @@ class Conv2d(Module):
         yield f"{name}.weight", (size, size, in_channels, out_channels)
         yield f"{name}.bias", (out_channels,)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve x: (N, H, W, C) -> (N, H', W', F)."""
-        return conv2d(x, self.weight, self.bias, padding=self.padding, relu=self.relu)
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Convolve x, or x and the centre of a skip: (N, H, W, C) -> (N, H', W', F)."""
+        return _convolve(x, skip, self.weight, self.bias, padding=self.padding, relu=self.relu)
+
+
+def _convolve(x: Tensor, skip: Tensor | None, *parameters: Tensor, **options: Any) -> Tensor:
+    if skip is None:
+        return conv2d(x, *parameters, **options)
+    return crop_concat_conv2d(x, skip, *parameters, **options)
 
 
 class NormalisedConv2d(Module):
@@ -124,14 +131,14 @@ class NormalisedConv2d(Module):
         yield f"{name}.scale", (out_channels,)
         yield f"{name}.shift", (out_channels,)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve x and normalise the result: (N, H, W, C) -> (N, H', W', F)."""
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Convolve x, or x and the centre of a skip, and normalise: (N, H, W, C) -> (N, H', W', F)."""
         if self.training or self.on_statistics:
-            y = conv2d(x, self.weight, padding=self.padding)
+            y = _convolve(x, skip, self.weight, padding=self.padding)
             return batch_norm(y, self.scale, self.shift, relu=self.relu, on_statistics=self.on_statistics)
         tensors = (self.weight, self.scale, self.shift, self.mean, self.variance)
         weight, bias = map(Tensor, fold(*(tensor.data for tensor in tensors)))
-        return conv2d(x, weight, bias, padding=self.padding, relu=self.relu)
+        return _convolve(x, skip, weight, bias, padding=self.padding, relu=self.relu)
 
 
 class ConvTranspose2d(Module):

@@ -15,6 +15,8 @@ Tutorial: `tutorials/03_conv2d.py` and `tutorials/04_conv2d_numba.py`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numba import prange
@@ -122,6 +124,12 @@ def conv2d(
     ----------
     .. [1] Ronneberger et al. 2015, section 2.
     """
+    require_fit(x, weight, bias, padding)
+    return Conv2d.apply(x, weight, bias, padding=padding, relu=relu)
+
+
+def require_fit(x: Any, weight: Tensor, bias: Tensor | None, padding: int) -> None:
+    """Raise the errors of `conv2d`. Of x, a tensor or an array, only shape and dtype are used."""
     require_axes("conv2d", x=x, weight=weight)
     require_one_dtype("conv2d", x=x, weight=weight, bias=bias)
     require_channels("conv2d", x, weight, bias)
@@ -141,7 +149,6 @@ def conv2d(
             details,
             "use a larger x, a smaller window, or more padding",
         )
-    return Conv2d.apply(x, weight, bias, padding=padding, relu=relu)
 
 
 class Conv2d(Function):

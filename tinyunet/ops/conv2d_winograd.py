@@ -31,6 +31,10 @@ one step after the other, for many tiles at once.
 of 16 channels (or 8), all 36 elements of a tile are transformed in registers (`tinyunet.backend.simd`), and
 v[k] and m[k] are plain row-major matrices.
 
+**Two maps as one.** In the expansive path x is an up-sampled map and, behind its channels, the centre of the
+skip. A concatenation would copy both. Instead, each tile is gathered from both maps where they lie, into v
+side by side, and the gradient of x is scattered to two maps in the same way (`Maps`).
+
 **What is not kept.** u is computed anew in each pass, also for each tile of a prediction. At 64 base channels
 that takes 10 of 300 ms per tile on two cores; fetching a stored u of all layers, 452 MB, would take longer.
 
@@ -48,6 +52,7 @@ References
 from __future__ import annotations
 
 import os
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -69,6 +74,7 @@ from tinyunet.ops.conv2d_winograd_transforms import (
     transform_weight,
     transform_weight_grad,
 )
+from tinyunet.ops.crop_concat import corner
 
 GROUPS = 16  # of tiles; the weight gradients of the groups are added in order
 CHUNK = 2**18  # the most tiles × channels, or channels × filters, that a wide layer transforms at once: 38 MB
@@ -97,37 +103,65 @@ def suits(dtype, size, channels, filters, least=8) -> bool:
     return able and (choice == "winograd" or min(channels, filters) >= least)
 
 
+class Maps(NamedTuple):
+    """Two maps whose channels stand side by side: all of the first, and the centre of the second."""
+
+    first: Any
+    """(N, H, W, C)"""
+    second: Any
+    """(N, H', W', C') with H' >= H and W' >= W"""
+    top: int
+    """The row of the second at which the centre begins."""
+    left: int
+    """Its column."""
+
+
+def joined(first, second) -> Maps:
+    """Pair an up-sampled map with a skip, as `crop_concat` does."""
+    return Maps(np.ascontiguousarray(first), np.ascontiguousarray(second), *corner(first.shape, second.shape))
+
+
+def _alone(x) -> Maps:
+    """Pair a map with one that has no channels."""
+    return Maps(np.ascontiguousarray(x), np.empty((0, 0, 0, 0), x.dtype), 0, 0)
+
+
 def forward(x, weight, bias, padding, relu):
-    """Compute y as `conv2d.forward`: x (N, H, W, C), weight (3, 3, C, F), bias (F,), float32."""
-    x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
-    batch, height, width, channels = x.shape
-    filters = weight.shape[3]
-    y = allocator.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, filters), x.dtype)
-    floor = x.dtype.type(0 if relu else -np.inf)
-    with gemm_routine(x.dtype) as routine:
+    """Compute y as `conv2d.forward`: x (N, H, W, C) or Maps, weight (3, 3, C, F), bias (F,), float32."""
+    sources = x if isinstance(x, Maps) else _alone(x)
+    batch, height, width, _ = sources.first.shape
+    y = allocator.empty((batch, height + 2 * padding - 2, width + 2 * padding - 2, weight.shape[3]))
+    _convolve(sources, weight, bias, padding, 0 if relu else -np.inf, _alone(y))
+    return y
+
+
+def _convolve(sources, weight, bias, padding, floor, targets):
+    weight, floor = np.ascontiguousarray(weight), np.float32(floor)
+    channels, filters = weight.shape[2:]
+    with gemm_routine(weight.dtype) as routine:
         if is_narrow(channels, filters):
             u = _planes(channels, filters)
             _transform_weights(weight, 0, filters, u)
             block, v, m = _blocks(channels, filters)
-            _convolve_narrow(routine, x, u, bias, padding, floor, block, v, m, y)
+            _convolve_narrow(routine, sources, u, bias, padding, floor, block, v, m, targets)
         else:
-            _convolve_wide(routine, x, weight, bias, padding, floor, y)
-    return y
+            _convolve_wide(routine, sources, weight, bias, padding, floor, targets)
 
 
-def _convolve_wide(routine, x, weight, bias, padding, floor, y):
-    channels, filters, tiles = x.shape[3], y.shape[3], _count_tiles(y)
+def _convolve_wide(routine, sources, weight, bias, padding, floor, targets):
+    (channels, filters), (_, height, width, _) = weight.shape[2:], targets.first.shape
+    tiles = _count_tiles(targets.first)
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
         v = _planes(last - first, channels)
-        _transform_inputs(x, padding, y.shape[1], y.shape[2], first, last, v)
+        _transform_inputs(sources, padding, height, width, first, last, v)
         for left in range(0, filters, part):
             right = min(filters, left + part)
             u, m = _planes(channels, right - left), _planes(last - first, right - left)
             _transform_weights(weight, left, right, u)
             _multiply(routine, v, u, m)
-            _transform_outputs(m, bias[left:right], floor, first, last, left, y)
+            _transform_outputs(m, left, bias, floor, first, last, targets)
 
 
 def backward_input(grad_output, weight, padding):
@@ -136,16 +170,31 @@ def backward_input(grad_output, weight, padding):
     Every input pixel gathers from the outputs that it went into: a convolution of the padded gradient with
     the window rotated by 180° and its channels exchanged.
     """
-    flipped = allocator.empty((3, 3, weight.shape[3], weight.shape[2]), weight.dtype)
-    _flip(weight, flipped)
-    return forward(grad_output, flipped, np.zeros(weight.shape[2], weight.dtype), 2 - padding, False)
+    rotated, bias = _rotated(weight)
+    return forward(grad_output, rotated, bias, 2 - padding, False)
+
+
+def backward_joined_input(grad_output, weight, padding, first_shape, second_shape):
+    """Compute the gradients of the two maps of `joined`, of these shapes."""
+    targets = joined(*(allocator.empty(shape) for shape in (first_shape, second_shape)))
+    _clear_border(*targets)
+    rotated, bias = _rotated(weight)
+    _convolve(_alone(grad_output), rotated, bias, 2 - padding, -np.inf, targets)
+    return targets.first, targets.second
+
+
+def _rotated(weight):
+    """The weight and the bias, 0, of the convolution that computes the gradient of x."""
+    rotated = allocator.empty((3, 3, weight.shape[3], weight.shape[2]), weight.dtype)
+    _rotate(weight, rotated)
+    return rotated, np.zeros(weight.shape[2], weight.dtype)
 
 
 def backward_weight(x, grad_output, padding):
-    """Compute the gradient of weight, (3, 3, C, F)."""
-    x, grad_output = np.ascontiguousarray(x), np.ascontiguousarray(grad_output)
-    channels, filters = x.shape[3], grad_output.shape[3]
-    with gemm_routine(x.dtype) as routine:
+    """Compute the gradient of weight, (3, 3, C, F), from x (N, H, W, C) or Maps."""
+    x, grad_output = x if isinstance(x, Maps) else _alone(x), np.ascontiguousarray(grad_output)
+    channels, filters = x.first.shape[3] + x.second.shape[3], grad_output.shape[3]
+    with gemm_routine(grad_output.dtype) as routine:
         # Each group of tiles ends with a transform of all weights, which does not pay for few tiles.
         if is_narrow(channels, filters) and _count_tiles(grad_output) >= 64 * GROUPS:
             parts = allocator.empty((GROUPS, 3, 3, channels, filters))
@@ -161,7 +210,7 @@ def backward_weight(x, grad_output, padding):
 
 def _correlate_wide(routine, x, grad_output, padding, grad_weight):
     _, height, width, filters = grad_output.shape
-    channels, tiles = x.shape[3], _count_tiles(grad_output)
+    channels, tiles = grad_weight.shape[2], _count_tiles(grad_output)
     chunk, part = max(64, CHUNK // max(channels, filters)), max(64, CHUNK // channels)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
@@ -220,20 +269,20 @@ def _down_and_across(height, width):
 
 
 @kernel
-def _gather(x, n, i, j, patch):
-    """Find the pixels of image n from (i, j) on, as many as in a patch: an array, and their place in it.
+def _gather(x, top, left, height, width, n, i, j, patch):
+    """Find pixels of image n, as many as in a patch, from (i, j) of an area that begins at (top, left) of x.
 
-    The array is x where all of them lie inside; otherwise `patch`, with a copy of them and zeros around.
+    Returns an array, and their place in it. It is x where all of them lie inside of the area; otherwise
+    `patch`, with a copy of them and zeros around.
     """
-    _, height, width, channels = x.shape
-    size = patch.shape[1]
+    channels, size = x.shape[3], patch.shape[1]
     if i >= 0 and j >= 0 and i + size <= height and j + size <= width:
-        return x, ((n * height + i) * width + j) * channels
+        return x, ((n * x.shape[1] + top + i) * x.shape[2] + left + j) * channels
     for r in range(size):
         for s in range(size):
             inside = 0 <= i + r < height and 0 <= j + s < width
             for c in range(channels):
-                patch[0, r, s, c] = x[n, i + r, j + s, c] if inside else 0
+                patch[0, r, s, c] = x[n, top + i + r, left + j + s, c] if inside else 0
     return patch, 0
 
 
@@ -247,25 +296,38 @@ def _prefetch(x, at, rows, columns):
 
 
 @kernel
-def _gather_inputs(x, padding, down, across, first, last, start, patch, v):
+def _gather_inputs(sources, padding, down, across, first, last, start, patch, v):
     """Write the transformed inputs of the tiles first to last - 1 into v. patch : (1, 6, 6, C), scratch."""
+    x, skip, top, left = sources
+    _, height, width, channels = x.shape
+    _gather_source(x, 0, 0, height, width, padding, down, across, first, last, start, patch, v, 0)
+    if skip.shape[3]:
+        area = (top, left, height, width)
+        _gather_source(skip, *area, padding, down, across, first, last, start, patch, v, channels)
+
+
+@kernel
+def _gather_source(x, top, left, height, width, padding, down, across, first, last, start, patch, v, begin):
+    """Write those of one source, of which the area is used, into v from channel `begin` on."""
     channels, plane = x.shape[3], v.strides[0] // 4
     for tile in range(first, last):
         n, i, j = _place(tile, down, across)
-        d, at = _gather(x, n, i - padding, j - padding, patch)
+        d, at = _gather(x, top, left, height, width, n, i - padding, j - padding, patch)
+        pixel = d.shape[3]
         if channels > 16:  # the tile after the next
-            _prefetch(d, at + 10 * channels, 6, 4)
-        row = d.shape[2] * channels
-        transform_input(d, at, row, channels, v, (tile - start) * channels, plane, channels)
+            _prefetch(d, at + 10 * pixel, 6, 4)
+        to = (tile - start) * v.shape[2] + begin
+        transform_input(d, at, d.shape[2] * pixel, pixel, v, to, plane, channels)
 
 
 @kernel
 def _gather_output_grads(grad, down, across, first, last, start, patch, z):
     """Write the transformed output gradients of these tiles into z. patch : (1, 4, 4, F), scratch."""
-    filters, plane = grad.shape[3], z.strides[0] // 4
+    _, height, width, filters = grad.shape
+    plane = z.strides[0] // 4
     for tile in range(first, last):
         n, i, j = _place(tile, down, across)
-        d, at = _gather(grad, n, i, j, patch)
+        d, at = _gather(grad, 0, 0, height, width, n, i, j, patch)
         if filters > 16:
             _prefetch(d, at + 8 * filters, 4, 4)
         row = d.shape[2] * filters
@@ -280,33 +342,67 @@ def _place(tile, down, across):
 
 
 @kernel
-def _scatter_outputs(m, bias, floor, down, across, first, last, start, patch, y, begin):
-    """Write the outputs of these tiles from m into y, for the filters from `begin` on that have a bias here.
+def _scatter_outputs(m, left, bias, floor, down, across, first, last, start, patch, targets):
+    """Write the outputs of these tiles from m, which has the filters from `left` on, into the targets.
 
-    patch : (1, 4, 4, filters), scratch.
+    bias : of all filters. patch : (1, 4, 4, filters of m), scratch.
     """
-    _, height, width, all_filters = y.shape
-    filters, plane = bias.size, m.strides[0] // 4
+    y, skip, top, begin = targets
+    _, height, width, filters = y.shape
+    area = (0, 0, height, width)
+    _scatter_target(m, left, bias, floor, down, across, first, last, start, patch, y, area, 0)
+    if skip.shape[3]:
+        area = (top, begin, height, width)
+        _scatter_target(m, left, bias, floor, down, across, first, last, start, patch, skip, area, filters)
+
+
+@kernel
+def _scatter_target(m, left, bias, floor, down, across, first, last, start, patch, y, area, begin):
+    """Write those of them into one target, whose channels are the filters from `begin` on."""
+    _, rows, columns, channels = y.shape
+    above, before, height, width = area
+    low, high = max(left, begin), min(left + m.shape[2], begin + channels)
+    if low >= high:
+        return
+    filters, plane, bias = high - low, m.strides[0] // 4, bias[low:high]
     for tile in range(first, last):
         n, i, j = _place(tile, down, across)
-        at = (tile - start) * filters
+        at = (tile - start) * m.shape[2] + low - left
         if i + OUTPUTS <= height and j + OUTPUTS <= width:
-            to = ((n * height + i) * width + j) * all_filters + begin
-            transform_output(m, at, plane, bias, floor, y, to, width * all_filters, all_filters)
+            to = ((n * rows + above + i) * columns + before + j) * channels + low - begin
+            transform_output(m, at, plane, bias, floor, y, to, columns * channels, channels)
         else:
-            transform_output(m, at, plane, bias, floor, patch, 0, OUTPUTS * filters, filters)
+            pixel = patch.shape[3]
+            transform_output(m, at, plane, bias, floor, patch, 0, OUTPUTS * pixel, pixel)
             for r in range(min(OUTPUTS, height - i)):
                 for s in range(min(OUTPUTS, width - j)):
                     for f in range(filters):
-                        y[n, i + r, j + s, begin + f] = patch[0, r, s, f]
+                        y[n, above + i + r, before + j + s, low - begin + f] = patch[0, r, s, f]
+
+
+@parallel_kernel
+def _clear_border(x, skip, top, left):
+    """Set skip to 0 around its centre, which is as large as x."""
+    batch, rows, _, _ = skip.shape
+    height, width = x.shape[1:3]
+    for row in prange(batch * rows):
+        n, i = row // rows, row % rows
+        line = skip[n, i].reshape(-1)
+        begin, end = left * skip.shape[3], (left + width) * skip.shape[3]
+        if not top <= i < top + height:
+            begin = end = line.size
+        for e in range(begin):
+            line[e] = 0
+        for e in range(end, line.size):
+            line[e] = 0
 
 
 # Weights, one channel at a time
 
 
 @parallel_kernel
-def _flip(weight, flipped):
-    """flipped[2 - p, 2 - q, f, c] = weight[p, q, c, f], in squares that stay in the cache."""
+def _rotate(weight, rotated):
+    """rotated[2 - p, 2 - q, f, c] = weight[p, q, c, f], in squares that stay in the cache."""
     _, _, channels, filters = weight.shape
     across = (channels + 15) // 16
     for task in prange(9 * across):
@@ -314,7 +410,7 @@ def _flip(weight, flipped):
         for top in range(0, filters, 16):
             for f in range(top, min(filters, top + 16)):
                 for c in range(left, min(channels, left + 16)):
-                    flipped[2 - p, 2 - q, f, c] = weight[p, q, c, f]
+                    rotated[2 - p, 2 - q, f, c] = weight[p, q, c, f]
 
 
 @parallel_kernel
@@ -337,41 +433,41 @@ def _transform_weight_grads(u, left, right, grad_weight):
 
 
 @parallel_kernel
-def _convolve_narrow(routine, x, u, bias, padding, floor, block, vs, ms, y):
-    batch, height, width, filters = y.shape
-    workers, channels = len(vs), x.shape[3]
+def _convolve_narrow(routine, sources, u, bias, padding, floor, block, vs, ms, targets):
+    batch, height, width, _ = targets.first.shape
+    workers, channels, filters = len(vs), u.shape[1], u.shape[2]
     down, across = _down_and_across(height, width)
     tiles = batch * down * across
     for worker in prange(workers):
         v, m = vs[worker], ms[worker]
-        x_patch = np.empty((1, INPUTS, INPUTS, channels), x.dtype)
-        y_patch = np.empty((1, OUTPUTS, OUTPUTS, filters), x.dtype)
+        x_patch = np.empty((1, INPUTS, INPUTS, channels), u.dtype)
+        y_patch = np.empty((1, OUTPUTS, OUTPUTS, filters), u.dtype)
         for first in range(worker * block, tiles, workers * block):
             last = min(tiles, first + block)
             size = last - first
-            _gather_inputs(x, padding, down, across, first, last, first, x_patch, v)
+            _gather_inputs(sources, padding, down, across, first, last, first, x_patch, v)
             for k in range(FREQUENCIES):
                 gemm(routine, v[k, :size], u[k], 0.0, m[k, :size])
-            _scatter_outputs(m, bias, floor, down, across, first, last, first, y_patch, y, 0)
+            _scatter_outputs(m, 0, bias, floor, down, across, first, last, first, y_patch, targets)
 
 
 @parallel_kernel
-def _correlate_narrow(routine, x, grad, padding, block, vs, zs, us, parts):
+def _correlate_narrow(routine, sources, grad, padding, block, vs, zs, us, parts):
     batch, height, width, filters = grad.shape
-    workers, channels = len(vs), x.shape[3]
+    workers, channels = len(vs), parts.shape[3]
     down, across = _down_and_across(height, width)
     tiles, groups = batch * down * across, len(parts)
     for worker in prange(workers):
         v, z, u = vs[worker], zs[worker], us[worker]
-        x_patch = np.empty((1, INPUTS, INPUTS, channels), x.dtype)
-        grad_patch = np.empty((1, OUTPUTS, OUTPUTS, filters), x.dtype)
+        x_patch = np.empty((1, INPUTS, INPUTS, channels), grad.dtype)
+        grad_patch = np.empty((1, OUTPUTS, OUTPUTS, filters), grad.dtype)
         for group in range(worker, groups, workers):
             begin, end = tiles * group // groups, tiles * (group + 1) // groups
             u[:], parts[group] = 0, 0
             for first in range(begin, end, block):
                 last = min(end, first + block)
                 size = last - first
-                _gather_inputs(x, padding, down, across, first, last, first, x_patch, v)
+                _gather_inputs(sources, padding, down, across, first, last, first, x_patch, v)
                 _gather_output_grads(grad, down, across, first, last, first, grad_patch, z)
                 for k in range(FREQUENCIES):
                     gemm_tn(routine, v[k, :size], z[k, :size], 1.0, u[k])
@@ -384,12 +480,13 @@ def _correlate_narrow(routine, x, grad, padding, block, vs, zs, us, parts):
 
 
 @parallel_kernel
-def _transform_inputs(x, padding, height, width, first, last, v):
+def _transform_inputs(sources, padding, height, width, first, last, v):
     down, across = _down_and_across(height, width)
     for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
-        patch = np.empty((1, INPUTS, INPUTS, x.shape[3]), x.dtype)
+        patch = np.empty((1, INPUTS, INPUTS, v.shape[2]), v.dtype)
         begin = first + TILES_PER_TASK * task
-        _gather_inputs(x, padding, down, across, begin, min(last, begin + TILES_PER_TASK), first, patch, v)
+        end = min(last, begin + TILES_PER_TASK)
+        _gather_inputs(sources, padding, down, across, begin, end, first, patch, v)
 
 
 @parallel_kernel
@@ -415,11 +512,11 @@ def _multiply_tn(routine, v, z, left, right, u):
 
 
 @parallel_kernel
-def _transform_outputs(m, bias, floor, first, last, left, y):
-    _, height, width, _ = y.shape
+def _transform_outputs(m, left, bias, floor, first, last, targets):
+    _, height, width, _ = targets.first.shape
     down, across = _down_and_across(height, width)
     for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
-        patch = np.empty((1, OUTPUTS, OUTPUTS, bias.size), m.dtype)
+        patch = np.empty((1, OUTPUTS, OUTPUTS, m.shape[2]), m.dtype)
         begin = first + TILES_PER_TASK * task
         end = min(last, begin + TILES_PER_TASK)
-        _scatter_outputs(m, bias, floor, down, across, begin, end, first, patch, y, left)
+        _scatter_outputs(m, left, bias, floor, down, across, begin, end, first, patch, targets)

@@ -25,20 +25,20 @@ from tinyunet.ops.checks import AXES, require_axes, require_one_dtype
 
 
 def forward_numpy(upsampled, skip):
-    top, left = _corner(upsampled.shape, skip.shape)
+    top, left = corner(upsampled.shape, skip.shape)
     _, height, width, _ = upsampled.shape
     return np.concatenate([upsampled, skip[:, top : top + height, left : left + width]], axis=3)
 
 
 def backward_numpy(grad_output, upsampled_shape, skip_shape):
-    top, left = _corner(upsampled_shape, skip_shape)
+    top, left = corner(upsampled_shape, skip_shape)
     _, height, width, channels = upsampled_shape
     grad_skip = np.zeros(skip_shape, grad_output.dtype)
     grad_skip[:, top : top + height, left : left + width] = grad_output[..., channels:]
     return np.ascontiguousarray(grad_output[..., :channels]), grad_skip
 
 
-def _corner(small, large):
+def corner(small, large):
     """The row and column of the large map at which the centre crop begins."""
     return (large[1] - small[1]) // 2, (large[2] - small[2]) // 2
 
@@ -71,6 +71,12 @@ def crop_concat(upsampled: Tensor, skip: Tensor) -> Tensor:
     ----------
     .. [1] Ronneberger et al. 2015, section 2 and figure 1.
     """
+    require_fit(upsampled, skip)
+    return CropConcat.apply(upsampled, skip)
+
+
+def require_fit(upsampled: Tensor, skip: Tensor) -> None:
+    """Raise a ShapeError or a DtypeError unless the two can be concatenated."""
     require_axes("crop_concat", upsampled=upsampled, skip=skip)
     require_one_dtype("crop_concat", upsampled=upsampled, skip=skip)
     details = {"upsampled": describe(upsampled, AXES["x"]), "skip": describe(skip, AXES["x"])}
@@ -82,7 +88,6 @@ def crop_concat(upsampled: Tensor, skip: Tensor) -> Tensor:
             details,
             "give the arguments in the order (upsampled, skip)",
         )
-    return CropConcat.apply(upsampled, skip)
 
 
 class CropConcat(Function):
@@ -104,7 +109,7 @@ class CropConcat(Function):
 def forward_numba(upsampled, skip):
     n, height, width, channels = upsampled.shape
     y = allocator.empty((n, height, width, channels + skip.shape[3]), upsampled.dtype)
-    _forward(upsampled, skip, *_corner(upsampled.shape, skip.shape), y)
+    _forward(upsampled, skip, *corner(upsampled.shape, skip.shape), y)
     return y
 
 
@@ -123,7 +128,7 @@ def _forward(upsampled, skip, top, left, y):
 def backward_numba(grad_output, upsampled_shape, skip_shape):
     grad_upsampled = allocator.empty(upsampled_shape, grad_output.dtype)
     grad_skip = allocator.empty(skip_shape, grad_output.dtype)
-    _backward(grad_output, *_corner(upsampled_shape, skip_shape), grad_upsampled, grad_skip)
+    _backward(grad_output, *corner(upsampled_shape, skip_shape), grad_upsampled, grad_skip)
     return grad_upsampled, grad_skip
 
 
