@@ -104,6 +104,35 @@ def test_gradients_add_up_over_backward_calls():
     assert x.grad.tolist() == [18]
 
 
+def test_a_leaf_is_reported_once_its_gradient_is_complete():
+    """With the gradients that PyTorch's hook sees; one leaf is taken by the first op and by the last."""
+
+    def reported(make, add, square, backward):
+        x, w, early = make(3.0), make(5.0), make(7.0)
+        names = {id(x): "x", id(w): "w", id(early): "early"}
+        low = add(square(early), x)
+        top = add(add(square(square(low)), w), x)
+        seen = []
+        backward(top, (x, w, early), lambda leaf: seen.append((names[id(leaf)], leaf.grad.tolist())))
+        return seen
+
+    def torch_backward(top, leaves, hook):
+        for each in leaves:
+            each.register_post_accumulate_grad_hook(hook)
+        top.backward()
+
+    def torch_leaf(value):
+        return torch.tensor([value], dtype=torch.float64, requires_grad=True)
+
+    ours = reported(leaf, tu.add, Square.apply, lambda top, _, hook: top.backward(on_leaf=hook))
+    theirs = reported(torch_leaf, torch.add, torch.square, torch_backward)
+    assert [name for name, _ in ours] == ["w", "x", "early"]
+    assert dict(ours) == dict(theirs)
+    single, seen = leaf(1.0), []
+    single.backward(on_leaf=seen.append)
+    assert seen == [single]
+
+
 def test_saved_arrays_are_released_on_the_way():
     """When the older op's backward runs, the newer op has released what it saved."""
     alive = []

@@ -11,9 +11,11 @@ from oracle import assert_close, softmax_cross_entropy, torch_parameters, torch_
 import tinyunet as tu
 from tinyunet.backend import to_host
 from tinyunet.data import split, synthetic_cells
+from tinyunet.ops.conv2d import Conv2d
 from tinyunet.sampling import batch
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.training.config import TrainConfig
+from tinyunet.training.ranks import Ranks, Sum
 from tinyunet.training.stored_run import stored_config
 from tinyunet.training.tiles import halves, share_out, tree_sum
 from tinyunet.training.trainer import Trainer
@@ -100,6 +102,35 @@ def test_the_tree_is_added_from_the_left_and_keeps_one_sum_a_level():
         total = tree_sum(range(16), [range(n, n + 1) for n in range(16)], Sum)
     assert total.tiles == range(16)
     assert max(most) == 5
+
+
+def test_gradients_are_handed_on_while_the_backward_pass_goes_on(monkeypatch):
+    """In a process's last tile, from the last layer to the first; the sum is that of a process alone."""
+    handed_on = []
+
+    class Noted(Sum):
+        def extend(self, stop):
+            handed_on.append((stop, self._array[:stop].tobytes()))
+
+    monkeypatch.setattr(Ranks, "begin_sum", lambda ranks, array, add: Noted(array))
+    training = trainer(THREE)
+    backward = Conv2d.backward
+    before_convolution = []
+
+    def noted(function, grad):
+        before_convolution.append(len(handed_on))
+        return backward(function, grad)
+
+    monkeypatch.setattr(Conv2d, "backward", noted)
+    next(training.run())
+    last = before_convolution[-6:]
+    assert before_convolution[:-6] == [0] * 12  # two tiles of six convolutions
+    assert last == sorted(last)
+    assert last[0] < last[-1]
+    stops = [stop for stop, _ in handed_on]
+    assert stops == sorted(stops)
+    whole = handed_on[-1][1]
+    assert all(whole.startswith(part) for _, part in handed_on)
 
 
 def test_the_first_tile_of_a_step_is_that_of_a_step_of_one_tile():

@@ -14,6 +14,7 @@ import functools
 import heapq
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -141,7 +142,9 @@ class Tensor:
         """
         count_changes([self])
 
-    def backward(self, grad: ArrayLike | None = None) -> None:
+    def backward(
+        self, grad: ArrayLike | None = None, *, on_leaf: Callable[[Tensor], None] | None = None
+    ) -> None:
         """Add d(scalar)/d(t) to `t.grad` for every leaf t with requires_grad that this one was computed from.
 
         A leaf is a tensor that the user made. Saved arrays are released on the way, so that a graph has one
@@ -151,6 +154,8 @@ class Tensor:
         ----------
         grad : array_like, of this tensor's shape, optional
             d(scalar)/d(self). May be left out if this tensor has one element: then it is the scalar.
+        on_leaf : callable, optional
+            Called with each leaf as soon as its gradient is complete, while the pass goes on to older ops.
 
         Raises
         ------
@@ -160,7 +165,7 @@ class Tensor:
         ShapeError
             `grad` is missing or has another shape.
         """
-        _propagate(self, _output_gradient(self, grad))
+        _propagate(self, _output_gradient(self, grad), on_leaf)
 
 
 def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
@@ -186,15 +191,19 @@ def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
     return array
 
 
-def _propagate(output: Tensor, grad: NDArray[Any]) -> None:
+def _propagate(output: Tensor, grad: NDArray[Any], on_leaf: Callable[[Tensor], None] | None) -> None:
     """Apply the chain rule from the newest op to the oldest.
 
     `pending` holds the gradient that has arrived so far for the output of each op. An op is taken when all
-    newer ops are done: then nothing more can arrive.
+    newer ops are done: then nothing more can arrive. A leaf has no such moment of its own. Its gradient is
+    complete when every op that takes it has sent its part, which `uses` counts down.
     """
     if output._function is None:
         _accumulate(output, grad)
+        if on_leaf:
+            on_leaf(output)
         return
+    uses = _uses_of_leaves(output._function) if on_leaf else Counter()
     pending: dict[Function, NDArray[Any]] = {output._function: grad}
     newest_first = [(-output._function.serial_number, output._function)]
     while newest_first:
@@ -206,12 +215,28 @@ def _propagate(output: Tensor, grad: NDArray[Any]) -> None:
                 continue
             if isinstance(source, Tensor):
                 _accumulate(source, gradient)
+                uses[source] -= 1
+                if on_leaf and not uses[source]:
+                    on_leaf(source)
             elif source in pending:
                 pending[source] = add_arrays(pending[source], gradient)
             else:
                 pending[source] = gradient
                 heapq.heappush(newest_first, (-source.serial_number, source))
         function.release()
+
+
+def _uses_of_leaves(newest: Function) -> Counter[Tensor]:
+    """Count for each leaf how often ops take it, this one and those behind it."""
+    uses, seen, left = Counter[Tensor](), {newest}, [newest]
+    while left:
+        for source in left.pop().sources:
+            if isinstance(source, Tensor):
+                uses[source] += 1
+            elif source is not None and source not in seen:
+                seen.add(source)
+                left.append(source)
+    return uses
 
 
 def _accumulate(leaf: Tensor, gradient: NDArray[Any]) -> None:

@@ -2,11 +2,22 @@
 
 All make the same steps and keep the same weights. What else has to be the same on all of them comes from the
 first one, which alone writes files and prints. `tinyunet.training.mpi` starts and ends a job.
+
+**Gradients travel while the backward pass goes on**, between machines. The pass ends with the first layers;
+the gradients of the deepest ones, which have most of the weights, are ready long before. So a sum over the
+ranks takes an array that becomes final from its beginning on, and sends it in parts. MPI moves data only
+inside its calls, and hardly any if they are made between two layers. So a thread makes them. It looks for
+messages many times, then sleeps: without the pause it would take a core from the backward pass.
+
+Within one machine the cores themselves copy the data. There is nothing to hide, and no thread.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +27,30 @@ from tinyunet.errors import TinyUNetError
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
+Add = Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
+
+PART = 2**21  # values that travel together: 8 MB, so that a message and its copies stay in the cache
+LOOKS, PAUSE = 100, 0.0005  # how often to look whether a message has arrived before a pause; its seconds
+
+
+class Sum:
+    """A sum over the ranks that is under way; here over one rank, whose array is the sum.
+
+    Parameters
+    ----------
+    array : ndarray, shape (n,), contiguous
+        This rank's summand; it becomes the sum.
+    """
+
+    def __init__(self, array: NDArray[Any]):
+        self._array = array
+
+    def extend(self, stop: int) -> None:
+        """Say that the values before `stop` are final: they must be left alone until the end."""
+
+    def finish(self) -> NDArray[Any]:
+        """Say that all values are final; returns the sum once it is complete."""
+        return self._array
 
 
 class Ranks:
@@ -53,19 +88,18 @@ class Ranks:
         """Return an error that all ranks are about to raise, once all have come here."""
         return error
 
-    def sum_in_slices(
-        self, array: NDArray[Any], add: Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
-    ) -> NDArray[Any]:
-        """Sum arrays of the ranks, of one shape (n,): each rank sums a slice, and all get all slices.
+    def begin_sum(self, array: NDArray[Any], add: Add) -> Sum:
+        """Begin to sum arrays of the ranks, of one shape and dtype.
 
         Parameters
         ----------
         array : ndarray, shape (n,), contiguous
-            This rank's; it may be overwritten.
+            This rank's, in host memory; it becomes the sum. Its values may come later: see `Sum.extend`.
         add : callable
-            Sums one slice: gets those of all ranks, in their order, and may overwrite them.
+            Sums one slice: gets those of all ranks, in their order, and may overwrite them. It may be called
+            in another thread.
         """
-        return add([array])
+        return Sum(array)
 
 
 ALONE = Ranks()
@@ -77,6 +111,9 @@ class MpiRanks(Ranks):
     Parameters
     ----------
     communicator : mpi4py.MPI.Comm
+    background : bool, optional
+        Whether a thread exchanges what is summed, while this one goes on. If omitted, it does where the
+        processes are on several machines, and the library of MPI may be called from a thread.
 
     Attributes
     ----------
@@ -84,8 +121,9 @@ class MpiRanks(Ranks):
         The one that all ranks raise.
     """
 
-    def __init__(self, communicator: Any):
+    def __init__(self, communicator: Any, *, background: bool | None = None):
         self._all = communicator
+        self._background = _may_help(communicator) if background is None else background
         self.agreed_error: BaseException | None = None
         self.size, self.number = communicator.size, communicator.rank
 
@@ -123,17 +161,89 @@ class MpiRanks(Ranks):
         """End all processes at once, with this exit status."""
         self._all.Abort(status)
 
-    def sum_in_slices(
-        self, array: NDArray[Any], add: Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
-    ) -> NDArray[Any]:
-        """Sum arrays of the ranks, of one shape (n,): each rank sums a slice, and all get all slices."""
-        ends = [len(array) * (number + 1) // self.size for number in range(self.size)]
+    def begin_sum(self, array: NDArray[Any], add: Add) -> Sum:
+        """Begin to sum arrays of the ranks, of one shape and dtype.
+
+        Until it is finished, no other method may be called.
+        """
+        return MpiSum(self._all, array, add, background=self._background)
+
+
+def _may_help(communicator: Any) -> bool:
+    """Whether a thread can hide an exchange: the same answer on all ranks."""
+    from mpi4py import MPI
+
+    here = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+    one_machine = here.size == communicator.size
+    here.Free()
+    return not one_machine and MPI.Query_thread() >= MPI.THREAD_SERIALIZED
+
+
+class MpiSum(Sum):
+    """A sum over the processes of an MPI job. Of each part, every rank sums a slice, and all get all slices.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Comm
+    array, add
+        As in `Ranks.begin_sum`.
+    background : bool
+        Whether a thread exchanges parts as soon as they are final, or `finish` all of them.
+    """
+
+    def __init__(self, communicator: Any, array: NDArray[Any], add: Add, *, background: bool):
+        super().__init__(array)
+        self._all, self._add = communicator, add
+        self._begun = 0
+        self._parts = SimpleQueue[NDArray[Any] | None]()
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._work, daemon=True) if background else None
+        if self._thread:
+            self._thread.start()
+
+    def extend(self, stop: int) -> None:
+        """Say that the values before `stop` are final."""
+        while stop - self._begun >= PART:
+            self._hand_over(self._begun + PART)
+
+    def finish(self) -> NDArray[Any]:
+        """Say that all values are final; returns the sum once it is complete."""
+        self.extend(len(self._array))
+        self._hand_over(len(self._array))
+        self._parts.put(None)
+        if self._thread:
+            self._thread.join()
+        else:
+            self._work()
+        if self._error:
+            raise self._error
+        return self._array
+
+    def _hand_over(self, stop: int) -> None:
+        self._parts.put(self._array[self._begun : stop])
+        self._begun = stop
+
+    def _work(self) -> None:
+        """Exchange parts until there are no more."""
+        try:
+            while (part := self._parts.get()) is not None:
+                self._exchange(part)
+        except BaseException as error:
+            self._error = error
+
+    def _exchange(self, part: NDArray[Any]) -> None:
+        """Replace the values of a part by their sums over the ranks."""
+        size, own = self._all.size, self._all.rank
+        ends = [len(part) * (number + 1) // size for number in range(size)]
         starts = [0, *ends[:-1]]
         counts = [end - start for start, end in zip(starts, ends, strict=True)]
-        own = counts[self.number]
-        received = np.empty((self.size, own), array.dtype)
-        offsets = [own * number for number in range(self.size)]
-        self._all.Alltoallv([array, (counts, starts)], [received, ([own] * self.size, offsets)])
-        total = add(list(received))
-        self._all.Allgatherv(total, [array, (counts, starts)])
-        return array
+        received = np.empty((size, counts[own]), part.dtype)
+        offsets = [counts[own] * number for number in range(size)]
+        _complete(self._all.Ialltoallv([part, (counts, starts)], [received, ([counts[own]] * size, offsets)]))
+        _complete(self._all.Iallgatherv(self._add(list(received)), [part, (counts, starts)]))
+
+
+def _complete(request: Any) -> None:
+    """Wait for the end of an exchange, and leave the core to others in the pauses."""
+    while not any(request.Test() for _ in range(LOOKS)):
+        time.sleep(PAUSE)
