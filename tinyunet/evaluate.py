@@ -38,13 +38,13 @@ from tinyunet.prediction.files import (
 from tinyunet.prediction.films import find_results
 from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.progress import over_images
-from tinyunet.training.config import LabelOptions, read_data, read_labelled
+from tinyunet.training.config import ReadingOptions, read_data, read_labelled
 from tinyunet.training.folds import Loaded, predict_held_out
-from tinyunet.training.stored_run import predict_unseen, stored_classes, stored_data
+from tinyunet.training.stored_run import choice_after_training, predict_unseen, stored_classes, stored_data
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(LabelOptions):
+class Options(ReadingOptions):
     """Compare predictions with the ground truth, or a run's best checkpoint with its held-out images.
 
     Of a cross-validation it compares all images, each predicted by the one fold that held it out, and adds
@@ -148,7 +148,8 @@ def _from_network(options: Options) -> Predicted:
     assert options.labels is not None
     [network] = load_networks(options.predictions)
     path, model, checkpoint, statistics = network
-    images = read_labelled(options.labels, options, stored_classes(checkpoint, path))
+    choice = choice_after_training(options.plane_choice(), checkpoint, model)
+    images = read_labelled(options.labels, options, stored_classes(checkpoint, path), choice)
     predictions = predict_unseen(
         model,
         checkpoint,
@@ -193,9 +194,9 @@ def _from_run(options: Options) -> Predicted:
     return Predicted(held_out.images, held_out.predictions, notes, held_out.sizes)
 
 
-def _given(options: LabelOptions) -> dict[str, Any]:
-    """The options for labels that were given, which override those of the run."""
-    values = {f.name: getattr(options, f.name) for f in fields(LabelOptions)}
+def _given(options: ReadingOptions) -> dict[str, Any]:
+    """The options for images and labels that were given, which override those of the run."""
+    values = {f.name: getattr(options, f.name) for f in fields(ReadingOptions)}
     return {name: value for name, value in values.items() if value not in (None, ())}
 
 

@@ -14,6 +14,7 @@ from tinyunet import command_line
 from tinyunet.data import GreyStatistics, ImageSet, split
 from tinyunet.data.atomic_write import make_folder, replacing
 from tinyunet.data.fingerprint import changes, fingerprints
+from tinyunet.data.planes import NO_CHOICE
 from tinyunet.data.readers import image_readers
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError
 from tinyunet.exchange import bioimageio
@@ -25,7 +26,12 @@ from tinyunet.training.checkpoint import Checkpoint, load_model
 from tinyunet.training.config import read_data
 from tinyunet.training.folds import FoldsFolder
 from tinyunet.training.run_folder import RunFolder
-from tinyunet.training.stored_run import require_channels, stored_classes, stored_config
+from tinyunet.training.stored_run import (
+    choice_after_training,
+    require_channels,
+    stored_classes,
+    stored_config,
+)
 
 Format = Literal["onnx", "bioimageio", "torch"]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".zip": "bioimageio", ".safetensors": "torch"}
@@ -96,7 +102,7 @@ def export(options: Options) -> None:
     statistics = GreyStatistics.of(parts[0]) if fixed and parts else None
     record = Record.of(checkpoint, statistics).to_json()
     if format_ == "bioimageio":
-        image = _example(options, model, parts)
+        image = _example(options, model, checkpoint, parts)
         about = _about(options, model, checkpoint)
         _write(
             options.out,
@@ -164,10 +170,13 @@ def _require_trained_on(train: ImageSet, checkpoint: Checkpoint) -> None:
         )
 
 
-def _example(options: Options, model: Network, parts: tuple[ImageSet, ImageSet] | None) -> NDArray[Any]:
+def _example(
+    options: Options, model: Network, checkpoint: Checkpoint, parts: tuple[ImageSet, ImageSet] | None
+) -> NDArray[Any]:
     """The image for the test tensors and the cover, (H, W, C)."""
     if options.example is not None:
-        _, read = image_readers(options.example)[0]
+        choice = choice_after_training(NO_CHOICE, checkpoint, model)
+        _, read = image_readers(options.example, choice)[0]
         images = read()
     else:
         assert parts is not None

@@ -20,8 +20,10 @@ from tinyunet.data.cell_tracking import find_films, frame_of
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
+from tinyunet.data.planes import PlaneChoice
 from tinyunet.data.readers import image_readers, inferred_layout
-from tinyunet.data.windows import WindowedImage, is_zarr, open_windows
+from tinyunet.data.windowed import WindowedImage
+from tinyunet.data.windows import open_windows
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
 from tinyunet.exchange.exported import load_models, load_networks
 from tinyunet.exchange.objects import ObjectFormat, Objects, require_packages, write_objects
@@ -38,7 +40,7 @@ from tinyunet.prediction.workers import Job
 from tinyunet.reporting.pictures import overlay
 from tinyunet.reporting.progress import over_files, over_tiles
 from tinyunet.training.folds import Loaded
-from tinyunet.training.stored_run import require_channels, stored_classes
+from tinyunet.training.stored_run import choice_after_training, require_channels, stored_classes
 
 FAILURES = (TinyUNetError, OSError, MemoryError)  # of one image: the others are predicted all the same
 
@@ -57,8 +59,9 @@ class Options:
     the others have been predicted; the exit status is then 1. A full disk ends it at once.
 
     One image that may be larger than memory is read in windows if the results go into an OME-Zarr (--out
-    NAME.ome.zarr): a TIFF, BigTIFF or slide scanner's pyramid, or an OME-Zarr. Its classes are the image of
-    the OME-Zarr, its numbered objects are the label image "objects", both with smaller levels.
+    NAME.ome.zarr): a TIFF, BigTIFF or slide scanner's pyramid, an OME-Zarr, an ND2 or a CZI file. Its classes
+    are the image of the OME-Zarr, its numbered objects are the label image "objects", both with smaller
+    levels.
     """
 
     run: tyro.conf.Positional[Path]
@@ -66,9 +69,15 @@ class Options:
     the best one of each fold; or a file that tinyunet.export wrote: .zip, .onnx or .safetensors."""
     images: tyro.conf.Positional[Path]
     """An image, a folder of images, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or an
-    OME-Zarr."""
+    OME-Zarr, ND2 or CZI file."""
     out: Path
     """Folder for the results, new or empty; or NAME.ome.zarr."""
+    channel: int | str | None = None
+    """Channel to predict of images that have several: its number, from 0, or its name; all: every channel is
+    one of the image. That of the training if omitted."""
+    z: int | None = None
+    """Plane to predict of OME-Zarr, ND2 and CZI files that have several: its number, from 0. That of the
+    training if omitted."""
     layout: Literal["files", "film"] | None = None
     """files: four for each image. film: the Cell Tracking Challenge's. That of the images if omitted."""
     objects: tuple[ObjectFormat, ...] = ()
@@ -112,6 +121,7 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"threshold is {self.threshold}, expected a probability from 0 to 1")
+        self.choice()
         self.rule(ObjectRule())
         if self.tile is not None and self.tile < 1:
             raise OptionError(f"tile is {self.tile}, expected at least 1")
@@ -141,6 +151,10 @@ class Options:
         min_size = stored.min_size if self.min_size is None else self.min_size
         split_depth = stored.split_depth if self.split_depth is None else self.split_depth
         return ObjectRule(min_size, split_depth if self.split else None)
+
+    def choice(self) -> PlaneChoice:
+        """Return the channel and the plane that are given."""
+        return PlaneChoice(self.channel, self.z)
 
     @property
     def as_zarr(self) -> bool:
@@ -173,15 +187,11 @@ def predict(options: Options) -> None:
     networks = load_networks(options.run)
     classes = stored_classes(networks[0].checkpoint, networks[0].path)
     rule = options.rule(ObjectRule.mean([network.checkpoint.objects for network in networks]))
+    choice = choice_after_training(options.choice(), networks[0].checkpoint, networks[0].model)
     if options.as_zarr:
-        _predict_slide(networks, classes, rule, options)
+        _predict_slide(networks, classes, rule, choice, options)
         return
-    if is_zarr(options.images):
-        raise OptionError(
-            f"{options.images}: predicted in windows, whose results go into an OME-Zarr",
-            remedy="give --out NAME.ome.zarr",
-        )
-    readers = image_readers(options.images)
+    readers = image_readers(options.images, choice)
     is_film = bool(find_films(options.images))
     if not is_film:
         _require_different_names(options.images, [path for path, _ in readers])
@@ -204,7 +214,11 @@ def predict(options: Options) -> None:
 
 
 def _predict_slide(
-    networks: Sequence[Loaded], classes: ClassTable | None, rule: ObjectRule, options: Options
+    networks: Sequence[Loaded],
+    classes: ClassTable | None,
+    rule: ObjectRule,
+    choice: PlaneChoice,
+    options: Options,
 ) -> None:
     """Predict one image, which may be larger than memory, into an OME-Zarr."""
     chosen = SlideOptions(
@@ -215,8 +229,8 @@ def _predict_slide(
         version=options.ome_zarr_version,
         statistics=networks[0].statistics,
     )
-    image, models = open_windows(options.images), [network.model for network in networks]
-    with _sharing(image, chosen, classes, options) as (memory, share):
+    image, models = open_windows(options.images, choice), [network.model for network in networks]
+    with _sharing(image, choice, chosen, classes, options) as (memory, share):
         writer = SlideWriter(models, image, options.out, chosen, classes, memory, share)
         writer.require_free(resume=options.resume, overwrite=options.overwrite)
         with command_line.writing(writer.part):
@@ -232,7 +246,11 @@ def _predict_slide(
 
 @contextmanager
 def _sharing(
-    image: WindowedImage, chosen: SlideOptions, classes: ClassTable | None, options: Options
+    image: WindowedImage,
+    choice: PlaneChoice,
+    chosen: SlideOptions,
+    classes: ClassTable | None,
+    options: Options,
 ) -> Iterator[tuple[int, Share | None]]:
     """Start or find the workers, if there are to be any; yields the memory of each, and what shares out."""
     if options.workers is None and options.scheduler is None:
@@ -252,6 +270,7 @@ def _sharing(
         active_backend(),
         options.precision,
         memory_bytes(options.memory) if options.memory else 0,
+        choice,
     )
     with connected(options.workers, options.scheduler) as cluster:
         job = cluster.check(job)

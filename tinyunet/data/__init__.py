@@ -2,6 +2,8 @@
 
     image_set            a set: images (H, W, C), labels (H, W), and the meaning of the labels
     decode, decode_*     from one image file to its pixels, as viewers show them
+    windows, windows_*   images that are read window by window; OME-Zarr, ND2 and CZI
+    planes               which of several channels and planes is read
     class_table          the files' number or colour of each class
     label_kind           the rule that distinguishes masks, classes and objects
     readers, writer      from folders, stacks and archives to a set, and back
@@ -28,6 +30,7 @@ from tinyunet.data.intensity import GreyStatistics, normalise
 from tinyunet.data.monolayer import synthetic_dic
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
+from tinyunet.data.planes import PlaneChoice
 from tinyunet.data.readers import read_images
 from tinyunet.data.writer import save_image_set
 
@@ -36,6 +39,7 @@ __all__ = [
     "GreyStatistics",
     "ImageSet",
     "LabelKind",
+    "PlaneChoice",
     "Truth",
     "class_labels",
     "normalise",

@@ -82,10 +82,17 @@ def require_modest_size(path: Path, nbytes: int) -> None:
         limit = float(text or DEFAULT_LIMIT)
     except ValueError:
         raise DataError(f"{LIMIT_VARIABLE} is {text!r}, expected a number of GiB") from None
-    size = path.stat().st_size
-    if nbytes > max(limit * 2**30, USUAL_RATIO * size):
+    if nbytes <= limit * 2**30:
+        return
+    size = _size(path)
+    if nbytes > USUAL_RATIO * size:
         raise DataError(
             f"{path}: unpacks to far more than its size",
             {"file": f"{size:,} bytes", "unpacked": f"{nbytes:,} bytes", "limit": f"{limit:g} GiB"},
             f"if the file is right, raise the limit: {LIMIT_VARIABLE}={int(nbytes / 2**30) + 1}",
         )
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file, or of all files of a folder, as an OME-Zarr is one."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]))

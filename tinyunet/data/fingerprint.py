@@ -76,16 +76,24 @@ def seen(images: ImageSet, parts: Mapping[str, Fingerprints]) -> list[str]:
 
 
 def checksum_of_files(paths: Sequence[Path]) -> int:
-    """Return a checksum of files by their sizes and by three blocks of each."""
+    """Return a checksum of files by their sizes and by three blocks of each.
+
+    Of a folder, which an OME-Zarr is, all files count.
+    """
     value = 0
-    for path in paths:
-        with path.open("rb") as file:
+    for name in (file for path in paths for file in _files(path)):
+        with name.open("rb") as file:
             size = file.seek(0, 2)
             value = zlib.crc32(str(size).encode(), value)
             for start in sorted({0, max(0, (size - BLOCK) // 2), max(0, size - BLOCK)}):
                 file.seek(start)
                 value = zlib.crc32(file.read(BLOCK), value)
     return value
+
+
+def _files(path: Path) -> list[Path]:
+    """List the files of a folder in an order that does not depend on the system; a file is one."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _of_pixels(images: ImageSet) -> Iterator[int]:

@@ -27,6 +27,7 @@ from tinyunet.data.image_set import (
 )
 from tinyunet.data.label_kind import apply_kind, colour_numbers, is_coloured, label_image, renumber
 from tinyunet.data.layouts import Files, name_of
+from tinyunet.data.planes import PlaneChoice
 from tinyunet.data.records import LabelOptions, Record, read_objects, read_pair, understand
 from tinyunet.errors import DataError, OutOfMemoryError
 
@@ -36,7 +37,7 @@ BYTES_PER_PIXEL = 1 + 4 + 4 + 8
 FEWEST_FILES, TRIED = 4, 4  # files of a set; those that are decoded to find out how large all are
 
 
-def is_large(files: Files) -> bool:
+def is_large(files: Files, choice: PlaneChoice) -> bool:
     """Estimate by the pixels of a few files whether a set takes more than `LARGE` in a training.
 
     The set alone decides, not the machine, so that the same run has the same bits everywhere. Files of
@@ -47,7 +48,7 @@ def is_large(files: Files) -> bool:
     sizes = []
     for number in evenly_spaced(len(files.pairs), TRIED):
         try:
-            pages = decode(files.pairs[number].image)
+            pages = decode(files.pairs[number].image, choice=choice)
         except (DataError, OutOfMemoryError, OSError):
             continue  # reading reports it
         if len(pages) != 1:
@@ -56,7 +57,7 @@ def is_large(files: Files) -> bool:
     return bool(sizes) and float(np.mean(sizes)) * len(files.pairs) * BYTES_PER_PIXEL > LARGE
 
 
-def read_as_needed(files: Files, options: LabelOptions, source: str) -> ImageSet:
+def read_as_needed(files: Files, options: LabelOptions, source: str, choice: PlaneChoice) -> ImageSet:
     """Make a set whose files are read when they are needed; a few are read now.
 
     Raises
@@ -64,14 +65,14 @@ def read_as_needed(files: Files, options: LabelOptions, source: str) -> ImageSet
     DataError
         As `read_images`, of the files that are read now.
     """
-    return _LargeSet(files, options, source).image_set()
+    return _LargeSet(files, options, source, choice).image_set()
 
 
 class _LargeSet:
     """The files of a set, and what a few of them, which are read at once, say of all."""
 
-    def __init__(self, files: Files, options: LabelOptions, source: str):
-        self._files, self._ignore = files, options.ignore
+    def __init__(self, files: Files, options: LabelOptions, source: str, choice: PlaneChoice):
+        self._files, self._ignore, self._choice = files, options.ignore, choice
         if files.one_label_per_object:  # whose masks have lost the values to ignore when they are understood
             options = options._replace(kind=options.kind or "instances", ignore=())
         self._options = options
@@ -110,8 +111,8 @@ class _LargeSet:
         """Read the files of an image."""
         pair = self._files.pairs[number]
         if self._files.one_label_per_object:
-            return read_objects(pair, notes, self._ignore, set())
-        records = read_pair(pair, notes)
+            return read_objects(pair, notes, self._choice, self._ignore, set())
+        records = read_pair(pair, notes, self._choice)
         if len(records) != 1:
             raise DataError(
                 f"{pair.image}: {len(records)} pages, in a set that is read as needed, file by file",

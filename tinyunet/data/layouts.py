@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinyunet.data.cell_tracking import LAYOUT as CELL_TRACKING
-from tinyunet.data.decode import DECODERS
+from tinyunet.data.decode import DECODERS, is_image
 from tinyunet.errors import DataError, first_names
 
 LAYOUTS = {
@@ -49,7 +49,7 @@ class Files(NamedTuple):
 
 def find_files(path: Path, labels: bool) -> Files:
     """Find the image files of a set, each with its label files when labels are wanted."""
-    if path.is_file():
+    if is_image(path):
         return Files([FilePair(path, (_labels_beside(path),) if labels else ())])
     image_folder = _subfolder(path, IMAGE_FOLDERS)
     if image_folder is not None:
@@ -68,8 +68,14 @@ def find_files(path: Path, labels: bool) -> Files:
 
 
 def name_of(file: Path) -> str:
-    """Return a file's name without suffix, in which an umlaut is one character (macOS may write two)."""
-    return unicodedata.normalize("NFC", file.stem)
+    """Return a file's name without suffix, in which an umlaut is one character (macOS may write two).
+
+    The suffix of an OME-Zarr is .ome.zarr or .zarr.
+    """
+    stem = file.stem
+    if file.suffix.lower() == ".zarr" and stem.lower().endswith(".ome"):
+        stem = stem[: -len(".ome")]
+    return unicodedata.normalize("NFC", stem)
 
 
 # Folders.
@@ -77,12 +83,17 @@ def name_of(file: Path) -> str:
 
 def _files_in(folder: Path) -> list[Path]:
     """List the files of a folder without litter; 10.png comes after 9.png."""
-    files = [file for file in folder.iterdir() if file.is_file() and not _is_litter(file)]
+    files = [file for file in folder.iterdir() if is_image(file) and not _is_litter(file)]
     if not files:
         raise DataError(
             f"{folder}: no files in this folder", LAYOUTS, f"put {first_names(DECODERS)} files there"
         )
     return sorted(files, key=_text_and_numbers)
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a path is a folder of files, and not the one that is an OME-Zarr."""
+    return path.is_dir() and not is_image(path)
 
 
 def _is_litter(file: Path) -> bool:
@@ -99,7 +110,7 @@ def _text_and_numbers(file: Path) -> list[str | int]:
 
 
 def _subfolders(path: Path, names: Sequence[str]) -> list[Path]:
-    return sorted(sub for sub in path.iterdir() if sub.is_dir() and sub.name.casefold() in names)
+    return sorted(sub for sub in path.iterdir() if _is_folder(sub) and sub.name.casefold() in names)
 
 
 def _subfolder(path: Path, names: Sequence[str]) -> Path | None:
@@ -129,7 +140,7 @@ def _label_folder(path: Path, image_folder: Path) -> Path:
 
 def _sample_folders(path: Path) -> list[Path]:
     """Return the subfolders if each has images/ of its own, as in the Data Science Bowl 2018."""
-    subfolders = [sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith((".", "__"))]
+    subfolders = [sub for sub in path.iterdir() if _is_folder(sub) and not sub.name.startswith((".", "__"))]
     if not subfolders or not all(_subfolders(sub, IMAGE_FOLDERS) for sub in subfolders):
         return []
     return sorted(subfolders, key=_text_and_numbers)
@@ -151,7 +162,7 @@ def _folder_per_image(samples: list[Path], labels: bool) -> Files:
                 "give every image a folder of its own, or put all images into one",
             )
         label_folder = _label_folder(sample, image_folder)
-        masks = [file for file in label_folder.iterdir() if file.is_file() and not _is_litter(file)]
+        masks = [file for file in label_folder.iterdir() if is_image(file) and not _is_litter(file)]
         pairs.append(FilePair(images[0], tuple(sorted(masks, key=_text_and_numbers))))
     if not labels or all(len(pair.labels) == 1 for pair in pairs):
         return Files(pairs, "one folder per image")
@@ -165,7 +176,7 @@ def _one_folder(path: Path, labels: bool) -> Files:
     labelled = [FilePair(file, (label,)) for file, label in stacks.items() if label is not None]
     if labels and len(labelled) == 1:
         return Files(labelled)
-    files = [file for file in everything if file.is_file() and not _is_litter(file)]
+    files = [file for file in everything if is_image(file) and not _is_litter(file)]
     added = None if labelled else _added_in_one_folder(files)
     if added is not None and (labels or _letters("".join(added)) in LABEL_WORDS):
         label_names = {_decorate(name_of(file), added) for file in files}

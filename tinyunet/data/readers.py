@@ -20,6 +20,7 @@ from tinyunet.data.cell_tracking import (
     read_frame,
     read_frames,
 )
+from tinyunet.data.decode_plain import MOST_CHANNELS
 from tinyunet.data.image_set import ImageSet, LabelKind
 from tinyunet.data.large_sets import is_large, read_as_needed
 from tinyunet.data.layouts import LAYOUTS, find_files
@@ -27,6 +28,7 @@ from tinyunet.data.monolayer import synthetic_dic
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.partly_annotated import ignore_far_background
+from tinyunet.data.planes import NO_CHOICE, PlaneChoice
 from tinyunet.data.records import (
     LabelOptions,
     Record,
@@ -46,7 +48,6 @@ SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
 }
 
 MOST_DIGITS = 18  # of a seed: Python refuses to convert thousands of them
-MOST_CHANNELS = 4  # a third axis that is no longer can be channels
 
 
 def read_images(
@@ -59,6 +60,7 @@ def read_images(
     ignore: Collection[int] = (),
     class_values: Sequence[int] | None = None,
     coloured: bool = False,
+    choice: PlaneChoice = NO_CHOICE,
 ) -> ImageSet:
     """Read a set of images and their labels.
 
@@ -76,7 +78,8 @@ def read_images(
     - ``synthetic-cells``, ``synthetic-dic`` or ``synthetic-membranes``, with ``:seed`` appended for another
       seed than 0.
 
-    Without labels also one image file, or a folder of them. Files are sorted by name, numbers by value.
+    Without labels also one image file, or a folder of them. Files are sorted by name, numbers by value. A
+    folder that is an OME-Zarr counts as a file.
     Hidden files, text and litter of operating systems are left out. Grey values are not scaled.
 
     Parameters
@@ -96,13 +99,15 @@ def read_images(
         The file's number of each class, from a set that was read before; by default those that occur.
     coloured : bool
         Read labels as colours even where they show only greys, because the set read before had colours.
+    choice : PlaneChoice
+        The channel and the plane of files that have several.
 
     Raises
     ------
     DataError
         Names the file, what was expected, what was found, and the remedy.
     """
-    image_set = _read(path, labels, LabelOptions(kind, truth, ignore, class_values, coloured))
+    image_set = _read(path, labels, LabelOptions(kind, truth, ignore, class_values, coloured), choice)
     if ignore and image_set.labels is not None:
         image_set = replace(image_set, reason=f"{image_set.reason}; {_ignored_text(image_set, ignore)}")
     if partly_annotated is None or image_set.labels is None:
@@ -114,21 +119,25 @@ def read_images(
     )
 
 
-def image_readers(path: str | Path) -> list[tuple[str, Callable[[], ImageSet]]]:
+def image_readers(
+    path: str | Path, choice: PlaneChoice = NO_CHOICE
+) -> list[tuple[str, Callable[[], ImageSet]]]:
     """List the files of a set without labels, each with a function that reads it.
 
     Reading them one by one keeps one file in memory at a time, and one that cannot be read does not cost the
-    others. Names and pixels are those of ``read_images(path, labels=False)``. An archive or a synthetic set
-    is one entry.
+    others. Names and pixels are those of ``read_images(path, labels=False, choice=choice)``. An archive or a
+    synthetic set is one entry.
     """
     files = Path(path)
     if films := find_films(files):
+        _require_no_choice(str(path), choice)
         frames = [frame for film in films for frame in list_frames(film)]
         return [(str(frame.image), partial(_read_frame, frame)) for frame in frames]
+    read = partial(read_images, labels=False, choice=choice)
     if files.is_dir():
         pairs = find_files(files, labels=False).pairs
-        return [(str(pair.image), partial(read_images, pair.image, labels=False)) for pair in pairs]
-    return [(str(path), partial(read_images, path, labels=False))]
+        return [(str(pair.image), partial(read, pair.image)) for pair in pairs]
+    return [(str(path), partial(read, path))]
 
 
 def inferred_layout(path: str | Path) -> str:
@@ -147,34 +156,37 @@ def _read_frame(frame: Frame) -> ImageSet:
     return ImageSet([read_frame(frame)], [frame.name], source=str(frame.image))
 
 
-def _read(path: str | Path, labels: bool, options: LabelOptions) -> ImageSet:
+def _read(path: str | Path, labels: bool, options: LabelOptions, choice: PlaneChoice) -> ImageSet:
     name, _, seed = str(path).partition(":")
     if name in SYNTHETIC:
         _require_no_options(str(path), options)
+        _require_no_choice(str(path), choice)
         made = SYNTHETIC[name](seed=_seed(str(path), seed))
         return made if labels else ImageSet(made.images, made.names, source=made.source)
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", LAYOUTS, "check the path")
     if films := find_films(path):
+        _require_no_choice(str(path), choice)
         return _read_films(films, labels, options, str(path))
     if options.truth:
         raise DataError(
             f"{path}: {options.truth} truth is for films", {"films": CELL_TRACKING}, "leave --truth out"
         )
     if path.suffix.lower() == ".npz":
+        _require_no_choice(str(path), choice)
         return understand(_read_npz(path, labels), options, str(path))
     files = find_files(path, labels)
-    if is_large(files):
-        return read_as_needed(files, options, str(path))
+    if is_large(files, choice):
+        return read_as_needed(files, options, str(path), choice)
     notes: dict[str, str] = {}
     if files.one_label_per_object:
         found = set[int]()
-        records = [read_objects(pair, notes, options.ignore, found) for pair in files.pairs]
+        records = [read_objects(pair, notes, choice, options.ignore, found) for pair in files.pairs]
         understood = options._replace(kind=options.kind or "instances", ignore=())
         images = understand(records, understood, str(path), notes, files.inferred)
         return replace(images, not_found=not_found_text(options.ignore, found, False))
-    records = [record for pair in files.pairs for record in read_pair(pair, notes)]
+    records = [record for pair in files.pairs for record in read_pair(pair, notes, choice)]
     return understand(records, options, str(path), notes, files.inferred)
 
 
@@ -184,6 +196,16 @@ def _require_no_options(path: str, options: LabelOptions) -> None:
         raise DataError(
             f"{path}: the labels of a synthetic set are known",
             {f"--{name.replace('_', '-')}": value for name, value in given.items()},
+            "leave these options out",
+        )
+
+
+def _require_no_choice(path: str, choice: PlaneChoice) -> None:
+    chosen = {"--channel": choice.channel, "--z": choice.z}
+    if given := {name: value for name, value in chosen.items() if value is not None}:
+        raise DataError(
+            f"{path}: synthetic sets, archives and films have no channels or planes to choose from",
+            given,
             "leave these options out",
         )
 

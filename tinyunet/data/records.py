@@ -21,6 +21,7 @@ from tinyunet.data.label_kind import (
     occurring,
 )
 from tinyunet.data.layouts import FilePair, name_of
+from tinyunet.data.planes import PlaneChoice
 from tinyunet.errors import DataError, describe
 
 
@@ -88,14 +89,14 @@ def understand(
     )
 
 
-def read_pair(pair: FilePair, notes: dict[str, str]) -> list[Record]:
+def read_pair(pair: FilePair, notes: dict[str, str], choice: PlaneChoice) -> list[Record]:
     """Read the pages of an image file with those of its label file."""
-    images = _decode(pair.image, notes)
+    images = _decode(pair.image, notes, choice)
     names = page_names(name_of(pair.image), len(images))
     if not pair.labels:
         return [Record(name, image) for name, image in zip(names, images, strict=True)]
     (label_file,) = pair.labels
-    labels = _decode(label_file, notes, labels=True)
+    labels = _decode(label_file, notes)
     if len(labels) != len(images):
         raise DataError(
             f"{label_file}: not as many pages as its image file",
@@ -108,17 +109,19 @@ def read_pair(pair: FilePair, notes: dict[str, str]) -> list[Record]:
     ]
 
 
-def read_objects(pair: FilePair, notes: dict[str, str], ignore: Collection[int], found: set[int]) -> Record:
+def read_objects(
+    pair: FilePair, notes: dict[str, str], choice: PlaneChoice, ignore: Collection[int], found: set[int]
+) -> Record:
     """Number the objects of an image that has one mask each; where masks overlap, the first counts.
 
     Pixels that a mask marks as unknown stay so unless they belong to an object. The values to ignore that
     occur are added to `found`.
     """
-    (image,) = _one_page(pair.image, notes)
+    (image,) = _one_page(pair.image, notes, choice)
     numbers = np.zeros(image.shape[:2], np.int32)
     unknown = np.zeros(image.shape[:2], bool)
     for number, file in enumerate(pair.labels, 1):
-        (page,) = _one_page(file, notes, labels=True)
+        (page,) = _one_page(file, notes)
         label = label_image(page, str(file), ignore)
         found |= occurring(page, ignore, str(file))
         mask = label > 0
@@ -134,8 +137,8 @@ def read_objects(pair: FilePair, notes: dict[str, str], ignore: Collection[int],
     return Record(name_of(pair.image), image, numbers[..., None], str(pair.image))
 
 
-def _one_page(file: Path, notes: dict[str, str], *, labels: bool = False) -> list[Image]:
-    pages = _decode(file, notes, labels=labels)
+def _one_page(file: Path, notes: dict[str, str], choice: PlaneChoice | None = None) -> list[Image]:
+    pages = _decode(file, notes, choice)
     if len(pages) != 1:
         raise DataError(
             f"{file}: expected one page", {"found": len(pages)}, "save every page as a file of its own"
@@ -143,9 +146,12 @@ def _one_page(file: Path, notes: dict[str, str], *, labels: bool = False) -> lis
     return pages
 
 
-def _decode(file: Path, notes: dict[str, str], *, labels: bool = False) -> list[Image]:
-    """Read the pages of a file, and keep its notes."""
-    pages, found = decode_with_notes(file, labels=labels)
+def _decode(file: Path, notes: dict[str, str], choice: PlaneChoice | None = None) -> list[Image]:
+    """Read the pages of an image, or of labels if there is no choice, and keep the file's notes."""
+    if choice is None:
+        pages, found = decode_with_notes(file, labels=True)
+    else:
+        pages, found = decode_with_notes(file, choice=choice)
     if found:
         notes[str(file)] = "; ".join(found)
     return pages

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from numpy.typing import DTypeLike
 
-from tinyunet.data.windows import require_zarr
+from tinyunet.data.windows_zarr import require_zarr
 
 Version = Literal["0.4", "0.5"]
 

@@ -32,7 +32,8 @@ from numpy.typing import DTypeLike
 from tinyunet.data.atomic_write import make_folder, write_text
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.intensity import GreyStatistics, Scale
-from tinyunet.data.windows import ZARR_FILES, WindowedImage, is_zarr, require_zarr
+from tinyunet.data.windowed import WindowedImage
+from tinyunet.data.windows_zarr import ZARR_FILES, is_zarr, require_zarr
 from tinyunet.errors import DataError, RunError
 from tinyunet.models import Network
 from tinyunet.prediction.blocks import Block, Numbering, ObjectOptions, Step, number_objects
@@ -290,6 +291,7 @@ class SlideWriter:
         return {
             "image": str(self.image.path.resolve()),
             "shape": list(self.image.shape),
+            "planes": dict(self.image.index),
             "type": str(self.image.array.dtype),
             "networks": [digest.hexdigest() for digest in weights],
             "classes": self.values,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinyunet.backend import to_host
 from tinyunet.data.intensity import Scale
-from tinyunet.data.windows import WindowedImage
+from tinyunet.data.windowed import WindowedImage
 from tinyunet.models import Network
 from tinyunet.prediction.tiling import (
     Region,

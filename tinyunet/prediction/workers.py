@@ -23,6 +23,7 @@ import tinyunet
 from tinyunet.backend import blas, simd, use_backend
 from tinyunet.command_line import explain
 from tinyunet.data.class_table import ClassTable
+from tinyunet.data.planes import NO_CHOICE, PlaneChoice
 from tinyunet.data.windows import open_windows
 from tinyunet.errors import RunError, TinyUNetError
 from tinyunet.models import Network
@@ -47,6 +48,8 @@ class Job:
     backend, precision : str
     memory : int
         Bytes that each worker may take; 0 if that is to be found out.
+    choice : PlaneChoice
+        The channel and the plane of the image.
     computer : dict
         What every worker must be like: see `computer`.
     name : str
@@ -61,6 +64,7 @@ class Job:
     backend: str
     precision: str
     memory: int = 0
+    choice: PlaneChoice = NO_CHOICE
     computer: dict[str, str] = field(default_factory=dict)
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -132,7 +136,7 @@ def look(job: Job) -> Worker:
     """Find out whether a worker sees the files of a command, and what the worker is like."""
     with use_backend(job.backend, job.precision):
         job.load()
-    open_windows(job.image)
+    open_windows(job.image, job.choice)
     if not job.out.parent.is_dir():
         raise RunError(f"{job.out.parent}: there is no such folder")
     return Worker(socket.gethostname(), memory_bytes(None), computer(job.backend))
@@ -157,7 +161,7 @@ def _writer(job: Job) -> SlideWriter:
         if differing := differing_of({"begun with": job.computer, "this worker": computer(job.backend)}):
             raise RunError("computes other bits than the workers that began", differing)
         writer = SlideWriter(
-            job.load(), open_windows(job.image), job.out, job.options, job.classes, job.memory
+            job.load(), open_windows(job.image, job.choice), job.out, job.options, job.classes, job.memory
         )
         writer.begin(create=False)
         _opened.clear()

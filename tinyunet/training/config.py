@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from tinyunet.data import ImageSet, LabelKind, Truth, read_images
+from tinyunet.data import ImageSet, LabelKind, PlaneChoice, Truth, read_images
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.readers import SYNTHETIC
 from tinyunet.errors import DataError, OptionError, shorten
@@ -33,6 +33,30 @@ class SourceOptions:
     data: str = "synthetic-cells"
     """A folder with images/ and labels/, a TIFF stack, an .npz, films of the Cell Tracking Challenge, or
     synthetic-cells | synthetic-dic | synthetic-membranes."""
+
+
+@dataclass(frozen=True)
+class PlaneOptions:
+    """The channel and the plane of images that have several."""
+
+    channel: int | str | None = None
+    """Channel to read of images that have several: its number, from 0, or its name; all: every channel is
+    one of the image."""
+    z: int | None = None
+    """Plane to read of OME-Zarr, ND2 and CZI files that have several: its number, from 0."""
+
+    def __post_init__(self) -> None:
+        self.plane_choice()
+
+    def plane_choice(self) -> PlaneChoice:
+        """Return what is chosen.
+
+        Raises
+        ------
+        OptionError
+            A number is negative.
+        """
+        return PlaneChoice(self.channel, self.z)
 
 
 @dataclass(frozen=True)
@@ -97,7 +121,16 @@ def _label_value(value: int | str) -> int:
 
 
 @dataclass(frozen=True)
-class DataOptions(LabelOptions, SourceOptions):  # the fields of the last class come first
+class ReadingOptions(LabelOptions, PlaneOptions):  # the fields of the last class come first
+    """The reading of images and labels."""
+
+    def __post_init__(self) -> None:
+        LabelOptions.__post_init__(self)
+        PlaneOptions.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class DataOptions(ReadingOptions, SourceOptions):
     """A data set and its split: the options that all commands share."""
 
     holdout: str = "20%"
@@ -189,16 +222,23 @@ def read_data(options: DataOptions, classes: ClassTable | None = None) -> ImageS
     return read_labelled(options.data, options, classes)
 
 
-def read_labelled(source: str, options: LabelOptions, classes: ClassTable | None = None) -> ImageSet:
+def read_labelled(
+    source: str,
+    options: ReadingOptions,
+    classes: ClassTable | None = None,
+    choice: PlaneChoice | None = None,
+) -> ImageSet:
     """Images with labels, as `read_images` reads them.
 
     Parameters
     ----------
     source : str
-    options : LabelOptions
+    options : ReadingOptions
     classes : ClassTable, optional
         The classes of a network, or those that the options give: unless the options say otherwise, the labels
         are of these classes, whether or not all of them occur.
+    choice : PlaneChoice, optional
+        The channel and the plane; those of the options by default.
 
     Raises
     ------
@@ -218,6 +258,7 @@ def read_labelled(source: str, options: LabelOptions, classes: ClassTable | None
         ignore=tuple(map(_label_value, options.ignore)),
         class_values=known.values if known else None,
         coloured=known is not None and known.coloured,
+        choice=choice or options.plane_choice(),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from tinyunet.data import GreyStatistics, ImageSet
+from tinyunet.data import GreyStatistics, ImageSet, PlaneChoice
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.fingerprint import seen
 from tinyunet.errors import CheckpointError, DataError, OptionError, first_names
@@ -115,6 +115,12 @@ def stored_data(checkpoint: Checkpoint) -> DataOptions:
     """The data set of the run that wrote a checkpoint; what the checkpoint does not say is as by default."""
     names = {f.name for f in fields(DataOptions)} & checkpoint.config.keys()
     return DataOptions(**{name: checkpoint.config[name] for name in names})
+
+
+def choice_after_training(given: PlaneChoice, checkpoint: Checkpoint, network: Network) -> PlaneChoice:
+    """Complete the chosen channel and plane by those that a network was trained on."""
+    trained = stored_data(checkpoint).plane_choice()
+    return replace(given, trained=trained, in_channels=network.in_channels)
 
 
 def stored_classes(checkpoint: Checkpoint, path: Path) -> ClassTable | None:
