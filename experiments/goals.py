@@ -22,9 +22,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import tyro
 
-from experiments import peers
+from experiments import misses, peers
 from experiments.courses import failures, largest_fall, second_half, steps_until
 from experiments.digits import mean_and_range
+from experiments.reasons import REASONS
 from tinyunet import command_line
 from tinyunet.data import ImageSet, split
 from tinyunet.training.config import TrainConfig, read_data
@@ -181,7 +182,16 @@ def page(records: Sequence[Record], peer_records: Sequence[Record]) -> str:
     beginnings = _table(
         ["", "constant prediction", f"after {BEGINNING} steps", "seeds", "fail"], list(_beginnings(records))
     )
-    return ABOUT.format(goals=goals, beginnings=beginnings, steps=BEGINNING)
+    missed = _table(["", "true objects", *REASONS], list(_missed()))
+    return ABOUT.format(goals=goals, missed=missed, beginnings=beginnings, steps=BEGINNING)
+
+
+def _missed() -> Iterator[list[str]]:
+    for record in misses.read_records():
+        objects = record["objects"]
+        title = peers.TASKS[record["task"]].title
+        counts = [str(objects[reason]) for reason in REASONS]
+        yield [f"{title[0].upper()}{title[1:]}", str(sum(objects.values())), *counts]
 
 
 def goals_on_the_way(records: Sequence[Record]) -> Iterator[list[str]]:
@@ -269,6 +279,15 @@ V_Rand is that of `--weights.class-balance`, which suits thin membranes. [Beside
 rows with minutes one by one.
 
 ![Score at each validation, for each seed](images/goals.png)
+
+## Which objects are missed
+
+What keeps the average precision down, made by `python -m experiments.misses`. A true object counts as found
+if it and a predicted one have half of their union in common. *Too small*: smaller than the object rule keeps.
+*Not seen*: predicted as background. *Joined*: one predicted object with its neighbour. *Cut*: into pieces.
+*Outline*: one object of another shape.
+
+{missed}
 
 ## The beginning, with many seeds
 

@@ -13,7 +13,7 @@ MODULES = [
     for module in pkgutil.walk_packages(tinyunet.__path__, "tinyunet.")
     if module.name != "tinyunet.__main__"  # runs when it is imported
 ]
-MODULES += ["experiments.courses", "experiments.digits"]
+MODULES += ["experiments.courses", "experiments.digits", "experiments.reasons"]
 
 
 @pytest.mark.parametrize("name", MODULES)
