@@ -60,15 +60,8 @@ if __name__ == "__main__":
         predict(run, source, out, memory, None)
 """
 WIDTH = ["--base-channels", "4", "--depth", "2", "--tile", "196"]
-TRAIN = [
-    *WIDTH,
-    "--steps",
-    "60",
-    "--validate-every",
-    "60",
-    "--seed",
-    "1",
-]  # seed 0 learns nothing at this width
+# With seed 0 the probability of cells is still 0.46 after these steps.
+TRAIN = [*WIDTH, "--steps", "60", "--validate-every", "60", "--seed", "1"]
 BLOCK = 2048  # pixels: side of the cells that are drawn once
 
 
