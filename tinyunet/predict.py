@@ -18,13 +18,14 @@ from tinyunet.backend import active_backend, use_backend
 from tinyunet.data.atomic_write import make_folder
 from tinyunet.data.cell_tracking import find_films, frame_of
 from tinyunet.data.class_table import ClassTable
+from tinyunet.data.decode import opener_of
 from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
 from tinyunet.data.planes import PlaneChoice
 from tinyunet.data.readers import image_readers, inferred_layout
 from tinyunet.data.windowed import WindowedImage
 from tinyunet.data.windows import open_windows
-from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError, first_names
+from tinyunet.errors import DataError, OptionError, OutOfMemoryError, RunError, TinyUNetError, first_names
 from tinyunet.exchange.exported import load_models, load_networks
 from tinyunet.exchange.objects import ObjectFormat, Objects, require_packages, write_objects
 from tinyunet.metrics.scores import Prediction
@@ -191,6 +192,7 @@ def predict(options: Options) -> None:
     if options.as_zarr:
         _predict_slide(networks, classes, rule, choice, options)
         return
+    _require_memory(options.images, choice)
     readers = image_readers(options.images, choice)
     is_film = bool(find_films(options.images))
     if not is_film:
@@ -211,6 +213,21 @@ def predict(options: Options) -> None:
             print(f"error: {failure}", file=sys.stderr)
         print(f"{len(failures)} of {number} images were not predicted, see above", file=sys.stderr)
         sys.exit(1)
+
+
+def _require_memory(path: Path, choice: PlaneChoice) -> None:
+    """Raise an OutOfMemoryError if an image that could be read in windows is too large to be read whole."""
+    if (opener := opener_of(path)) is None:
+        return
+    image = opener(path).chosen(choice, but="t")
+    height, width, channels = image.shape
+    needed = image.sizes.get("t", 1) * height * width * channels * image.array.dtype.itemsize
+    if needed > (most := memory_bytes(None)):
+        raise OutOfMemoryError(
+            f"{path}: too large to be predicted into files, for which it is read whole",
+            {"image": f"{needed / 1e9:.1f} GB", "half of the free memory": f"{most / 1e9:.1f} GB"},
+            "give --out NAME.ome.zarr, for which it is read in windows",
+        )
 
 
 def _predict_slide(

@@ -85,6 +85,14 @@ def test_windows_equal_the_whole_plane(command, refused, trained, image, suffix)
     )
 
 
+def test_an_image_that_only_windows_can_read(command, refused, trained, image, monkeypatch):
+    write_ome_zarr("film.zarr", np.asarray(Image.open(image))[None], NAMES[:1])
+    monkeypatch.setattr("tinyunet.predict.memory_bytes", lambda text: 3000)  # it has 3300 bytes
+    assert ".ome.zarr" in refused("predict", trained, "film.zarr", "--out", "files")
+    monkeypatch.setattr("tinyunet.predict.memory_bytes", lambda text: 10**9)
+    assert command("predict", trained, "film.zarr", "--out", "p.ome.zarr", "--tile", "16")[0] == 0
+
+
 def test_another_plane_is_no_continuation(command, refused, trained, image, monkeypatch):
     grey = np.asarray(Image.open(image))
     write_ome_zarr("film.zarr", two_channels(grey), NAMES, "z")
