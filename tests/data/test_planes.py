@@ -1,5 +1,8 @@
 """OME-Zarr, ND2 and CZI: their pixels against those written, and the choice of a channel and a plane."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tifffile
@@ -8,6 +11,7 @@ from microscopes import write_czi, write_nd2, write_ome_zarr
 from tinyunet.data import PlaneChoice, large_sets, read_images
 from tinyunet.data.decode import decode
 from tinyunet.data.fingerprint import checksum_of_files
+from tinyunet.data.windowed import WindowedImage
 from tinyunet.data.windows import open_windows
 from tinyunet.errors import DataError, OptionError
 
@@ -191,6 +195,13 @@ def test_damaged_files(tmp_path, suffix):
     for read in (open_windows, decode):
         with pytest.raises(DataError, match=str(path)):
             read(path)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (-3, 5)])
+def test_sizes_that_a_damaged_file_states(shape):
+    array = SimpleNamespace(shape=shape, dtype=np.dtype(np.uint8))
+    with pytest.raises(DataError, match="pixels that are numbers"):
+        WindowedImage(Path("x"), array, "yx").chosen(PlaneChoice())
 
 
 def test_other_files_have_channels_by_number_and_pages_of_their_own(tmp_path):

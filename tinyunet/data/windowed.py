@@ -121,7 +121,7 @@ class WindowedImage:
             raise DataError(
                 f"{self.path}: expected an image with the axes y and x", {"axes": self.axes}, "save it again"
             )
-        if self.array.dtype.kind not in "buif" or 0 in self.array.shape:
+        if self.array.dtype.kind not in "buif" or min(self.array.shape) < 1:
             raise DataError(
                 f"{self.path}: expected pixels that are numbers",
                 {"type": self.array.dtype, "shape": self.array.shape},
