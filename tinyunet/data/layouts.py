@@ -91,11 +91,6 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(files, key=_text_and_numbers)
 
 
-def _is_folder(path: Path) -> bool:
-    """Return whether a path is a folder of files, and not the one that is an OME-Zarr."""
-    return path.is_dir() and not is_image(path)
-
-
 def _is_litter(file: Path) -> bool:
     """Return whether a file is hidden, belongs to the operating system, or is text beside the images."""
     name = file.name.casefold()
@@ -110,7 +105,7 @@ def _text_and_numbers(file: Path) -> list[str | int]:
 
 
 def _subfolders(path: Path, names: Sequence[str]) -> list[Path]:
-    return sorted(sub for sub in path.iterdir() if _is_folder(sub) and sub.name.casefold() in names)
+    return sorted(sub for sub in path.iterdir() if sub.is_dir() and sub.name.casefold() in names)
 
 
 def _subfolder(path: Path, names: Sequence[str]) -> Path | None:
@@ -140,7 +135,7 @@ def _label_folder(path: Path, image_folder: Path) -> Path:
 
 def _sample_folders(path: Path) -> list[Path]:
     """Return the subfolders if each has images/ of its own, as in the Data Science Bowl 2018."""
-    subfolders = [sub for sub in path.iterdir() if _is_folder(sub) and not sub.name.startswith((".", "__"))]
+    subfolders = [sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith((".", "__"))]
     if not subfolders or not all(_subfolders(sub, IMAGE_FOLDERS) for sub in subfolders):
         return []
     return sorted(subfolders, key=_text_and_numbers)
