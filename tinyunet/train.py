@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -95,11 +95,6 @@ def _run(arguments: list[str] | None, command: str) -> None:
 
 def _require_work(options: Options, ranks: Ranks) -> Options:
     """Raise an OptionError unless every process has something to do."""
-    if options.folds is not None and ranks.size > 1:
-        raise OptionError(
-            f"--folds trains one network after the other, and {ranks.size} processes would share each",
-            remedy="leave out mpiexec, or train the folds by themselves with --holdout",
-        )
     if options.config.batch < ranks.size:
         raise OptionError(
             "a step has fewer tiles than there are processes to share them",
@@ -237,7 +232,7 @@ def train(options: Options, command: str, ranks: Ranks = ALONE) -> None:
     print(f"{options.config.data}: {images.summary()}")
     options, command = decide(options, images, command, ranks)
     if isinstance(folder, FoldsFolder):
-        _train_folds(options, images, folder, command)
+        _train_folds(options, images, folder, command, ranks)
     else:
         _train_once(options, images, folder, command, ranks)
     if options.minutes is not None:
@@ -314,13 +309,18 @@ def _with_steps_that_fit(options: Options, images: ImageSet, ranks: Ranks) -> Op
 
 def _train_once(options: Options, images: ImageSet, folder: RunFolder, command: str, ranks: Ranks) -> None:
     trainer = make_trainer(options.config, images, options, ranks)
-    if ranks.size > 1:
-        mpi.require_alike(ranks, mpi.facts(trainer.images))
-        print(mpi.describe(ranks))
+    _require_alike(trainer)
     if ranks.is_first:
         _warn(trainer, set())
     with open_run(trainer, options, folder):
         record_training(trainer, folder, command)
+
+
+def _require_alike(trainer: Trainer) -> None:
+    """Raise a RunError unless all processes would compute the same bits; say which processes they are."""
+    if trainer.ranks.size > 1:
+        mpi.require_alike(trainer.ranks, mpi.facts(trainer.images))
+        print(mpi.describe(trainer.ranks))
 
 
 @contextmanager
@@ -385,27 +385,17 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _train_folds(options: Options, images: ImageSet, folder: FoldsFolder, command: str) -> None:
+def _train_folds(options: Options, images: ImageSet, folder: FoldsFolder, command: str, ranks: Ranks) -> None:
     """Train each fold in turn, or those that are left; print the scores of all."""
     assert options.folds is not None
     runs = CrossValidation(options.config, fold_holdouts(images.names, options.folds))
-    if options.resume and runs.holdouts != (before := folder.read().holdouts):
-        raise RunError(
-            f"resume: {images.source} has changed since the folds were made",
-            {"held out before": "; ".join(before), "now": "; ".join(runs.holdouts)},
-            "restore the old data, or start another run",
-        )
-    with _locked(folder.path):
-        if not options.resume:
-            folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
-        with command_line.writing(folder.record):
-            if options.resume:
-                folder.write(runs)
-            else:
-                folder.create(runs)
+    with _locked_by_first(folder.path, ranks):
+        ranks.on_first(lambda: _prepare(folder, runs, options, images))
         matrices, said = [], set[str]()
         for number, config in enumerate(runs.fold_configs):
-            trainer, fold = make_trainer(config, images, options), folder.run(number)
+            trainer, fold = make_trainer(config, images, options, ranks), folder.run(number)
+            if number == 0:
+                _require_alike(trainer)
             print(f"{fold.path.name} of {len(runs.holdouts)}: images {config.holdout} are held out")
             try:
                 _train_fold(trainer, fold, command, said)
@@ -413,29 +403,60 @@ def _train_folds(options: Options, images: ImageSet, folder: FoldsFolder, comman
                 with suppress(OSError):  # the terminal may be gone
                     print(f"go on with this fold and the others with --resume {folder.path}")
                 raise
-            best, _ = load_model(fold.path)
-            matrices.append(count_pixels(best, trainer.validation_set, tile=config.tile))
-    print(f"{len(matrices)} folds; each image was scored by the network that has not seen it:")
-    print(fold_table(pixel_scores_of_folds(matrices)))
+            if ranks.is_first:  # the others may not see the folder
+                best, _ = load_model(fold.path)
+                matrices.append(count_pixels(best, trainer.validation_set, tile=config.tile))
+    if ranks.is_first:
+        print(f"{len(matrices)} folds; each image was scored by the network that has not seen it:")
+        print(fold_table(pixel_scores_of_folds(matrices)))
+
+
+def _locked_by_first(path: Path, ranks: Ranks) -> AbstractContextManager[None]:
+    """Lock a folder as `_locked`, on the first of the processes that train together."""
+    return _locked(path) if ranks.is_first else nullcontext()
+
+
+def _prepare(folder: FoldsFolder, runs: CrossValidation, options: Options, images: ImageSet) -> None:
+    """Create the folder of a cross-validation, or go on in it."""
+    if options.resume and runs.holdouts != (before := folder.read().holdouts):
+        raise RunError(
+            f"resume: {images.source} has changed since the folds were made",
+            {"held out before": "; ".join(before), "now": "; ".join(runs.holdouts)},
+            "restore the old data, or start another run",
+        )
+    if not options.resume:
+        folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
+    with command_line.writing(folder.record):
+        if options.resume:
+            folder.write(runs)
+        else:
+            folder.create(runs)
 
 
 def _train_fold(trainer: Trainer, folder: RunFolder, command: str, said: set[str]) -> None:
     """Train a fold from the start, or go on from its last checkpoint; one that is finished stays as it is."""
-    with _locked(folder.path):
-        if folder.last.exists():
-            _, stored = load_last(folder)
-            _require_same_run(stored, trainer.config)
-            log = folder.read_log()
-            is_finished = log and log[-1]["event"] == "finished" and stored == trainer.config
-            _continue(trainer, folder)
-            if is_finished:
-                return
-        else:
-            _start(trainer)
-            with command_line.writing(folder.path):
-                folder.create(asdict(trainer.config))
-        _warn(trainer, said)
+    with _locked_by_first(folder.path, trainer.ranks):
+        if trainer.ranks.on_first(lambda: _begin_or_continue(trainer, folder)):
+            return
+        trainer.take_over()
+        if trainer.ranks.is_first:
+            _warn(trainer, said)
         record_training(trainer, folder, command)
+
+
+def _begin_or_continue(trainer: Trainer, folder: RunFolder) -> bool:
+    """Bring a fold to its start or its last checkpoint; return whether it is finished."""
+    if not folder.last.exists():
+        _start(trainer)
+        with command_line.writing(folder.path):
+            folder.create(asdict(trainer.config))
+        return False
+    _, stored = load_last(folder)
+    _require_same_run(stored, trainer.config)
+    log = folder.read_log()
+    is_finished = bool(log) and log[-1]["event"] == "finished" and stored == trainer.config
+    _continue(trainer, folder)
+    return is_finished
 
 
 def _with_steps(command: str, config: TrainConfig) -> str:

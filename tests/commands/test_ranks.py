@@ -85,6 +85,26 @@ def test_any_number_of_processes_gives_the_same_bits(command, data, tiny, tmp_pa
 
 
 @needs_mpi
+def test_a_cross_validation_has_the_same_bits(command, data, tiny_fold, tmp_path):
+    """Also where the second fold begins anew, and the first is left as it is."""
+    words = [*tiny_fold, "--batch", "2", "--folds", "2"]
+    status, out, _ = command("train", "--data", data, "--out", "alone", *words)
+    assert status == 0
+    table = out[out.index("2 folds; each image") :]
+    status, out, err = ended(start(2, "--data", data, "--out", "run", *words))
+    assert status == 0, err
+    assert table in out
+    (tmp_path / "run" / "fold-1" / "last.safetensors").unlink()
+    status, out, err = ended(start(2, "--resume", "run"))
+    assert status == 0, err
+    assert out.count("finished at step") == 1
+    for fold in ("fold-0", "fold-1"):
+        assert arrays(tmp_path / "run" / fold / "last.safetensors") == arrays(
+            tmp_path / "alone" / fold / "last.safetensors"
+        )
+
+
+@needs_mpi
 def test_ctrl_c_stops_all_after_the_same_step(data, tiny, tmp_path):
     """It reaches mpiexec, which passes it on."""
     process = start(2, "--data", data, "--out", "run", *tiny, "--batch", "2", "--steps", "100000")
@@ -154,8 +174,6 @@ def test_more_processes_than_tiles_are_refused():
     _require_work(Options(config=TrainConfig(batch=4)), Four())
     with pytest.raises(OptionError, match=r"(?s)--batch +3\n.*processes +4\n.*--batch 4 or more"):
         _require_work(Options(config=TrainConfig(batch=3)), Four())
-    with pytest.raises(OptionError, match="--folds trains one network after the other"):
-        _require_work(Options(config=TrainConfig(batch=4), folds=2), Four())
 
 
 def test_processes_that_would_round_differently_are_refused():
