@@ -29,7 +29,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 Add = Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
 
-PART = 2**21  # values that travel together: 8 MB, so that a message and its copies stay in the cache
+PART = 2**21  # values that travel together, 8 MB: all 31 million at once took six times the processor's time
 LOOKS, PAUSE = 100, 0.0005  # how often to look whether a message has arrived before a pause; its seconds
 
 
