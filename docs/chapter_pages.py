@@ -8,7 +8,7 @@ All of it is derived when the site is built, so a chapter stays a script without
 - displayed equations are typeset, by `equations.py`, as MathML, which needs no script, font or network;
 - moving pictures get buttons that need no network either.
 
-On all pages, wide tables are set smaller, and their numbers break at most once.
+On all pages, wide tables are set smaller, their numbers break at most once, and pictures can be enlarged.
 """
 
 from __future__ import annotations
@@ -114,6 +114,13 @@ def complete_tables(app: Any, document: nodes.document) -> None:
                 text.parent.replace(text, nodes.Text(bound))
 
 
+def link_pictures(app: Any, document: nodes.document) -> None:
+    """Make a picture in the text a link to its full size, for phones: Sphinx does that for scaled ones."""
+    for picture in document.findall(nodes.image):
+        if not picture["classes"]:  # of cards
+            picture.setdefault("scale", 100)
+
+
 def visit_math(translator: Any, node: nodes.math) -> None:
     """Write an equation in a line of text."""
     translator.body.append(tex2mathml(node.astext()))
@@ -146,5 +153,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("source-read", without_thumbnails)
     app.connect("doctree-read", complete_page)
     app.connect("doctree-read", complete_tables)
+    app.connect("doctree-read", link_pictures)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     return {"parallel_read_safe": True}

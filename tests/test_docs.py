@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import tinyunet as tu
 from tinyunet import data, metrics
@@ -141,3 +142,18 @@ def test_a_number_in_a_table_stays_together_and_wide_tables_are_marked() -> None
     assert "0.9 ±\N{NO-BREAK SPACE}0.1" in document.astext()
     assert "1 →\N{NO-BREAK SPACE}2 (3)" in document.astext()
     assert [table["classes"] for table in document.findall(nodes.table)] == [[], ["wide"]]
+
+
+def test_a_picture_in_the_text_leads_to_its_full_size(tmp_path: Path) -> None:
+    application = pytest.importorskip("sphinx.application", reason="needs pip install -e '.[docs]'")
+    Image.new("L", (2000, 10)).save(tmp_path / "wide.png")
+    (tmp_path / "index.rst").write_text(
+        "A\n=\n\n.. image:: wide.png\n\n.. image:: wide.png\n   :class: card\n"
+    )
+    options = {"extensions": ["chapter_pages"], "html_math_renderer": "mathml"}
+    application.Sphinx(
+        tmp_path, None, tmp_path / "site", tmp_path / "trees", "html", options, status=None
+    ).build()
+    page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"<img", page)) == 2
+    assert len(re.findall(r'<a [^>]*href="_images/wide.png"[^>]*>\s*<img', page)) == 1
