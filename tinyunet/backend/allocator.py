@@ -10,10 +10,9 @@ the lease with the last of them. Only then is the memory free: while an array or
 memory is never used for another.
 
 **Which memory.** Arrays lie one after the other in *segments*, large pieces of the operating system's memory.
-An array takes the first gap that is large enough, from the lowest address on, and its end becomes a gap for
-others. Gaps that touch become one. So a map of 80 MB leaves room for two of 40 MB, and the other way round;
-and as the forward pass puts maps on top of each other and the backward pass takes them down, most of what is
-free lies above what is in use.
+An array takes the smallest gap that is large enough, and what it leaves of that becomes a gap for others.
+Gaps that touch become one. So a map of 80 MB leaves room for two of 40 MB, and the other way round. Large
+arrays begin where a gap begins, small ones end where it ends, which keeps the two apart.
 
 **How much is kept.** What was ever in use at once, and gaps between it. A page that no array has touched does
 not exist yet, so that a segment may be far larger than what is used of it: each is as large as all before it.
@@ -34,7 +33,8 @@ from numpy.typing import DTypeLike, NDArray
 
 SMALL = 2**16  # bytes; below it NumPy is as fast
 CACHE_LINE = 64  # bytes; arrays begin at one, so that few vectors lie across two
-SEGMENT = 2**28  # bytes of the first segment, of which only what is touched exists
+SEGMENT = 2**30  # bytes of the first segment, of which only what is touched exists
+LARGE = 2**24  # bytes; smaller arrays go to the end of their gap
 LARGEST_KEPT_BY_GLIBC = 2**25 - 2**16  # bytes; a little less than M_MMAP_THRESHOLD can be
 PAGE = max(mmap.PAGESIZE, 4096)  # two arrays never share one, so that free memory can be given back
 
@@ -51,15 +51,20 @@ class _Segment:
         return len(self.memory)
 
     def take(self, size: int) -> int | None:
-        """Take the first gap that is large enough, and return where it begins."""
-        for i, (begin, end) in enumerate(zip(self.begins, self.ends, strict=True)):
-            if end - begin > size:
-                self.begins[i] += size
-                return begin
-            if end - begin == size:
-                del self.begins[i], self.ends[i]
-                return begin
-        return None
+        """Take a part of the smallest gap that is large enough, and return where the part begins."""
+        gaps = zip(self.begins, self.ends, strict=True)
+        fitting = [(end - begin, i) for i, (begin, end) in enumerate(gaps) if end - begin >= size]
+        if not fitting:
+            return None
+        room, i = min(fitting)
+        begin, end = self.begins[i], self.ends[i]
+        if room == size:
+            del self.begins[i], self.ends[i]
+        elif size < LARGE and end < self.size:
+            self.ends[i] = begin = end - size
+        else:
+            self.begins[i] += size
+        return begin
 
     def give_back(self, begin: int, end: int) -> None:
         """Make a gap, and one of it and those that it touches."""
