@@ -162,6 +162,8 @@ def _convolve_wide(routine, sources, weight, bias, padding, floor, targets):
             _transform_weights(weight, left, right, u)
             _multiply(routine, v, u, m)
             _transform_outputs(m, left, bias, floor, first, last, targets)
+            del u, m  # before the next are made
+        del v
 
 
 def backward_input(grad_output, weight, padding):
@@ -222,6 +224,8 @@ def _correlate_wide(routine, x, grad_output, padding, grad_weight):
             u = _planes(channels, right - left)
             _multiply_tn(routine, v, z, left, right, u)
             _transform_weight_grads(u, left, right, grad_weight)
+            del u
+        del v, z
 
 
 def is_narrow(channels, filters) -> bool:
