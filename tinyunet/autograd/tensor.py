@@ -224,6 +224,7 @@ def _propagate(output: Tensor, grad: NDArray[Any], on_leaf: Callable[[Tensor], N
                 pending[source] = gradient
                 heapq.heappush(newest_first, (-source.serial_number, source))
         function.release()
+        del gradients, gradient  # else they would live while the next op, which is given them, runs
 
 
 def _uses_of_leaves(newest: Function) -> Counter[Tensor]:
@@ -248,10 +249,12 @@ class Function:
 
     A subclass defines `forward` and `backward`. `forward` receives the arrays of the inputs (None for a
     missing one) and the options, calls `save` with what `backward` will need, and returns the output's array.
-    `backward` receives the gradient of the output and returns one gradient for each input, a C-contiguous
-    array of the input's shape, or None for an input that has none. `needs_grad` says for each input whether
-    its gradient is needed: all False under `no_grad`, when nothing is saved. If `forward` saves the array of
-    an input, that must not be changed before `backward`: then `saved` raises a GraphError.
+    `backward` calls `take_saved`. It receives the gradient of the output and returns one gradient for each
+    input, a C-contiguous array of the input's shape, or None for an input that has none. What it was given
+    and has taken is freed as soon as `backward` deletes its names, unless others need it. `needs_grad` says
+    for each input whether its gradient is needed: all False under `no_grad`, when nothing is saved. If
+    `forward` saves the array of an input, that must not be changed before `backward`: then `saved` raises a
+    GraphError.
     """
 
     name = "function"
@@ -306,6 +309,12 @@ class Function:
                     if value is array:
                         self._versions += ((number, tensor, tensor.version),)
                         break
+
+    def take_saved(self) -> tuple[Any, ...]:
+        """Return the values that `save` kept, and keep them no longer: `backward` can run once."""
+        values = self.saved
+        self._saved, self._versions = None, ()
+        return values
 
     @property
     def saved(self) -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.models import geometry
 from tinyunet.models.network import MOST_DEPTH, Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module, NormalisedConv2d
+from tinyunet.ops.crop_concat import crop_concat
 from tinyunet.ops.dropout import dropout
 from tinyunet.ops.linear_cross_entropy import loss_of_checked
 from tinyunet.ops.max_pool2d import max_pool2d
@@ -207,7 +208,11 @@ class UNet(Network):
             skips.append(x)
         skips.pop()
         for up, block in zip(self.up, self.expansive, strict=True):
-            x = block.forward(up(x), skips.pop())
+            if self.training and isinstance(block.first, NormalisedConv2d):
+                # Nothing else keeps a normalised map: a whole skip is larger than the concatenated map.
+                x = block(crop_concat(up(x), skips.pop()))
+            else:
+                x = block.forward(up(x), skips.pop())
         return x
 
     def multiplications(self, height: int, width: int) -> int:

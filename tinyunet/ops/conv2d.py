@@ -162,14 +162,13 @@ class Conv2d(Function):
         return y
 
     def backward(self, grad_output):
-        x, weight, padding, rectified = self.saved
+        x, weight, padding, rectified = self.take_saved()
         needs_x, needs_weight, needs_bias = self.needs_grad
         grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
-        return (
-            backward_input(grad_output, weight, padding) if needs_x else None,
-            backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None,
-            grad_bias,
-        )
+        del rectified
+        grad_weight = backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None
+        del x
+        return backward_input(grad_output, weight, padding) if needs_x else None, grad_weight, grad_bias
 
 
 def backward_bias_and_relu(grad_output, rectified, needs_bias):

@@ -120,13 +120,15 @@ class ConvTranspose2d(Function):
         return y
 
     def backward(self, grad_output):
-        x, weight, overlaps, rectified = self.saved
+        x, weight, overlaps, rectified = self.take_saved()
         needs_x, needs_weight, needs_bias = self.needs_grad
         grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
+        del rectified
         if overlaps:
             grad_output = overlapping.with_border(grad_output)
-        grad_x = backward_input(grad_output, weight) if needs_x else None
         grad_weight = backward_weight(x, grad_output) if needs_weight else None
+        del x
+        grad_x = backward_input(grad_output, weight) if needs_x else None
         if overlaps:
             grad_x = None if grad_x is None else overlapping.sum_of_neighbours(grad_x)
             grad_weight = None if grad_weight is None else overlapping.by_tap(grad_weight)

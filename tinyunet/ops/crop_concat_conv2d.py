@@ -6,10 +6,14 @@
     grad_joined                = grad_x of `conv2d`, with joined as its x
     grad_upsampled, grad_skip  = those of `crop_concat`, from grad_joined
 
-The concatenated map repeats what is in memory anyway: the convolution or the pooling that made or read the
-skip has kept it. In the U-Net on a tile of 572 pixels these copies and their gradients are a fifth of all
-maps. Winograd's convolution gathers small tiles of its input, wherever they lie, and scatters small tiles of
-its gradients: so it needs no copy (`conv2d_winograd.Maps`). The bits are those of the two ops.
+The concatenated map repeats what is in memory anyway: the convolution that made the skip keeps it for its
+ReLU. In the U-Net on a tile of 572 pixels these copies are a fifth of all maps, and keeping the up-sampled
+maps in their place takes half of that. Winograd's convolution gathers small tiles of its input, wherever they
+lie, and scatters small tiles of its gradients: so it needs no copy (`conv2d_winograd.Maps`). The bits are
+those of the two ops.
+
+A batch normalisation does not keep the map that it makes. Behind it the whole skip would have to be kept,
+which is more than the concatenated map: there the U-Net concatenates in training.
 
 A convolution by another algorithm, and one on a GPU, does concatenate.
 """
@@ -101,14 +105,16 @@ class CropConcatConv2d(Function):
         return y
 
     def backward(self, grad_output):
-        upsampled, skip, weight, padding, rectified = self.saved
+        upsampled, skip, weight, padding, rectified = self.take_saved()
+        shapes = upsampled.shape, skip.shape
         needs_upsampled, needs_skip, needs_weight, needs_bias = self.needs_grad
         grad_output, grad_bias = conv2d_op.backward_bias_and_relu(grad_output, rectified, needs_bias)
+        del rectified
         grad_weight = grad_upsampled = grad_skip = None
         if needs_weight:
             grad_weight = backward_weight(upsampled, skip, grad_output, padding, weight.shape[0])
+        del upsampled, skip
         if needs_upsampled or needs_skip:
-            shapes = upsampled.shape, skip.shape
             grad_upsampled, grad_skip = backward_input(grad_output, weight, padding, *shapes)
         return grad_upsampled, grad_skip, grad_weight, grad_bias
 

@@ -156,7 +156,7 @@ class LinearCrossEntropy(Function):
         return to_backend(energy, x.dtype)
 
     def backward(self, grad_output):
-        return backward(*self.saved, grad_output)
+        return backward(*self.take_saved(), grad_output)
 
 
 # Numba: each block of pixels stays in the cache and goes through all steps. The loops run along channels, in
