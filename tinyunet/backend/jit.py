@@ -12,7 +12,10 @@ Rules that keep the results the same to the last bit for any number of threads:
 - nothing may depend on where arrays lie. The compiler makes a vector and a scalar form of a loop that stores,
   and the program chooses between them when it runs: the scalar form if two arrays are close neighbours. Both
   must round in the same way. Hence no `arcp`, which multiplies by 1 / x in one form and divides by x in the
-  other; and, because `reassoc` lets the vector form sum in another order, a loop that sums does not store.
+  other; and, because `reassoc` lets the vector form sum in another order, a loop that sums does not store;
+- a kernel does not call a method that adds, such as `x.sum()`: with one, the process that compiled a kernel
+  got other bits than those that read it from disk. Probably Numba compiles the method into a function of its
+  own, of which each kernel on disk has a copy that is optimised on its own.
 
 **Threads of the caller.** Several may run kernels at once, with a team of threads for each of them (OpenMP,
 TBB). Numba's own pool, "workqueue", has one team: there the callers take turns. A forked child of a process

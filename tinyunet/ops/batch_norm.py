@@ -38,7 +38,7 @@ from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, allocator, cuda
-from tinyunet.backend.jit import parallel_kernel
+from tinyunet.backend.jit import inlined_kernel, parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops.checks import AXES, require_axes, require_one_dtype
 
@@ -203,6 +203,15 @@ def _statistics_numba(x, lanes, length):
     return mean.astype(x.dtype), (np.maximum(square, 0) / pixels.sum()).astype(x.dtype)
 
 
+@inlined_kernel
+def _total(values, first, step):
+    """Sum every step-th value, in order."""
+    total = values[first]
+    for e in range(first + step, values.size, step):
+        total += values[e]
+    return total
+
+
 @parallel_kernel
 def _statistics(x, lanes, length, means, squares):
     """For each block and channel: the mean, and the sum of squares of the distances from it."""
@@ -216,7 +225,7 @@ def _statistics(x, lanes, length, means, squares):
             for e in range(piece.size):
                 sums[e] += piece[e]
         for c in range(channels):
-            centre[c::channels] = sums[c::channels].sum() / pixels
+            centre[c::channels] = _total(sums, c, channels) / pixels
         for first in range(0, line.size, lanes):
             piece = line[first : first + lanes]
             for e in range(piece.size):
@@ -225,9 +234,9 @@ def _statistics(x, lanes, length, means, squares):
                 products[e] += distance * distance
         for c in range(channels):
             # The centre is rounded: what is left of the mean distance is added to it.
-            left = np.float64(distances[c::channels].sum())
+            left = np.float64(_total(distances, c, channels))
             means[block, c] = centre[c] + left / pixels
-            squares[block, c] = products[c::channels].sum() - left * left / pixels
+            squares[block, c] = _total(products, c, channels) - left * left / pixels
 
 
 @parallel_kernel
@@ -255,8 +264,8 @@ def _backward_sums(grad_output, x, length, mean, factor, shift, relu, sums, dots
                 grad_sums[e] += grad
                 products[e] += grad * distance
         for c in range(channels):
-            sums[block, c] = grad_sums[c::channels].sum()
-            dots[block, c] = products[c::channels].sum()
+            sums[block, c] = _total(grad_sums, c, channels)
+            dots[block, c] = _total(products, c, channels)
 
 
 @parallel_kernel
