@@ -179,11 +179,13 @@ def page(records: Sequence[Record], peer_records: Sequence[Record]) -> str:
     """Make the page: the goals and what was reached, the courses, and the beginnings."""
     rows = [*goals_on_the_way(records), *goals_at_the_end(peer_records)]
     goals = _table(["what", "goal", "reached", "seeds"], rows)
-    beginnings = _table(
-        ["", "constant prediction", f"after {BEGINNING} steps", "seeds", "fail"], list(_beginnings(records))
-    )
-    missed = _table(["", "true objects", *REASONS], list(_missed()))
-    return ABOUT.format(goals=goals, missed=missed, beginnings=beginnings, steps=BEGINNING)
+    sections = [ABOUT.format(goals=goals)]
+    if missed := list(_missed()):
+        sections.append(MISSED.format(table=_table(["", "true objects", *REASONS], missed)))
+    if begun := list(_beginnings(records)):
+        header = ["", "constant prediction", f"after {BEGINNING} steps", "seeds", "fail"]
+        sections.append(BEGINNINGS_ABOUT.format(steps=BEGINNING, table=_table(header, begun)))
+    return "\n".join(sections)
 
 
 def _missed() -> Iterator[list[str]]:
@@ -222,7 +224,7 @@ def goals_on_the_way(records: Sequence[Record]) -> Iterator[list[str]]:
 
 
 GOALS_AT_THE_END = (
-    ("ISBI hold-out, 10 min: V_Rand", "isbi", peers.BALANCED, "v_rand", 0.965),
+    ("ISBI hold-out, 10 min, `--weights.class-balance`: V_Rand", "isbi", peers.BALANCED, "v_rand", 0.965),
     ("touching nuclei, 5 min: average precision at 0.5", "nuclei", "tinyunet", "average_precision_0.5", 0.86),
     ("touching nuclei, 5 min: average precision", "nuclei", "tinyunet", "average_precision", 0.70),
     ("phase contrast, 4.5 min: mean IoU", "t98g", "tinyunet", "mean_iou", 0.79),
@@ -275,26 +277,25 @@ the largest in brackets.
 
 {goals}
 
-V_Rand is that of `--weights.class-balance`, which suits thin membranes. [Beside PyTorch](peers.md) has the
-rows with minutes one by one.
+[Beside PyTorch](peers.md) has the rows with minutes one by one.
 
 ![Score at each validation, for each seed](images/goals.png)
-
-## Which objects are missed
+"""
+MISSED = """## Which objects are missed
 
 What keeps the average precision down, made by `python -m experiments.misses`. A true object counts as found
 if it and a predicted one have half of their union in common. *Too small*: smaller than the object rule keeps.
 *Not seen*: predicted as background. *Joined*: one predicted object with its neighbour. *Cut*: into pieces.
 *Outline*: one object of another shape.
 
-{missed}
-
-## The beginning, with many seeds
+{table}
+"""
+BEGINNINGS_ABOUT = """## The beginning, with many seeds
 
 The mean IoU on held-out images after {steps} steps. A seed fails if it ends nearer to the best constant
 prediction than to the median of its set.
 
-{beginnings}
+{table}
 """
 
 
