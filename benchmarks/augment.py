@@ -85,7 +85,7 @@ def time_deformations(image: np.ndarray, rng: np.random.Generator) -> None:
         "scipy.ndimage": lambda: deform_by_scipy(image, grid),
     }
     try:
-        import elasticdeform  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        import elasticdeform
 
         candidates["elasticdeform"] = lambda: elasticdeform.deform_grid(image, grid, order=3, mode="mirror")
     except ImportError:

@@ -196,10 +196,10 @@ def _last_convolution_and_loss(x: np.ndarray, rng: np.random.Generator, device: 
 
     def theirs(layout: torch.memory_format) -> Task:
         maps, their_bias = _nchw(x, layout, device).requires_grad_(), torch.zeros(2, device=device)
-        kernel = torch.from_numpy(weight).permute(3, 2, 0, 1).to(device)
-        parameters = [maps, kernel.requires_grad_(), their_bias.requires_grad_()]
+        kernel = torch.from_numpy(weight).permute(3, 2, 0, 1).to(device).requires_grad_()
+        parameters = [maps, kernel, their_bias.requires_grad_()]
         loss = _their_loss(maps, target, pixel_weight)
-        return lambda: torch.autograd.grad(loss(functional.conv2d(*parameters)), parameters)
+        return lambda: torch.autograd.grad(loss(functional.conv2d(maps, kernel, their_bias)), parameters)
 
     ours = _ours("linear_cross_entropy", "forward", x, weight, bias, target, pixel_weight, True)
     return Row(

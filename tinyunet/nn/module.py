@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from numpy.typing import NDArray
 
@@ -100,14 +100,14 @@ class Module:
         """List all parameters, in the order of `named_parameters`."""
         return [parameter for _, parameter in self.named_parameters()]
 
-    def train(self, mode: bool = True) -> Module:
+    def train(self, mode: bool = True) -> Self:
         """Switch training mode on (or off), here and in all parts. Returns self."""
         self._training = mode
         for _, child in self._children():
             child.train(mode)
         return self
 
-    def eval(self) -> Module:
+    def eval(self) -> Self:
         """Switch training mode off, for prediction: no dropout, fixed statistics. Returns self."""
         return self.train(False)
 
