@@ -2,8 +2,10 @@
 
 Each engine runs in its own process and so has its own peak memory. The processes take turns, one step each,
 so that other load on the machine falls on all of them. The median over the turns counts, and PyTorch is
-represented by the best of its forms: default layout, channels last, channels last under torch.compile; for
-prediction also channels last with the whole image at once.
+represented by the best of its forms in float32: default layout, channels last, channels last under
+torch.compile; for prediction also channels last with the whole image at once. Beside these stand what a user
+of a processor with bf16 instructions would pick, PyTorch's autocast to bf16 with channels last, and for
+prediction the same network in onnxruntime.
 
 - A step is the forward pass, weighted loss, backward pass and SGD update of one 572-pixel tile (batch 1,
   float32). Ours is also timed with one thread, to show what the second one gains, and its page faults are
@@ -34,7 +36,9 @@ import numpy as np
 from tinyunet.reporting.environment import processor
 
 TORCH_FORMS = ("torch", "torch channels_last", "torch compiled")
-TASKS = ("step", "forward", "prediction")
+BF16, ONNX = "bf16 autocast", "onnxruntime"
+TaskName = Literal["step", "forward", "prediction"]
+TASKS: tuple[TaskName, ...] = ("step", "forward", "prediction")
 INPUT, IMAGE, HALO = 572, 2048, 92  # pixels
 
 
@@ -48,7 +52,7 @@ class Options:
     """Timed turns of each engine."""
     threads: int = 2
     """Threads per engine."""
-    tasks: tuple[Literal["step", "forward", "prediction"], ...] = TASKS
+    tasks: tuple[TaskName, ...] = TASKS
     """The tasks to time."""
     compiled: bool = True
     """Include torch.compile, which takes a minute or two per width."""
@@ -93,7 +97,7 @@ def tinyunet_tasks(base: int, threads: int) -> dict[str, Task]:
 
 
 def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
-    """The same tasks for PyTorch, in one of its forms."""
+    """Return the same tasks for PyTorch, in one of its forms."""
     import torch
 
     from benchmarks.torch_unet import TorchUNet
@@ -105,8 +109,14 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
     image, target, weight = random_tile()
     x = torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
     labels, weights = torch.from_numpy(target), torch.from_numpy(weight)
-    network = TorchUNet(base).to(memory_format=layout)
-    model: Any = torch.compile(network) if form == "torch compiled" else network
+    network: Any = TorchUNet(base)
+    network = network.to(memory_format=layout)
+    compiled = torch.compile(network) if form == "torch compiled" else network
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=form == BF16):
+            return compiled(x).float()
+
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-5, momentum=0.99)
 
     def step() -> None:
@@ -132,6 +142,33 @@ def torch_tasks(form: str, base: int, threads: int) -> dict[str, Task]:
     return {"step": step, "forward": forward, "prediction": predict}
 
 
+def onnx_tasks(base: int, threads: int) -> dict[str, Task]:
+    """Return the prediction by onnxruntime, with the tiles of PyTorch's."""
+    import onnxruntime
+
+    import tinyunet as tu
+    from tinyunet.exchange.onnx import to_onnx
+    from tinyunet.models.geometry import unet
+    from tinyunet.prediction.tiling import TILE, plan
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    content = to_onnx(tu.UNet(base_channels=base), {})
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def forward() -> None:
+        session.run(None, {name: np.zeros((1, 1, INPUT, INPUT), np.float32)})
+
+    def predict() -> None:
+        rows = plan(unet(4), IMAGE, TILE)
+        tile = np.zeros((1, 1, rows.input, rows.input), np.float32)
+        for _ in range(len(rows.parts) ** 2):
+            session.run(None, {name: tile})
+
+    return {"forward": forward, "prediction": predict}
+
+
 def random_tile(side: int = INPUT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An input tile, and classes and weights for the pixels of the U-Net's output."""
     inner = side - 2 * HALO
@@ -146,8 +183,12 @@ def random_tile(side: int = INPUT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _serve(pipe: Connection, engine: str, base: int, threads: int) -> None:
     """Run each task that arrives; answer with seconds and page faults, at the end with the peak memory."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    ours = engine.startswith("tinyunet")
-    tasks = tinyunet_tasks(base, threads) if ours else torch_tasks(engine, base, threads)
+    if engine.startswith("tinyunet"):
+        tasks = tinyunet_tasks(base, threads)
+    elif engine == ONNX:
+        tasks = onnx_tasks(base, threads)
+    else:
+        tasks = torch_tasks(engine, base, threads)
     while task := pipe.recv():
         faults, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
         tasks[task]()
@@ -158,9 +199,9 @@ def _serve(pipe: Connection, engine: str, base: int, threads: int) -> None:
 
 def _engines(task: str, options: Options) -> dict[str, int]:
     """The engines that take part in a task, each with its number of threads."""
-    names = ["tinyunet", *TORCH_FORMS[: 3 if options.compiled else 2]]
+    names = ["tinyunet", *TORCH_FORMS[: 3 if options.compiled else 2], BF16]
     if task == "prediction":
-        names = ["tinyunet", *TORCH_FORMS[:2], "torch whole"]
+        names = ["tinyunet", *TORCH_FORMS[:2], "torch whole", BF16, ONNX]
     engines = dict.fromkeys(names, options.threads)
     return {**engines, "tinyunet, 1 thread": 1} if task == "step" and options.threads > 1 else engines
 
@@ -230,14 +271,15 @@ def _print_row(
     base: int, name: str, figures: dict[str, dict[str, float]], key: str, unit: str, scale: float
 ) -> None:
     ours = figures["tinyunet"][key]
-    form, theirs = min(
-        ((e, f[key]) for e, f in figures.items() if e.startswith("torch")), key=lambda pair: pair[1]
-    )
-    print(
-        f"{base:>4} {name:10} {ours / scale:>15.3f} {unit:2} {theirs / scale:>9.3f} {unit:2}"
-        f" {form.removeprefix('torch') or 'default':>13} {theirs / ours:>6.2f}×",
-        flush=True,
-    )
+    in_float32 = [engine for engine in figures if engine.startswith("torch")]
+    best = min(in_float32, key=lambda engine: figures[engine][key])
+    for form in (best, *(engine for engine in (BF16, ONNX) if engine in figures)):
+        theirs = figures[form][key]
+        print(
+            f"{base:>4} {name:10} {ours / scale:>15.3f} {unit:2} {theirs / scale:>9.3f} {unit:2}"
+            f" {form.removeprefix('torch ').replace('torch', 'default'):>13} {theirs / ours:>6.2f}×",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
