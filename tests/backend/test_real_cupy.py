@@ -27,6 +27,8 @@ def test_the_gpu_tests_run_on_the_real_cupy(emulated):
             TESTS / "kernels" / "test_sanitizer.py",
             "--ignore",
             TESTS / "napari",
+            "--ignore",
+            TESTS / "test_notebooks.py",
             TESTS,
         ],
         cwd=TESTS.parent,

@@ -40,7 +40,9 @@ def directions_in(source):
 
 
 def test_every_direction_has_its_kernel():
-    assert [name for name, kernel in DISPATCH_TABLE.items() if "cuda" not in kernel.implementations] == []
+    """But the op for which the CUDA backend calls two others."""
+    missing = {name for name, kernel in DISPATCH_TABLE.items() if "cuda" not in kernel.implementations}
+    assert {op for op, _ in missing} == {"crop_concat_conv2d"}
 
 
 def test_every_kernel_is_launched(emulated):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oracle import DTYPES, assert_equals_torch, random_arrays
 
 import tinyunet as tu
-from tinyunet.backend import allocator
+from tinyunet.backend import allocator, to_host
 from tinyunet.errors import DtypeError, OptionError, ShapeError
 from tinyunet.ops import conv2d_winograd
 
@@ -30,7 +30,7 @@ def output_and_gradients(op, arrays, **options):
     tensors = [None if a is None else tu.Tensor(a, requires_grad=True) for a in arrays]
     y = op(*tensors, **options)
     y.backward(np.random.default_rng(1).standard_normal(y.shape))
-    return [y.data, *(t.grad for t in tensors if t is not None)]
+    return [to_host(a) for a in (y.data, *(t.grad for t in tensors if t is not None))]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

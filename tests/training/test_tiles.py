@@ -12,6 +12,7 @@ import tinyunet as tu
 from tinyunet.backend import to_host
 from tinyunet.data import split, synthetic_cells
 from tinyunet.ops.conv2d import Conv2d
+from tinyunet.ops.crop_concat_conv2d import CropConcatConv2d
 from tinyunet.sampling import batch
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.training.config import TrainConfig
@@ -114,14 +115,14 @@ def test_gradients_are_handed_on_while_the_backward_pass_goes_on(monkeypatch):
 
     monkeypatch.setattr(Ranks, "begin_sum", lambda ranks, array, add: Noted(array))
     training = trainer(THREE)
-    backward = Conv2d.backward
     before_convolution = []
+    for op in (Conv2d, CropConcatConv2d):
 
-    def noted(function, grad):
-        before_convolution.append(len(handed_on))
-        return backward(function, grad)
+        def noted(function, grad, backward=op.backward):
+            before_convolution.append(len(handed_on))
+            return backward(function, grad)
 
-    monkeypatch.setattr(Conv2d, "backward", noted)
+        monkeypatch.setattr(op, "backward", noted)
     next(training.run())
     last = before_convolution[-6:]
     assert before_convolution[:-6] == [0] * 12  # two tiles of six convolutions

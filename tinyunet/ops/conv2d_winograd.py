@@ -300,14 +300,10 @@ def _prefetch(x, at, rows, columns):
 
 
 @kernel
-def _gather_inputs(sources, padding, down, across, first, last, start, patch, v):
-    """Write the transformed inputs of the tiles first to last - 1 into v. patch : (1, 6, 6, C), scratch."""
-    x, skip, top, left = sources
-    _, height, width, channels = x.shape
-    _gather_source(x, 0, 0, height, width, padding, down, across, first, last, start, patch, v, 0)
-    if skip.shape[3]:
-        area = (top, left, height, width)
-        _gather_source(skip, *area, padding, down, across, first, last, start, patch, v, channels)
+def _place(tile, down, across):
+    """A tile's image, and the row and column of its first output."""
+    row = tile // across
+    return row // down, row % down * OUTPUTS, tile % across * OUTPUTS
 
 
 @kernel
@@ -325,6 +321,17 @@ def _gather_source(x, top, left, height, width, padding, down, across, first, la
 
 
 @kernel
+def _gather_inputs(sources, padding, down, across, first, last, start, patch, v):
+    """Write the transformed inputs of the tiles first to last - 1 into v. patch : (1, 6, 6, C), scratch."""
+    x, skip, top, left = sources
+    _, height, width, channels = x.shape
+    _gather_source(x, 0, 0, height, width, padding, down, across, first, last, start, patch, v, 0)
+    if skip.shape[3]:
+        area = (top, left, height, width)
+        _gather_source(skip, *area, padding, down, across, first, last, start, patch, v, channels)
+
+
+@kernel
 def _gather_output_grads(grad, down, across, first, last, start, patch, z):
     """Write the transformed output gradients of these tiles into z. patch : (1, 4, 4, F), scratch."""
     _, height, width, filters = grad.shape
@@ -336,28 +343,6 @@ def _gather_output_grads(grad, down, across, first, last, start, patch, z):
             _prefetch(d, at + 8 * filters, 4, 4)
         row = d.shape[2] * filters
         transform_output_grad(d, at, row, filters, z, (tile - start) * filters, plane, filters)
-
-
-@kernel
-def _place(tile, down, across):
-    """A tile's image, and the row and column of its first output."""
-    row = tile // across
-    return row // down, row % down * OUTPUTS, tile % across * OUTPUTS
-
-
-@kernel
-def _scatter_outputs(m, left, bias, floor, down, across, first, last, start, patch, targets):
-    """Write the outputs of these tiles from m, which has the filters from `left` on, into the targets.
-
-    bias : of all filters. patch : (1, 4, 4, filters of m), scratch.
-    """
-    y, skip, top, begin = targets
-    _, height, width, filters = y.shape
-    area = (0, 0, height, width)
-    _scatter_target(m, left, bias, floor, down, across, first, last, start, patch, y, area, 0)
-    if skip.shape[3]:
-        area = (top, begin, height, width)
-        _scatter_target(m, left, bias, floor, down, across, first, last, start, patch, skip, area, filters)
 
 
 @kernel
@@ -382,6 +367,21 @@ def _scatter_target(m, left, bias, floor, down, across, first, last, start, patc
                 for s in range(min(OUTPUTS, width - j)):
                     for f in range(filters):
                         y[n, above + i + r, before + j + s, low - begin + f] = patch[0, r, s, f]
+
+
+@kernel
+def _scatter_outputs(m, left, bias, floor, down, across, first, last, start, patch, targets):
+    """Write the outputs of these tiles from m, which has the filters from `left` on, into the targets.
+
+    bias : of all filters. patch : (1, 4, 4, filters of m), scratch.
+    """
+    y, skip, top, begin = targets
+    _, height, width, filters = y.shape
+    area = (0, 0, height, width)
+    _scatter_target(m, left, bias, floor, down, across, first, last, start, patch, y, area, 0)
+    if skip.shape[3]:
+        area = (top, begin, height, width)
+        _scatter_target(m, left, bias, floor, down, across, first, last, start, patch, skip, area, filters)
 
 
 @parallel_kernel

@@ -154,9 +154,9 @@ def watch_units(model: Module) -> Iterator[Units]:
             del vars(layer)["forward"]
 
 
-def _watched(forward: Callable[[Tensor], Tensor], found: Units, name: str) -> Callable[[Tensor], Tensor]:
-    def watched(x: Tensor) -> Tensor:
-        y = forward(x)
+def _watched(forward: Callable[..., Tensor], found: Units, name: str) -> Callable[..., Tensor]:
+    def watched(*maps: Tensor | None) -> Tensor:
+        y = forward(*maps)
         alive = np.any(y.numpy() > 0, axis=(0, 1, 2))
         found[name] = np.logical_or(found.get(name, False), alive)
         return y
