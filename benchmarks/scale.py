@@ -101,7 +101,7 @@ def make_image(path: Path, side: int) -> None:
     for top in range(0, side, BLOCK):
         for left in range(0, side, BLOCK):
             rng = np.random.default_rng([top, left])
-            turned = np.rot90(cells, rng.integers(4))[:: rng.choice([-1, 1])]
+            turned = np.rot90(cells, int(rng.integers(4)))[:: rng.choice([-1, 1])]
             size = min(BLOCK, side - top), min(BLOCK, side - left)
             grey = 100 * turned[: size[0], : size[1]] + 200 * rng.standard_normal(size, np.float32)
             array[top : top + size[0], left : left + size[1]] = grey.clip(0, 65535).astype(np.uint16)
@@ -164,7 +164,8 @@ def draw(rows: list[tuple[int, Measured]], path: Path) -> None:
     time.set(ylabel="milliseconds per million pixels", ylim=(0, None))
     time.legend()
     memory.plot(pixels, [m.peak / 1e9 for _, m in rows], marker="o", label="whole process, peak")
-    memory.plot(pixels, [2 * p / 1e3 for p in pixels], "--", color="grey", label="the image alone, 16 bits")
+    between = [pixels[0] * (pixels[-1] / pixels[0]) ** (i / 50) for i in range(51)]
+    memory.plot(between, [2 * p / 1e3 for p in between], "--", color="grey", label="the image alone, 16 bits")
     memory.set(ylabel="gigabytes", ylim=(0, 2 * max(m.peak for _, m in rows) / 1e9))
     memory.legend()
     for axis in (time, memory):
