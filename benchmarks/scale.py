@@ -2,12 +2,14 @@
 
     python -m benchmarks.scale --sides 2000 4000 8000 --memory 1.2GB --out scale.json --picture scale.png
     python -m benchmarks.scale --workers 1 2 --sides 4000 --turns 3
+    python -m benchmarks.scale --tiles 196 500 1111 --sides 4000
 
 A network of base width 4 and depth 2 first learns synthetic cells, for some seconds. The images, of 16 bits,
 are made of such cells, so that the number of objects grows with their area. Each image is predicted in a
 process of its own. Ratios are to the first side: time per pixel should stay, and so should memory. With
 --workers, one image is predicted by each number of workers in turn, by one thread each; the ratio is that of
-the medians to the first number. The time to start the workers is not counted, nor is their memory.
+the medians to the first number. The time to start the workers is not counted, nor is their memory. With
+--tiles, the classes and objects of one image are compared with those computed in memory, for each tile.
 """
 
 from __future__ import annotations
@@ -191,18 +193,62 @@ def by_workers(numbers: list[int], side: int, memory: str, turns: int) -> None:
         print(f"{workers:7d} {network:7.1f} s {numbering:6.1f} s {both:6.1f} s  {both / first:.2f}×")
 
 
+def by_tiles(tiles: list[int], side: int, memory: str) -> None:
+    """Print how many pixels differ between windows and memory in class and in object, for each tile."""
+    import numpy as np
+    import zarr
+
+    from tinyunet.data import normalise
+    from tinyunet.data.windows import open_windows
+    from tinyunet.exchange.exported import load_networks
+    from tinyunet.prediction.budget import memory_bytes
+    from tinyunet.prediction.instances import label_instances
+    from tinyunet.prediction.slides import SlideOptions, SlideWriter
+    from tinyunet.prediction.tiling import predict_tiled
+
+    with tempfile.TemporaryDirectory() as folder:
+        slide = Path(folder) / "slide.zarr"
+        (network,) = load_networks(train(Path(folder)))
+        make_image(slide, side)
+        image, rule = normalise(np.asarray(zarr.open(slide))[..., None]), network.checkpoint.objects
+        for tile in tiles:
+            classes = predict_tiled(network.model, image, tile=tile).argmax(axis=2)
+            objects = label_instances(classes > 0, min_size=rule.min_size, split_depth=rule.split_depth)
+            out, options = Path(folder) / f"{tile}.zarr", SlideOptions(tile=tile)
+            writer = SlideWriter(
+                [network.model], open_windows(slide), out, options, None, memory_bytes(memory)
+            )
+            writer.predict()
+            writer.number(rule)
+            writer.finish()
+            written = zarr.open_group(out, mode="r")
+            differ = [
+                int((np.asarray(written[name]) != expected).sum())
+                for name, expected in (("0", classes), ("labels/objects/0", objects))
+            ]
+            print(
+                f"tile {tile}, {objects.max():,} objects: {differ[0]} pixels differ in class, "
+                f"{differ[1]} in object",
+                flush=True,
+            )
+
+
 def main() -> None:
-    """Measure all sides, or all numbers of workers, and print a table."""
+    """Measure all sides or all numbers of workers, or compare all tiles, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=[2000, 4000, 8000])
     parser.add_argument("--memory", default="1.2GB")
     parser.add_argument("--out", type=Path, help="a file of JSON for the rows of the sides")
     parser.add_argument("--picture", type=Path, help="a picture of the rows of the sides")
     parser.add_argument("--workers", type=int, nargs="+", help="compare these; the first of --sides is used")
+    parser.add_argument("--tiles", type=int, nargs="+", help="compare the results of these with memory")
     parser.add_argument("--turns", type=int, default=3, help="of each number of workers")
     options = parser.parse_args()
     if options.workers:
         by_workers(options.workers, options.sides[0], options.memory, options.turns)
+        return
+    if options.tiles:
+        by_tiles(options.tiles, options.sides[0], options.memory)
         return
     rows = print_sides(by_side(options.sides, options.memory))
     if options.out:
