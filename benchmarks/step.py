@@ -275,9 +275,10 @@ def _print_row(
     best = min(in_float32, key=lambda engine: figures[engine][key])
     for form in (best, *(engine for engine in (BF16, ONNX) if engine in figures)):
         theirs = figures[form][key]
+        ratio = f"{theirs / ours:>6.2f}×" if ours else ""  # a step may touch no new page
         print(
             f"{base:>4} {name:10} {ours / scale:>15.3f} {unit:2} {theirs / scale:>9.3f} {unit:2}"
-            f" {form.removeprefix('torch ').replace('torch', 'default'):>13} {theirs / ours:>6.2f}×",
+            f" {form.removeprefix('torch ').replace('torch', 'default'):>13} {ratio}".rstrip(),
             flush=True,
         )
 
