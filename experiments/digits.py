@@ -25,14 +25,19 @@ def decimals_of(values: Sequence[float]) -> int:
     return max(1, place + (spread * 10**place < 1.95))
 
 
+def _complete(values: Sequence[float | None]) -> list[float] | None:
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None
+
+
 def mean_and_spread(values: Sequence[float | None]) -> str:
     """Format the mean over the seeds and its standard deviation; a dash if a seed has no value.
 
     >>> mean_and_spread([0.5, 0.75, 1.0]), mean_and_spread([0.25]), mean_and_spread([0.5, None])
     ('0.8 ± 0.2', '0.250', '–')
     """
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    known = _complete(values)
+    if known is None:
         return format_value(None)
     decimals = decimals_of(known)
     mean = f"{statistics.mean(known):.{decimals}f}"
@@ -45,8 +50,8 @@ def mean_and_range(values: Sequence[float | None]) -> str:
     >>> mean_and_range([0.638, 0.659, 0.703]), mean_and_range([0.7856]), mean_and_range([0.5, None])
     ('0.67 (0.64–0.70)', '0.786', '–')
     """
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    known = _complete(values)
+    if known is None:
         return format_value(None)
     decimals = decimals_of(known)
     shown = statistics.mean(known), min(known), max(known)
