@@ -34,7 +34,8 @@ from tinyunet.models import make_network
 from tinyunet.nn import OPTIMISERS
 from tinyunet.sampling import batch
 from tinyunet.training.config import TrainConfig, optimiser_options, written_out
-from tinyunet.training.ranks import ALONE, MpiRanks, MpiSum, Ranks, Sum
+from tinyunet.training.mpi_ranks import MpiRanks, MpiSum
+from tinyunet.training.ranks import ALONE, Ranks, Sum
 from tinyunet.training.setup import Setup
 from tinyunet.training.tiles import TileSum
 

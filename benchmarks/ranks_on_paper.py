@@ -34,7 +34,7 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 VALUES = 31_030_658  # of the paper's network
-PART = 2**21  # values, as in `tinyunet.training.ranks`
+PART = 2**21  # values, as in `tinyunet.training.mpi_ranks`
 LATENCY = 20e-6  # seconds a message, as of TCP in a data centre
 LINKS = {"10 Gbit/s": 1.25e9, "25 Gbit/s": 3.125e9, "100 Gbit/s": 12.5e9}  # bytes per second
 RANKS = (8, 64, 512)

@@ -223,6 +223,7 @@ def train(options: Options, command: str, ranks: Ranks = ALONE) -> None:
     """
     # First: a backend that is missing is an error before anything is read or written.
     use_backend(options.backend or active_backend(), options.precision)
+    ranks.take_gpu()
     path = options.resume or options.out or Path("runs") / _name_of(options.config.data)
     folder = RunFolder(path) if options.folds is None else FoldsFolder(path)
     if not options.resume:

@@ -2,18 +2,20 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tinyunet.errors import OptionError, RunError
 from tinyunet.train import Options, _require_work
-from tinyunet.training import mpi
+from tinyunet.training import gpus, mpi
 from tinyunet.training.checkpoint import load_checkpoint
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.ranks import Ranks
@@ -57,9 +59,9 @@ BETWEEN_MACHINES = """
 import sys
 from functools import partialmethod
 from tinyunet import train
-from tinyunet.training import ranks
-ranks.PART = 100
-ranks.MpiRanks.__init__ = partialmethod(ranks.MpiRanks.__init__, background=True)
+from tinyunet.training import mpi_ranks
+mpi_ranks.PART = 100
+mpi_ranks.MpiRanks.__init__ = partialmethod(mpi_ranks.MpiRanks.__init__, background=True)
 train.main(sys.argv[1:])
 """
 
@@ -82,6 +84,93 @@ def test_any_number_of_processes_gives_the_same_bits(command, data, tiny, tmp_pa
     made = [[(r["step"], r["loss"], r["folded"]) for r in log if r["event"] == "step"] for log in logs]
     assert made[0] == made[1]
     assert [r["processes"] for r in logs[0] if r["event"] == "started"] == [3, 2]
+
+
+# GPUs are pretended, and so is NCCL. Gradients travel in many parts.
+WITH_GPUS = """
+import sys
+import pretended_cuda, pretended_nccl
+from tinyunet import train
+from tinyunet.training import gpus
+gpus.PART = 100
+pretended_nccl.install(available=sys.argv[1] == "nccl")
+train.main(sys.argv[2:])
+print("GPUs", *pretended_cuda.used, "messages", len(pretended_nccl.messages), file=sys.__stderr__)
+"""
+
+
+@needs_mpi
+def test_each_process_has_a_gpu_and_the_bits_are_those_of_one(data, tiny, tmp_path, emulated, monkeypatch):
+    """Also where gradients travel through host memory."""
+    pytest.importorskip("cupy", reason="CuPy is not installed: nothing was run on it")
+    folders = [str(Path(__file__).parents[1] / "helpers"), *sys.path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    words = ["--data", data, *tiny, "--batch", "4", "--normalisation", "batch", "--backend", "cuda"]
+    ways = {"alone": (1, "none"), "nccl": (2, "nccl"), "host": (2, "none")}
+    for name, (processes, transport) in ways.items():
+        status, out, err = ended(start(processes, transport, *words, "--out", name, code=WITH_GPUS))
+        assert status == 0, err
+        used = sorted(line for line in err.splitlines() if line.startswith("GPUs"))
+        if processes == 1:
+            continue
+        assert [line.split()[1:-1] for line in used] == [["0", "messages"], ["1", "messages"]]
+        assert all((int(line.split()[-1]) > 20) == (name == "nccl") for line in used)
+        assert "rank 1 is PID" in out
+        assert "with GPU 0000:01:00.0" in out
+        assert ("between GPUs: NCCL" if name == "nccl" else "between GPUs: host memory") in out
+    for name in ("nccl", "host"):
+        of_two, of_one = (arrays(tmp_path / run / "last.safetensors") for run in (name, "alone"))
+        assert of_two == of_one
+
+
+class ThreeRanks(Ranks):
+    """What three processes say of themselves, the last of which is this one."""
+
+    size, number = 3, 2
+
+    def __init__(self, *others):
+        self._others = list(others)
+
+    def from_all(self, value):
+        said = self._others.pop(0)
+        return [*said, value]
+
+
+@pytest.mark.parametrize(
+    ("gpus_of_others", "versions_of_others", "reason"),
+    [
+        (["0000:02:00.0", "0000:03:00.0"], [23203, None], "rank 1 has no NCCL"),
+        (
+            ["0000:02:00.0", "0000:01:00.0"],
+            [23203, 23203],
+            "GPU 0000:01:00.0 on here is shared by 2 processes",
+        ),
+        (["0000:02:00.0", "0000:03:00.0"], [23203, 22807], "versions of NCCL differ: 23203, 22807, 23203"),
+    ],
+)
+def test_gradients_go_through_host_memory_where_nccl_cannot(
+    monkeypatch, gpus_of_others, versions_of_others, reason
+):
+    monkeypatch.setattr(gpus, "_nccl", lambda: SimpleNamespace(get_version=lambda: 23203))
+    monkeypatch.setattr(platform, "node", lambda: "here")
+    ranks = ThreeRanks([("here", gpu) for gpu in gpus_of_others], versions_of_others)
+    communicator, transport = gpus.connect(ranks, "0000:01:00.0")
+    assert communicator is None
+    assert reason in transport
+
+
+def test_the_gpus_of_each_machine_are_given_to_its_processes_in_their_order(monkeypatch):
+    taken = []
+
+    def device(number):
+        return SimpleNamespace(use=lambda: taken.append(number), pci_bus_id=f"{number}")
+
+    cuda = SimpleNamespace(Device=device, runtime=SimpleNamespace(getDeviceCount=lambda: 2))
+    monkeypatch.setattr(gpus, "array_library", lambda: SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(platform, "node", lambda: "here")
+    for machines in (["there", "there"], ["here", "there"], ["here", "here"]):
+        gpus.take_one(ThreeRanks(machines))
+    assert taken == [0, 1, 0]
 
 
 @needs_mpi
@@ -127,8 +216,8 @@ RAISES = """
 import sys
 from functools import partialmethod
 from tinyunet import train
-from tinyunet.training import ranks
-ranks.MpiRanks.__init__ = partialmethod(ranks.MpiRanks.__init__, background=True)
+from tinyunet.training import mpi_ranks
+mpi_ranks.MpiRanks.__init__ = partialmethod(mpi_ranks.MpiRanks.__init__, background=True)
 from tinyunet.training.trainer import Trainer
 descend = Trainer._prepared
 def fail(trainer, sample, tile):

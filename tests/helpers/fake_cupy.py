@@ -16,7 +16,7 @@ import re
 import tempfile
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -433,9 +433,15 @@ def _file_with(code):
     return source
 
 
+class OnlyDevice(nullcontext):
+    """cupy.cuda.Device: the only one, which every thread uses."""
+
+    compute_capability = "90"
+
+
 cuda = SimpleNamespace(
     is_available=lambda: True,
-    Device=lambda: SimpleNamespace(compute_capability="90"),
+    Device=OnlyDevice,
     runtime=SimpleNamespace(
         driverGetVersion=lambda: 13020,
         runtimeGetVersion=lambda: 13020,

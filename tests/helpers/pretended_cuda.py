@@ -7,13 +7,15 @@ replaced here before they are imported: GPU memory is host memory, a stream is a
 the kernels of this repository run on the emulator. All else is CuPy's: arrays, memory pools, capture, the
 arguments of kernels, and NVRTC, which compiles for an H100.
 
-Nothing runs before something waits for it, which reveals memory freed or overwritten too early. The
-replacements cannot raise through CuPy's C code, so an unsupported call ends the process.
+Nothing runs before something waits for it, which reveals memory freed or overwritten too early. There are
+two GPUs; which of them have been given memory is noted. The replacements cannot raise through CuPy's C code,
+so an unsupported call ends the process.
 """
 
 import ctypes
 import os
 import re
+import threading
 import traceback
 from functools import cache
 from itertools import count
@@ -40,6 +42,9 @@ pending = []  # calls on all streams, with their arguments
 capturing = {}  # captured calls, by stream
 graphs, modules, kernels = {}, {}, {}
 compiled = [""]  # the text being compiled
+GPUS = 2
+current = threading.local()  # each thread's GPU
+used = set()  # the GPUs with memory
 
 
 def enqueue(stream, function, *arguments):
@@ -74,7 +79,17 @@ def new_memory(size):
     return room[begin : begin + size]
 
 
+def device():
+    return getattr(current, "number", 0)
+
+
+def set_device(number):
+    assert 0 <= number < GPUS
+    current.number = number
+
+
 def malloc(size):
+    used.add(device())
     block = new_memory(size)
     memory[block.ctypes.data] = block
     return block.ctypes.data
@@ -149,9 +164,11 @@ def launch(kernel, *sizes_and_more):
 
 FUNCTIONS = {
     runtime: {
-        "getDeviceCount": lambda: 1,
-        "getDevice": lambda: 0,
-        "setDevice": lambda device: None,
+        "getDeviceCount": lambda: GPUS,
+        "getDevice": device,
+        "setDevice": set_device,
+        "getDeviceProperties": lambda device: {"name": b"pretended"},
+        "deviceGetPCIBusId": lambda device: f"0000:{device:02x}:00.0",
         "_ensure_context": lambda: None,
         "deviceGetAttribute": lambda attribute, device: CAPABILITY.get(attribute, 0),
         "memGetInfo": lambda: (TOTAL - sum(map(len, memory.values())), TOTAL),
@@ -264,6 +281,7 @@ CUPY_KERNELS = {
     "cupy_fill": lambda x, y: np.copyto(y, x, casting="unsafe"),
     "cupy_copy": lambda x, y: np.copyto(y, x, casting="unsafe"),
     "cupy_add": lambda a, b, total: np.add(a, b, out=total),
+    "cupy_multiply": lambda a, b, product: np.multiply(a, b, out=product),
     "cupy_concatenate": concatenate,
 }
 

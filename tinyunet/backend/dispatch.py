@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextvars import ContextVar
-from functools import cache
+from contextvars import ContextVar, copy_context
+from functools import cache, partial
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tinyunet.backend import cuda_emulator
 from tinyunet.errors import BackendError
+
+T = TypeVar("T")
 
 BACKENDS = ("numpy", "numba", "cuda", "cuda-emulated")
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -205,6 +207,23 @@ def cache_error(error: OSError) -> Exception:
         },
         "set CUPY_CACHE_DIR to a folder that can be written, or use the backend 'numba'",
     )
+
+
+def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
+    """Return a function that does the same in another thread, with the backend and on the GPU of this one.
+
+    CUDA begins every thread with the first GPU.
+    """
+    inherited = partial(copy_context().run, function)
+    if active_backend() != "cuda":
+        return inherited
+    gpu = array_library().cuda.Device()
+
+    def on_this_gpu(*arguments: Any) -> T:
+        with gpu:
+            return inherited(*arguments)
+
+    return on_this_gpu
 
 
 def compute_capability() -> tuple[int, int]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyunet.backend import in_this_context
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.as_needed import mapped, select
 from tinyunet.errors import DataError, OptionError
@@ -211,8 +211,7 @@ class Sampler:
             try:
                 while True:
                     for step, tile in itertools.islice(places, ahead - len(waiting)):
-                        # In the caller's context: a thread starts without the backend that the caller chose.
-                        waiting.append(pool.submit(copy_context().run, self.sample, step, tile))
+                        waiting.append(pool.submit(in_this_context(self.sample), step, tile))
                     if not waiting:
                         return
                     yield waiting.pop(0).result()

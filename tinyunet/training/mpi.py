@@ -28,7 +28,9 @@ from tinyunet.backend import active_backend, blas
 from tinyunet.command_line import explain
 from tinyunet.data.fingerprint import Fingerprints
 from tinyunet.errors import OptionError, RunError, TinyUNetError
-from tinyunet.training.ranks import ALONE, MpiRanks, Ranks
+from tinyunet.training import gpus
+from tinyunet.training.mpi_ranks import MpiRanks
+from tinyunet.training.ranks import ALONE, Ranks
 
 PATIENCE = 2.0  # seconds in which a mistake that all ranks meet is reported by the first one
 PACKAGES = ("numpy", "scipy", "numba", "llvmlite")  # they decide the machine code, and so the rounding
@@ -125,11 +127,12 @@ def _abort(ranks: MpiRanks, error: BaseException, stderr: TextIO) -> None:
 
 
 def describe(ranks: Ranks) -> str:
-    """One line: the processes, as a launcher names one that is killed, and their threads."""
-    own = f"PID {os.getpid()} on {platform.node()}"
+    """One line: the processes, as a launcher names one that is killed, their threads, and their GPUs."""
+    own = f"PID {os.getpid()} on {platform.node()}" + (f" with GPU {ranks.gpu}" if ranks.gpu else "")
     processes = [f"rank {number} is {each}" for number, each in enumerate(ranks.from_all(own))]
     threads = ranks.from_all(numba.get_num_threads())
-    return f"{ranks.size} processes: {', '.join(processes)}; threads: {' '.join(map(str, threads))}"
+    last = f"; between GPUs: {ranks.transport}" if ranks.transport else ""
+    return f"{ranks.size} processes: {', '.join(processes)}; threads: {' '.join(map(str, threads))}{last}"
 
 
 def facts(images: Mapping[str, Fingerprints]) -> dict[str, object]:
@@ -145,6 +148,7 @@ def facts(images: Mapping[str, Fingerprints]) -> dict[str, object]:
     features = binding.get_host_cpu_features().flatten().split(",")
     return {
         "tinyunet": __version__,
+        **(gpus.facts() if active_backend() == "cuda" else {}),
         **{name: version(name) for name in PACKAGES},
         "Python": platform.python_version(),
         "backend": active_backend(),

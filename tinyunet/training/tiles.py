@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinyunet.autograd import Tensor
-from tinyunet.backend import active_backend, array_library, cuda, lies_on_gpu, to_backend, to_host
+from tinyunet.backend import active_backend, array_library, cuda, lies_on_gpu, to_backend
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.backend.sums import add_into
 from tinyunet.models import Network
@@ -212,7 +212,7 @@ class TileSum:
         tile = self.own[-1]
         if active_backend() == "cuda":  # a graph is launched as a whole
             total = LastTile(waiting, Sum).finish(self._gradient_of(tile, draw))
-            return to_backend(self._begin_sum(to_host(total)).finish()) if self.ranks.size > 1 else total
+            return self._begin_sum(total).finish()
         self._last = LastTile(waiting, self._begin_sum)
         try:
             return self._last.finish(self._gradient_of(tile, draw))
