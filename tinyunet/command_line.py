@@ -1,10 +1,11 @@
-"""The parts that commands share: plain output, errors and their exit status, files that may be written."""
+"""The parts that commands share: plain output, errors and exit status, files to write, words of a command."""
 
 from __future__ import annotations
 
 import codecs
 import errno
 import io
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -116,3 +117,16 @@ def _print_error(message: str) -> int:
     """Print an error; returns the exit status."""
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def replaced(command: str, name: str, value: str, name_then: str = "") -> list[str]:
+    """Return the words of a command in which an option has another value, and possibly another name."""
+    words = shlex.split(command)
+    at = [option_of(word) for word in words].index(f"--{name}")
+    words[at : at + (1 if "=" in words[at] else 2)] = [f"--{name_then or name}", value]
+    return words
+
+
+def option_of(word: str) -> str:
+    """Return the option that a word of a command names, without its value; tyro takes _ for -."""
+    return word.partition("=")[0].replace("_", "-")

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +29,7 @@ from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.folds import CrossValidation, FoldsFolder
 from tinyunet.training.ranks import ALONE, Ranks
+from tinyunet.training.resume import cannot_change, continue_run, require_same_run
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.stored_run import load_last
 from tinyunet.training.trainer import Trainer
@@ -36,7 +37,6 @@ from tinyunet.training.validation import count_pixels
 
 WAITING = [name for name in DECIDED if name != "depth"]  # None waits for it
 TURNING = {"--augmentation.rotation", "--augmentation.flips", "--augmentation.no-flips"}
-CHANGEABLE = {"steps", "validate_every", "patience"}  # by --resume; the rest decided the steps made so far
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ def parse(arguments: list[str] | None) -> Options:
     stored = _stored(options.resume)
     options = parse(default=stored)
     if options.folds != stored.folds:
-        raise _cannot_change("folds", stored.folds, options.folds)
-    _require_same_run(stored.config, options.config)
+        raise cannot_change("folds", stored.folds, options.folds)
+    require_same_run(stored.config, options.config)
     return options
 
 
@@ -185,29 +185,6 @@ def _stored(path: Path) -> Options:
         options = folder.read()
         return Options(config=options.config, folds=len(options.holdouts))
     return Options(config=load_last(RunFolder(path))[1])
-
-
-def _require_same_run(stored: TrainConfig, now: TrainConfig) -> None:
-    """Raise a RunError unless a run that was started with the stored options can go on with these."""
-    for name in (f.name for f in fields(TrainConfig)):
-        before, given = getattr(stored, name), getattr(now, name)
-        if before != given and name not in CHANGEABLE:
-            raise _cannot_change(name, before, given)
-    if stored.schedule != "constant" and stored.steps != now.steps:
-        raise RunError(
-            f"resume: the schedule {stored.schedule!r} ends with the last step: other --steps change all "
-            "learning rates",
-            {"started with": f"--steps {stored.steps}", "given": f"--steps {now.steps}"},
-            "leave the option out, or start another run; one with --schedule constant can be prolonged",
-        )
-
-
-def _cannot_change(name: str, before: object, given: object) -> RunError:
-    return RunError(
-        f"resume: {name} cannot change during a run",
-        {"started with": before, "given": given},
-        "leave the option out, or start another run",
-    )
 
 
 def train(options: Options, command: str, ranks: Ranks = ALONE) -> None:
@@ -278,7 +255,7 @@ def _images_to_train_on(options: Options, images: ImageSet) -> ImageSet:
 
 def _turned_as_lit(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
     """Turn and flip no images that are lit from one side, unless these options were given."""
-    given = {word.partition("=")[0].replace("_", "-") for word in shlex.split(command)}
+    given = set(map(command_line.option_of, shlex.split(command)))
     if given & TURNING or not diagnosis.is_lit_from_one_side(_images_to_train_on(options, images)):
         return options, command
     augmentation = replace(options.config.augmentation, rotation=0.0, flips=False)
@@ -295,7 +272,7 @@ def _with_proposal(options: Options, images: ImageSet, command: str) -> tuple[Op
         _images_to_train_on(options, images), config, _undecided(config), minutes=options.minutes
     )
     words = [word for pair in proposal.options.items() if pair[0] != "--recipe" for word in pair]
-    command = shlex.join([*_replaced(command, "recipe", "default"), *words])
+    command = shlex.join([*command_line.replaced(command, "recipe", "default"), *words])
     print(f"{proposal}\n  {command}\n", flush=True)
     return replace(options, recipe="default", config=proposal.config), command
 
@@ -343,7 +320,7 @@ def open_run(trainer: Trainer, options: Options, folder: RunFolder) -> Iterator[
         return
     with _locked(folder.path):
         if options.resume:
-            _continue(trainer, folder)
+            continue_run(trainer, folder)
         else:
             folder.require_free(overwrite=options.overwrite)  # again: another process may have been faster
             _start(trainer)
@@ -453,52 +430,19 @@ def _begin_or_continue(trainer: Trainer, folder: RunFolder) -> bool:
             folder.create(asdict(trainer.config))
         return False
     _, stored = load_last(folder)
-    _require_same_run(stored, trainer.config)
+    require_same_run(stored, trainer.config)
     log = folder.read_log()
     is_finished = bool(log) and log[-1]["event"] == "finished" and stored == trainer.config
-    _continue(trainer, folder)
+    continue_run(trainer, folder)
     return is_finished
 
 
 def _with_steps(command: str, config: TrainConfig) -> str:
     """Put the steps that a trial found in the place of --minutes: that command repeats the run to the bit."""
-    words = _replaced(command, "minutes", str(config.steps), name_then="steps")
-    if "--validate-every" not in map(_option, words):
+    words = command_line.replaced(command, "minutes", str(config.steps), name_then="steps")
+    if "--validate-every" not in map(command_line.option_of, words):
         words += ["--validate-every", str(config.validate_every)]
     return shlex.join(words)
-
-
-def _replaced(command: str, name: str, value: str, name_then: str = "") -> list[str]:
-    """The words of a command in which an option has another value, and possibly another name."""
-    words = shlex.split(command)
-    at = [_option(word) for word in words].index(f"--{name}")
-    words[at : at + (1 if "=" in words[at] else 2)] = [f"--{name_then or name}", value]
-    return words
-
-
-def _option(word: str) -> str:
-    """The option that a word of a command names, without its value; tyro takes _ for -."""
-    return word.partition("=")[0].replace("_", "-")
-
-
-def _continue(trainer: Trainer, folder: RunFolder) -> None:
-    """Bring a trainer and the files of its run to the last checkpoint."""
-    checkpoint, _ = load_last(folder)
-    trainer.restore(checkpoint)
-    steps = trainer.config.steps
-    if steps < trainer.step:
-        raise RunError(
-            f"resume: {folder.path} has made more steps than --steps",
-            {"made": trainer.step, "--steps": steps},
-            "give more --steps, or leave the option out",
-        )
-    with command_line.writing(folder.path):
-        if not folder.log.exists():
-            missing = f"warning: {folder.log} is missing; the curves start at step {trainer.step}"
-            print(missing, file=sys.stderr)
-            folder.start_log()
-        folder.forget_after(trainer.step)
-        folder.write_config(asdict(trainer.config))
 
 
 def _name_of(data: str) -> str:
