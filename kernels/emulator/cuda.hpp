@@ -26,10 +26,18 @@ struct uint3 {
 };
 using dim3 = uint3;
 
+struct __attribute__((aligned(8))) float2 {
+    float x, y;
+};
 struct __attribute__((aligned(16))) float4 {
     float x, y, z, w;
 };
+struct __attribute__((aligned(8))) uint2 {
+    unsigned x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 
 using std::min;
 
@@ -88,12 +96,12 @@ bool next_copy(int groups_left, float4** to, const float4** from);
 void end_group_of_copies();
 void forget_written(float4* destination);  // for the checks: reading it now is too early
 
-inline void copy_async(float* to, const float* from) {
+inline void copy_async(void* to, const void* from) {
     float nan = std::nanf("");
-    float4* destination = reinterpret_cast<float4*>(to);
+    float4* destination = static_cast<float4*>(to);
     *destination = {nan, nan, nan, nan};
     forget_written(destination);
-    remember_copy(destination, reinterpret_cast<const float4*>(from));
+    remember_copy(destination, static_cast<const float4*>(from));
 }
 
 inline void wait_for_copies(int groups_left) {
@@ -163,6 +171,32 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsig
                               const char* line) {
     auto half = [](unsigned bits, int i) { return number_of(i ? bits & 0xffff0000 : bits << 16); };
     multiply_fragments<2>(d, a, b, half, line);
+}
+
+// The part of ldmatrix after each lane has read its row.
+template <bool TRANSPOSED>
+UNCHECKED void spread_rows(unsigned (&d)[4], const float4& own, const char* line) {
+    std::memcpy(mailbox(lane()), &own, sizeof own);
+    warp_barrier(0xffffffff, line);
+    for (int matrix = 0; matrix < 4; matrix++) {
+        unsigned short numbers[2];
+        for (int i = 0; i < 2; i++) {
+            int row = lane() / 4, column = lane() % 4 * 2 + i;
+            if (TRANSPOSED) std::swap(row, column);
+            numbers[i] = static_cast<unsigned short*>(mailbox(matrix * 8 + row))[column];
+        }
+        std::memcpy(&d[matrix], numbers, sizeof numbers);
+    }
+    warp_barrier(0xffffffff, line);
+}
+
+// ldmatrix: four 8×8 matrices of 16-bit numbers from shared memory (PTX manual, "ldmatrix"). Lane i has the
+// address of row i % 8 of matrix i / 8, 16 bytes. With g = lane / 4 and t = lane % 4, its register for a
+// matrix gets columns 2t and 2t+1 of row g, transposed rows 2t and 2t+1 of column g.
+template <bool TRANSPOSED>
+inline void load_matrices(unsigned (&d)[4], const void* row, const char* line) {
+    float4 own = *static_cast<const float4*>(row);
+    spread_rows<TRANSPOSED>(d, own, line);
 }
 
 template <class... P, std::size_t... I>

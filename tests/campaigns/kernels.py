@@ -90,11 +90,12 @@ def _other_operation(instruction: Instruction) -> Instruction | None:
 
 def _exchanged(instruction: Instruction) -> Instruction | None:
     name, operands = instruction.opcode[0], instruction.operands
-    if name == "mma":
-        first, second, *rest = operands[1].strip("{}").split(",")
-        return replace(
-            instruction, operands=(operands[0], f"{{{','.join([second, first, *rest])}}}", *operands[2:])
-        )
+    if name in ("mma", "ldmatrix"):
+        place = 1 if name == "mma" else 0
+        first, second, *rest = operands[place].strip("{}").split(",")
+        changed = list(operands)
+        changed[place] = f"{{{','.join([second, first, *rest])}}}"
+        return replace(instruction, operands=tuple(changed))
     if name in NOT_COMMUTATIVE or (name == "setp" and instruction.opcode[1] in ORDERED):
         return replace(instruction, operands=(operands[0], operands[2], operands[1], *operands[3:]))
     return None
@@ -103,9 +104,10 @@ def _exchanged(instruction: Instruction) -> Instruction | None:
 def _moved(instruction: Instruction) -> Instruction | None:
     """Move an address by what the instruction accesses."""
     opcode = instruction.opcode
-    if opcode[:3] != ("cp", "async", "cg") and opcode[:2] not in ACCESSES:
+    of_16_bytes = opcode[0] in ("cp", "ldmatrix") or "v4" in opcode
+    if opcode[:3] != ("cp", "async", "cg") and opcode[0] != "ldmatrix" and opcode[:2] not in ACCESSES:
         return None
-    width = 16 if opcode[0] == "cp" or "v4" in opcode else int(opcode[-1][1:]) // 8
+    width = 16 if of_16_bytes else int(opcode[-1][1:]) // 8
     place = next(i for i, text in enumerate(instruction.operands) if text.startswith("["))
     base, _, offset = instruction.operands[place].strip("[]").partition("+")
     changed = list(instruction.operands)

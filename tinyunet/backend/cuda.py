@@ -38,6 +38,7 @@ C_TYPES = {
     "double": np.float64,
     "int": np.int32,
     "unsigned char": np.uint8,
+    "unsigned short": np.uint16,
     "unsigned long long": np.uint64,
 }
 INDEX_LIMIT = 2**31 - 2**18  # an int index may pass the end by all threads of 1024 blocks

@@ -13,7 +13,7 @@ from ptx.memory import Window
 from ptx.races import EPOCHS, Stamp
 from ptx.registers import TYPES, Registers
 from ptx.tensor_cores import WARP
-from ptx.transfers import CopyQueue, bind_transfer
+from ptx.transfers import CopyQueue, bind_matrices, bind_transfer
 
 READY, AT_BARRIER, AT_COLLECTIVE, DONE = range(4)
 FULL = (1 << WARP) - 1
@@ -87,6 +87,8 @@ class Machine:
                 return bind_transfer(instruction, self)
             if instruction.opcode[:2] == ("cp", "async"):
                 return self.copies.bind(instruction)
+            if name == "ldmatrix":
+                return bind_matrices(instruction, self)
             if name == "shfl":
                 return self._bind_shuffle(instruction)
             return bind(instruction, self.registers)
@@ -135,7 +137,7 @@ class Machine:
                     CONTROL[instruction.opcode[0]](self, instruction, lanes, where)
                     return pc + 1 - start
                 if instruction.opcode[0] in COLLECTIVE:
-                    lanes = self._gathered(instruction, pc, lanes, instruction.opcode[0] == "mma")
+                    lanes = self._gathered(instruction, pc, lanes, instruction.opcode[0] in WHOLE)
                     if not lanes.any():
                         return pc + 1 - start
                     where = everyone = self._or_true(lanes)
@@ -294,4 +296,5 @@ CONTROL = {
     "bar": Machine._barrier,
     "barrier": Machine._barrier,
 }
-COLLECTIVE = ("shfl", "mma")
+WHOLE = ("mma", "ldmatrix")  # executed by all lanes of a warp
+COLLECTIVE = ("shfl", *WHOLE)

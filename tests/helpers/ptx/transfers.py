@@ -1,4 +1,4 @@
-"""Loads, stores and asynchronous copies (``cp.async``)."""
+"""Loads, stores, matrices spread over a warp (``ldmatrix``) and asynchronous copies (``cp.async``)."""
 
 import re
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from ptx.arithmetic import unknown
 from ptx.fault import Fault
 from ptx.races import Stamp
 from ptx.registers import TYPES, bits_of
+from ptx.tensor_cores import GROUP, THREAD
 
 ADDRESS = re.compile(r"\[\s*([^\]\s+]+)\s*(?:\+\s*(-?\w+))?\s*\]")
 SPACES = ("global", "shared", "local", "param")
-COPY = 16  # bytes
+COPY = MATRIX_ROW = 16  # bytes
 
 
 class Places:
@@ -114,6 +115,35 @@ def _cells(memory, offsets, size):
     """Yield the cells of the shadow that accesses of some bytes touch, one for each access at a time."""
     for byte in range(0, size, memory.grain):
         yield (offsets + byte) // memory.grain
+
+
+def bind_matrices(instruction, machine):
+    """Bind ``ldmatrix``: four 8×8 matrices of 16-bit numbers, by the warps that take part whole.
+
+    Lane i has the address of row i % 8 of matrix i / 8. With g = lane / 4 and t = lane % 4, the register for
+    a matrix gets columns 2t and 2t+1 of row g, transposed rows 2t and 2t+1 of column g (PTX ISA, "ldmatrix").
+    """
+    form, transposed = ".".join(instruction.opcode).replace(".trans", ""), "trans" in instruction.opcode
+    if form != "ldmatrix.sync.aligned.m8n8.x4.shared.b16":
+        raise unknown(instruction)
+    names = [name.strip() for name in instruction.operands[0].strip("{}").split(",")]
+    targets = [machine.registers.target(name, TYPES["b32"]) for name in names]
+    places, memory = Places(machine, instruction.operands[1], "shared"), machine.shared
+    numbers = memory.buffer.view(np.uint16)
+
+    def run(where):
+        lanes = machine.lanes(where)
+        rows = places.offsets(lanes, MATRIX_ROW).reshape(-1, 4, 8)
+        for matrix, target in enumerate(targets):
+            halves = []
+            for i in range(2):
+                row, column = (2 * THREAD + i, GROUP) if transposed else (GROUP, 2 * THREAD + i)
+                at = (rows[:, matrix, row] + 2 * column).reshape(-1)
+                note(machine, memory, at, 2, lanes, writes=False)
+                halves.append(numbers[at // 2].astype(np.uint32))
+            target[lanes] = halves[0] | halves[1] << np.uint32(16)
+
+    return run
 
 
 def _bind_parameter(instruction, machine):
