@@ -77,6 +77,23 @@ def test_four_numbers_at_once(emulated):
     assert report.lines == {3: Traffic(4, 4, 4, 4), 4: Traffic(4, 4, 4, 4)}
 
 
+def test_an_asynchronous_copy_is_one_access(emulated):
+    """Of 16 bytes, made when it is waited for, also where it copies nothing but zeros."""
+    source = """extern "C" __global__ void copy(const float* x, float* y, int count) {
+    __shared__ __align__(16) float kept[128];
+    int i = threadIdx.x;
+    emulator::copy_async(&kept[4 * i], i < count ? &x[4 * i] : nullptr);
+    emulator::end_group_of_copies();
+    emulator::wait_for_copies(0);
+    y[i] = kept[4 * i];
+}"""
+    x, y = np.ones(128, np.float32), np.zeros(32, np.float32)
+    report = run_checked(source, "copy", (1,), (32,), x, y, 16)
+    np.testing.assert_array_equal(y, [1] * 16 + [0] * 16)
+    assert report.lines.get(4, Traffic()) == Traffic()
+    assert report.lines[6] == Traffic(2, 2, 4, 4)
+
+
 @pytest.mark.parametrize("channels", [16, 64, 256])
 def test_the_sums_of_batch_norm_read_maps_with_the_fewest_wavefronts(emulated, channels):
     """Neighbouring threads read neighbouring numbers, also where a pixel has fewer than a warp has lanes."""
