@@ -79,6 +79,3 @@ __device__ __forceinline__ void advance(Window& window, const Shape& s, int rows
         window.offset += (s.height - s.out_height) * s.width * s.channels;
     }
 }
-
-// The rows and columns of the result that a block computes, on the rungs above tiled.
-constexpr int TILE_ROWS = 128, TILE_COLUMNS = 64;

@@ -1,9 +1,13 @@
 // The rungs "tensor" and "tensor_bf16" of conv2d, forward and backward_weight; conv2d.cu has the ladder.
 //
 // Tiles are copied to shared memory past the registers and multiplied by tensor cores; then the sums are
-// written. Each PTX instruction has its own function, with a second body for the CPU.
+// written.
 
 #include "conv2d_patches.cuh"
+
+constexpr int TILE_ROWS = 128, TILE_COLUMNS = 64, STAGES = 3, STAGE_DEPTH = 16;
+
+#include "conv2d_tensor.cuh"
 
 __device__ __forceinline__ unsigned to_tf32(float value) {
 #ifdef CUDA_EMULATED
@@ -15,35 +19,12 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
 #endif
 }
 
-// Two numbers in one register, the first in the lower half.
-__device__ __forceinline__ unsigned to_bf16(float first, float second) {
-#ifdef CUDA_EMULATED
-    return emulator::round_to_bf16(first) | emulator::round_to_bf16(second) << 16;
-#else
-    unsigned rounded;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(rounded) : "f"(second), "f"(first));
-    return rounded;
-#endif
-}
-
 __device__ __forceinline__ void multiply_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef CUDA_EMULATED
     emulator::mma_m16n8k8_tf32(d, a, b, EMULATED_LINE);
 #else
     asm volatile(
         "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-
-__device__ __forceinline__ void multiply_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-#ifdef CUDA_EMULATED
-    emulator::mma_m16n8k16_bf16(d, a, b, EMULATED_LINE);
-#else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -78,46 +59,6 @@ struct Bf16 {
     }
 };
 
-// Begin to copy four numbers to shared memory.
-__device__ __forceinline__ void copy_float4(float& to, const float* from, Offset offset) {
-#ifdef CUDA_EMULATED
-    emulator::copy_async(&to, offset.exists ? from + offset.value : nullptr);
-#else
-    unsigned address = __cvta_generic_to_shared(&to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address),
-                 "l"(from + (offset.exists ? offset.value : 0)), "r"(offset.exists ? 16 : 0)
-                 : "memory");
-#endif
-}
-
-__device__ __forceinline__ void end_group_of_copies() {
-#ifdef CUDA_EMULATED
-    emulator::end_group_of_copies();
-#else
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-
-// Wait until all but the last GROUPS groups of this thread's copies have arrived.
-template <int GROUPS>
-__device__ __forceinline__ void wait_for_copies() {
-#ifdef CUDA_EMULATED
-    emulator::wait_for_copies(GROUPS);
-#else
-    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
-#endif
-}
-
-constexpr int STAGES = 3, STAGE_DEPTH = 16;
-
-// Each of the four warps has 64×32 of the block's 128×64: 4×4 pieces of 16×8, with four numbers of each per
-// lane.
-struct Pieces {
-    float sum[4][4][4];
-};
-__device__ __forceinline__ int warp_row() { return threadIdx.x / 64 * 64; }
-__device__ __forceinline__ int warp_column() { return threadIdx.x / 32 % 2 * 32; }
-
 // left(row, k) is an element of the left tile. The rows of both tiles are padded so that 32 lanes read from
 // 32 banks.
 template <class Factors, class Left>
@@ -146,27 +87,6 @@ __device__ __forceinline__ void multiply_stage(Left left, const float (&right)[S
 #pragma unroll
             for (int n = 0; n < 4; n++) Factors::multiply(pieces.sum[m][n], a[m], b[n]);
     }
-}
-
-// fetch(stage, depth) begins to copy the tiles at this depth, each time STAGE_DEPTH further; use(stage)
-// multiplies them.
-template <class Fetch, class Use>
-__device__ __forceinline__ void run_stages(int first, int last, Fetch fetch, Use use) {
-    int fetched = 0, used = 0;
-    for (; fetched < STAGES - 1; fetched++) {
-        fetch(fetched, first + fetched * STAGE_DEPTH);
-        end_group_of_copies();
-    }
-    for (int depth = first; depth < last; depth += STAGE_DEPTH) {
-        wait_for_copies<STAGES - 2>();
-        __syncthreads();  // these tiles are complete, and those before them may be replaced
-        fetch(fetched, depth + (STAGES - 1) * STAGE_DEPTH);
-        end_group_of_copies();
-        use(used);
-        fetched = fetched == STAGES - 1 ? 0 : fetched + 1;
-        used = used == STAGES - 1 ? 0 : used + 1;
-    }
-    wait_for_copies<0>();
 }
 
 // finish(value, column) is applied to each value before it is written. A lane has two adjacent values in each
@@ -204,13 +124,13 @@ __device__ __forceinline__ void forward_on_tensor_cores(const Shape& s, const fl
     auto fetch = [&](int stage, int k) {
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            copy_float4(left[stage][row + 32 * e][part], x, offset_in_x(s, windows[e], tap));
+            copy_16_bytes(left[stage][row + 32 * e][part], x, offset_in_x(s, windows[e], tap));
         advance(tap, s, STAGE_DEPTH);
 #pragma unroll
         for (int e = 0; e < 2; e++)
-            copy_float4(right[stage][depth + 8 * e][column], weight,
-                        offset_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
-                                         s.filters));
+            copy_16_bytes(right[stage][depth + 8 * e][column], weight,
+                          offset_in_matrix(k + depth + 8 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
+                                           s.filters));
     };
     Pieces pieces = {};
     run_stages(0, s.columns, fetch, [&](int stage) {
@@ -240,11 +160,11 @@ __device__ __forceinline__ void backward_weight_on_tensor_cores(const Shape& s, 
         if (k + pixel >= s.rows) window.i = s.height;
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            copy_float4(left[stage][pixel][channel + 32 * e], x, offset_in_x(s, window, taps[e]));
+            copy_16_bytes(left[stage][pixel][channel + 32 * e], x, offset_in_x(s, window, taps[e]));
         advance(window, s, STAGE_DEPTH);
 #pragma unroll
         for (int e = 0; e < 2; e++)
-            copy_float4(
+            copy_16_bytes(
                 right[stage][depth + 8 * e][column], grad_output,
                 offset_in_matrix(k + depth + 8 * e, s.rows, blockIdx.y * TILE_COLUMNS + column, s.filters));
     };

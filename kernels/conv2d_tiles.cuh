@@ -1,7 +1,7 @@
 // A block of 128 threads multiplies a 128 × DEPTH tile by a DEPTH × 64 tile, again and again, for the rungs
 // "blocked" and "winograd" of conv2d.
 
-constexpr int DEPTH = 8;
+constexpr int TILE_ROWS = 128, TILE_COLUMNS = 64, DEPTH = 8;
 
 struct __align__(16) Tiles {
     // Two of each: one is read while the other is written. The depth is the first axis of both, so that a
