@@ -34,6 +34,19 @@ def elementwise(expression, result, *arrays):
     return y
 
 
+# The last a % 64 bits of a into b, from bit b % 64 on.
+INSERTED = """[=] {
+    int d;
+    asm("bfi.b32 %0, %1, %2, %3, %4;" : "=r"(d) : "r"(a), "r"(b), "r"(b & 63), "r"(a & 63));
+    return d;
+}()"""
+
+
+def field(a, b):
+    """Return the 32 bits that INSERTED replaces, set."""
+    return (1 << a % 64) - 1 << b % 64 & 2**32 - 1
+
+
 def pairs():
     """Return all pairs of the integers."""
     return [np.ascontiguousarray(a.ravel()) for a in np.meshgrid(INTEGERS, INTEGERS)]
@@ -54,6 +67,7 @@ def pairs():
         ("__brev(a) ^ b", lambda a, b: int(f"{a % 2**32:032b}"[::-1], 2) ^ b),
         ("int(unsigned(a) / 7u)", lambda a, b: a % 2**32 // 7),
         ("a < b ? a - b : abs(b)", lambda a, b: a - b if a < b else abs(b)),
+        (INSERTED, lambda a, b: b & ~field(a, b) | a << b % 64 & field(a, b)),
     ],
 )  # fmt: skip
 def test_integers(expression, by_hand):

@@ -173,6 +173,21 @@ def bind_shift(instruction, registers):
     return computed(target, shifted, a, amount)
 
 
+@executes("bfi")
+def bind_insertion(instruction, registers):
+    """Bind ``bfi.b32``: the lowest bits of a, as many as the last operand says, replace bits of b."""
+    if instruction.opcode != ("bfi", "b32"):
+        raise unknown(instruction)
+    target, a, b, first, count = _operands(instruction, registers, TYPES["b32"])
+
+    def inserted(a, b, first, count):
+        first, count = (np.minimum(x & 0xFF, 32).astype(np.uint64) for x in (first, count))
+        field = ((np.uint64(1) << count) - np.uint64(1) << first).astype(np.uint32)
+        return b & ~field | (a.astype(np.uint64) << first).astype(np.uint32) & field
+
+    return computed(target, inserted, a, b, first, count)
+
+
 COMPARISONS = {
     "eq": np.equal,
     "ne": np.not_equal,
