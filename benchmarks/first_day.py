@@ -48,7 +48,7 @@ Figures = dict[str, Any]
 # precisions round each factor to 11 or 8 bits: a relative error of 2^-12 or 2^-9 at most for each factor,
 # in products that differ in sign, so that the errors do not add up.
 LARGEST_ERROR = {"float32": 2e-5, "tf32": 2e-3, "bf16": 2e-2}
-PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16"}  # other rungs: float32
+PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", "tensor_copies": "bf16"}  # other rungs: float32
 
 
 class Day:
@@ -171,10 +171,9 @@ def _exact_results(
 
 
 def _rungs(layer: Layer) -> list[str]:
-    """List the rungs that take a layer: see `tinyunet.ops.conv2d_cuda.fastest_rung`."""
-    fast = layer.channels % 4 == 0 and layer.filters % 4 == 0
-    rungs = [rung for rung in conv2d_cuda.RUNGS if fast or rung in ("naive", "tiled")]
-    return [*rungs, *([conv2d_cuda.WINOGRAD] if fast and layer.window == 3 else [])]
+    """List the rungs that take a layer."""
+    rungs = [*conv2d_cuda.RUNGS, *([conv2d_cuda.WINOGRAD] if layer.window == 3 else [])]
+    return [rung for rung in rungs if conv2d_cuda.takes(rung, layer.channels, layer.filters)]
 
 
 def profile(day: Day) -> Figures:
@@ -245,7 +244,7 @@ def networks(day: Day) -> Figures:
 
 def layers_(day: Day) -> Figures:
     """Compare each layer with cuDNN's."""
-    rungs = ("blocked", "tensor", "tensor_bf16", conv2d_cuda.WINOGRAD)
+    rungs = ("blocked", "tensor", "tensor_bf16", "tensor_copies", conv2d_cuda.WINOGRAD)
     return _beside_pytorch(
         day,
         gpu.Options(groups=("layers",), rungs=rungs, turns=5, compiled=False, out=day.out / "layers.json"),

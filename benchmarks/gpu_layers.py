@@ -26,7 +26,8 @@ from tinyunet.backend import PRECISIONS, to_backend
 from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 
 PYTORCHS = {f"PyTorch {precision}": precision for precision in PRECISIONS}
-PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", **PYTORCHS}  # other rungs: float32
+# Of the other rungs: float32.
+PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", "tensor_copies": "bf16", **PYTORCHS}
 COLOURS = {
     "naive": "tab:brown",
     "tiled": "tab:pink",
@@ -35,6 +36,7 @@ COLOURS = {
     "winograd": "tab:cyan",
     "tensor": "tab:orange",
     "tensor_bf16": "tab:green",
+    "tensor_copies": "tab:olive",
     **dict(zip(PYTORCHS, ("tab:blue", "tab:orange", "tab:green"), strict=True)),
 }
 Tasks = dict[str, Task]  # by direction
@@ -96,8 +98,7 @@ def rates(took: float, flop: float, size: float, rung: str, peaks: Mapping[str, 
 
 def convolution(layer: Layer, rungs: tuple[str, ...]) -> Case:
     """Make the case of a convolution: all rungs that take its channels, and PyTorch in each precision."""
-    fast = layer.channels % 4 == 0 and layer.filters % 4 == 0
-    suited = [rung for rung in rungs if fast or rung in ("naive", "tiled")]
+    suited = [rung for rung in rungs if conv2d_cuda.takes(rung, layer.channels, layer.filters)]
     if layer.window != 3:
         suited = [rung for rung in suited if rung != conv2d_cuda.WINOGRAD]
 

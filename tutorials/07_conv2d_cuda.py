@@ -362,8 +362,9 @@ show("07-fragments")
 # ----------------------
 # ``kernels/conv2d*.cu`` has these rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs per thread,
 # four numbers per load, the next tiles fetched while these are multiplied) and ``tensor``, the last
-# also with factors of 16 bits (bfloat16, 7 after the point). They agree with our kernels up to their
-# rounding. A launch log adds up their accesses to memory.
+# also with factors of 16 bits (bfloat16, 7 after the point), rounded on their way into the tensor cores
+# or beforehand, in copies. They agree with our kernels up to their rounding. A launch log adds up their
+# accesses to memory.
 
 # %%
 import tinyunet as tu
@@ -378,7 +379,7 @@ for rung in conv2d_cuda.RUNGS:
     traffic = log.totals[f"conv2d_forward_{rung}"].traffic
     counted[f"engine: {rung}"] = traffic.global_wavefronts, traffic.shared_wavefronts
     error = np.abs(y.reshape(right.shape) - right).max() / np.abs(right).max()
-    print(f"{rung:<12} largest error {error:.1e} of the largest value")
+    print(f"{rung:<13} largest error {error:.1e} of the largest value")
     assert (1e-5 < error < 1e-2) if rung.startswith("tensor") else error < 1e-6
 
 fig, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")

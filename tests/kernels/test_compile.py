@@ -15,7 +15,9 @@ from nvrtc import compiled
 from tinyunet.backend.cuda import KERNEL_FOLDER, kernels_in, source_of
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
-REGISTERS = 168  # per thread: three blocks of 128 threads then fit into the 65,536 of a multiprocessor
+# Per thread, of the 65,536 of a multiprocessor: three blocks of 128 threads then fit, or two of 256.
+REGISTERS = {"conv2d_tensor_copies": 128}
+MOST_REGISTERS = 168
 SHARED_MEMORY = 48 * 1024  # per block, without opting in to more
 architectures = pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 all_architectures = pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def test_no_spills_and_within_the_budget(source, architecture):
     assert succeeded, log
     registers = re.findall(r"Used (\d+) registers", log)
     assert len(registers) == len(kernels_in(source))
-    assert max(map(int, registers)) <= REGISTERS
+    assert max(map(int, registers)) <= REGISTERS.get(source.stem, MOST_REGISTERS)
     assert all(int(size) <= SHARED_MEMORY for size in re.findall(r"(\d+) bytes smem", log))
     assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}
 
@@ -46,7 +48,7 @@ def test_no_spills_and_within_the_budget(source, architecture):
 def test_older_gpus(source):
     """A GPU of 2018 has all rungs except those on tensor cores; one of 2013 is unknown to the compiler."""
     succeeded, *_, log = compiled(source, "sm_75")
-    assert succeeded == (source.stem != "conv2d_tensor"), log
+    assert succeeded == ("tensor" not in source.stem), log
     assert succeeded or "requires .target sm_80" in log
     succeeded, *_, log = compiled(source, "sm_35")
     assert not succeeded
@@ -59,6 +61,8 @@ def test_older_gpus(source):
     [
         ("tensor", "mma.sync.aligned.m16n8k8.row.col.f32.tf32"),
         ("tensor_bf16", "mma.sync.aligned.m16n8k16.row.col.f32.bf16"),
+        ("tensor_copies", "mma.sync.aligned.m16n8k16.row.col.f32.bf16"),
+        ("tensor_copies", "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"),
     ],
 )
 def test_tensor_rungs_are_on_tensor_cores(rung, instruction, architecture):
@@ -70,7 +74,7 @@ def test_tensor_rungs_are_on_tensor_cores(rung, instruction, architecture):
 
 
 @architectures
-@pytest.mark.parametrize(("rung", "arrays"), [("blocked", 2), ("tensor", 8)])
+@pytest.mark.parametrize(("rung", "arrays"), [("blocked", 2), ("tensor", 8), ("tensor_copies", 4)])
 def test_shared_memory_of_128_bit_accesses_is_aligned(rung, arrays, architecture):
     """To 16 bytes, unlike an array of float by default. Two arrays for each direction and precision."""
     _, ptx, *_ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
@@ -134,6 +138,8 @@ def loops(code):
         ("conv2d_backward_weight_tensor", "HMMA", 9.5),
         ("conv2d_forward_tensor_bf16", "HMMA", 14),
         ("conv2d_backward_weight_tensor_bf16", "HMMA", 15),
+        ("conv2d_forward_tensor_copies", "HMMA", 5),
+        ("conv2d_backward_weight_tensor_copies", "HMMA", 6),
     ],
 )
 def test_the_main_loop_mostly_multiplies(kernel, multiplication, others, architecture):

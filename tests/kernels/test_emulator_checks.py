@@ -18,9 +18,9 @@ def relu():
     tu.relu(tu.Tensor(*random_arrays([(2, 10, 14, 5)], np.float32)))
 
 
-def conv2d(rung):
+def conv2d(rung, channels=20, filters=68):
     def program():
-        x, weight = random_arrays([(1, 13, 14, 20), (3, 3, 20, 68)], np.float32)
+        x, weight = random_arrays([(1, 13, 14, channels), (3, 3, channels, filters)], np.float32)
         y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
         conv2d_cuda.backward_weight(x, y, 0, 3, rung)
 
@@ -31,6 +31,7 @@ def conv2d(rung):
 conv2d_naive, conv2d_tiled, conv2d_blocked, conv2d_tensor, conv2d_winograd = map(
     conv2d, ("naive", "tiled", "blocked", "tensor", "winograd")
 )
+conv2d_tensor_copies = conv2d("tensor_copies", channels=24, filters=136)
 
 
 def batch_norm():
@@ -250,6 +251,38 @@ BUGS = [
         "fetch(used, depth",
         "reads word .* of the shared memory, which no thread of the block has written",
         "a[m][e] = ",
+    ),
+    (
+        "copies that ldmatrix does not wait for",
+        conv2d_tensor_copies,
+        "wait_for_copies<STAGES - 2>();",
+        "wait_for_copies<STAGES - 1>();",
+        "reads word .* of the shared memory, which no thread of the block has written",
+        "emulator::load_matrices<TRANSPOSED>",
+    ),
+    (
+        "a matrix from the middle of a chunk",
+        conv2d_tensor_copies,
+        "left.chunk(row + low, first + high)",
+        "(&left.chunk(row + low, first + high))[4]",
+        r"misaligned: .* reads 16 bytes at the shared memory",
+        "emulator::load_matrices<TRANSPOSED>",
+    ),
+    (
+        "a row of a matrix past the end of its tile",
+        conv2d_tensor_copies,
+        "left.chunk(row + low, first + high)",
+        "left.chunk(row + lane, first + high)",
+        "reads word .* of the shared memory, which no thread of the block has written",
+        "emulator::load_matrices<TRANSPOSED>",
+    ),
+    (
+        "pixels after the last",
+        conv2d_tensor_copies,
+        "if (row >= s.rows) windows[e].i = s.height;",
+        "",
+        r"out of bounds: .* reads 16 bytes at x\[4704\], which has 4368",
+        "emulator::wait_for_copies",
     ),
     (
         "four numbers from an odd address",

@@ -54,21 +54,21 @@ def test_every_kernel_is_launched(emulated):
         model.loss(tu.Tensor(image), target, np.ones(target.shape)).backward()
         for optimiser in (tu.SGD, tu.AdamW):
             optimiser(model.parameters(), lr=0.01).step()
-        (x,) = random_arrays([(1, 4, 4, 4)], np.float32)
+        (x,) = random_arrays([(1, 4, 4, 8)], np.float32)
         logits = tu.Tensor(x, requires_grad=True)
         tu.softmax_cross_entropy(tu.add(tu.relu(logits), logits), np.zeros((1, 4, 4), int)).backward()
-        ones = np.ones(4, np.float32)
+        ones = np.ones(8, np.float32)
         y = tu.batch_norm(logits, *(tu.Tensor(ones, requires_grad=True) for _ in range(2)))
         y.backward(np.ones(y.shape))
-        weight = np.zeros((1, 1, 4, 4), np.float32)
+        weight = np.zeros((1, 1, 8, 8), np.float32)
         DISPATCH_TABLE["batch_norm", "fold"](weight, ones, ones, ones, ones)
         for rung in conv2d_cuda.RUNGS:
             y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
             conv2d_cuda.backward_weight(x, y, 0, 1, rung)
-        weight = np.zeros((3, 3, 4, 4), np.float32)
+        weight = np.zeros((3, 3, 8, 8), np.float32)
         y = conv2d_cuda.forward(x, weight, None, 0, False, conv2d_cuda.WINOGRAD)
         conv2d_cuda.backward_weight(x, y, 0, 3, conv2d_cuda.WINOGRAD)
-        weight = np.zeros((2, 2, 4, 4), np.float32)
+        weight = np.zeros((2, 2, 8, 8), np.float32)
         y = conv_transpose2d_cuda.forward(x, weight, None, False, "naive")
         conv_transpose2d_cuda.backward_input(y, weight, "naive")
         conv_transpose2d_cuda.backward_weight(x, y, "naive")
@@ -116,7 +116,8 @@ def test_the_numbers_of_the_ladder():
     for rung, _, operations, read, results, threads in table("rung"):
         rows, columns = conv2d_cuda.TILES.get(rung, ((1, 1), None))[0]
         assert int(operations) == 2 * depth
-        assert int(read) == (rows + columns) / (rows * columns) * depth * 4
+        width = 2 if rung == conv2d_cuda.COPIES else 4
+        assert int(read) == (rows + columns) / (rows * columns) * depth * width
         grid, block = conv2d_cuda._grid_and_block(rung, 1024, 256)
         assert np.prod(grid) * np.prod([int(n) for n in results.split("×")]) == 1024 * 256
         assert "×".join(map(str, block)) == threads

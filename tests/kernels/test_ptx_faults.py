@@ -99,6 +99,64 @@ FAULTS = [
         1,
     ),
     (
+        "a group of copies too many on its way to ldmatrix",
+        "conv2d.backward_weight tensor_copies,",
+        r"cp\.async\.wait_group 1;",
+        "cp.async.wait_group 2;",
+        "an asynchronous copy to which nobody has waited for",
+    ),
+    (
+        "no barrier between copies and ldmatrix",
+        "conv2d.forward tensor_copies,",
+        BARRIER,
+        "",
+        "race: .* which thread .* wrote, with no barrier in between|asynchronous copy",
+    ),
+    (
+        "matrices that are not transposed",
+        "conv2d.forward tensor_copies,",
+        r"x4\.trans",
+        "x4",
+        WRONG,
+    ),
+    (
+        "two matrices exchanged",
+        "conv2d.backward_weight tensor_copies,",
+        r"(ldmatrix[^{]*\{%r\d+),(%r\d+),(%r\d+),",
+        r"\1,\3,\2,",
+        WRONG,
+    ),
+    (
+        "a row of a matrix from the middle of a chunk",
+        "conv2d.forward tensor_copies,",
+        r"(ldmatrix[^[]*\[%r\d+)\]",
+        r"\1+8]",
+        r"misaligned: 16 bytes at \d+ of shared memory",
+    ),
+    (
+        "chunks that exchange places in one direction only",
+        "conv2d.forward tensor_copies,",
+        r"(cp\.async\.cg\.shared\.global \[)%r(\d+)\]",
+        r"xor.b32 %r\2, %r\2, 16;\n\t\1%r\2]",
+        WRONG,
+        1,
+    ),
+    (
+        "ldmatrix by half of a warp",
+        "conv2d.forward tensor_copies,",
+        r"\tldmatrix",
+        r"\tmov.u32 %r1, %laneid;\n\tsetp.gt.u32 %p1, %r1, 15;\n\t@%p1 ret;\n\tldmatrix",
+        "waits for lanes of its warp that do not arrive",
+        1,
+    ),
+    (
+        "two numbers of a copy exchanged",
+        "conv2d.forward tensor_copies,",
+        r"(cvt\.rn\.bf16x2\.f32 %r\d+, )(%[fr]\d+), (%[fr]\d+);",
+        r"\1\3, \2;",
+        WRONG,
+    ),
+    (
         "one element too many",
         "relu.forward",
         r"setp\.ge\.s32",
@@ -267,6 +325,8 @@ def test_the_fault_is_found(emulated, fault):
         ("tiled", (32, 16), (16, 16), WRONG),  # half of the blocks
         ("blocked", (128, 64), (64,), "which nobody has written"),
         ("tensor", (128, 64), (160,), "160 threads per block, the kernel is compiled for at most 128"),
+        ("tensor_copies", (128, 128), (128,), "which nobody has written"),
+        ("tensor_copies", (128, 256), (256,), WRONG),  # half of the blocks
     ],
 )
 def test_a_wrong_launch_is_found(emulated, monkeypatch, rung, tile, block, found):

@@ -13,6 +13,7 @@ import tinyunet as tu
 from tinyunet.backend import to_backend, to_host
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
+from tinyunet.ops.conv2d_cuda import RUNGS
 
 
 def arrays(n, height, width, channels, filters, size):
@@ -79,13 +80,19 @@ def rounded_to_bf16(array):
     return torch.tensor(array).bfloat16().float().numpy()
 
 
+OF_FOUR = [((2, 7, 9, 4, 8, 3), 1), ((1, 12, 13, 20, 68, 3), 0), ((1, 46, 50, 4, 4, 1), 0)]
+OF_EIGHT = [((2, 7, 9, 8, 16, 3), 1), ((1, 12, 13, 24, 136, 3), 0), ((1, 46, 50, 8, 8, 1), 0)]
+
+
 @pytest.mark.parametrize(
-    ("rung", "rounded"), [("tensor", rounded_to_tf32), ("tensor_bf16", rounded_to_bf16)], ids=["tf32", "bf16"]
+    ("rung", "rounded", "sizes", "padding"),
+    [
+        *(("tensor", rounded_to_tf32, *sizes) for sizes in OF_FOUR),
+        *(("tensor_bf16", rounded_to_bf16, *sizes) for sizes in OF_FOUR),
+        *(("tensor_copies", rounded_to_bf16, *sizes) for sizes in OF_EIGHT),
+    ],
 )
-@pytest.mark.parametrize(
-    ("sizes", "padding"), [((2, 7, 9, 4, 8, 3), 1), ((1, 12, 13, 20, 68, 3), 0), ((1, 46, 50, 4, 4, 1), 0)]
-)
-def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding, rung, rounded):
+def test_tensor_cores_compute_with_rounded_factors(build, rung, rounded, sizes, padding):
     """Products of numbers of 11 bits or fewer are exact, so that only the sums differ from the exact ones."""
     x, weight, bias = map(to_backend, arrays(*sizes))
     y = conv2d_cuda.forward(x, weight, bias, padding, True, rung)
@@ -101,6 +108,28 @@ def test_tensor_cores_compute_with_rounded_factors(build, sizes, padding, rung, 
         (grad_weight, backward_weight_numpy(x, grad_output, padding, sizes[-1]), grad_output[..., 0].size),
     ):
         assert_close(ours, exact.astype(np.float32), tolerance=largest_error(products))
+
+
+@pytest.mark.parametrize(("sizes", "padding"), OF_EIGHT[:2])
+def test_copies_give_the_bits_of_factors_rounded_later(emulated, sizes, padding):
+    """Where tensor cores add sixteen products at once, as those that are emulated do, in whichever order."""
+    x, weight, bias = arrays(*sizes)
+    results = []
+    for rung in ("tensor_bf16", "tensor_copies"):
+        y = conv2d_cuda.forward(x, weight, bias, padding, False, rung)
+        grad_x = conv2d_cuda.backward_input(y, weight, padding, rung)
+        results.append([y, grad_x, conv2d_cuda.backward_weight(x, y, padding, sizes[-1], rung)])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_copies_are_rounded_as_by_pytorch(build):
+    """Ties to even, subnormal numbers, what becomes infinite, and NaN."""
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x80000001, 0x00018000, 0x7F7FFFFF, 0xFF800000])
+    x = np.append(bits.astype(np.uint32).view(np.float32), np.float32(np.nan)).repeat(33)
+    copy = to_host(conv2d_cuda._rounded_to_bf16(to_backend(x)))
+    ours = (copy.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    np.testing.assert_array_equal(ours, rounded_to_bf16(x))
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("float32", 24), ("tf32", 11), ("bf16", 8)])
@@ -121,8 +150,8 @@ def test_without_bias(build, rung):
 
 
 def test_nan_reaches_the_outputs_that_it_goes_into(build):
-    """And no others: what a tile holds beyond the last of the 36 columns must not be multiplied."""
-    x, weight, bias = arrays(1, 12, 13, 4, 8, 3)
+    """And no others: what a tile holds beyond the last of the 72 columns must not be multiplied."""
+    x, weight, bias = arrays(1, 12, 13, 8, 8, 3)
     x[0, 6, 7, 0] = np.nan
     expected = np.zeros((1, 10, 11, 8), bool)
     expected[:, 4:7, 5:8] = True
@@ -130,6 +159,14 @@ def test_nan_reaches_the_outputs_that_it_goes_into(build):
     for rung in conv2d_cuda.RUNGS:
         y = to_host(conv2d_cuda.forward(x, weight, bias, 0, True, rung))
         np.testing.assert_array_equal(np.isnan(y), expected, err_msg=rung)
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "expected"),
+    [(1, 64, RUNGS[:2]), (64, 2, RUNGS[:2]), (4, 8, RUNGS[:-1]), (24, 12, RUNGS[:-1]), (8, 16, RUNGS)],
+)
+def test_the_rungs_that_take_some_channels(channels, filters, expected):
+    assert tuple(rung for rung in RUNGS if conv2d_cuda.takes(rung, channels, filters)) == expected
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ ALIGNMENT = 16
 THREADS_PER_BLOCK = 256  # where each thread computes one element
 NVRTC_OPTIONS = ("-std=c++17",)
 
-_KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)')
+_KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([\w, ]+\))?\s+(\w+)\(([^)]*)\)')
 _PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?P<name>\w+)$")
 
 

@@ -21,9 +21,13 @@ TILES = {
     "blocked": ((128, 64), (128,)),
     "tensor": ((128, 64), (128,)),
     "tensor_bf16": ((128, 64), (128,)),
+    "tensor_copies": ((128, 128), (256,)),
 }
-FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}  # by precision
+# By precision. "tensor_copies" is not among them before it has been timed on a GPU: it reads less, but rounds
+# each map anew for every convolution, and half of its block is idle where there are 64 filters.
+FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}
 RUNGS = ("naive", *TILES)
+COPIES = "tensor_copies"  # the rung that multiplies copies rounded to bfloat16
 WINOGRAD = "winograd"  # a rung for windows of 3×3 only: `conv2d_winograd_cuda`
 MIN_CHANNELS = 32  # and filters, for "winograd": by counts of bytes and operations, not by a clock
 ROWS_PER_PART = 2048  # pixels that one thread adds in a weight gradient: a multiple of every tile
@@ -43,7 +47,7 @@ def forward(x, weight, bias, padding, relu, rung=None):
         "conv2d",
         f"forward_{rung}",
         *_grid_and_block(rung, rows, filters),
-        *(x, weight, bias, y),
+        *(*_factors(rung, x, weight), bias, y),
         *(height, width, channels, size, padding, filters, int(relu), rows),
         flops=2 * rows * weight.size,
     )
@@ -74,7 +78,7 @@ def backward_weight(x, grad_output, padding, size, rung=None):
         f"backward_weight_{rung}",
         (across, down, parts.shape[0]),
         block,
-        *(x, grad_output, parts),
+        *(*_factors(rung, x, grad_output), parts),
         *(height, width, channels, size, padding, filters, rows, ROWS_PER_PART),
         flops=2 * rows * columns * filters,
     )
@@ -111,6 +115,12 @@ def sum_parts(parts):
     return total
 
 
+def takes(rung, channels, filters):
+    """Tell whether a rung has kernels for these sizes: most load four numbers at once, or copy eight."""
+    at_once = {"naive": 1, "tiled": 1, COPIES: 8}.get(rung, 4)
+    return channels % at_once == 0 and filters % at_once == 0
+
+
 def fastest_rung(channels, filters, size):
     """Choose the rung for the precision and these sizes: 128-bit loads need multiples of 4.
 
@@ -130,6 +140,18 @@ def _rung_that_fits(winograd_fits, output_shape, channels, size):
     if rung == WINOGRAD and not winograd_fits(output_shape, channels, filters):
         return FASTEST["float32"]
     return rung
+
+
+def _factors(rung, *arrays):
+    """Return what the kernels of a rung multiply."""
+    return [_rounded_to_bf16(array) for array in arrays] if rung == COPIES else arrays
+
+
+def _rounded_to_bf16(array):
+    """Make a copy: NumPy has no bfloat16, so that its elements are unsigned integers of 16 bits."""
+    rounded = cuda.empty(array.shape, np.uint16)
+    cuda.launch_elementwise("conv2d", "round_to_bf16", array.size // 4, array, rounded)
+    return rounded
 
 
 def _grid_and_block(rung, rows, columns):

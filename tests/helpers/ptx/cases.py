@@ -131,6 +131,7 @@ ROUNDED = {
     "tensor": lambda a: to_tf32(a.view(np.uint32)).view(np.float32),
     "tensor_bf16": lambda a: (to_bf16(a.view(np.uint32)) << np.uint32(16)).view(np.float32),
 }
+ROUNDED["tensor_copies"] = ROUNDED["tensor_bf16"]
 WINOGRAD = {
     "forward": (
         "conv2d_winograd_inputs conv2d_winograd_weights conv2d_winograd_multiply conv2d_winograd_outputs"
@@ -154,7 +155,7 @@ def conv2d(rung, height, width, channels, filters, size, padding, relu=True):
         f"conv2d.forward {sizes}",
         lambda: [conv2d_cuda.forward(x, weight, bias, padding, relu, rung)],
         lambda: [forward_numpy(rx, rw, bias, padding, relu)],
-        WINOGRAD["forward"] if rung == "winograd" else f"conv2d_forward_{rung}",
+        WINOGRAD["forward"] if rung == "winograd" else f"conv2d_forward_{rung}{_copies(rung)}",
         tolerance=forward_error,
     )
     add_case(
@@ -170,7 +171,7 @@ def conv2d(rung, height, width, channels, filters, size, padding, relu=True):
 def conv2d_weight(rung, x, grad, padding, size, rows_per_part=None):
     """Add a case: the gradient of weight, perhaps in parts of fewer pixels than usual."""
     rx, rg = map(ROUNDED.get(rung, np.asarray), (x, grad))
-    own = f"conv2d_backward_weight_{rung} conv2d_sum_parts"
+    own = f"conv2d_backward_weight_{rung} conv2d_sum_parts{_copies(rung)}"
 
     def run():
         with (
@@ -188,6 +189,11 @@ def conv2d_weight(rung, x, grad, padding, size, rows_per_part=None):
     )
 
 
+def _copies(rung):
+    """Name the kernel that makes a rung's copies."""
+    return " conv2d_round_to_bf16" * (rung == conv2d_cuda.COPIES)
+
+
 def _error(rung, products):
     """Return the tolerance: that of NumPy and, on tensor cores, of their sums."""
     usual = TOLERANCE[np.dtype(np.float32)]
@@ -201,6 +207,9 @@ for rung in ("blocked", "tensor", "tensor_bf16"):
     conv2d(rung, 7, 9, 4, 8, 3, 1)
     conv2d(rung, 11, 13, 8, 68, 2, 0)  # several blocks
     conv2d(rung, 5, 6, 4, 4, 4, 2, relu=False)
+conv2d("tensor_copies", 7, 9, 8, 16, 3, 1)
+conv2d("tensor_copies", 11, 13, 8, 136, 2, 0)  # several blocks
+conv2d("tensor_copies", 5, 6, 8, 32, 3, 2, relu=False)
 # A thread computes results in both halves of the 128 rows and 64 columns of its block: a case needs more than
 # 64 rows and 32 columns at once. 72 tiles, which reach beyond the output, and 36 filters.
 conv2d("winograd", 29, 35, 8, 36, 3, 1)
@@ -208,6 +217,7 @@ conv2d("winograd", 6, 6, 12, 68, 3, 0, relu=False)  # several blocks
 for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
     # Several blocks along the rows of the gradient, and along the pixels.
     conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 36)), 0, 1, rows_per_part=32)
+conv2d_weight("tensor_copies", *numbers((1, 7, 11, 136), (1, 7, 11, 136)), 0, 1, rows_per_part=32)
 # 35 tiles in parts of 24, of which a block fetches 8 at a time: three turns of the loop, and two.
 conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 36)), 0, 3, rows_per_part=24)
 (MAP,) = numbers((1, 9, 14, 37))

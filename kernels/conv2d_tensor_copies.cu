@@ -1,0 +1,179 @@
+// The rung "tensor_copies" of conv2d, forward and backward_weight; conv2d.cu has the ladder.
+//
+// The factors are copies of maps and weights that round_to_bf16 has made, in bfloat16: half as many bytes to
+// read, and nothing to convert on the way to the tensor cores. A block has 256 threads and 128×128 results.
+// Tiles lie in shared memory as they do in global memory, and ldmatrix spreads them over the lanes of a warp.
+// A bfloat16 is an unsigned short here, which nothing computes with but tensor cores.
+//
+// Launch: forward and backward_weight (rows / 128, F / 128) blocks of 256; round_to_bf16 one thread per four
+// numbers, blocks of 256. C and F must be multiples of 8, because copies have 16 bytes.
+
+#include "conv2d_patches.cuh"
+
+constexpr int TILE_ROWS = 128, TILE_COLUMNS = 128, STAGES = 3, STAGE_DEPTH = 32;
+
+#include "conv2d_tensor.cuh"
+
+// Four 8×8 matrices, into one register for each. This lane has the address of row lane % 8 of matrix lane / 8,
+// and gets two numbers of each matrix: those that multiply_bf16 expects of a factor whose rows lie as in the
+// matrix or, transposed, as its columns.
+template <bool TRANSPOSED>
+__device__ __forceinline__ void load_matrices(unsigned (&d)[4], const unsigned short& row) {
+#ifdef CUDA_EMULATED
+    emulator::load_matrices<TRANSPOSED>(d, &row, EMULATED_LINE);
+#else
+    unsigned address = __cvta_generic_to_shared(&row);
+    if (TRANSPOSED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                     : "r"(address)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                     : "r"(address)
+                     : "memory");
+#endif
+}
+
+// A tile in shared memory, in chunks of eight numbers: 16 bytes, a quarter of the width of four banks times
+// eight. ldmatrix reads eight chunks at once that lie below one another, and would find them all in the same
+// banks. So chunks exchange places within their 128 bytes: the number of the place is that of the chunk XOR
+// the row, or half the row where two rows fill the 128 bytes.
+template <int ROWS, int COLUMNS>
+struct __align__(16) Tile {
+    static constexpr int CHUNKS = COLUMNS / 8, ROWS_IN_128_BYTES = CHUNKS < 8 ? 8 / CHUNKS : 1;
+    static constexpr int LAST = CHUNKS < 8 ? CHUNKS - 1 : 7;
+    unsigned short numbers[ROWS][COLUMNS];
+
+    // The chunk that begins at this column.
+    __device__ __forceinline__ unsigned short& chunk(int row, int column) {
+        int place = column / 8 ^ row / ROWS_IN_128_BYTES & LAST;
+        return numbers[row][place * 8];
+    }
+};
+using RightTile = Tile<STAGE_DEPTH, TILE_COLUMNS>;
+
+// left(row, k) is the chunk of the left tile that ldmatrix reads for this row and depth, whichever lies along
+// its rows.
+template <bool DEPTH_FIRST, class Left>
+__device__ __forceinline__ void multiply_stage(Left& left, RightTile& right, Pieces& pieces) {
+    int lane = threadIdx.x % 32, low = lane % 16, high = lane / 16 * 8;
+#pragma unroll
+    for (int first = 0; first < STAGE_DEPTH; first += 16) {
+        unsigned a[4][4], b[2][4];
+#pragma unroll
+        for (int m = 0; m < 4; m++) {
+            int row = warp_row() + 16 * m;
+            if (DEPTH_FIRST)
+                load_matrices<true>(a[m], left.chunk(first + high + lane % 8, row + low / 8 * 8));
+            else
+                load_matrices<false>(a[m], left.chunk(row + low, first + high));
+        }
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+            load_matrices<true>(b[n], right.chunk(first + low, warp_column() + 16 * n + high));
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                unsigned factor[2] = {b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]};
+                multiply_bf16(pieces.sum[m][n], a[m], factor);
+            }
+    }
+}
+
+// finish(value, column) is applied to each value before it is written. A lane has two adjacent values in each
+// of two rows of a piece.
+template <class Finish>
+__device__ __forceinline__ void write_pieces(float* result, int rows, int columns, const Pieces& pieces,
+                                             Finish finish) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < 4; m++)
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e += 2) {
+                int row = blockIdx.x * TILE_ROWS + warp_row() + 16 * m + g + e / 2 * 8;
+                int column = blockIdx.y * TILE_COLUMNS + warp_column() + 8 * n + 2 * t;
+                if (row < rows && column < columns)
+                    *reinterpret_cast<float2*>(result + row * columns + column) =
+                        make_float2(finish(pieces.sum[m][n][e], column),
+                                    finish(pieces.sum[m][n][e + 1], column + 1));
+            }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    conv2d_forward_tensor_copies(const unsigned short* x, const unsigned short* weight, const float* bias,
+                                 float* y, int height, int width, int channels, int size, int padding,
+                                 int filters, int relu, int rows) {
+    __shared__ Tile<TILE_ROWS, STAGE_DEPTH> left[STAGES];
+    __shared__ RightTile right[STAGES];
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    // This thread fetches eight channels of each of two windows, and eight filters of each of two rows of
+    // weight.
+    int row = threadIdx.x / 4, part = threadIdx.x % 4 * 8;
+    int depth = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
+    Tap tap = tap_of(s, part);
+    Window windows[2];
+#pragma unroll
+    for (int e = 0; e < 2; e++) windows[e] = window_of(s, blockIdx.x * TILE_ROWS + row + 64 * e);
+    auto fetch = [&](int stage, int k) {
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            copy_16_bytes(left[stage].chunk(row + 64 * e, part), x, offset_in_x(s, windows[e], tap));
+        advance(tap, s, STAGE_DEPTH);
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            copy_16_bytes(right[stage].chunk(depth + 16 * e, column), weight,
+                          offset_in_matrix(k + depth + 16 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
+                                           s.filters));
+    };
+    Pieces pieces = {};
+    run_stages(0, s.columns, fetch,
+               [&](int stage) { multiply_stage<false>(left[stage], right[stage], pieces); });
+    write_pieces(y, s.rows, s.filters, pieces, [&](float value, int f) {
+        value += bias[f];
+        return relu && value < 0 ? 0 : value;
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    conv2d_backward_weight_tensor_copies(const unsigned short* x, const unsigned short* grad_output,
+                                         float* parts, int height, int width, int channels, int size,
+                                         int padding, int filters, int rows, int rows_per_part) {
+    __shared__ Tile<STAGE_DEPTH, TILE_ROWS> left[STAGES];
+    __shared__ RightTile right[STAGES];
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    // This thread fetches eight channels and eight filters of each of two pixels.
+    int pixel = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
+    int first = blockIdx.z * rows_per_part, last = min(s.rows, first + rows_per_part);
+    Tap tap = tap_of(s, blockIdx.x * TILE_ROWS + column);
+    Window windows[2];
+#pragma unroll
+    for (int e = 0; e < 2; e++) windows[e] = window_of(s, first + pixel + 16 * e);
+    auto fetch = [&](int stage, int k) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            int row = k + pixel + 16 * e;
+            if (row >= s.rows) windows[e].i = s.height;
+            copy_16_bytes(left[stage].chunk(pixel + 16 * e, column), x, offset_in_x(s, windows[e], tap));
+            advance(windows[e], s, STAGE_DEPTH);
+            copy_16_bytes(right[stage].chunk(pixel + 16 * e, column), grad_output,
+                          offset_in_matrix(row, s.rows, blockIdx.y * TILE_COLUMNS + column, s.filters));
+        }
+    };
+    Pieces pieces = {};
+    run_stages(first, last, fetch,
+               [&](int stage) { multiply_stage<true>(left[stage], right[stage], pieces); });
+    write_pieces(parts + blockIdx.z * s.columns * s.filters, s.columns, s.filters, pieces,
+                 [](float value, int) { return value; });
+}
+
+extern "C" __global__ void conv2d_round_to_bf16(const float* x, unsigned short* y, int count) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float4 v = reinterpret_cast<const float4*>(x)[i];
+    reinterpret_cast<uint2*>(y)[i] = make_uint2(to_bf16(v.x, v.y), to_bf16(v.z, v.w));
+}
