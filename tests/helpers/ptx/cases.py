@@ -217,7 +217,8 @@ conv2d("winograd", 6, 6, 12, 68, 3, 0, relu=False)  # several blocks
 for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
     # Several blocks along the rows of the gradient, and along the pixels.
     conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 36)), 0, 1, rows_per_part=32)
-conv2d_weight("tensor_copies", *numbers((1, 7, 11, 136), (1, 7, 11, 136)), 0, 1, rows_per_part=32)
+# And from one image to the next within a part.
+conv2d_weight("tensor_copies", *numbers((2, 9, 11, 16), (2, 7, 9, 136)), 0, 3, rows_per_part=96)
 # 35 tiles in parts of 24, of which a block fetches 8 at a time: three turns of the loop, and two.
 conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 36)), 0, 3, rows_per_part=24)
 (MAP,) = numbers((1, 9, 14, 37))
