@@ -36,10 +36,10 @@ __device__ __forceinline__ void load_matrices(unsigned (&d)[4], const unsigned s
 #endif
 }
 
-// A tile in shared memory, in chunks of eight numbers: 16 bytes, a quarter of the width of four banks times
-// eight. ldmatrix reads eight chunks at once that lie below one another, and would find them all in the same
-// banks. So chunks exchange places within their 128 bytes: the number of the place is that of the chunk XOR
-// the row, or half the row where two rows fill the 128 bytes.
+// A tile in shared memory, in chunks of eight numbers, 16 bytes. ldmatrix reads eight chunks at once, one from
+// each of eight rows, and the banks together are 128 bytes wide: room for eight chunks, but below one another
+// these would be in the same banks. So chunks exchange places within their 128 bytes: a chunk's place is its
+// number XOR that of its row, or of its pair of rows where two fill the 128 bytes.
 template <int ROWS, int COLUMNS>
 struct __align__(16) Tile {
     static constexpr int CHUNKS = COLUMNS / 8, ROWS_IN_128_BYTES = CHUNKS < 8 ? 8 / CHUNKS : 1;
@@ -48,14 +48,14 @@ struct __align__(16) Tile {
 
     // The chunk that begins at this column.
     __device__ __forceinline__ unsigned short& chunk(int row, int column) {
-        int place = column / 8 ^ row / ROWS_IN_128_BYTES & LAST;
+        int place = column / 8 ^ (row / ROWS_IN_128_BYTES & LAST);
         return numbers[row][place * 8];
     }
 };
 using RightTile = Tile<STAGE_DEPTH, TILE_COLUMNS>;
 
-// left(row, k) is the chunk of the left tile that ldmatrix reads for this row and depth, whichever lies along
-// its rows.
+// Multiply the tiles of a stage. The rows of the left one are those of the result or, DEPTH_FIRST, the pixels
+// that are summed.
 template <bool DEPTH_FIRST, class Left>
 __device__ __forceinline__ void multiply_stage(Left& left, RightTile& right, Pieces& pieces) {
     int lane = threadIdx.x % 32, low = lane % 16, high = lane / 16 * 8;
@@ -81,6 +81,12 @@ __device__ __forceinline__ void multiply_stage(Left& left, RightTile& right, Pie
                 multiply_bf16(pieces.sum[m][n], a[m], factor);
             }
     }
+}
+
+// Whether a warp has results at all: with 64 filters only half of them have.
+__device__ __forceinline__ bool warp_is_inside(int rows, int columns) {
+    int row = blockIdx.x * TILE_ROWS + warp_row(), column = blockIdx.y * TILE_COLUMNS + warp_column();
+    return row < rows && column < columns;
 }
 
 // finish(value, column) is applied to each value before it is written. A lane has two adjacent values in each
@@ -131,8 +137,10 @@ extern "C" __global__ void __launch_bounds__(256, 2)
                                            s.filters));
     };
     Pieces pieces = {};
-    run_stages(0, s.columns, fetch,
-               [&](int stage) { multiply_stage<false>(left[stage], right[stage], pieces); });
+    bool multiplies = warp_is_inside(s.rows, s.filters);
+    run_stages(0, s.columns, fetch, [&](int stage) {
+        if (multiplies) multiply_stage<false>(left[stage], right[stage], pieces);
+    });
     write_pieces(y, s.rows, s.filters, pieces, [&](float value, int f) {
         value += bias[f];
         return relu && value < 0 ? 0 : value;
@@ -165,8 +173,10 @@ extern "C" __global__ void __launch_bounds__(256, 2)
         }
     };
     Pieces pieces = {};
-    run_stages(first, last, fetch,
-               [&](int stage) { multiply_stage<true>(left[stage], right[stage], pieces); });
+    bool multiplies = warp_is_inside(s.columns, s.filters);
+    run_stages(first, last, fetch, [&](int stage) {
+        if (multiplies) multiply_stage<true>(left[stage], right[stage], pieces);
+    });
     write_pieces(parts + blockIdx.z * s.columns * s.filters, s.columns, s.filters, pieces,
                  [](float value, int) { return value; });
 }

@@ -138,8 +138,8 @@ def loops(code):
         ("conv2d_backward_weight_tensor", "HMMA", 9.5),
         ("conv2d_forward_tensor_bf16", "HMMA", 14),
         ("conv2d_backward_weight_tensor_bf16", "HMMA", 15),
-        ("conv2d_forward_tensor_copies", "HMMA", 5),
-        ("conv2d_backward_weight_tensor_copies", "HMMA", 6),
+        ("conv2d_forward_tensor_copies", "HMMA", 4.5),
+        ("conv2d_backward_weight_tensor_copies", "HMMA", 5.5),
     ],
 )
 def test_the_main_loop_mostly_multiplies(kernel, multiplication, others, architecture):

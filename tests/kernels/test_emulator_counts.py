@@ -164,30 +164,33 @@ def test_factors_are_read_from_all_banks(emulated, rung, direction):
     assert all(read.shared_wavefronts == read.shared_at_best > 0 for read in reads)
 
 
+@pytest.mark.parametrize("filters", [128, 64])
 @pytest.mark.parametrize("direction", ["forward", "backward_weight"])
-def test_the_chunks_of_copies_are_in_different_banks(emulated, direction):
+def test_the_chunks_of_copies_are_in_different_banks(emulated, direction, filters):
     """Copies to shared memory and ldmatrix take as few wavefronts as the bytes that they move."""
     x, weight, y = (
-        np.zeros(shape, np.uint16) for shape in [(1, 18, 18, 32), (3, 3, 32, 128), (1, 16, 16, 128)]
+        np.zeros(shape, np.uint16) for shape in [(1, 18, 18, 32), (3, 3, 32, filters), (1, 16, 16, filters)]
     )
-    bias, result, parts = (np.zeros(shape, np.float32) for shape in [128, y.shape, (1, *weight.shape)])
-    # 256 × 288 by 288 × 128 are 2 blocks of 9 stages; 288 × 256 by 256 × 128 are 3 of 8.
-    arrays, ends, blocks, stages = {
-        "forward": ((x, weight, bias, result), (0, 256), 2, 9),
-        "backward_weight": ((x, y, parts), (256, 256), 3, 8),
+    bias, result, parts = (np.zeros(shape, np.float32) for shape in [filters, y.shape, (1, *weight.shape)])
+    # 256 × 288 by 288 × 128 are 2 blocks of 9 stages, with two rows of four warps that have results each;
+    # 288 × 256 by 256 × 128 are 3 blocks of 8, of which the last has one row of such warps.
+    arrays, ends, blocks, stages, rows_of_warps = {
+        "forward": ((x, weight, bias, result), (0, 256), 2, 9, 4),
+        "backward_weight": ((x, y, parts), (256, 256), 3, 8, 5),
     }[direction]
     name = f"conv2d_{direction}_tensor_copies"
     source = source_of("conv2d", name)
-    report = run_checked(source, name, (blocks, 1), (256,), *arrays, 18, 18, 32, 3, 0, 128, *ends)
+    report = run_checked(source, name, (blocks, 1), (256,), *arrays, 18, 18, 32, 3, 0, filters, *ends)
     found = {}
     for number, line in enumerate(report.source.splitlines(), 1):
         for text in ("emulator::load_matrices", "run_stages("):
             if text in line and number in report.lines:
                 found[text] = report.lines[number][2:]
-    # Each of 8 warps loads six times four matrices for each of the two halves of a stage. Each stage, and two
-    # more after the last, gets two tiles of 8 KB.
+    # A warp with results loads six times four matrices for each of the two halves of a stage. Each stage, and
+    # two more after the last, gets two tiles of 8 KB.
+    warps = rows_of_warps * filters // 32
     assert found == {
-        "emulator::load_matrices": 2 * (blocks * stages * 8 * 2 * 6 * 4,),
+        "emulator::load_matrices": 2 * (warps * stages * 2 * 6 * 4,),
         "run_stages(": 2 * (blocks * (stages + 2) * 2 * 8192 // 128,),
     }
 
