@@ -209,7 +209,7 @@ for rung in ("blocked", "tensor", "tensor_bf16"):
     conv2d(rung, 5, 6, 4, 4, 4, 2, relu=False)
 conv2d("tensor_copies", 7, 9, 8, 16, 3, 1)
 conv2d("tensor_copies", 11, 13, 8, 136, 2, 0)  # several blocks
-conv2d("tensor_copies", 5, 6, 8, 32, 3, 2, relu=False)
+conv2d("tensor_copies", 7, 8, 8, 32, 3, 2, relu=False)  # more than the 64 rows and 32 columns of a warp
 # A thread computes results in both halves of the 128 rows and 64 columns of its block: a case needs more than
 # 64 rows and 32 columns at once. 72 tiles, which reach beyond the output, and 36 filters.
 conv2d("winograd", 29, 35, 8, 36, 3, 1)
@@ -217,8 +217,8 @@ conv2d("winograd", 6, 6, 12, 68, 3, 0, relu=False)  # several blocks
 for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
     # Several blocks along the rows of the gradient, and along the pixels.
     conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 36)), 0, 1, rows_per_part=32)
-# And from one image to the next within a part.
-conv2d_weight("tensor_copies", *numbers((2, 9, 11, 16), (2, 7, 9, 136)), 0, 3, rows_per_part=96)
+# A part of four stages: in the last, to which threads move on within the loop, another image begins.
+conv2d_weight("tensor_copies", *numbers((2, 12, 12, 16), (2, 10, 10, 40)), 0, 3, rows_per_part=128)
 # 35 tiles in parts of 24, of which a block fetches 8 at a time: three turns of the loop, and two.
 conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 36)), 0, 3, rows_per_part=24)
 (MAP,) = numbers((1, 9, 14, 37))
