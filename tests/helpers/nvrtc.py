@@ -7,6 +7,7 @@ from importlib import metadata
 
 import pytest
 
+from benchmarks import machine_code
 from tinyunet.backend.cuda import NVRTC_OPTIONS
 from tinyunet.backend.cuda_emulator import text_of
 
@@ -20,7 +21,7 @@ def nvrtc():
         pytest.skip("no kernel was compiled for a GPU, NVRTC is missing: pip install nvidia-cuda-nvrtc")
     # Two files, of which the second needs the first to be loaded.
     names = re.compile(r"libnvrtc-builtins\.so\.[\d.]+|libnvrtc\.so\.\d+")
-    _, library = (ctypes.CDLL(file.locate()) for file in sorted(files) if names.fullmatch(file.name))
+    _, library = (ctypes.CDLL(str(f.locate())) for f in sorted(files or ()) if names.fullmatch(f.name))
     return library
 
 
@@ -42,6 +43,15 @@ def compiled_text(text, architecture):
     failed = nvrtc().nvrtcCompileProgram(program, len(flags), options)
     ptx, code, log = (_result(name, program) for name in ("PTX", "CUBIN", "ProgramLog"))
     return not failed, ptx.decode().rstrip("\0"), code, log.decode().rstrip("\0")
+
+
+@cache
+def disassembled(text, architecture):
+    """Return the machine code of the kernels in the text of a file, by name."""
+    try:
+        return machine_code.kernels(compiled_text(text, architecture)[2])
+    except metadata.PackageNotFoundError:
+        pytest.skip("no machine code was looked at, nvdisasm is missing: pip install nvidia-cuda-nvdisasm")
 
 
 def _result(name, program):

@@ -4,15 +4,13 @@ No registers are spilled, each rung has the instructions that it claims, and its
 """
 
 import re
-import subprocess
-from functools import cache
-from importlib import metadata
-from tempfile import NamedTemporaryFile
 
 import pytest
-from nvrtc import compiled
+from nvrtc import compiled, disassembled
 
+from benchmarks import machine_code
 from tinyunet.backend.cuda import KERNEL_FOLDER, kernels_in, source_of
+from tinyunet.backend.cuda_emulator import text_of
 
 SOURCES = sorted(KERNEL_FOLDER.glob("*.cu"))
 # Per thread, of the 65,536 of a multiprocessor: three blocks of 128 threads then fit, or two of 256.
@@ -93,35 +91,6 @@ def test_the_blocked_rung_moves_four_numbers_at_once(architecture):
     assert not any("ld.global.v4" in code for code in instructions("tiled", architecture))
 
 
-@cache
-def disassembled(source, architecture):
-    """Return the machine code of the kernels of a file, by name."""
-    try:
-        (program,) = (f for f in metadata.files("nvidia-cuda-nvdisasm") if f.stem == "nvdisasm")
-    except metadata.PackageNotFoundError:
-        pytest.skip("no machine code was looked at, nvdisasm is missing: pip install nvidia-cuda-nvdisasm")
-    with NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled(source, architecture)[2])
-        file.flush()
-        command = [program.locate(), "--print-code", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    _, *parts = text.split("\n.text.")
-    return {part.partition(":")[0]: part for part in parts}
-
-
-def loops(code):
-    """Yield the names of the instructions from each label to each jump back to it."""
-    names, labels = [], {}
-    for line in code.splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
-            labels[label[1]] = len(names)
-        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?(\w+)(.*)", line):
-            names.append(found[1])
-            target = re.search(r"`\((\.L_x_\d+)\)", found[2])
-            if found[1] == "BRA" and target and target[1] in labels:
-                yield names[labels[target[1]] :]
-
-
 @architectures
 @pytest.mark.parametrize(
     ("kernel", "multiplication", "others"),
@@ -147,10 +116,11 @@ def test_the_main_loop_mostly_multiplies(kernel, multiplication, others, archite
 
     Divisions in place of additions (kernels/conv2d_patches.cuh) would make a third to two thirds more.
     """
-    code = disassembled(source_of("conv2d", kernel), architecture)[kernel]
-    count, length = max((loop.count(multiplication), len(loop)) for loop in loops(code))
+    code = disassembled(text_of(source_of("conv2d", kernel)), architecture)[kernel]
+    loop, _ = machine_code.sections(code)
+    count = len(loop.named(multiplication))
     assert count >= 16
-    assert (length - count) / count <= others
+    assert (len(loop) - count) / count <= others
 
 
 def test_compiler_errors_name_the_line(tmp_path):
