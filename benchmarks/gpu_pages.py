@@ -131,9 +131,9 @@ def fill(figures: Figures, root: Path = ROOT, mark: str = "") -> list[Path]:
     return written
 
 
-def replaced(text: str, name: str, table: str) -> str:
+def replaced(text: str, name: str, table: str, kind: str = "measured") -> str:
     """Return a page with another table between the comments of this name; without them, as it was."""
-    pattern = rf"(<!-- measured {name} -->\n).*?(<!-- end -->)"
+    pattern = rf"(<!-- {kind} {name} -->\n).*?(<!-- end -->)"
     return re.sub(pattern, lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text, flags=re.DOTALL)
 
 
@@ -151,7 +151,7 @@ def step_table(figures: Figures) -> str:
         prediction = row.get("tinyunet", {}).get("prediction")
         cells = (_beside(ours, best_step), _beside(prediction, best_prediction))
         rows.append((precision, *cells))
-    return _table(("precision", "training step", "prediction of a tile"), rows)
+    return markdown_table(("precision", "training step", "prediction of a tile"), rows)
 
 
 def _beside(ours: float | None, theirs: float | None) -> str:
@@ -172,7 +172,7 @@ def kernel_table(figures: Figures, longest: int = 8) -> str:
         found = sorted(kernels.items(), key=lambda item: -item[1][1])[:longest]
         shares = (f"`{name}` ×{count:.0f} {100 * time / total:.0f} %" for name, (count, time) in found)
         rows.append((precision, ", ".join(shares) or NOT_MEASURED))
-    return _table(("precision", "kernels, launches in a step, share of the time"), rows)
+    return markdown_table(("precision", "kernels, launches in a step, share of the time"), rows)
 
 
 def ladder_table(figures: Figures) -> str:
@@ -187,7 +187,7 @@ def ladder_table(figures: Figures) -> str:
             found = layers.get(name, {})
             cells.append(_rate(found.get(rung), None if rung in gpu_layers.PYTORCHS else found.get(theirs)))
         rows.append((rung, *cells))
-    return _table(("rung", *SHOWN_LAYERS), rows)
+    return markdown_table(("rung", *SHOWN_LAYERS), rows)
 
 
 def _rate(ours: Figures | None, theirs: Figures | None) -> str:
@@ -199,6 +199,7 @@ def _rate(ours: Figures | None, theirs: Figures | None) -> str:
     return f"{rate:.1f}{share}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Make a table of Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

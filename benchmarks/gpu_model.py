@@ -1,0 +1,469 @@
+"""python -m benchmarks.gpu_model: how fast the machine code of the kernels lets a training step be.
+
+    python -m benchmarks.gpu_model              # tables for four GPUs, and beside what an H200 took
+    python -m benchmarks.gpu_model --launches   # each launch of a step on an H200
+    python -m benchmarks.gpu_model --write      # the tables, into kernels/README.md
+
+A launch takes about as long as the largest of these, and an overhead:
+
+    issue           the instructions of its warps, of which a multiprocessor issues four in a cycle
+    fma, imad, …    the work of a unit of the multiprocessors (`machine_code.UNITS`), or of the tensor cores
+    shared memory   its wavefronts, of 128 bytes in a cycle
+    L2              bytes that blocks fetch in their main loops, and what is written
+    DRAM            bytes of the arrays that are not in L2 from earlier launches
+    latency         the waits of one block, one after the other, times the rounds in which all blocks fit
+
+So the model is the best case, in which all others pass while the largest lasts. How far a measured time is
+from it says what there is to gain, and the name of the largest says by what.
+
+**From the machine code** (`benchmarks/machine_code.py`; made by NVRTC, so this needs the wheels
+nvidia-cuda-nvrtc and nvidia-cuda-nvdisasm of tests/requirements.txt): the instructions of a pass of the main
+loop and around it, bytes per load, loads in flight, registers and shared memory, and so the blocks that a
+multiprocessor holds. **From the engine** (`benchmarks/dry_run.py`): launches, grids and arrays. How often the
+main loop runs follows from both: `passes`. **From others**: `MACHINES`, which names its sources.
+
+Assumed:
+
+- L2 keeps whole arrays, those used last; what is written and not there goes to DRAM;
+- outside of main loops each number comes from L2 once, and further reads of it from L1;
+- the lanes of a warp access neighbours, and no banks of shared memory conflict (the emulator counts both);
+- no multiprocessor has more than one block more than another; clocks are the highest;
+- both ways of an if take place; loops that search run once;
+- loads take as long as where nothing else is loaded.
+
+An **expected** time is that of the model, times the ratio of measured to modelled that the kernel had on the
+H200 in the same precision. That other GPUs stay as far behind the model as the H200 is assumed, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gpu, machine_code
+from benchmarks.dry_run import ADD, Launch, launches
+from benchmarks.gpu_pages import markdown_table, replaced
+from benchmarks.machine_code import WARP, Cost
+from tests.helpers.nvrtc import compiled_text, disassembled
+from tinyunet.backend import PRECISIONS
+from tinyunet.backend.cuda import KERNEL_FOLDER
+from tinyunet.backend.cuda_emulator import text_of
+from tinyunet.ops import conv2d_cuda, conv2d_winograd_cuda
+
+RESULTS = Path(__file__).parent / "results" / "gpu.json"
+PAGE = KERNEL_FOLDER / "README.md"
+SCHEDULERS, REGISTERS = 4, 65536  # of a multiprocessor, on all GPUs here
+SHARED_CYCLE = 128  # bytes that shared memory serves in a cycle
+RESERVED = 1024  # bytes of shared memory that the system takes for a block
+OVERHEAD = 2.2e-6  # seconds of each launch
+RETURNS_AT_ONCE = "linear_cross_entropy_backward"  # in training, where the gradient of the loss is 1
+BASE, TILE = 64, 572  # the paper's
+SHOWN = 1e-4  # seconds that a kernel took on the H200 to be in the table
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A GPU.
+
+    Attributes
+    ----------
+    name, architecture : str
+        The architecture as the compiler names it.
+    processors : int
+        Streaming multiprocessors.
+    clock : float
+        Cycles per second.
+    threads, blocks, shared : int
+        What a multiprocessor holds; shared memory in bytes.
+    lanes : mapping of str to int
+        Results per cycle and multiprocessor, by unit.
+    tensor : mapping of str to float
+        Multiplications per cycle and multiprocessor of `mma.sync`, by the type of the factors.
+    cache : float
+        Bytes that L2 keeps.
+    cache_speed, memory_speed : float
+        Bytes per second.
+    latencies : tuple of int
+        Cycles until a load arrives from L1, L2, and DRAM.
+    """
+
+    name: str
+    architecture: str
+    processors: int
+    clock: float
+    threads: int
+    blocks: int
+    shared: int
+    lanes: Mapping[str, int]
+    tensor: Mapping[str, float]
+    cache: float
+    cache_speed: float
+    memory_speed: float
+    latencies: tuple[int, int, int]
+
+
+# Sources. Multiprocessors, clocks, peaks of tensor cores, sizes and speeds of memories: NVIDIA's white papers
+# on the A100 (2020), the H100 (2022) and Ada (2022), and the data sheet of the H200. Threads, blocks and
+# results per cycle: CUDA C++ Programming Guide, "Arithmetic Instructions" and "Technical Specifications per
+# Compute Capability". L2's speed, how many bytes it serves at that speed, and latencies: measured by
+# github.com/te42kyfo/gpu-benches (gpu-l2-cache, gpu-latency, cuda-latency) on an H200, an H100 PCIe, an A100
+# and an L40, which stands for the RTX 4090 with as many bytes per cycle and multiprocessor. DRAM: 86 % of the
+# data sheet's speed, as PyTorch's copy reached on the H200 (results/gpu.json). mma.sync gets 63 % of the peak
+# of Hopper's tensor cores (Luo et al., arXiv 2402.13499). The overhead: what the smallest kernels of a CUDA
+# graph take on an H200 (gpu-benches, gpu-small-kernels).
+COPY = 0.86
+MMA_ON_HOPPER = 0.63
+_LANES = {"imad": 64, "integer": 64, "special": 16}
+_HOPPER: dict[str, Any] = {
+    "architecture": "sm_90",
+    "processors": 132,
+    "clock": 1.98e9,
+    "threads": 2048,
+    "blocks": 32,
+    "shared": 228 * 1024,
+    "lanes": {**_LANES, "fma": 128, "double": 64},
+    "tensor": {"TF32": 1024 * MMA_ON_HOPPER, "BF16": 2048 * MMA_ON_HOPPER},
+    "cache": 44e6,
+    "cache_speed": 9.7e12,
+    "latencies": (34, 265, 650),
+}
+MACHINES = (
+    Machine("H200", **_HOPPER, memory_speed=4.8e12 * COPY),
+    Machine("H100 SXM", **_HOPPER, memory_speed=3.35e12 * COPY),
+    Machine(
+        "A100 80 GB",
+        architecture="sm_80",
+        processors=108,
+        clock=1.41e9,
+        threads=2048,
+        blocks=32,
+        shared=164 * 1024,
+        lanes={**_LANES, "fma": 64, "double": 32},
+        tensor={"TF32": 512, "BF16": 1024},
+        cache=28e6,
+        cache_speed=5.4e12,
+        memory_speed=2.039e12 * COPY,
+        latencies=(36, 211, 570),
+    ),
+    Machine(
+        "RTX 4090",
+        architecture="sm_89",
+        processors=128,
+        clock=2.52e9,
+        threads=1536,
+        blocks=24,
+        shared=100 * 1024,
+        lanes={**_LANES, "fma": 128, "double": 2},
+        tensor={"TF32": 128, "BF16": 256},
+        cache=72e6,
+        cache_speed=5.2e12 * (128 * 2.52) / (142 * 2.49),
+        memory_speed=1.008e12 * COPY,
+        latencies=(36, 277, 631),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kernel's machine code: registers of a thread, shared memory of a block, main loop, and the rest."""
+
+    registers: int
+    shared: int
+    loop: Cost
+    rest: Cost
+
+
+@cache
+def code_of(stem: str, architecture: str) -> dict[str, Code]:
+    """Compile and disassemble the kernels of a file."""
+    text = text_of(KERNEL_FOLDER / f"{stem}.cu")
+    succeeded, _, _, log = compiled_text(text, architecture)
+    assert succeeded, log
+    used = machine_code.resources(log)
+    return {
+        name: Code(*used[name], *map(machine_code.cost, machine_code.sections(code)))
+        for name, code in disassembled(text, architecture).items()
+    }
+
+
+def depth(launch: Launch) -> int | None:
+    """Return the multiplications of each number that the launch computes, or None if it is no product."""
+    scalars, kernel = launch.scalars, launch.kernel
+    if kernel.startswith("conv2d_forward_"):
+        return scalars["size"] ** 2 * scalars["channels"]
+    if kernel.startswith("conv2d_backward_weight_") or kernel == "conv2d_winograd_multiply_transposed":
+        return min(scalars["rows"], scalars["rows_per_part"])
+    return scalars["channels"] if kernel == "conv2d_winograd_multiply" else None
+
+
+def loads(launch: Launch) -> float | None:
+    """Return the loads of each thread in the main loop of a kernel that sums, or None."""
+    scalars = launch.scalars
+    match launch.kernel:
+        case "conv2d_backward_bias":
+            return scalars["rows"] / (scalars["grid"][1] * launch.threads / WARP)
+        case "conv2d_backward_bias_end":
+            return scalars["num_parts"] / (launch.threads / WARP)
+        case "conv2d_sum_parts":
+            return scalars["num_parts"]
+        case "conv2d_winograd_weight_grad":
+            return scalars["num_parts"] * conv2d_winograd_cuda.FREQUENCIES
+        case "linear_cross_entropy_forward":  # of features, class and weight of a pixel
+            return 3 * scalars["pixels_per_part"] * scalars["lanes"] / launch.threads
+        case kernel if kernel == RETURNS_AT_ONCE:
+            return 0
+    return None
+
+
+def results_of_a_block(launch: Launch) -> int:
+    """Return how many numbers a block of a product computes."""
+    if "winograd" in launch.kernel:
+        return math.prod(conv2d_winograd_cuda.TILE)
+    rung = launch.kernel.removeprefix("conv2d_forward_").removeprefix("conv2d_backward_weight_")
+    return math.prod(conv2d_cuda.TILES[rung][0]) if rung in conv2d_cuda.TILES else launch.threads
+
+
+def passes(launch: Launch, loop: Cost) -> float:
+    """Return how often a thread passes through its main loop.
+
+    A product's block makes `depth` multiplications for each of its results, a pass those that stand in the
+    code. A sum makes `loads`. The loops of other kernels, which search, count once.
+    """
+    if not loop.fetches:
+        return 0
+    if (wanted := depth(launch)) is not None:
+        in_a_pass = sum(loop.multiplications.values()) * launch.threads / WARP
+        return math.ceil(wanted * results_of_a_block(launch) / in_a_pass)
+    loaded = loads(launch)
+    return 1 if loaded is None else loaded / loop.fetches
+
+
+def resident(machine: Machine, code: Code, threads: int) -> int:
+    """Return how many blocks a multiprocessor holds; registers are given to warps in pieces of 256."""
+    warps = math.ceil(threads / WARP)
+    of_warp = math.ceil(code.registers * WARP / 256) * 256
+    return min(
+        machine.blocks,
+        machine.threads // (warps * WARP),
+        REGISTERS // of_warp // warps,
+        machine.shared // (code.shared + RESERVED),
+    )
+
+
+class Cache:
+    """The arrays that L2 holds, those used last at the end."""
+
+    def __init__(self, size: float):
+        self.size, self.held = size, OrderedDict[int, int]()
+
+    def missed(self, arrays: Iterable[tuple[int, int]]) -> int:
+        """Use arrays, and return the bytes of those that were not there."""
+        missed = 0
+        for place, size in arrays:
+            missed += 0 if self.held.pop(place, -1) >= size else size
+            self.held[place] = size
+            while self.held and sum(self.held.values()) > self.size:
+                self.held.popitem(last=False)
+        return missed
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The times of a launch in seconds, by what takes them."""
+
+    launch: Launch
+    times: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """The largest of them, and the overhead."""
+        return max(self.times.values()) + OVERHEAD
+
+    @property
+    def limit(self) -> str:
+        """What takes most."""
+        name = max(self.times, key=lambda name: self.times[name])
+        return name if self.times[name] > OVERHEAD else "overhead"
+
+
+def predicted(machine: Machine, task: Sequence[Launch], turns: int = 2) -> list[Prediction]:
+    """Predict the launches of a task in its second turn, when L2 holds what the first has left."""
+    kept, found = Cache(machine.cache), list[Prediction]()
+    for _ in range(turns):
+        found = [_predicted(machine, launch, kept) for launch in task]
+    return found
+
+
+def _predicted(machine: Machine, launch: Launch, kept: Cache) -> Prediction:
+    arrays = () if launch.kernel == RETURNS_AT_ONCE else (*launch.read, *launch.written)
+    moved, missed = float(sum(size for _, size in arrays)), kept.missed(arrays)
+    if not launch.stem:  # CuPy's own
+        return Prediction(launch, _of_memory(machine, moved, missed))
+    code = code_of(launch.stem, machine.architecture)[launch.kernel]
+    times = passes(launch, code.loop)
+    if fetched := times * code.loop.fetched * launch.threads * launch.blocks:
+        moved = max(moved, fetched + sum(size for _, size in launch.written))
+    warps = math.ceil(launch.threads / WARP) * math.ceil(launch.blocks / machine.processors)
+    cycles = {unit: warps * number for unit, number in _cycles_of_a_warp(machine, code, times).items()}
+    rounds = math.ceil(launch.blocks / (machine.processors * resident(machine, code, launch.threads)))
+    share = missed / max(moved, 1)
+    cycles["latency"] = rounds * _waited(machine, code, times, share, len(launch.read))
+    found = {name: number / machine.clock for name, number in cycles.items()}
+    return Prediction(launch, found | _of_memory(machine, moved, missed))
+
+
+def _of_memory(machine: Machine, moved: float, missed: float) -> dict[str, float]:
+    return {"L2": moved / machine.cache_speed, "DRAM": missed / machine.memory_speed}
+
+
+def _cycles_of_a_warp(machine: Machine, code: Code, times: float) -> dict[str, float]:
+    """Return the cycles of a multiprocessor in which each unit works for a warp."""
+    cycles: dict[str, float] = defaultdict(float)
+    for section, number in ((code.loop, times), (code.rest, 1)):
+        cycles["issue"] += number * section.issued / SCHEDULERS
+        for unit, count in section.units.items():
+            cycles[unit] += number * count * WARP / machine.lanes[unit]
+        for factors, speed in machine.tensor.items():
+            cycles["tensor cores"] += number * section.multiplications.get(factors, 0) / speed
+        cycles["shared memory"] += number * section.shared * WARP / SHARED_CYCLE
+    return cycles
+
+
+def _waited(machine: Machine, code: Code, times: float, share: float, arrays: int) -> float:
+    """Return the cycles that a warp waits for loads, of which this share comes from DRAM.
+
+    With more copies in flight than a pass issues, a pass waits for a part of the latency only. Outside of the
+    loop the first wait for each array goes to L2 or DRAM; after that its line is in L1.
+    """
+    near, cached, far = machine.latencies
+    latency = cached + share * (far - cached)
+    loop, others = code.loop, code.rest.waits
+    of_pass = loop.waits * min(1, loop.fetches / max(loop.in_flight, 1))
+    first = min(others, arrays)
+    return (times * of_pass + first) * latency + (others - first) * near
+
+
+def total(predictions: Iterable[Prediction]) -> float:
+    """Return the seconds of all."""
+    return sum(each.seconds for each in predictions)
+
+
+# Beside what was measured
+
+
+def measured(precision: str) -> dict[str, float]:
+    """Return the seconds of each kernel in a step on the H200."""
+    kernels = json.loads(RESULTS.read_text())["profile"][precision]["kernels_us"]
+    return {_short(name): 1e-6 * microseconds for name, (_, microseconds) in kernels.items()}
+
+
+def _short(name: str) -> str:
+    return ADD if name.startswith(ADD) else name
+
+
+def by_kernel(predictions: Iterable[Prediction]) -> dict[str, list[Prediction]]:
+    """Group predictions by kernel."""
+    found = defaultdict(list)
+    for each in predictions:
+        found[each.launch.kernel].append(each)
+    return found
+
+
+@cache
+def ratios(precision: str) -> dict[str, float]:
+    """Return measured over modelled for each kernel of a step on the H200, and under "" for all together."""
+    took = measured(precision)
+    of_step = by_kernel(predicted(MACHINES[0], recorded(BASE, "step", precision)))
+    modelled = {name: total(each) for name, each in of_step.items() if name in took}
+    found = {name: took[name] / seconds for name, seconds in modelled.items()}
+    return found | {"": sum(took[name] for name in modelled) / sum(modelled.values())}
+
+
+def expected(predictions: Iterable[Prediction], precision: str) -> float:
+    """Return the seconds to expect: each kernel as far behind the model as on the H200."""
+    known = ratios(precision)
+    return sum(each.seconds * known.get(each.launch.kernel, known[""]) for each in predictions)
+
+
+@cache
+def recorded(base: int, task: str, precision: str) -> list[Launch]:
+    """Record a task of `benchmarks.gpu` on the paper's tile."""
+    return launches(lambda: gpu.our_tasks(base, TILE, None)[task], precision)
+
+
+# Tables
+
+
+def table_of_gpus() -> str:
+    """Make the table of steps and predictions on all GPUs."""
+    rows = []
+    for machine in MACHINES:
+        for base, task in ((BASE, "step"), (BASE, "prediction"), (16, "step")):
+            cells = [f"{machine.name}, base {base}, {task}"]
+            for precision in PRECISIONS:
+                of_task = predicted(machine, recorded(base, task, precision))
+                cells.append(f"{_ms(total(of_task))}, expected {_ms(expected(of_task, precision))}")
+            rows.append(cells)
+    return markdown_table(("task, in ms", *PRECISIONS), rows)
+
+
+def table_of_kernels() -> str:
+    """Make the table of the kernels that took longest on the H200, beside the model."""
+    rows: dict[str, tuple[float, list[str]]] = {}
+    for precision in PRECISIONS:
+        of_step = predicted(MACHINES[0], recorded(BASE, "step", precision))
+        took = measured(precision)
+        for name, found in by_kernel(of_step).items():
+            if took.get(name, 0) > SHOWN and name not in rows:  # the same in all precisions: shown once
+                limits = Counter(each.limit for each in found for _ in range(round(1e9 * each.seconds)))
+                cells = [f"`{name}` ×{len(found)}", limits.most_common(1)[0][0], _ms(total(found))]
+                rows[name] = took[name], [*cells, _ms(took[name]), f"{took[name] / total(found):.2f}"]
+        graph = 1e-3 * json.loads(RESULTS.read_text())["profile"][precision]["graph_ms"]
+        cells = [f"**the step in {precision}** ×{len(of_step)}", "", _ms(total(of_step)), _ms(graph)]
+        rows[precision] = graph, [*cells, f"{graph / total(of_step):.2f}"]
+    longest = sorted(rows.values(), key=lambda row: -row[0])
+    header = ("kernel, launches", "limited by", "model, ms", "H200, ms", "ratio")
+    return markdown_table(header, [cells for _, cells in longest])
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}"
+
+
+def print_launches(precision: str) -> None:
+    """Print each launch of a step on the H200, with all its times in microseconds."""
+    for each in predicted(MACHINES[0], recorded(BASE, "step", precision)):
+        times = sorted(each.times.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{name} {1e6 * seconds:.1f}" for name, seconds in times[:4])
+        sizes = f"{each.launch.blocks} × {each.launch.threads}"
+        print(f"{each.launch.kernel:<38}{sizes:>14}{1e6 * each.seconds:9.1f} µs: {parts}")
+
+
+def main() -> None:
+    """Print the tables, or each launch, or write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--launches", action="store_true", help="print each launch of a step on an H200")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of these launches")
+    parser.add_argument("--write", action="store_true", help="write the tables into kernels/README.md")
+    options = parser.parse_args()
+    if options.launches:
+        print_launches(options.precision)
+        return
+    tables = {"kernels": table_of_kernels(), "gpus": table_of_gpus()}
+    print("\n\n".join(tables.values()))
+    if options.write:
+        text = PAGE.read_text(encoding="utf-8")
+        for name, made in tables.items():
+            text = replaced(text, name, made, "modelled")
+        PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The model of a training step's time on a GPU, and what it is made of."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks import dry_run, gpu, gpu_model
+from benchmarks.gpu_model import Cache, code_of, passes, predicted, resident, total
+from tinyunet.ops import conv2d_cuda, conv2d_winograd_cuda
+
+H200 = gpu_model.MACHINES[0]
+
+
+@pytest.fixture(scope="module")
+def step():
+    """A step at base 64 on a tile of 188 pixels, the smallest: with all kinds of layers."""
+    return dry_run.launches(lambda: gpu.our_tasks(64, 188, None)["step"])
+
+
+@pytest.mark.parametrize("rung", [*conv2d_cuda.TILES, conv2d_cuda.WINOGRAD])
+@pytest.mark.parametrize("direction", ["forward", "backward_weight"])
+def test_the_code_multiplies_as_often_as_the_op_says(rung, direction):
+    """With sizes that fill all blocks, and depths that fill all passes."""
+
+    def make():
+        x, y = dry_run.Array((1, 66, 66, 128), np.float32), dry_run.Array((1, 64, 64, 128), np.float32)
+        if direction == "forward":
+            weight = dry_run.Array((3, 3, 128, 128), np.float32)
+            return lambda: conv2d_cuda.forward(x, weight, None, 0, False, rung)
+        if rung == conv2d_cuda.WINOGRAD:
+            return lambda: conv2d_winograd_cuda.backward_weight(x, y, 0)
+        return lambda: conv2d_cuda.backward_weight(x, y, 0, 3, rung)
+
+    products = [each for each in dry_run.launches(make) if gpu_model.depth(each) is not None]
+    (product,) = products
+    loop = code_of(product.stem, "sm_90")[product.kernel].loop
+    in_a_warp = passes(product, loop) * sum(loop.multiplications.values())
+    assert 2 * in_a_warp * product.blocks * product.threads // 32 == product.flops
+
+
+@pytest.mark.parametrize("faster", ["memory_speed", "cache_speed", "clock", "cache"])
+def test_a_better_machine_is_never_slower(step, faster):
+    better = dataclasses.replace(H200, **{faster: 2 * getattr(H200, faster)})
+    pairs = [*zip(predicted(H200, step), predicted(better, step), strict=True)]
+    assert all(after.seconds <= before.seconds for before, after in pairs)
+    assert any(after.seconds < before.seconds for before, after in pairs)
+
+
+def test_a_step_takes_the_sum_of_its_launches(step):
+    found = predicted(H200, step)
+    assert [each.launch for each in found] == step
+    by_kernel = gpu_model.by_kernel(found)
+    assert total(found) == pytest.approx(sum(total(each) for each in by_kernel.values()))
+    assert total(found) > gpu_model.OVERHEAD * len(step)
+
+
+def test_what_a_copy_takes():
+    """Arrays larger than L2 move through DRAM, read and written; others stay in L2 after a first turn."""
+    for size, limit in (10**9, "DRAM"), (2 * 10**7, "L2"):
+        copy = dry_run.Launch("cupy_copy", "", 1, 1, read=((0, size),), written=((1, size),))
+        (found,) = predicted(H200, [copy])
+        speed = H200.memory_speed if limit == "DRAM" else H200.cache_speed
+        assert found.times[limit] == pytest.approx(2 * size / speed)
+        assert found.limit == limit
+
+
+def test_the_cache_keeps_what_was_used_last():
+    kept = Cache(10)
+    assert kept.missed([(0, 4), (1, 4), (0, 4), (2, 4)]) == 12
+    assert kept.missed([(0, 4), (1, 4)]) == 4
+    assert kept.missed([(3, 11), (3, 11)]) == 22
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "threads", "blocks"),
+    [
+        (128, 0, 128, 4),
+        (129, 0, 128, 3),
+        (32, 0, 256, 8),
+        (16, 0, 64, 32),
+        (16, 100 * 1024, 64, 2),
+        (255, 0, 1024, 0),  # more than there are: no such kernel can be launched
+    ],
+)
+def test_blocks_that_a_multiprocessor_holds(registers, shared, threads, blocks):
+    """65,536 registers, 2,048 threads, 228 KiB of shared memory, of which each block takes one more."""
+    code = gpu_model.Code(registers, shared, None, None)
+    assert resident(H200, code, threads) == blocks
