@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,8 +128,33 @@ def test_check_takes_the_answer_and_refuses_wrong_ones(chapter, number, name):
     wrong = getattr(solutions, f"wrong_{name}")
     assert len(wrong) >= 2
     for why, function in wrong.items():
-        with pytest.raises(lesson.WrongAnswer):
+        with pytest.raises(lesson.WrongAnswer) as refused:
             assert not lesson.check(solutions, name, function), f"{number} takes a wrong answer: {why}"
+        message = str(refused.value)
+        if not hasattr(solutions, f"check_{name}") and "has changed" not in message:
+            assert f"The same result comes from this mistake: {why}." in message  # and not from another one
+
+
+def test_a_mistake_that_agrees_in_one_case_only_does_not_go_first():
+    exercise = SimpleNamespace(
+        double=lambda x: 2 * x,
+        cases_double=lambda rng: [(1.0,), (3.0,)],
+        wrong_double={"the cube": lambda x: x**3, "not doubled": lambda x: x, "an error": lambda x: x.real()},
+    )
+    for answer, message in [
+        (lambda x: x, "The same result comes from this mistake: not doubled."),
+        (lambda x: x**2, "The same result, but not in all cases, comes from this mistake: the cube."),
+        (lambda x: x.real(), "The same result comes from this mistake: an error."),
+        (lambda x: x + 5, "6 where 2 is expected, for x = 1"),
+    ]:
+        with pytest.raises(lesson.WrongAnswer, match=f"{re.escape(message)}$"):
+            lesson.check(exercise, "double", answer)
+
+
+def test_infinities_and_nans_of_a_mistake_are_recognised():
+    solutions = lesson.load_solutions("10")
+    with pytest.raises(lesson.WrongAnswer, match="mistake: the logarithm of a probability that is 0"):
+        lesson.check(solutions, "log_softmax", lambda logits: np.log(np.exp(solutions.log_softmax(logits))))
 
 
 @pytest.mark.parametrize("chapter", ["06", "07"])

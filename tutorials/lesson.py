@@ -251,13 +251,13 @@ def check(solutions: types.ModuleType, name: str, function: Callable[..., Any]) 
     arguments = inspect.signature(answer).parameters
     for case in getattr(solutions, f"cases_{name}")(np.random.default_rng(0)):
         given, where = copied(case), f"for {describe(case, arguments)}" if case else "in the answer"
-        found = attempt(function, *given)
-        if is_open(found):
-            return False
         try:
+            found = attempt(function, *given)
+            if is_open(found):
+                return False
             compare(found, answer(*copied(case)), where, parts)
         except WrongAnswer as wrong:
-            raise WrongAnswer(f"{wrong}{recognise(solutions, name, case, found)}") from None
+            raise WrongAnswer(f"{wrong}{recognise(solutions, name, case, function)}") from None
         for argument, before, after in zip(arguments, case, given, strict=True):
             if not unchanged(before, after):
                 what = f"the array {argument}" if isinstance(before, np.ndarray) else f"what is in {argument}"
@@ -265,16 +265,40 @@ def check(solutions: types.ModuleType, name: str, function: Callable[..., Any]) 
     return True
 
 
-def recognise(solutions: types.ModuleType, name: str, case: tuple[Any, ...], found: Any) -> str:
-    """Describe the first known mistake that gives the same wrong result, or return an empty string."""
-    for mistake, function in getattr(solutions, f"wrong_{name}", {}).items():
-        try:
-            with np.errstate(all="ignore"):
-                compare(found, function(*copied(case)), "")
-        except (WrongAnswer, Exception):
-            continue
-        return f"\n  The same result comes from this mistake: {mistake}."
+def recognise(
+    solutions: types.ModuleType, name: str, case: tuple[Any, ...], function: Callable[..., Any]
+) -> str:
+    """Describe the known mistake that gives the same results, or return an empty string.
+
+    Small cases do not tell all mistakes apart, so one that agrees with the answer on all of them goes first.
+    """
+    mistakes = getattr(solutions, f"wrong_{name}", {})
+    here = [mistake for mistake, wrong in mistakes.items() if same(function, wrong, case)]
+    for mistake in here:
+        cases = getattr(solutions, f"cases_{name}")(np.random.default_rng(0))
+        if all(same(function, mistakes[mistake], other) for other in cases):
+            return f"\n  The same result comes from this mistake: {mistake}."
+    for mistake in here:
+        return f"\n  The same result, but not in all cases, comes from this mistake: {mistake}."
     return ""
+
+
+def same(one: Callable[..., Any], other: Callable[..., Any], case: tuple[Any, ...]) -> bool:
+    """Return whether two functions return the same on a case, or raise the same error."""
+    try:
+        compare(outcome(one, case), outcome(other, case), "")
+    except (WrongAnswer, Exception):  # what a wrong answer returns may be anything
+        return False
+    return True
+
+
+def outcome(function: Callable[..., Any], case: tuple[Any, ...]) -> Any:
+    """Return what a function returns on a case, or the text of the error that it raises."""
+    try:
+        with np.errstate(all="ignore"):
+            return function(*copied(case))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def copied(value: Any) -> Any:
@@ -361,8 +385,11 @@ def compare(found: Any, expected: Any, where: str, parts: Sequence[str] = ()) ->
         raise WrongAnswer(f"complex numbers where real ones are expected, {where}")
     if expected.dtype == np.float32 and found.dtype != np.float32:
         raise WrongAnswer(f"dtype {found.dtype} where float32 is expected, {where}")
-    tolerance = TOLERANCE.get(expected.dtype, 0) * np.abs(expected).max(initial=0)
-    wrong = np.argwhere(~(np.abs(found - expected.astype(float)) <= tolerance))
+    size = np.abs(expected).max(initial=0, where=np.isfinite(expected))
+    with np.errstate(invalid="ignore"):  # known mistakes have infinities and NaNs, too
+        near = np.abs(found - expected.astype(float)) <= TOLERANCE.get(expected.dtype, 0) * size
+        near |= (found == expected) | (np.isnan(found) & np.isnan(expected))
+    wrong = np.argwhere(~near)
     if not len(wrong):
         return
     index = tuple(map(int, wrong[0]))

@@ -175,8 +175,8 @@ def cases_nesterov_step(rng):
 
 wrong_nesterov_step = {
     "plain momentum": sgd_step,
-    "the step by the old velocity": lambda weight, grad, velocity, lr, momentum: (
-        weight - lr * (momentum * velocity + grad),
+    "the gradient counted once": lambda weight, grad, velocity, lr, momentum: (
+        weight - lr * momentum * (momentum * velocity + grad),
         momentum * velocity + grad,
     ),
     "two steps of the velocity": lambda weight, grad, velocity, lr, momentum: (
