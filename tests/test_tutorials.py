@@ -278,6 +278,14 @@ def test_error_in_an_answer_shows_its_line():
         lesson.attempt(answer, np.zeros(3))
 
 
+def test_error_in_a_library_shows_the_line_that_called_it():
+    def answer(x):
+        return np.einsum("ij->ji", x)  # which is written in Python, too
+
+    with pytest.raises(lesson.WrongAnswer, match=r'(?s)ValueError.*in line \d+: return np.einsum\("ij->ji"'):
+        lesson.attempt(answer, np.zeros(3))
+
+
 def test_forgotten_return_is_reported(tmp_path):
     source = (TUTORIALS / "01_autograd.py").read_text(encoding="utf-8")
     printed = run_chapter(tmp_path, "01_autograd", source.replace("return ...", "y = grad_y * b", 1))

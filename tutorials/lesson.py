@@ -328,7 +328,9 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     except NotImplementedError:
         return None
     except Exception as error:
-        place = inspect.getinnerframes(error.__traceback__)[-1]
+        frames = inspect.getinnerframes(error.__traceback__)
+        mine = [frame for frame in frames if frame.filename == file_of(function)]
+        place = (mine or frames)[-1]  # a library may have raised it, called with what the reader's line gave
         line = (place.code_context or ["?"])[0].strip()
         raise WrongAnswer(
             f"{type(error).__name__}: {error}\n  in line {place.lineno}: {line}\n"
@@ -349,6 +351,12 @@ def is_stub(source: str) -> bool:
 def source_of(function: Callable[..., Any]) -> str:
     """Return the source text of a function, compiled or not."""
     return textwrap.dedent(inspect.getsource(getattr(function, "py_func", function)))
+
+
+def file_of(function: Callable[..., Any]) -> str:
+    """Return the path of the file that a function was written in, compiled or not."""
+    code = getattr(getattr(function, "py_func", function), "__code__", None)
+    return code.co_filename if code else ""
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:
