@@ -6,6 +6,7 @@ Chapters run as copies in a folder of their own: a reader's answers, figures and
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -551,6 +552,18 @@ def test_the_last_chapter_is_made_of_the_answers_of_all(answers, tmp_path):
     )
     assert "36 of 36 functions are yours worked answers: none" in printed
     assert (tmp_path / "figures" / "17-your-image.png").exists()
+
+
+def test_a_damaged_record_is_begun_anew_and_none_is_seen_half_written(answers, monkeypatch):
+    lesson.RECORD.write_text('{"03.1": {"sta')  # as a write that was interrupted leaves it
+    assert lesson.recorded() == {}
+    lesson.record("03.1", state="solved")
+    replaced = []
+    monkeypatch.setattr(os, "replace", lambda *paths: replaced.append((lesson.recorded(), *paths)))
+    lesson.record("03.2", state="wrong")
+    ((seen, draft, _),) = replaced
+    assert seen == {"03.1": {"state": "solved"}}
+    assert json.loads(draft.read_text()) == seen | {"03.2": {"state": "wrong"}}
 
 
 def test_progress_shows_what_is_next(answers, capsys):

@@ -13,6 +13,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import os
 import re
 import sys
 import textwrap
@@ -458,14 +459,19 @@ def count_lines(function: Callable[..., Any]) -> int:
 
 def recorded() -> dict[str, dict[str, Any]]:
     """Return what is known of the exercises by their numbers: `state`, and `hints`, the number shown."""
-    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    try:
+        return json.loads(RECORD.read_text())
+    except (OSError, ValueError):  # none yet, or a damaged one: nothing is known
+        return {}
 
 
 def record(number: str, **facts: Any) -> None:
     """Record an exercise's state, or the number of hints shown."""
     states = recorded()
     states[number] = states.get(number, {}) | facts
-    RECORD.write_text(json.dumps(dict(sorted(states.items())), indent=1))
+    draft = RECORD.with_name(f"{RECORD.name}.{os.getpid()}")
+    draft.write_text(json.dumps(dict(sorted(states.items())), indent=1))
+    os.replace(draft, RECORD)  # at once: a chapter may run in another terminal meanwhile
 
 
 def measure(function: Callable[..., Any], *arguments: Any, turns: int = 5) -> float:
