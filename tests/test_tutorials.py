@@ -294,6 +294,22 @@ def test_forgotten_return_is_reported(tmp_path):
     assert "Exercise 01.2, newest_first: open. The worked answer is used." in printed
 
 
+def a_kernel():
+    return """
+int i = threadIdx.x;
+y[i] = 2 * x[i];
+"""
+
+
+def test_the_quotes_around_a_kernel_are_no_lines():
+    assert lesson.count_lines(a_kernel) == 2
+
+
+def test_whole_numbers_of_numpy_are_shown_as_numbers():
+    with pytest.raises(lesson.WrongAnswer, match=r"^1 where 2 is expected"):
+        lesson.compare(np.int64(1), 2, "here")
+
+
 def test_numbers_are_described_in_short():
     described = lesson.describe((np.float64(1 / 3), 0.5, 7, np.zeros((2, 3))), "abcd")
     assert described == "a = 0.333333, b = 0.5, c = 7, d = array (2, 3)"

@@ -71,7 +71,8 @@ def assess(number: str, name: str, function: Callable[..., Any]) -> tuple[str, s
         if solved:
             used, enough = count_lines(function), count_lines(getattr(solutions, name))
             state = "solved"
-            message = f"solved in {used} line(s)" + (f"; {enough} are enough." if used > enough else ".")
+            fewer = f"; {enough} {'is' if enough == 1 else 'are'} enough" if used > enough else ""
+            message = f"solved in {used} line(s){fewer}."
             if score := getattr(solutions, f"score_{name}", None):
                 message += f" {score(function)}"
         else:
@@ -385,6 +386,7 @@ def compare(found: Any, expected: Any, where: str, parts: Sequence[str] = ()) ->
         return
     if not isinstance(expected, np.ndarray | float | np.floating):
         if not np.array_equal(found, expected):
+            found = found.item() if isinstance(found, np.generic) else found
             raise WrongAnswer(f"{found!r:.80} where {expected!r:.80} is expected, {where}")
         return
     found, expected = np.asarray(found), np.asarray(expected)
@@ -448,13 +450,16 @@ def is_plain(value: Any) -> bool:
 
 
 def count_lines(function: Callable[..., Any]) -> int:
-    """Count the lines of a function's body without its docstring, comments and blank lines."""
+    """Count the lines of a function's body without its docstring, comments, blank lines and bare quotes."""
     source = source_of(function)
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.FunctionDef)
     body = definition.body[1:] if ast.get_docstring(definition) else definition.body
-    text = source.splitlines()[body[0].lineno - 1 :]
-    return sum(bool(line.strip()) and not line.strip().startswith("#") for line in text)
+    text = [line.strip() for line in source.splitlines()[body[0].lineno - 1 :]]
+    return sum(bool(line) and not line.startswith("#") and line not in QUOTES for line in text)
+
+
+QUOTES = ('return """', '"""')  # around a kernel that is written on lines of its own
 
 
 def recorded() -> dict[str, dict[str, Any]]:
