@@ -53,15 +53,21 @@ class Node:
     """A stand-in for a tensor and the op that made it: all that an order can depend on."""
 
     def __init__(self, number, *inputs):
-        self.number, self.inputs = number, inputs
+        self.number, self.parts, self.reads = number, inputs, 0
         self.op = self if inputs else None
+
+    @property
+    def inputs(self):
+        """Return the inputs, and count how often they are asked for."""
+        self.reads += 1
+        return self.parts
 
     def __repr__(self):
         return f"op {self.number}"
 
 
 def graphs(rng):
-    """Yield the last tensors of graphs: a diamond, random ones, a chain too deep for a recursion."""
+    """Yield the last tensors of graphs: a diamond, random ones, one of many paths, a chain of many ops."""
     leaf = Node(-1)
     first = Node(0, leaf)
     yield Node(3, Node(1, first), Node(2, first))
@@ -71,18 +77,36 @@ def graphs(rng):
         for number in range(12):
             nodes.append(Node(number, *(nodes[i] for i in rng.integers(len(nodes), size=2))))
         yield nodes[-1]
-    chain = leaf
+    doubled = leaf
+    for number in range(14):
+        doubled = Node(number, doubled, doubled)
+    yield doubled
+    chain = leaf  # too deep for a recursion
     for number in range(20_000):
         chain = Node(number, chain, leaf)
     yield chain
 
 
+def refuse_a_walk_of_every_path(ops):
+    """Raise WrongAnswer if the inputs of ops, which count it, were asked for far more often than needed."""
+    reads = sum(op.reads for op in ops)
+    if reads > 10 * len(ops):
+        raise WrongAnswer(
+            f"the inputs of {len(ops)} ops are read {reads:,} times: an op that was seen is visited again, "
+            "so that every path is walked"
+        )
+
+
 def check_newest_first(function):
     for output in graphs(np.random.default_rng(0)):
+        expected = newest_first(output)
+        for op in expected:
+            op.reads = 0
         found = attempt(function, output)
         if is_open(found):
             return False
-        expected, found = newest_first(output), list(found)
+        found = list(found)
+        refuse_a_walk_of_every_path(expected)
         if len(found) != len(set(found)):
             twice = next(op for op in found if found.count(op) > 1)
             raise WrongAnswer(f"{twice} is listed {found.count(twice)} times")
@@ -113,7 +137,18 @@ def _depth_first(output):
     return found
 
 
+def _every_path(output):
+    seen, to_visit = set(), [output.op]
+    while to_visit:
+        op = to_visit.pop()
+        if op is not None:
+            seen.add(op)
+            to_visit += [tensor.op for tensor in op.inputs]
+    return sorted(seen, key=lambda op: -op.number)
+
+
 wrong_newest_first = {
+    "every path is walked": _every_path,
     "recursion": _by_recursion,
     "in the order of visits": _depth_first,
     "the oldest first": lambda output: newest_first(output)[::-1],
@@ -251,7 +286,9 @@ class _Op:
     """An op that knows its inputs and nothing else."""
 
     def __init__(self, inputs):
-        self.inputs = inputs
+        self.parts, self.reads = inputs, 0
+
+    inputs = Node.inputs
 
 
 class _Tensor:
@@ -275,6 +312,7 @@ def check_newest_first_without_numbers(function):
             return False
         if not isinstance(found, list | tuple):
             raise WrongAnswer(f"a list of ops is expected, not {found!r:.60}")
+        refuse_a_walk_of_every_path(expected)
         place = {op: i for i, op in enumerate(found)}
         if len(place) != len(found) or place.keys() != expected:
             raise WrongAnswer(
