@@ -143,7 +143,13 @@ def _equal_numbers(segmentation, labels):
     return float((segmentation[inside] == labels[inside]).mean())
 
 
+def _geometric_mean(segmentation, labels):
+    recall = _precision(labels, np.where(labels > 0, segmentation + 1, 0))
+    return np.sqrt(_precision(segmentation, labels) * recall)
+
+
 wrong_rand_score = {
+    "the root of the product in place of the mean": _geometric_mean,
     "the background counted": _with_background,
     "only the segments' pairs": _precision,
     "numbers compared": _equal_numbers,
@@ -177,6 +183,7 @@ def cases_seg(rng):
         yield noisy, labels
     yield np.array([[1, 1, 2, 2, 0, 3]]), np.array([[1, 1, 1, 1, 0, 2]])
     yield np.array([[0, 0, 0, 2, 2]]), np.array([[1, 1, 0, 2, 2]])
+    yield np.array([[1, 1, 2, 3, 0]]), np.array([[1, 1, 1, 1, 1]])  # no piece covers half
 
 
 def _without_half(segmentation, labels):
@@ -199,7 +206,27 @@ def _background_is_a_segment(segmentation, labels):
     return seg(segmentation + 1, labels)
 
 
+def _half_is_enough(segmentation, labels):
+    scores = []
+    for cell in np.unique(labels[labels > 0]):
+        here, score = labels == cell, 0.0
+        for piece in np.unique(segmentation[here & (segmentation > 0)]):
+            both = np.sum(here & (segmentation == piece))
+            if both >= here.sum() / 2:
+                score = both / np.sum(here | (segmentation == piece))
+        scores.append(score)
+    return float(np.mean(scores))
+
+
+def _found_cells_only(segmentation, labels):
+    cells = np.unique(labels[labels > 0])
+    scores = [seg(segmentation, np.where(labels == cell, cell, 0)) for cell in cells]
+    return float(np.mean([score for score in scores if score > 0]))
+
+
 wrong_seg = {
+    "exactly half of a cell is taken for more than half": _half_is_enough,
+    "cells without a piece left out of the mean": _found_cells_only,
     "the best IoU, whatever it covers": _without_half,
     "the mean over the segments": _mean_over_segments,
     "the background taken for a segment": _background_is_a_segment,
@@ -242,6 +269,8 @@ def cases_label_pieces(rng):
     for shape in [(1, 6), (6, 7), (12, 9)]:
         yield (rng.random(shape) < 0.6,)
     yield (np.zeros((2, 3), bool),)
+    yield (np.array([[1, 1, 1, 1, 0], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool),)
+    yield (rng.random((30, 30)) < 0.6,)  # large enough for numbers that are joined more than once
 
 
 def _one_pass(mask):
@@ -251,6 +280,24 @@ def _one_pass(mask):
         if not above and not left:
             new += 1
         labels[i, j] = above or left or new
+    return labels
+
+
+def _without_roots(mask):
+    labels, parent = np.zeros(mask.shape, int), [0]
+    for i, j in np.argwhere(mask):
+        above, left = labels[i - 1, j] if i else 0, labels[i, j - 1] if j else 0
+        if above and left:
+            parent[max(above, left)] = min(above, left)
+        elif not above and not left:
+            parent.append(len(parent))
+        labels[i, j] = min(above, left) or above or left or len(parent) - 1
+    numbers = {0: 0}
+    for i, j in np.argwhere(mask):
+        number = labels[i, j]
+        while parent[number] != number:
+            number = parent[number]
+        labels[i, j] = numbers.setdefault(number, len(numbers))
     return labels
 
 
@@ -270,6 +317,7 @@ def _eight_neighbours(mask):
 
 wrong_label_pieces = {
     "numbers that mean the same piece kept apart": _one_pass,
+    "two numbers joined in place of their roots: an earlier join is lost": _without_roots,
     "corners connect": _eight_neighbours,
     "numbered from the last pixel": lambda mask: label_pieces(mask[::-1, ::-1])[::-1, ::-1],
 }
@@ -316,7 +364,19 @@ def _f1(pieces, cells):
     return 2 * score / (1 + score)
 
 
+def _exactly_half_matches(pieces, cells):
+    numbers = [np.unique(image[image > 0]) for image in (pieces, cells)]
+    matches = sum(
+        np.sum((pieces == p) & (cells == c)) >= np.sum((pieces == p) | (cells == c)) / 2
+        for p in numbers[0]
+        for c in numbers[1]
+    )
+    total = sum(map(len, numbers)) - matches
+    return matches / total if total else 1.0
+
+
 wrong_average_precision = {
+    "an IoU of exactly ½ matches": _exactly_half_matches,
     "missed cells cost nothing": _misses_free,
     "the F1 score": _f1,
     "0 if both are empty": lambda pieces, cells: (
@@ -354,6 +414,14 @@ def _plain_mean(tiles, height, width, weight):
     return blend(tiles, height, width, np.ones(weight.shape))
 
 
+def _weighted_sum(tiles, height, width, weight):
+    total = np.zeros((height, width))
+    for (i, j), output in tiles:
+        here = total[i : i + len(weight), j : j + weight.shape[1]]
+        here += (weight * output)[: here.shape[0], : here.shape[1]]
+    return total
+
+
 def _the_last_tile(tiles, height, width, weight):
     result = np.zeros((height, width))
     for (i, j), output in tiles:
@@ -365,9 +433,9 @@ def _the_last_tile(tiles, height, width, weight):
 wrong_blend = {
     "all weights alike": _plain_mean,
     "the last tile wins": _the_last_tile,
-    "not divided by the sum of the weights": lambda tiles, height, width, weight: (
-        blend(tiles, height, width, weight)
-        * blend([(corner, 0 * output + 2) for corner, output in tiles], height, width, weight)
+    "not divided by the sum of the weights": _weighted_sum,
+    "the outputs not weighted": lambda tiles, height, width, weight: blend(
+        [(corner, output / weight) for corner, output in tiles], height, width, weight
     ),
 }
 
@@ -400,13 +468,38 @@ hints_flood = (
 
 
 def cases_flood(rng):
-    """Yield cases with heights that all differ, so that the order of the neighbours plays no part."""
+    """Yield cases in which the order of the neighbours plays no part: heights that differ, and a corridor."""
     for shape in [(5, 6), (8, 7), (1, 9)]:
         mask = rng.random(shape) < 0.85
         markers = np.zeros(shape, int)
         for number, place in enumerate(rng.permutation(mask.size)[:3], 1):
             markers.flat[place] = number
         yield rng.permutation(mask.size).reshape(shape).astype(float), markers, mask
+    yield np.zeros((1, 8)), np.array([[1, 0, 0, 0, 0, 0, 0, 2]]), np.ones((1, 8), bool)
+
+
+def _last_come_first(height, markers, mask):
+    import heapq
+
+    labels, count = np.where(mask, markers, 0), 0
+    heap = []
+    for i, j in np.argwhere(labels):
+        heapq.heappush(heap, (height[i, j], count, i, j))
+        count -= 1
+    while heap:
+        _, _, i, j = heapq.heappop(heap)
+        for a, b in [(i - 1, j), (i, j - 1), (i, j + 1), (i + 1, j)]:
+            inside = 0 <= a < mask.shape[0] and 0 <= b < mask.shape[1]
+            if inside and mask[a, b] and not labels[a, b]:
+                labels[a, b] = labels[i, j]
+                heapq.heappush(heap, (height[a, b], count, a, b))
+                count -= 1
+    return labels
+
+
+def _first_place_first(height, markers, mask):
+    order = np.arange(height.size).reshape(height.shape) / height.size / 2
+    return flood(height + order * np.min(np.diff(np.unique(height)), initial=1), markers, mask)
 
 
 def _nearest_first(height, markers, mask):
@@ -414,6 +507,8 @@ def _nearest_first(height, markers, mask):
 
 
 wrong_flood = {
+    "of equally low pixels the last that came is taken": _last_come_first,
+    "of equally low pixels the one further up or left is taken, whenever it came": _first_place_first,
     "as they come, whatever the height": _nearest_first,
     "the highest first": lambda height, markers, mask: flood(-height, markers, mask),
     "out of the mask": lambda height, markers, mask: flood(height, markers, np.ones(mask.shape, bool)),
@@ -445,6 +540,17 @@ def cases_information_score(rng):
     for side, pieces in [(6, 3), (9, 5), (8, 1)]:
         yield rng.integers(pieces, size=(side, side)), rng.integers(4, size=(side, side))
     yield np.zeros((3, 3), int), np.ones((3, 3), int)
+    yield np.array([[1, 1, 2], [2, 3, 3]]), np.array([[1, 1, 2], [2, 2, 2]])  # most pairs do not occur
+
+
+def _pairs_that_do_not_occur(segmentation, labels):
+    kept = labels > 0
+    pieces, cells = (
+        np.unique(image[kept], return_inverse=True)[1].ravel() for image in (segmentation, labels)
+    )
+    table = np.zeros((pieces.max() + 1, cells.max() + 1))
+    np.add.at(table, (pieces, cells), 1)
+    return information_score(segmentation, labels) if table.all() else np.nan
 
 
 def _with_background(segmentation, labels):
@@ -452,6 +558,10 @@ def _with_background(segmentation, labels):
 
 
 wrong_information_score = {
+    "the logarithm of 0 for a pair that does not occur": _pairs_that_do_not_occur,
+    "I without the factor 2": lambda segmentation, labels: (
+        information_score(segmentation, labels) / (2 if np.ptp(labels) or np.ptp(segmentation) else 1)
+    ),
     "pixels with label 0 counted": _with_background,
     "I in bits": lambda segmentation, labels: (
         information_score(segmentation, labels) * np.log2(max(2, len(np.unique(labels[labels > 0]))))
