@@ -69,7 +69,14 @@ def _without_g(forward, backward, x, g, v, h):
     return np.vdot(backward(g, x), v), np.sum(forward(x + h * v) - forward(x - h * v)) / (2 * h)
 
 
+def _times_h(forward, backward, x, g, v, h):
+    by_backward, by_difference = two_sides(forward, backward, x, g, v, h)
+    return by_backward, by_difference * h**2
+
+
 wrong_two_sides = {
+    "the two slopes exchanged": lambda *arguments: two_sides(*arguments)[::-1],
+    "multiplied by h, as `/ 2 * h` does; `/ (2 * h)` divides": _times_h,
     "a one-sided quotient": _one_sided,
     "every element moved by h": _every_element,
     "the output summed without g": _without_g,
@@ -189,7 +196,20 @@ def _any_kink(by_backward, ahead, behind, tolerance):
     return "kink" if abs(ahead - behind) > tolerance else "wrong"
 
 
+def _no_tolerance_at_the_ends(by_backward, ahead, behind, tolerance):
+    if abs(by_backward - (ahead + behind) / 2) <= tolerance:
+        return "right"
+    return "kink" if min(ahead, behind) <= by_backward <= max(ahead, behind) else "wrong"
+
+
+def _range_first(by_backward, ahead, behind, tolerance):
+    verdict = judge(by_backward, ahead, behind, tolerance)
+    return "kink" if verdict == "right" else verdict
+
+
 wrong_judge = {
+    "no tolerance beyond the ends of the range": _no_tolerance_at_the_ends,
+    "the range is tested before the mean": _range_first,
     "ahead is taken for the larger": _ordered,
     "only the two sides, nothing between": _either_side,
     "a kink excuses everything": _any_kink,
@@ -249,12 +269,21 @@ def _moved_and_kept(forward, backward, inputs, grad_y, directions, h):
 
 
 def _not_divided(forward, backward, inputs, grad_y, directions, h):
-    by_backward = [np.vdot(g, v) for g, v in zip(backward(grad_y, *inputs), directions, strict=True)]
-    relative = errors_of_all(forward, backward, inputs, grad_y, directions, h)
-    return [error * abs(slope) for error, slope in zip(relative, by_backward, strict=True)]
+    gradients, errors = backward(grad_y, *inputs), []
+    for i, (grad, v) in enumerate(zip(gradients, directions, strict=True)):
+        ends = [forward(*inputs[:i], inputs[i] + s * v, *inputs[i + 1 :]) for s in (h, -h)]
+        errors.append(abs(np.vdot(grad, v) - np.vdot(ends[0] - ends[1], grad_y) / (2 * h)))
+    return errors
+
+
+def _divided_by_one(forward, backward, inputs, grad_y, directions, h):
+    gradients = zip(backward(grad_y, *inputs), directions, strict=True)
+    differences = _not_divided(forward, backward, inputs, grad_y, directions, h)
+    return [d / abs(np.vdot(g, v)) for d, (g, v) in zip(differences, gradients, strict=True)]
 
 
 wrong_errors_of_all = {
+    "divided by the slope by backward, not by the larger of both": _divided_by_one,
     "all inputs moved at once": _all_at_once,
     "an input that was moved is not put back": _moved_and_kept,
     "the difference itself": _not_divided,
@@ -304,7 +333,25 @@ def _of_the_start(gradient, x, v, rounds, h):
     return largest_curvature(gradient, x, v, 1, h) if rounds > 1 else np.linalg.norm(v)
 
 
+def _length_of_the_product(gradient, x, v, rounds, h):
+    for _ in range(rounds):
+        v = v / np.linalg.norm(v)
+        v = (gradient(x + h * v) - gradient(x - h * v)) / (2 * h)
+    return np.linalg.norm(v)
+
+
+def _one_sided_gradient(gradient, x, v, rounds, h):
+    for _ in range(rounds):
+        v = v / np.linalg.norm(v)
+        product = (gradient(x + h * v) - gradient(x)) / h
+        curvature, v = np.vdot(v, product), product
+    return curvature
+
+
 wrong_largest_curvature = {
+    "the length of H v": _length_of_the_product,
+    "a one-sided difference": _one_sided_gradient,
+    "a round too many": lambda gradient, x, v, rounds, h: largest_curvature(gradient, x, v, rounds + 1, h),
     "v not brought to length 1": _length_forgotten,
     "divided by h, not by 2 h": _divided_by_h,
     "not at x": _beside_x,

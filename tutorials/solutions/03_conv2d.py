@@ -72,7 +72,13 @@ def _changed(weight=lambda w: w, bias=lambda b, grad_y: b):
     return answer
 
 
+def _mean_over_images(x, grad_y, size):
+    weight, bias = backward_weight_and_bias(x, grad_y, size)
+    return weight / len(x), bias / len(x)
+
+
 wrong_backward_weight_and_bias = {
+    "the mean over the images": _mean_over_images,
     "the window flipped": _changed(weight=lambda w: w[::-1, ::-1]),
     "the window transposed": _changed(weight=lambda w: w.transpose(1, 0, 2, 3)),
     "the channels exchanged": _changed(weight=lambda w: w.transpose(0, 1, 3, 2)),
@@ -112,7 +118,16 @@ def _cut(grad_y, weight):
     return whole[:, margin : whole.shape[1] - margin, margin : whole.shape[2] - margin]
 
 
+def _overwritten(grad_y, weight):
+    (_, height, width, _), size = grad_y.shape, len(weight)
+    grad_x = np.zeros_like(backward_input(grad_y, weight))
+    for p, q in np.ndindex(size, size):
+        grad_x[:, p : p + height, q : q + width] = grad_y @ weight[p, q].T
+    return grad_x
+
+
 wrong_backward_input = {
+    "each tap overwrites what earlier taps wrote: add with +=": _overwritten,
     "the window flipped": lambda grad_y, weight: backward_input(grad_y, weight[::-1, ::-1]),
     "the window transposed": lambda grad_y, weight: backward_input(grad_y, weight.transpose(1, 0, 2, 3)),
     "the channels not exchanged": lambda grad_y, weight: backward_input(grad_y, weight.transpose(0, 1, 3, 2)),
@@ -191,7 +206,16 @@ def _rows_only(x, weight, bias):
     return full[:, ::2] + bias
 
 
+def _every_second_pixel(x, weight, bias):
+    windows = sliding_window_view(x[:, ::2, ::2], weight.shape[:2], axis=(1, 2))
+    return np.einsum("nijcpq,pqcf->nijf", windows, weight) + bias
+
+
 wrong_strided_conv = {
+    "windows of every second pixel, not every second window": _every_second_pixel,
+    "the bias added for each tap": lambda x, weight, bias: strided_conv(
+        x, weight, weight[..., 0, 0].size * bias
+    ),
     "begun with the second output": _from_the_second,
     "along the rows only": _rows_only,
     "a stride of 1 inside the window, of every second pixel": lambda x, weight, bias: strided_conv(

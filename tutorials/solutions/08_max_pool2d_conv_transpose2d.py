@@ -218,7 +218,19 @@ def _wrapped_round(x):
     return x
 
 
+def _zeros_beyond(x):
+    def along(x, axis):
+        padded = np.pad(x, [(int(a == axis), int(a == axis)) for a in range(4)])
+        n = x.shape[axis]
+        before, after = (padded.take(range(k, k + n), axis) for k in (0, 2))
+        pair = np.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+        return pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
+
+    return along(along(x, 1), 2)
+
+
 wrong_double_bilinear = {
+    "zeros beyond the edge": _zeros_beyond,
     "the opposite edge in place of the edge": _wrapped_round,
     "pixels repeated": lambda x: np.repeat(np.repeat(x, 2, axis=1), 2, axis=2),
     "every second output is an input": lambda x: _along(x, lambda b, x, a: (x, (x + a) / 2)),
@@ -260,6 +272,9 @@ def _edge_lost(grad_y):
 
 
 wrong_double_bilinear_backward = {
+    "the sum of the four pixels of a square, as if each were repeated": lambda g: (
+        g[:, ::2, ::2] + g[:, 1::2, ::2] + g[:, ::2, 1::2] + g[:, 1::2, 1::2]
+    ),
     "what the edge gets a second time is lost": _edge_lost,
     "the mean of four": lambda g: (g[:, ::2, ::2] + g[:, 1::2, ::2] + g[:, ::2, 1::2] + g[:, 1::2, 1::2]) / 4,
     "divided by 4: weights that sum to 1": lambda g: double_bilinear_backward(g) / 4,

@@ -38,7 +38,15 @@ def _sides(before_pooling, at_the_bottom, after_up):
     return answer
 
 
+def _halved_first(side, depth):
+    for _ in range(depth):
+        side = side // 2 - 4
+    return 2**depth * (side - 4) - 4 * (2**depth - 1)
+
+
 wrong_output_side = {
+    "halved before the convolutions": _halved_first,
+    "one convolution on each level up": _sides(4, 4, 2),
     "the bottom forgotten": _sides(4, 0, 4),
     "one convolution a level": _sides(2, 2, 2),
     "padded": _sides(0, 0, 0),
@@ -129,7 +137,15 @@ def _changed(per_level=lambda here: 0, at_the_end=lambda base, classes: 0):
     return answer
 
 
+def _no_biases(in_channels, num_classes, base, depth):
+    levels = [base * 2**level for level in range(depth + 1)]
+    biases = sum(2 * here for here in levels) + sum(3 * here for here in levels[:-1]) + num_classes
+    return count_parameters(in_channels, num_classes, base, depth) - biases
+
+
 wrong_count_parameters = {
+    "all biases forgotten": _no_biases,
+    "the scores forgotten": _changed(at_the_end=lambda base, classes: -classes * (base + 1)),
     "summation in place of concatenation": _changed(lambda here: -9 * here * here),
     "an up-convolution of 3×3": _changed(lambda here: 5 * 2 * here * here),
     "up-convolutions without bias": _changed(lambda here: -here),
