@@ -234,6 +234,9 @@ hints_transpose = (
     "y has height columns. Its tile begins in row blockIdx.x * 32 and column blockIdx.y * 32. tile[32][33].",
 )
 wrong_transpose = {
+    "the tile read by rows, too: each tile as it was": lambda: transpose().replace(
+        "= tile[j][i]", "= tile[i][j]"
+    ),
     "bank conflicts": lambda: transpose().replace("[33]", "[32]"),
     "without a tile": lambda: (
         """int i = blockIdx.y * 32 + threadIdx.y, j = blockIdx.x * 32 + threadIdx.x;

@@ -78,7 +78,13 @@ def _only_the_true_class(logits, target, weight):
     return one_hot * gradient_of_energy(logits, target, weight)
 
 
+def _log_p_minus_truth(logits, target, weight):
+    truth = np.arange(logits.shape[-1]) == target[..., None]
+    return (log_softmax(logits) - truth) * weight[..., None]
+
+
 wrong_gradient_of_energy = {
+    "log p in place of p": _log_p_minus_truth,
     "uphill and downhill exchanged": lambda *case: -gradient_of_energy(*case),
     "the weight forgotten": _without_weight,
     "only the true class": _only_the_true_class,
@@ -104,6 +110,7 @@ def cases_best_constant(rng):
 
 
 wrong_best_constant = {
+    "the weights exchanged": lambda share, w_background, w_cell: best_constant(share, w_cell, w_background),
     "as without weights": lambda share, w_background, w_cell: share,
     "the shares forgotten": lambda share, w_background, w_cell: w_cell / (w_cell + w_background),
     "not divided": lambda share, w_background, w_cell: share * w_cell,
@@ -157,7 +164,22 @@ def _with(formula, inside=False):
     return wrong
 
 
+def _by_distances(of_cell, lowest=1):
+    """Return a border_weight with other masks, or with the background among the cells."""
+
+    def wrong(labels, w0, sigma):
+        cells = [cell for cell in np.unique(labels) if cell >= lowest]
+        if len(cells) < 2:
+            return np.zeros(labels.shape)
+        distances = np.sort([ndimage.distance_transform_edt(of_cell(labels, cell)) for cell in cells], axis=0)
+        return np.where(labels == 0, w0 * np.exp(-((distances[0] + distances[1]) ** 2) / (2 * sigma**2)), 0)
+
+    return wrong
+
+
 wrong_border_weight = {
+    "the mask `labels == cell`, whose distances are 0 outside of the cell": _by_distances(np.equal),
+    "the background taken for a cell": _by_distances(np.not_equal, lowest=0),
     "the nearest cell twice": _with(lambda d1, d2, w0, sigma: w0 * np.exp(-((2 * d1) ** 2) / (2 * sigma**2))),
     "the 2 of 2 sigma squared": _with(lambda d1, d2, w0, sigma: w0 * np.exp(-((d1 + d2) ** 2) / sigma**2)),
     "squared before the sum": _with(lambda d1, d2, w0, sigma: w0 * np.exp(-(d1**2 + d2**2) / (2 * sigma**2))),

@@ -149,7 +149,13 @@ def _wrong_axes(field):
     return (1 + yx) * (1 + xy) - yy * xx
 
 
+def _products_added(field):
+    (y_i, y_j), (x_i, x_j) = map(np.gradient, field)
+    return (1 + y_i) * (1 + x_j) + y_j * x_i
+
+
 wrong_area_factor = {
+    "the second product added, not subtracted": _products_added,
     "of u alone, without the place itself": _without_identity,
     "only the stretching along each axis": _without_shear,
     "the axes of the slopes exchanged": _wrong_axes,
@@ -195,7 +201,23 @@ def _columns_first(velocity, doublings):
     return shift
 
 
+def _with_flow(first=lambda doublings: 2**doublings, mode="nearest", own_shift=1):
+    """Return a flow that begins with another part of the velocity, or does not do the shift twice."""
+
+    def wrong(velocity, doublings):
+        places, shift = np.indices(velocity.shape[1:]), velocity / first(doublings)
+        for _ in range(doublings):
+            again = [ndimage.map_coordinates(part, places + shift, order=1, mode=mode) for part in shift]
+            shift = own_shift * shift + np.stack(again)
+        return shift
+
+    return wrong
+
+
 wrong_flow = {
+    "divided by 2 n, not by 2**n": _with_flow(first=lambda doublings: 2 * doublings or 1),
+    "u(k + u(k)) alone, without u(k)": _with_flow(own_shift=0),
+    "mirrored beyond the edge": _with_flow(mode="mirror"),
     "twice the same shift": lambda velocity, doublings: velocity + 0.0,
     "read where the shift comes from": _backwards,
     "rows and columns exchanged": _columns_first,

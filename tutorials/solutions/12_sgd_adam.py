@@ -210,7 +210,13 @@ def _each_alone(grads, longest):
     return [clip([grad], longest)[0] for grad in grads]
 
 
+def _lengths_added(grads, longest):
+    length = sum(np.linalg.norm(grad) for grad in grads)
+    return [grad * (min(1.0, longest / length) if length else 1.0) for grad in grads]
+
+
 wrong_clip = {
+    "the lengths of the arrays added": _lengths_added,
     "each array by its own length": _each_alone,
     "each number": lambda grads, longest: [np.clip(grad, -longest, longest) for grad in grads],
     "short ones made longer": lambda grads, longest: [
@@ -239,7 +245,12 @@ def cases_rate_at(rng):
             yield step, steps, warmup, float(rng.uniform(0.001, 1))
 
 
+def _zero_at_the_last(step, steps, warmup, peak):
+    return rate_at(step, steps, warmup, peak) if step < warmup else rate_at(step, steps - 1, warmup, peak)
+
+
 wrong_rate_at = {
+    "0 in the last step, not in the one after it": _zero_at_the_last,
     "begun with 0": lambda step, steps, warmup, peak: (
         peak * step / warmup if step < warmup else rate_at(step, steps, warmup, peak)
     ),

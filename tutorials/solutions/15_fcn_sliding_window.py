@@ -23,6 +23,9 @@ def cases_redundancy(rng):
 
 
 wrong_redundancy = {
+    "one window too few along each axis": lambda side, window, taps: (
+        (side - window) ** 2 * (window - taps + 1) ** 2 / (side - taps + 1) ** 2
+    ),
     "along one axis": lambda side, window, taps: (
         (side - window + 1) * (window - taps + 1) / (side - taps + 1)
     ),
@@ -126,6 +129,7 @@ def cases_dilated_conv(rng):
 
 
 wrong_dilated_conv = {
+    "p and q exchanged": lambda x, weight, d: dilated_conv(x, weight.swapaxes(0, 1), d),
     "d ignored": lambda x, weight, d: dilated_conv(x, weight, 1),
     "every d-th output": lambda x, weight, d: dilated_conv(x, weight, d)[::d, ::d],
     "a stride instead": lambda x, weight, d: dilated_conv(x, weight, 1)[::d, ::d],

@@ -131,7 +131,13 @@ def _scale_by_x(grad_y, x, scale):
     return grad_x, (grad_y * x).sum(axis=PIXELS), grad_shift
 
 
+def _not_divided_by_s(grad_y, x, scale):
+    grad_x, *others = batch_norm_backward(grad_y, x, scale)
+    return grad_x * np.sqrt(x.var(axis=PIXELS) + EPSILON), *others
+
+
 wrong_batch_norm_backward = {
+    "grad_x is not divided by s": _not_divided_by_s,
     "mean and variance are taken for constants: both other ways are missing": _backward(1, 0, 0),
     "the way through the variance is missing": _backward(1, 1, 0),
     "the way through the mean is missing": _backward(1, 0, 1),
@@ -212,6 +218,9 @@ def _on_the_channels(weight, scale, shift, mean, variance):
 
 
 wrong_fold_batch_norm = {
+    "1e-5 is left out": lambda weight, scale, shift, mean, variance: fold_batch_norm(
+        weight, scale, shift, mean, variance - 1e-5
+    ),
     "the bias is folded without the mean": lambda weight, scale, shift, mean, variance: (
         fold_batch_norm(weight, scale, shift, mean, variance)[0],
         shift,
@@ -268,7 +277,16 @@ def _every_nth_channel(x, scale, shift, groups):
     )
 
 
+def _groups_of_all_images(x, scale, shift, groups):
+    together = x.reshape(1, -1, 1, x.shape[3])  # one image with the pixels of all
+    return group_norm(together, scale, shift, groups).reshape(x.shape)
+
+
 wrong_group_norm = {
+    "the statistics of a group over all images": _groups_of_all_images,
+    "each channel alone: instance normalisation": lambda x, scale, shift, groups: group_norm(
+        x, scale, shift, x.shape[3]
+    ),
     "batch normalisation": _of_the_batch,
     "every n-th channel to a group": lambda x, scale, shift, groups: (
         _every_nth_channel(x, scale, shift, groups) if 1 < groups < x.shape[3] else 0 * x
@@ -314,7 +332,14 @@ def _statistics_constant(grad_y, x, scale, groups):
     return grad_x, *group_norm_backward(grad_y, x, scale, groups)[1:]
 
 
+def _backward_of_all_images(grad_y, x, scale, groups):
+    arrays = (array.reshape(1, -1, 1, x.shape[3]) for array in (grad_y, x))
+    grad_x, *others = group_norm_backward(*arrays, scale, groups)
+    return grad_x.reshape(x.shape), *others
+
+
 wrong_group_norm_backward = {
+    "the statistics of a group over all images": _backward_of_all_images,
     "mean and variance are taken for constants": _statistics_constant,
     "the scale forgotten": lambda grad_y, x, scale, groups: (
         group_norm_backward(grad_y, x, 0 * scale + 1, groups)[0],

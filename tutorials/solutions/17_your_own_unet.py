@@ -513,7 +513,16 @@ def _eroded(labels):
     return np.where(same, labels, 0)
 
 
+def _four_neighbours(labels):
+    cross = ndimage.generate_binary_structure(2, 1)
+    smallest = ndimage.minimum_filter(np.where(labels == 0, labels.max() + 1, labels), footprint=cross)
+    return np.where(
+        (ndimage.maximum_filter(labels, footprint=cross) == labels) & (smallest == labels), labels, 0
+    )
+
+
 wrong_separate = {
+    "four neighbours, not eight": _four_neighbours,
     "the edge to the background lost too": _eroded,
     "one cell of two": lambda labels: np.where(ndimage.maximum_filter(labels, 3) != labels, 0, labels),
     "two pixels wide": lambda labels: (
@@ -556,7 +565,21 @@ def _weights_of_the_output(image, labels, top, left, output, halo):
     return image, target, 1 + own.border_weight(cells, 5.0, 3.0)
 
 
+def _never_separated(image, labels, top, left, output, halo):
+    reach = np.arange(-halo, output + halo)
+    rows, columns = own.mirror(top + reach, image.shape[0]), own.mirror(left + reach, image.shape[1])
+    cells, inside = labels[np.ix_(rows, columns)], slice(halo, halo + output)
+    weight = 1 + own.border_weight(cells, 5.0, 3.0)
+    target = (cells[inside, inside] > 0).astype(int)
+    return image[np.ix_(rows, columns)], target, weight[inside, inside]
+
+
 wrong_window = {
+    "not separated, and border weights of cells that touch": _never_separated,
+    "the border weight alone, without the 1": lambda *arguments: (
+        *window(*arguments)[:2],
+        window(*arguments)[2] - 1,
+    ),
     "begun at (top, left)": lambda image, labels, top, left, output, halo: window(
         image, labels, top + halo, left + halo, output, halo
     ),
