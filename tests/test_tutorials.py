@@ -383,6 +383,12 @@ def test_answers_in_a_file_of_their_own_are_checked(chapter, answers, capsys):
     ("number", "body", "message"),
     [
         ("01.1", "return grad_y * a, grad_y * b", "mistake: the inputs exchanged."),
+        (
+            "05.1",
+            "s = g[0] + g[2]; a, b = (d[0] - d[2]) * g[0], (d[1] - d[3]) * g[2]; "
+            "p, q = (d[1] + d[2]) * (s + g[1]), (d[2] - d[1]) * (s - g[1]); return a + p + q, p - q - b",
+            "mistake: the halves forgotten.",
+        ),
         ("06.1", "return 'y[threadIdx.x] = 2 * x[threadIdx.x];'", "out of bounds"),
         (
             "06.2",

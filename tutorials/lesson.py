@@ -248,7 +248,10 @@ def check(solutions: types.ModuleType, name: str, function: Callable[..., Any]) 
     """
     judge = getattr(solutions, f"check_{name}", None)
     if judge is not None:
-        return judge(function)
+        try:
+            return judge(function)
+        except WrongAnswer as wrong:
+            raise WrongAnswer(f"{wrong}{recognise_message(solutions, name, str(wrong))}") from None
     answer, parts = getattr(solutions, name), getattr(solutions, f"returns_{name}", ())
     arguments = inspect.signature(answer).parameters
     for case in getattr(solutions, f"cases_{name}")(np.random.default_rng(0)):
@@ -282,6 +285,22 @@ def recognise(
             return f"\n  The same result comes from this mistake: {mistake}."
     for mistake in here:
         return f"\n  The same result, but not in all cases, comes from this mistake: {mistake}."
+    return ""
+
+
+def recognise_message(solutions: types.ModuleType, name: str, message: str) -> str:
+    """Describe the known mistake that is refused with the same numbers, or return an empty string."""
+    told = not re.search(r"\d.* where ", message) or "this mistake" in message
+    if told or hasattr(solutions, "PUZZLES"):  # which compare for themselves, as compiling takes long
+        return ""
+    for mistake, wrong in getattr(solutions, f"wrong_{name}", {}).items():
+        try:
+            getattr(solutions, f"check_{name}")(wrong)
+        except WrongAnswer as refused:
+            if str(refused) == message:
+                return f"\n  The same message comes from this mistake: {mistake}."
+        except Exception:
+            continue
     return ""
 
 

@@ -185,7 +185,12 @@ def _wrapped(grad_y, weight, grad_x):
     return grad_x
 
 
+def _flipped(grad_y, weight, grad_x):
+    return input_gradient(grad_y, weight[::-1, ::-1], grad_x)
+
+
 wrong_input_gradient = {
+    "the window flipped: (i, j) was read by the outputs (i - p, j - q)": _flipped,
     "windows painted: a race": _painted,
     "negative indices count from the end": _wrapped,
     "window flipped": lambda grad_y, weight, grad_x: input_gradient(grad_y, weight[::-1, ::-1], grad_x),
@@ -242,6 +247,16 @@ def _relu_of_each_product(x, weight, bias, y):
     return y
 
 
+def _begun_with_what_is_in_y(x, weight, bias, y):
+    for i in prange(len(y)):
+        for j in range(y.shape[1]):
+            for p in range(3):
+                for q in range(3):
+                    y[i, j] += x[i + p, j + q] @ weight[p, q]
+            y[i, j] = np.maximum(y[i, j] + bias, 0)
+    return y
+
+
 def _channels_in_parallel(x, weight, bias, y):
     y += bias
     for c in prange(x.shape[2]):
@@ -255,6 +270,7 @@ def _channels_in_parallel(x, weight, bias, y):
 
 
 wrong_conv_bias_relu = {
+    "added to what is in y at the start; it has to be overwritten": _begun_with_what_is_in_y,
     "the bias after the ReLU": _bias_after_the_relu,
     "a ReLU of every partial sum": _relu_of_each_product,
     "channels in parallel: a race": _channels_in_parallel,

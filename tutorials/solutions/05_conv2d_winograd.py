@@ -217,6 +217,17 @@ def _never_divided(points, taps):
     return a_t, [[Fraction(p) ** j for j in range(taps)] for p in points] + [g[-1]], b_t
 
 
+def _zero_first(points, taps):
+    a_t, g, b_t = exact_matrices(points, taps)
+    return a_t, g, [[row[-1], *row[:-1]] for row in b_t[:-1]] + [b_t[-1]]
+
+
+def _turned_sign(points, taps):
+    a_t, g, b_t = exact_matrices(points, taps)
+    sign = (-1) ** (len(points) - 1)
+    return a_t, [[sign * number for number in row] for row in g[:-1]] + [g[-1]], b_t
+
+
 def _highest_first(points, taps):
     a_t, g, b_t = exact_matrices(points, taps)
     return a_t, g, [row[::-1] for row in b_t]
@@ -229,6 +240,8 @@ def _in_floating_point(points, taps):
 
 
 wrong_exact_matrices = {
+    "the 0 at the beginning of a row of B_T": _zero_first,
+    "divided by the products of q - p, not of p - q": _turned_sign,
     "G not divided": _never_divided,
     "the highest power first": _highest_first,
     "infinity forgotten in A_T": lambda points, taps: (
