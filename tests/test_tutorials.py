@@ -403,6 +403,13 @@ def test_answers_in_a_file_of_their_own_are_checked(chapter, answers, capsys):
             "takes 128 global wavefronts where 32 are enough",
         ),
         (
+            "06.5",
+            "return '__shared__ float tile[64]; int t = threadIdx.x; tile[t] = x[t]; __syncthreads(); '"
+            "'for (int s = 0; s < steps; s++) { float m = (tile[(t - 1) % 64] + tile[(t + 1) % 64]) / 2; '"
+            "'__syncthreads(); tile[t] = m; __syncthreads(); } y[t] = tile[t];'",
+            "thread 0 uses index -1 outside of an array",
+        ),
+        (
             "03.7",
             "h, w = x.shape[1:3]; k = len(weight); a = np.fft.fft2(x, axes=(1, 2)); "
             "b = np.fft.fft2(weight, s=(h, w), axes=(0, 1)); s = np.einsum('nijc,ijcf->nijf', a, b); "

@@ -70,8 +70,8 @@ show("06-gpu")
 # which one it is from ``threadIdx`` (its number in the block), ``blockIdx`` (the number of its block) and
 # ``blockDim`` (threads per block). Arrays are addresses: ``const float* x`` is read, ``float* y`` is
 # written. The rest is what you expect: ``int i = 3;`` and ``float sum = 0;`` make variables, ``/`` of two
-# ``int`` rounds down, ``%`` is the remainder; lines end with a semicolon, and braces hold a body
-# together::
+# ``int`` drops the fraction, and ``%`` is the remainder, which has the sign of the first number: ``-1 % 64``
+# is -1, not 63 as in Python. Lines end with a semicolon, and braces hold a body together::
 #
 #     if (i < n && j != 0) sum += x[i];
 #     for (int k = 0; k < 8; k++) {

@@ -169,7 +169,7 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __ubsan_handle_out_of_bounds(void*, void* index) {
     using namespace emulator;
-    fail("@%lx: out of bounds: thread %d uses index %ld past the end of an array",
+    fail("@%lx: out of bounds: thread %d uses index %ld outside of an array",
          offset_in_library(__builtin_return_address(0)), thread_number(), reinterpret_cast<long>(index));
 }
 }

@@ -369,7 +369,7 @@ BUGS = [
         conv2d_tiled,
         "sum += patches[threadIdx.y][e]",
         "sum += patches[threadIdx.y][e + 1]",
-        "out of bounds: .* uses index 16 past",
+        "out of bounds: .* uses index 16 outside",
         "[e + 1]",
     ),
     (
