@@ -313,6 +313,7 @@ def test_whole_numbers_of_numpy_are_shown_as_numbers():
 def test_numbers_are_described_in_short():
     described = lesson.describe((np.float64(1 / 3), 0.5, 7, np.zeros((2, 3))), "abcd")
     assert described == "a = 0.333333, b = 0.5, c = 7, d = array (2, 3)"
+    assert lesson.describe((np.exp, lambda x: x), "fg") == "f = exp, g = a function"
 
 
 # The search for races

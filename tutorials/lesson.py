@@ -393,6 +393,9 @@ def describe(arguments: Iterable[Any], names: Iterable[str]) -> str:
             return f"array {value.shape}"
         if isinstance(value, float | np.ndarray):
             return f"{float(value):.6g}"
+        if callable(value):
+            name = getattr(value, "__name__", "")
+            return name if name.isidentifier() and not name.startswith("_") else "a function"
         return textwrap.shorten(repr(value), 60)
 
     return ", ".join(f"{name} = {short(value)}" for name, value in zip(names, arguments, strict=False))

@@ -98,7 +98,19 @@ def _halo_kept(predict, image, output, halo, step):
     return np.roll(predict_in_tiles(predict, image, output, halo, step), (halo, halo), (0, 1))
 
 
+def _halo_after_only(predict, image, output, halo, step):
+    result = np.zeros(image.shape)
+    for i in range(0, image.shape[0], step):
+        for j in range(0, image.shape[1], step):
+            reach = np.arange(output + 2 * halo)
+            window = image[np.ix_(mirror(i + reach, image.shape[0]), mirror(j + reach, image.shape[1]))]
+            here = result[i : i + step, j : j + step]
+            here[...] = predict(window)[: here.shape[0], : here.shape[1]]
+    return result
+
+
 wrong_predict_in_tiles = {
+    "the window begins with the tile's first pixel, not a halo before it": _halo_after_only,
     "each tile has its own mirror": _own_mirror,
     "zeros beyond the image": _zeros_beyond,
     "moved by the halo": _halo_kept,
