@@ -40,11 +40,17 @@ def _largest_of_all(logits):
         return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+def _nothing_subtracted(logits):
+    with np.errstate(all="ignore"):
+        return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
 wrong_log_softmax = {
-    "nothing subtracted": _naive,
+    "nothing subtracted before the exponential, which becomes infinite or 0": _nothing_subtracted,
+    "nothing subtracted, and the logarithm of a quotient": _naive,
     "the logarithm of a probability that is 0": _log_at_the_end,
     "the largest of all pixels": _largest_of_all,
-    "summed over the pixels": lambda logits: logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)),
+    "summed over the pixels": lambda logits: np.swapaxes(log_softmax(np.swapaxes(logits, 1, 3)), 1, 3),
 }
 
 # 10.2
