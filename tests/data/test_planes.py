@@ -118,6 +118,19 @@ def test_names_that_are_numbers_or_occur_twice():
             PlaneChoice(**wrong)
 
 
+def test_what_reading_itself_takes_is_counted(tmp_path):
+    """A compressed frame has both channels; its size is that of a file without compression."""
+    pytest.importorskip("nd2")
+    pixels = frames(3, 2)
+    packed = write_nd2(tmp_path / "packed.nd2", pixels, NAMES, "z", compressed=True)
+    mapped = write_nd2(tmp_path / "mapped.nd2", pixels, NAMES, "z")
+    choice = PlaneChoice("GFP", 1)
+    assert open_windows(packed, choice).held == 3 * pixels[0].nbytes
+    assert open_windows(mapped, choice).held == 0
+    decoded = WindowedImage(tmp_path / "whole.tif", pixels[0, 0], "yx")
+    assert decoded.held == pixels[0, 0].nbytes
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_nd2_as_its_library_reads_it(tmp_path, compressed):
     nd2 = pytest.importorskip("nd2")

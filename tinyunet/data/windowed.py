@@ -72,6 +72,12 @@ class WindowedImage:
         """Whether the file was decoded whole."""
         return isinstance(self.array, np.ndarray)
 
+    @property
+    def held(self) -> int:
+        """Bytes that reading takes besides the windows: of an image decoded, or a part unpacked, whole."""
+        held: int = self.array.nbytes if self.in_memory else getattr(self.array, "held", 0)
+        return held
+
     def read(self, down: slice, across: slice) -> Image:
         """Read a window, (h, w, C)."""
         channel = self.index.get("c")

@@ -75,7 +75,7 @@ class SlideWriter:
     classes : ClassTable, optional
         The numbers to write for the classes; 0..K-1 by default, and for colours.
     memory : int
-        Bytes that the whole process may take.
+        Bytes that the whole process may take, with what is kept of the image.
     share : callable, optional
         Does the work on regions and blocks; this process by default.
     """
@@ -94,7 +94,8 @@ class SlideWriter:
         self._share: Share = share or (lambda step, tasks: (step(self, task) for task in tasks))
         self._begun: tuple[str, int, Scale] | None = None
         self._on_tile: Callable[[], None] | None = None
-        self.networks, self.image, self.out, self.options, self.memory = networks, image, out, options, memory
+        self.networks, self.image, self.out, self.options = networks, image, out, options
+        self.memory = memory - image.held
         self.part = out.with_name(out.name + ".part")
         plain = classes is None or classes.coloured
         self.values = (
