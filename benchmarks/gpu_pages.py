@@ -122,7 +122,7 @@ def fill(figures: Figures, root: Path = ROOT, mark: str = "") -> list[Path]:
             text = replaced(text, name, f"{mark}\n\n{table}" if mark else table)
         page.write_text(text, encoding="utf-8")
         written.append(page)
-    if "layers" in figures:
+    if figures.get("layers", {}).get("layers"):  # a rehearsal has none
         for name, draw in (("ladder", gpu_layers.draw_ladder), ("roofline", gpu_layers.draw_roofline)):
             picture = root / PICTURES / f"gpu_{name}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,16 @@ def test_a_rehearsal_fills_copies_that_say_so(root, tmp_path):
     assert not (root / gpu_pages.RESULTS).exists()
 
 
+def test_a_rehearsal_skips_what_needs_a_gpu(root, tmp_path):
+    """Its layers and networks are reports without figures."""
+    parts = {"layers": report(tiny=True), "networks": report(tiny=True), "train": report(tiny=True)}
+    written = gpu_pages.read([archive(tmp_path, **parts)], root)
+    assert {path.name for path in written} == {"README.md"}
+    text = (root / gpu_pages.REHEARSED / "kernels/README.md").read_text()
+    assert gpu_pages.REHEARSAL in text
+    assert gpu_pages.NOT_MEASURED in text
+
+
 def test_a_rehearsal_among_measurements_is_refused(root, tmp_path):
     (tmp_path / "other").mkdir()
     rehearsed = archive(tmp_path / "other", profile=report(tiny=True))
