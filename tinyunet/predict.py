@@ -271,7 +271,10 @@ def _sharing(
 ) -> Iterator[tuple[int, Share | None]]:
     """Start or find the workers, if there are to be any; yields the memory of each, and what shares out."""
     if options.workers is None and options.scheduler is None:
-        yield memory_bytes(options.memory), None
+        memory = memory_bytes(options.memory)
+        if options.memory is None and image.in_memory:
+            memory += image.held  # which is no longer free
+        yield memory, None
         return
     if image.in_memory:
         raise OptionError(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -87,7 +86,7 @@ def test_any_number_of_processes_gives_the_same_bits(command, data, tiny, tmp_pa
 
 
 # GPUs are pretended, and so is NCCL. Gradients travel in many parts.
-WITH_GPUS = """
+WITH_GPUS = r"""
 import sys
 import pretended_cuda, pretended_nccl
 from tinyunet import train
@@ -95,7 +94,8 @@ from tinyunet.training import gpus
 gpus.PART = 100
 pretended_nccl.install(available=sys.argv[1] == "nccl")
 train.main(sys.argv[2:])
-print("GPUs", *pretended_cuda.used, "messages", len(pretended_nccl.messages), file=sys.__stderr__)
+used, sent = " ".join(map(str, pretended_cuda.used)), len(pretended_nccl.messages)
+sys.__stderr__.write(f"GPUs {used} messages {sent}\n")  # at once: the processes share it
 """
 
 
@@ -106,14 +106,14 @@ def test_each_process_has_a_gpu_and_the_bits_are_those_of_one(data, tiny, tmp_pa
     folders = [str(Path(__file__).parents[1] / "helpers"), *sys.path]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
     words = ["--data", data, *tiny, "--batch", "4", "--normalisation", "batch", "--backend", "cuda"]
-    ways = {"alone": (1, "none"), "nccl": (2, "nccl"), "host": (2, "none")}
+    ways = {"alone": (1, "none"), "nccl": (3, "nccl"), "host": (2, "none")}
     for name, (processes, transport) in ways.items():
         status, out, err = ended(start(processes, transport, *words, "--out", name, code=WITH_GPUS))
         assert status == 0, err
         used = sorted(line for line in err.splitlines() if line.startswith("GPUs"))
         if processes == 1:
             continue
-        assert [line.split()[1:-1] for line in used] == [["0", "messages"], ["1", "messages"]]
+        assert [line.split()[1:-1] for line in used] == [[f"{n}", "messages"] for n in range(processes)]
         assert all((int(line.split()[-1]) > 20) == (name == "nccl") for line in used)
         assert "rank 1 is PID" in out
         assert "with GPU 0000:01:00.0" in out
@@ -143,7 +143,7 @@ class ThreeRanks(Ranks):
         (
             ["0000:02:00.0", "0000:01:00.0"],
             [23203, 23203],
-            "GPU 0000:01:00.0 on here is shared by 2 processes",
+            "2 processes share the GPU 0000:01:00.0",
         ),
         (["0000:02:00.0", "0000:03:00.0"], [23203, 22807], "versions of NCCL differ: 23203, 22807, 23203"),
     ],
@@ -152,7 +152,7 @@ def test_gradients_go_through_host_memory_where_nccl_cannot(
     monkeypatch, gpus_of_others, versions_of_others, reason
 ):
     monkeypatch.setattr(gpus, "_nccl", lambda: SimpleNamespace(get_version=lambda: 23203))
-    monkeypatch.setattr(platform, "node", lambda: "here")
+    monkeypatch.setattr(gpus, "_machine", lambda: "here")
     ranks = ThreeRanks([("here", gpu) for gpu in gpus_of_others], versions_of_others)
     communicator, transport = gpus.connect(ranks, "0000:01:00.0")
     assert communicator is None
@@ -167,7 +167,7 @@ def test_the_gpus_of_each_machine_are_given_to_its_processes_in_their_order(monk
 
     cuda = SimpleNamespace(Device=device, runtime=SimpleNamespace(getDeviceCount=lambda: 2))
     monkeypatch.setattr(gpus, "array_library", lambda: SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(platform, "node", lambda: "here")
+    monkeypatch.setattr(gpus, "_machine", lambda: "here")
     for machines in (["there", "there"], ["here", "there"], ["here", "here"]):
         gpus.take_one(ThreeRanks(machines))
     assert taken == [0, 1, 0]
@@ -256,7 +256,8 @@ class Four(Ranks):
 
     def from_all(self, value):
         host, own = value
-        return [value, value, (host, {**own, **self.others}), value]
+        theirs = {name: fact for name, fact in {**own, **self.others}.items() if fact is not None}
+        return [value, value, (host, theirs), value]
 
 
 def test_more_processes_than_tiles_are_refused():
@@ -275,6 +276,9 @@ def test_processes_that_would_round_differently_are_refused():
     other = {"its instruction sets": frozenset({"sse2"})}
     with pytest.raises(RunError, match=r"(?s)rank 0.*avx.*rank 2.*none besides the common ones"):
         mpi.require_alike(Four(other), {**facts, "its instruction sets": frozenset({"sse2", "avx2"})})
+    with_gpu = {"backend": "cuda", "CuPy": "14.2.0", **{n: v for n, v in facts.items() if n != "backend"}}
+    with pytest.raises(RunError, match="differ in backend"):
+        mpi.require_alike(Four({"backend": "numba", "CuPy": None}), with_gpu)
     with pytest.raises(RunError, match=r"images and labels.*\n.*checksum"):
         mpi.require_alike(Four(mpi.facts({"train": {"a": [1, 3]}})), facts)
 

@@ -16,7 +16,7 @@ import re
 import tempfile
 import threading
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -433,10 +433,13 @@ def _file_with(code):
     return source
 
 
-class OnlyDevice(nullcontext):
-    """cupy.cuda.Device: the only one, which every thread uses."""
+class OnlyDevice:
+    """cupy.cuda.Device: the only one."""
 
     compute_capability = "90"
+
+    def use(self):
+        """Use it in this thread, as all threads do."""
 
 
 cuda = SimpleNamespace(

@@ -8,8 +8,8 @@ the kernels of this repository run on the emulator. All else is CuPy's: arrays, 
 arguments of kernels, and NVRTC, which compiles for an H100.
 
 Nothing runs before something waits for it, which reveals memory freed or overwritten too early. There are
-two GPUs; which of them have been given memory is noted. The replacements cannot raise through CuPy's C code,
-so an unsupported call ends the process.
+three GPUs; which of them have been given memory is noted. The replacements cannot raise through CuPy's C
+code, so an unsupported call ends the process.
 """
 
 import ctypes
@@ -42,7 +42,7 @@ pending = []  # calls on all streams, with their arguments
 capturing = {}  # captured calls, by stream
 graphs, modules, kernels = {}, {}, {}
 compiled = [""]  # the text being compiled
-GPUS = 2
+GPUS = 3
 current = threading.local()  # each thread's GPU
 used = set()  # the GPUs with memory
 

@@ -12,6 +12,7 @@ from mpi4py import MPI
 
 NCCL_UINT8 = 1
 grouped = []
+open_groups = []
 messages = []  # the number of bytes of each that was sent
 
 
@@ -26,6 +27,9 @@ class NcclCommunicator:
         assert (size, rank) == (self._all.size, self._all.rank)
         self.size, self.rank_id = lambda: size, lambda: rank
 
+    def destroy(self):
+        self._all.Free()
+
     def send(self, address, count, datatype, peer, stream):
         messages.append(count)
         self._group("Isend", address, count, datatype, peer, stream)
@@ -36,14 +40,18 @@ class NcclCommunicator:
     def _group(self, method, address, count, datatype, peer, stream):
         assert datatype == NCCL_UINT8
         assert peer != self.rank_id()
+        assert open_groups, "outside of a group a call may wait for ever for the others"
+        assert stream == cupy.cuda.get_current_stream().ptr
         grouped.append((getattr(self._all, method), address, count, peer, stream))
 
 
 def group_start():
-    assert not grouped
+    assert not open_groups
+    open_groups.append(True)
 
 
 def group_end():
+    open_groups.pop()
     calls, grouped[:] = list(grouped), []
     (stream,) = {stream for *_, stream in calls}
     pretended_cuda.enqueue(stream, exchange, calls)

@@ -6,6 +6,7 @@ import tifffile
 from oracle import randomised
 
 import tinyunet as tu
+from tinyunet.data.windowed import WindowedImage
 from tinyunet.data.windows import open_windows
 from tinyunet.errors import DataError, OutOfMemoryError, RunError
 from tinyunet.prediction.budget import largest_tile
@@ -213,6 +214,15 @@ def test_less_memory_gives_smaller_tiles():
     assert tiles[0] < tiles[1] < tiles[2] <= 2048
     with pytest.raises(OutOfMemoryError, match="--memory"):
         largest_tile(models, 401_000_000)
+
+
+def test_an_image_that_is_decoded_whole_counts(tmp_path):
+    """Of 600 MB the program itself takes 400, and this image 200."""
+    image = WindowedImage(tmp_path / "whole.png", np.zeros((10_000, 20_000), np.uint8), "yx")
+    options = SlideOptions(tile=64)
+    with pytest.raises(OutOfMemoryError, match=r"whole.png(?s:.*)0.20 GB(?s:.*)--memory"):
+        SlideWriter([network()], image, tmp_path / "out.zarr", options, None, 600_000_000)
+    SlideWriter([network()], image, tmp_path / "out.zarr", options, None, 700_000_000)
 
 
 def test_a_pixel_that_is_no_number_is_named(tmp_path):

@@ -212,7 +212,7 @@ def cache_error(error: OSError) -> Exception:
 def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
     """Return a function that does the same in another thread, with the backend and on the GPU of this one.
 
-    CUDA begins every thread with the first GPU.
+    CUDA begins every thread with the first GPU. The other thread keeps the GPU afterwards.
     """
     inherited = partial(copy_context().run, function)
     if active_backend() != "cuda":
@@ -220,8 +220,8 @@ def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
     gpu = array_library().cuda.Device()
 
     def on_this_gpu(*arguments: Any) -> T:
-        with gpu:
-            return inherited(*arguments)
+        gpu.use()
+        return inherited(*arguments)
 
     return on_this_gpu
 

@@ -34,7 +34,7 @@ from tinyunet.data.class_table import ClassTable
 from tinyunet.data.intensity import GreyStatistics, Scale
 from tinyunet.data.windowed import WindowedImage
 from tinyunet.data.windows_zarr import ZARR_FILES, is_zarr, require_zarr
-from tinyunet.errors import DataError, RunError
+from tinyunet.errors import DataError, OutOfMemoryError, RunError
 from tinyunet.models import Network
 from tinyunet.prediction.blocks import Block, Numbering, ObjectOptions, Step, number_objects
 from tinyunet.prediction.budget import largest_tile, usable
@@ -96,6 +96,12 @@ class SlideWriter:
         self._on_tile: Callable[[], None] | None = None
         self.networks, self.image, self.out, self.options = networks, image, out, options
         self.memory = memory - image.held
+        if usable(self.memory) <= 0:
+            raise OutOfMemoryError(
+                f"{image.path}: takes too much memory to be read",
+                {"read whole": f"{image.held / 1e9:.2f} GB", "given": f"{memory / 1e9:.2f} GB"},
+                "give more --memory, or save it without compression or as OME-Zarr",
+            )
         self.part = out.with_name(out.name + ".part")
         plain = classes is None or classes.coloured
         self.values = (

@@ -17,8 +17,11 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tinyunet.backend import array_library, to_backend
 from tinyunet.errors import RunError
@@ -31,14 +34,21 @@ def take_one(ranks: Ranks) -> str:
     """Let this process compute on a GPU of its own, if its machine has enough; returns its bus address.
 
     The GPUs of a machine are given to its processes in their order. A launcher that lets each process see
-    one GPU alone (CUDA_VISIBLE_DEVICES) has chosen itself.
+    one GPU alone (CUDA_VISIBLE_DEVICES) has already chosen.
     """
     cupy = array_library()
-    machines = ranks.from_all(platform.node())
+    machines = ranks.from_all(_machine())
     place = machines[: ranks.number].count(machines[ranks.number])
     gpu = cupy.cuda.Device(place % cupy.cuda.runtime.getDeviceCount())
     gpu.use()
     return gpu.pci_bus_id
+
+
+def _machine() -> str:
+    """Return what only the processes of one machine have in common: containers on it have different names."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return platform.node()
 
 
 def facts() -> dict[str, object]:
@@ -73,21 +83,31 @@ def connect(ranks: Ranks, own: str) -> tuple[Any, str]:
     RunError
         NCCL is there, and fails to connect them.
     """
-    gpus = [f"{gpu} on {machine}" for machine, gpu in ranks.from_all((platform.node(), own))]
+    gpus = ranks.from_all((_machine(), own))
     nccl = _nccl()
     versions = ranks.from_all(nccl.get_version() if nccl else None)
     if None in versions:
-        missing = f"rank {versions.index(None)} has no NCCL: pip install nvidia-nccl-cu13, or cu12"
-        return None, f"host memory ({missing})"
+        number = versions.index(None)
+        remedy = "pip install nvidia-nccl-cu13, or cu12"
+        return None, f"host memory (rank {number} has no NCCL that CuPy can load: {remedy})"
     if len(set(gpus)) < len(gpus):
         shared = next(gpu for gpu in gpus if gpus.count(gpu) > 1)
-        return None, f"host memory (GPU {shared} is shared by {gpus.count(shared)} processes)"
+        return None, f"host memory ({gpus.count(shared)} processes share the GPU {shared[1]})"
     if len(set(versions)) > 1:
         return None, f"host memory (versions of NCCL differ: {', '.join(map(str, versions))})"
     assert nccl is not None
     with _explained(nccl):
         identity = ranks.from_first(nccl.get_unique_id() if ranks.is_first else None)
-        return nccl.NcclCommunicator(ranks.size, identity, ranks.number), f"NCCL {versions[0]}"
+        communicator = nccl.NcclCommunicator(ranks.size, identity, ranks.number)
+        _try(communicator)
+    return communicator, f"NCCL {versions[0]}"
+
+
+def _try(communicator: Any) -> None:
+    """Exchange a number with each rank: NCCL takes its memory now, before CuPy has what a step needs."""
+    cupy = array_library()
+    _exchange(communicator, cupy.zeros(communicator.size(), np.float32), sum)
+    cupy.cuda.get_current_stream().synchronize()
 
 
 def _nccl() -> Any:
@@ -104,11 +124,11 @@ def _nccl() -> Any:
 def _explained(nccl: Any) -> Iterator[None]:
     try:
         yield
-    except nccl.NcclError as error:
+    except (nccl.NcclError, KeyError) as error:  # CuPy does not know the names of all of NCCL's errors
         raise RunError(
             "NCCL cannot exchange data between the GPUs",
-            {"reason": error, "NCCL": nccl.get_version()},
-            "NCCL_DEBUG=INFO makes it say why; without the package nvidia-nccl they go through host memory",
+            {"reason": f"{type(error).__name__}: {error}", "NCCL": nccl.get_version()},
+            "NCCL_DEBUG=INFO makes it say why; where NCCL is not installed, data go through host memory",
         ) from None
 
 
@@ -141,11 +161,14 @@ class SumThroughHost(Sum):
 
     Parameters
     ----------
+    array : array, shape (n,), contiguous
+        This rank's, on the GPU.
     host : Sum
-        That of copies there.
+        That of the copy in host memory.
     """
 
-    def __init__(self, host: Sum):
+    def __init__(self, array: Any, host: Sum):
+        super().__init__(array)
         self._host = host
 
     def finish(self) -> Any:

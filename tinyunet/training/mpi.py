@@ -60,6 +60,7 @@ def job() -> Iterator[Ranks]:
     try:
         with _silence(unless=ranks.is_first):
             yield ranks
+        ranks.leave_gpu()
     except BaseException as error:
         if error is not ranks.agreed_error:
             _abort(ranks, error, stderr)
@@ -147,11 +148,11 @@ def facts(images: Mapping[str, Fingerprints]) -> dict[str, object]:
 
     features = binding.get_host_cpu_features().flatten().split(",")
     return {
-        "tinyunet": __version__,
+        "backend": active_backend(),  # first: the GPU's are facts of one backend
         **(gpus.facts() if active_backend() == "cuda" else {}),
+        "tinyunet": __version__,
         **{name: version(name) for name in PACKAGES},
         "Python": platform.python_version(),
-        "backend": active_backend(),
         "processor": binding.get_host_cpu_name(),
         "its instruction sets": frozenset(name[1:] for name in features if name.startswith("+")),
         "kernels of BLAS": blas.processor() or "unknown",

@@ -93,6 +93,12 @@ class MpiRanks(Ranks):
             self.gpu = gpus.take_one(self)
             self._nccl, self.transport = gpus.connect(self, self.gpu)
 
+    def leave_gpu(self) -> None:
+        """End the connection of the GPUs: all ranks do it together, once no sum is under way."""
+        if self._nccl:
+            self._nccl.destroy()
+            self._nccl = None
+
     def begin_sum(self, array: Any, add: Add) -> Sum:
         """Begin to sum arrays of the ranks, of one shape and dtype.
 
@@ -102,7 +108,7 @@ class MpiRanks(Ranks):
             return MpiSum(self._all, array, add, background=self._background)
         if self._nccl:
             return gpus.NcclSum(array, add, self._nccl)
-        return gpus.SumThroughHost(MpiSum(self._all, to_host(array), add, background=False))
+        return gpus.SumThroughHost(array, MpiSum(self._all, to_host(array), add, background=False))
 
 
 def _may_help(communicator: Any) -> bool:
