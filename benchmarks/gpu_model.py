@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu_model              # tables for four GPUs, and beside what an H200 took
     python -m benchmarks.gpu_model --launches   # each launch of a step on an H200
+    python -m benchmarks.gpu_model --copies     # bf16 with the rung tensor_copies, which no precision chooses
     python -m benchmarks.gpu_model --write      # the tables, into kernels/README.md
 
 A launch takes about as long as the largest of these, and an overhead:
@@ -452,9 +453,15 @@ def main() -> None:
     parser.add_argument("--launches", action="store_true", help="print each launch of a step on an H200")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of these launches")
     parser.add_argument("--write", action="store_true", help="write the tables into kernels/README.md")
+    parser.add_argument("--copies", action="store_true", help="bf16 with the rung tensor_copies")
     options = parser.parse_args()
+    if options.copies:
+        conv2d_cuda.FASTEST["bf16"] = conv2d_cuda.COPIES
     if options.launches:
         print_launches(options.precision)
+        return
+    if options.copies:
+        print(table_of_gpus())
         return
     tables = {"kernels": table_of_kernels(), "gpus": table_of_gpus()}
     print("\n\n".join(tables.values()))
