@@ -146,14 +146,17 @@ def test_a_number_in_a_table_stays_together_and_wide_tables_are_marked() -> None
 
 def test_a_picture_in_the_text_leads_to_its_full_size(tmp_path: Path) -> None:
     application = pytest.importorskip("sphinx.application", reason="needs pip install -e '.[docs]'")
+    from sphinx.util.docutils import docutils_namespace
+
     Image.new("L", (2000, 10)).save(tmp_path / "wide.png")
     (tmp_path / "index.rst").write_text(
         "A\n=\n\n.. image:: wide.png\n\n.. image:: wide.png\n   :class: card\n"
     )
     options = {"extensions": ["chapter_pages"], "html_math_renderer": "mathml"}
-    application.Sphinx(
-        tmp_path, None, tmp_path / "site", tmp_path / "trees", "html", options, status=None
-    ).build()
+    with docutils_namespace():
+        application.Sphinx(
+            tmp_path, None, tmp_path / "site", tmp_path / "trees", "html", options, status=None
+        ).build()
     page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert len(re.findall(r"<img", page)) == 2
     assert len(re.findall(r'<a [^>]*href="_images/wide.png"[^>]*>\s*<img', page)) == 1

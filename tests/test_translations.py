@@ -88,6 +88,8 @@ def test_a_page_shows_what_is_stale_and_fails_above_a_third(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     application = pytest.importorskip("sphinx.application", reason="needs the extra docs, as the gate has")
+    from sphinx.util.docutils import docutils_namespace
+
     catalogues = tmp_path / "locale" / "zh_CN" / "LC_MESSAGES"
     catalogues.mkdir(parents=True)
     monkeypatch.setattr(translations, "CATALOGUES", catalogues)
@@ -105,9 +107,10 @@ def test_a_page_shows_what_is_stale_and_fails_above_a_third(
     options = {"language": "zh_CN", "extensions": ["translations"], "locale_dirs": ["locale"]}
     warnings = io.StringIO()
     site = tmp_path / "site"
-    application.Sphinx(
-        tmp_path, None, site, site / ".doctrees", "html", options, status=None, warning=warnings
-    ).build()
+    with docutils_namespace():
+        application.Sphinx(
+            tmp_path, None, site, site / ".doctrees", "html", options, status=None, warning=warnings
+        ).build()
     assert "index: 1 of 4 passages are stale\n" in capsys.readouterr().out
     assert "b: 2 of 3 passages are stale, more than a third" in warnings.getvalue()
     assert len(warnings.getvalue().splitlines()) == 1
