@@ -24,14 +24,14 @@
 //   tensor_copies   factors are rounded to bfloat16 before, into copies of half the size; 128×128 elements
 //            per block; ldmatrix moves a tile from shared memory to a warp. C and F must be multiples of 8
 //
-// The first two are here, the others in conv2d_blocked.cu, conv2d_tensor.cu and conv2d_tensor_copies.cu. Windows of 3×3 have another
-// rung, which multiplies less: conv2d_winograd.cu. The other kernels are flip_weight (for grad_x), sum_parts
-// (of a weight gradient, in order), backward_bias and backward_bias_end.
+// The first two are here, the others in conv2d_blocked.cu, conv2d_tensor.cu and conv2d_tensor_copies.cu.
+// Another rung, for 3×3 windows, multiplies less: conv2d_winograd.cu. The other kernels are flip_weight (for
+// grad_x), sum_parts (of a weight gradient, in order), backward_bias and backward_bias_end.
 //
 // Launch: naive, flip_weight and sum_parts one thread per element, blocks of 256; tiled (rows / 16, F / 16)
-// blocks of 16×16; blocked and tensor (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares) blocks of 32×8.
-// Weight gradients have K²C rows; the third axis of their grid goes over parts of the pixels, each with its
-// own sum.
+// blocks of 16×16; blocked and tensor (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares)
+// blocks of 32×8. Weight gradients have K²C rows; the third axis of their grid goes over parts of the
+// pixels, each with its own sum.
 
 #include "conv2d_patches.cuh"
 #include "reduce.cuh"

@@ -78,7 +78,7 @@ def test_four_numbers_at_once(emulated):
 
 
 def test_an_asynchronous_copy_is_one_access(emulated):
-    """Of 16 bytes, made when it is waited for, also where it copies nothing but zeros."""
+    """The copy of 16 bytes is made when it is waited for, and counts also where it fills in zeros."""
     source = """extern "C" __global__ void copy(const float* x, float* y, int count) {
     __shared__ __align__(16) float kept[128];
     int i = threadIdx.x;

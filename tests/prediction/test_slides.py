@@ -217,7 +217,7 @@ def test_less_memory_gives_smaller_tiles():
 
 
 def test_an_image_that_is_decoded_whole_counts(tmp_path):
-    """Of 600 MB the program itself takes 400, and this image 200."""
+    """The program itself takes 400 MB and this image 200, which leaves nothing of 600."""
     image = WindowedImage(tmp_path / "whole.png", np.zeros((10_000, 20_000), np.uint8), "yx")
     options = SlideOptions(tile=64)
     with pytest.raises(OutOfMemoryError, match=r"whole.png(?s:.*)0.20 GB(?s:.*)--memory"):
