@@ -5,7 +5,7 @@ import pytest
 from numba.core.errors import TypingError
 
 from tinyunet.backend.jit import kernel
-from tinyunet.backend.simd import LANES, at_least, load, prefetch, store
+from tinyunet.backend.simd import LANES, at_least, load, prefetch, store, transpose
 
 
 @kernel
@@ -18,6 +18,11 @@ def compute(a, b, number, floor, at, count, out):
 @kernel
 def copy_all_lanes(a, count, out):
     store(out, 0, LANES, load(a, 0, count))
+
+
+@kernel
+def copy_transposed(a, at, out, to):
+    transpose(a, at, a.shape[1], out, to, out.shape[1])
 
 
 @pytest.mark.parametrize("count", range(1, LANES + 1))
@@ -50,3 +55,12 @@ def test_only_float32():
     wide = np.ones(LANES)
     with pytest.raises(TypingError):
         copy_all_lanes(wide, LANES, wide)
+
+
+def test_a_square_is_transposed_and_nothing_else_written():
+    a = np.random.default_rng(0).random((LANES + 3, 2 * LANES), dtype=np.float32)
+    out = np.zeros((LANES + 1, 3 * LANES), np.float32)
+    copy_transposed(a, 5, out, 2)
+    expected = np.zeros_like(out)
+    expected[:LANES, 2 : 2 + LANES] = a[:LANES, 5 : 5 + LANES].T
+    np.testing.assert_array_equal(out, expected)

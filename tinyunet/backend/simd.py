@@ -35,9 +35,10 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 
 _INT = ir.IntType(32)
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 _INDICES = ir.VectorType(_INT, LANES)
+EVERY = ir.Constant(_MASK, [1] * LANES)  # lane
 
 
 class Register(types.Type):
@@ -50,7 +51,7 @@ register = Register(name=f"register{LANES}")
 @extending.register_model(Register)
 class _Model(extending.models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any):
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, VECTOR)
 
 
 def _operator(function: Any, instruction: str) -> None:
@@ -60,17 +61,17 @@ def _operator(function: Any, instruction: str) -> None:
     infer_global(function)(type(f"_{instruction}", (ConcreteTemplate,), {"cases": cases}))
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*map(_spread, (builder, builder), args))
+        return getattr(builder, instruction)(*map(spread, (builder, builder), args))
 
     for pair in pairs:
         extending.lower_builtin(function, *pair)(lower)
 
 
-def _spread(builder: Any, value: Any) -> Any:
+def spread(builder: Any, value: Any) -> Any:
     """Return a register as it is, and a number in every lane of a register."""
-    if value.type == _VECTOR:
+    if value.type == VECTOR:
         return value
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
+    nothing = ir.Constant(VECTOR, ir.Undefined)
     first = builder.insert_element(nothing, value, _INT(0))
     return builder.shuffle_vector(first, nothing, ir.Constant(_INDICES, [0] * LANES))
 
@@ -79,19 +80,19 @@ for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), 
     _operator(_function, _instruction)
 
 
-def _intrinsic(function: Any) -> Any:
+def intrinsic(function: Any) -> Any:
     made: Any = extending.intrinsic(function)
     made.source_files = [__file__]  # a kernel that uses it depends on this file: see tinyunet.backend.jit
     return made
 
 
-def _address(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+def address(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     """The address of element args[1] in the memory of array args[0]."""
     array = context.make_array(sig.args[0])(context, builder, args[0])
     return builder.gep(array.data, [args[1]])
 
 
-def _mask(builder: Any, count: Any) -> Any:
+def lanes_below(builder: Any, count: Any) -> Any:
     """A mask that is true in the lanes below `count`."""
     spread = ir.Constant(_INDICES, ir.Undefined)
     spread = builder.insert_element(spread, builder.trunc(count, _INT), _INT(0))
@@ -99,63 +100,109 @@ def _mask(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(_INDICES, list(range(LANES))), spread)
 
 
-def _call(builder: Any, name: str, result: Any, args: Any) -> Any:
+def call(builder: Any, name: str, result: Any, args: Any) -> Any:
     kind = ir.FunctionType(result, [argument.type for argument in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def _is_float32(array: Any) -> bool:
+def read(builder: Any, place: Any, mask: Any) -> Any:
+    """Load a register from an address; 0 in the lanes where the mask is false."""
+    pointer, zero = builder.bitcast(place, VECTOR.as_pointer()), ir.Constant(VECTOR, [0.0] * LANES)
+    return call(builder, f"llvm.masked.load.v{LANES}f32.p0", VECTOR, [pointer, _INT(4), mask, zero])
+
+
+def write(builder: Any, place: Any, mask: Any, values: Any) -> None:
+    """Store the lanes of a register where the mask is true."""
+    pointer = builder.bitcast(place, VECTOR.as_pointer())
+    call(builder, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), [values, pointer, _INT(4), mask])
+
+
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Compute a · b + c, rounded once where the processor has an instruction for it."""
+    return call(builder, f"llvm.fmuladd.v{LANES}f32", VECTOR, [a, b, c])
+
+
+def is_float32(array: Any) -> bool:
     return isinstance(array, types.Array) and array.dtype == types.float32
 
 
-@_intrinsic
+@intrinsic
 def load(context, array, at, count):
     """Load the elements at, at + 1, …, at + count - 1 of a float32 array's memory; 0 in the other lanes."""
-    if not _is_float32(array):
+    if not is_float32(array):
         return None
 
     def generate(context, builder, sig, args):
-        place = builder.bitcast(_address(context, builder, sig, args), _VECTOR.as_pointer())
-        zero = ir.Constant(_VECTOR, [0.0] * LANES)
-        arguments = [place, _INT(4), _mask(builder, args[2]), zero]
-        return _call(builder, f"llvm.masked.load.v{LANES}f32.p0", _VECTOR, arguments)
+        return read(builder, address(context, builder, sig, args), lanes_below(builder, args[2]))
 
     return register(array, types.intp, types.intp), generate
 
 
-@_intrinsic
+@intrinsic
 def store(context, array, at, count, values):
     """Write the first `count` lanes to a float32 array's memory, from element `at` on."""
-    if not _is_float32(array):
+    if not is_float32(array):
         return None
 
     def generate(context, builder, sig, args):
-        place = builder.bitcast(_address(context, builder, sig, args), _VECTOR.as_pointer())
-        arguments = [args[3], place, _INT(4), _mask(builder, args[2])]
-        _call(builder, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), arguments)
+        write(builder, address(context, builder, sig, args), lanes_below(builder, args[2]), args[3])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, register), generate
 
 
-@_intrinsic
+@intrinsic
 def at_least(context, floor, values):
     """The larger of a number and each lane; a NaN stays."""
 
     def generate(context, builder, sig, args):
-        floor = _spread(builder, args[0])
+        floor = spread(builder, args[0])
         return builder.select(builder.fcmp_ordered("<", args[1], floor), floor, args[1])
 
     return register(types.float32, register), generate
 
 
-@_intrinsic
+@intrinsic
+def transpose(context, source, at, step, target, to, pitch):
+    """Copy a square of LANES × LANES elements, transposed. step, pitch : the distances between two rows.
+
+    In the registers of the rows, exchange pairs of lanes that are 1, 2, 4, … apart, in pairs of rows that are
+    as far apart. When row and column numbers have exchanged every bit, the square is transposed.
+    """
+    if not (is_float32(source) and is_float32(target)):
+        return None
+
+    def generate(context, builder, sig, args):
+        def place(i, number):
+            array = types.void(sig.args[i], types.intp)
+            at = builder.add(args[i + 1], builder.mul(args[i + 2], ir.IntType(64)(number)))
+            return address(context, builder, array, (args[i], at))
+
+        rows = [read(builder, place(0, i), EVERY) for i in range(LANES)]
+        apart = 1
+        while apart < LANES:
+            for i in (i for i in range(LANES) if not i & apart):
+                a, b = rows[i], rows[i + apart]
+                lower = [n if not n & apart else LANES + n - apart for n in range(LANES)]
+                upper = [n + apart if not n & apart else LANES + n for n in range(LANES)]
+                rows[i] = builder.shuffle_vector(a, b, ir.Constant(_INDICES, lower))
+                rows[i + apart] = builder.shuffle_vector(a, b, ir.Constant(_INDICES, upper))
+            apart *= 2
+        for i, row in enumerate(rows):
+            write(builder, place(3, i), EVERY, row)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(source, integer, integer, target, integer, integer), generate
+
+
+@intrinsic
 def prefetch(context, array, at):
     """Fetch the cache line of an element that will soon be loaded. It may lie outside the array."""
 
     def generate(context, builder, sig, args):
-        place = builder.bitcast(_address(context, builder, sig, args), ir.IntType(8).as_pointer())
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, _INT(0), _INT(3), _INT(1)])
+        place = builder.bitcast(address(context, builder, sig, args), ir.IntType(8).as_pointer())
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, _INT(0), _INT(3), _INT(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate

@@ -1,0 +1,56 @@
+"""Products with a right factor in panels, against NumPy."""
+
+import numpy as np
+import pytest
+
+from tinyunet.backend import products
+from tinyunet.backend.jit import kernel
+
+
+@kernel
+def product(a, b, add, c):
+    products.multiply(a, b, add, c)
+
+
+@kernel
+def product_transposed(a, b, add, c):
+    products.multiply_transposed(a, b, add, c)
+
+
+def in_panels(matrix):
+    """Write a matrix in panels, with NaN in the room of the last one."""
+    rows, columns = matrix.shape
+    room = np.full((rows, products.padded(columns)), np.nan, np.float32)
+    room[:, :columns] = matrix
+    panels = [room[:, left : left + products.PANEL] for left in range(0, columns, products.PANEL)]
+    return np.concatenate([panel.ravel() for panel in panels]).reshape(room.shape)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "summands", "columns"),
+    [
+        (1, 1, 1),
+        (23, 300, 130),  # every height of a tile; two pieces of a panel; a last panel of few columns
+        (21, 256, 64),
+        (17, 5, 48),
+        (9, 7, 32),
+        (31, 3, 16),
+    ],
+)
+def test_equals_numpy(rows, summands, columns, add):
+    """Also for parts of matrices, whose rows lie apart. Whole numbers: there is nothing to round."""
+    rng = np.random.default_rng(0)
+    a, b, c = (
+        rng.integers(-9, 9, (height, width + 3)).astype(np.float32)[:, :width]
+        for height, width in ((rows, summands), (summands, columns), (rows, columns))
+    )
+    expected = a @ b + (c if add else 0)
+    for kind, factor in ((product, a), (product_transposed, np.ascontiguousarray(a.T))):
+        around = np.full((rows + 2, columns + 20), np.float32(7))
+        out = around[1:-1, 2 : columns + 2]
+        out[...] = c if add else np.nan
+        kind(factor, in_panels(b), add, out)
+        np.testing.assert_array_equal(out, expected)
+        out[...] = 7
+        np.testing.assert_array_equal(around, 7)  # nothing else was written
