@@ -15,6 +15,18 @@ __device__ __forceinline__ unsigned to_bf16(float first, float second) {
 #endif
 }
 
+__device__ __forceinline__ void multiply_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef CUDA_EMULATED
+    emulator::mma_m16n8k8_tf32(d, a, b, EMULATED_LINE);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
 __device__ __forceinline__ void multiply_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef CUDA_EMULATED
     emulator::mma_m16n8k16_bf16(d, a, b, EMULATED_LINE);
