@@ -172,7 +172,7 @@ def _exact_results(
 
 def _rungs(layer: Layer) -> list[str]:
     """List the rungs that take a layer."""
-    rungs = [*conv2d_cuda.RUNGS, *([conv2d_cuda.WINOGRAD] if layer.window == 3 else [])]
+    rungs = [*conv2d_cuda.RUNGS, *(conv2d_cuda.WINOGRADS if layer.window == 3 else ())]
     return [rung for rung in rungs if conv2d_cuda.takes(rung, layer.channels, layer.filters)]
 
 
@@ -244,7 +244,7 @@ def networks(day: Day) -> Figures:
 
 def layers_(day: Day) -> Figures:
     """Compare each layer with cuDNN's."""
-    rungs = ("blocked", "tensor", "tensor_bf16", "tensor_copies", conv2d_cuda.WINOGRAD)
+    rungs = ("blocked", "tensor", "tensor_bf16", "tensor_copies", *conv2d_cuda.WINOGRADS)
     return _beside_pytorch(
         day,
         gpu.Options(groups=("layers",), rungs=rungs, turns=5, compiled=False, out=day.out / "layers.json"),

@@ -54,7 +54,7 @@ class Options:
     """Timed turns, after three for warming up."""
     groups: tuple[Group, ...] = GROUPS
     """What to measure."""
-    rungs: tuple[str, ...] = (*conv2d_cuda.RUNGS, conv2d_cuda.WINOGRAD)
+    rungs: tuple[str, ...] = (*conv2d_cuda.RUNGS, *conv2d_cuda.WINOGRADS)
     """Rungs of the convolutions."""
     precisions: tuple[Literal["float32", "tf32", "bf16"], ...] = ("float32", "tf32", "bf16")
     """Precisions of the networks."""

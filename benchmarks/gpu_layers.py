@@ -2,8 +2,9 @@
 
 Rates are effective: FLOP/s count the multiplications and additions of the direct algorithm, bytes/s each
 array once. Both are also given as shares of the peaks of the same run: a large product in the same precision,
-and a large copy. "winograd" may exceed the peak, because it needs a quarter of the products. PyTorch's
-convolutions are cuDNN's, in the faster of its two layouts.
+and a large copy. "winograd" may exceed the peak, because it needs a quarter of the products; so may
+"winograd_tensor", whose products run on tensor cores. PyTorch's convolutions are cuDNN's, in the faster of
+its two layouts.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ COLOURS = {
     "blocked": "tab:blue",
     "product": "tab:purple",
     "winograd": "tab:cyan",
+    "winograd_tensor": "tab:red",
     "tensor": "tab:orange",
     "tensor_bf16": "tab:green",
     "tensor_copies": "tab:olive",
@@ -100,7 +102,7 @@ def convolution(layer: Layer, rungs: tuple[str, ...]) -> Case:
     """Make the case of a convolution: all rungs that take its channels, and PyTorch in each precision."""
     suited = [rung for rung in rungs if conv2d_cuda.takes(rung, layer.channels, layer.filters)]
     if layer.window != 3:
-        suited = [rung for rung in suited if rung != conv2d_cuda.WINOGRAD]
+        suited = [rung for rung in suited if rung not in conv2d_cuda.WINOGRADS]
 
     def pytorch(dtype: torch.dtype) -> list[Tasks]:
         arrays = random_arrays(layer)

@@ -41,6 +41,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ from tinyunet.backend import PRECISIONS
 from tinyunet.backend.cuda import KERNEL_FOLDER
 from tinyunet.backend.cuda_emulator import text_of
 from tinyunet.ops import conv2d_cuda, conv2d_winograd_cuda
+from tinyunet.ops.conv2d_winograd_cuda import WINOGRAD_TENSOR
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PAGE = KERNEL_FOLDER / "README.md"
@@ -64,6 +66,7 @@ SCHEDULERS, REGISTERS = 4, 65536  # of a multiprocessor, on all GPUs here
 SHARED_CYCLE = 128  # bytes that shared memory serves in a cycle
 RESERVED = 1024  # bytes of shared memory that the system takes for a block
 OVERHEAD = 2.2e-6  # seconds of each launch
+PRODUCTS_OF_SPLIT = 3  # on tensor cores, for each product of float32: high · high, high · low, low · high
 RETURNS_AT_ONCE = "linear_cross_entropy_backward"  # in training, where the gradient of the loss is 1
 BASE, TILE = 64, 572  # the paper's
 SHOWN = 1e-4  # seconds that a kernel took on the H200 to be in the table
@@ -199,9 +202,16 @@ def depth(launch: Launch) -> int | None:
     scalars, kernel = launch.scalars, launch.kernel
     if kernel.startswith("conv2d_forward_"):
         return scalars["size"] ** 2 * scalars["channels"]
-    if kernel.startswith("conv2d_backward_weight_") or kernel == "conv2d_winograd_multiply_transposed":
-        return min(scalars["rows"], scalars["rows_per_part"])
-    return scalars["channels"] if kernel == "conv2d_winograd_multiply" else None
+    products = PRODUCTS_OF_SPLIT if (rung := winograd_rung(launch)) == WINOGRAD_TENSOR else 1
+    if kernel.startswith("conv2d_backward_weight_") or kernel == f"conv2d_{rung}_multiply_transposed":
+        return products * min(scalars["rows"], scalars["rows_per_part"])
+    return products * scalars["channels"] if kernel == f"conv2d_{rung}_multiply" else None
+
+
+def winograd_rung(launch: Launch) -> str | None:
+    """Return which of the rungs by Winograd's algorithm multiplies in the launch, if one does."""
+    match = re.fullmatch(r"conv2d_(\w+?)_multiply(_transposed)?", launch.kernel)
+    return match and match[1]
 
 
 def loads(launch: Launch) -> float | None:
@@ -225,8 +235,8 @@ def loads(launch: Launch) -> float | None:
 
 def results_of_a_block(launch: Launch) -> int:
     """Return how many numbers a block of a product computes."""
-    if "winograd" in launch.kernel:
-        return math.prod(conv2d_winograd_cuda.TILE)
+    if rung := winograd_rung(launch):
+        return math.prod(conv2d_winograd_cuda.BLOCKS[rung][0])
     rung = launch.kernel.removeprefix("conv2d_forward_").removeprefix("conv2d_backward_weight_")
     return math.prod(conv2d_cuda.TILES[rung][0]) if rung in conv2d_cuda.TILES else launch.threads
 

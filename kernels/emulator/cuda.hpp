@@ -53,6 +53,8 @@ using std::min;
 
 #define __syncthreads() emulator::block_barrier(EMULATED_LINE)
 #define __int_as_float(bits) emulator::number_of(bits)
+#define __uint_as_float(bits) emulator::number_of(bits)
+#define __float_as_uint(number) emulator::bits_of(number)
 #define __shfl_xor_sync(mask, value, bits) \
     emulator::shuffle(mask, value, emulator::lane() ^ (bits), EMULATED_LINE)
 

@@ -70,7 +70,7 @@ def test_the_layers_and_their_rungs():
     all_rungs, pytorch = gpu.Options().rungs, tuple(gpu_layers.PYTORCHS)
     found = {case.name: tuple(case.rungs) for case in gpu_layers.cases(64, 572, all_rungs)}
     assert len(found) == 23
-    assert all_rungs == (*conv2d_cuda.RUNGS, "winograd")
+    assert all_rungs == (*conv2d_cuda.RUNGS, "winograd", "winograd_tensor")
     assert found["572: 1→64"] == found["388: 64→2"] == ("naive", "tiled", *pytorch)
     assert found["30: 1024→1024"] == (*all_rungs, *pytorch)
     ups = [name for name in found if name.startswith("up")]
@@ -90,9 +90,10 @@ def test_the_work_of_an_up_convolution():
     [
         convolution(Layer(7, 4, 8), ("tiled",)),
         convolution(Layer(7, 4, 8), ("winograd",)),
+        convolution(Layer(7, 4, 8), ("winograd_tensor",)),
         up_convolution(3, 8),
     ],
-    ids=["3×3", "winograd", "up"],
+    ids=["3×3", "winograd", "winograd_tensor", "up"],
 )
 def test_ours_and_pytorchs_compute_the_same(emulated, monkeypatch, case):
     """In both layouts of PyTorch, and the first of its three precisions."""

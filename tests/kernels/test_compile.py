@@ -72,10 +72,29 @@ def test_tensor_rungs_are_on_tensor_cores(rung, instruction, architecture):
 
 
 @architectures
-@pytest.mark.parametrize(("rung", "arrays"), [("blocked", 2), ("tensor", 8), ("tensor_copies", 4)])
-def test_shared_memory_of_128_bit_accesses_is_aligned(rung, arrays, architecture):
+def test_winograds_products_are_on_tensor_cores(architecture):
+    """Those of one of its rungs, each by three instructions and with copies past the registers."""
+    claims = ("mma.sync.aligned.m16n8k8.row.col.f32.tf32", "cp.async.cg", "cp.async.wait_group")
+    for stem, claimed in (("conv2d_winograd_tensor", True), ("conv2d_winograd", False)):
+        _, ptx, *_ = compiled(KERNEL_FOLDER / f"{stem}.cu", architecture)
+        products = re.findall(r"\.entry \w+_multiply\w*\(.*?\n\}", ptx, re.DOTALL)
+        assert len(products) == 2
+        assert all((claim in code) == claimed for code in products for claim in claims)
+
+
+@architectures
+@pytest.mark.parametrize(
+    ("stem", "arrays"),
+    [
+        ("conv2d_blocked", 2),
+        ("conv2d_tensor", 8),
+        ("conv2d_tensor_copies", 4),
+        ("conv2d_winograd_tensor", 4),
+    ],
+)
+def test_shared_memory_of_128_bit_accesses_is_aligned(stem, arrays, architecture):
     """To 16 bytes, unlike an array of float by default. Two arrays for each direction and precision."""
-    _, ptx, *_ = compiled(source_of("conv2d", f"conv2d_forward_{rung}"), architecture)
+    _, ptx, *_ = compiled(KERNEL_FOLDER / f"{stem}.cu", architecture)
     assert re.findall(r"\.shared \.align (\d+) \.b8", ptx) == ["16"] * arrays
 
 
@@ -99,6 +118,9 @@ def test_the_blocked_rung_moves_four_numbers_at_once(architecture):
         ("conv2d_backward_weight_blocked", "FFMA", 0.27),
         ("conv2d_winograd_multiply", "FFMA", 0.27),
         ("conv2d_winograd_multiply_transposed", "FFMA", 0.27),
+        # Three instructions multiply for each product. Of the others two in five split, one in five adds.
+        ("conv2d_winograd_tensor_multiply", "HMMA", 3.7),
+        ("conv2d_winograd_tensor_multiply_transposed", "HMMA", 4.1),
         (
             "conv2d_forward_tensor",
             "HMMA",

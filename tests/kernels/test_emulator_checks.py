@@ -28,8 +28,8 @@ def conv2d(rung, channels=20, filters=68):
     return program
 
 
-conv2d_naive, conv2d_tiled, conv2d_blocked, conv2d_tensor, conv2d_winograd = map(
-    conv2d, ("naive", "tiled", "blocked", "tensor", "winograd")
+conv2d_naive, conv2d_tiled, conv2d_blocked, conv2d_tensor, conv2d_winograd, conv2d_winograd_tensor = map(
+    conv2d, ("naive", "tiled", "blocked", "tensor", "winograd", "winograd_tensor")
 )
 conv2d_tensor_copies = conv2d("tensor_copies", channels=24, filters=136)
 
@@ -299,6 +299,22 @@ BUGS = [
         "0 <= j + c",
         r"out of bounds: .* reads 4 bytes at x\[3640\]",
         "tile[r][c] = inside",
+    ),
+    (
+        "tiles after the last",
+        conv2d_winograd_tensor,
+        "offset_in_matrix(blockIdx.x * TILE_ROWS + row + 16 * e, rows, k + part",
+        "offset_in_matrix(blockIdx.x * TILE_ROWS + row + 16 * e, rows + 64, k + part",
+        r"out of bounds: .* reads 16 bytes at v\[",
+        "emulator::wait_for_copies",
+    ),
+    (
+        "copies that the split does not wait for",
+        conv2d_winograd_tensor,
+        "wait_for_copies<STAGES - 2>();",
+        "wait_for_copies<STAGES - 1>();",
+        "reads word .* of the shared memory, which no thread of the block has written",
+        "float4 columns = ",
     ),
     (
         "a tile of the output that sticks out of it",

@@ -164,6 +164,21 @@ def test_factors_are_read_from_all_banks(emulated, rung, direction):
     assert all(read.shared_wavefronts == read.shared_at_best > 0 for read in reads)
 
 
+@pytest.mark.parametrize("direction", ["multiply", "multiply_transposed"])
+def test_winograds_factors_are_in_different_banks(emulated, direction):
+    """All accesses to shared memory take as few wavefronts as their bytes."""
+    name = f"conv2d_winograd_tensor_{direction}"
+    v, u, result = (np.zeros((64, 64), np.float32) for _ in range(3))  # four stages
+    parts = (64,) * (direction == "multiply_transposed")
+    report = run_checked(source_of("conv2d", name), name, (1,), (64,), v, u, result, 64, 64, 64, *parts)
+    found = [line for line in report.lines.values() if line.shared_at_best]
+    assert all(line.shared_wavefronts == line.shared_at_best for line in found)
+    # Each of two warps reads 64×16 and 16×32 numbers of a stage. Each stage, and two after the last, gets
+    # 64×16 and 16×64.
+    reads, copies = 4 * 2 * (64 + 32) * 16, (4 + 2) * (64 + 64) * 16
+    assert sum(line.shared_at_best for line in found) == (reads + copies) * 4 // 128
+
+
 @pytest.mark.parametrize("filters", [128, 64])
 @pytest.mark.parametrize("direction", ["forward", "backward_weight"])
 def test_the_chunks_of_copies_are_in_different_banks(emulated, direction, filters):

@@ -66,8 +66,9 @@ def test_every_kernel_is_launched(emulated):
             y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
             conv2d_cuda.backward_weight(x, y, 0, 1, rung)
         weight = np.zeros((3, 3, 8, 8), np.float32)
-        y = conv2d_cuda.forward(x, weight, None, 0, False, conv2d_cuda.WINOGRAD)
-        conv2d_cuda.backward_weight(x, y, 0, 3, conv2d_cuda.WINOGRAD)
+        for rung in conv2d_cuda.WINOGRADS:
+            y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
+            conv2d_cuda.backward_weight(x, y, 0, 3, rung)
         weight = np.zeros((2, 2, 8, 8), np.float32)
         y = conv_transpose2d_cuda.forward(x, weight, None, False, "naive")
         conv_transpose2d_cuda.backward_input(y, weight, "naive")

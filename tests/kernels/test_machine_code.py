@@ -75,6 +75,8 @@ def test_every_line_is_parsed():
         ("conv2d_backward_weight_blocked", "FFMA", 3, 32 / 512),
         ("conv2d_winograd_multiply", "FFMA", 3, 32 / 512),
         ("conv2d_winograd_multiply_transposed", "FFMA", 3, 32 / 512),
+        ("conv2d_winograd_tensor_multiply", "HMMA", 16, 12 / 96),
+        ("conv2d_winograd_tensor_multiply_transposed", "HMMA", 16, 20 / 96),
         ("conv2d_forward_tensor", "HMMA", 12, 48 / 32),
         ("conv2d_backward_weight_tensor", "HMMA", 12, 48 / 32),
         ("conv2d_forward_tensor_bf16", "HMMA", 12, 48 / 16),
@@ -103,6 +105,14 @@ def test_four_blocks_on_tensor_cores_fit(architecture):
         assert 4 * (shared + 1024) <= SHARED_MEMORY
     *_, log = compiled(KERNEL_FOLDER / "conv2d_blocked.cu", architecture)
     assert machine_code.resources(log)["conv2d_forward_blocked"][0] <= 128
+
+
+def test_six_blocks_of_winograds_products_fit():
+    """On tensor cores: twelve warps, also where a multiprocessor has 100 KiB less of shared memory."""
+    *_, log = compiled(KERNEL_FOLDER / "conv2d_winograd_tensor.cu", "sm_90")
+    for registers, shared in machine_code.resources(log).values():
+        assert 0 < registers <= 65536 // (6 * 64)
+        assert 6 * (shared + 1024) <= SHARED_MEMORY
 
 
 # Kernels that move numbers: bytes of a thread, its instructions (both ways of an if), its waits for loads.

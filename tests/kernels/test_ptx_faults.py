@@ -99,6 +99,28 @@ FAULTS = [
         1,
     ),
     (
+        "a high half that keeps all bits, so that the low half lacks them",
+        "conv2d.forward winograd_tensor,",
+        r"and\.b32\s+(%r\d+, %r\d+), -8192;",
+        r"mov.b32 \t\1;",
+        WRONG,
+    ),
+    (
+        "a low half of zero",
+        "conv2d.backward_weight winograd_tensor,",
+        r"sub\.ftz\.f32 \t(%f\d+), (%f\d+), %f\d+;",
+        r"sub.ftz.f32 \t\1, \2, \2;",
+        WRONG,
+    ),
+    (
+        "four numbers of one factor at another depth",
+        "conv2d.forward winograd_tensor,",
+        r"(cp\.async\.cg\.shared\.global \[)%r(\d+)\]",
+        r"xor.b32 %r\2, %r\2, 16;\n\t\1%r\2]",
+        WRONG,
+        1,
+    ),
+    (
         "a group of copies too many on its way to ldmatrix",
         "conv2d.backward_weight tensor_copies,",
         r"cp\.async\.wait_group 1;",

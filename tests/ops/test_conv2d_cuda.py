@@ -11,6 +11,7 @@ from ptx.tensor_cores import largest_error
 
 import tinyunet as tu
 from tinyunet.backend import to_backend, to_host
+from tinyunet.backend.cuda_log import launch_log
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
 from tinyunet.ops.conv2d_cuda import RUNGS
@@ -62,6 +63,18 @@ def test_winograd_equals_torch(build, monkeypatch, sizes, padding):
     """With a padding of 3, that of the gradient of x is negative."""
     monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: conv2d_cuda.WINOGRAD)
     assert_equals_torch("conv2d", arrays(*sizes, 3), padding=padding, relu=True)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("sizes", [(2, 8, 6, 4, 8), (1, 10, 9, 36, 68)])
+def test_winograd_on_tensor_cores_equals_torch(build, monkeypatch, sizes, padding):
+    """To the same tolerance."""
+    monkeypatch.setitem(conv2d_cuda.FASTEST_WINOGRAD, "float32", conv2d_cuda.WINOGRAD_TENSOR)
+    monkeypatch.setenv("TINYUNET_CONV", "winograd")
+    with launch_log() as log:
+        assert_equals_torch("conv2d", arrays(*sizes, 3), padding=padding, relu=True)
+    products = {name for name in log.totals if "multiply" in name}
+    assert products == {f"conv2d_winograd_tensor_multiply{end}" for end in ("", "_transposed")}
 
 
 def test_winograd_in_several_parts(build, monkeypatch):

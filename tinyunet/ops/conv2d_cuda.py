@@ -14,6 +14,7 @@ import numpy as np
 from tinyunet.backend import active_precision, cuda
 from tinyunet.ops import conv2d_winograd_cuda
 from tinyunet.ops.conv2d_winograd import suits
+from tinyunet.ops.conv2d_winograd_cuda import WINOGRAD, WINOGRAD_TENSOR
 
 # For each rung the rows and columns of the result that a block computes, and its threads.
 TILES = {
@@ -28,8 +29,11 @@ TILES = {
 FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}
 RUNGS = ("naive", *TILES)
 COPIES = "tensor_copies"  # the rung that multiplies copies rounded to bfloat16
-WINOGRAD = "winograd"  # a rung for windows of 3×3 only: `conv2d_winograd_cuda`
-MIN_CHANNELS = 32  # and filters, for "winograd": by counts of bytes and operations, not by a clock
+# Rungs for windows of 3×3 only, and which of them runs, by precision. "winograd_tensor" waits for a GPU that
+# times it.
+WINOGRADS = (WINOGRAD, WINOGRAD_TENSOR)
+FASTEST_WINOGRAD = {"float32": WINOGRAD}
+MIN_CHANNELS = 32  # and filters, for these: by counts of bytes and operations, not by a clock
 ROWS_PER_PART = 2048  # pixels that one thread adds in a weight gradient: a multiple of every tile
 
 
@@ -39,8 +43,8 @@ def forward(x, weight, bias, padding, relu, rung=None):
     bias = cuda.zeros((filters,)) if bias is None else bias
     shape = (n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters)
     rung = rung or _rung_that_fits(conv2d_winograd_cuda.forward_fits, shape, channels, size)
-    if rung == WINOGRAD:
-        return conv2d_winograd_cuda.forward(x, weight, bias, padding, relu)
+    if rung in WINOGRADS:
+        return conv2d_winograd_cuda.forward(x, weight, bias, padding, relu, rung)
     y = cuda.empty(shape)
     rows = y.size // filters
     cuda.launch(
@@ -68,8 +72,8 @@ def backward_weight(x, grad_output, padding, size, rung=None):
     filters = grad_output.shape[3]
     fits = conv2d_winograd_cuda.backward_weight_fits
     rung = rung or _rung_that_fits(fits, grad_output.shape, channels, size)
-    if rung == WINOGRAD:
-        return conv2d_winograd_cuda.backward_weight(x, grad_output, padding)
+    if rung in WINOGRADS:
+        return conv2d_winograd_cuda.backward_weight(x, grad_output, padding, rung)
     rows, columns = grad_output.size // filters, size**2 * channels
     parts = cuda.empty((cuda.blocks(rows, ROWS_PER_PART), size, size, channels, filters))
     (across, down), block = _grid_and_block(rung, columns, filters)
@@ -128,16 +132,17 @@ def fastest_rung(channels, filters, size):
     """
     if channels % 4 or filters % 4:
         return "tiled"
-    if active_precision() == "float32" and suits(np.float32, size, channels, filters, MIN_CHANNELS):
-        return WINOGRAD
-    return FASTEST[active_precision()]
+    precision = active_precision()
+    if precision in FASTEST_WINOGRAD and suits(np.float32, size, channels, filters, MIN_CHANNELS):
+        return FASTEST_WINOGRAD[precision]
+    return FASTEST[precision]
 
 
 def _rung_that_fits(winograd_fits, output_shape, channels, size):
     """Choose `fastest_rung`, but not Winograd's where its arrays exceed what a kernel can index."""
     filters = output_shape[3]
     rung = fastest_rung(channels, filters, size)
-    if rung == WINOGRAD and not winograd_fits(output_shape, channels, filters):
+    if rung in WINOGRADS and not winograd_fits(output_shape, channels, filters):
         return FASTEST["float32"]
     return rung
 

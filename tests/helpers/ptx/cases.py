@@ -132,12 +132,10 @@ ROUNDED = {
     "tensor_bf16": lambda a: (to_bf16(a.view(np.uint32)) << np.uint32(16)).view(np.float32),
 }
 ROUNDED["tensor_copies"] = ROUNDED["tensor_bf16"]
-WINOGRAD = {
-    "forward": (
-        "conv2d_winograd_inputs conv2d_winograd_weights conv2d_winograd_multiply conv2d_winograd_outputs"
-    ),
+WINOGRAD = {  # the product first, because a case counts for its file
+    "forward": "{}_multiply conv2d_winograd_inputs conv2d_winograd_weights conv2d_winograd_outputs",
     "backward_weight": (
-        "conv2d_winograd_inputs conv2d_winograd_output_grads conv2d_winograd_multiply_transposed "
+        "{}_multiply_transposed conv2d_winograd_inputs conv2d_winograd_output_grads "
         "conv2d_winograd_weight_grad"
     ),
 }
@@ -155,7 +153,7 @@ def conv2d(rung, height, width, channels, filters, size, padding, relu=True):
         f"conv2d.forward {sizes}",
         lambda: [conv2d_cuda.forward(x, weight, bias, padding, relu, rung)],
         lambda: [forward_numpy(rx, rw, bias, padding, relu)],
-        WINOGRAD["forward"] if rung == "winograd" else f"conv2d_forward_{rung}{_copies(rung)}",
+        _kernels_of(rung, "forward"),
         tolerance=forward_error,
     )
     add_case(
@@ -171,7 +169,6 @@ def conv2d(rung, height, width, channels, filters, size, padding, relu=True):
 def conv2d_weight(rung, x, grad, padding, size, rows_per_part=None):
     """Add a case: the gradient of weight, perhaps in parts of fewer pixels than usual."""
     rx, rg = map(ROUNDED.get(rung, np.asarray), (x, grad))
-    own = f"conv2d_backward_weight_{rung} conv2d_sum_parts{_copies(rung)}"
 
     def run():
         with (
@@ -184,14 +181,17 @@ def conv2d_weight(rung, x, grad, padding, size, rows_per_part=None):
         f"conv2d.backward_weight {rung}, {x.shape} and {grad.shape}",
         run,
         lambda: [backward_weight_numpy(rx, rg, padding, size)],
-        WINOGRAD["backward_weight"] if rung == "winograd" else own,
+        _kernels_of(rung, "backward_weight"),
         tolerance=_error(rung, grad[..., 0].size),
     )
 
 
-def _copies(rung):
-    """Name the kernel that makes a rung's copies."""
-    return " conv2d_round_to_bf16" * (rung == conv2d_cuda.COPIES)
+def _kernels_of(rung, direction):
+    """Name the kernels that a rung launches."""
+    if rung in conv2d_cuda.WINOGRADS:
+        return WINOGRAD[direction].format(f"conv2d_{rung}")
+    own = f"conv2d_{direction}_{rung}" + " conv2d_sum_parts" * (direction == "backward_weight")
+    return own + " conv2d_round_to_bf16" * (rung == conv2d_cuda.COPIES)
 
 
 def _error(rung, products):
@@ -214,6 +214,8 @@ conv2d("tensor_copies", 7, 8, 8, 32, 3, 2, relu=False)  # more than the 64 rows 
 # 64 rows and 32 columns at once. 72 tiles, which reach beyond the output, and 36 filters.
 conv2d("winograd", 29, 35, 8, 36, 3, 1)
 conv2d("winograd", 6, 6, 12, 68, 3, 0, relu=False)  # several blocks
+conv2d("winograd_tensor", 29, 35, 8, 36, 3, 1)
+conv2d("winograd_tensor", 6, 6, 36, 68, 3, 0, relu=False)  # several blocks, and stages
 for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
     # Several blocks along the rows of the gradient, and along the pixels.
     conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 36)), 0, 1, rows_per_part=32)
@@ -221,6 +223,8 @@ for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
 conv2d_weight("tensor_copies", *numbers((2, 12, 12, 16), (2, 10, 10, 40)), 0, 3, rows_per_part=128)
 # 35 tiles in parts of 24, of which a block fetches 8 at a time: three turns of the loop, and two.
 conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 36)), 0, 3, rows_per_part=24)
+# In parts of 32: two stages, and one that is not full.
+conv2d_weight("winograd_tensor", *numbers((1, 22, 29, 68), (1, 20, 27, 36)), 0, 3, rows_per_part=32)
 (MAP,) = numbers((1, 9, 14, 37))
 dispatched("conv2d", "backward_bias", "conv2d_backward_bias conv2d_backward_bias_end", MAP)
 
