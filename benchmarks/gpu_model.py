@@ -3,6 +3,7 @@
     python -m benchmarks.gpu_model              # tables for four GPUs, and beside what an H200 took
     python -m benchmarks.gpu_model --launches   # each launch of a step on an H200
     python -m benchmarks.gpu_model --copies     # bf16 with the rung tensor_copies, which no precision chooses
+    python -m benchmarks.gpu_model --winograd-tensor   # float32 with the rung winograd_tensor, likewise
     python -m benchmarks.gpu_model --write      # the tables, into kernels/README.md
 
 A launch takes about as long as the largest of these, and an overhead:
@@ -464,13 +465,16 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of these launches")
     parser.add_argument("--write", action="store_true", help="write the tables into kernels/README.md")
     parser.add_argument("--copies", action="store_true", help="bf16 with the rung tensor_copies")
+    parser.add_argument("--winograd-tensor", action="store_true", help="float32 with that rung")
     options = parser.parse_args()
     if options.copies:
         conv2d_cuda.FASTEST["bf16"] = conv2d_cuda.COPIES
+    if options.winograd_tensor:
+        conv2d_cuda.FASTEST_WINOGRAD["float32"] = WINOGRAD_TENSOR
     if options.launches:
         print_launches(options.precision)
         return
-    if options.copies:
+    if options.copies or options.winograd_tensor:
         print(table_of_gpus())
         return
     tables = {"kernels": table_of_kernels(), "gpus": table_of_gpus()}
