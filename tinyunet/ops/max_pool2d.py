@@ -16,7 +16,8 @@ from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, allocator, cuda
-from tinyunet.backend.jit import parallel_kernel
+from tinyunet.backend.jit import inlined_kernel, parallel_kernel
+from tinyunet.backend.simd import LANES
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops.checks import AXES, require_axes
 
@@ -113,15 +114,26 @@ def _forward(x, y, place):
     for row in prange(batch * height):
         n, i = row // height, row % height
         for j in range(width):
-            for c in range(channels):
-                best, at = x[n, 2 * i, 2 * j, c], np.uint8(0)
-                for k in range(1, 4):
-                    value = x[n, 2 * i + k // 2, 2 * j + k % 2, c]
-                    better = value > best or (np.isnan(value) and not np.isnan(best))
-                    best = value if better else best
-                    at = np.uint8(k) if better else at
-                y[n, i, j, c] = best
-                place[n, i, j, c] = at
+            whole = channels // LANES * LANES
+            for first in range(0, whole, LANES):
+                for c in range(
+                    first, first + LANES
+                ):  # a number that the compiler knows
+                    y[n, i, j, c], place[n, i, j, c] = _largest(x, n, 2 * i, 2 * j, c)
+            for c in range(whole, channels):
+                y[n, i, j, c], place[n, i, j, c] = _largest(x, n, 2 * i, 2 * j, c)
+
+
+@inlined_kernel
+def _largest(x, n, i, j, c):
+    """The largest of four pixels, and which it is. A NaN counts as largest."""
+    best, at = x[n, i, j, c], np.uint8(0)
+    for k in range(1, 4):
+        value = x[n, i + k // 2, j + k % 2, c]
+        better = value > best or (np.isnan(value) and not np.isnan(best))
+        best = value if better else best
+        at = np.uint8(k) if better else at
+    return best, at
 
 
 def backward_numba(grad_output, place):
