@@ -144,15 +144,22 @@ extern "C" __global__ void conv2d_sum_parts(const float* parts, float* total, in
 
 // The column sums of a matrix, rows × F. A block of 32×8 threads takes 32 columns and a share of the rows; a
 // second launch, with one share, adds the sums of the first. In double precision, because there may be
-// millions of rows.
+// millions of rows. All LOADS of a thread are on their way before it adds the first.
+constexpr int LOADS = 8;
 template <class Number, class Sum>
 __device__ void sum_columns(const Number* matrix, Sum* sums, int rows, int filters) {
     __shared__ double of_warp[WARPS][32];  // a column for each lane
     int f = blockIdx.x * 32 + threadIdx.x;
     double sum = 0;
-    if (f < filters)
-        for (int row = blockIdx.y * WARPS + threadIdx.y; row < rows; row += gridDim.y * WARPS)
-            sum += matrix[row * filters + f];
+    int first = blockIdx.y * WARPS + threadIdx.y, step = gridDim.y * WARPS;
+    for (int row = first; f < filters && row < rows; row += LOADS * step) {
+        Number loaded[LOADS];
+#pragma unroll
+        for (int e = 0; e < LOADS; e++)
+            loaded[e] = row + e * step < rows ? matrix[(row + e * step) * filters + f] : 0;
+#pragma unroll
+        for (int e = 0; e < LOADS; e++) sum += loaded[e];
+    }
     of_warp[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y > 0 || f >= filters) return;

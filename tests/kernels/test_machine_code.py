@@ -185,6 +185,10 @@ def test_which_movers_keep_the_memory_waiting():
     assert slow == DIVIDING | {"adam_step"}
 
 
-def test_sums_of_parts_load_many_numbers_at_once():
-    code = disassembled(text_of(KERNEL_FOLDER / "conv2d.cu"), "sm_90")["conv2d_sum_parts"]
-    assert cost(sections(code)[0]).in_flight >= 16
+@pytest.mark.parametrize(
+    ("kernel", "at_once"),
+    [("conv2d_sum_parts", 16), ("conv2d_backward_bias", 8), ("conv2d_backward_bias_end", 5)],
+)
+def test_sums_load_many_numbers_at_once(kernel, at_once):
+    code = disassembled(text_of(KERNEL_FOLDER / "conv2d.cu"), "sm_90")[kernel]
+    assert cost(sections(code)[0]).in_flight >= at_once

@@ -226,7 +226,10 @@ conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 36)), 0, 3, row
 # In parts of 32: two stages, and one that is not full.
 conv2d_weight("winograd_tensor", *numbers((1, 22, 29, 68), (1, 20, 27, 36)), 0, 3, rows_per_part=32)
 (MAP,) = numbers((1, 9, 14, 37))
-dispatched("conv2d", "backward_bias", "conv2d_backward_bias conv2d_backward_bias_end", MAP)
+BIAS = "conv2d_backward_bias conv2d_backward_bias_end"
+dispatched("conv2d", "backward_bias", BIAS, MAP)
+# So many pixels that the threads of both kernels load more than once.
+dispatched("conv2d", "backward_bias", BIAS, *numbers((1, 129, 129, 2)), name="conv2d.backward_bias, many")
 
 
 # conv_transpose2d
