@@ -34,7 +34,8 @@ Assumed:
 - loads take as long as where nothing else is loaded.
 
 An **expected** time is that of the model, times the ratio of measured to modelled that the kernel had on the
-H200 in the same precision. That other GPUs stay as far behind the model as the H200 is assumed, too.
+H200 in the same precision; for a kernel that the H200 did not run as it is now, that of all others together.
+That other GPUs stay as far behind the model as the H200 is assumed, too.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ PRODUCTS_OF_SPLIT = 3  # on tensor cores, for each product of float32: high · h
 RETURNS_AT_ONCE = "linear_cross_entropy_backward"  # in training, where the gradient of the loss is 1
 BASE, TILE = 64, 572  # the paper's
 SHOWN = 1e-4  # seconds that a kernel took on the H200 to be in the table
+# Kernels rewritten since the H200 ran them: what they took says nothing about the code that is there now.
+REWRITTEN = frozenset({"conv2d_backward_bias", "conv2d_backward_bias_end"})
 
 
 @dataclass(frozen=True)
@@ -370,10 +373,22 @@ def total(predictions: Iterable[Prediction]) -> float:
 # Beside what was measured
 
 
-def measured(precision: str) -> dict[str, float]:
-    """Return the seconds of each kernel in a step on the H200."""
+@dataclass(frozen=True)
+class Measured:
+    """How often a step on the H200 launched a kernel, and the seconds of all its launches."""
+
+    launches: float
+    seconds: float
+
+    def is_of(self, found: Sequence[Prediction]) -> bool:
+        """Tell whether these launches, all those of one kernel, are of the same code and as many."""
+        return len(found) == self.launches and found[0].launch.kernel not in REWRITTEN
+
+
+def measured(precision: str) -> dict[str, Measured]:
+    """Return what each kernel took in a step on the H200."""
     kernels = json.loads(RESULTS.read_text())["profile"][precision]["kernels_us"]
-    return {_short(name): 1e-6 * microseconds for name, (_, microseconds) in kernels.items()}
+    return {_short(name): Measured(number, 1e-6 * took) for name, (number, took) in kernels.items()}
 
 
 def _short(name: str) -> str:
@@ -390,12 +405,16 @@ def by_kernel(predictions: Iterable[Prediction]) -> dict[str, list[Prediction]]:
 
 @cache
 def ratios(precision: str) -> dict[str, float]:
-    """Return measured over modelled for each kernel of a step on the H200, and under "" for all together."""
+    """Return measured over modelled for each kernel of a step on the H200, and under "" for all together.
+
+    Kernels are left out that were rewritten since, or are launched more or less often.
+    """
     took = measured(precision)
     of_step = by_kernel(predicted(MACHINES[0], recorded(BASE, "step", precision)))
-    modelled = {name: total(each) for name, each in of_step.items() if name in took}
-    found = {name: took[name] / seconds for name, seconds in modelled.items()}
-    return found | {"": sum(took[name] for name in modelled) / sum(modelled.values())}
+    same = [name for name, each in of_step.items() if name in took and took[name].is_of(each)]
+    modelled = {name: total(of_step[name]) for name in same}
+    found = {name: took[name].seconds / modelled[name] for name in same}
+    return found | {"": sum(took[name].seconds for name in same) / sum(modelled.values())}
 
 
 def expected(predictions: Iterable[Prediction], precision: str) -> float:
@@ -433,13 +452,14 @@ def table_of_kernels() -> str:
         of_step = predicted(MACHINES[0], recorded(BASE, "step", precision))
         took = measured(precision)
         for name, found in by_kernel(of_step).items():
-            if took.get(name, 0) > SHOWN and name not in rows:  # the same in all precisions: shown once
+            if name in took and took[name].seconds > SHOWN and name not in rows:  # one for all precisions
                 limits = Counter(each.limit for each in found for _ in range(round(1e9 * each.seconds)))
                 cells = [f"`{name}` ×{len(found)}", limits.most_common(1)[0][0], _ms(total(found))]
-                rows[name] = took[name], [*cells, _ms(took[name]), f"{took[name] / total(found):.2f}"]
+                ratio = f"{ratios(precision)[name]:.2f}" if took[name].is_of(found) else "changed since"
+                rows[name] = took[name].seconds, [*cells, _ms(took[name].seconds), ratio]
         graph = 1e-3 * json.loads(RESULTS.read_text())["profile"][precision]["graph_ms"]
         cells = [f"**the step in {precision}** ×{len(of_step)}", "", _ms(total(of_step)), _ms(graph)]
-        rows[precision] = graph, [*cells, f"{graph / total(of_step):.2f}"]
+        rows[precision] = graph, [*cells, f"{ratios(precision)['']:.2f}"]
     longest = sorted(rows.values(), key=lambda row: -row[0])
     header = ("kernel, launches", "limited by", "model, ms", "H200, ms", "ratio")
     return markdown_table(header, [cells for _, cells in longest])

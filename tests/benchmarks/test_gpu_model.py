@@ -85,3 +85,16 @@ def test_blocks_that_a_multiprocessor_holds(registers, shared, threads, blocks):
     """65,536 registers, 2,048 threads, 228 KiB of shared memory, of which each block takes one more."""
     code = gpu_model.Code(registers, shared, None, None)
     assert resident(H200, code, threads) == blocks
+
+
+def test_ratios_are_of_the_code_that_was_measured(monkeypatch, step):
+    """Without kernels that were rewritten since, or whose launches are more or fewer."""
+    found = gpu_model.by_kernel(predicted(H200, step))
+    took = {name: gpu_model.Measured(len(each), 2 * total(each)) for name, each in found.items()}
+    took["relu_backward"] = dataclasses.replace(took["relu_backward"], launches=1)
+    monkeypatch.setattr(gpu_model, "measured", lambda precision: took)
+    monkeypatch.setattr(gpu_model, "recorded", lambda base, task, precision: step)
+    monkeypatch.setattr(gpu_model, "REWRITTEN", {"sgd_step"})
+    known = gpu_model.ratios.__wrapped__("float32")
+    assert set(known) == {*found, ""} - {"relu_backward", "sgd_step"}
+    assert known == pytest.approx(dict.fromkeys(known, 2))
