@@ -224,6 +224,8 @@ def loads(launch: Launch) -> float | None:
     match launch.kernel:
         case "conv2d_backward_bias":
             return scalars["rows"] / (scalars["grid"][1] * launch.threads / WARP)
+        case "conv2d_backward_relu":  # of the gradient and of y, for four filters each
+            return 2 * scalars["rows"] / (scalars["grid"][1] * 16)
         case "conv2d_backward_bias_end":
             return scalars["num_parts"] / (launch.threads / WARP)
         case "conv2d_sum_parts":

@@ -5,10 +5,15 @@
 // Tiles lie in shared memory as they do in global memory, and ldmatrix spreads them over the lanes of a warp.
 // A bfloat16 is an unsigned short here, which nothing computes with but tensor cores.
 //
+// backward_relu makes a copy of the gradient before a ReLU, which nothing but these products uses, and adds it
+// up for the bias on the way.
+//
 // Launch: forward and backward_weight (rows / 128, F / 128) blocks of 256; round_to_bf16 one thread per four
-// numbers, blocks of 256. C and F must be multiples of 8, because copies have 16 bytes.
+// numbers, blocks of 256; backward_relu (F / 64, shares) blocks of 16×16. C and F must be multiples of 8,
+// because copies have 16 bytes.
 
 #include "conv2d_patches.cuh"
+#include "reduce.cuh"
 
 constexpr int TILE_ROWS = 128, TILE_COLUMNS = 128, STAGES = 3, STAGE_DEPTH = 32;
 
@@ -186,4 +191,43 @@ extern "C" __global__ void conv2d_round_to_bf16(const float* x, unsigned short* 
     if (i >= count) return;
     float4 v = reinterpret_cast<const float4*>(x)[i];
     reinterpret_cast<uint2*>(y)[i] = make_uint2(to_bf16(v.x, v.y), to_bf16(v.z, v.w));
+}
+
+// A thread has four filters, a block 64 of them and a share of the rows. It leaves their sums in parts,
+// shares × F, which conv2d_backward_bias_end adds.
+extern "C" __global__ void __launch_bounds__(256)
+    conv2d_backward_relu(const float* grad_output, const float* y, unsigned short* grad, double* parts,
+                         int rows, int filters) {
+    constexpr int LOADS = 4, THREADS = 16, FILTERS = 4 * THREADS;
+    __shared__ double of_warp[WARPS][FILTERS];
+    int f = blockIdx.x * FILTERS + 4 * threadIdx.x, step = THREADS * gridDim.y;
+    double sums[4] = {};
+    for (int first = blockIdx.y * THREADS + threadIdx.y; f < filters && first < rows; first += LOADS * step) {
+        float4 gradients[LOADS], results[LOADS];
+#pragma unroll
+        for (int e = 0; e < LOADS; e++) {
+            int i = (first + e * step) * filters + f;
+            bool exists = first + e * step < rows;
+            gradients[e] = exists ? *reinterpret_cast<const float4*>(grad_output + i) : float4{};
+            results[e] = exists ? *reinterpret_cast<const float4*>(y + i) : float4{};
+        }
+#pragma unroll
+        for (int e = 0; e < LOADS; e++) {
+            float4 g = gradients[e], r = results[e];
+            g = make_float4(r.x > 0 ? g.x : 0, r.y > 0 ? g.y : 0, r.z > 0 ? g.z : 0, r.w > 0 ? g.w : 0);
+            sums[0] += g.x, sums[1] += g.y, sums[2] += g.z, sums[3] += g.w;
+            int i = (first + e * step) * filters + f;
+            if (first + e * step < rows)
+                *reinterpret_cast<uint2*>(grad + i) = make_uint2(to_bf16(g.x, g.y), to_bf16(g.z, g.w));
+        }
+    }
+    // A warp has two rows of threads. The first filters of all threads come first, so that no banks conflict.
+    for (int e = 0; e < 4; e++) {
+        double sum = sum_over_lanes(sums[e], THREADS, 32);
+        if (threadIdx.y % 2 == 0) of_warp[threadIdx.y / 2][e * THREADS + threadIdx.x] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.y >= 4 || f >= filters) return;
+    parts[blockIdx.y * filters + f + threadIdx.y] =
+        sum_over_warps(of_warp, threadIdx.y * THREADS + threadIdx.x);
 }

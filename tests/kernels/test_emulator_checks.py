@@ -1,5 +1,7 @@
 """Bugs planted in the kernels: the checking build finds each and names its line."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from oracle import random_arrays
@@ -44,6 +46,12 @@ def batch_norm():
 
 def bias():
     conv2d_cuda.backward_bias(*random_arrays([(1, 13, 14, 20)], np.float32))
+
+
+def relu_copies():
+    arrays = random_arrays([(1, 13, 14, 72), (1, 13, 14, 72)], np.float32)
+    with mock.patch.object(conv2d_cuda, "fastest_rung", return_value=conv2d_cuda.COPIES):
+        conv2d_cuda.backward_relu(*arrays, channels=8)
 
 
 def max_pool2d():
@@ -283,6 +291,22 @@ BUGS = [
         "",
         r"out of bounds: .* reads 16 bytes at x\[4704\], which has 4368",
         "emulator::wait_for_copies",
+    ),
+    (
+        "the copy of a row after the last",
+        relu_copies,
+        "            if (first + e * step < rows)\n",
+        "",
+        r"out of bounds: .* writes 8 bytes at grad\[\d+\], which has 13104",
+        "(grad + i) = make_uint2",
+    ),
+    (
+        "the sums of half of the warps are not left",
+        relu_copies,
+        "if (threadIdx.y % 2 == 0) of_warp",
+        "if (threadIdx.y % 4 == 0) of_warp",
+        "reads word .* of the shared memory, which no thread of the block has written",
+        "sum += rows[warp]",
     ),
     (
         "four numbers from an odd address",

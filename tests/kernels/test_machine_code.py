@@ -187,8 +187,13 @@ def test_which_movers_keep_the_memory_waiting():
 
 @pytest.mark.parametrize(
     ("kernel", "at_once"),
-    [("conv2d_sum_parts", 16), ("conv2d_backward_bias", 8), ("conv2d_backward_bias_end", 5)],
+    [
+        ("conv2d_sum_parts", 16),
+        ("conv2d_backward_bias", 8),
+        ("conv2d_backward_bias_end", 5),
+        ("conv2d_backward_relu", 6),  # each of 16 bytes
+    ],
 )
 def test_sums_load_many_numbers_at_once(kernel, at_once):
-    code = disassembled(text_of(KERNEL_FOLDER / "conv2d.cu"), "sm_90")[kernel]
+    code = disassembled(text_of(source_of("conv2d", kernel)), "sm_90")[kernel]
     assert cost(sections(code)[0]).in_flight >= at_once

@@ -179,6 +179,20 @@ FAULTS = [
         WRONG,
     ),
     (
+        "the neighbour's sums are left out",
+        "conv2d.backward_relu (1, 9",
+        r"(mov\.u32 \t%r\d+, )16;",
+        r"\g<1>0;",
+        WRONG,
+    ),
+    (
+        "rows after the last",
+        "conv2d.backward_relu (1, 9",
+        r"@%p\d+ (bra|ld)",
+        r"@%p1 \1",
+        "out of bounds",
+    ),
+    (
         "one element too many",
         "relu.forward",
         r"setp\.ge\.s32",

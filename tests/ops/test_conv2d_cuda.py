@@ -15,6 +15,7 @@ from tinyunet.backend.cuda_log import launch_log
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
 from tinyunet.ops.conv2d_cuda import RUNGS
+from tinyunet.ops.relu import backward as backward_of_relu
 
 
 def arrays(n, height, width, channels, filters, size):
@@ -134,6 +135,24 @@ def test_copies_give_the_bits_of_factors_rounded_later(emulated, sizes, padding)
         results.append([y, grad_x, conv2d_cuda.backward_weight(x, y, padding, sizes[-1], rung)])
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("sizes", "padding"), OF_EIGHT[:2])
+def test_the_backward_by_copies_in_one_pass(emulated, monkeypatch, sizes, padding):
+    """It has the bits of separate steps, because a copy of a copy is the same.
+
+    Sums for the bias are in double precision, so that the order matters less than the rounding to float32.
+    """
+    x, weight, bias = (tu.Tensor(array, requires_grad=True) for array in arrays(*sizes))
+    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: conv2d_cuda.COPIES)
+    y = tu.conv2d(x, weight, bias, padding=padding, relu=True)
+    (grad_y,) = random_arrays([y.shape], np.float32, seed=1)
+    y.backward(grad_y)
+    before = backward_of_relu(grad_y, y.data)
+    np.testing.assert_array_equal(x.grad, conv2d_cuda.backward_input(before, weight.data, padding))
+    expected = conv2d_cuda.backward_weight(x.data, before, padding, sizes[-1])
+    np.testing.assert_array_equal(weight.grad, expected)
+    np.testing.assert_allclose(bias.grad, before.sum(axis=(0, 1, 2), dtype=float), rtol=2.0**-24 * 1.01)
 
 
 def test_copies_are_rounded_as_by_pytorch(build):

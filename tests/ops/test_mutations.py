@@ -184,8 +184,8 @@ MUTATIONS = {
     ("conv2d", "backward_relu"): {
         "sign": SIGN,
         "scale": SCALE,
-        "no ReLU": result(lambda r, g, y: (g, r[1])),
-        "the bias is added after the ReLU": result(lambda r, g, y: (r[0], g.sum(axis=(0, 1, 2)))),
+        "no ReLU": result(lambda r, g, y, c: (g, r[1])),
+        "the bias is added after the ReLU": result(lambda r, g, y, c: (r[0], g.sum(axis=(0, 1, 2)))),
     },
     ("conv_transpose2d", "backward_input"): {
         "sign": SIGN,

@@ -71,10 +71,10 @@ def backward_bias_numpy(grad_output):
     return grad_output.sum(axis=(0, 1, 2))
 
 
-def backward_relu_in_two_steps(grad_output, y):
-    """The gradient before the ReLU, and that of the bias. CUDA uses it too."""
-    grad_output = backward_of_relu(grad_output, y)
-    return grad_output, backward_bias(grad_output)
+def backward_relu_numpy(grad_output, y, channels=None):
+    """The gradient before the ReLU, and that of the bias. CUDA has to know the channels of x."""
+    grad_output = np.where(y > 0, grad_output, 0)
+    return grad_output, backward_bias_numpy(grad_output)
 
 
 def pad(x, padding):
@@ -164,19 +164,22 @@ class Conv2d(Function):
     def backward(self, grad_output):
         x, weight, padding, rectified = self.take_saved()
         needs_x, needs_weight, needs_bias = self.needs_grad
-        grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
+        grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias, weight.shape[2])
         del rectified
         grad_weight = backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None
         del x
         return backward_input(grad_output, weight, padding) if needs_x else None, grad_weight, grad_bias
 
 
-def backward_bias_and_relu(grad_output, rectified, needs_bias):
-    """The gradient before the ReLU, if there is one, and that of the bias, if it is needed."""
+def backward_bias_and_relu(grad_output, rectified, needs_bias, channels=None):
+    """The gradient before the ReLU, if there is one, and that of the bias, if it is needed.
+
+    With the channels of a convolution's x, the first may come in the precision of its backward.
+    """
     if rectified is None:
         return grad_output, backward_bias(grad_output) if needs_bias else None
     if needs_bias:
-        return backward_relu(grad_output, rectified)
+        return backward_relu(grad_output, rectified, channels)
     return backward_of_relu(grad_output, rectified), None
 
 
@@ -281,7 +284,7 @@ def backward_bias_numba(grad_output):
     return _total(partial, grad_output)
 
 
-def backward_relu_numba(grad_output, y):
+def backward_relu_numba(grad_output, y, channels=None):
     before, partial = allocator.empty_like(grad_output), _partial_sums(grad_output)
     _backward_relu(_lines(grad_output), _lines(y), _lines(before), partial)
     return before, _total(partial, grad_output)
@@ -351,7 +354,7 @@ backward_bias = Dispatch(
 backward_relu = Dispatch(
     "conv2d",
     "backward_relu",
-    numpy=backward_relu_in_two_steps,
+    numpy=backward_relu_numpy,
     numba=backward_relu_numba,
-    cuda=backward_relu_in_two_steps,
+    cuda=conv2d_cuda.backward_relu,
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinyunet.backend import active_precision, cuda
-from tinyunet.ops import conv2d_winograd_cuda
+from tinyunet.ops import conv2d_winograd_cuda, relu
 from tinyunet.ops.conv2d_winograd import suits
 from tinyunet.ops.conv2d_winograd_cuda import WINOGRAD, WINOGRAD_TENSOR
 
@@ -89,16 +89,38 @@ def backward_weight(x, grad_output, padding, size, rung=None):
     return sum_parts(parts)
 
 
+def backward_relu(grad_output, y, channels=None):
+    """The gradient before the ReLU, and that of the bias.
+
+    The first is a copy rounded to bfloat16 where only products of such copies use it: with a number of
+    `channels` of x for which `tensor_copies` is chosen.
+    """
+    if channels is None or not _multiplies_copies(channels, y.shape[3]):
+        grad_output = relu.backward_cuda(grad_output, y)
+        return grad_output, backward_bias(grad_output)
+    before, (rows, filters, shares) = cuda.empty(y.shape, np.uint16), _shares(y)
+    parts = cuda.empty((shares, filters), float)
+    grid, block = (cuda.blocks(filters, 64), shares), (16, 16)
+    arguments = (grad_output, y, before, parts, rows, filters)
+    cuda.launch("conv2d", "backward_relu", grid, block, *arguments, flops=rows * filters)
+    return before, sum_rows(parts)
+
+
 def backward_bias(grad_output):
-    filters = grad_output.shape[3]
-    rows = grad_output.size // filters
-    columns, shares = cuda.blocks(filters, 32), min(256, cuda.blocks(rows, 64))
+    rows, filters, shares = _shares(grad_output)
+    columns = cuda.blocks(filters, 32)
     parts = cuda.empty((shares, filters), float)
     grid, block = (columns, shares), (32, 8)
     cuda.launch(
         "conv2d", "backward_bias", grid, block, grad_output, parts, rows, filters, flops=rows * filters
     )
     return sum_rows(parts)
+
+
+def _shares(maps):
+    """Return the pixels of maps, their channels, and the shares of the pixels that blocks sum separately."""
+    rows = maps.size // maps.shape[3]
+    return rows, maps.shape[3], min(256, cuda.blocks(rows, 64))
 
 
 def sum_rows(parts):
@@ -147,13 +169,20 @@ def _rung_that_fits(winograd_fits, output_shape, channels, size):
     return rung
 
 
+def _multiplies_copies(channels, filters):
+    """Tell whether both gradients of a convolution are products of copies."""
+    return all(fastest_rung(*sizes, 3) == COPIES for sizes in ((channels, filters), (filters, channels)))
+
+
 def _factors(rung, *arrays):
     """Return what the kernels of a rung multiply."""
     return [_rounded_to_bf16(array) for array in arrays] if rung == COPIES else arrays
 
 
 def _rounded_to_bf16(array):
-    """Make a copy: NumPy has no bfloat16, so that its elements are unsigned integers of 16 bits."""
+    """Make a copy, unless it is one: NumPy has no bfloat16, so its elements are integers of 16 bits."""
+    if array.dtype == np.uint16:
+        return array
     rounded = cuda.empty(array.shape, np.uint16)
     cuda.launch_elementwise("conv2d", "round_to_bf16", array.size // 4, array, rounded)
     return rounded

@@ -19,7 +19,12 @@ from ptx.tensor_cores import largest_error
 from tinyunet.backend import DISPATCH_TABLE
 from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 from tinyunet.ops import conv2d_winograd_cuda as winograd
-from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
+from tinyunet.ops.conv2d import (
+    backward_input_numpy,
+    backward_relu_numpy,
+    backward_weight_numpy,
+    forward_numpy,
+)
 from tinyunet.prediction.tiling import TilesInMemory
 from tinyunet.prediction.tiling_cuda import TilesOnGpu
 from tinyunet.sampling import augment_cuda, weight_map_cuda
@@ -230,6 +235,29 @@ BIAS = "conv2d_backward_bias conv2d_backward_bias_end"
 dispatched("conv2d", "backward_bias", BIAS, MAP)
 # So many pixels that the threads of both kernels load more than once.
 dispatched("conv2d", "backward_bias", BIAS, *numbers((1, 129, 129, 2)), name="conv2d.backward_bias, many")
+
+
+# The gradient before a ReLU, as a copy, and that of the bias
+
+
+def relu_copies(*shape):
+    """Add a case: the sums are those of numbers that are not rounded yet."""
+    grad, y = numbers(shape, shape)
+
+    def run():
+        with patch.object(conv2d_cuda, "fastest_rung", lambda *sizes: conv2d_cuda.COPIES):
+            copy, bias = conv2d_cuda.backward_relu(grad, y, channels=8)
+        return [(copy.astype(np.uint32) << np.uint32(16)).view(np.float32), bias]
+
+    def expected():
+        before, bias = backward_relu_numpy(grad, y)
+        return [ROUNDED["tensor_copies"](before), bias]
+
+    add_case(f"conv2d.backward_relu {shape}", run, expected, "conv2d_backward_relu conv2d_backward_bias_end")
+
+
+relu_copies(1, 9, 14, 72)  # several blocks along the filters, of which the last is not full
+relu_copies(1, 129, 129, 8)  # so many pixels that a thread loads more than once
 
 
 # conv_transpose2d
