@@ -64,6 +64,13 @@ def crop_concat():
     tu.crop_concat(*map(tu.Tensor, random_arrays([(1, 4, 4, 3), (1, 8, 8, 3)], np.float32)))
 
 
+def crop_concat_by_four():
+    shapes = [(1, 4, 4, 4), (1, 7, 7, 8)]
+    upsampled, skip = (tu.Tensor(a, requires_grad=True) for a in random_arrays(shapes, np.float32))
+    y = tu.crop_concat(upsampled, skip)
+    y.backward(np.ones(y.shape))
+
+
 def loss():
     (logits,) = random_arrays([(1, 15, 20, 2)], np.float32)
     tu.softmax_cross_entropy(tu.Tensor(logits), np.zeros((1, 15, 20), np.uint8))
@@ -187,6 +194,14 @@ BUGS = [
         "i - 9) * skip_width + j",
         r"out of bounds: .* reads 4 bytes at .*\[-",
         "upsampled[pixel * channels + c]",
+    ),
+    (
+        "two threads write the same four channels",
+        crop_concat_by_four,
+        "grad_upsampled[index] =",
+        "grad_upsampled[index / 2] =",
+        r"race: thread \d+ writes grad_upsampled\[\d+\], which thread \d+ wrote",
+        "grad_upsampled[index / 2]",
     ),
     (
         "blocks write the same elements",

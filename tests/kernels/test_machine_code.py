@@ -129,6 +129,8 @@ MOVERS = {
     "conv_transpose2d_swap_axes": (8, 75, 1),
     "crop_concat_forward": (8, 121, 1),
     "crop_concat_backward": (8, 168, 2),
+    "crop_concat_forward_by_four": (32, 122, 2),
+    "crop_concat_backward_by_four": (32, 166, 2),
     "batch_norm_forward": (8, 184, 3),
     "batch_norm_backward": (12, 237, 5),
     "sgd_step": (20, 70, 6),

@@ -207,6 +207,13 @@ FAULTS = [
         r"out of bounds: 4 bytes at \w+\[-\d+\]",
     ),
     (
+        "four channels that begin at the second",
+        "crop_concat.backward by four",
+        r"(ld\.global\.v4\.[uf]32 \t\{[^}]*\}, \[%rd\d+)\]",
+        r"\1+4]",
+        "(misaligned|out of bounds): 16 bytes at grad_output",
+    ),
+    (
         "four numbers from an odd address",
         "conv2d.forward blocked,",
         r"(ld\.global\.v4\.f32 \t\{[^}]*\}, \[%rd\d+)\]",

@@ -157,17 +157,27 @@ def _backward(grad_output, top, left, grad_upsampled, grad_skip):
 def forward_cuda(upsampled, skip):
     n, height, width, channels = upsampled.shape
     y = cuda.empty((n, height, width, channels + skip.shape[3]))
-    sizes = (*upsampled.shape[1:], *skip.shape[1:])
-    cuda.launch_elementwise("crop_concat", "forward", y.size, upsampled, skip, y, *sizes)
+    _launch("forward", y.size, (upsampled, skip, y), upsampled.shape, skip.shape)
     return y
 
 
 def backward_cuda(grad_output, upsampled_shape, skip_shape):
     grad_upsampled, grad_skip = cuda.empty(upsampled_shape), cuda.empty(skip_shape)
-    sizes = (*upsampled_shape[1:], *skip_shape[1:], grad_skip.size)
-    count = grad_skip.size + grad_upsampled.size
-    cuda.launch_elementwise("crop_concat", "backward", count, grad_output, grad_upsampled, grad_skip, *sizes)
+    arrays, count = (grad_output, grad_upsampled, grad_skip), grad_skip.size + grad_upsampled.size
+    _launch("backward", count, arrays, upsampled_shape, skip_shape, grad_skip.size)
     return grad_upsampled, grad_skip
+
+
+def _launch(direction, count, arrays, upsampled_shape, skip_shape, *counts):
+    """Run a kernel, the one that moves four channels at once where it can."""
+    at_once = 1 if upsampled_shape[3] % 4 or skip_shape[3] % 4 else 4
+    sizes = [(*shape[1:3], shape[3] // at_once) for shape in (upsampled_shape, skip_shape)]
+    cuda.launch_elementwise(
+        "crop_concat",
+        direction if at_once == 1 else f"{direction}_by_four",
+        count // at_once,
+        *(*arrays, *sizes[0], *sizes[1], *(each // at_once for each in counts)),
+    )
 
 
 forward = Dispatch("crop_concat", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)

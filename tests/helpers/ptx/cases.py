@@ -91,6 +91,15 @@ dispatched("crop_concat", "forward", "crop_concat_forward", *numbers((1, 5, 6, 3
 dispatched(
     "crop_concat", "backward", "crop_concat_backward", *numbers((1, 5, 6, 7)), (1, 5, 6, 3), (1, 8, 9, 4)
 )
+dispatched(
+    *("crop_concat", "forward", "crop_concat_forward_by_four", *numbers((1, 5, 6, 4), (1, 8, 9, 12))),
+    name="crop_concat.forward by four",
+)
+dispatched(
+    *("crop_concat", "backward", "crop_concat_backward_by_four"),
+    *(*numbers((1, 5, 6, 16)), (1, 5, 6, 4), (1, 8, 9, 12)),
+    name="crop_concat.backward by four",
+)
 PARAMETERS = [numbers((5,), (300,), (7,), seed=seed) for seed in range(3)]
 dispatched("sgd", "step", "sgd_step", *PARAMETERS, 0.1, 0.9, 1e-3)
 SQUARES = [array**2 for array in numbers((5,), (300,), (7,), seed=3)]
