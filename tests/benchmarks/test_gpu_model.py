@@ -93,7 +93,7 @@ def test_ratios_are_of_the_code_that_was_measured(monkeypatch, step):
     took = {name: gpu_model.Measured(len(each), 2 * total(each)) for name, each in found.items()}
     took["relu_backward"] = dataclasses.replace(took["relu_backward"], launches=1)
     monkeypatch.setattr(gpu_model, "measured", lambda precision: took)
-    monkeypatch.setattr(gpu_model, "recorded", lambda base, task, precision: step)
+    monkeypatch.setattr(gpu_model, "recorded_as_measured", lambda precision: step)
     monkeypatch.setattr(gpu_model, "REWRITTEN", {"sgd_step"})
     known = gpu_model.ratios.__wrapped__("float32")
     assert set(known) == {*found, ""} - {"relu_backward", "sgd_step"}

@@ -3,6 +3,8 @@
 The kernels run on the CPU, and on a GPU where there is one.
 """
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from oracle import assert_close, assert_equals_torch, random_arrays
 from ptx.tensor_cores import largest_error
 
 import tinyunet as tu
+from benchmarks import dry_run
 from tinyunet.backend import to_backend, to_host
 from tinyunet.backend.cuda_log import launch_log
 from tinyunet.ops import conv2d_cuda
@@ -144,13 +147,15 @@ def test_the_backward_by_copies_in_one_pass(emulated, monkeypatch, sizes, paddin
     Sums for the bias are in double precision, so that the order matters less than the rounding to float32.
     """
     x, weight, bias = (tu.Tensor(array, requires_grad=True) for array in arrays(*sizes))
-    monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: conv2d_cuda.COPIES)
-    y = tu.conv2d(x, weight, bias, padding=padding, relu=True)
-    (grad_y,) = random_arrays([y.shape], np.float32, seed=1)
-    y.backward(grad_y)
-    before = backward_of_relu(grad_y, y.data)
-    np.testing.assert_array_equal(x.grad, conv2d_cuda.backward_input(before, weight.data, padding))
-    expected = conv2d_cuda.backward_weight(x.data, before, padding, sizes[-1])
+    monkeypatch.setattr(conv2d_cuda, "MIN_COPIED", 8)
+    monkeypatch.setattr(conv2d_cuda, "MIN_MULTIPLICATIONS", 1)
+    with tu.use_backend("cuda-emulated", "bf16"):
+        y = tu.conv2d(x, weight, bias, padding=padding, relu=True)
+        (grad_y,) = random_arrays([y.shape], np.float32, seed=1)
+        y.backward(grad_y)
+    before, rung = backward_of_relu(grad_y, y.data), conv2d_cuda.COPIES
+    np.testing.assert_array_equal(x.grad, conv2d_cuda.backward_input(before, weight.data, padding, rung))
+    expected = conv2d_cuda.backward_weight(x.data, before, padding, sizes[-1], rung)
     np.testing.assert_array_equal(weight.grad, expected)
     np.testing.assert_allclose(bias.grad, before.sum(axis=(0, 1, 2), dtype=float), rtol=2.0**-24 * 1.01)
 
@@ -201,6 +206,25 @@ def test_the_rungs_that_take_some_channels(channels, filters, expected):
     assert tuple(rung for rung in RUNGS if conv2d_cuda.takes(rung, channels, filters)) == expected
 
 
+@pytest.mark.parametrize(("side", "expected"), [(170, {"tensor_bf16"}), (180, {"tensor_copies"})])
+def test_copies_are_for_many_products(side, expected):
+    """2^30 multiplications are a side of 173 pixels here, for y and both gradients."""
+
+    def step():
+        x, weight, bias = (
+            dry_run.Array(shape, np.float32) for shape in [(1, side, side, 64), (3, 3, 64, 64), 64]
+        )
+        y = conv2d_cuda.forward(x, weight, bias, 1, True)
+        before, _ = conv2d_cuda.backward_relu(y, y, weight.shape)
+        conv2d_cuda.backward_input(before, weight, 1)
+        conv2d_cuda.backward_weight(x, before, 1, 3)
+
+    kernels = [each.kernel for each in dry_run.launches(lambda: step, "bf16")]
+    products = re.findall(r"conv2d_(?:forward|backward_weight)_(\w+)", " ".join(kernels))
+    assert (len(products), set(products)) == (3, expected)
+    assert ("conv2d_backward_relu" in kernels) == (expected == {conv2d_cuda.COPIES})
+
+
 @pytest.mark.parametrize(
     ("sizes", "precision", "algorithm", "expected"),
     [
@@ -210,7 +234,10 @@ def test_the_rungs_that_take_some_channels(channels, filters, expected):
         ((28, 64, 3), "float32", "auto", "blocked"),
         ((28, 64, 3), "float32", "winograd", "winograd"),
         ((64, 64, 3), "tf32", "auto", "tensor"),
-        ((64, 64, 3), "bf16", "winograd", "tensor_bf16"),
+        ((64, 64, 3), "bf16", "winograd", "tensor_copies"),
+        ((64, 60, 3), "bf16", "auto", "tensor_bf16"),
+        ((68, 64, 3), "bf16", "auto", "tensor_bf16"),
+        ((56, 64, 3), "bf16", "auto", "tensor_bf16"),
         ((1, 64, 3), "float32", "auto", "tiled"),
         ((64, 2, 1), "tf32", "auto", "tiled"),
     ],

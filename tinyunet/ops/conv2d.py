@@ -71,8 +71,8 @@ def backward_bias_numpy(grad_output):
     return grad_output.sum(axis=(0, 1, 2))
 
 
-def backward_relu_numpy(grad_output, y, channels=None):
-    """The gradient before the ReLU, and that of the bias. CUDA has to know the channels of x."""
+def backward_relu_numpy(grad_output, y, weight_shape=None):
+    """The gradient before the ReLU, and that of the bias. CUDA has to know what is multiplied with it."""
     grad_output = np.where(y > 0, grad_output, 0)
     return grad_output, backward_bias_numpy(grad_output)
 
@@ -164,22 +164,23 @@ class Conv2d(Function):
     def backward(self, grad_output):
         x, weight, padding, rectified = self.take_saved()
         needs_x, needs_weight, needs_bias = self.needs_grad
-        grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias, weight.shape[2])
+        grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias, weight.shape)
         del rectified
         grad_weight = backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None
         del x
         return backward_input(grad_output, weight, padding) if needs_x else None, grad_weight, grad_bias
 
 
-def backward_bias_and_relu(grad_output, rectified, needs_bias, channels=None):
+def backward_bias_and_relu(grad_output, rectified, needs_bias, weight_shape=None):
     """The gradient before the ReLU, if there is one, and that of the bias, if it is needed.
 
-    With the channels of a convolution's x, the first may come in the precision of its backward.
+    With the shape of a convolution's weight, the first may come in the precision in which its backward
+    multiplies.
     """
     if rectified is None:
         return grad_output, backward_bias(grad_output) if needs_bias else None
     if needs_bias:
-        return backward_relu(grad_output, rectified, channels)
+        return backward_relu(grad_output, rectified, weight_shape)
     return backward_of_relu(grad_output, rectified), None
 
 
@@ -284,7 +285,7 @@ def backward_bias_numba(grad_output):
     return _total(partial, grad_output)
 
 
-def backward_relu_numba(grad_output, y, channels=None):
+def backward_relu_numba(grad_output, y, weight_shape=None):
     before, partial = allocator.empty_like(grad_output), _partial_sums(grad_output)
     _backward_relu(_lines(grad_output), _lines(y), _lines(before), partial)
     return before, _total(partial, grad_output)

@@ -9,6 +9,8 @@ Tutorial: `tutorials/07_conv2d_cuda.py`.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tinyunet.backend import active_precision, cuda
@@ -24,11 +26,13 @@ TILES = {
     "tensor_bf16": ((128, 64), (128,)),
     "tensor_copies": ((128, 128), (256,)),
 }
-# By precision. "tensor_copies" is not among them before it has been timed on a GPU: it reads less, but rounds
-# each map anew for every convolution, and half of its block is idle where there are 64 filters.
-FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_bf16"}
+# By precision. "tensor_copies" was chosen by the model of `benchmarks.gpu_model`, not by a clock.
+FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_copies"}
 RUNGS = ("naive", *TILES)
 COPIES = "tensor_copies"  # the rung that multiplies copies rounded to bfloat16
+WITHOUT_COPIES = "tensor_bf16"  # in place of it where its blocks are too large
+MIN_COPIED = 64  # channels and filters for "tensor_copies", by the same model: half of a block idles then
+MIN_MULTIPLICATIONS = 2**30  # for "tensor_copies": with less to do, its few blocks leave processors idle
 # Rungs for windows of 3×3 only, and which of them runs, by precision. "winograd_tensor" waits for a GPU that
 # times it.
 WINOGRADS = (WINOGRAD, WINOGRAD_TENSOR)
@@ -42,7 +46,7 @@ def forward(x, weight, bias, padding, relu, rung=None):
     size, filters = weight.shape[0], weight.shape[3]
     bias = cuda.zeros((filters,)) if bias is None else bias
     shape = (n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters)
-    rung = rung or _rung_that_fits(conv2d_winograd_cuda.forward_fits, shape, channels, size)
+    rung = rung or _rung_for(x) or _rung_that_fits(conv2d_winograd_cuda.forward_fits, shape, channels, size)
     if rung in WINOGRADS:
         return conv2d_winograd_cuda.forward(x, weight, bias, padding, relu, rung)
     y = cuda.empty(shape)
@@ -71,7 +75,7 @@ def backward_weight(x, grad_output, padding, size, rung=None):
     _, height, width, channels = x.shape
     filters = grad_output.shape[3]
     fits = conv2d_winograd_cuda.backward_weight_fits
-    rung = rung or _rung_that_fits(fits, grad_output.shape, channels, size)
+    rung = rung or _rung_for(grad_output) or _rung_that_fits(fits, grad_output.shape, channels, size)
     if rung in WINOGRADS:
         return conv2d_winograd_cuda.backward_weight(x, grad_output, padding, rung)
     rows, columns = grad_output.size // filters, size**2 * channels
@@ -89,13 +93,16 @@ def backward_weight(x, grad_output, padding, size, rung=None):
     return sum_parts(parts)
 
 
-def backward_relu(grad_output, y, channels=None):
+def backward_relu(grad_output, y, weight_shape=None, rung=None):
     """The gradient before the ReLU, and that of the bias.
 
-    The first is a copy rounded to bfloat16 where only products of such copies use it: with a number of
-    `channels` of x for which `tensor_copies` is chosen.
+    The first is a copy rounded to bfloat16 where only products of such copies use it: those with x and with a
+    weight of this shape, if `tensor_copies` is chosen for them.
     """
-    if channels is None or not _multiplies_copies(channels, y.shape[3]):
+    if rung is None and weight_shape is not None:
+        size, _, channels, _ = weight_shape
+        rung = _rung_that_fits(conv2d_winograd_cuda.backward_weight_fits, y.shape, channels, size)
+    if rung != COPIES:
         grad_output = relu.backward_cuda(grad_output, y)
         return grad_output, backward_bias(grad_output)
     before, (rows, filters, shares) = cuda.empty(y.shape, np.uint16), _shares(y)
@@ -157,21 +164,28 @@ def fastest_rung(channels, filters, size):
     precision = active_precision()
     if precision in FASTEST_WINOGRAD and suits(np.float32, size, channels, filters, MIN_CHANNELS):
         return FASTEST_WINOGRAD[precision]
-    return FASTEST[precision]
+    rung = FASTEST[precision]
+    too_few = min(channels, filters) < MIN_COPIED or not takes(COPIES, channels, filters)
+    return WITHOUT_COPIES if rung == COPIES and too_few else rung
 
 
 def _rung_that_fits(winograd_fits, output_shape, channels, size):
-    """Choose `fastest_rung`, but not Winograd's where its arrays exceed what a kernel can index."""
+    """Choose `fastest_rung`, or another for this output.
+
+    Winograd's arrays may exceed what a kernel can index, and copies may be too much effort for few products.
+    """
     filters = output_shape[3]
     rung = fastest_rung(channels, filters, size)
     if rung in WINOGRADS and not winograd_fits(output_shape, channels, filters):
         return FASTEST["float32"]
+    if rung == COPIES and math.prod(output_shape) * channels * size**2 < MIN_MULTIPLICATIONS:
+        return WITHOUT_COPIES
     return rung
 
 
-def _multiplies_copies(channels, filters):
-    """Tell whether both gradients of a convolution are products of copies."""
-    return all(fastest_rung(*sizes, 3) == COPIES for sizes in ((channels, filters), (filters, channels)))
+def _rung_for(factor):
+    """Return the rung that multiplies copies for one, else None."""
+    return COPIES if factor.dtype == np.uint16 else None
 
 
 def _factors(rung, *arrays):
