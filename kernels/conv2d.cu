@@ -28,11 +28,12 @@
 // Another rung, for 3×3 windows, multiplies less: conv2d_winograd.cu. The other kernels are flip_weight (for
 // grad_x), sum_parts (of a weight gradient, in order), backward_bias and backward_bias_end.
 //
-// Launch: naive, flip_weight and sum_parts one thread per element, blocks of 256; tiled (rows / 16, F / 16)
+// Launch: naive and sum_parts one thread per element, blocks of 256; tiled (rows / 16, F / 16)
 // blocks of 16×16; blocked and tensor (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares)
 // blocks of 32×8. Weight gradients have K²C rows; the third axis of their grid goes over parts of the
 // pixels, each with its own sum.
 
+#include "conv2d_flip.cuh"
 #include "conv2d_patches.cuh"
 #include "reduce.cuh"
 
@@ -125,13 +126,8 @@ extern "C" __global__ void conv2d_backward_weight_tiled(const float* x, const fl
     if (column < s.columns && f < filters) parts[(blockIdx.z * s.columns + column) * filters + f] = sum;
 }
 
-// grad_x is a convolution of grad_output with the window rotated by 180° and channels and filters exchanged.
-extern "C" __global__ void conv2d_flip_weight(const float* weight, float* flipped, int channels, int filters,
-                                              int taps, int count) {
-    int index = blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= count) return;
-    int c = index % channels, f = index / channels % filters, tap = index / channels / filters;
-    flipped[index] = weight[((taps - 1 - tap) * channels + c) * filters + f];
+extern "C" __global__ void conv2d_flip_weight(const float* weight, float* flipped, int channels, int filters) {
+    flip(weight, flipped, channels, filters, [](float number) { return number; });
 }
 
 extern "C" __global__ void conv2d_sum_parts(const float* parts, float* total, int num_parts, int count) {

@@ -5,13 +5,14 @@
 // Tiles lie in shared memory as they do in global memory, and ldmatrix spreads them over the lanes of a warp.
 // A bfloat16 is an unsigned short here, which nothing computes with but tensor cores.
 //
-// backward_relu makes a copy of the gradient before a ReLU, which nothing but these products uses, and adds it
+// flip_to_bf16 makes a copy of the weight for the gradient of x (conv2d_flip.cuh). backward_relu makes a copy of the gradient before a ReLU, which nothing but these products uses, and adds it
 // up for the bias on the way.
 //
 // Launch: forward and backward_weight (rows / 128, F / 128) blocks of 256; round_to_bf16 one thread per four
 // numbers, blocks of 256; backward_relu (F / 64, shares) blocks of 16×16. C and F must be multiples of 8,
 // because copies have 16 bytes.
 
+#include "conv2d_flip.cuh"
 #include "conv2d_patches.cuh"
 #include "reduce.cuh"
 
@@ -191,6 +192,12 @@ extern "C" __global__ void conv2d_round_to_bf16(const float* x, unsigned short* 
     if (i >= count) return;
     float4 v = reinterpret_cast<const float4*>(x)[i];
     reinterpret_cast<uint2*>(y)[i] = make_uint2(to_bf16(v.x, v.y), to_bf16(v.z, v.w));
+}
+
+extern "C" __global__ void conv2d_flip_to_bf16(const float* weight, unsigned short* flipped, int channels,
+                                               int filters) {
+    flip(weight, flipped, channels, filters,
+         [](float number) { return static_cast<unsigned short>(to_bf16(number, 0)); });
 }
 
 // A thread has four filters, a block 64 of them and a share of the rows. It leaves their sums in parts,

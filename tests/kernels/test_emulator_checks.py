@@ -18,11 +18,13 @@ def relu():
     tu.relu(tu.Tensor(*random_arrays([(2, 10, 14, 5)], np.float32)))
 
 
-def conv2d(rung, channels=20, filters=68):
+def conv2d(rung, channels=20, filters=68, flips=False):
     def program():
         x, weight = random_arrays([(1, 13, 14, channels), (3, 3, channels, filters)], np.float32)
         y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
         conv2d_cuda.backward_weight(x, y, 0, 3, rung)
+        if flips:
+            conv2d_cuda.backward_input(y, weight, 0, rung)
 
     program.__name__ = f"conv2d_{rung}"
     return program
@@ -32,6 +34,7 @@ conv2d_naive, conv2d_tiled, conv2d_blocked, conv2d_tensor, conv2d_winograd, conv
     conv2d, ("naive", "tiled", "blocked", "tensor", "winograd", "winograd_tensor")
 )
 conv2d_tensor_copies = conv2d("tensor_copies", channels=24, filters=136)
+conv2d_flip = conv2d("naive", channels=5, filters=34, flips=True)
 
 
 def batch_norm():
@@ -327,6 +330,22 @@ BUGS = [
         "as_float4(array[offset.value + 1])",
         r"misaligned: .* reads 16 bytes at x\[1\]",
         "as_float4(array[offset.value + 1])",
+    ),
+    (
+        "no barrier before a tile is transposed",
+        conv2d_flip,
+        "    __syncthreads();\n#pragma unroll\n    for (int e = 0; e < SIDE; e += THREADS) {\n        int f",
+        "#pragma unroll\n    for (int e = 0; e < SIDE; e += THREADS) {\n        int f",
+        "reads word .* of the shared memory, which no thread of the block has written",
+        "convert(tile",
+    ),
+    (
+        "filters after the last",
+        conv2d_flip,
+        "if (c < channels && f < filters) tile",
+        "if (c < channels) tile",
+        r"out of bounds: .* reads 4 bytes at weight\[1530\], which has 1530",
+        "= from[c * filters + f]",
     ),
     (
         "a tile that sticks out of the image",

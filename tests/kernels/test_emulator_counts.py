@@ -210,6 +210,18 @@ def test_the_chunks_of_copies_are_in_different_banks(emulated, direction, filter
     }
 
 
+@pytest.mark.parametrize("name", ["conv2d_flip_weight", "conv2d_flip_to_bf16"])
+def test_a_flip_takes_the_fewest_wavefronts(emulated, name):
+    """Of global memory and of shared memory, where a column of a tile is read."""
+    channels, filters, dtype = 32, 64, np.uint16 if name.endswith("bf16") else np.float32
+    weight, flipped = np.zeros((9, channels, filters), np.float32), np.zeros((9, filters, channels), dtype)
+    arguments = (weight, flipped, channels, filters)
+    report = run_checked(source_of("conv2d", name), name, (2, 1, 9), (32, 8), *arguments)
+    total = np.sum([*report.lines.values()], axis=0)
+    warps = weight.size // 32
+    assert total.tolist() == 4 * [2 * warps]
+
+
 def test_what_the_first_warp_accesses(emulated):
     """Element by element, of the first block; -1 for a thread that does nothing."""
     source = """extern "C" __global__ void odd(const float* x, float* y, int n) {

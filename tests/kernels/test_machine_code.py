@@ -123,7 +123,7 @@ MOVERS = {
     "dropout_forward": (8, 56, 2),
     "max_pool2d_forward": (16 + 5, 116, 1),
     "max_pool2d_backward": (5 + 16, 111, 8),
-    "conv2d_flip_weight": (8, 77, 1),
+    "conv2d_flip_weight": (32, 127, 1),
     "conv_transpose2d_gather": (8, 86, 1),
     "conv_transpose2d_scatter": (8, 95, 1),
     "conv_transpose2d_swap_axes": (8, 75, 1),
@@ -150,7 +150,6 @@ HIDDEN = 132 * 128 * 1.98e9 / 4.15e12
 DIVIDING = {
     "batch_norm_backward",
     "batch_norm_forward",
-    "conv2d_flip_weight",
     "conv_transpose2d_gather",
     "conv_transpose2d_scatter",
     "conv_transpose2d_swap_axes",

@@ -179,6 +179,21 @@ FAULTS = [
         WRONG,
     ),
     (
+        "no barrier before a tile is transposed",
+        "conv2d.backward_input tensor_copies, 7",
+        rf"(conv2d_flip_to_bf16\((?s:.)*?){BARRIER}",
+        r"\1",
+        "race: .* which thread .* wrote|which nobody has written",
+        1,
+    ),
+    (
+        "the window is not rotated",
+        "conv2d.backward_input tensor_copies, 7",
+        r"%nctaid\.z;",
+        "%ctaid.z;",
+        f"{WRONG}|out of bounds",
+    ),
+    (
         "the neighbour's sums are left out",
         "conv2d.backward_relu (1, 9",
         r"(mov\.u32 \t%r\d+, )16;",

@@ -42,14 +42,13 @@ ROWS_PER_PART = 2048  # pixels that one thread adds in a weight gradient: a mult
 
 
 def forward(x, weight, bias, padding, relu, rung=None):
-    n, height, width, channels = x.shape
+    _, height, width, channels = x.shape
     size, filters = weight.shape[0], weight.shape[3]
     bias = cuda.zeros((filters,)) if bias is None else bias
-    shape = (n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters)
-    rung = rung or _rung_for(x) or _rung_that_fits(conv2d_winograd_cuda.forward_fits, shape, channels, size)
+    rung = rung or _forward_rung(x, filters, size, padding)
     if rung in WINOGRADS:
         return conv2d_winograd_cuda.forward(x, weight, bias, padding, relu, rung)
-    y = cuda.empty(shape)
+    y = cuda.empty(_output_shape(x, filters, size, padding))
     rows = y.size // filters
     cuda.launch(
         "conv2d",
@@ -66,9 +65,14 @@ def backward_input(grad_output, weight, padding, rung=None):
     # Every input pixel gathers from the outputs that it contributed to: a convolution of the padded gradient
     # with the window rotated by 180°, and channels and filters exchanged.
     size, _, channels, filters = weight.shape
-    flipped = cuda.empty((size, size, filters, channels))
-    cuda.launch_elementwise("conv2d", "flip_weight", weight.size, weight, flipped, channels, filters, size**2)
-    return forward(grad_output, flipped, None, size - 1 - padding, False, rung)
+    padding = size - 1 - padding
+    rung = rung or _forward_rung(grad_output, channels, size, padding)
+    shape, copies = (size, size, filters, channels), rung == COPIES
+    flipped = cuda.empty(shape, np.uint16) if copies else cuda.empty(shape)
+    grid, block = (cuda.blocks(filters, 32), cuda.blocks(channels, 32), size**2), (32, 8)
+    direction = "flip_to_bf16" if copies else "flip_weight"
+    cuda.launch("conv2d", direction, grid, block, weight, flipped, channels, filters)
+    return forward(grad_output, flipped, None, padding, False, rung)
 
 
 def backward_weight(x, grad_output, padding, size, rung=None):
@@ -167,6 +171,17 @@ def fastest_rung(channels, filters, size):
     rung = FASTEST[precision]
     too_few = min(channels, filters) < MIN_COPIED or not takes(COPIES, channels, filters)
     return WITHOUT_COPIES if rung == COPIES and too_few else rung
+
+
+def _output_shape(x, filters, size, padding):
+    n, height, width, _ = x.shape
+    return n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters
+
+
+def _forward_rung(x, filters, size, padding):
+    """Choose the rung of a convolution of x."""
+    shape, fits = _output_shape(x, filters, size, padding), conv2d_winograd_cuda.forward_fits
+    return _rung_for(x) or _rung_that_fits(fits, shape, x.shape[3], size)
 
 
 def _rung_that_fits(winograd_fits, output_shape, channels, size):

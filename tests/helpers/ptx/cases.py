@@ -174,7 +174,7 @@ def conv2d(rung, height, width, channels, filters, size, padding, relu=True):
         f"conv2d.backward_input {sizes}",
         lambda: [conv2d_cuda.backward_input(grad, weight, padding, rung)],
         lambda: [backward_input_numpy(rg, rw, padding)],
-        f"{CASES[-1].kernels} conv2d_flip_weight",
+        f"{CASES[-1].kernels} conv2d_flip_{'to_bf16' if rung == conv2d_cuda.COPIES else 'weight'}",
         tolerance=input_error,
     )
     conv2d_weight(rung, x, grad, padding, size)
