@@ -72,6 +72,7 @@ def test_every_kernel_is_launched(emulated):
             y = conv2d_cuda.forward(x, weight, None, 0, False, rung)
             conv2d_cuda.backward_weight(x, y, 0, 3, rung)
         weight = np.zeros((2, 2, 8, 8), np.float32)
+        conv_transpose2d_cuda.backward_weight(x, conv_transpose2d_cuda.forward(x, weight, None, False))
         y = conv_transpose2d_cuda.forward(x, weight, None, False, "naive")
         conv_transpose2d_cuda.backward_input(y, weight, "naive")
         conv_transpose2d_cuda.backward_weight(x, y, "naive")

@@ -222,6 +222,13 @@ FAULTS = [
         r"out of bounds: 4 bytes at \w+\[-\d+\]",
     ),
     (
+        "a row of the gradient that is gathered twice",
+        "conv_transpose2d.backward_input product, 8",
+        r"(conv_transpose2d_gather_by_four\((?s:.)*?mov\.u32 \t%r\d+, )%ctaid\.x;",
+        r"\g<1>0;",
+        f"race|{WRONG}",
+    ),
+    (
         "four channels that begin at the second",
         "crop_concat.backward by four",
         r"(ld\.global\.v4\.[uf]32 \t\{[^}]*\}, \[%rd\d+)\]",

@@ -275,20 +275,20 @@ def conv_transpose2d(rung, channels, filters):
     """Add three cases."""
     x, up, bias = numbers((2, 3, 5, channels), (2, 2, channels, filters), (filters,))
     (grad,) = numbers((2, 6, 10, filters), seed=1)
-    product = "conv_transpose2d_swap_axes conv2d_forward_tiled"
-    weight = (
-        "conv_transpose2d_swap_axes conv2d_backward_weight_tiled conv2d_sum_parts conv_transpose2d_gather"
-    )
+    by, product_rung = ("", "tiled") if filters % 4 else ("_by_four", "blocked")
+    swap_axes, gather = f"conv_transpose2d_swap_axes{by}", f"conv_transpose2d_gather{by}"
+    product = f"{swap_axes} conv2d_forward_{product_rung}"
+    weight = f"{swap_axes} conv2d_backward_weight_{product_rung} conv2d_sum_parts {gather}"
     for direction, arguments, by_product in (
         ("forward", (x, up, bias, True), f"{product} conv_transpose2d_scatter"),
-        ("backward_input", (grad, up), f"{product} conv2d_flip_weight conv_transpose2d_gather"),
+        ("backward_input", (grad, up), f"{product} conv2d_flip_weight {gather}"),
         ("backward_weight", (x, grad), weight),
     ):
         own = f"conv_transpose2d_{direction}_naive" + " conv2d_sum_parts" * (direction == "backward_weight")
         reference = DISPATCH_TABLE["conv_transpose2d", direction].implementations["numpy"]
         function = partial(getattr(conv_transpose2d_cuda, direction), *arguments, rung)
         add_case(
-            f"conv_transpose2d.{direction} {rung}",
+            f"conv_transpose2d.{direction} {rung}, {channels} to {filters}",
             lambda function=function: [function()],
             lambda reference=reference, arguments=arguments: [reference(*arguments)],
             own if rung == "naive" else by_product,
@@ -297,6 +297,7 @@ def conv_transpose2d(rung, channels, filters):
 
 conv_transpose2d("naive", 5, 3)
 conv_transpose2d("product", 5, 3)
+conv_transpose2d("product", 8, 12)
 
 
 # Losses
