@@ -12,5 +12,7 @@ extern "C" __global__ void relu_forward(const float* x, float* y, int count) {
 
 extern "C" __global__ void relu_backward(const float* grad_output, const float* y, float* grad_x, int count) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < count) grad_x[i] = y[i] > 0 ? grad_output[i] : 0;
+    if (i >= count) return;
+    float result = y[i], gradient = grad_output[i];  // both on their way at once
+    grad_x[i] = result > 0 ? gradient : 0;
 }
