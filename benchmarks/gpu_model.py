@@ -75,7 +75,7 @@ SHOWN = 1e-4  # seconds that a kernel took on the H200 to be in the table
 # Kernels rewritten since the H200 ran them: what they took says nothing about the code that is there now.
 RUNGS_THAT_RAN = {"bf16": "tensor_bf16"}  # by precision, where another rung is chosen now
 REWRITTEN = frozenset(
-    {"conv2d_backward_bias", "conv2d_backward_bias_end", "conv2d_flip_weight", "relu_backward"}
+    {"conv2d_backward_bias", "conv2d_backward_bias_end", "conv2d_flip_weight", "relu_backward", "sgd_step"}
 )
 
 

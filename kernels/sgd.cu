@@ -18,10 +18,12 @@ struct Row {  // of the table, for one parameter
 
 extern "C" __global__ void sgd_step(const unsigned long long* table, int parameters, const float* lr,
                                     float momentum, float weight_decay) {
-    const Row& row = row_of_block<Row>(table, parameters);
+    Row row = row_of_block<Row>(table, parameters);
     unsigned long long i = (blockIdx.x - row.first_block) * blockDim.x + threadIdx.x;
     if (i >= row.count) return;
-    float velocity = momentum * row.velocity[i] + (row.grad[i] + weight_decay * row.weight[i]);
+    // All loads come before the first store, after which the compiler would have to load again.
+    float weight = row.weight[i], rate = *lr;
+    float velocity = momentum * row.velocity[i] + (row.grad[i] + weight_decay * weight);
     row.velocity[i] = velocity;
-    row.weight[i] -= *lr * velocity;
+    row.weight[i] = weight - rate * velocity;
 }

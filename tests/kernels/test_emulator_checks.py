@@ -161,7 +161,7 @@ BUGS = [
         "if (i >= row.count)",
         "if (i > row.count)",
         r"out of bounds: thread 5 of block \(0, 0, 0\) reads 4 bytes at \w+\[0\]\[5\], which has 5 elements",
-        "momentum * row.velocity[i]",
+        "float weight = row.weight[i], rate",
     ),
     (
         "one element past each of four arrays",

@@ -135,7 +135,7 @@ MOVERS = {
     "crop_concat_backward_by_four": (32, 166, 2),
     "batch_norm_forward": (8, 184, 3),
     "batch_norm_backward": (12, 237, 5),
-    "sgd_step": (20, 70, 6),
+    "sgd_step": (20, 67, 4),
     "adam_step": (28, 240, 6),
     "softmax_cross_entropy_backward": (8, 20, 1),
 }
