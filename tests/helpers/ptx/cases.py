@@ -183,6 +183,7 @@ def conv2d(rung, height, width, channels, filters, size, padding, relu=True):
 def conv2d_weight(rung, x, grad, padding, size, rows_per_part=None):
     """Add a case: the gradient of weight, perhaps in parts of fewer pixels than usual."""
     rx, rg = map(ROUNDED.get(rung, np.asarray), (x, grad))
+    several = grad[..., 0].size > (rows_per_part or conv2d_cuda.ROWS_PER_PART)
 
     def run():
         with (
@@ -195,16 +196,16 @@ def conv2d_weight(rung, x, grad, padding, size, rows_per_part=None):
         f"conv2d.backward_weight {rung}, {x.shape} and {grad.shape}",
         run,
         lambda: [backward_weight_numpy(rx, rg, padding, size)],
-        _kernels_of(rung, "backward_weight"),
+        _kernels_of(rung, "backward_weight", several),
         tolerance=_error(rung, grad[..., 0].size),
     )
 
 
-def _kernels_of(rung, direction):
-    """Name the kernels that a rung launches."""
+def _kernels_of(rung, direction, parts=False):
+    """Name the kernels that a rung launches, with that for several parts if there are."""
     if rung in conv2d_cuda.WINOGRADS:
         return WINOGRAD[direction].format(f"conv2d_{rung}")
-    own = f"conv2d_{direction}_{rung}" + " conv2d_sum_parts" * (direction == "backward_weight")
+    own = f"conv2d_{direction}_{rung}" + " conv2d_sum_parts" * parts
     return own + " conv2d_round_to_bf16" * (rung == conv2d_cuda.COPIES)
 
 
@@ -278,13 +279,13 @@ def conv_transpose2d(rung, channels, filters):
     by, product_rung = ("", "tiled") if filters % 4 else ("_by_four", "blocked")
     swap_axes, gather = f"conv_transpose2d_swap_axes{by}", f"conv_transpose2d_gather{by}"
     product = f"{swap_axes} conv2d_forward_{product_rung}"
-    weight = f"{swap_axes} conv2d_backward_weight_{product_rung} conv2d_sum_parts {gather}"
+    weight = f"{swap_axes} conv2d_backward_weight_{product_rung} {gather}"
     for direction, arguments, by_product in (
         ("forward", (x, up, bias, True), f"{product} conv_transpose2d_scatter"),
         ("backward_input", (grad, up), f"{product} conv2d_flip_weight {gather}"),
         ("backward_weight", (x, grad), weight),
     ):
-        own = f"conv_transpose2d_{direction}_naive" + " conv2d_sum_parts" * (direction == "backward_weight")
+        own = f"conv_transpose2d_{direction}_naive"
         reference = DISPATCH_TABLE["conv_transpose2d", direction].implementations["numpy"]
         function = partial(getattr(conv_transpose2d_cuda, direction), *arguments, rung)
         add_case(
