@@ -116,9 +116,7 @@ def _forward(x, y, place):
         for j in range(width):
             whole = channels // LANES * LANES
             for first in range(0, whole, LANES):
-                for c in range(
-                    first, first + LANES
-                ):  # a number that the compiler knows
+                for c in range(first, first + LANES):  # a number that the compiler knows
                     y[n, i, j, c], place[n, i, j, c] = _largest(x, n, 2 * i, 2 * j, c)
             for c in range(whole, channels):
                 y[n, i, j, c], place[n, i, j, c] = _largest(x, n, 2 * i, 2 * j, c)
