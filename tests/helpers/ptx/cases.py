@@ -92,12 +92,12 @@ dispatched(
     "crop_concat", "backward", "crop_concat_backward", *numbers((1, 5, 6, 7)), (1, 5, 6, 3), (1, 8, 9, 4)
 )
 dispatched(
-    *("crop_concat", "forward", "crop_concat_forward_by_four", *numbers((1, 5, 6, 4), (1, 8, 9, 12))),
+    *("crop_concat", "forward", "crop_concat_forward_by_four", *numbers((2, 5, 6, 8), (2, 8, 9, 12))),
     name="crop_concat.forward by four",
 )
 dispatched(
     *("crop_concat", "backward", "crop_concat_backward_by_four"),
-    *(*numbers((1, 5, 6, 16)), (1, 5, 6, 4), (1, 8, 9, 12)),
+    *(*numbers((2, 5, 6, 20)), (2, 5, 6, 8), (2, 8, 9, 12)),
     name="crop_concat.backward by four",
 )
 PARAMETERS = [numbers((5,), (300,), (7,), seed=seed) for seed in range(3)]
@@ -224,6 +224,7 @@ for rung in ("blocked", "tensor", "tensor_bf16"):
     conv2d(rung, 5, 6, 4, 4, 4, 2, relu=False)
 conv2d("tensor_copies", 7, 9, 8, 16, 3, 1)
 conv2d("tensor_copies", 11, 13, 8, 136, 2, 0)  # several blocks
+conv2d("tensor_copies", 3, 5, 40, 8, 1, 0)  # a weight of more than the 32 rows that a block transposes
 conv2d("tensor_copies", 7, 8, 8, 32, 3, 2, relu=False)  # more than the 64 rows and 32 columns of a warp
 # A thread computes results in both halves of the 128 rows and 64 columns of its block: a case needs more than
 # 64 rows and 32 columns at once. 72 tiles, which reach beyond the output, and 36 filters.
@@ -253,6 +254,7 @@ dispatched("conv2d", "backward_bias", BIAS, *numbers((1, 129, 129, 2)), name="co
 def relu_copies(*shape):
     """Add a case: the sums are those of numbers that are not rounded yet."""
     grad, y = numbers(shape, shape)
+    y = np.maximum(y, 0)  # half of it exactly 0
 
     def run():
         copy, bias = conv2d_cuda.backward_relu(grad, y, rung=conv2d_cuda.COPIES)
