@@ -16,8 +16,8 @@
 //   swap_axes  the weight from 4 × C × F to C × 4F, and its gradient back
 //   scatter    each row of 4F numbers to its square, with bias and ReLU
 //   gather     each square of a gradient to such a row
-//   swap_axes_by_four and gather_by_four   the same with four filters in each thread, which divides as often
-//              as for one: for multiples of four filters, all of which are counted in fours
+//   swap_axes_by_four, scatter_by_four and gather_by_four   the same with four filters in each thread, which
+//              divides as often as for one: for multiples of four filters, all of which are counted in fours
 //
 // Moving them once more costs 8 bytes per number of y; reading the factors each time, 8 bytes per
 // multiplication.
@@ -101,12 +101,26 @@ __device__ __forceinline__ int index_in_rows(int index, int width, int filters) 
     return (pixel * 4 + tap) * filters + f;
 }
 
+__device__ __forceinline__ float biased(float value, float bias, int relu) {
+    value += bias;
+    return relu && value < 0 ? 0 : value;
+}
+
 extern "C" __global__ void conv_transpose2d_scatter(const float* rows, const float* bias, float* y, int width,
                                                     int filters, int relu, int count) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
-    float value = rows[index_in_rows(index, width, filters)] + bias[index % filters];
-    y[index] = relu && value < 0 ? 0 : value;
+    y[index] = biased(rows[index_in_rows(index, width, filters)], bias[index % filters], relu);
+}
+
+extern "C" __global__ void conv_transpose2d_scatter_by_four(const float* rows, const float* bias, float* y,
+                                                            int width, int filters, int relu, int count) {
+    int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= count) return;
+    float4 v = reinterpret_cast<const float4*>(rows)[index_in_rows(index, width, filters)];
+    float4 b = reinterpret_cast<const float4*>(bias)[index % filters];
+    reinterpret_cast<float4*>(y)[index] = make_float4(biased(v.x, b.x, relu), biased(v.y, b.y, relu),
+                                                      biased(v.z, b.z, relu), biased(v.w, b.w, relu));
 }
 
 extern "C" __global__ void conv_transpose2d_gather(const float* grad_output, float* rows, int width,

@@ -128,6 +128,7 @@ MOVERS = {
     "conv_transpose2d_scatter": (8, 95, 1),
     "conv_transpose2d_swap_axes": (8, 75, 1),
     "conv_transpose2d_gather_by_four": (32, 85, 1),
+    "conv_transpose2d_scatter_by_four": (32, 105, 1),
     "conv_transpose2d_swap_axes_by_four": (32, 75, 1),
     "crop_concat_forward": (8, 121, 1),
     "crop_concat_backward": (8, 168, 2),

@@ -229,6 +229,13 @@ FAULTS = [
         f"race|{WRONG}",
     ),
     (
+        "the numbers of four other filters",
+        "conv_transpose2d.forward product, 8",
+        r"(conv_transpose2d_scatter_by_four\((?s:.)*?ld\.global\.v4\.f32[^;]*\[%rd\d+)\]",
+        r"\1+16]",
+        f"out of bounds|{WRONG}",
+    ),
+    (
         "four channels that begin at the second",
         "crop_concat.backward by four",
         r"(ld\.global\.v4\.[uf]32 \t\{[^}]*\}, \[%rd\d+)\]",

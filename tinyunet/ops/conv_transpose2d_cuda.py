@@ -21,7 +21,7 @@ def forward(x, weight, bias, relu, rung=None):
         _launch("forward_naive", y.size, *arguments, flops=8 * x.size * filters)
     else:
         rows = conv2d_cuda.forward(x, _joined(weight), None, 0, False)
-        _launch("scatter", y.size, rows, bias, y, width, filters, int(relu))
+        _move("scatter", y.size, filters, (rows, bias, y), (width,), (int(relu),))
     return y
 
 
@@ -41,7 +41,7 @@ def backward_weight(x, grad_output, rung=None):
     if rung != "naive":
         joined = conv2d_cuda.backward_weight(x, _rows(grad_output), 0, 1)
         grad_weight = cuda.empty((2, 2, channels, filters))
-        _move("swap_axes", filters, joined, grad_weight, channels, 4)
+        _move("swap_axes", joined.size, filters, (joined, grad_weight), (channels, 4))
         return grad_weight
     parts = cuda.empty((cuda.blocks(pixels, conv2d_cuda.ROWS_PER_PART), 2, 2, channels, filters))
     arguments = (x, grad_output, parts, width, channels, filters, pixels, conv2d_cuda.ROWS_PER_PART)
@@ -57,7 +57,7 @@ def _joined(weight):
     """(2, 2, C, F) -> (1, 1, C, 4F): the weight of a 1×1 convolution whose results are scattered."""
     _, _, channels, filters = weight.shape
     joined = cuda.empty((1, 1, channels, 4 * filters))
-    _move("swap_axes", filters, weight, joined, 4, channels)
+    _move("swap_axes", weight.size, filters, (weight, joined), (4, channels))
     return joined
 
 
@@ -65,13 +65,15 @@ def _rows(grad_output):
     """(N, 2H, 2W, F) -> (N, H, W, 4F): the four pixels of each input pixel."""
     n, height, width, filters = grad_output.shape
     rows = cuda.empty((n, height // 2, width // 2, 4 * filters))
-    _move("gather", filters, grad_output, rows, width // 2)
+    _move("gather", rows.size, filters, (grad_output, rows), (width // 2,))
     return rows
 
 
-def _move(direction, filters, source, target, *sizes):
-    """Run the kernel that moves numbers, four filters at once where it can."""
-    if filters % 4 == 0:
-        _launch(f"{direction}_by_four", target.size // 4, source, target, *sizes, filters // 4)
-    else:
-        _launch(direction, target.size, source, target, *sizes, filters)
+def _move(direction, count, filters, arrays, before, after=()):
+    """Run a kernel that moves `count` numbers, four filters at once where it can.
+
+    `before` and `after` are its parameters around the number of filters.
+    """
+    at_once = 1 if filters % 4 else 4
+    name = direction if at_once == 1 else f"{direction}_by_four"
+    _launch(name, count // at_once, *arrays, *before, filters // at_once, *after)

@@ -283,7 +283,7 @@ def conv_transpose2d(rung, channels, filters):
     product = f"{swap_axes} conv2d_forward_{product_rung}"
     weight = f"{swap_axes} conv2d_backward_weight_{product_rung} {gather}"
     for direction, arguments, by_product in (
-        ("forward", (x, up, bias, True), f"{product} conv_transpose2d_scatter"),
+        ("forward", (x, up, bias, True), f"{product} conv_transpose2d_scatter{by}"),
         ("backward_input", (grad, up), f"{product} conv2d_flip_weight {gather}"),
         ("backward_weight", (x, grad), weight),
     ):
