@@ -71,10 +71,10 @@ def backward_bias_numpy(grad_output):
     return grad_output.sum(axis=(0, 1, 2))
 
 
-def backward_relu_numpy(grad_output, y, weight_shape=None):
+def backward_relu_in_two_steps(grad_output, y, weight_shape=None):
     """The gradient before the ReLU, and that of the bias. CUDA has to know what is multiplied with it."""
-    grad_output = np.where(y > 0, grad_output, 0)
-    return grad_output, backward_bias_numpy(grad_output)
+    grad_output = backward_of_relu(grad_output, y)
+    return grad_output, backward_bias(grad_output)
 
 
 def pad(x, padding):
@@ -355,7 +355,7 @@ backward_bias = Dispatch(
 backward_relu = Dispatch(
     "conv2d",
     "backward_relu",
-    numpy=backward_relu_numpy,
+    numpy=backward_relu_in_two_steps,
     numba=backward_relu_numba,
     cuda=conv2d_cuda.backward_relu,
 )
