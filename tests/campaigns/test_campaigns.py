@@ -15,7 +15,7 @@ SHORT = {
     "soak": ("--count", "4"),
     "slides": ("--count", "2"),
     "broken": (),
-    "kernels": ("--kernel", "relu", "--count", "60", "--tolerated", "0.02"),
+    "kernels": ("--kernel", "relu_", "--count", "60", "--tolerated", "0.02"),
 }
 
 
