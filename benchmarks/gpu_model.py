@@ -21,7 +21,8 @@ from it says what there is to gain, and the name of the largest says by what.
 nvidia-cuda-nvrtc and nvidia-cuda-nvdisasm of tests/requirements.txt): the instructions of a pass of the main
 loop and around it, bytes per load, loads in flight, registers and shared memory, and so the blocks that a
 multiprocessor holds. **From the engine** (`benchmarks/dry_run.py`): launches, grids and arrays. How often the
-main loop runs follows from both: `passes`. **From others**: `MACHINES`, which names its sources.
+main loop runs follows from both: `passes`. **From others**: `benchmarks/gpu_machines.py`, which names its
+sources.
 
 Assumed:
 
@@ -48,11 +49,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from benchmarks import gpu, machine_code
 from benchmarks.dry_run import ADD, Launch, launches
+from benchmarks.gpu_machines import MACHINES, Machine
 from benchmarks.gpu_pages import markdown_table, replaced
 from benchmarks.machine_code import WARP, Cost
 from tests.helpers.nvrtc import compiled_text, disassembled
@@ -76,108 +77,6 @@ SHOWN = 1e-4  # seconds that a kernel took on the H200 to be in the table
 RUNGS_THAT_RAN = {"bf16": "tensor_bf16"}  # by precision, where another rung is chosen now
 REWRITTEN = frozenset(
     {"conv2d_backward_bias", "conv2d_backward_bias_end", "conv2d_flip_weight", "relu_backward", "sgd_step"}
-)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A GPU.
-
-    Attributes
-    ----------
-    name, architecture : str
-        The architecture as the compiler names it.
-    processors : int
-        Streaming multiprocessors.
-    clock : float
-        Cycles per second.
-    threads, blocks, shared : int
-        What a multiprocessor holds; shared memory in bytes.
-    lanes : mapping of str to int
-        Results per cycle and multiprocessor, by unit.
-    tensor : mapping of str to float
-        Multiplications per cycle and multiprocessor of `mma.sync`, by the type of the factors.
-    cache : float
-        Bytes that L2 keeps.
-    cache_speed, memory_speed : float
-        Bytes per second.
-    latencies : tuple of int
-        Cycles until a load arrives from L1, L2, and DRAM.
-    """
-
-    name: str
-    architecture: str
-    processors: int
-    clock: float
-    threads: int
-    blocks: int
-    shared: int
-    lanes: Mapping[str, int]
-    tensor: Mapping[str, float]
-    cache: float
-    cache_speed: float
-    memory_speed: float
-    latencies: tuple[int, int, int]
-
-
-# Sources. Multiprocessors, clocks, peaks of tensor cores, sizes and speeds of memories: NVIDIA's white papers
-# on the A100 (2020), the H100 (2022) and Ada (2022), and the data sheet of the H200. Threads, blocks and
-# results per cycle: CUDA C++ Programming Guide, "Arithmetic Instructions" and "Technical Specifications per
-# Compute Capability". L2's speed, how many bytes it serves at that speed, and latencies: measured by
-# github.com/te42kyfo/gpu-benches (gpu-l2-cache, gpu-latency, cuda-latency) on an H200, an H100 PCIe, an A100
-# and an L40, which stands for the RTX 4090 with as many bytes per cycle and multiprocessor. DRAM: 86 % of the
-# data sheet's speed, as PyTorch's copy reached on the H200 (results/gpu.json). mma.sync gets 63 % of the peak
-# of Hopper's tensor cores (Luo et al., arXiv 2402.13499). The overhead: what the smallest kernels of a CUDA
-# graph take on an H200 (gpu-benches, gpu-small-kernels).
-COPY = 0.86
-MMA_ON_HOPPER = 0.63
-_LANES = {"imad": 64, "integer": 64, "special": 16}
-_HOPPER: dict[str, Any] = {
-    "architecture": "sm_90",
-    "processors": 132,
-    "clock": 1.98e9,
-    "threads": 2048,
-    "blocks": 32,
-    "shared": 228 * 1024,
-    "lanes": {**_LANES, "fma": 128, "double": 64},
-    "tensor": {"TF32": 1024 * MMA_ON_HOPPER, "BF16": 2048 * MMA_ON_HOPPER},
-    "cache": 44e6,
-    "cache_speed": 9.7e12,
-    "latencies": (34, 265, 650),
-}
-MACHINES = (
-    Machine("H200", **_HOPPER, memory_speed=4.8e12 * COPY),
-    Machine("H100 SXM", **_HOPPER, memory_speed=3.35e12 * COPY),
-    Machine(
-        "A100 80 GB",
-        architecture="sm_80",
-        processors=108,
-        clock=1.41e9,
-        threads=2048,
-        blocks=32,
-        shared=164 * 1024,
-        lanes={**_LANES, "fma": 64, "double": 32},
-        tensor={"TF32": 512, "BF16": 1024},
-        cache=28e6,
-        cache_speed=5.4e12,
-        memory_speed=2.039e12 * COPY,
-        latencies=(36, 211, 570),
-    ),
-    Machine(
-        "RTX 4090",
-        architecture="sm_89",
-        processors=128,
-        clock=2.52e9,
-        threads=1536,
-        blocks=24,
-        shared=100 * 1024,
-        lanes={**_LANES, "fma": 128, "double": 2},
-        tensor={"TF32": 128, "BF16": 256},
-        cache=72e6,
-        cache_speed=5.2e12 * (128 * 2.52) / (142 * 2.49),
-        memory_speed=1.008e12 * COPY,
-        latencies=(36, 277, 631),
-    ),
 )
 
 

@@ -212,7 +212,7 @@ def test_the_chunks_of_copies_are_in_different_banks(emulated, direction, filter
 
 @pytest.mark.parametrize("name", ["conv2d_flip_weight", "conv2d_flip_to_bf16"])
 def test_a_flip_takes_the_fewest_wavefronts(emulated, name):
-    """Of global memory and of shared memory, where a column of a tile is read."""
+    """Both memories serve a warp in as few wavefronts as can be, also where a column of a tile is read."""
     channels, filters, dtype = 32, 64, np.uint16 if name.endswith("bf16") else np.float32
     weight, flipped = np.zeros((9, channels, filters), np.float32), np.zeros((9, filters, channels), dtype)
     arguments = (weight, flipped, channels, filters)
