@@ -22,7 +22,7 @@ An element of C is a sum in the order of the summands, in pieces of SUMMANDS: it
 alone. On one core of a Xeon with AVX-512, in GFLOP/s, these products and SciPy's OpenBLAS in the pieces of
 `tinyunet.backend.blas`:
 
-    (30 × 128)(128 × 128)     133, 83         (48 × 1024)(1024 × 1024)     88, 60
+    (30 × 128)(128 × 128)     133, 111        (48 × 1024)(1024 × 1024)     87, 54
 
 References
 ----------

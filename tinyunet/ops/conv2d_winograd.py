@@ -87,8 +87,8 @@ from tinyunet.ops.conv2d_winograd_transforms import (
 GROUPS = 16  # of tiles; the weight gradients of the groups are added in order
 CHUNK = 2**18  # the most tiles × channels, or channels × filters, that a wide layer transforms at once: 38 MB
 # The most channels × filters of a narrow layer, whose transformed weights are fetched again for each block.
-# Measured on one core, in blocks and step by step: forward 256 → 256 at 138×138, 46 and 58 ms; the weights'
-# gradient there, 75 and 60 ms, and for 256 → 128 at 200×200, 73 and 85 ms.
+# Measured on one core, in blocks and step by step: forward 256 → 256 at 138×138, 46 and 59 ms; the weights'
+# gradient there, 78 and 62 ms, and for 256 → 128 at 200×200, 73 and 76 ms.
 NARROW_FORWARD, NARROW_BACKWARD = 256 * 256, 256 * 128
 BLOCK = 64  # channels, and filters, of which a wide layer transforms the weights at once
 TILES_PER_TASK = 16
@@ -213,7 +213,7 @@ def _block(channels, filters):
 
     The transformed tiles of both maps share the cache with the transformed weights. Where these are larger
     than it, and fetched again for each block, larger blocks are faster: 200×200 with 256 → 128 channels took
-    65 ms in blocks of 24 tiles, and 54 ms in blocks of 96, with an L2 cache of 2 MB.
+    61 ms in blocks of 24 tiles, and 53 ms in blocks of 96, with an L2 cache of 2 MB.
     """
     if channels * filters > 64 * 128:
         return 96
