@@ -13,7 +13,7 @@ import pytest
 
 import tinyunet
 from tinyunet.backend import jit
-from tinyunet.ops import conv2d_winograd
+from tinyunet.ops import conv2d_winograd, conv2d_winograd_transforms
 
 CALLEE = "from tinyunet.backend.jit import kernel\n@kernel\ndef one(): return {}\n"
 CALLER = (
@@ -42,6 +42,9 @@ def test_files_of_called_kernels_count() -> None:
     names = {Path(file).name for file in conv2d_winograd._convolve_narrow.source_files}
     parts = {"conv2d_winograd.py", "conv2d_winograd_tiles.py", "conv2d_winograd_transforms.py"}
     assert names == {"products.py", "jit.py", "simd.py"} | parts
+    assert "simd.py" in {
+        Path(file).name for file in conv2d_winograd_transforms.input_1d.source_files
+    }  # operators
 
 
 def _divide(x, divisor, y):

@@ -16,6 +16,11 @@ def compute(a, b, number, floor, at, count, out):
 
 
 @kernel
+def add_and_subtract(a, number, out):
+    store(out, 0, LANES, (load(a, 0, LANES) + number) - number)
+
+
+@kernel
 def copy_all_lanes(a, count, out):
     store(out, 0, LANES, load(a, 0, count))
 
@@ -49,6 +54,12 @@ def test_nan_stays():
     a, out = np.full(LANES, np.nan, np.float32), np.zeros(LANES, np.float32)
     compute(a, a, np.float32(1), np.float32(0), 0, LANES, out)
     assert np.isnan(out).all()
+
+
+def test_sums_are_added_in_the_order_that_is_written():
+    a, out = np.ones(LANES, np.float32), np.full(LANES, 77, np.float32)
+    add_and_subtract(a, np.float32(2**25), out)
+    np.testing.assert_array_equal(out, 0)  # 2²⁵ + 1 is rounded to 2²⁵
 
 
 def test_only_float32():

@@ -29,6 +29,7 @@ import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numba
@@ -127,8 +128,11 @@ def inlined_kernel(function: Callable[..., Any]) -> Any:
 
 
 def _source_files(function: Callable[..., Any]) -> list[str]:
-    """List the files of this module, of a function, and of all kernels that it calls."""
-    files = {__file__, function.__code__.co_filename}
+    """List the files of this module, of a function, and of all kernels that it calls.
+
+    The operators of registers belong to no name that a function mentions, so their file is in every list.
+    """
+    files = {__file__, str(Path(__file__).with_name("simd.py")), function.__code__.co_filename}
     for name in function.__code__.co_names:
         files.update(getattr(function.__globals__.get(name), "source_files", ()))
     return sorted(files)

@@ -187,5 +187,5 @@ def _put(builder: Any, sums: Any, result: Any, line: Any, mask: Any, add: Any) -
                         place = builder.gep(start, [_INTEGER(r * LANES)])
                         lanes = mask if r == len(registers) - 1 else simd.EVERY
                         if adds:
-                            value = builder.fadd(simd.read(builder, place, lanes), value)
+                            value = builder.fadd(simd.read(builder, place, lanes), value, flags=simd.ROUNDING)
                         simd.write(builder, place, lanes, value)

@@ -39,6 +39,10 @@ VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 _INDICES = ir.VectorType(_INT, LANES)
 EVERY = ir.Constant(_MASK, [1] * LANES)  # lane
+# What the compiler may do to arithmetic with registers: make one instruction, rounded once, of a product and
+# a sum. Without any flag Numba would set those of the kernel, among them `reassoc`. But a kernel has two
+# forms, one for whole registers and one for the last lanes, which must add in the same order.
+ROUNDING = ("contract",)
 
 
 class Register(types.Type):
@@ -61,7 +65,7 @@ def _operator(function: Any, instruction: str) -> None:
     infer_global(function)(type(f"_{instruction}", (ConcreteTemplate,), {"cases": cases}))
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*map(spread, (builder, builder), args))
+        return getattr(builder, instruction)(*map(spread, (builder, builder), args), flags=ROUNDING)
 
     for pair in pairs:
         extending.lower_builtin(function, *pair)(lower)
