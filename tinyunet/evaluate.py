@@ -52,9 +52,10 @@ class Options(ReadingOptions):
 
     Prints each measure over the whole set, from counts added over the images; its mean and spread (standard
     deviation) over the images that have a value; and the worst image. An image has no value of a class or
-    object that it neither has nor is predicted to have. With --out it also writes scores.json, which has
-    every image's scores, and NAME_errors.png, which shows objects that were missed, split, merged or added,
-    and wrong borders. The kind of labels decides which measures are taken: see tinyunet/metrics/scores.py.
+    object that it neither has nor is predicted to have. For binary labels it names the threshold that is best
+    for V_Rand, for tinyunet.predict. With --out it also writes scores.json, which has every image's scores,
+    and NAME_errors.png, which shows objects that were missed, split, merged or added, and wrong borders. The
+    kind of labels decides which measures are taken: see tinyunet/metrics/scores.py.
     """
 
     predictions: tyro.conf.Positional[Path]
@@ -117,6 +118,8 @@ def evaluate(options: Options) -> None:
     notes += [_mistakes_line(images.kind, scores)]
     if folds:
         notes += ["the folds, each on the images that it held out:", fold_table(folds)]
+    if threshold_line := _threshold_line(measures):
+        notes += [threshold_line]
     if (seg := _seg_over_objects(measures)) is not None:
         notes += [f"SEG over the objects of all images, as the Cell Tracking Challenge takes it: {seg:.6f}"]
     try:
@@ -258,6 +261,15 @@ def _table(measures: dict[str, Measure]) -> str:
 def _seg_over_objects(measures: dict[str, Measure]) -> float | None:
     """SEG as the challenge takes it; None without true objects, or unless the labels are "instances"."""
     return measures["seg"].set_wide if "seg" in measures else None
+
+
+def _threshold_line(measures: dict[str, Measure]) -> str:
+    """Say with which threshold tinyunet.predict separates cells best; "" unless the labels are binary."""
+    fine = measures.get("v_rand_fine")
+    if fine is None or fine.threshold is None:
+        return ""
+    best = f"{fine.threshold:g}"
+    return f"V_Rand is best at the threshold {best}, for objects: tinyunet.predict --threshold {best}"
 
 
 def _mistakes_line(kind: LabelKind, scores: Sequence[ImageScores]) -> str:

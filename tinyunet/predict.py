@@ -91,7 +91,8 @@ class Options:
     symmetries: Literal[1, 8] = 1
     """8: average over rotations and mirror images, which takes eight times as long."""
     threshold: float = 0.5
-    """Objects are where the probability of foreground is above this."""
+    """Objects are where the probability of foreground is above this. For binary labels, tinyunet.evaluate
+    names the best one."""
     min_size: int | None = None
     """Size of the smallest object, in pixels; by the sizes of the objects that were trained on if omitted."""
     split_depth: float | None = None

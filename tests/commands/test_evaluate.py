@@ -19,9 +19,11 @@ from stardist.matching import matching
 
 from tinyunet import evaluate, metrics
 from tinyunet.metrics.mistakes import MISTAKES, find_class_mistakes
+from tinyunet.metrics.scores import THRESHOLDS_OF
+from tinyunet.prediction.instances import label_instances
 
 PIXELS = {"pixel_error", "mean_iou", "iou_0", "iou_1", "dice_0", "dice_1"}
-SEGMENTS = {"rand_error", "v_rand", "v_info", "warping_error", "split_merge_error"}
+SEGMENTS = {"rand_error", *THRESHOLDS_OF, "warping_error", "split_merge_error"}
 OBJECTS = {"seg", "average_precision", "average_precision_0.5", "average_precision_0.75"}
 
 
@@ -112,9 +114,10 @@ def test_segments_are_those_of_the_challenge(tmp_path, scored):
         write_predictions(tmp_path / "predicted", probabilities), write_labels(tmp_path / "labelled", truth)
     )
     stack = np.stack([p[..., 1] for p in probabilities.values()]), np.stack(list(truth.values()))
-    for name, measure in (("v_rand", metrics.v_rand), ("v_info", metrics.v_info)):
+    for name, thresholds in THRESHOLDS_OF.items():
+        measure = metrics.v_rand if name.startswith("v_rand") else metrics.v_info
         found = record["measures"][name]
-        assert found["mean"] == pytest.approx(measure(*stack), rel=1e-12)
+        assert found["mean"] == pytest.approx(measure(*stack, thresholds=thresholds), rel=1e-12)
         chosen = [found["threshold"]]
         one_by_one = [measure(p, label, thresholds=chosen) for p, label in zip(*stack, strict=True)]
         assert [image["scores"][name] for image in record["images"]] == pytest.approx(one_by_one, rel=1e-12)
@@ -124,6 +127,23 @@ def test_segments_are_those_of_the_challenge(tmp_path, scored):
         expected = metrics.rand_error(*four_connected, singletons=True)
         assert image["scores"]["rand_error"] == pytest.approx(expected, rel=1e-12)
         assert image["scores"]["warping_error"] == metrics.warping_error(classes, label)
+
+
+def test_names_the_threshold_at_which_the_objects_of_predict_are_right(tmp_path, scored):
+    """A network that is sure: its membranes have a probability of 0.97, and of 0.5 here and there."""
+    truth = membranes()
+    inside = np.where(truth, 0.9999, np.where(np.indices(truth.shape).sum(axis=0) % 3, 0.97, 0.5))
+    probabilities = {"sure": np.stack([1 - inside, inside], axis=-1).astype(np.float32)}
+    record, out = scored(
+        write_predictions(tmp_path / "predicted", probabilities),
+        write_labels(tmp_path / "labelled", {"sure": truth}),
+    )
+    measures = record["measures"]
+    assert measures["v_rand"]["mean"] < 0.5 < measures["v_rand_fine"]["mean"] == 1
+    named = float(out.partition("--threshold ")[2].split()[0])
+    assert named == measures["v_rand_fine"]["threshold"]
+    objects = label_instances(probabilities["sure"], threshold=named, min_size=1, split_depth=None)
+    np.testing.assert_array_equal(objects, components(truth, connectivity=1))
 
 
 @pytest.fixture
@@ -263,7 +283,7 @@ def test_ground_truth_without_any_cell(tmp_path, scored):
     predicted = write_predictions(tmp_path / "p", {name: noisy(label, 3) for name, label in truth.items()})
     record, _ = scored(predicted, write_labels(tmp_path / "l", truth))
     cells, none = (image["scores"] for image in record["images"])
-    of_segments = {"rand_error", "v_rand", "v_info", "split_merge_error"}
+    of_segments = {"rand_error", *THRESHOLDS_OF, "split_merge_error"}
     assert {name for name, value in none.items() if value is None} == of_segments
     for name in of_segments:
         measure = record["measures"][name]
@@ -279,6 +299,7 @@ def test_a_set_without_any_cell(tmp_path, scored, refused):
     record, out = scored(predicted, labels, "--kind", "binary")
     assert record["measures"]["v_rand"]["mean"] is None
     assert "none has this value" in out
+    assert "--threshold" not in out
 
 
 def test_pictures_of_the_worst(binary, command, tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image
 from skimage.measure import label as components
 
 from tinyunet.metrics.naming import format_value
+from tinyunet.metrics.scores import THRESHOLDS_OF
 from tinyunet.reporting import page
 from tinyunet.training import checkpoint
 from tinyunet.training.events import Collapsed
@@ -236,7 +237,7 @@ def test_objects_and_classes(command, tiny, make_data):
 
 def test_every_measure_is_explained():
     """For every kind of labels."""
-    measures = ["rand_error", "warping_error", "split_merge_error", "v_rand", "v_info", "seg"]
+    measures = ["rand_error", "warping_error", "split_merge_error", *THRESHOLDS_OF, "seg"]
     rows = page.rows_of(dict.fromkeys(["iou_3", "dice_0", *measures], page.Measure(None, None, 0, None)))
     meanings = {row["name"]: row["meaning"] for row in rows}
     assert meanings["iou_3"] == "intersection over union of class 3"

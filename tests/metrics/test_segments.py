@@ -10,7 +10,14 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 from skimage.segmentation import watershed
 
 from tinyunet.errors import DataError, DtypeError, ShapeError
-from tinyunet.metrics import information_score, rand_error, thin_borders, v_info, v_rand
+from tinyunet.metrics import (
+    FINE_THRESHOLDS,
+    information_score,
+    rand_error,
+    thin_borders,
+    v_info,
+    v_rand,
+)
 
 # Sums of at most 4,200 shares in float64, in another order.
 CLOSE = {"rel": 1e-12, "abs": 1e-12}
@@ -146,6 +153,21 @@ def test_v_rand_and_v_info_by_their_definition(stack):
         for n in range(2):
             assert measure(foreground[n], truth[n]) == pytest.approx(score[:, n].max(), **CLOSE)
         assert measure(foreground, truth) == pytest.approx(score.mean(axis=1).max(), **CLOSE)
+
+
+def test_a_network_that_is_sure_needs_finer_thresholds(stack):
+    """The odds of being inside times 20: in the same order, but half as sure pixels are above 0.9."""
+    unsure, truth = stack
+    sure = 20 * unsure / (1 + 19 * unsure)
+    scores = np.array(
+        [
+            [score_by_loops(f, t, threshold) for f, t in zip(sure, truth, strict=True)]
+            for threshold in FINE_THRESHOLDS[1:-1]  # at 0 and 1 no marker or one: not the best
+        ]
+    ).mean(axis=1)
+    for measure, fine in [(v_rand, scores[:, 0].max()), (v_info, scores[:, 1].max())]:
+        assert measure(sure, truth, thresholds=FINE_THRESHOLDS) == pytest.approx(fine, **CLOSE)
+        assert measure(sure, truth) < fine - 0.05
 
 
 def test_a_pixel_at_the_threshold_is_border_and_no_foreground_is_one_segment():

@@ -21,7 +21,14 @@ def readable_name(measure: str) -> str:
     >>> readable_name("mean_iou"), readable_name("v_rand"), readable_name("average_precision_0.5")
     ('mean IoU', 'V_Rand', 'average precision 0.5')
     """
-    proper = {"v_rand": "V_Rand", "v_info": "V_Info", "rand_error": "Rand error", "seg": "SEG"}
+    proper = {
+        "v_rand": "V_Rand",
+        "v_info": "V_Info",
+        "v_rand_fine": "V_Rand, finer thresholds",
+        "v_info_fine": "V_Info, finer thresholds",
+        "rand_error": "Rand error",
+        "seg": "SEG",
+    }
     return proper.get(measure, measure.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice"))
 
 

@@ -2,13 +2,15 @@
 
 ===========  ==================================================================================
 every kind   `pixel_error`; `iou_C` and `dice_C` of class C; `mean_iou`, the mean over the classes
-binary       `rand_error`, `v_rand`, `v_info`, `warping_error`, `split_merge_error`
+binary       `rand_error`, `v_rand`, `v_info`, `v_rand_fine`, `v_info_fine`, `warping_error`,
+             `split_merge_error`
 instances    `seg`; `average_precision_0.5`, `…_0.75`, and `average_precision`, the mean from 0.5 to 0.95
 ===========  ==================================================================================
 
 "binary" takes the foreground for the inside of cells, as ISBI 2012 does, and compares its 4-connected
-components. `v_rand` and `v_info` use the threshold with the best mean over the images; the other measures use
-the predicted classes, that is, the threshold 0.5. `split_merge_error`, the share of pixels in splits and
+components. `v_rand` and `v_info` use the threshold with the best mean over the images, of those of the
+challenge; `v_rand_fine` and `v_info_fine` are the same at the best of `FINE_THRESHOLDS`. The other measures
+use the predicted classes, that is, the threshold 0.5. `split_merge_error`, the share of pixels in splits and
 mergers, is what the challenge and the paper call warping error. It has no best threshold, because an empty
 prediction splits and merges nothing and would always win.
 
@@ -47,7 +49,15 @@ from tinyunet.errors import DataError, ShapeError, describe
 from tinyunet.metrics.contingency import check_probabilities
 from tinyunet.metrics.mistakes import SMALLEST_OBJECT, Mistakes, find_class_mistakes, find_mistakes
 from tinyunet.metrics.naming import headline_measure, lower_is_better
-from tinyunet.metrics.segments import THRESHOLDS
+from tinyunet.metrics.segments import FINE_THRESHOLDS, THRESHOLDS
+
+# The thresholds of the measures that take the best one for the whole set.
+THRESHOLDS_OF = {
+    "v_rand": THRESHOLDS,
+    "v_info": THRESHOLDS,
+    "v_rand_fine": FINE_THRESHOLDS,
+    "v_info_fine": FINE_THRESHOLDS,
+}
 
 
 class Prediction(NamedTuple):
@@ -83,7 +93,7 @@ class ImageScores:
     values : dict of str to float or None
         By measure; None where the image has no value.
     by_threshold : dict of str to array or None
-        By measure, for those whose threshold is chosen for the whole set: the values at `THRESHOLDS`.
+        By measure, for those of `THRESHOLDS_OF`: the values at its thresholds.
     mistakes : Mistakes
     counts : Counts
     """
@@ -327,16 +337,22 @@ def _by_segments(classes: NDArray[np.integer], truth: NDArray[np.integer]) -> di
 def _by_thresholds(
     foreground: NDArray[np.floating], truth: NDArray[np.integer]
 ) -> dict[str, NDArray[np.float64] | None]:
-    """V_Rand and V_Info at each of the challenge's thresholds; both share the thinning."""
+    """V_Rand and V_Info at each of their thresholds; all of them share the thinning."""
     if not truth.any():
-        return {"v_rand": None, "v_info": None}
-    rand, info = np.zeros((2, len(THRESHOLDS)))
+        return dict.fromkeys(THRESHOLDS_OF)
+    rand, info = np.zeros((2, len(FINE_THRESHOLDS)))
     cells = _components(truth)
-    for i, threshold in enumerate(THRESHOLDS):
+    for i, threshold in enumerate(FINE_THRESHOLDS):
         thinned = metrics.thin_borders(foreground > threshold)
         rand[i] = 1 - metrics.rand_error(thinned, cells, singletons=True)
         info[i] = metrics.information_score(thinned, cells, singletons=True)
-    return {"v_rand": rand, "v_info": info}
+    of_challenge = np.isin(FINE_THRESHOLDS, THRESHOLDS)
+    return {
+        "v_rand": rand[of_challenge],
+        "v_info": info[of_challenge],
+        "v_rand_fine": rand,
+        "v_info_fine": info,
+    }
 
 
 def _mostly_known(objects: NDArray[np.integer], known: NDArray[np.bool_]) -> NDArray[np.integer]:
@@ -375,7 +391,7 @@ def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[I
     ]
     measures = {}
     for name in names:
-        threshold = THRESHOLDS[chosen[name]] if name in chosen else None
+        threshold = THRESHOLDS_OF[name][chosen[name]] if name in chosen else None
         values = {image.name: image.values[name] for image in completed}
         measures[name] = measure_over(name, values, threshold=threshold, set_wide=set_wide.get(name))
     class_means = [m.mean for name, m in measures.items() if name.startswith("iou_") and m.mean is not None]
@@ -384,13 +400,13 @@ def summarise(scores: Sequence[ImageScores]) -> tuple[dict[str, Measure], list[I
 
 
 def _at_thresholds(image: ImageScores, chosen: Mapping[str, int]) -> dict[str, float | None]:
-    """The values at the chosen thresholds, which are given by their index in `THRESHOLDS`."""
+    """The values at the chosen thresholds, which are given by their index in `THRESHOLDS_OF`."""
     curves = {name: image.by_threshold[name] for name in chosen}
     return {name: None if curve is None else float(curve[chosen[name]]) for name, curve in curves.items()}
 
 
 def _best_threshold(name: str, scores: Sequence[ImageScores]) -> int:
-    """The index in `THRESHOLDS`; 0 if no image has a value, because then none is read there."""
+    """The index in `THRESHOLDS_OF`; 0 if no image has a value, because then none is read there."""
     curves = [curve for image in scores if (curve := image.by_threshold[name]) is not None]
     if not curves:
         return 0

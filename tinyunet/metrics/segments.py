@@ -30,6 +30,14 @@ from tinyunet.metrics.contingency import (
 )
 
 THRESHOLDS = tuple(i / 10 for i in range(11))
+NEAR_0 = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+FINE_THRESHOLDS = tuple(sorted({*THRESHOLDS, *NEAR_0, *(round(1 - threshold, 3) for threshold in NEAR_0)}))
+"""The challenge's, and more towards both ends, where a network that is sure of itself has most of its pixels.
+
+They are about evenly spaced in log-odds. A participant could hand in any monotone function of a probability
+map, which moves what is found above 0.9 to lower thresholds, so the finer ones ask nothing that the challenge
+rules out.
+"""
 
 
 def rand_error(segmentation: np.ndarray, labels: np.ndarray, *, singletons: bool = False) -> float:
@@ -91,7 +99,7 @@ def v_rand(foreground: np.ndarray, labels: np.ndarray, *, thresholds: Sequence[f
     labels : integer or bool array, same shape
         0 for membrane, one other value (1 or 255) inside cells.
     thresholds : sequence of float
-        Those of the challenge by default: 0, 0.1, … 1.
+        Those of the challenge by default: 0, 0.1, … 1. `FINE_THRESHOLDS` has more near 0 and 1.
 
     Returns
     -------
