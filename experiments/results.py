@@ -8,6 +8,7 @@ repeated, and a training that was stopped continues: this command can be stopped
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -99,20 +100,20 @@ def carry_out(job: Job) -> dict[str, Any]:
     if isinstance(job, Comparison):
         _call("tinyunet.compare", *job.compare, "--overwrite")
         return json.loads((job.folder / "comparison.json").read_text())
-    train(job)
+    complete(job.folder, job.train)
     _call("tinyunet.evaluate", *job.evaluate, "--overwrite")
     return read_results(job)
 
 
-def train(run: Run) -> None:
-    """Train, unless this training is finished; continue it if it was stopped."""
-    folder = RunFolder(run.folder)
+def complete(path: Path, arguments: Sequence[str]) -> None:
+    """Train with these arguments into a folder, unless that is finished; continue it if it was stopped."""
+    folder = RunFolder(path)
     log = folder.read_log()
     started = next((record["command"] for record in log if record["event"] == "started"), "")
-    if not started.startswith(run.commands[0]):  # a training with other options, or none
-        _call("tinyunet.train", *run.train, "--overwrite")
+    if not started.startswith(shlex.join(("python", "-m", "tinyunet.train", *arguments))):
+        _call("tinyunet.train", *arguments, "--overwrite")  # a training with other options, or none
     elif not any(record["event"] == "finished" for record in log):
-        again = ("--resume", str(folder.path)) if folder.last.exists() else (*run.train, "--overwrite")
+        again = ("--resume", str(path)) if folder.last.exists() else (*arguments, "--overwrite")
         _call("tinyunet.train", *again)
 
 
