@@ -160,7 +160,7 @@ def _asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = F
     return Array(array.shape, array.dtype) if array.ndim else _filled((), array.dtype)
 
 
-def _library() -> ModuleType:
+def _library(capability: str) -> ModuleType:
     """Make the stand-in for CuPy."""
     library = ModuleType("cupy")
     library.__dict__.update(
@@ -171,13 +171,15 @@ def _library() -> ModuleType:
         zeros_like=lambda a: _filled(a.shape, a.dtype, ZERO),
         ones_like=lambda a: _filled(a.shape, a.dtype),
         cuda=SimpleNamespace(
-            is_available=lambda: True, Device=lambda: SimpleNamespace(compute_capability="90")
+            is_available=lambda: True, Device=lambda: SimpleNamespace(compute_capability=capability)
         ),
     )
     return library
 
 
-def launches(make_task: Callable[[], Callable[[], Any]], precision: str = "float32") -> list[Launch]:
+def launches(
+    make_task: Callable[[], Callable[[], Any]], precision: str = "float32", architecture: str = "sm_90"
+) -> list[Launch]:
     """Record the launches of a task.
 
     Parameters
@@ -185,6 +187,8 @@ def launches(make_task: Callable[[], Callable[[], Any]], precision: str = "float
     make_task : callable
         Makes the task: networks and arrays on the backend "cuda". Its own launches are not recorded.
     precision : {"float32", "tf32", "bf16"}
+    architecture : str
+        Of the GPU, by which the engine chooses rungs.
 
     Returns
     -------
@@ -192,7 +196,7 @@ def launches(make_task: Callable[[], Callable[[], Any]], precision: str = "float
         In order.
     """
     with (
-        mock.patch.dict(sys.modules, cupy=_library()),
+        mock.patch.dict(sys.modules, cupy=_library(architecture.removeprefix("sm_"))),
         mock.patch.object(cuda, "launch", _note),
         tu.use_backend("cuda", precision),
     ):

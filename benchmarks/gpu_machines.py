@@ -14,7 +14,7 @@ class Machine:
     Attributes
     ----------
     name, architecture : str
-        The architecture as the compiler names it.
+        The architecture as the compiler names it: "sm_" and the digits of the compute capability.
     processors : int
         Streaming multiprocessors.
     clock : float
@@ -73,8 +73,9 @@ _HOPPER: dict[str, Any] = {
     "cache_speed": 9.7e12,
     "latencies": (34, 265, 650),
 }
+H200 = Machine("H200", **_HOPPER, memory_speed=4.8e12 * COPY)
 MACHINES = (
-    Machine("H200", **_HOPPER, memory_speed=4.8e12 * COPY),
+    H200,
     Machine("H100 SXM", **_HOPPER, memory_speed=3.35e12 * COPY),
     Machine(
         "A100 80 GB",

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_model              # tables for four GPUs, and beside what an H200 took
     python -m benchmarks.gpu_model --launches   # each launch of a step on an H200
-    python -m benchmarks.gpu_model --winograd-tensor   # float32 with a rung that no precision chooses yet
+    python -m benchmarks.gpu_model --winograd winograd   # float32 by this rung on all GPUs
     python -m benchmarks.gpu_model --write      # the tables, into kernels/README.md
 
 A launch takes about as long as the largest of these, and an overhead:
@@ -46,14 +46,16 @@ import math
 import re
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from benchmarks import gpu, machine_code
 from benchmarks.dry_run import ADD, Launch, launches
-from benchmarks.gpu_machines import MACHINES, Machine
+from benchmarks.gpu_machines import H200, MACHINES, Machine
 from benchmarks.gpu_pages import markdown_table, replaced
 from benchmarks.machine_code import WARP, Cost
 from tests.helpers.nvrtc import compiled_text, disassembled
@@ -61,7 +63,7 @@ from tinyunet.backend import PRECISIONS
 from tinyunet.backend.cuda import KERNEL_FOLDER
 from tinyunet.backend.cuda_emulator import text_of
 from tinyunet.ops import conv2d_cuda, conv2d_winograd_cuda
-from tinyunet.ops.conv2d_winograd_cuda import WINOGRAD_TENSOR
+from tinyunet.ops.conv2d_winograd_cuda import WINOGRAD, WINOGRAD_TENSOR
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PAGE = KERNEL_FOLDER / "README.md"
@@ -73,8 +75,9 @@ PRODUCTS_OF_SPLIT = 3  # on tensor cores, for each product of float32: high · h
 RETURNS_AT_ONCE = "linear_cross_entropy_backward"  # in training, where the gradient of the loss is 1
 BASE, TILE = 64, 572  # the paper's
 SHOWN = 1e-4  # seconds that a kernel took on the H200 to be in the table
-# Kernels rewritten since the H200 ran them: what they took says nothing about the code that is there now.
-RUNGS_THAT_RAN = {"bf16": "tensor_bf16"}  # by precision, where another rung is chosen now
+# What the H200 ran where another rung is chosen now: by precision, and for 3×3 windows in float32.
+RUNGS_THAT_RAN, WINOGRAD_THAT_RAN = {"bf16": "tensor_bf16"}, WINOGRAD
+# Kernels rewritten since it ran them: what they took says nothing about the code that is there now.
 REWRITTEN = frozenset(
     {"conv2d_backward_bias", "conv2d_backward_bias_end", "conv2d_flip_weight", "relu_backward", "sgd_step"}
 )
@@ -314,7 +317,7 @@ def ratios(precision: str) -> dict[str, float]:
     Kernels are left out that were rewritten since, or are launched more or less often.
     """
     took = measured(precision)
-    of_step = by_kernel(predicted(MACHINES[0], recorded_as_measured(precision)))
+    of_step = by_kernel(predicted(H200, recorded_as_measured(precision)))
     same = [name for name, each in of_step.items() if name in took and took[name].is_of(each)]
     modelled = {name: total(of_step[name]) for name in same}
     found = {name: took[name].seconds / modelled[name] for name in same}
@@ -328,16 +331,21 @@ def expected(predictions: Iterable[Prediction], precision: str) -> float:
 
 
 @cache
-def recorded(base: int, task: str, precision: str) -> list[Launch]:
-    """Record a task of `benchmarks.gpu` on the paper's tile."""
-    return launches(lambda: gpu.our_tasks(base, TILE, None)[task], precision)
+def recorded(base: int, task: str, precision: str, architecture: str) -> list[Launch]:
+    """Record a task of `benchmarks.gpu` on the paper's tile, by the rungs chosen for an architecture."""
+    return launches(lambda: gpu.our_tasks(base, TILE, None)[task], precision, architecture)
 
 
 @cache
 def recorded_as_measured(precision: str) -> list[Launch]:
     """Record a step by the rungs that the H200 ran."""
-    with mock.patch.dict(conv2d_cuda.FASTEST, RUNGS_THAT_RAN):
+    with mock.patch.dict(conv2d_cuda.FASTEST, RUNGS_THAT_RAN), winograd_by(WINOGRAD_THAT_RAN):
         return launches(lambda: gpu.our_tasks(BASE, TILE, None)["step"], precision)
+
+
+def winograd_by(rung: str) -> AbstractContextManager[Any]:
+    """Run this rung in place of the one chosen for the GPU, inside a ``with`` block."""
+    return mock.patch.object(conv2d_cuda, "fastest_winograd", return_value=rung)
 
 
 # Tables
@@ -350,7 +358,7 @@ def table_of_gpus() -> str:
         for base, task in ((BASE, "step"), (BASE, "prediction"), (16, "step")):
             cells = [f"{machine.name}, base {base}, {task}"]
             for precision in PRECISIONS:
-                of_task = predicted(machine, recorded(base, task, precision))
+                of_task = predicted(machine, recorded(base, task, precision, machine.architecture))
                 cells.append(f"{_ms(total(of_task))}, expected {_ms(expected(of_task, precision))}")
             rows.append(cells)
     return markdown_table(("task, in ms", *PRECISIONS), rows)
@@ -360,7 +368,7 @@ def table_of_kernels() -> str:
     """Make the table of the kernels that took longest on the H200, beside the model."""
     rows: dict[str, tuple[float, list[str]]] = {}
     for precision in PRECISIONS:
-        of_step = predicted(MACHINES[0], recorded_as_measured(precision))
+        of_step = predicted(H200, recorded_as_measured(precision))
         took = measured(precision)
         for name, found in by_kernel(of_step).items():
             if name in took and took[name].seconds > SHOWN and name not in rows:  # one for all precisions
@@ -382,7 +390,7 @@ def _ms(seconds: float) -> str:
 
 def print_launches(precision: str) -> None:
     """Print each launch of a step on the H200, with all its times in microseconds."""
-    for each in predicted(MACHINES[0], recorded(BASE, "step", precision)):
+    for each in predicted(H200, recorded(BASE, "step", precision, H200.architecture)):
         times = sorted(each.times.items(), key=lambda item: -item[1])
         parts = ", ".join(f"{name} {1e6 * seconds:.1f}" for name, seconds in times[:4])
         sizes = f"{each.launch.blocks} × {each.launch.threads}"
@@ -395,16 +403,17 @@ def main() -> None:
     parser.add_argument("--launches", action="store_true", help="print each launch of a step on an H200")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of these launches")
     parser.add_argument("--write", action="store_true", help="write the tables into kernels/README.md")
-    parser.add_argument("--winograd-tensor", action="store_true", help="float32 with that rung")
+    parser.add_argument(
+        "--winograd", choices=conv2d_cuda.WINOGRADS, help="float32 with this rung, whatever the GPU"
+    )
     options = parser.parse_args()
-    if options.winograd_tensor:
-        conv2d_cuda.FASTEST_WINOGRAD["float32"] = WINOGRAD_TENSOR
-    if options.launches:
-        print_launches(options.precision)
-        return
-    if options.winograd_tensor:
-        print(table_of_gpus())
-        return
+    with winograd_by(options.winograd) if options.winograd else nullcontext():
+        if options.launches:
+            print_launches(options.precision)
+            return
+        if options.winograd:
+            print(table_of_gpus())
+            return
     tables = {"kernels": table_of_kernels(), "gpus": table_of_gpus()}
     print("\n\n".join(tables.values()))
     if options.write:

@@ -37,6 +37,34 @@ def test_the_code_multiplies_as_often_as_the_op_says(rung, direction):
     assert 2 * in_a_warp * product.blocks * product.threads // 32 == times * product.flops
 
 
+@pytest.mark.parametrize("machine", gpu_model.MACHINES, ids=lambda machine: machine.name)
+def test_the_engine_chooses_the_faster_of_winograds_rungs(machine):
+    """For a layer in the middle of the U-Net at base 64, forward and backward, by the model."""
+
+    def make():
+        x, y = (dry_run.Array((1, side, side, 256), np.float32) for side in (138, 136))
+        weight = dry_run.Array((3, 3, 256, 256), np.float32)
+
+        def layer():
+            conv2d_cuda.forward(x, weight, None, 0, False)
+            conv2d_cuda.backward_input(y, weight, 0)
+            conv2d_cuda.backward_weight(x, y, 0, 3)
+
+        return layer
+
+    def took(task):
+        return total(predicted(machine, task))
+
+    chosen = dry_run.launches(make, architecture=machine.architecture)
+    by_rung = {}
+    for rung in conv2d_cuda.WINOGRADS:
+        with gpu_model.winograd_by(rung):
+            by_rung[rung] = dry_run.launches(make, architecture=machine.architecture)
+    fastest = min(by_rung.values(), key=took)
+    assert took(chosen) == took(fastest) < took(max(by_rung.values(), key=took))
+    assert [each.kernel for each in chosen] == [each.kernel for each in fastest]
+
+
 @pytest.mark.parametrize("faster", ["memory_speed", "cache_speed", "clock", "cache"])
 def test_a_better_machine_is_never_slower(step, faster):
     better = dataclasses.replace(H200, **{faster: 2 * getattr(H200, faster)})

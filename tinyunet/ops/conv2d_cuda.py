@@ -2,7 +2,8 @@
 
 All rungs compute the same values up to rounding. Each should be faster than the one before, and may restrict
 the sizes. By default (`rung=None`) the last rung runs that takes the arrays and keeps the precision set by
-`tinyunet.use_backend`.
+`tinyunet.use_backend`. In float32 the GPU decides, too, so that the bits are the same on GPUs of one compute
+capability only.
 
 Tutorial: `tutorials/07_conv2d_cuda.py`.
 """
@@ -13,7 +14,7 @@ import math
 
 import numpy as np
 
-from tinyunet.backend import active_precision, cuda
+from tinyunet.backend import active_backend, active_precision, compute_capability, cuda, cuda_emulator
 from tinyunet.ops import conv2d_winograd_cuda, relu
 from tinyunet.ops.conv2d_winograd import suits
 from tinyunet.ops.conv2d_winograd_cuda import WINOGRAD, WINOGRAD_TENSOR
@@ -33,10 +34,12 @@ COPIES = "tensor_copies"  # the rung that multiplies copies rounded to bfloat16
 WITHOUT_COPIES = "tensor_bf16"  # in place of it where its blocks are too large
 MIN_COPIED = 64  # channels and filters for "tensor_copies", by the same model: half of a block idles then
 MIN_MULTIPLICATIONS = 2**30  # for "tensor_copies": with less to do, its few blocks leave processors idle
-# Rungs for windows of 3×3 only, and which of them runs, by precision. "winograd_tensor" waits for a GPU that
-# times it.
-WINOGRADS = (WINOGRAD, WINOGRAD_TENSOR)
-FASTEST_WINOGRAD = {"float32": WINOGRAD}
+WINOGRADS = (WINOGRAD, WINOGRAD_TENSOR)  # rungs in float32 for windows of 3×3 only
+# Compute capabilities, those of an A100 and of an H100 or H200, for which the same model chooses
+# "winograd_tensor". There tensor cores multiply five to eight times as fast in TF32 as the other units in
+# float32, and each product takes three. With 8.6, 8.9 and 12.0 they are as fast as these, or twice as fast on
+# some cards, which is too slow by the model. With 10.0 and 10.3, no source was found for `mma.sync`.
+FAST_IN_TF32 = ((8, 0), (9, 0))
 MIN_CHANNELS = 32  # and filters, for these: by counts of bytes and operations, not by a clock
 ROWS_PER_PART = 2048  # pixels that one thread adds in a weight gradient: a multiple of every tile
 
@@ -168,11 +171,18 @@ def fastest_rung(channels, filters, size):
     if channels % 4 or filters % 4:
         return "tiled"
     precision = active_precision()
-    if precision in FASTEST_WINOGRAD and suits(np.float32, size, channels, filters, MIN_CHANNELS):
-        return FASTEST_WINOGRAD[precision]
+    if precision == "float32" and suits(np.float32, size, channels, filters, MIN_CHANNELS):
+        return fastest_winograd()
     rung = FASTEST[precision]
     too_few = min(channels, filters) < MIN_COPIED or not takes(COPIES, channels, filters)
     return WITHOUT_COPIES if rung == COPIES and too_few else rung
+
+
+def fastest_winograd():
+    """Choose one of `WINOGRADS` for the GPU that computes, or that the emulator stands for."""
+    on_gpu = active_backend() == "cuda"
+    capability = compute_capability() if on_gpu else cuda_emulator.COMPUTE_CAPABILITY
+    return WINOGRAD_TENSOR if capability in FAST_IN_TF32 else WINOGRAD
 
 
 def _output_shape(x, filters, size, padding):
