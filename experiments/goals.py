@@ -253,6 +253,7 @@ def _mean_row(what: str, goal: float, scores: Sequence[float]) -> Row:
 GOALS_AT_THE_END = (
     ("ISBI hold-out, 10 min: V_Rand", "isbi", "tinyunet", "v_rand", 0.965),
     ("the same with `--weights.class-balance`", "isbi", peers.BALANCED, "v_rand", 0.965),
+    ("the same at finer thresholds", "isbi", peers.BALANCED, "v_rand_fine", 0.965),
     ("touching nuclei, 5 min: average precision at 0.5", "nuclei", "tinyunet", "average_precision_0.5", 0.86),
     ("touching nuclei, 5 min: average precision", "nuclei", "tinyunet", "average_precision", 0.70),
     ("phase contrast, 4.5 min: mean IoU", "t98g", "tinyunet", "mean_iou", 0.79),
@@ -263,17 +264,17 @@ GOALS_AT_THE_END = (
 def goals_at_the_end(records: Sequence[Record]) -> Iterator[Row]:
     """Yield the rows that count after the last step, from the records of `experiments.peers`."""
     for what, name, peer, measure, goal in GOALS_AT_THE_END:
-        found = [r["scores"][measure] for r in records if (r["task"], r["peer"]) == (name, peer)]
-        if found:
+        of_peer = [r["scores"] for r in records if (r["task"], r["peer"]) == (name, peer)]
+        if found := [scores[measure] for scores in of_peer if measure in scores]:
             yield _mean_row(what, goal, found)
     ahead, behind = [], []
     for name, task in peers.TASKS.items():
-        of_peer = [
+        of_both = [
             [r["scores"][task.measures[0]] for r in records if (r["task"], r["peer"]) == (name, peer)]
             for peer in ("tinyunet", "PyTorch, Adam")
         ]
-        if all(of_peer):
-            (ahead if statistics.mean(of_peer[0]) > statistics.mean(of_peer[1]) else behind).append(name)
+        if all(of_both):
+            (ahead if statistics.mean(of_both[0]) > statistics.mean(of_both[1]) else behind).append(name)
     what = "sets on which the mean is above that of PyTorch with BatchNorm and Adam"
     reached = f"{len(ahead)} of {len(ahead) + len(behind)}" + (f", not {', '.join(behind)}" if behind else "")
     yield Row(what, "all", reached, not behind, "3")
@@ -368,7 +369,8 @@ LIMITS = """## What limits the rows that miss their goal
   thin membrane above the last. With seed 1, the default has 0.83 at 0.9 and 0.96 at 0.97; PyTorch's network
   has 0.96 at 0.9 and 0.97 at 0.95; balanced classes have 0.95 at both. The choice of the 20 tiles by whose
   statistics batch normalisation predicts counts as much: with others, the same weights gave 0.79 to 0.86 at
-  0.9, and 0.95 to 0.96 at the best threshold.
+  0.9, and 0.95 to 0.96 at the best threshold. Averaged symmetries make a map less sure: the first network of
+  the best effort has 0.957 at 0.9 and 0.966 at 0.95 without them, and 0.978 with them, at 0.8.
 - **Beside PyTorch.** On stained nuclei the means differ by 0.001: two seeds are above all of PyTorch's, one
   is below them. On membranes, the thresholds decide, as above: with seed 1, 0.856 and 0.959 at those of the
   challenge are 0.965 and 0.969 at finer ones.
