@@ -16,8 +16,8 @@ machine does not. Predictions are made and scored by the same code: overlap-tile
   sizes are not there: a batch is one of the same tiles as the others'.
 
 V_Rand is the ISBI challenge's, at the best of its thresholds 0, 0.1, … 1. Newer runs have it at the best of
-`tinyunet.metrics.FINE_THRESHOLDS` as well, which come closer to 0 and 1: a network that is sure puts a thin
-membrane above 0.9.
+`tinyunet.metrics.segments.FINE_THRESHOLDS` as well, which come closer to 0 and 1: a network that is sure puts
+a thin membrane above 0.9.
 
 Each run becomes a line in experiments/records/peers.jsonl, and the page docs/peers.md is made of these lines.
 """

@@ -9,7 +9,7 @@ from tinyunet.metrics.contingency import contingency
 WHOLE_NUMBERS = [bool, "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i2", ">u8"]
 CLASSES = ("confusion_matrix", "dice", "iou")
 PROBABILITIES = ("v_info", "v_rand")
-NOT_OF_PAIRS = ("FINE_THRESHOLDS", "Mistake", "iou_from_counts", "dice_from_counts", "thin_borders")
+NOT_OF_PAIRS = ("Mistake", "iou_from_counts", "dice_from_counts", "thin_borders")
 MEASURES = [*sorted(set(metrics.__all__) - set(NOT_OF_PAIRS)), "contingency"]
 
 

@@ -10,14 +10,8 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 from skimage.segmentation import watershed
 
 from tinyunet.errors import DataError, DtypeError, ShapeError
-from tinyunet.metrics import (
-    FINE_THRESHOLDS,
-    information_score,
-    rand_error,
-    thin_borders,
-    v_info,
-    v_rand,
-)
+from tinyunet.metrics import information_score, rand_error, thin_borders, v_info, v_rand
+from tinyunet.metrics.segments import FINE_THRESHOLDS
 
 # Sums of at most 4,200 shares in float64, in another order.
 CLOSE = {"rel": 1e-12, "abs": 1e-12}

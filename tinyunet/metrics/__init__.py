@@ -29,18 +29,10 @@ from tinyunet.metrics.pixels import (
     iou_from_counts,
     pixel_error,
 )
-from tinyunet.metrics.segments import (
-    FINE_THRESHOLDS,
-    information_score,
-    rand_error,
-    thin_borders,
-    v_info,
-    v_rand,
-)
+from tinyunet.metrics.segments import information_score, rand_error, thin_borders, v_info, v_rand
 from tinyunet.metrics.warping import Mistake, warp_labels, warping_error, warping_mistakes
 
 __all__ = [
-    "FINE_THRESHOLDS",
     "Mistake",
     "average_precision",
     "confusion_matrix",

@@ -99,7 +99,8 @@ def v_rand(foreground: np.ndarray, labels: np.ndarray, *, thresholds: Sequence[f
     labels : integer or bool array, same shape
         0 for membrane, one other value (1 or 255) inside cells.
     thresholds : sequence of float
-        Those of the challenge by default: 0, 0.1, … 1. `FINE_THRESHOLDS` has more near 0 and 1.
+        Those of the challenge by default: 0, 0.1, … 1. `tinyunet.metrics.segments.FINE_THRESHOLDS` has
+        more near 0 and 1.
 
     Returns
     -------
