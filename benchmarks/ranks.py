@@ -37,7 +37,7 @@ from tinyunet.training.config import TrainConfig, optimiser_options, written_out
 from tinyunet.training.mpi_ranks import MpiRanks, MpiSum
 from tinyunet.training.ranks import ALONE, Ranks, Sum
 from tinyunet.training.setup import Setup
-from tinyunet.training.tiles import TileSum
+from tinyunet.training.tiles import Drawn, TileSum
 
 ALL = MPI.COMM_WORLD
 WAYS = ("alone", "during the backward pass", "after it")
@@ -98,8 +98,8 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float
         for tile in range(ALL.size)
     ]
 
-    def draw(tile: int) -> tuple[np.random.Generator, batch.Batch]:
-        return np.random.default_rng(tile), drawn[tile]
+    def draw(tile: int) -> Drawn:
+        return Drawn(np.random.default_rng(tile), drawn[tile], folded=0)
 
     def step_of(ranks: Ranks) -> Callable[[], dict[str, float]]:
         tiles = TileSum(model, optimiser, CapturedStep(), config.batch, ranks)

@@ -22,6 +22,7 @@ from tinyunet.nn import SGD, Optimiser
 from tinyunet.ops.linear_cross_entropy import loss_of_checked as fused_loss
 from tinyunet.ops.softmax_cross_entropy import loss_of_checked as unfused_loss
 from tinyunet.ops.targets import checked_pixels
+from tinyunet.sampling.sampler_cuda import CudaSampler
 from tinyunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinyunet.training.config import TrainConfig
 from tinyunet.training.events import Stepped
@@ -517,3 +518,47 @@ def test_a_launch_changes_the_parameters_of_graphs_recorded_before(on_stand_in):
         with pytest.raises(GraphError, match="version"):
             y.backward(x)
     assert captured.bytes
+
+
+def test_a_tile_is_drawn_while_the_gpu_works_on_the_one_before(on_stand_in, monkeypatch):
+    """And the loss is read only then, so that nothing waits for the GPU in between."""
+    happened = []
+
+    def noted(owner, name, what):
+        function = getattr(owner, name)
+
+        def note(*arguments, **arrays):
+            result = function(*arguments, **arrays)
+            happened.append(what(*arguments))
+            return result
+
+        monkeypatch.setattr(owner, name, note)
+
+    noted(CapturedStep, "run", lambda *_: "launched")
+    noted(CudaSampler, "sample", lambda _, step, tile: step)
+    noted(fake_cupy.ndarray, "item", lambda *_: "read")
+    outcome(trainer(replace(TEN, steps=3, validate_every=3)))
+    assert happened == [0, "launched", 1, "read", "launched", 2, "read", "launched", "read"]
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), MemoryError("a tile")])
+def test_a_tile_that_cannot_be_drawn_does_not_cost_the_step_before_it(on_stand_in, monkeypatch, error):
+    """That step is counted. After an error that memory is short its tile is drawn once more, else it ends."""
+    expected = outcome(trainer(TEN))
+    sample, failed = CudaSampler.sample, []
+
+    def fails_once(sampler, step, tile=0):
+        if step == 4 and not failed:
+            failed.append(step)
+            raise error
+        return sample(sampler, step, tile)
+
+    monkeypatch.setattr(CudaSampler, "sample", fails_once)
+    subject = trainer(TEN)
+    if isinstance(error, MemoryError):
+        with pytest.warns(UserWarning, match="dropped"):
+            assert same_bits(outcome(subject), expected)
+    else:
+        with pytest.raises(OSError, match="disk"):
+            outcome(subject)
+    assert subject.step == (10 if isinstance(error, MemoryError) else 4)

@@ -219,11 +219,11 @@ from tinyunet import train
 from tinyunet.training import mpi_ranks
 mpi_ranks.MpiRanks.__init__ = partialmethod(mpi_ranks.MpiRanks.__init__, background=True)
 from tinyunet.training.trainer import Trainer
-descend = Trainer._prepared
-def fail(trainer, sample, tile):
-    if trainer.step == 2 and trainer.ranks.number == 1:
+prepared = Trainer._prepared
+def fail(trainer, sample, step, tile):
+    if step == 2 and trainer.ranks.number == 1:
         raise RuntimeError("a broken fan")
-    return descend(trainer, sample, tile)
+    return prepared(trainer, sample, step, tile)
 Trainer._prepared = fail
 train.main(sys.argv[1:])
 """

@@ -212,7 +212,7 @@ def test_a_tile_in_which_nothing_is_labelled_changes_no_average():
     training = trainer()
     sample = training.sampler.sample(0)
     nothing = sample._replace(target=np.full_like(sample.target, UNKNOWN), weight=0 * sample.weight)
-    assert training._train_on(nothing) == 0
+    assert training._train_on(training._prepared(nothing, 0)) == 0
     assert training.progress.recent == []
 
 
@@ -377,7 +377,8 @@ def test_the_loss_of_a_step_leaves_out_what_is_unknown():
         target = torch.tensor(sample.target.astype(np.int64))
         energy = F.cross_entropy(scores, target, reduction="none", ignore_index=UNKNOWN)
         expected = (weight * energy).sum() / weight[target != UNKNOWN].sum()
-        assert training._train_on(sample) == pytest.approx(expected.item(), rel=1e-5)  # float32 sums
+        drawn = training._prepared(sample, step)
+        assert training._train_on(drawn) == pytest.approx(expected.item(), rel=1e-5)  # float32 sums
 
 
 def test_scores_leave_out_what_is_unknown():
@@ -574,3 +575,15 @@ def test_a_run_of_a_version_without_normalisation_is_resumed():
     assert bits(resumed) == bits(whole)
     with pytest.raises(CheckpointError, match="another network"):
         trainer(NORMALISED).restore(replace(checkpoint, network=earlier))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tiles_drawn_ahead_change_no_bit(monkeypatch, batch):
+    """As on a GPU, where the first tile of a step is drawn during the last of the step before."""
+    expected = trainer(replace(TINY, batch=batch))
+    finished(expected)
+    monkeypatch.setattr("tinyunet.training.trainer.active_backend", lambda: "cuda")
+    ahead = trainer(replace(TINY, batch=batch))
+    waited = [event.waited for event in ahead.run() if isinstance(event, Stepped)]
+    assert bits(ahead) == bits(expected)
+    assert waited[0] > 0 == max(waited[1:])

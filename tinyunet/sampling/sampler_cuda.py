@@ -62,8 +62,8 @@ class CudaSampler:
     def stream(self, start: int, stop: int, *, tiles: Iterable[int] = (0,)) -> Iterator[Sample]:
         """Yield the samples of steps start … stop - 1, as `Sampler.stream`, each made when it is needed.
 
-        Unlike in `Sampler`, no thread works ahead: a sample's kernels would wait in the stream of the
-        training all the same, and the CPU only draws a few random numbers.
+        Unlike in `Sampler`, no thread works ahead: the CPU only draws a few random numbers and launches some
+        kernels. It has time for that while the GPU computes the step before.
         """
         return (self.sample(step, tile) for step in range(start, stop) for tile in tiles)
 

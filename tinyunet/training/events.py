@@ -21,7 +21,7 @@ class Stepped:
     lr: float
     seconds: float
     waited: float
-    """Part of `seconds`: waiting for the sample."""
+    """Part of `seconds`: waiting for the sample. 0 if it was drawn while the step before was computed."""
     folded: int
     """Pixels of the tile where the elastic deformation folds."""
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import iadd
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,22 @@ from tinyunet.nn.optimiser import Optimiser
 from tinyunet.sampling.batch import Batch
 from tinyunet.training.ranks import Ranks, Sum
 
-Draw = Callable[[int], tuple[np.random.Generator, Batch]]
+
+class Drawn(NamedTuple):
+    """A tile as the network takes it."""
+
+    rng: np.random.Generator
+    """Of its dropout."""
+    batch: Batch
+    folded: int
+    """Pixels where the elastic deformation folds."""
+    waited: float = 0.0
+    """The seconds of waiting for its sample."""
+    launched: Callable[[], None] = lambda: None
+    """To be called as soon as the kernels of its training are launched."""
+
+
+Draw = Callable[[int], Drawn]
 
 
 def halves(tiles: range) -> tuple[range, range]:
@@ -178,7 +193,7 @@ class TileSum:
         Parameters
         ----------
         draw : callable
-            Gives the tile of a number, with the generator of its dropout; called for each of `own`, in order.
+            Gives the tile of a number; called for each of `own`, in order.
         scalars : array
             The optimiser's, of this step.
         """
@@ -200,11 +215,11 @@ class TileSum:
         return float(total[0].item())
 
     def _gradient_of(self, tile: int, draw: Draw) -> Any:
-        rng, drawn = draw(tile)
-        gradient = self._captured.run(
-            self._gradient, rng, image=drawn.image, target=drawn.target, weight=drawn.weight
-        )
-        self.model.dropout_rng = rng  # a captured step leaves its own generator there
+        drawn = draw(tile)
+        image, target, weight, _ = drawn.batch
+        gradient = self._captured.run(self._gradient, drawn.rng, image=image, target=target, weight=weight)
+        self.model.dropout_rng = drawn.rng  # a captured step leaves its own generator there
+        drawn.launched()
         return gradient
 
     def _sum_with_last(self, waiting: Sequence[Any], draw: Draw) -> Any:

@@ -7,6 +7,9 @@ The configuration decides the run, to the last bit: initial weights, samples and
 (seed, step). A run that is stopped, stored as a `Checkpoint` and resumed ends with the same weights as a run
 that was never stopped.
 
+On a GPU, Python draws a step's sample while the step before it is computed, and reads that step's loss only
+then, so that the GPU does not wait while a sample is drawn.
+
 Tutorial: `tutorials/13_training_loop.py`.
 """
 
@@ -18,13 +21,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
-from tinyunet.backend import to_backend, to_host
+from tinyunet.backend import active_backend, to_backend, to_host
 from tinyunet.backend.cuda_graph import CapturedStep
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
 from tinyunet.data.class_table import ClassTable
@@ -38,6 +42,7 @@ from tinyunet.sampling import Sample, Sampler, batch
 from tinyunet.sampling.sampler import generator
 from tinyunet.sampling.sampler_cuda import CudaSampler
 from tinyunet.training import plateau, population
+from tinyunet.training.ahead import Ahead
 from tinyunet.training.checkpoint import Arrays, Checkpoint
 from tinyunet.training.collapse import Facts, describe_rate, explain, loss_of_constant, watch_units
 from tinyunet.training.config import TrainConfig, optimiser_options, written_out
@@ -46,7 +51,7 @@ from tinyunet.training.progress import RECENT, Progress
 from tinyunet.training.ranks import ALONE, Ranks
 from tinyunet.training.schedule import learning_rate
 from tinyunet.training.setup import Setup
-from tinyunet.training.tiles import TileSum
+from tinyunet.training.tiles import Drawn, TileSum
 from tinyunet.training.validation import Scores, score_of_constant, validate_on
 
 Result = TypeVar("Result")
@@ -129,7 +134,7 @@ class Trainer:
         """
         config = self.config
         sampler = batch.on_backend(self.sampler)
-        samples = self._stream(sampler)
+        tiles = self._stream(sampler)
         while True:
             if self._must_validate():  # before the step: the run may have been stopped just before validating
                 validated, collapsed = self._validate()
@@ -145,62 +150,67 @@ class Trainer:
             started = time.perf_counter()
             try:
                 with memory.explained(self.model, self.input_size, training=True):
-                    loss, waited, folded = self._make_step(samples)
+                    loss, waited, folded = self._make_step(tiles)
             except OutOfMemoryError:
                 if not self._captured.drop(MEMORY_RAN_OUT):
                     raise
-                samples = self._stream(sampler)  # an error ends a stream
+                tiles = self._stream(sampler)  # an error ends a stream
                 continue
             seconds = time.perf_counter() - started
             if changed := self._plateau():
                 yield changed
             yield Stepped(self.step, loss, self.optimiser.lr, seconds, waited, folded)
 
-    def _stream(self, sampler: Sampler | CudaSampler) -> Iterator[Sample]:
-        """The samples of the steps that are left: of each step the tiles that this process has."""
-        return sampler.stream(self.step, self.config.steps, tiles=self._tiles.own)
+    def _stream(self, sampler: Sampler | CudaSampler) -> Ahead[Drawn]:
+        """The tiles of the steps that are left: of each step those that this process has."""
+        samples = sampler.stream(self.step, self.config.steps, tiles=self._tiles.own)
+        places = product(range(self.step, self.config.steps), self._tiles.own)
+        return Ahead(self._drawn(samples, *place) for place in places)
+
+    def _drawn(self, samples: Iterator[Sample], step: int, tile: int) -> Drawn:
+        """The next of the samples, as the network takes it."""
+        started = time.perf_counter()
+        sample = next(samples)
+        waited = time.perf_counter() - started
+        return self._prepared(sample, step, tile)._replace(waited=waited)
 
     def _must_validate(self) -> bool:
         due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
         return due and self.step != self.progress.validated_step
 
-    def _make_step(self, samples: Iterator[Sample]) -> tuple[float, float, int]:
+    def _make_step(self, tiles: Ahead[Drawn]) -> tuple[float, float, int]:
         """Make a step; returns its loss, the seconds of waiting for samples, and the pixels that fold."""
-        waited, folded = 0.0, 0
-
-        def draw() -> Sample:
-            nonlocal waited, folded
-            started = time.perf_counter()
-            sample = next(samples)
-            waited, folded = waited + time.perf_counter() - started, folded + sample.folded
-            return sample
-
         if self.config.batch == 1:
-            return self._train_on(draw()), waited, folded
-        loss = self._train_on_several(draw)
-        return loss, waited, sum(self.ranks.from_all(folded))
+            drawn = _taken(tiles)
+            return self._train_on(drawn), drawn.waited, drawn.folded
+        return self._train_on_several(tiles)
 
-    def _train_on(self, sample: Sample) -> float:
+    def _train_on(self, drawn: Drawn) -> float:
         """Make one step of gradient descent, and count it; returns the loss before it."""
         scalars = self._begin_step()
-        rng, (image, target, weight, class_shares) = self._prepared(sample, 0)
+        image, target, weight, class_shares = drawn.batch
         array = self._captured.run(
-            self._descend, rng, image=image, target=target, weight=weight, scalars=scalars
+            self._descend, drawn.rng, image=image, target=target, weight=weight, scalars=scalars
         )
-        self.model.dropout_rng = rng  # a captured step leaves its own generator there
+        self.model.dropout_rng = drawn.rng  # a captured step leaves its own generator there
+        drawn.launched()
         return self._count_step(float(array.item()), class_shares[np.newaxis])
 
-    def _train_on_several(self, draw: Callable[[], Sample]) -> float:
-        """Make one step as `_train_on` does, on all tiles of a batch; returns their mean loss before it."""
+    def _train_on_several(self, tiles: Ahead[Drawn]) -> tuple[float, float, int]:
+        """Make one step as `_train_on` does, on all tiles of a batch: see `_make_step`."""
         shares: list[NDArray[np.float64]] = []
+        waited, folded = 0.0, 0
 
-        def prepared(tile: int) -> tuple[np.random.Generator, batch.Batch]:
-            rng, finished = self._prepared(draw(), tile)
-            shares.append(finished.class_shares)
-            return rng, finished
+        def take(tile: int) -> Drawn:
+            nonlocal waited, folded
+            drawn = _taken(tiles)
+            shares.append(drawn.batch.class_shares)
+            waited, folded = waited + drawn.waited, folded + drawn.folded
+            return drawn
 
-        loss = self._tiles.step(prepared, self._begin_step())
-        return self._count_step(loss, np.concatenate(self.ranks.from_all(np.array(shares))))
+        loss = self._tiles.step(take, self._begin_step())
+        self._count_step(loss, np.concatenate(self.ranks.from_all(np.array(shares))))
+        return loss, waited, sum(self.ranks.from_all(folded))
 
     def _begin_step(self) -> NDArray[Any]:
         """Set the learning rate; returns what the optimiser needs in this step."""
@@ -208,11 +218,11 @@ class Trainer:
         self.model.train()
         return self.optimiser.scalars(self.step)
 
-    def _prepared(self, sample: Sample, tile: int) -> tuple[np.random.Generator, batch.Batch]:
-        """The generator of a tile's dropout, and its sample as the network takes it."""
-        sample = self.model.training_batch(sample, generator(self.config.seed, 3, self.step, tile))
-        rng = generator(self.config.seed, 2, self.step, tile)
-        return rng, batch.finish(sample, self.training_set.num_classes)
+    def _prepared(self, sample: Sample, step: int, tile: int = 0) -> Drawn:
+        """The sample of one of a step's tiles, as the network takes it."""
+        sample = self.model.training_batch(sample, generator(self.config.seed, 3, step, tile))
+        rng = generator(self.config.seed, 2, step, tile)
+        return Drawn(rng, batch.finish(sample, self.training_set.num_classes), sample.folded)
 
     def _count_step(self, loss: float, class_shares: NDArray[np.float64]) -> float:
         """Count the step that was made on tiles with these shares of classes, shape (tiles, num_classes)."""
@@ -483,3 +493,12 @@ def _known_classes(images: ImageSet) -> set[int]:
     assert looked_at is not None
     values = [np.unique(class_labels(labels, images.kind)).tolist() for labels in looked_at]
     return set().union(*values) - {UNKNOWN}
+
+
+def _taken(tiles: Ahead[Drawn]) -> Drawn:
+    """Take the next tile. On a GPU the one after it is drawn as soon as the kernels for this are launched."""
+    at_once = tiles.begun
+    drawn = next(tiles)
+    if at_once:
+        drawn = drawn._replace(waited=0.0)
+    return drawn._replace(launched=tiles.begin) if active_backend() == "cuda" else drawn
