@@ -19,6 +19,9 @@ V_Rand is the ISBI challenge's, at the best of its thresholds 0, 0.1, … 1. New
 `tinyunet.metrics.segments.FINE_THRESHOLDS` as well, which come closer to 0 and 1: a network that is sure puts
 a thin membrane above 0.9.
 
+The last column has the first measure of a prediction in the eight symmetries of a square, turned back and
+averaged (`--symmetries 8` of `tinyunet.predict`), on sets whose images a training may turn.
+
 Each run becomes a line in experiments/records/peers.jsonl, and the page docs/peers.md is made of these lines.
 """
 
@@ -28,8 +31,9 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +77,15 @@ class Task:
         CPU minutes of training.
     measures : tuple of str
         Measures of `tinyunet.evaluate`; the first is the goal's.
+    turned : bool
+        Whether networks learn from turned images, and are scored in eight symmetries as well.
     """
 
     title: str
     options: dict[str, Any]
     minutes: float
     measures: tuple[str, ...]
+    turned: bool = True
 
 
 TASKS = {
@@ -87,6 +94,7 @@ TASKS = {
         {"data": "usiigaci_t98g_phase_512x512.npz", "kind": "instances", "holdout": "13-15", "tile": 260},
         4.5,
         ("mean_iou", "average_precision_0.5"),
+        turned=False,
     ),
     "axons": Task(
         "axons and myelin in electron micrographs, two of 8 animals held out",
@@ -123,9 +131,11 @@ TASKS = {
         {"data": "synthetic-dic", "holdout": "20%", "tile": 260},
         2.0,
         ("mean_iou", "average_precision_0.5"),
+        turned=False,
     ),
 }
 BALANCED = "tinyunet, balanced"
+SYMMETRIC = "scores in eight symmetries"
 PEERS = ("tinyunet", BALANCED, "tinyunet, paper", *RECIPES)
 
 
@@ -180,12 +190,18 @@ def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
         network, steps, took = train_pytorch(RECIPES[peer], config, training_set, held_out, seconds)
     else:
         network, steps, took = train_ours(config, training_set, held_out, seconds)
-    rule = ObjectRule.of(training_set)
-    predictions = segment_all([network], held_out, tile=config.tile, rule=rule)
-    measures, _ = summarise([one.scores for one in score_images(held_out, predictions)])
-    wanted = [measure for measure in task.measures if measure in measures]
-    scores = {measure: measures[measure].score for measure in wanted}
-    return {"steps": steps, "cpu_seconds": round(took, 1), "scores": scores}
+    scored = partial(
+        score, network, held_out, task.measures, tile=config.tile, rule=ObjectRule.of(training_set)
+    )
+    record = {"steps": steps, "cpu_seconds": round(took, 1), "scores": scored()}
+    return record | ({SYMMETRIC: scored(symmetries=8)} if task.turned else {})
+
+
+def score(network: Network, held_out: ImageSet, measures: Sequence[str], **options: Any) -> dict[str, Any]:
+    """Predict and score the held-out images; the options are those of `segment`."""
+    predictions = segment_all([network], held_out, **options)
+    found, _ = summarise([one.scores for one in score_images(held_out, predictions)])
+    return {measure: found[measure].score for measure in measures if measure in found}
 
 
 def prepare(task: Task, peer: str, seed: int, data: Path) -> tuple[TrainConfig, ImageSet, ImageSet]:
@@ -245,14 +261,17 @@ def page(records: list[dict[str, Any]]) -> str:
 
 def _table(task: Task, records: list[dict[str, Any]]) -> str:
     measures = [name for name in task.measures if any(name in record["scores"] for record in records)]
+    turned = any(SYMMETRIC in record for record in records)
     header = ["", *map(readable_name, measures), "steps", "seeds"]
+    header += [f"{readable_name(measures[0])}, eight symmetries"] * turned
     lines = [header, ["---"] * len(header)]
     for peer in PEERS:
         found = [record for record in records if record["peer"] == peer]
         if found:
             scores = [mean_and_range([record["scores"].get(name) for record in found]) for name in measures]
             steps = round(statistics.mean(record["steps"] for record in found))
-            lines.append([peer, *scores, f"{steps:,}", str(len(found))])
+            averaged = [record[SYMMETRIC][measures[0]] if SYMMETRIC in record else None for record in found]
+            lines.append([peer, *scores, f"{steps:,}", str(len(found)), *[mean_and_range(averaged)] * turned])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     ours, theirs = (
         [record["scores"][measures[0]] for record in records if record["peer"] == peer]

@@ -45,6 +45,15 @@ def test_a_goal_for_each_seed_is_missed_by_one(goals):
 def test_the_best_effort_is_the_mean_of_the_most_networks(goals):
     scores = {(0,): 0.97, (1,): 0.98, (0, 1): 0.976}
     efforts = [{"seeds": list(seeds), "scores": {"v_rand": score}} for seeds, score in scores.items()]
-    [row] = goals.goal_of_effort(efforts)
+    alone, row = goals.goals_of_effort(efforts)
+    assert (alone.reached, alone.met, alone.seeds) == ("0.975 (0.970–0.980)", True, "2")
     assert (row.reached, row.met, row.seeds) == ("0.976", True, "2 together")
-    assert not list(goals.goal_of_effort([]))
+    assert not list(goals.goals_of_effort([]))
+
+
+def test_scores_in_eight_symmetries_have_a_row_of_their_own(goals):
+    records = peer_records("axons", "tinyunet", "mean_iou", [0.65, 0.74])
+    records[0] |= {goals.peers.SYMMETRIC: {"mean_iou": 0.72}}
+    plain, symmetric, _ = goals.goals_at_the_end(records)
+    assert (plain.met, plain.seeds) == (False, "2")
+    assert (symmetric.reached, symmetric.met, symmetric.seeds) == ("0.720", True, "1")
