@@ -1,6 +1,6 @@
 """python -m benchmarks.gpu_model: how fast the machine code of the kernels lets a training step be.
 
-    python -m benchmarks.gpu_model              # tables for four GPUs, and beside what an H200 took
+    python -m benchmarks.gpu_model              # tables for four GPUs, of rungs, and beside what an H200 took
     python -m benchmarks.gpu_model --launches   # each launch of a step on an H200
     python -m benchmarks.gpu_model --winograd winograd   # float32 by this rung on all GPUs
     python -m benchmarks.gpu_model --write      # the tables, into kernels/README.md
@@ -45,7 +45,7 @@ import json
 import math
 import re
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -53,10 +53,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from benchmarks import gpu, machine_code
-from benchmarks.dry_run import ADD, Launch, launches
+from benchmarks.dry_run import ADD, Array, Launch, launches
 from benchmarks.gpu_machines import H200, MACHINES, Machine
-from benchmarks.gpu_pages import markdown_table, replaced
+from benchmarks.gpu_pages import SHOWN_LAYERS, markdown_table, replaced
+from benchmarks.layers import Layer, layers
 from benchmarks.machine_code import WARP, Cost
 from tests.helpers.nvrtc import compiled_text, disassembled
 from tinyunet.backend import PRECISIONS
@@ -74,6 +77,8 @@ OVERHEAD = 2.2e-6  # seconds of each launch
 PRODUCTS_OF_SPLIT = 3  # on tensor cores, for each product of float32: high · high, high · low, low · high
 RETURNS_AT_ONCE = "linear_cross_entropy_backward"  # in training, where the gradient of the loss is 1
 BASE, TILE = 64, 572  # the paper's
+# The threads of a naive block read the same numbers, which the model would count as many times.
+RUNGS_IN_TABLE = (*(rung for rung in conv2d_cuda.RUNGS if rung != "naive"), *conv2d_cuda.WINOGRADS)
 SHOWN = 1e-4  # seconds that a kernel took on the H200 to be in the table
 # What the H200 ran where another rung is chosen now: by precision, and for 3×3 windows in float32.
 RUNGS_THAT_RAN, WINOGRAD_THAT_RAN = {"bf16": "tensor_bf16"}, WINOGRAD
@@ -384,6 +389,28 @@ def table_of_kernels() -> str:
     return markdown_table(header, [cells for _, cells in longest])
 
 
+def table_of_rungs() -> str:
+    """Make the table of the rungs: forward TFLOP/s of three layers on the H200."""
+    shown = {f"{each.size}: {each.channels}→{each.filters}": each for each in layers(BASE, TILE)}
+    rows = []
+    for rung in RUNGS_IN_TABLE:
+        took = {name: total(predicted(H200, launches_of(shown[name], rung))) for name in SHOWN_LAYERS}
+        rows.append([rung, *(f"{1e-12 * shown[name].flop / took[name]:.1f}" for name in SHOWN_LAYERS)])
+    return markdown_table(("rung", *SHOWN_LAYERS), rows)
+
+
+def launches_of(layer: Layer, rung: str) -> list[Launch]:
+    """Record the forward pass of a layer by a rung."""
+
+    def make() -> Callable[[], Any]:
+        x = Array((1, layer.size, layer.size, layer.channels), np.float32)
+        weight = Array((layer.window, layer.window, layer.channels, layer.filters), np.float32)
+        bias = Array((layer.filters,), np.float32)
+        return lambda: conv2d_cuda.forward(x, weight, bias, 0, True, rung)
+
+    return launches(make)
+
+
 def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.2f}"
 
@@ -414,7 +441,7 @@ def main() -> None:
         if options.winograd:
             print(table_of_gpus())
             return
-    tables = {"kernels": table_of_kernels(), "gpus": table_of_gpus()}
+    tables = {"kernels": table_of_kernels(), "gpus": table_of_gpus(), "ladder": table_of_rungs()}
     print("\n\n".join(tables.values()))
     if options.write:
         text = PAGE.read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import dry_run, gpu, gpu_model
 from benchmarks.gpu_model import Cache, code_of, passes, predicted, resident, total
+from benchmarks.layers import Layer
 from tinyunet.ops import conv2d_cuda
 
 H200 = gpu_model.MACHINES[0]
@@ -35,6 +36,20 @@ def test_the_code_multiplies_as_often_as_the_op_says(rung, direction):
     in_a_warp = passes(product, loop) * sum(loop.multiplications.values())
     times = 3 if rung == conv2d_cuda.WINOGRAD_TENSOR else 1  # products of halves
     assert 2 * in_a_warp * product.blocks * product.threads // 32 == times * product.flops
+
+
+@pytest.mark.parametrize("rung", ["tiled", "blocked", "tensor", "tensor_bf16", "tensor_copies"])
+def test_the_layers_of_the_ladder(rung):
+    """Their rate counts the operations of the direct algorithm, which the launches of these rungs are."""
+    layer = Layer(30, 64, 64)
+    found = gpu_model.launches_of(layer, rung)
+    assert sum(each.flops for each in found if gpu_model.depth(each)) == layer.flop
+
+
+@pytest.mark.parametrize(("precision", "goal"), [("float32", 9e-3), ("bf16", 5e-3)])
+def test_the_training_step_meets_its_goal(precision, goal):
+    """On an H200 at base 64, by the rungs that are chosen there, at best."""
+    assert total(predicted(H200, gpu_model.recorded(64, "step", precision, H200.architecture))) < goal
 
 
 @pytest.mark.parametrize("machine", gpu_model.MACHINES, ids=lambda machine: machine.name)
