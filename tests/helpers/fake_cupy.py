@@ -436,7 +436,7 @@ def _file_with(code):
 class OnlyDevice:
     """cupy.cuda.Device: the only one."""
 
-    compute_capability = "90"
+    compute_capability = "89"  # of a GPU for which the engine chooses as for the emulator
 
     def use(self):
         """Use it in this thread, as all threads do."""

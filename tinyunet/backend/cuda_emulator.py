@@ -33,7 +33,6 @@ _package = Path(__file__).parents[1]
 _installed = _package / "kernels"  # a checkout has the folder at its top instead
 KERNEL_FOLDER = _installed if _installed.is_dir() else _package.parent / "kernels"
 EMULATOR_FOLDER = KERNEL_FOLDER / "emulator"
-COMPUTE_CAPABILITY = 9, 0  # where a choice depends on the GPU: tensor cores add as an H100's do
 FLAGS = ["-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-U_FORTIFY_SOURCE"]
 _lock = threading.Lock()  # for all threads: the kernels of a library share one scheduler
 
