@@ -43,7 +43,7 @@ Maps = list[NDArray[np.floating]]
 class Options:
     """Train what is missing, and score the networks alone and together."""
 
-    networks: int = 3
+    networks: int = 2
     """How many, with the seeds 0, 1, …"""
     data: Path = Path("../shared/data")
     """Folder of the .npz files."""
