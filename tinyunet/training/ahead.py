@@ -48,10 +48,11 @@ class Ahead(Iterator[T], Generic[T]):
             made.set_exception(error)
         if made.done():
             self._begun = made
+        del made  # an error holds this frame
 
     def __next__(self) -> T:
         begun, self._begun = self._begun, None
         try:
             return begun.result() if begun else next(self._elements)
         finally:
-            del begun  # an error would hold this frame, and with it itself and what it has seen
+            del begun  # an error would hold this frame, too, and with it itself and what it has seen
