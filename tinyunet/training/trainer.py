@@ -147,12 +147,13 @@ class Trainer:
             if self.step >= config.steps:
                 yield Finished(self.step, f"all {config.steps} steps")
                 return
-            started = time.perf_counter()
+            started, drawn_ahead = time.perf_counter(), tiles.begun
             try:
                 with memory.explained(self.model, self.input_size, training=True):
                     loss, waited, folded = self._make_step(tiles)
             except OutOfMemoryError:
-                if not self._captured.drop(MEMORY_RAN_OUT):
+                # A tile drawn ahead may have failed beside a graph that a validation has dropped since.
+                if not self._captured.drop(MEMORY_RAN_OUT) and not drawn_ahead:
                     raise
                 tiles = self._stream(sampler)  # an error ends a stream
                 continue
