@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
-from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -165,8 +164,8 @@ class Trainer:
     def _stream(self, sampler: Sampler | CudaSampler) -> Ahead[Drawn]:
         """The tiles of the steps that are left: of each step those that this process has."""
         samples = sampler.stream(self.step, self.config.steps, tiles=self._tiles.own)
-        places = product(range(self.step, self.config.steps), self._tiles.own)
-        return Ahead(self._drawn(samples, *place) for place in places)
+        steps = range(self.step, self.config.steps)
+        return Ahead(self._drawn(samples, step, tile) for step in steps for tile in self._tiles.own)
 
     def _drawn(self, samples: Iterator[Sample], step: int, tile: int) -> Drawn:
         """The next of the samples, as the network takes it."""
