@@ -53,6 +53,7 @@ from tinyunet.metrics.scores import score_images, summarise
 from tinyunet.models import Network
 from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.segmentation import segment_all
+from tinyunet.reporting.environment import processor
 from tinyunet.sampling import WeightMap
 from tinyunet.training.config import TrainConfig, read_data
 from tinyunet.training.events import Stepped
@@ -193,7 +194,7 @@ def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
     scored = partial(
         score, network, held_out, task.measures, tile=config.tile, rule=ObjectRule.of(training_set)
     )
-    record = {"steps": steps, "cpu_seconds": round(took, 1), "scores": scored()}
+    record = {"steps": steps, "cpu_seconds": round(took, 1), "processor": processor(), "scores": scored()}
     return record | ({SYMMETRIC: scored(symmetries=8)} if task.turned else {})
 
 
