@@ -125,8 +125,8 @@ def _tile(context, a, at, row, summand, b, begin, width, count, c, to, line, row
                 builder.cbranch(fits, body, other)
                 builder.position_at_end(body)
                 sums = _sums(builder, height, registers, (left, row, summand), right, count)
-                mask = simd.lanes_below(builder, builder.sub(columns, _INTEGER((registers - 1) * LANES)))
-                _put(builder, sums, result, line, mask, add)
+                in_last = builder.sub(columns, _INTEGER((registers - 1) * LANES))
+                _put(builder, sums, result, line, in_last, add)
                 done.append((height, builder.block))
                 builder.branch(last)
                 builder.position_at_end(other)
@@ -173,19 +173,29 @@ def _sums(builder: Any, rows: int, registers: int, left: Any, right: Any, count:
     return added
 
 
-def _put(builder: Any, sums: Any, result: Any, line: Any, mask: Any, add: Any) -> None:
+def _put(builder: Any, sums: Any, result: Any, line: Any, columns: Any, add: Any) -> None:
     """Generate the stores of a tile, which add to what is there if `add`.
 
-    mask : the lanes of the last register of each row.
+    columns : of C, from the tile's last register of each row on. Where they fill it, nothing is masked: a
+    masked store takes a processor with AVX2 by AMD as long as a dozen others.
     """
-    with builder.if_else(add) as (added, alone):
-        for branch, adds in ((added, True), (alone, False)):
-            with branch:
-                for i, registers in enumerate(sums):
-                    start = builder.gep(result, [builder.mul(line, _INTEGER(i))])
-                    for r, value in enumerate(registers):
-                        place = builder.gep(start, [_INTEGER(r * LANES)])
-                        lanes = mask if r == len(registers) - 1 else simd.EVERY
-                        if adds:
-                            value = builder.fadd(simd.read(builder, place, lanes), value, flags=simd.ROUNDING)
-                        simd.write(builder, place, lanes, value)
+    fill = builder.icmp_signed(">=", columns, _INTEGER(LANES))
+    with builder.if_else(fill) as (whole, part):
+        for filled, branch in ((True, whole), (False, part)):
+            with branch, builder.if_else(add) as (added, alone):
+                for adds, place in ((True, added), (False, alone)):
+                    with place:
+                        mask = simd.EVERY if filled else simd.lanes_below(builder, columns)
+                        _put_rows(builder, sums, result, line, mask, adds)
+
+
+def _put_rows(builder: Any, sums: Any, result: Any, line: Any, mask: Any, adds: bool) -> None:
+    """Generate them for one case. mask : the lanes of the last register of each row."""
+    for i, registers in enumerate(sums):
+        start = builder.gep(result, [builder.mul(line, _INTEGER(i))])
+        for r, value in enumerate(registers):
+            place = builder.gep(start, [_INTEGER(r * LANES)])
+            lanes = mask if r == len(registers) - 1 else simd.EVERY
+            if adds:
+                value = builder.fadd(simd.read(builder, place, lanes), value, flags=simd.ROUNDING)
+            simd.write(builder, place, lanes, value)
