@@ -12,10 +12,11 @@ Tutorial: `tutorials/08_max_pool2d_conv_transpose2d.py`.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
+from llvmlite import ir
+from numba import prange, types
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Dispatch, allocator, cuda
+from tinyunet.backend import Dispatch, allocator, cuda, simd
 from tinyunet.backend.jit import inlined_kernel, parallel_kernel
 from tinyunet.backend.simd import LANES
 from tinyunet.errors import ShapeError, describe
@@ -97,10 +98,12 @@ class MaxPool2d(Function):
         return (backward(grad_output, place),)
 
 
-# Numba: one output row at a time, so that each thread writes its own rows
+# Numba: one output row at a time, so that each thread writes its own rows. The places are bytes, and a
+# compiler left to itself computes numbers beside bytes one by one: hence the registers.
 
 
 def forward_numba(x):
+    x = np.ascontiguousarray(x)
     n, height, width, channels = x.shape
     y = allocator.empty((n, height // 2, width // 2, channels), x.dtype)
     place = allocator.empty(y.shape, np.uint8)
@@ -111,15 +114,55 @@ def forward_numba(x):
 @parallel_kernel
 def _forward(x, y, place):
     batch, height, width, channels = y.shape
+    line = 2 * width * channels  # from one row of x to the next
     for row in prange(batch * height):
         n, i = row // height, row % height
+        whole = channels // LANES * LANES
         for j in range(width):
-            whole = channels // LANES * LANES
-            for first in range(0, whole, LANES):
-                for c in range(first, first + LANES):  # a number that the compiler knows
-                    y[n, i, j, c], place[n, i, j, c] = _largest(x, n, 2 * i, 2 * j, c)
+            pixel = row * width + j
+            at = 2 * row * line + 2 * j * channels
+            for c in range(0, whole, LANES):
+                _put_largest(x, at + c, channels, line, y, place, pixel * channels + c)
             for c in range(whole, channels):
                 y[n, i, j, c], place[n, i, j, c] = _largest(x, n, 2 * i, 2 * j, c)
+
+
+@simd.intrinsic
+def _put_largest(context, x, at, pixel, line, y, place, to):
+    """Write LANES maxima and their places, each from two pixels of two lines, as `_largest` finds them.
+
+    at, to : places in the memory of x, and in those of y and place. pixel, line : distances in x.
+    """
+    integer = types.intp
+    signature = types.void(x, integer, integer, integer, y, place, integer)
+
+    def generate(context, builder, sig, args):
+        def address(array, element, kind):
+            pair = types.void(sig.args[array], integer), (args[array], element)
+            return builder.bitcast(simd.address(context, builder, *pair), kind.as_pointer())
+
+        number = context.get_value_type(x.dtype)
+        numbers, indices, octets = (
+            ir.VectorType(kind, LANES) for kind in (number, ir.IntType(32), ir.IntType(8))
+        )
+        _, at, pixel, line, _, _, to = args
+        size = x.dtype.bitwidth // 8
+        best, which = builder.load(address(0, at, numbers), align=size), ir.Constant(indices, [0] * LANES)
+        for k, offset in ((1, pixel), (2, line), (3, builder.add(line, pixel))):
+            value = builder.load(address(0, builder.add(at, offset), numbers), align=size)
+            # Larger, or one of them a NaN; and that is not the best so far.
+            larger, known = builder.fcmp_unordered(">", value, best), builder.fcmp_ordered("ord", best, best)
+            better = builder.and_(larger, known)
+            best = builder.select(better, value, best)
+            which = builder.select(better, ir.Constant(indices, [k] * LANES), which)
+        builder.store(best, address(4, to, numbers), align=size)
+        builder.store(builder.trunc(which, octets), address(5, to, octets), align=1)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+_put_largest.source_files.append(__file__)
 
 
 @inlined_kernel
