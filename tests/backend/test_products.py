@@ -20,12 +20,28 @@ def product_transposed(a, b, add, c):
 def in_panels(matrix):
     """Write a matrix in panels, with NaN in the room of the last one."""
     rows, columns = matrix.shape
-    room = np.full((rows, products.padded(columns)), np.nan, np.float32)
+    room = np.full((rows, products.padded(columns)), np.nan, matrix.dtype)
     room[:, :columns] = matrix
     panels = [room[:, left : left + products.PANEL] for left in range(0, columns, products.PANEL)]
     return np.concatenate([panel.ravel() for panel in panels]).reshape(room.shape)
 
 
+@kernel
+def in_panels_by_row(matrix, panels):
+    for row in range(len(matrix)):
+        products.write_row(matrix[row], row, len(matrix), panels)
+
+
+@pytest.mark.parametrize("columns", [3, 70, 130])
+def test_rows_are_written_where_panels_have_them(columns):
+    matrix = np.random.default_rng(0).random((5, columns), np.float32)
+    expected = in_panels(matrix)
+    panels = np.full(expected.size, np.nan, np.float32)
+    in_panels_by_row(matrix, panels)
+    np.testing.assert_array_equal(panels.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize(
     ("rows", "summands", "columns"),
@@ -38,16 +54,16 @@ def in_panels(matrix):
         (31, 3, 16),
     ],
 )
-def test_equals_numpy(rows, summands, columns, add):
+def test_equals_numpy(rows, summands, columns, add, dtype):
     """Also for parts of matrices, whose rows lie apart. Whole numbers: there is nothing to round."""
     rng = np.random.default_rng(0)
     a, b, c = (
-        rng.integers(-9, 9, (height, width + 3)).astype(np.float32)[:, :width]
+        rng.integers(-9, 9, (height, width + 3)).astype(dtype)[:, :width]
         for height, width in ((rows, summands), (summands, columns), (rows, columns))
     )
     expected = a @ b + (c if add else 0)
     for kind, factor in ((product, a), (product_transposed, np.ascontiguousarray(a.T))):
-        around = np.full((rows + 2, columns + 20), np.float32(7))
+        around = np.full((rows + 2, columns + 20), 7, dtype)
         out = around[1:-1, 2 : columns + 2]
         out[...] = c if add else np.nan
         kind(factor, in_panels(b), add, out)

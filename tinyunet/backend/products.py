@@ -1,4 +1,4 @@
-"""Products of float32 matrices inside Numba kernels, with a right factor that is written in panels.
+"""Products of matrices inside Numba kernels, with a right factor that is written in panels.
 
 A processor multiplies fastest where what it needs next lies in a near cache, in the order in which it is
 needed. BLAS copies both factors into such an order first, or does without; for the small products of
@@ -17,6 +17,8 @@ registers. For each column of A and row of B, a tile of 6 rows and 4 registers l
 spreads 6 numbers of A over a register each, and multiplies and adds 24 times: the inner kernel of [1]_.
 
 **In the cache.** All rows of A use a panel while it is near, SUMMANDS of its rows at a time.
+
+`conv_transpose2d` writes its weight, or the rows of a gradient, in panels first.
 
 An element of C is a sum in the order of the summands, in pieces of SUMMANDS: its bits depend on the sizes
 alone. On one core of a Xeon with AVX-512, in GFLOP/s, these products and SciPy's OpenBLAS in the pieces of
@@ -39,7 +41,7 @@ from numba import types
 
 from tinyunet.backend import simd
 from tinyunet.backend.jit import kernel
-from tinyunet.backend.simd import LANES, VECTOR
+from tinyunet.backend.simd import LANES
 
 # Registers side by side in a panel, and for each width the rows of a tile: a processor with AVX-512 has 32
 # registers, of which a tile of 6 × 4 leaves 8 to the factors; one with AVX2 has 16.
@@ -51,7 +53,8 @@ SUMMANDS = 256  # rows of a panel of 64: 64 kB
 _INTEGER = ir.IntType(64)
 
 
-def padded(columns: int) -> int:
+@kernel
+def padded(columns):
     """Round up to whole registers: the columns that a matrix in panels has room for."""
     return -(-columns // LANES) * LANES
 
@@ -63,25 +66,35 @@ def panel_width(columns, left):
 
 
 @kernel
+def write_row(numbers, row, rows, panels):
+    """Write one row of a right factor into panels with this many rows: an array of rows × padded columns."""
+    for left in range(0, numbers.size, PANEL):
+        width = panel_width(numbers.size, left)
+        source, target = numbers[left : left + PANEL], panels[left * rows + row * width :]
+        for e in range(source.size):
+            target[e] = source[e]
+
+
+@kernel
 def multiply(a, b, add, c):
     """C = A B, or C + A B if `add`, for A (m, k), B (k, n) in panels, C (m, n).
 
     The rows of A and C may have gaps between them, as those of a part of a matrix have.
     """
-    _multiply(a, a.strides[0] // 4, 1, a.shape[1], b, add, c)
+    _multiply(a, a.strides[0] // a.itemsize, 1, a.shape[1], b, add, c)
 
 
 @kernel
 def multiply_transposed(a, b, add, c):
     """C = Aᵀ B, or C + Aᵀ B if `add`, for A (k, m), B (k, n) in panels, C (m, n)."""
-    _multiply(a, 1, a.strides[0] // 4, a.shape[0], b, add, c)
+    _multiply(a, 1, a.strides[0] // a.itemsize, a.shape[0], b, add, c)
 
 
 @kernel
 def _multiply(a, row, summand, summands, b, add, c):
     """C = A B or C + A B. row, summand : the distances between two rows, and two summands, of A's memory."""
     rows, columns = c.shape
-    line = c.strides[0] // 4
+    line = c.strides[0] // c.itemsize
     for left in range(0, columns, PANEL):
         width = panel_width(columns, left)
         for first in range(0, summands, SUMMANDS):
@@ -102,7 +115,7 @@ def _tile(context, a, at, row, summand, b, begin, width, count, c, to, line, row
     `at`, `begin` and `to` are the places of its first elements in the memory of A, B and C; `rows` and
     `columns` of C are left from there on.
     """
-    if not all(map(simd.is_float32, (a, b, c))):
+    if a.dtype not in (types.float32, types.float64) or not a.dtype == b.dtype == c.dtype:
         return None
     integer = types.intp
     signature = integer(a, *[integer] * 3, b, *[integer] * 3, c, *[integer] * 4, types.boolean)
@@ -148,11 +161,12 @@ def _sums(builder: Any, rows: int, registers: int, left: Any, right: Any, count:
     first, row, summand = left
     before, loop, after = builder.block, *map(builder.append_basic_block, ("summands", "store"))
     lines = [builder.gep(first, [builder.mul(row, _INTEGER(i))]) for i in range(rows)]
-    zero = ir.Constant(VECTOR, None)
+    vector = ir.VectorType(first.type.pointee, LANES)
+    zero = ir.Constant(vector, None)
     builder.branch(loop)
     builder.position_at_end(loop)
     k = builder.phi(_INTEGER)
-    sums = [[builder.phi(VECTOR) for _ in range(registers)] for _ in range(rows)]
+    sums = [[builder.phi(vector) for _ in range(registers)] for _ in range(rows)]
     start = builder.gep(right, [builder.mul(k, _INTEGER(registers * LANES))])
     places = [builder.gep(start, [_INTEGER(r * LANES)]) for r in range(registers)]
     factors = [simd.read(builder, place, simd.EVERY) for place in places]

@@ -73,9 +73,9 @@ def _operator(function: Any, instruction: str) -> None:
 
 def spread(builder: Any, value: Any) -> Any:
     """Return a register as it is, and a number in every lane of a register."""
-    if value.type == VECTOR:
+    if isinstance(value.type, ir.VectorType):
         return value
-    nothing = ir.Constant(VECTOR, ir.Undefined)
+    nothing = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     first = builder.insert_element(nothing, value, _INT(0))
     return builder.shuffle_vector(first, nothing, ir.Constant(_INDICES, [0] * LANES))
 
@@ -109,21 +109,27 @@ def call(builder: Any, name: str, result: Any, args: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
+def _suffix(vector: Any) -> str:
+    """How the name of an LLVM function for these registers ends."""
+    return f"v{LANES}f{64 if vector.element == ir.DoubleType() else 32}"
+
+
 def read(builder: Any, place: Any, mask: Any) -> Any:
-    """Load a register from an address; 0 in the lanes where the mask is false."""
-    pointer, zero = builder.bitcast(place, VECTOR.as_pointer()), ir.Constant(VECTOR, [0.0] * LANES)
-    return call(builder, f"llvm.masked.load.v{LANES}f32.p0", VECTOR, [pointer, _INT(4), mask, zero])
+    """Load a register from the address of a number; 0 in the lanes where the mask is false."""
+    vector = ir.VectorType(place.type.pointee, LANES)
+    pointer, zero = builder.bitcast(place, vector.as_pointer()), ir.Constant(vector, None)
+    return call(builder, f"llvm.masked.load.{_suffix(vector)}.p0", vector, [pointer, _INT(4), mask, zero])
 
 
 def write(builder: Any, place: Any, mask: Any, values: Any) -> None:
     """Store the lanes of a register where the mask is true."""
-    pointer = builder.bitcast(place, VECTOR.as_pointer())
-    call(builder, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), [values, pointer, _INT(4), mask])
+    pointer, name = builder.bitcast(place, values.type.as_pointer()), _suffix(values.type)
+    call(builder, f"llvm.masked.store.{name}.p0", ir.VoidType(), [values, pointer, _INT(4), mask])
 
 
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Compute a · b + c, rounded once where the processor has an instruction for it."""
-    return call(builder, f"llvm.fmuladd.v{LANES}f32", VECTOR, [a, b, c])
+    return call(builder, f"llvm.fmuladd.{_suffix(a.type)}", a.type, [a, b, c])
 
 
 def is_float32(array: Any) -> bool:

@@ -9,7 +9,8 @@
 It is the adjoint of a 2×2 convolution of stride 2, hence the name: <up(x), y> = <x, down(y)>.
 
 With channels last, row 2i+p of the output is, as it lies in memory, a matrix of W rows and 2·F columns: q and
-f run together. With the weight in the order (p, C, q·F), each output row is then one matrix product.
+f run together. With the weight in the order (p, C, q·F), each output row is then one matrix product, here one
+of `tinyunet.backend.products`.
 
 `conv_transpose2d_overlapping` reduces a window of 4×4, which overlaps its neighbours, to this one.
 
@@ -23,8 +24,16 @@ from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, allocator
-from tinyunet.backend.blas import PIECE_COLUMNS, PIECE_SUMMANDS, gemm, gemm_routine, gemm_tn
 from tinyunet.backend.jit import kernel, parallel_kernel
+from tinyunet.backend.products import (
+    PANEL,
+    SUMMANDS,
+    multiply,
+    multiply_transposed,
+    padded,
+    panel_width,
+    write_row,
+)
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops import conv_transpose2d_cuda
 from tinyunet.ops import conv_transpose2d_overlapping as overlapping
@@ -135,11 +144,10 @@ class ConvTranspose2d(Function):
         return grad_x, grad_weight, grad_bias
 
 
-# Numba: matrix products over rows
+# Numba: matrix products over rows, with the weight in panels
 
-_ROWS_PER_TASK = 8  # of x: they share the pieces of the weight
-# A block of grad_weight, 16 kB: a thread adds the products of all rows to it, in its cache.
-_CHANNELS_PER_TASK, _COLUMNS_PER_TASK = 64, 64
+_ROWS_PER_TASK = 8  # of x: they share a piece of the weight
+_CHANNELS_PER_TASK, _PIXELS = 128, 128  # of the products that are the weight's gradient
 
 
 def _pairs(rows):
@@ -148,22 +156,34 @@ def _pairs(rows):
     return rows.reshape(n, height, width // 2, 2 * filters)
 
 
-def _by_rows(weight):
-    """Copy the weight (p, q, C, F) to the order (p, C, q·F) that fits `_pairs`."""
-    return allocator.copy(weight.transpose(0, 2, 1, 3)).reshape(2, weight.shape[2], -1)
+def _in_panels(factors):
+    """Write two right factors, those of the even and of the odd rows, in panels."""
+    _, rows, columns = factors.shape
+    panels = allocator.empty((2, rows * padded(columns)), factors.dtype)
+    _write_panels(factors, panels)
+    return panels
+
+
+@parallel_kernel
+def _write_panels(factors, panels):
+    _, rows, _ = factors.shape
+    for task in prange(2 * rows):
+        p, row = task // rows, task % rows
+        write_row(factors[p, row], row, rows, panels[p])
 
 
 def forward_numba(x, weight, bias, relu):
-    n, height, width, _ = x.shape
-    y = allocator.empty((n, 2 * height, 2 * width, weight.shape[3]), x.dtype)
-    bias = np.zeros(weight.shape[3], x.dtype) if bias is None else bias
-    with gemm_routine(x.dtype) as routine:
-        _forward(routine, x, _by_rows(weight), np.tile(bias, 2), relu, _pairs(y))
+    n, height, width, channels = x.shape
+    filters = weight.shape[3]
+    y = allocator.empty((n, 2 * height, 2 * width, filters), x.dtype)
+    bias = np.zeros(filters, x.dtype) if bias is None else bias
+    by_row = allocator.copy(weight.transpose(0, 2, 1, 3)).reshape(2, channels, 2 * filters)
+    _forward(np.ascontiguousarray(x), _in_panels(by_row), np.tile(bias, 2), relu, _pairs(y))
     return y
 
 
 @parallel_kernel
-def _forward(routine, x, weight, bias, relu, y):
+def _forward(x, weight, bias, relu, y):
     batch, height, _, _ = x.shape
     groups = (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
     for task in prange(batch * groups):
@@ -171,19 +191,23 @@ def _forward(routine, x, weight, bias, relu, y):
         last = min(height, first + _ROWS_PER_TASK)
         for p in range(2):
             out = y[n, 2 * first + p : 2 * last : 2]
-            _multiply_rows(routine, x[n, first:last], weight[p], 0.0, out)
+            _multiply_rows(x[n, first:last], weight[p], False, out)
             _add_bias(out, bias, relu)
 
 
 @kernel
-def _multiply_rows(routine, a, b, beta, c):
-    """c[i] = a[i] b + beta c[i] for each row of pixels i. A piece of b stays in the cache for all of them."""
-    summands, columns = b.shape
-    for j in range(0, columns, PIECE_COLUMNS):
-        for e in range(0, summands, PIECE_SUMMANDS):
-            piece, kept = b[e : e + PIECE_SUMMANDS, j : j + PIECE_COLUMNS], beta if e == 0 else 1.0
+def _multiply_rows(a, b, add, c):
+    """c[i] = a[i] B, or c[i] + a[i] B if `add`, for each row of pixels i, and B in panels.
+
+    A piece of a panel stays in the cache for all of them.
+    """
+    summands, columns = a.shape[2], c.shape[2]
+    for left in range(0, columns, PANEL):
+        width, right = panel_width(columns, left), min(columns, left + PANEL)
+        for e in range(0, summands, SUMMANDS):
+            piece, last = b[left * summands + e * width :], min(summands, e + SUMMANDS)
             for i in range(len(a)):
-                gemm(routine, a[i, :, e : e + PIECE_SUMMANDS], piece, kept, c[i, :, j : j + PIECE_COLUMNS])
+                multiply(a[i, :, e:last], piece, add or e > 0, c[i, :, left:right])
 
 
 @kernel
@@ -200,15 +224,13 @@ def backward_input_numba(grad_output, weight):
     n, height, width, filters = grad_output.shape
     channels = weight.shape[2]
     grad_x = allocator.empty((n, height // 2, width // 2, channels), grad_output.dtype)
-    # A copy, because BLAS is slower with a transposed factor.
     transposed = allocator.copy(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
-    with gemm_routine(grad_x.dtype) as routine:
-        _backward_input(routine, _pairs(grad_output), transposed, grad_x)
+    _backward_input(_pairs(np.ascontiguousarray(grad_output)), _in_panels(transposed), grad_x)
     return grad_x
 
 
 @parallel_kernel
-def _backward_input(routine, grad_output, transposed, grad_x):
+def _backward_input(grad_output, transposed, grad_x):
     batch, height, _, _ = grad_x.shape
     groups = (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
     for task in prange(batch * groups):
@@ -216,34 +238,43 @@ def _backward_input(routine, grad_output, transposed, grad_x):
         last = min(height, first + _ROWS_PER_TASK)
         for p in range(2):
             rows = grad_output[n, 2 * first + p : 2 * last : 2]
-            _multiply_rows(routine, rows, transposed[p], float(p), grad_x[n, first:last])
+            _multiply_rows(rows, transposed[p], p > 0, grad_x[n, first:last])
 
 
 def backward_weight_numba(x, grad_output):
     channels, filters = x.shape[3], grad_output.shape[3]
-    grad_weight = allocator.empty((2, channels, 2 * filters), x.dtype)
-    with gemm_routine(x.dtype) as routine:
-        _backward_weight(routine, x, _pairs(grad_output), grad_weight)
+    pixels = np.ascontiguousarray(x).reshape(-1, channels)
+    # Groups of pixels that threads share out, fewer where their sums would be large.
+    groups = min(16, len(pixels), max(1, 2**18 // (channels * 2 * filters)))
+    parts = allocator.empty((groups, 2, channels, 2 * filters), x.dtype)
+    rows = np.ascontiguousarray(grad_output).reshape(-1, x.shape[2], 2 * filters)
+    _backward_weight(pixels, rows, parts)
+    grad_weight = parts[0] if groups == 1 else parts.sum(axis=0, out=allocator.empty_like(parts[0]))
     return allocator.copy(grad_weight.reshape(2, channels, 2, filters).transpose(0, 2, 1, 3))
 
 
 @parallel_kernel
-def _backward_weight(routine, x, grad_output, grad_weight):
-    batch, height, _, channels = x.shape
-    columns = grad_output.shape[3]
-    across = (columns + _COLUMNS_PER_TASK - 1) // _COLUMNS_PER_TASK
-    down = (channels + _CHANNELS_PER_TASK - 1) // _CHANNELS_PER_TASK
-    for task in prange(2 * down * across):
-        p, block = task // (down * across), task % (down * across)
-        top, left = block // across * _CHANNELS_PER_TASK, block % across * _COLUMNS_PER_TASK
-        block_channels = slice(top, top + _CHANNELS_PER_TASK)
-        block_columns = slice(left, left + _COLUMNS_PER_TASK)
-        out = grad_weight[p, block_channels, block_columns]
-        out[:] = 0
-        for n in range(batch):
-            for i in range(height):
-                x_row, grad_row = x[n, i, :, block_channels], grad_output[n, 2 * i + p, :, block_columns]
-                gemm_tn(routine, x_row, grad_row, 1.0, out)
+def _backward_weight(x, grad_output, parts):
+    """Add the products of x (pixels, C) and the rows of one parity of grad_output (2 N H, W, 2F)."""
+    groups, _, channels, columns = parts.shape
+    pixels, width = len(x), grad_output.shape[1]
+    blocks = (channels + _CHANNELS_PER_TASK - 1) // _CHANNELS_PER_TASK
+    for task in prange(groups * 2 * blocks):
+        group, p, top = task // (2 * blocks), task // blocks % 2, task % blocks * _CHANNELS_PER_TASK
+        out = parts[group, p, top : top + _CHANNELS_PER_TASK]
+        # Channels side by side: rows a power of two apart would compete for the same places in the cache.
+        some_x = np.empty((_PIXELS, len(out)), x.dtype)
+        panels = np.empty(_PIXELS * padded(columns), x.dtype)
+        begin, end = pixels * group // groups, pixels * (group + 1) // groups
+        for first in range(begin, end, _PIXELS):
+            last = min(end, first + _PIXELS)
+            for pixel in range(first, last):
+                source, target = x[pixel, top:], some_x[pixel - first]
+                for c in range(target.size):
+                    target[c] = source[c]
+                row, j = pixel // width, pixel % width
+                write_row(grad_output[2 * row + p, j], pixel - first, last - first, panels)
+            multiply_transposed(some_x[: last - first], panels, first > begin, out)
 
 
 # CUDA: conv_transpose2d_cuda.py and kernels/conv_transpose2d.cu
