@@ -23,6 +23,8 @@ The last column has the first measure of a prediction in the eight symmetries of
 averaged (`--symmetries 8` of `tinyunet.predict`), on sets whose images a training may turn.
 
 Each run becomes a line in experiments/records/peers.jsonl, and the page docs/peers.md is made of these lines.
+They were made on several machines (newer lines name the processor), which take unlike numbers of steps in the
+same time.
 """
 
 from __future__ import annotations
