@@ -368,18 +368,18 @@ if it and a predicted one have half of their union in common. *Too small*: small
 LIMITS = """## What limits the rows that miss their goal
 
 - **Touching nuclei.** The 0.014 that are missing are six of the 420 objects; an older version, with a tenth
-  fewer steps, missed 0.011. The paper's recipe has 0.861, with the one seed that was run, but outlines that fit
-  less well: its average precision over all thresholds is 0.693. Objects below the size that 5 % of those in
-  training have are not kept. That is not the limit: for a network of seed 0, keeping those above
-  0, 1, 2, 3, 5 and 8 % gave an average precision at 0.5 of 0.835, 0.841, 0.844, 0.850, 0.842 and 0.824, since
-  the small ones are as often wrong as right. What is left are neighbours that are joined.
+  fewer steps, missed 0.011. The paper's recipe has 0.861, with the one seed that was run, but outlines that
+  fit less well: its average precision over all thresholds is 0.693. Objects below the size that 5 % of those
+  in training have are not kept. That is not the limit: for a network of seed 0, keeping those above 0, 1, 2,
+  3, 5 and 8 % gave an average precision at 0.5 of 0.835, 0.841, 0.844, 0.850, 0.842 and 0.824, since the
+  small ones are as often wrong as right. What is left are neighbours that are joined.
 - **Axons and myelin.** Sizes. Myelin has an IoU of 0.70 to 0.72; axons (0.67, 0.62 and 0.71) and background
   (0.54, 0.55 and 0.57) vary more, since inside and outside of fibres are taken for one another. So do whole
-  runs: with a sixth fewer steps, an older version had 0.68 (0.65–0.71) with the same seeds. Pixels are 0.07 to 0.18 µm wide in these animals. A network of seed 0, after 500 steps, had a
-  mean IoU of 0.644, and 0.695 and 0.741 on the same held-out images shrunk to 0.85 and 0.7 of their size,
-  0.574 and 0.526 on larger ones (1.2, 1.4). To scale tiles by 0.7 to 1.4 in training gained less than seeds
-  differ by: 0.660, and 0.741 on images of 0.7 again. It is not time: with seed 0, twice the minutes ended at
-  0.653, three of them at 0.662.
+  runs: with a sixth fewer steps, an older version had 0.68 (0.65–0.71) with the same seeds. Pixels are 0.07
+  to 0.18 µm wide in these animals. A network of seed 0, after 500 steps, had a mean IoU of 0.644, and 0.695
+  and 0.741 on the same held-out images shrunk to 0.85 and 0.7 of their size, 0.574 and 0.526 on larger ones
+  (1.2, 1.4). To scale tiles by 0.7 to 1.4 in training gained less than seeds differ by: 0.660, and 0.741 on
+  images of 0.7 again. It is not time: with seed 0, twice the minutes ended at 0.653, three of them at 0.662.
 - **Membranes.** V_Rand hangs on single gaps, through which two cells become one: seeds that differ by 0.003
   in mean IoU and by 0.015 in V_Info differ by 0.1 in it. Balanced classes close most of the gaps, and the
   eight symmetries more: in the README's run V_Rand is 0.957 without and 0.974 with them.
