@@ -7,7 +7,7 @@ options for a training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from tinyunet.diagnosis.copies import check_duplicates
@@ -66,6 +66,8 @@ CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_touching,
     check_light,
 )
+# Those that find nothing graver than a note.
+NOTES = (check_kind, check_equal_channels, check_files, check_touching, check_light)
 
 
 def diagnose(setup: Setup) -> list[Finding]:
@@ -77,18 +79,23 @@ def diagnose(setup: Setup) -> list[Finding]:
         The images and the options that training would use. Of images that are read as needed a few are looked
         at, and the findings are about these.
     """
-    setup = setup.looked_at()
-    findings = [finding for check in CHECKS for finding in check(setup)]
+    return _found(setup.looked_at(), CHECKS)
+
+
+def _found(setup: Setup, checks: Iterable[Callable[[Setup], Iterator[Finding]]]) -> list[Finding]:
+    """Run some checks; returns their findings, the gravest first."""
+    findings = [finding for check in checks for finding in check(setup)]
     order: tuple[Severity, ...] = ("problem", "warning", "note")
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 def warnings(setup: Setup) -> list[Finding]:
-    """Run all checks; returns the findings that are more than a note.
+    """Run the checks that may find more than a note; returns such findings.
 
     Of images that are read as needed very few are looked at, because a training waits for it.
     """
-    return [finding for finding in diagnose(setup.looked_at(AT_START)) if finding.severity != "note"]
+    graver = (check for check in CHECKS if check not in NOTES)
+    return [finding for finding in _found(setup.looked_at(AT_START), graver) if finding.severity != "note"]
 
 
 def example_samples(setup: Setup) -> dict[str, Sample]:
