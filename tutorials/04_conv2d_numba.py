@@ -215,16 +215,17 @@ assert all(np.allclose(compiled(small_x, grad_y, np.zeros((3, 3, 4, 5))), right)
 # -----------------------------
 # For each multiplication ``one_pixel`` loads a weight and a sum, and stores the sum again. A good
 # matrix product keeps a block of sums in *registers*, the few numbers that a core works on (chapter
-# 07 builds such a block). BLAS does this, and chapter 03 showed how to use it: the windows of all
-# pixels become the rows of a matrix ``patches`` with 9 C columns.
+# 07 builds such a block). Chapter 03 showed how to use one: the windows of all pixels become the
+# rows of a matrix ``patches`` with 9 C columns.
 #
 # But ``patches`` is nearly nine times as large as ``x``, and would go to memory and back. So make
 # it for a few rows of ``y`` at a time: then it is still in the cache (often 0.5 to 2 MB per core)
-# when the product reads it. **Predict**: how many rows are best? ``gemm(routine, a, b, beta,
-# out)``, the engine's way to call BLAS in Numba code, sets ``out = a b + beta out``.
+# when the product reads it. **Predict**: how many rows are best? ``multiply(a, b, False, out)``, the
+# engine's product for Numba code, sets ``out = a b``. It reads ``b`` in *panels*, groups of columns
+# one after the other in memory, because that is the order in which registers need them.
 
 # %%
-from tinyunet.backend.blas import gemm, gemm_routine
+from tinyunet.backend.products import in_panels, multiply
 
 
 @njit
@@ -238,20 +239,19 @@ def write_windows(x, first, patches):
 
 
 @njit(parallel=True)
-def in_blocks(routine, x, matrix, rows, y):
+def in_blocks(x, panels, rows, y):
     height, width, filters = y.shape
     for block in prange((height + rows - 1) // rows):
         first, last = block * rows, min(height, (block + 1) * rows)
-        patches = np.empty(((last - first) * width, len(matrix)), x.dtype)
+        patches = np.empty(((last - first) * width, 9 * x.shape[2]), x.dtype)
         write_windows(x, first, patches)
-        gemm(routine, patches, matrix, 0.0, y[first:last].reshape(len(patches), filters))
+        multiply(patches, panels, False, y[first:last].reshape(len(patches), filters))
 
 
-matrix = weight.reshape(9 * C, F)
+(panels,) = in_panels(weight.reshape(1, 9 * C, F))
 rows = [1, 2, 4, 8, 16, 48]
-with gemm_routine(x.dtype) as routine:  # BLAS has one thread here, for each of ours
-    times = np.array([measure(in_blocks, routine, x, matrix, r, y) for r in rows])
-    time_it("blocks in the cache", in_blocks, routine, x, matrix, rows[times.argmin()], y)
+times = np.array([measure(in_blocks, x, panels, r, y) for r in rows])
+time_it("blocks in the cache", in_blocks, x, panels, rows[times.argmin()], y)
 
 fig, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
 axes.semilogx(rows, 1e3 * times, "o-", base=2)
@@ -261,7 +261,7 @@ show("04-blocks")
 
 # %% [markdown]
 # Compare the lowest point with your cache. A larger block does not fit, and leaves fewer blocks to
-# share among the cores; a very small one gives BLAS little to do.
+# share among the cores; for a very small one, the weights are fetched often for little work.
 #
 # The same in the engine
 # ----------------------

@@ -23,7 +23,7 @@ from tinyunet.prediction.tiling import (
     turned,
 )
 
-# Probabilities. The same float32 sums, but BLAS adds in another order for tiles of another width.
+# Probabilities. With NumPy, BLAS adds the same float32 sums in another order for tiles of another width.
 TOLERANCE = 1e-5
 
 

@@ -1,7 +1,7 @@
 """The backends: which kernels run, where arrays lie, and the machinery that compiles and launches kernels.
 
 - `dispatch`: which backend computes, and where its arrays lie.
-- `jit`, `simd`, `blas`: Numba kernels compiled, with vector registers and matrix products inside them.
+- `jit`, `simd`, `products`: Numba kernels compiled, with vector registers and matrix products inside them.
 - `allocator`, `sums`: memory kept from step to step; the sum of two gradients.
 - `changes`: the count of a tensor's changes in place.
 - `cuda`, `cuda_graph`, `cuda_log`, `cuda_emulator`: CUDA kernels launched, captured, counted, run on a CPU.

@@ -23,8 +23,8 @@ from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, allocator
-from tinyunet.backend.blas import gemm, gemm_routine, gemm_tn
 from tinyunet.backend.jit import kernel, parallel_kernel
+from tinyunet.backend.products import in_panels, multiply, multiply_transposed, padded, write_row
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.ops import conv2d_cuda, conv2d_winograd
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
@@ -185,7 +185,7 @@ def backward_bias_and_relu(grad_output, rectified, needs_bias, weight_shape=None
 
 
 # Numba: each row of the output is a matrix product: its windows, laid out as the rows of a matrix, times the
-# weights. For 3×3 windows over many channels, `conv2d_winograd` does it with fewer multiplications.
+# weights in panels. For 3×3 windows over many channels, `conv2d_winograd` does it with fewer multiplications.
 
 
 def forward_numba(x, weight, bias, padding, relu):
@@ -196,31 +196,24 @@ def forward_numba(x, weight, bias, padding, relu):
         return conv2d_winograd.forward(x, weight, bias, padding, relu)
     x = np.ascontiguousarray(pad(x, padding))
     y = allocator.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
-    with gemm_routine(x.dtype) as routine:
-        _forward(routine, x, weight, bias, relu, numba.get_num_threads(), y)
+    panels = in_panels(weight.reshape(1, size * size * channels, filters))[0]
+    _forward(x, size, panels, bias, relu, numba.get_num_threads(), y)
     return y
 
 
 @parallel_kernel
-def _forward(routine, x, weight, bias, relu, workers, y):
+def _forward(x, size, weight, bias, relu, workers, y):
     batch, height, width, filters = y.shape
-    size, _, channels, _ = weight.shape
-    columns = size * size * channels
     for worker in prange(workers):
-        memory = np.empty((width, columns), x.dtype)
+        memory = np.empty((width, size * size * x.shape[3]), x.dtype)
         for row in range(worker, batch * height, workers):
             n, i = row // height, row % height
             out = y[n, i]
+            multiply(_windows(x, n, i, size, memory), weight, False, out)
             for j in range(width):
                 for f in range(filters):
-                    out[j, f] = bias[f]
-            windows = _windows(x, n, i, size, memory)
-            gemm(routine, windows, weight.reshape(columns, filters), 1.0, out)
-            if relu:
-                for j in range(width):
-                    for f in range(filters):
-                        value = out[j, f]
-                        out[j, f] = 0 if value < 0 else value  # a NaN stays
+                    value = out[j, f] + bias[f]
+                    out[j, f] = 0 if relu and value < 0 else value  # a NaN stays
 
 
 @kernel
@@ -262,21 +255,23 @@ def backward_weight_numba(x, grad_output, padding, size):
     # The number of parts of the sum over rows depends on shapes alone: fewer for a large gradient.
     columns = size * size * channels
     parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), columns, filters), x.dtype)
-    with gemm_routine(x.dtype) as routine:
-        _backward_weight(routine, x, grad_output, size, numba.get_num_threads(), parts)
+    _backward_weight(x, np.ascontiguousarray(grad_output), size, numba.get_num_threads(), parts)
     return parts.sum(axis=0).reshape(size, size, channels, filters)
 
 
 @parallel_kernel
-def _backward_weight(routine, x, grad_output, size, workers, parts):
-    batch, height, width, _ = grad_output.shape
+def _backward_weight(x, grad_output, size, workers, parts):
+    batch, height, width, filters = grad_output.shape
     rows, count = batch * height, len(parts)
     for worker in prange(workers):
         memory = np.empty((width, parts.shape[1]), x.dtype)
+        panels = np.empty(width * padded(filters), x.dtype)
         for part in range(worker, count, workers):
             for row in range(rows * part // count, rows * (part + 1) // count):
                 n, i = row // height, row % height
-                gemm_tn(routine, _windows(x, n, i, size, memory), grad_output[n, i], 1.0, parts[part])
+                for j in range(width):
+                    write_row(grad_output[n, i, j], j, width, panels)
+                multiply_transposed(_windows(x, n, i, size, memory), panels, True, parts[part])
 
 
 def backward_bias_numba(grad_output):

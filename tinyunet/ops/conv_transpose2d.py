@@ -28,6 +28,7 @@ from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.backend.products import (
     PANEL,
     SUMMANDS,
+    in_panels,
     multiply,
     multiply_transposed,
     padded,
@@ -156,29 +157,13 @@ def _pairs(rows):
     return rows.reshape(n, height, width // 2, 2 * filters)
 
 
-def _in_panels(factors):
-    """Write two right factors, those of the even and of the odd rows, in panels."""
-    _, rows, columns = factors.shape
-    panels = allocator.empty((2, rows * padded(columns)), factors.dtype)
-    _write_panels(factors, panels)
-    return panels
-
-
-@parallel_kernel
-def _write_panels(factors, panels):
-    _, rows, _ = factors.shape
-    for task in prange(2 * rows):
-        p, row = task // rows, task % rows
-        write_row(factors[p, row], row, rows, panels[p])
-
-
 def forward_numba(x, weight, bias, relu):
     n, height, width, channels = x.shape
     filters = weight.shape[3]
     y = allocator.empty((n, 2 * height, 2 * width, filters), x.dtype)
     bias = np.zeros(filters, x.dtype) if bias is None else bias
     by_row = allocator.copy(weight.transpose(0, 2, 1, 3)).reshape(2, channels, 2 * filters)
-    _forward(np.ascontiguousarray(x), _in_panels(by_row), np.tile(bias, 2), relu, _pairs(y))
+    _forward(np.ascontiguousarray(x), in_panels(by_row), np.tile(bias, 2), relu, _pairs(y))
     return y
 
 
@@ -225,7 +210,7 @@ def backward_input_numba(grad_output, weight):
     channels = weight.shape[2]
     grad_x = allocator.empty((n, height // 2, width // 2, channels), grad_output.dtype)
     transposed = allocator.copy(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
-    _backward_input(_pairs(np.ascontiguousarray(grad_output)), _in_panels(transposed), grad_x)
+    _backward_input(_pairs(np.ascontiguousarray(grad_output)), in_panels(transposed), grad_x)
     return grad_x
 
 

@@ -152,7 +152,7 @@ class Cluster:
                 raise _cannot_take_part(address, answer)
         alike = {f"worker {address}": answer.computer for address, answer in answers.items()}
         here = computer(job.backend)
-        machine = {name: here[name] for name in ("processor", "instructions", "BLAS", "GPU") if name in here}
+        machine = {name: here[name] for name in ("processor", "instructions", "GPU") if name in here}
         for address, described in alike.items():
             # The client does not compute regions: its processor may be another, its versions may not.
             if differing := differing_of({"here": here, address: described | machine}):

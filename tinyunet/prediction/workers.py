@@ -20,7 +20,7 @@ import numba
 from numba.core import registry
 
 import tinyunet
-from tinyunet.backend import blas, simd, use_backend
+from tinyunet.backend import simd, use_backend
 from tinyunet.command_line import explain
 from tinyunet.data.class_table import ClassTable
 from tinyunet.data.planes import NO_CHOICE, PlaneChoice
@@ -87,7 +87,7 @@ def most_threads() -> int:
 def computer(backend: str) -> dict[str, str]:
     """Describe what the last bits of a result and the bytes of its files depend on.
 
-    Numba compiles for one kind of processor, and OpenBLAS chooses its kernels by it.
+    Numba compiles for one kind of processor.
     """
     _, name, features = registry.cpu_target.target_context.codegen().magic_tuple()
     described = {
@@ -96,7 +96,6 @@ def computer(backend: str) -> dict[str, str]:
         **{package: _version(package) for package in PACKAGES},
         "processor": name,
         "instructions": f"{simd.LANES} lanes, {_digest(features.encode())[:8]}",
-        "BLAS": blas.processor(),
     }
     if backend == "cuda":
         import cupy

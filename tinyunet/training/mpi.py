@@ -24,7 +24,7 @@ import numba
 from llvmlite import binding
 
 from tinyunet import startup
-from tinyunet.backend import active_backend, blas
+from tinyunet.backend import active_backend
 from tinyunet.command_line import explain
 from tinyunet.data.fingerprint import Fingerprints
 from tinyunet.errors import OptionError, RunError, TinyUNetError
@@ -155,7 +155,6 @@ def facts(images: Mapping[str, Fingerprints]) -> dict[str, object]:
         "Python": platform.python_version(),
         "processor": binding.get_host_cpu_name(),
         "its instruction sets": frozenset(name[1:] for name in features if name.startswith("+")),
-        "kernels of BLAS": blas.processor() or "unknown",
         "images and labels": f"checksum {zlib.crc32(json.dumps(images).encode()):08x}",
     }
 
