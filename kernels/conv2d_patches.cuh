@@ -54,6 +54,15 @@ __device__ __forceinline__ Offset offset_in_matrix(int row, int rows, int column
     return {row * columns + column, row < rows && column < columns};
 }
 
+// Four numbers at once.
+__device__ __forceinline__ float4& as_float4(const float& first) {
+    return *reinterpret_cast<float4*>(const_cast<float*>(&first));
+}
+
+__device__ __forceinline__ float4 load_float4(const float* array, Offset offset) {
+    return offset.exists ? as_float4(array[offset.value]) : make_float4(0, 0, 0, 0);
+}
+
 // Move on by some columns. They are contiguous in x except at the end of a row of the window.
 __device__ __forceinline__ void advance(Tap& tap, const Shape& s, int columns) {
     tap.c += columns;

@@ -11,14 +11,6 @@ struct __align__(16) Tiles {
     float right[2][DEPTH][TILE_COLUMNS];
 };
 
-__device__ __forceinline__ float4& as_float4(const float& first) {
-    return *reinterpret_cast<float4*>(const_cast<float*>(&first));
-}
-
-__device__ __forceinline__ float4 load_float4(const float* array, Offset offset) {
-    return offset.exists ? as_float4(array[offset.value]) : make_float4(0, 0, 0, 0);
-}
-
 // Each thread has 8×8 elements: rows r..r+3 and 64+r..64+r+3, columns c..c+3 and 32+c..32+c+3.
 __device__ __forceinline__ int first_row() { return threadIdx.x / 8 * 4; }
 __device__ __forceinline__ int first_column() { return threadIdx.x % 8 * 4; }

@@ -23,10 +23,6 @@ constexpr int FREQUENCIES = 36;
 constexpr int STEPS = STAGE_DEPTH / 8;  // each as deep as one instruction
 constexpr int OWN = STAGE_DEPTH / 4;    // numbers along the depth that a lane has: two for each step
 
-__device__ __forceinline__ const float4& as_float4(const float& first) {
-    return reinterpret_cast<const float4&>(first);
-}
-
 // The registers of a factor in one instruction, each number as the sum of two of TF32, to 2^-23 of it. The
 // first is rounded: cvt.rna.tf32 would take twice as many instructions, because it leaves infinities alone. Of
 // the second, which has twelve bits, tensor cores ignore the last.
