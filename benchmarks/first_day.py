@@ -244,7 +244,8 @@ def networks(day: Day) -> Figures:
 
 def layers_(day: Day) -> Figures:
     """Compare each layer with cuDNN's."""
-    rungs = ("blocked", "tensor", "tensor_bf16", "tensor_copies", *conv2d_cuda.WINOGRADS)
+    names = ("few_channels", "blocked", "tensor", "tensor_bf16", "tensor_copies")
+    rungs = (*names, *conv2d_cuda.WINOGRADS)
     return _beside_pytorch(
         day,
         gpu.Options(groups=("layers",), rungs=rungs, turns=5, compiled=False, out=day.out / "layers.json"),

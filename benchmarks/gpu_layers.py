@@ -32,6 +32,7 @@ PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", "tensor_copies": "bf16"
 COLOURS = {
     "naive": "tab:brown",
     "tiled": "tab:pink",
+    "few_channels": "tab:gray",
     "blocked": "tab:blue",
     "product": "tab:purple",
     "winograd": "tab:cyan",

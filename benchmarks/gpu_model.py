@@ -80,8 +80,8 @@ BASE, TILE = 64, 572  # the paper's
 # The threads of a naive block read the same numbers, which the model would count as many times.
 RUNGS_IN_TABLE = (*(rung for rung in conv2d_cuda.RUNGS if rung != "naive"), *conv2d_cuda.WINOGRADS)
 SHOWN = 1e-4  # seconds that a kernel took on the H200 to be in the table
-# What the H200 ran where another rung is chosen now: by precision, and for 3×3 windows in float32.
-RUNGS_THAT_RAN, WINOGRAD_THAT_RAN = {"bf16": "tensor_bf16"}, WINOGRAD
+# What the H200 ran where another rung is chosen now: by precision, for 3×3 windows in float32, for images.
+RUNGS_THAT_RAN, WINOGRAD_THAT_RAN, RUNG_OF_IMAGES_THAT_RAN = {"bf16": "tensor_bf16"}, WINOGRAD, "tiled"
 # Kernels rewritten since it ran them: what they took says nothing about the code that is there now.
 REWRITTEN = frozenset(
     {"conv2d_backward_bias", "conv2d_backward_bias_end", "conv2d_flip_weight", "relu_backward", "sgd_step"}
@@ -153,8 +153,10 @@ def results_of_a_block(launch: Launch) -> int:
     """Return how many numbers a block of a product computes."""
     if rung := winograd_rung(launch):
         return math.prod(conv2d_winograd_cuda.BLOCKS[rung][0])
-    rung = launch.kernel.removeprefix("conv2d_forward_").removeprefix("conv2d_backward_weight_")
-    return math.prod(conv2d_cuda.TILES[rung][0]) if rung in conv2d_cuda.TILES else launch.threads
+    match = re.fullmatch(r"conv2d_(forward|backward_weight)_(\w+)", launch.kernel)
+    direction, rung = match.groups() if match else ("", "")
+    tiles = conv2d_cuda.TILES if direction == "forward" else conv2d_cuda.WEIGHT_TILES
+    return math.prod(tiles[rung][0]) if rung in tiles else launch.threads
 
 
 def passes(launch: Launch, loop: Cost) -> float:
@@ -344,7 +346,11 @@ def recorded(base: int, task: str, precision: str, architecture: str) -> list[La
 @cache
 def recorded_as_measured(precision: str) -> list[Launch]:
     """Record a step by the rungs that the H200 ran."""
-    with mock.patch.dict(conv2d_cuda.FASTEST, RUNGS_THAT_RAN), winograd_by(WINOGRAD_THAT_RAN):
+    with (
+        mock.patch.dict(conv2d_cuda.FASTEST, RUNGS_THAT_RAN),
+        mock.patch.object(conv2d_cuda, "FEW_CHANNELS", RUNG_OF_IMAGES_THAT_RAN),
+        winograd_by(WINOGRAD_THAT_RAN),
+    ):
         return launches(lambda: gpu.our_tasks(BASE, TILE, None)["step"], precision)
 
 

@@ -13,6 +13,9 @@
 //   naive    one thread per element of the result; every factor is read from memory each time
 //   tiled    16×16 elements per block; 16 columns of one factor and 16 rows of the other are in shared
 //            memory, where each number is used 16 times
+//   few_channels   256×32 elements per block, 8×4 in the registers of each thread. x is read number by number,
+//            as images must be. Of a weight gradient a block has 9×32 elements, and its threads share out the
+//            pixels. F must be a multiple of 4
 //   blocked  128×64 elements per block, 8×8 in the registers of each thread: a number read from shared
 //            memory is used 8 times. 128-bit loads; the next tiles are fetched while these are multiplied. C
 //            and F must be multiples of 4
@@ -24,14 +27,15 @@
 //   tensor_copies   factors are rounded to bfloat16 before, into copies of half the size; 128×128 elements
 //            per block; ldmatrix moves a tile from shared memory to a warp. C and F must be multiples of 8
 //
-// The first two are here, the others in conv2d_blocked.cu, conv2d_tensor.cu and conv2d_tensor_copies.cu.
-// Another rung, for 3×3 windows, multiplies less: conv2d_winograd.cu. The other kernels are flip_weight (for
-// grad_x), sum_parts (of a weight gradient, in order), backward_bias and backward_bias_end.
+// The first two are here, the others in conv2d_few_channels.cu, conv2d_blocked.cu, conv2d_tensor.cu and
+// conv2d_tensor_copies.cu. Another rung, for 3×3 windows, multiplies less: conv2d_winograd.cu. The other kernels
+// are flip_weight (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and
+// backward_bias_end.
 //
-// Launch: naive and sum_parts one thread per element, blocks of 256; tiled (rows / 16, F / 16)
-// blocks of 16×16; blocked and tensor (rows / 128, F / 64) blocks of 128; backward_bias (F / 32, shares)
-// blocks of 32×8. Weight gradients have K²C rows; the third axis of their grid goes over parts of the
-// pixels, each with its own sum.
+// Launch: naive and sum_parts one thread per element, blocks of 256; tiled (rows / 16, F / 16) blocks of 16×16;
+// few_channels (rows / 256, F / 32) blocks of 256; blocked and tensor (rows / 128, F / 64) blocks of 128;
+// backward_bias (F / 32, shares) blocks of 32×8. Weight gradients have K²C rows; the third axis of their grid
+// goes over parts of the pixels, each with its own sum.
 
 #include "conv2d_flip.cuh"
 #include "conv2d_patches.cuh"

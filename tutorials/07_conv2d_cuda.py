@@ -360,11 +360,11 @@ show("07-fragments")
 #
 # The same in the engine
 # ----------------------
-# ``kernels/conv2d*.cu`` has these rungs: ``naive``, ``tiled``, ``blocked`` (8×8 outputs per thread,
-# four numbers per load, the next tiles fetched while these are multiplied) and ``tensor``, the last
-# also with factors of 16 bits (bfloat16, 7 after the point), rounded on their way into the tensor cores
-# or beforehand, in copies. They agree with our kernels up to their rounding. A launch log adds up their
-# accesses to memory.
+# ``kernels/conv2d*.cu`` has these rungs: ``naive``, ``tiled``, ``few_channels`` (8×4 outputs per thread,
+# for images), ``blocked`` (8×8 outputs per thread, four numbers per load, the next tiles fetched while
+# these are multiplied) and ``tensor``, the last also with factors of 16 bits (bfloat16, 7 after the
+# point), rounded on their way into the tensor cores or beforehand, in copies. They agree with our
+# kernels up to their rounding. A launch log adds up their accesses to memory.
 
 # %%
 import tinyunet as tu

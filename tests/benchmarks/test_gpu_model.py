@@ -38,7 +38,7 @@ def test_the_code_multiplies_as_often_as_the_op_says(rung, direction):
     assert 2 * in_a_warp * product.blocks * product.threads // 32 == times * product.flops
 
 
-@pytest.mark.parametrize("rung", ["tiled", "blocked", "tensor", "tensor_bf16", "tensor_copies"])
+@pytest.mark.parametrize("rung", [*conv2d_cuda.TILES])
 def test_the_layers_of_the_ladder(rung):
     """Their rate counts the operations of the direct algorithm, which the launches of these rungs are."""
     layer = Layer(30, 64, 64)

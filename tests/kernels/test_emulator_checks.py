@@ -33,6 +33,7 @@ def conv2d(rung, channels=20, filters=68, flips=False):
 conv2d_naive, conv2d_tiled, conv2d_blocked, conv2d_tensor, conv2d_winograd, conv2d_winograd_tensor = map(
     conv2d, ("naive", "tiled", "blocked", "tensor", "winograd", "winograd_tensor")
 )
+conv2d_few_channels = conv2d("few_channels", channels=3, filters=36)
 conv2d_tensor_copies = conv2d("tensor_copies", channels=24, filters=136)
 conv2d_flip = conv2d("naive", channels=5, filters=34, flips=True)
 
@@ -234,6 +235,46 @@ BUGS = [
         "",
         "race: thread 1 reads the shared memory.*which thread 0 wrote",
         "patches[threadIdx.y][threadIdx.x] = left",
+    ),
+    (
+        "no barrier before windows are read",
+        conv2d_few_channels,
+        "__syncthreads();  // patches and weights are complete",
+        "",
+        "reads word .* of the shared memory, which no thread of the block has written",
+        "float4 four = ",
+    ),
+    (
+        "no barrier before windows are overwritten",
+        conv2d_few_channels,
+        "__syncthreads();  // nothing reads them any more",
+        "",
+        "race: thread .* the shared memory.*which thread",
+        "patches[k][threadIdx.x] = numbers",
+    ),
+    (
+        "a row of y after the last",
+        conv2d_few_channels,
+        "if (row < rows && f < filters)",
+        "if (f < filters)",
+        r"out of bounds: .* writes 16 bytes at y\[4752\], which has 4752",
+        "as_float4(y[row * filters + f]) = ",
+    ),
+    (
+        "a gradient after the last of its part",
+        conv2d_few_channels,
+        "first + pixel(half, e), last, f",
+        "first + pixel(half, e), first + PIXELS, f",
+        r"out of bounds: .* reads 16 bytes at grad_output\[4752\], which has 4752",
+        "return offset.exists ? as_float4(",
+    ),
+    (
+        "each warp leaves its sums in the same place",
+        conv2d_few_channels,
+        "as_float4(of_warp[threadIdx.x / 32][k *",
+        "as_float4(of_warp[0][k *",
+        "race: thread 32 writes the shared memory.*which thread 0 wrote",
+        "as_float4(of_warp[0][k *",
     ),
     (
         "one buffer where two are needed",

@@ -395,6 +395,8 @@ def test_the_fault_is_found(emulated, fault):
     [
         ("tiled", (16, 16), (16, 8), "which nobody has written"),
         ("tiled", (32, 16), (16, 16), WRONG),  # half of the blocks
+        ("few_channels", (256, 32), (128,), "which nobody has written"),
+        ("few_channels", (512, 32), (256,), WRONG),  # half of the blocks
         ("blocked", (128, 64), (64,), "which nobody has written"),
         ("tensor", (128, 64), (160,), "160 threads per block, the kernel is compiled for at most 128"),
         ("tensor_copies", (128, 128), (128,), "which nobody has written"),

@@ -14,7 +14,7 @@ from ptx.tensor_cores import largest_error
 
 import tinyunet as tu
 from benchmarks import dry_run
-from tinyunet.backend import to_backend, to_host
+from tinyunet.backend import active_backend, to_backend, to_host
 from tinyunet.backend.cuda_log import launch_log
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
@@ -38,7 +38,7 @@ def rung(request, monkeypatch):
 @pytest.mark.parametrize("size", [1, 3, 4, 5])
 def test_equals_torch(build, rung, size, padding):
     """With a padding of 2 around a 1×1 window, that of the gradient of x is negative."""
-    channels, filters = (4, 8) if rung == "blocked" else (3, 5)
+    channels, filters = (4, 8) if rung in ("few_channels", "blocked") else (3, 5)
     assert_equals_torch("conv2d", arrays(2, 7, 11, channels, filters, size), padding=padding, relu=True)
 
 
@@ -52,6 +52,23 @@ def test_equals_torch(build, rung, size, padding):
 )
 def test_several_blocks(build, rung, sizes):
     assert_equals_torch("conv2d", arrays(*sizes))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("sizes", "padding"),
+    [
+        ((2, 9, 11, 1, 8, 3), 0),
+        ((2, 9, 11, 3, 36, 3), 2),  # 27 columns of patches, three passes, and more filters than a block has
+        ((1, 13, 12, 2, 4, 5), 2),  # 50 columns, not a multiple of 9
+        ((1, 46, 50, 1, 4, 1), 0),  # more pixels than one part of the weight gradient
+    ],
+)
+def test_images_equal_torch(build, sizes, padding, precision):
+    """In all precisions, because their factors are not rounded."""
+    with tu.use_backend(active_backend(), precision), launch_log() as log:
+        assert_equals_torch("conv2d", arrays(*sizes), padding=padding, relu=True)
+    assert {"conv2d_forward_few_channels", "conv2d_backward_weight_few_channels"} <= set(log.totals)
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2, 3])
@@ -201,7 +218,7 @@ def test_nan_reaches_the_outputs_that_it_goes_into(build):
 
 @pytest.mark.parametrize(
     ("channels", "filters", "expected"),
-    [(1, 64, RUNGS[:2]), (64, 2, RUNGS[:2]), (4, 8, RUNGS[:-1]), (24, 12, RUNGS[:-1]), (8, 16, RUNGS)],
+    [(1, 64, RUNGS[:3]), (64, 2, RUNGS[:2]), (4, 8, RUNGS[:-1]), (24, 12, RUNGS[:-1]), (8, 16, RUNGS)],
 )
 def test_the_rungs_that_take_some_channels(channels, filters, expected):
     assert tuple(rung for rung in RUNGS if conv2d_cuda.takes(rung, channels, filters)) == expected
@@ -239,7 +256,12 @@ def test_copies_are_for_many_products(side, expected):
         ((64, 60, 3), "bf16", "auto", "tensor_bf16"),
         ((68, 64, 3), "bf16", "auto", "tensor_bf16"),
         ((56, 64, 3), "bf16", "auto", "tensor_bf16"),
-        ((1, 64, 3), "float32", "auto", "tiled"),
+        ((1, 64, 3), "float32", "auto", "few_channels"),
+        ((3, 64, 3), "bf16", "auto", "few_channels"),
+        ((1, 2, 3), "float32", "auto", "tiled"),
+        ((4, 64, 3), "float32", "auto", "few_channels"),
+        ((4, 64, 3), "bf16", "auto", "tensor_bf16"),
+        ((8, 64, 3), "float32", "auto", "blocked"),
         ((64, 2, 1), "tf32", "auto", "tiled"),
     ],
 )

@@ -22,14 +22,19 @@ from tinyunet.ops.conv2d_winograd_cuda import WINOGRAD, WINOGRAD_TENSOR
 # For each rung the rows and columns of the result that a block computes, and its threads.
 TILES = {
     "tiled": ((16, 16), (16, 16)),
+    "few_channels": ((256, 32), (256,)),
     "blocked": ((128, 64), (128,)),
     "tensor": ((128, 64), (128,)),
     "tensor_bf16": ((128, 64), (128,)),
     "tensor_copies": ((128, 128), (256,)),
 }
+# The same for the gradient of a weight, whose rows are those of the weight.
+WEIGHT_TILES = TILES | {"few_channels": ((9, 32), (256,))}
 # By precision. "tensor_copies" was chosen by the model of `benchmarks.gpu_model`, not by a clock.
 FASTEST = {"float32": "blocked", "tf32": "tensor", "bf16": "tensor_copies"}
 RUNGS = ("naive", *TILES)
+FEW_CHANNELS = "few_channels"  # the rung that reads x number by number, for images
+MAX_FEW = 4  # channels for it, by the same model, where "blocked" would run
 COPIES = "tensor_copies"  # the rung that multiplies copies rounded to bfloat16
 WITHOUT_COPIES = "tensor_bf16"  # in place of it where its blocks are too large
 MIN_COPIED = 64  # channels and filters for "tensor_copies", by the same model: half of a block idles then
@@ -87,7 +92,7 @@ def backward_weight(x, grad_output, padding, size, rung=None):
         return conv2d_winograd_cuda.backward_weight(x, grad_output, padding, rung)
     rows, columns = grad_output.size // filters, size**2 * channels
     parts = cuda.empty((cuda.blocks(rows, ROWS_PER_PART), size, size, channels, filters))
-    (across, down), block = _grid_and_block(rung, columns, filters)
+    (across, down), block = _grid_and_block(rung, columns, filters, WEIGHT_TILES)
     cuda.launch(
         "conv2d",
         f"backward_weight_{rung}",
@@ -159,20 +164,26 @@ def sum_parts(parts):
 
 def takes(rung, channels, filters):
     """Tell whether a rung has kernels for these sizes: most load four numbers at once, or copy eight."""
-    at_once = {"naive": 1, "tiled": 1, COPIES: 8}.get(rung, 4)
-    return channels % at_once == 0 and filters % at_once == 0
+    at_once = {"naive": (1, 1), "tiled": (1, 1), FEW_CHANNELS: (1, 4), COPIES: (8, 8)}.get(rung, (4, 4))
+    return channels % at_once[0] == 0 and filters % at_once[1] == 0
 
 
 def fastest_rung(channels, filters, size):
     """Choose the rung for the precision and these sizes: 128-bit loads need multiples of 4.
 
+    Where only the filters are such a multiple, factors keep their 24 bits in all precisions.
+
     The environment variable TINYUNET_CONV turns Winograd's algorithm on and off, as on the CPU.
     """
-    if channels % 4 or filters % 4:
+    if filters % 4:
         return "tiled"
+    if channels % 4:
+        return FEW_CHANNELS
     precision = active_precision()
     if precision == "float32" and suits(np.float32, size, channels, filters, MIN_CHANNELS):
         return fastest_winograd()
+    if precision == "float32" and channels <= MAX_FEW:
+        return FEW_CHANNELS
     rung = FASTEST[precision]
     too_few = min(channels, filters) < MIN_COPIED or not takes(COPIES, channels, filters)
     return WITHOUT_COPIES if rung == COPIES and too_few else rung
@@ -228,9 +239,9 @@ def _rounded_to_bf16(array):
     return rounded
 
 
-def _grid_and_block(rung, rows, columns):
+def _grid_and_block(rung, rows, columns, tiles=TILES):
     """Return blocks (along rows, along columns) and threads for a result of rows × columns."""
     if rung == "naive":
         return (cuda.blocks(rows * columns, cuda.THREADS_PER_BLOCK), 1), (cuda.THREADS_PER_BLOCK,)
-    (tile_rows, tile_columns), block = TILES[rung]
+    (tile_rows, tile_columns), block = tiles[rung]
     return (cuda.blocks(rows, tile_rows), cuda.blocks(columns, tile_columns)), block

@@ -217,6 +217,8 @@ def _error(rung, products):
 for rung in ("naive", "tiled"):
     conv2d(rung, 5, 7, 3, 5, 3, 1)
     conv2d(rung, 4, 9, 5, 17, 2, 0, relu=False)  # several blocks along the pixels and the filters
+conv2d("few_channels", 7, 9, 4, 36, 3, 1)  # several blocks along the filters, and passes
+conv2d("few_channels", 13, 23, 4, 4, 2, 0, relu=False)  # several blocks along the pixels
 for rung in ("blocked", "tensor", "tensor_bf16"):
     conv2d(rung, 7, 9, 4, 8, 3, 1)
     conv2d(rung, 11, 13, 8, 68, 2, 0)  # several blocks
@@ -234,6 +236,8 @@ conv2d("winograd_tensor", 6, 6, 36, 68, 3, 0, relu=False)  # several blocks, and
 for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
     # Several blocks along the rows of the gradient, and along the pixels.
     conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 36)), 0, 1, rows_per_part=32)
+# An image of three channels, and parts of two passes, of which the last is not full.
+conv2d_weight("few_channels", *numbers((1, 27, 30, 3), (1, 25, 28, 36)), 0, 3, rows_per_part=512)
 # A part of four stages: in the last, to which threads move on within the loop, another image begins.
 conv2d_weight("tensor_copies", *numbers((2, 12, 12, 16), (2, 10, 10, 40)), 0, 3, rows_per_part=128)
 # 35 tiles in parts of 24, of which a block fetches 8 at a time: three turns of the loop, and two.
@@ -278,14 +282,15 @@ def conv_transpose2d(rung, channels, filters):
     """Add three cases."""
     x, up, bias = numbers((2, 3, 5, channels), (2, 2, channels, filters), (filters,))
     (grad,) = numbers((2, 6, 10, filters), seed=1)
-    by, product_rung = ("", "tiled") if filters % 4 else ("_by_four", "blocked")
+    by = "" if filters % 4 else "_by_four"
+    product, product_for_x = ("few_channels", "tiled") if channels % 4 else ("blocked", "blocked")
     swap_axes, gather = f"conv_transpose2d_swap_axes{by}", f"conv_transpose2d_gather{by}"
-    product = f"{swap_axes} conv2d_forward_{product_rung}"
-    weight = f"{swap_axes} conv2d_backward_weight_{product_rung} {gather}"
+    for_x = f"{swap_axes} conv2d_forward_{product_for_x} conv2d_flip_weight {gather}"
+    for_y = f"{swap_axes} conv2d_forward_{product} conv_transpose2d_scatter{by}"
     for direction, arguments, by_product in (
-        ("forward", (x, up, bias, True), f"{product} conv_transpose2d_scatter{by}"),
-        ("backward_input", (grad, up), f"{product} conv2d_flip_weight {gather}"),
-        ("backward_weight", (x, grad), weight),
+        ("forward", (x, up, bias, True), for_y),
+        ("backward_input", (grad, up), for_x),
+        ("backward_weight", (x, grad), f"{swap_axes} conv2d_backward_weight_{product} {gather}"),
     ):
         own = f"conv_transpose2d_{direction}_naive"
         reference = DISPATCH_TABLE["conv_transpose2d", direction].implementations["numpy"]
