@@ -22,7 +22,7 @@ namespace {
 
 struct Stamp {
     void* code;  // address of the instruction
-    int block, thread, epoch, warp_epoch;
+    int block, thread, epoch, warp_epoch, proxy_fences;
 };
 
 struct Cell {
@@ -62,7 +62,7 @@ bool unordered(const Stamp& before) {
 
 void visit(Memory& memory, long index, bool writes, void* code) {
     Cell& cell = memory.cells[index];
-    Stamp now = {code, block_number, thread_number(), epoch, current->warp_epoch};
+    Stamp now = {code, block_number, thread_number(), epoch, current->warp_epoch, current->proxy_fences};
     if (&memory == &shared && cell.writer.block != block_number) {
         if (!writes)
             fail(
@@ -128,6 +128,24 @@ void forget_written(float4* destination) {
     forget_count();  // of writing the NaN
     std::size_t first = (reinterpret_cast<char*>(destination) - shared.begin) / shared.element;
     for (std::size_t index = first; index < first + 4; index++) shared.cells[index] = {};
+}
+
+// A product reads through another path than threads do, the async proxy. It sees what a thread wrote after
+// that thread's next fence.proxy.async. Of another thread's fence it knows after a barrier. A fence by the
+// thread that multiplies would do on a GPU, too, but is not accepted here.
+void check_read_by_product(const char* at, int size, void* code) {
+    long first = (at - shared.begin) / shared.element;
+    for (long index = first; index < first + size / shared.element; index++) {
+        visit(shared, index, false, code);
+        const Stamp& writer = shared.cells[index].writer;
+        const Fiber& fiber = fibers[writer.thread];
+        int fences = &fiber == current ? fiber.proxy_fences : fiber.fences_at_barrier;
+        if (fences <= writer.proxy_fences)
+            fail("@%lx: a product reads word %ld of the shared memory, which thread %d wrote at @%lx, with no "
+                 "fence.proxy.async by that thread in between",
+                 offset_in_library(code), index, writer.thread, offset_in_library(writer.code));
+    }
+    count_access(code, (1L << 40) + (at - shared.begin), size, true, false);
 }
 
 }  // namespace emulator

@@ -55,6 +55,7 @@ using std::min;
 #define __int_as_float(bits) emulator::number_of(bits)
 #define __uint_as_float(bits) emulator::number_of(bits)
 #define __float_as_uint(number) emulator::bits_of(number)
+#define __cvta_generic_to_shared(pointer) emulator::shared_address(pointer)
 #define __shfl_xor_sync(mask, value, bits) \
     emulator::shuffle(mask, value, emulator::lane() ^ (bits), EMULATED_LINE)
 
@@ -204,6 +205,19 @@ inline void load_matrices(unsigned (&d)[4], const void* row, const char* line) {
     float4 own = *static_cast<const float4*>(row);
     spread_rows<TRANSPOSED>(d, own, line);
 }
+
+// wgmma.mma_async: a warpgroup, four warps, multiplies matrices that lie in shared memory as descriptors say
+// (warpgroups.cpp). Here a product reads its factors as late as possible, when a thread waits for it. Until then
+// the sums that a thread has of the result are NaN.
+//   sums      those of this thread: columns / 2
+//   left      64×16, the rows along K or, transposed, the columns; right: 16×columns, transposed the rows along K
+unsigned shared_address(const void* place);
+void fence_registers(const char* line);
+void fence_proxy();
+void begin_product(float* sums, int columns, unsigned long long left, unsigned long long right,
+                   bool left_transposed, bool right_transposed, const char* line);
+void end_group_of_products(const char* line);
+void wait_for_products(int groups_left, const char* line);
 
 template <class... P, std::size_t... I>
 UNCHECKED void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {

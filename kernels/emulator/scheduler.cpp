@@ -94,7 +94,10 @@ void open_barrier(int threads) {
             fail("%s: divergent barrier: thread %d waits at %s", waiting.line, thread, other.line);
         }
     }
-    for (int t = 0; t < threads; t++) fibers[t].state = State::ready;
+    for (int t = 0; t < threads; t++) {
+        fibers[t].state = State::ready;
+        fibers[t].fences_at_barrier = fibers[t].proxy_fences;
+    }
     epoch++;
 }
 
@@ -106,6 +109,7 @@ void run_block(int threads) {
         fibers[t].state = State::ready;
         fibers[t].copies.clear();
     }
+    begin_block_of_warpgroups();
     for (;;) {
         bool progress = false;
         int done = 0;
@@ -116,7 +120,7 @@ void run_block(int threads) {
             }
             done += fibers[t].state == State::done;
         }
-        if (done == threads) return;
+        if (done == threads) return end_block_of_warpgroups(threads);
         if (!progress) open_barrier(threads);
     }
 }
@@ -173,6 +177,7 @@ void remember_copy(float4* to, const float4* from) {
 
 // For the build without checks.
 __attribute__((weak)) void forget_written(float4*) {}
+__attribute__((weak)) void check_read_by_product(const char*, int, void*) {}
 __attribute__((weak)) void count_block() {}
 
 void end_group_of_copies() { current->copy_group++; }

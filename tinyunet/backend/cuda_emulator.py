@@ -312,9 +312,10 @@ class _Build(NamedTuple):
 # In the checking build only the kernels are instrumented, and the last step links without the sanitizer's own
 # library. -fno-tree-sra: otherwise four numbers loaded at once become four loads, whose alignment is not
 # checked. -gdwarf-4: addr2line of 2023 confuses the files of version 5.
-PLAIN = _Build(("-O2",), ("scheduler",))
+PLAIN = _Build(("-O2",), ("scheduler", "warpgroups"))
 CHECKED = _Build(
-    ("-O1", "-gdwarf-4", "-fno-tree-sra", "-fsanitize=thread,bounds"), ("scheduler", "checks", "counts")
+    ("-O1", "-gdwarf-4", "-fno-tree-sra", "-fsanitize=thread,bounds"),
+    ("scheduler", "warpgroups", "checks", "counts"),
 )
 LINK = ("-shared", "-Wl,-Bsymbolic")  # -Bsymbolic: a kernel may have the name of a function of the C library
 

@@ -18,6 +18,7 @@ behind first.
 `tensor_cores`     ``mma.sync``, with sums truncated as on each generation of GPUs
 `memory`           arrays with their bounds; what a block shares; what a thread has to itself
 `races`            who accessed what last, and whether anything orders two accesses
+`warpgroups`       products by four warps, from shared memory (`wgmma`)
 `transfers`        loads, stores, matrices from shared memory, asynchronous copies
 `machine`          threads, warps and blocks: branches, barriers, shuffles
 `launch`           takes the emulator's place behind the engine's launch code

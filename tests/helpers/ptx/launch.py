@@ -51,7 +51,7 @@ def module(source, architecture, change):
     return parse(change(text))
 
 
-def run_source(source, name, grid, block, *arguments, shared_mem=0, change=None):
+def run_source(source, name, grid, block, *arguments, shared_mem=0, change=None, architecture="sm_90"):
     """Compile the text of a .cu file and run one of its kernels, or raise a Fault.
 
     Parameters
@@ -64,8 +64,9 @@ def run_source(source, name, grid, block, *arguments, shared_mem=0, change=None)
         Bytes of shared memory beyond the declared.
     change : function of str, optional
         Gives the PTX to be run instead.
+    architecture : str
     """
-    kernel = module(source, "sm_90", change or unchanged)[name]
+    kernel = module(source, architecture, change or unchanged)[name]
     names = [name for name, _ in kernel.parameters]
     launch(kernel, names, grid, block, arguments, {}, shared_mem, set())
 

@@ -14,6 +14,7 @@ from ptx.races import EPOCHS, Stamp
 from ptx.registers import TYPES, Registers
 from ptx.tensor_cores import WARP
 from ptx.transfers import CopyQueue, bind_matrices, bind_transfer
+from ptx.warpgroups import ProductQueue
 
 READY, AT_BARRIER, AT_COLLECTIVE, DONE = range(4)
 FULL = (1 << WARP) - 1
@@ -57,7 +58,8 @@ class Machine:
             kernel, self.threads, self._special(grid, block, blocks), self.shared.symbols | self.local.symbols
         )
         self.registers.architecture = kernel.architecture
-        self.copies = CopyQueue(self)
+        self.copies, self.products = CopyQueue(self), ProductQueue(self)
+        self.proxy_fences, self.fences_at_barrier = np.zeros((2, self.threads), int)
         self.pc = np.zeros(self.threads, int)
         self.state = np.where(self.exists, READY, DONE)
         self.labels = set(kernel.labels.values())
@@ -80,6 +82,8 @@ class Machine:
         name = instruction.opcode[0]
         if name in CONTROL or instruction.opcode[:2] == ("bar", "warp") or name == "barrier":
             return None
+        if instruction.opcode[:3] == ("fence", "proxy", "async"):
+            return self._fence_proxy
         if name in NOTHING_TO_DO:
             return lambda where: None
         try:
@@ -87,6 +91,8 @@ class Machine:
                 return bind_transfer(instruction, self)
             if instruction.opcode[:2] == ("cp", "async"):
                 return self.copies.bind(instruction)
+            if name == "wgmma":
+                return self.products.bind(instruction)
             if name == "ldmatrix":
                 return bind_matrices(instruction, self)
             if name == "shfl":
@@ -107,7 +113,16 @@ class Machine:
             first // WARP + self.warp[lanes],
             self.epoch[self.block[lanes]],
             self.warp_epoch[lanes],
+            self.proxy_fences[lanes],
         )
+
+    def _fence_proxy(self, where):
+        self.proxy_fences[self.lanes(where)] += 1
+
+    def fences_known_to(self, writers, readers):
+        """Return how many ``fence.proxy.async`` of writers their readers know of."""
+        index = writers - self.first_thread  # they know of their own, and of others' before a barrier
+        return np.where(writers == readers, self.proxy_fences[index], self.fences_at_barrier[index])
 
     def run(self):
         """Run until all threads have ended, or raise a Fault."""
@@ -116,7 +131,7 @@ class Machine:
             ready = self.state == READY
             if not ready.any():
                 if (self.state == DONE).all():
-                    return
+                    return self.products.check_all_took_part()
                 self._release()
                 continue
             pc = self.pc[ready].min()
@@ -219,6 +234,7 @@ class Machine:
                 )
                 raise self._stuck(at[waiting], f"divergent barrier: thread {other} {where}")
         self.epoch += 1
+        self.fences_at_barrier[:] = self.proxy_fences
         arrived = self.state == AT_BARRIER
         self.pc[arrived] += 1
         self.state[arrived] = READY
@@ -296,5 +312,5 @@ CONTROL = {
     "bar": Machine._barrier,
     "barrier": Machine._barrier,
 }
-WHOLE = ("mma", "ldmatrix")  # executed by all lanes of a warp
+WHOLE = ("mma", "ldmatrix", "wgmma")  # executed by all lanes of a warp
 COLLECTIVE = ("shfl", *WHOLE)

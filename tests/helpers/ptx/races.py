@@ -23,6 +23,8 @@ class Stamp(NamedTuple):
     """The block's number and, in the lowest bits, how many barriers it has passed."""
     warp_epoch: np.ndarray
     """How many barriers of its warp the thread has passed."""
+    proxy_fences: np.ndarray
+    """How many ``fence.proxy.async`` it has executed."""
 
     def at(self, index):
         """Return the stamps of some cells."""
@@ -46,7 +48,7 @@ class Shadow:
 
     def __init__(self, cells, name):
         self.name = name
-        self.writers, self.readers = (Stamp(*np.full((4, cells), NONE)) for _ in range(2))
+        self.writers, self.readers = (Stamp(*np.full((len(Stamp._fields), cells), NONE)) for _ in range(2))
         self.copier = np.full(cells, NONE)  # the thread whose asynchronous copy is on its way
         self.copies = False  # whether there was any
 
@@ -55,7 +57,7 @@ class Shadow:
         self._check(cells, now, self.writers, "which thread {} wrote")
         before = self.readers.at(cells)
         kept = unordered(before, now)
-        thread, warp, block_epoch, warp_epoch = self.readers
+        thread, warp, block_epoch, warp_epoch, _ = self.readers
         thread[cells] = mine = np.where(kept, SEVERAL, now.thread)
         warp[cells] = my_warp = np.where(kept & (before.warp != now.warp), SEVERAL, now.warp)
         other_block = before.block_epoch >> EPOCHS != now.block_epoch >> EPOCHS
@@ -83,6 +85,18 @@ class Shadow:
         unwritten = self.writers.thread[cells] == NONE
         if unwritten.any():
             self._fail(cells, now, unwritten, "which nobody has written")
+
+    def check_fenced(self, cells, now, fences_known):
+        """Raise a Fault where a product does not see yet what was written.
+
+        It reads through another path than threads do, the async proxy. It sees what a thread wrote after that
+        thread's next ``fence.proxy.async``, and of another thread's fence it knows after a barrier. A fence
+        by the thread that multiplies would do, too, but is not accepted here.
+        """
+        writers = self.writers.at(cells)
+        behind = fences_known(writers.thread, now.thread) <= writers.proxy_fences
+        if behind.any():
+            self._fail(cells, now, behind, "with no fence.proxy.async since it was written")
 
     def begin_copy(self, cells, now):
         """Note asynchronous copies to cells, which may write at any time from now on, or raise a Fault."""
