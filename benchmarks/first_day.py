@@ -48,7 +48,8 @@ Figures = dict[str, Any]
 # precisions round each factor to 11 or 8 bits: a relative error of 2^-12 or 2^-9 at most for each factor,
 # in products that differ in sign, so that the errors do not add up.
 LARGEST_ERROR = {"float32": 2e-5, "tf32": 2e-3, "bf16": 2e-2}
-PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", "tensor_copies": "bf16"}  # other rungs: float32
+# Of the other rungs: float32.
+PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", "tensor_copies": "bf16", "wgmma": "bf16"}
 
 
 class Day:
@@ -244,7 +245,7 @@ def networks(day: Day) -> Figures:
 
 def layers_(day: Day) -> Figures:
     """Compare each layer with cuDNN's."""
-    names = ("few_channels", "blocked", "tensor", "tensor_bf16", "tensor_copies")
+    names = ("few_channels", "blocked", "tensor", "tensor_bf16", "tensor_copies", "wgmma")
     rungs = (*names, *conv2d_cuda.WINOGRADS)
     return _beside_pytorch(
         day,

@@ -28,7 +28,7 @@ from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 
 PYTORCHS = {f"PyTorch {precision}": precision for precision in PRECISIONS}
 # Of the other rungs: float32.
-PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", "tensor_copies": "bf16", **PYTORCHS}
+PRECISION_OF = {"tensor": "tf32", "tensor_bf16": "bf16", "tensor_copies": "bf16", "wgmma": "bf16", **PYTORCHS}
 COLOURS = {
     "naive": "tab:brown",
     "tiled": "tab:pink",
@@ -40,6 +40,7 @@ COLOURS = {
     "tensor": "tab:orange",
     "tensor_bf16": "tab:green",
     "tensor_copies": "tab:olive",
+    "wgmma": "tab:gray",
     **dict(zip(PYTORCHS, ("tab:blue", "tab:orange", "tab:green"), strict=True)),
 }
 Tasks = dict[str, Task]  # by direction

@@ -24,7 +24,8 @@ class Machine:
     lanes : mapping of str to int
         Results per cycle and multiprocessor, by unit.
     tensor : mapping of str to float
-        Multiplications per cycle and multiprocessor of `mma.sync`, by the type of the factors.
+        Multiplications per cycle and multiprocessor of `mma.sync` and, on Hopper, of `wgmma`, by the type of
+        the factors.
     cache : float
         Bytes that L2 keeps.
     cache_speed, memory_speed : float
@@ -55,10 +56,12 @@ class Machine:
 # github.com/te42kyfo/gpu-benches (gpu-l2-cache, gpu-latency, cuda-latency) on an H200, an H100 PCIe, an A100
 # and an L40, which stands for the RTX 4090 with as many bytes per cycle and multiprocessor. DRAM: 86 % of the
 # data sheet's speed, as PyTorch's copy reached on the H200 (results/gpu.json). mma.sync gets 63 % of the peak
-# of Hopper's tensor cores (Luo et al., arXiv 2402.13499). The overhead: what the smallest kernels of a CUDA
-# graph take on an H200 (gpu-benches, gpu-small-kernels).
+# of Hopper's tensor cores (Luo et al., arXiv 2402.13499). wgmma is taken to get 73 %, the 786 TFLOP/s that
+# PyTorch's product in bf16 reached on an H200 (github.com/NVIDIA/tilus, pull request 86). The overhead: what
+# the smallest kernels of a CUDA graph take on an H200 (gpu-benches, gpu-small-kernels).
 COPY = 0.86
 MMA_ON_HOPPER = 0.63
+WGMMA_ON_HOPPER = 786.2e12 / (2 * 2048 * 132 * 1.98e9)
 _LANES = {"imad": 64, "integer": 64, "special": 16}
 _HOPPER: dict[str, Any] = {
     "architecture": "sm_90",
@@ -68,7 +71,11 @@ _HOPPER: dict[str, Any] = {
     "blocks": 32,
     "shared": 228 * 1024,
     "lanes": {**_LANES, "fma": 128, "double": 64},
-    "tensor": {"TF32": 1024 * MMA_ON_HOPPER, "BF16": 2048 * MMA_ON_HOPPER},
+    "tensor": {
+        "TF32": 1024 * MMA_ON_HOPPER,
+        "BF16": 2048 * MMA_ON_HOPPER,
+        "BF16 of warpgroups": 2048 * WGMMA_ON_HOPPER,
+    },
     "cache": 44e6,
     "cache_speed": 9.7e12,
     "latencies": (34, 265, 650),

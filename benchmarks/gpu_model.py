@@ -63,7 +63,7 @@ from benchmarks.layers import Layer, layers
 from benchmarks.machine_code import WARP, Cost
 from tests.helpers.nvrtc import compiled_text, disassembled
 from tinyunet.backend import PRECISIONS
-from tinyunet.backend.cuda import KERNEL_FOLDER
+from tinyunet.backend.cuda import COMPILED_FOR, KERNEL_FOLDER
 from tinyunet.backend.cuda_emulator import text_of
 from tinyunet.ops import conv2d_cuda, conv2d_winograd_cuda
 from tinyunet.ops.conv2d_winograd_cuda import WINOGRAD, WINOGRAD_TENSOR
@@ -101,7 +101,7 @@ class Code:
 @cache
 def code_of(stem: str, architecture: str) -> dict[str, Code]:
     """Compile and disassemble the kernels of a file."""
-    text = text_of(KERNEL_FOLDER / f"{stem}.cu")
+    text, architecture = text_of(KERNEL_FOLDER / f"{stem}.cu"), COMPILED_FOR.get(stem, architecture)
     succeeded, _, _, log = compiled_text(text, architecture)
     assert succeeded, log
     used = machine_code.resources(log)

@@ -32,6 +32,7 @@ _LINE = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+) )?\s*([\w.]+)\s*(.*?
 _LABEL = re.compile(r"\s*(\.L_x_\d+):")
 _BYTES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 _MMA = {"16816": 16 * 8 * 16, "1688": 16 * 8 * 8}  # multiplications of a warp
+_WARPGROUP = 4 * WARP
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,23 @@ class Instruction:
     def unit(self) -> str | None:
         """The unit on which it runs."""
         return next((unit for unit, names in UNITS.items() if self.name.startswith(names)), None)
+
+    def product(self) -> tuple[int, str]:
+        """Return the multiplications of a warp in a product of matrices, and the type of their factors.
+
+        Those of a warpgroup (HGMMA) are a type of their own, because they are faster.
+        """
+        unit, shape, *_, factors = self.name.split(".")
+        if unit == "HMMA":
+            return _MMA[shape], factors
+        rows, columns, depth = map(int, shape.split("x"))
+        return rows * columns * depth * WARP // _WARPGROUP, f"{factors} of warpgroups"
+
+    @property
+    def factor_bytes(self) -> int:
+        """What a product of a warpgroup reads from shared memory, both factors, divided by its threads."""
+        rows, columns, depth = map(int, self.name.split(".")[1].split("x"))
+        return (rows + columns) * depth * 2 // _WARPGROUP
 
     def loaded(self) -> tuple[range, list[int]]:
         """Return the registers that it loads from global memory, if any, and those that it uses.
@@ -78,9 +96,8 @@ class Section(list[Instruction]):
     def multiplications(self) -> dict[str, int]:
         """Return those of a warp: of FFMA, and on tensor cores, by the type of the factors."""
         found = {"FFMA": WARP * len(self.named("FFMA"))}
-        for each in self.named("HMMA"):
-            _, shape, *_, factors = each.name.split(".")
-            found[factors] = found.get(factors, 0) + _MMA[shape]
+        for count, factors in (each.product() for each in self.named("HMMA", "HGMMA")):
+            found[factors] = found.get(factors, 0) + count
         return found
 
     def waits(self) -> tuple[int, int]:
@@ -120,7 +137,7 @@ class Cost:
     fetches : int
         In how many instructions.
     shared : int
-        Bytes that a thread loads from shared memory, or stores there.
+        Bytes that a thread loads from shared memory, or stores there, and its share of what products read.
     waits, in_flight : int
         See `Section.waits`.
     """
@@ -144,7 +161,7 @@ def cost(section: Section) -> Cost:
         section.multiplications(),
         sum(each.bytes for each in fetches),
         len(fetches),
-        section.bytes("LDS", "STS", "LDGSTS"),
+        section.bytes("LDS", "STS", "LDGSTS") + sum(each.factor_bytes for each in section.named("HGMMA")),
         *section.waits(),
     )
 

@@ -26,11 +26,14 @@
 //            enter the tensor cores: arrays and sums stay float32
 //   tensor_copies   factors are rounded to bfloat16 before, into copies of half the size; 128×128 elements
 //            per block; ldmatrix moves a tile from shared memory to a warp. C and F must be multiples of 8
+//   wgmma    the same copies are multiplied by warpgroups of 128 threads: 64×16 by 16×128 in one
+//            instruction, which reads both from shared memory while the threads go on. On GPUs of compute
+//            capability 9.0 only
 //
-// The first two are here, the others in conv2d_few_channels.cu, conv2d_blocked.cu, conv2d_tensor.cu and
-// conv2d_tensor_copies.cu. Another rung, for 3×3 windows, multiplies less: conv2d_winograd.cu. The other kernels
-// are flip_weight (for grad_x), sum_parts (of a weight gradient, in order), backward_bias and
-// backward_bias_end.
+// The first two are here, the others in conv2d_few_channels.cu, conv2d_blocked.cu, conv2d_tensor.cu,
+// conv2d_tensor_copies.cu and conv2d_wgmma.cu. Another rung, for 3×3 windows, multiplies less:
+// conv2d_winograd.cu. The other kernels are flip_weight (for grad_x), sum_parts (of a weight gradient, in
+// order), backward_bias and backward_bias_end.
 //
 // Launch: naive and sum_parts one thread per element, blocks of 256; tiled (rows / 16, F / 16) blocks of 16×16;
 // few_channels (rows / 256, F / 32) blocks of 256; blocked and tensor (rows / 128, F / 64) blocks of 128;

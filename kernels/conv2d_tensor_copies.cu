@@ -18,6 +18,7 @@
 
 constexpr int TILE_ROWS = 128, TILE_COLUMNS = 128, STAGES = 3, STAGE_DEPTH = 32;
 
+#include "conv2d_chunks.cuh"
 #include "conv2d_tensor.cuh"
 
 // Four 8×8 matrices, into one register for each. This lane has the address of row lane % 8 of matrix lane / 8,
@@ -42,22 +43,6 @@ __device__ __forceinline__ void load_matrices(unsigned (&d)[4], const unsigned s
 #endif
 }
 
-// A tile in shared memory, in chunks of eight numbers, 16 bytes. ldmatrix reads eight chunks at once, one from
-// each of eight rows, and the banks together are 128 bytes wide: room for eight chunks, but below one another
-// these would be in the same banks. So chunks exchange places within their 128 bytes: a chunk's place is its
-// number XOR that of its row, or of its pair of rows where two fill the 128 bytes.
-template <int ROWS, int COLUMNS>
-struct __align__(16) Tile {
-    static constexpr int CHUNKS = COLUMNS / 8, ROWS_IN_128_BYTES = CHUNKS < 8 ? 8 / CHUNKS : 1;
-    static constexpr int LAST = CHUNKS < 8 ? CHUNKS - 1 : 7;
-    unsigned short numbers[ROWS][COLUMNS];
-
-    // The chunk that begins at this column.
-    __device__ __forceinline__ unsigned short& chunk(int row, int column) {
-        int place = column / 8 ^ (row / ROWS_IN_128_BYTES & LAST);
-        return numbers[row][place * 8];
-    }
-};
 using RightTile = Tile<STAGE_DEPTH, TILE_COLUMNS>;
 
 // Multiply the tiles of a stage. The rows of the left one are those of the result or, DEPTH_FIRST, the pixels

@@ -31,7 +31,7 @@ from ptx.cases import CASES, Case
 from ptx.parse import Instruction, Kernel
 
 import tinyunet as tu
-from tinyunet.backend.cuda import KERNEL_FOLDER, kernels_in
+from tinyunet.backend.cuda import COMPILED_FOR, KERNEL_FOLDER, kernels_in
 from tinyunet.backend.cuda_emulator import text_of
 
 ARCHITECTURE = "sm_90"
@@ -164,7 +164,8 @@ def all_changes(kernel_name: str = "") -> Iterator[Change]:
     for path in sorted(KERNEL_FOLDER.glob("*.cu")):
         names = [name for name in kernels_in(path) if kernel_name in name]
         source = text_of(path)
-        kernels = launch.module(source, ARCHITECTURE, launch.unchanged) if names else {}
+        architecture = COMPILED_FOR.get(path.stem, ARCHITECTURE)
+        kernels = launch.module(source, architecture, launch.unchanged) if names else {}
         for kernel in map(kernels.__getitem__, names):
             for place, instruction in enumerate(kernel.code):
                 for name, change in CHANGES.items():

@@ -34,7 +34,9 @@ conv2d_naive, conv2d_tiled, conv2d_blocked, conv2d_tensor, conv2d_winograd, conv
     conv2d, ("naive", "tiled", "blocked", "tensor", "winograd", "winograd_tensor")
 )
 conv2d_few_channels = conv2d("few_channels", channels=3, filters=36)
-conv2d_tensor_copies = conv2d("tensor_copies", channels=24, filters=136)
+conv2d_tensor_copies, conv2d_wgmma = (
+    conv2d(rung, channels=24, filters=136) for rung in ("tensor_copies", "wgmma")
+)
 conv2d_flip = conv2d("naive", channels=5, filters=34, flips=True)
 
 
@@ -347,6 +349,46 @@ BUGS = [
         "",
         r"out of bounds: .* reads 16 bytes at x\[4704\], which has 4368",
         "emulator::wait_for_copies",
+    ),
+    (
+        "copies that products do not wait for",
+        conv2d_wgmma,
+        "wait_for_copies<STAGES - 2>();",
+        "wait_for_copies<STAGES - 1>();",
+        "reads word .* of the shared memory, which no thread of the block has written",
+        "emulator::begin_product",
+    ),
+    (
+        "copies that the async proxy does not see",
+        conv2d_wgmma,
+        "        fence_proxy();\n",
+        "",
+        "a product reads word .* with no fence.proxy.async by that thread in between",
+        "emulator::begin_product",
+    ),
+    (
+        "no barrier between the copies of other threads and a product",
+        conv2d_wgmma,
+        "__syncthreads();  // these tiles",
+        "// these tiles",
+        "reads word .* of the shared memory, which no thread of the block has written|no fence.proxy.async",
+        "emulator::begin_product",
+    ),
+    (
+        "copies to factors of a product that is not done",
+        conv2d_wgmma,
+        "wait_for_products<0>(sums);\n    }",
+        "wait_for_products<1>(sums);\n    }",
+        "reads word .* of the shared memory, which no thread of the block has written",
+        "emulator::begin_product",
+    ),
+    (
+        "sums without a fence",
+        conv2d_wgmma,
+        "        fence_registers(sums);\n",
+        "",
+        "no wgmma.fence since the registers of this product were accessed",
+        "emulator::begin_product",
     ),
     (
         "the copy of a row after the last",

@@ -1,8 +1,10 @@
 """Kernels run by `run_checked`: wavefronts compared with counts by hand, and mistakes."""
 
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -207,6 +209,34 @@ def test_the_chunks_of_copies_are_in_different_banks(emulated, direction, filter
     assert found == {
         "emulator::load_matrices": 2 * (warps * stages * 2 * 6 * 4,),
         "run_stages(": 2 * (blocks * (stages + 2) * 2 * 8192 // 128,),
+    }
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward_weight"])
+def test_products_of_warpgroups_read_from_all_banks(emulated, direction):
+    """Tensor cores read factors, and copies arrive, in as few wavefronts as the bytes take."""
+    x, weight, y = (
+        np.zeros(shape, np.uint16) for shape in [(1, 18, 18, 32), (3, 3, 32, 128), (1, 16, 16, 128)]
+    )
+    bias, result, parts = (np.zeros(shape, np.float32) for shape in [128, y.shape, (1, *weight.shape)])
+    arrays, ends, blocks, stages = {
+        "forward": ((x, weight, bias, result), (0, 256), 2, 9),
+        "backward_weight": ((x, y, parts), (256, 256), 3, 8),
+    }[direction]
+    name = f"conv2d_{direction}_wgmma"
+    source = source_of("conv2d", name)
+    report = run_checked(source, name, (blocks, 1), (256,), *arrays, 18, 18, 32, 3, 0, 128, *ends)
+    found = Counter()
+    for number, text in enumerate(report.source.splitlines(), 1):
+        if number in report.lines and (called := re.match(" *(begin_product|wait_for_copies)<", text)):
+            line = report.lines[number]
+            assert line.shared_wavefronts == line.shared_at_best
+            found[called[1]] += line.shared_at_best
+    # Two warpgroups multiply 64×16 by 16×128 numbers twice in a stage. Each stage, and two more after the
+    # last, gets two tiles of 8 KB.
+    assert found == {
+        "begin_product": blocks * stages * 2 * 2 * (64 + 128) * 16 * 2 // 128,
+        "wait_for_copies": blocks * (stages + 2) * 2 * 8192 // 128,
     }
 
 

@@ -121,7 +121,7 @@ def test_the_numbers_of_the_ladder():
     for rung, _, operations, read, results, threads in table("rung"):
         rows, columns = conv2d_cuda.TILES.get(rung, ((1, 1), None))[0]
         assert int(operations) == 2 * depth
-        width = 2 if rung == conv2d_cuda.COPIES else 4
+        width = 2 if rung in conv2d_cuda.OF_COPIES else 4
         assert int(read) == (rows + columns) / (rows * columns) * depth * width
         grid, block = conv2d_cuda._grid_and_block(rung, 1024, 256)
         assert np.prod(grid) * np.prod([int(n) for n in results.split("×")]) == 1024 * 256

@@ -11,7 +11,7 @@ from nvrtc import compiled, disassembled
 
 from benchmarks import machine_code
 from benchmarks.machine_code import cost, parsed, sections
-from tinyunet.backend.cuda import KERNEL_FOLDER, source_of
+from tinyunet.backend.cuda import COMPILED_FOR, KERNEL_FOLDER, source_of
 from tinyunet.backend.cuda_emulator import text_of
 
 SHARED_MEMORY = 228 * 1024  # of a multiprocessor, of which each block takes one KiB more than it asks for
@@ -47,6 +47,15 @@ def test_a_loop_counted_by_hand():
     assert (found.waits, found.in_flight) == (2, 2)
     assert found.multiplications == {"FFMA": 32, "BF16": 16 * 8 * 16}
     assert found.units == {"integer": 1, "fma": 1}
+
+
+def test_what_products_take_from_shared_memory():
+    """By a warpgroup 64×16 and 16×128 numbers of two bytes, for 128 threads."""
+    product = line("HGMMA.64x128x16.F32.BF16 R24, gdesc[UR16].tnspB, R24, gsb0")
+    copy, back = line("LDGSTS.E.BYPASS.128 [R9], desc[UR14][R2.64], P0"), line("BRA `(.L_x_1)")
+    found = cost(sections("\n".join([".L_x_1:", copy, product, back]))[0])
+    assert found.shared == 16 + (64 + 128) * 16 * 2 / 128
+    assert found.multiplications == {"FFMA": 0, "BF16 of warpgroups": 64 * 128 * 16 / 4}
 
 
 @pytest.mark.parametrize(("left", "in_flight"), [(0, 2), (1, 4), (2, 6)])
@@ -94,6 +103,22 @@ def test_products_fetch_ahead(kernel, multiplication, fetched, from_shared, arch
     assert (found.waits, found.in_flight) == (1, fetched)
     assert found.fetched == 16 * found.fetches
     assert len(loop.named("LDS")) / len(loop.named(multiplication)) <= from_shared
+
+
+@pytest.mark.parametrize(("direction", "issued"), [("forward", 110), ("backward_weight", 127)])
+def test_products_of_warpgroups_are_asynchronous(direction, issued):
+    """While a pass multiplies, its threads fetch what is multiplied two passes later."""
+    source, name = source_of("conv2d", "conv2d_forward_wgmma"), f"conv2d_{direction}_wgmma"
+    loop, _ = sections(disassembled(text_of(source), COMPILED_FOR[source.stem])[name])
+    found = cost(loop)
+    assert found.issued <= issued
+    assert found.multiplications["BF16 of warpgroups"] * 8 == 128 * 128 * 32  # by eight warps
+    assert (found.waits, found.in_flight, found.fetched) == (1, 8, 4 * 16)
+    assert found.shared == 4 * 16 + 2 * (64 + 128) * 16 * 2 / 128
+    names = [
+        each.name.split(".")[0] for each in loop if each.name.startswith(("HGMMA", "LDGSTS", "WARPGROUP"))
+    ]
+    assert names == ["WARPGROUP", *["HGMMA"] * 2, *["LDGSTS"] * 4, "WARPGROUP"]
 
 
 @pytest.mark.parametrize("architecture", ["sm_90", "sm_90a", "sm_100"])

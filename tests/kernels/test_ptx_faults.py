@@ -172,6 +172,77 @@ FAULTS = [
         1,
     ),
     (
+        "a group of copies too many on its way to products",
+        "conv2d.forward wgmma,",
+        r"cp\.async\.wait_group 1;",
+        "cp.async.wait_group 2;",
+        "an asynchronous copy to which nobody has waited for",
+    ),
+    (
+        "copies that the async proxy does not see",
+        "conv2d.backward_weight wgmma,",
+        r"fence\.proxy\.async\.shared::cta;",
+        "",
+        "not ready: .* with no fence.proxy.async since it was written",
+    ),
+    (
+        "copies to factors of a product that is not done",
+        "conv2d.forward wgmma,",
+        r"wgmma\.wait_group\.sync\.aligned 0;",
+        "wgmma.wait_group.sync.aligned 1;",
+        "an asynchronous copy to which nobody has waited for",
+    ),
+    (
+        "products in no group",
+        "conv2d.forward wgmma,",
+        r"wgmma\.commit_group\.sync\.aligned;",
+        "",
+        WRONG,
+    ),
+    (
+        "sums without a fence",
+        "conv2d.backward_weight wgmma,",
+        r"wgmma\.fence\.sync\.aligned;",
+        "",
+        "no wgmma.fence since the registers of this product were accessed",
+    ),
+    (
+        "no barrier between the copies of other threads and a product",
+        "conv2d.forward wgmma,",
+        BARRIER,
+        "",
+        "race: .* which thread .* wrote, with no barrier in between|asynchronous copy|no fence.proxy.async",
+    ),
+    (
+        "a descriptor that says nothing of the exchange of chunks",
+        "conv2d.forward wgmma,",
+        r"(or\.b64 +\t%rd\d+, %rd\d+, )461168\d+;",
+        r"\g<1>274877906944;",
+        "does not know a matrix without swizzle",
+    ),
+    (
+        "the second half of the depth begins too early",
+        "conv2d.forward wgmma,",
+        r"(add\.s64 \t%rd\d+, %rd\d+, )128;",
+        r"\g<1>64;",
+        WRONG,
+    ),
+    (
+        "a product of a matrix that is not transposed",
+        "conv2d.backward_weight wgmma,",
+        r"(wgmma\.mma_async.*, 1, 1, 1), 1, 1;",
+        r"\1, 0, 1;",
+        "an asynchronous copy to which nobody has waited for|which nobody has written",
+    ),
+    (
+        "two sums exchanged",
+        "conv2d.forward wgmma,",
+        r"(wgmma\.mma_async[^{]*\{)(%f\d+),(%f\d+),",
+        r"\1\3,\2,",
+        WRONG,
+        1,
+    ),
+    (
         "two numbers of a copy exchanged",
         "conv2d.forward tensor_copies,",
         r"(cvt\.rn\.bf16x2\.f32 %r\d+, )(%[fr]\d+), (%[fr]\d+);",
@@ -401,6 +472,8 @@ def test_the_fault_is_found(emulated, fault):
         ("tensor", (128, 64), (160,), "160 threads per block, the kernel is compiled for at most 128"),
         ("tensor_copies", (128, 128), (128,), "which nobody has written"),
         ("tensor_copies", (128, 256), (256,), WRONG),  # half of the blocks
+        ("wgmma", (128, 128), (128,), "which nobody has written"),
+        ("wgmma", (128, 256), (256,), WRONG),  # half of the blocks
     ],
 )
 def test_a_wrong_launch_is_found(emulated, monkeypatch, rung, tile, block, found):

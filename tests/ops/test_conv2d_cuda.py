@@ -4,6 +4,7 @@ The kernels run on the CPU, and on a GPU where there is one.
 """
 
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ import tinyunet as tu
 from benchmarks import dry_run
 from tinyunet.backend import active_backend, to_backend, to_host
 from tinyunet.backend.cuda_log import launch_log
+from tinyunet.errors import KernelError
 from tinyunet.ops import conv2d_cuda
 from tinyunet.ops.conv2d import backward_input_numpy, backward_weight_numpy, forward_numpy
 from tinyunet.ops.conv2d_cuda import RUNGS
@@ -124,11 +126,13 @@ OF_EIGHT = [((2, 7, 9, 8, 16, 3), 1), ((1, 12, 13, 24, 136, 3), 0), ((1, 46, 50,
     [
         *(("tensor", rounded_to_tf32, *sizes) for sizes in OF_FOUR),
         *(("tensor_bf16", rounded_to_bf16, *sizes) for sizes in OF_FOUR),
-        *(("tensor_copies", rounded_to_bf16, *sizes) for sizes in OF_EIGHT),
+        *((rung, rounded_to_bf16, *sizes) for rung in conv2d_cuda.OF_COPIES for sizes in OF_EIGHT),
     ],
 )
 def test_tensor_cores_compute_with_rounded_factors(build, rung, rounded, sizes, padding):
     """Products of numbers of 11 bits or fewer are exact, so that only the sums differ from the exact ones."""
+    if not conv2d_cuda.takes(rung, *sizes[3:5]):
+        pytest.skip(f"no {rung} was run: this GPU lacks its instructions")
     x, weight, bias = map(to_backend, arrays(*sizes))
     y = conv2d_cuda.forward(x, weight, bias, padding, True, rung)
     grad_output = to_backend(np.random.default_rng(1).standard_normal(y.shape), np.float32)
@@ -150,12 +154,13 @@ def test_copies_give_the_bits_of_factors_rounded_later(emulated, sizes, padding)
     """Where tensor cores add sixteen products at once, as those that are emulated do, in whichever order."""
     x, weight, bias = arrays(*sizes)
     results = []
-    for rung in ("tensor_bf16", "tensor_copies"):
+    for rung in ("tensor_bf16", *conv2d_cuda.OF_COPIES):
         y = conv2d_cuda.forward(x, weight, bias, padding, False, rung)
         grad_x = conv2d_cuda.backward_input(y, weight, padding, rung)
         results.append([y, grad_x, conv2d_cuda.backward_weight(x, y, padding, sizes[-1], rung)])
-    for ours, theirs in zip(*results, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for later, *beforehand in zip(*results, strict=True):
+        for ours in beforehand:
+            np.testing.assert_array_equal(ours, later)
 
 
 @pytest.mark.parametrize(("sizes", "padding"), OF_EIGHT[:2])
@@ -211,14 +216,14 @@ def test_nan_reaches_the_outputs_that_it_goes_into(build):
     expected = np.zeros((1, 10, 11, 8), bool)
     expected[:, 4:7, 5:8] = True
     x, weight, bias = map(to_backend, (x, weight, bias))
-    for rung in conv2d_cuda.RUNGS:
+    for rung in (rung for rung in RUNGS if conv2d_cuda.takes(rung, 8, 8)):
         y = to_host(conv2d_cuda.forward(x, weight, bias, 0, True, rung))
         np.testing.assert_array_equal(np.isnan(y), expected, err_msg=rung)
 
 
 @pytest.mark.parametrize(
     ("channels", "filters", "expected"),
-    [(1, 64, RUNGS[:3]), (64, 2, RUNGS[:2]), (4, 8, RUNGS[:-1]), (24, 12, RUNGS[:-1]), (8, 16, RUNGS)],
+    [(1, 64, RUNGS[:3]), (64, 2, RUNGS[:2]), (4, 8, RUNGS[:-2]), (24, 12, RUNGS[:-2]), (8, 16, RUNGS)],
 )
 def test_the_rungs_that_take_some_channels(channels, filters, expected):
     assert tuple(rung for rung in RUNGS if conv2d_cuda.takes(rung, channels, filters)) == expected
@@ -269,6 +274,16 @@ def test_the_chosen_rung(emulated, monkeypatch, sizes, precision, algorithm, exp
     monkeypatch.setenv("TINYUNET_CONV", algorithm)
     with tu.use_backend("cuda-emulated", precision):
         assert conv2d_cuda.fastest_rung(*sizes) == expected
+
+
+@pytest.mark.parametrize(("digits", "lacks"), [("80", True), ("89", True), ("90", False), ("100", True)])
+def test_a_gpu_that_lacks_the_instructions_of_warpgroups(on_stand_in, monkeypatch, digits, lacks):
+    """It takes all rungs but one, of which an error says so."""
+    monkeypatch.setattr(on_stand_in.cuda, "Device", lambda: SimpleNamespace(compute_capability=digits))
+    x, weight, _ = map(to_backend, arrays(1, 4, 5, 8, 8, 3))
+    assert [rung for rung in RUNGS if not conv2d_cuda.takes(rung, 8, 8)] == ["wgmma"] * lacks
+    with pytest.raises(KernelError, match=r"(?s)lacks.*sm_90a.*another rung") if lacks else nullcontext():
+        conv2d_cuda.forward(x, weight, None, 0, False, "wgmma")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ MAX_BLOCKS = 65535  # along y and z; along x the index is the limit
 ALIGNMENT = 16
 THREADS_PER_BLOCK = 256  # where each thread computes one element
 NVRTC_OPTIONS = ("-std=c++17",)
+# Files that are compiled for one kind of GPU by its name, because no other has their instructions.
+COMPILED_FOR = {"conv2d_wgmma": "sm_90a"}
 
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([\w, ]+\))?\s+(\w+)\(([^)]*)\)')
 _PARAMETER = re.compile(r"(?:const )?(?P<type>[a-z ]+?)(?P<pointer>\*)? (?P<name>\w+)$")
@@ -309,6 +311,12 @@ def _gpu_function(source: Path, name: str) -> Callable[..., None]:
     """Compile a kernel for the present GPU, to be called as `cuda_emulator.function` is."""
     import cupy
 
+    if (kind := COMPILED_FOR.get(source.stem)) and kind != "sm_{}{}a".format(*compute_capability()):
+        raise KernelError(
+            f"{name} has instructions that this GPU lacks",
+            {"compiled for": kind, "GPU": "compute capability {}.{}".format(*compute_capability())},
+            "choose another rung",
+        )
     kernel = _load_kernel(source, name)
 
     def run(grid: tuple[int, int, int], block: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
@@ -355,7 +363,9 @@ def _load_kernel(source: Path, name: str) -> Any:
 def _raw_module(source: Path) -> Any:
     import cupy
 
-    return cupy.RawModule(code=text_of(source), options=NVRTC_OPTIONS)
+    # CuPy adds -arch for the GPU. Of the two NVRTC takes the narrower one.
+    of_kind = [f"-arch={COMPILED_FOR[source.stem]}"] if source.stem in COMPILED_FOR else []
+    return cupy.RawModule(code=text_of(source), options=(*NVRTC_OPTIONS, *of_kind))
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:

@@ -27,6 +27,7 @@ TILES = {
     "tensor": ((128, 64), (128,)),
     "tensor_bf16": ((128, 64), (128,)),
     "tensor_copies": ((128, 128), (256,)),
+    "wgmma": ((128, 128), (256,)),
 }
 # The same for the gradient of a weight, whose rows are those of the weight.
 WEIGHT_TILES = TILES | {"few_channels": ((9, 32), (256,))}
@@ -36,6 +37,8 @@ RUNGS = ("naive", *TILES)
 FEW_CHANNELS = "few_channels"  # the rung that reads x number by number, for images
 MAX_FEW = 4  # channels for it, by the same model, where "blocked" would run
 COPIES = "tensor_copies"  # the rung that multiplies copies rounded to bfloat16
+WGMMA, WGMMA_CAPABILITY = "wgmma", (9, 0)  # multiplies the same copies, on GPUs of this kind only
+OF_COPIES = (COPIES, WGMMA)
 WITHOUT_COPIES = "tensor_bf16"  # in place of it where its blocks are too large
 MIN_COPIED = 64  # channels and filters for "tensor_copies", by the same model: half of a block idles then
 MIN_MULTIPLICATIONS = 2**30  # for "tensor_copies": with less to do, its few blocks leave processors idle
@@ -75,7 +78,7 @@ def backward_input(grad_output, weight, padding, rung=None):
     size, _, channels, filters = weight.shape
     padding = size - 1 - padding
     rung = rung or _forward_rung(grad_output, channels, size, padding)
-    shape, copies = (size, size, filters, channels), rung == COPIES
+    shape, copies = (size, size, filters, channels), rung in OF_COPIES
     flipped = cuda.empty(shape, np.uint16) if copies else cuda.empty(shape)
     grid, block = (cuda.blocks(filters, 32), cuda.blocks(channels, 32), size**2), (32, 8)
     direction = "flip_to_bf16" if copies else "flip_weight"
@@ -114,7 +117,7 @@ def backward_relu(grad_output, y, weight_shape=None, rung=None):
     if rung is None and weight_shape is not None:
         size, _, channels, _ = weight_shape
         rung = _rung_that_fits(conv2d_winograd_cuda.backward_weight_fits, y.shape, channels, size)
-    if rung != COPIES:
+    if rung not in OF_COPIES:
         grad_output = relu.backward_cuda(grad_output, y)
         return grad_output, backward_bias(grad_output)
     before, (rows, filters, shares) = cuda.empty(y.shape, np.uint16), _shares(y)
@@ -163,8 +166,14 @@ def sum_parts(parts):
 
 
 def takes(rung, channels, filters):
-    """Tell whether a rung has kernels for these sizes: most load four numbers at once, or copy eight."""
-    at_once = {"naive": (1, 1), "tiled": (1, 1), FEW_CHANNELS: (1, 4), COPIES: (8, 8)}.get(rung, (4, 4))
+    """Tell whether a rung has kernels for this GPU and these sizes.
+
+    Most load four numbers at once, or copy eight.
+    """
+    if rung == WGMMA and active_backend() == "cuda" and compute_capability() != WGMMA_CAPABILITY:
+        return False
+    copied = dict.fromkeys(OF_COPIES, (8, 8))
+    at_once = {"naive": (1, 1), "tiled": (1, 1), FEW_CHANNELS: (1, 4), **copied}.get(rung, (4, 4))
     return channels % at_once[0] == 0 and filters % at_once[1] == 0
 
 
@@ -227,7 +236,7 @@ def _rung_for(factor):
 
 def _factors(rung, *arrays):
     """Return what the kernels of a rung multiply."""
-    return [_rounded_to_bf16(array) for array in arrays] if rung == COPIES else arrays
+    return [_rounded_to_bf16(array) for array in arrays] if rung in OF_COPIES else arrays
 
 
 def _rounded_to_bf16(array):

@@ -144,7 +144,7 @@ ROUNDED = {
     "tensor": lambda a: to_tf32(a.view(np.uint32)).view(np.float32),
     "tensor_bf16": lambda a: (to_bf16(a.view(np.uint32)) << np.uint32(16)).view(np.float32),
 }
-ROUNDED["tensor_copies"] = ROUNDED["tensor_bf16"]
+ROUNDED["tensor_copies"] = ROUNDED["wgmma"] = ROUNDED["tensor_bf16"]
 WINOGRAD = {  # the product first, because a case counts for its file
     "forward": "{}_multiply conv2d_winograd_inputs conv2d_winograd_weights conv2d_winograd_outputs",
     "backward_weight": (
@@ -173,7 +173,7 @@ def conv2d(rung, height, width, channels, filters, size, padding, relu=True):
         f"conv2d.backward_input {sizes}",
         lambda: [conv2d_cuda.backward_input(grad, weight, padding, rung)],
         lambda: [backward_input_numpy(rg, rw, padding)],
-        f"{CASES[-1].kernels} conv2d_flip_{'to_bf16' if rung == conv2d_cuda.COPIES else 'weight'}",
+        f"{CASES[-1].kernels} conv2d_flip_{'to_bf16' if rung in conv2d_cuda.OF_COPIES else 'weight'}",
         tolerance=input_error,
     )
     conv2d_weight(rung, x, grad, padding, size)
@@ -205,7 +205,7 @@ def _kernels_of(rung, direction, parts=False):
     if rung in conv2d_cuda.WINOGRADS:
         return WINOGRAD[direction].format(f"conv2d_{rung}")
     own = f"conv2d_{direction}_{rung}" + " conv2d_sum_parts" * parts
-    return own + " conv2d_round_to_bf16" * (rung == conv2d_cuda.COPIES)
+    return own + " conv2d_round_to_bf16" * (rung in conv2d_cuda.OF_COPIES)
 
 
 def _error(rung, products):
@@ -227,6 +227,9 @@ conv2d("tensor_copies", 7, 9, 8, 16, 3, 1)
 conv2d("tensor_copies", 11, 13, 8, 136, 2, 0)  # several blocks
 conv2d("tensor_copies", 3, 5, 40, 8, 1, 0)  # a weight of more than the 32 rows that a block transposes
 conv2d("tensor_copies", 7, 8, 8, 32, 3, 2, relu=False)  # more than the 64 rows and 32 columns of a warp
+conv2d("wgmma", 7, 9, 8, 16, 3, 1)
+conv2d("wgmma", 11, 13, 8, 136, 2, 0)  # several blocks, and results of both warpgroups
+conv2d("wgmma", 7, 8, 8, 32, 3, 2, relu=False)
 # A thread computes results in both halves of the 128 rows and 64 columns of its block: a case needs more than
 # 64 rows and 32 columns at once. 72 tiles, which reach beyond the output, and 36 filters.
 conv2d("winograd", 29, 35, 8, 36, 3, 1)
@@ -239,7 +242,8 @@ for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
 # An image of three channels, and parts of two passes, of which the last is not full.
 conv2d_weight("few_channels", *numbers((1, 27, 30, 3), (1, 25, 28, 36)), 0, 3, rows_per_part=512)
 # A part of four stages: in the last, to which threads move on within the loop, another image begins.
-conv2d_weight("tensor_copies", *numbers((2, 12, 12, 16), (2, 10, 10, 40)), 0, 3, rows_per_part=128)
+for rung in conv2d_cuda.OF_COPIES:
+    conv2d_weight(rung, *numbers((2, 12, 12, 16), (2, 10, 10, 40)), 0, 3, rows_per_part=128)
 # 35 tiles in parts of 24, of which a block fetches 8 at a time: three turns of the loop, and two.
 conv2d_weight("winograd", *numbers((1, 22, 29, 132), (1, 20, 27, 36)), 0, 3, rows_per_part=24)
 # In parts of 32: two stages, and one that is not full.

@@ -12,6 +12,7 @@ from ptx.machine import Machine
 from ptx.memory import Arrays
 from ptx.parse import parse
 from tinyunet.backend import cuda_emulator
+from tinyunet.backend.cuda import COMPILED_FOR
 from tinyunet.backend.cuda_emulator import text_of
 
 THREADS_AT_ONCE = 4096  # more make no instruction faster per thread
@@ -33,7 +34,8 @@ class Interpretation:
 
     def function(self, source, name, parameters, kernels, reached=None):
         """Return a kernel that is called as `cuda_emulator.function`'s is."""
-        kernel = module(text_of(source), self.architecture, self.change)[name]
+        architecture = COMPILED_FOR.get(source.stem, self.architecture)
+        kernel = module(text_of(source), architecture, self.change)[name]
         self.kernels[name] = kernel
         reached_by_name = self.reached.setdefault(name, set())
 
