@@ -1,6 +1,8 @@
 """The model of a training step's time on a GPU, and what it is made of."""
 
 import dataclasses
+import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -78,6 +80,32 @@ def test_the_engine_chooses_the_faster_of_winograds_rungs(machine):
     fastest = min(by_rung.values(), key=took)
     assert took(chosen) == took(fastest) < took(max(by_rung.values(), key=took))
     assert [each.kernel for each in chosen] == [each.kernel for each in fastest]
+
+
+@pytest.mark.parametrize("filters", [64, 128, 256])
+def test_the_engine_chooses_warpgroups_where_they_are_faster(filters):
+    """On GPUs of compute capability 9.0: for 64 filters half of their products would be idle."""
+
+    def make():
+        x, y = (dry_run.Array((1, 138, 138, size), np.uint16) for size in (256, filters))
+        weight = dry_run.Array((3, 3, 256, filters), np.uint16)
+
+        def layer():
+            conv2d_cuda.forward(x, weight, None, 1, False)
+            conv2d_cuda.backward_weight(x, y, 1, 3)
+
+        return layer
+
+    found = dry_run.launches(make, "bf16", H200.architecture)
+    products = {each.kernel for each in found if gpu_model.depth(each)}
+    rung = "wgmma" if filters >= conv2d_cuda.MIN_FOR_WGMMA else "tensor_copies"
+    assert products == {f"conv2d_forward_{rung}", f"conv2d_backward_weight_{rung}"}
+    with mock.patch.object(conv2d_cuda, "MIN_FOR_WGMMA", math.inf):
+        without = dry_run.launches(make, "bf16", H200.architecture)
+    assert total(predicted(H200, found)) <= total(predicted(H200, without))
+    for architecture in ("sm_80", "sm_89", "sm_120"):
+        kernels = [each.kernel for each in dry_run.launches(make, "bf16", architecture)]
+        assert not any("wgmma" in kernel for kernel in kernels)
 
 
 @pytest.mark.parametrize("faster", ["memory_speed", "cache_speed", "clock", "cache"])

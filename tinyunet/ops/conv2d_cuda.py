@@ -2,8 +2,8 @@
 
 All rungs compute the same values up to rounding. Each should be faster than the one before, and may restrict
 the sizes. By default (`rung=None`) the last rung runs that takes the arrays and keeps the precision set by
-`tinyunet.use_backend`. In float32 the GPU decides, too, so that the bits are the same on GPUs of one compute
-capability only.
+`tinyunet.use_backend`. In float32 and bf16 the GPU decides, too, so that the bits are the same on GPUs of one
+compute capability only.
 
 Tutorial: `tutorials/07_conv2d_cuda.py`.
 """
@@ -39,6 +39,8 @@ MAX_FEW = 4  # channels for it, by the same model, where "blocked" would run
 COPIES = "tensor_copies"  # the rung that multiplies copies rounded to bfloat16
 WGMMA, WGMMA_CAPABILITY = "wgmma", (9, 0)  # multiplies the same copies, on GPUs of this kind only
 OF_COPIES = (COPIES, WGMMA)
+# Filters from which "wgmma" is chosen there, by the same model: with 64, half of its products would be idle.
+MIN_FOR_WGMMA = 128
 WITHOUT_COPIES = "tensor_bf16"  # in place of it where its blocks are too large
 MIN_COPIED = 64  # channels and filters for "tensor_copies", by the same model: half of a block idles then
 MIN_MULTIPLICATIONS = 2**30  # for "tensor_copies": with less to do, its few blocks leave processors idle
@@ -90,7 +92,7 @@ def backward_weight(x, grad_output, padding, size, rung=None):
     _, height, width, channels = x.shape
     filters = grad_output.shape[3]
     fits = conv2d_winograd_cuda.backward_weight_fits
-    rung = rung or _rung_for(grad_output) or _rung_that_fits(fits, grad_output.shape, channels, size)
+    rung = rung or _rung_for(grad_output, filters) or _rung_that_fits(fits, grad_output.shape, channels, size)
     if rung in WINOGRADS:
         return conv2d_winograd_cuda.backward_weight(x, grad_output, padding, rung)
     rows, columns = grad_output.size // filters, size**2 * channels
@@ -212,7 +214,7 @@ def _output_shape(x, filters, size, padding):
 def _forward_rung(x, filters, size, padding):
     """Choose the rung of a convolution of x."""
     shape, fits = _output_shape(x, filters, size, padding), conv2d_winograd_cuda.forward_fits
-    return _rung_for(x) or _rung_that_fits(fits, shape, x.shape[3], size)
+    return _rung_for(x, filters) or _rung_that_fits(fits, shape, x.shape[3], size)
 
 
 def _rung_that_fits(winograd_fits, output_shape, channels, size):
@@ -226,12 +228,18 @@ def _rung_that_fits(winograd_fits, output_shape, channels, size):
         return FASTEST["float32"]
     if rung == COPIES and math.prod(output_shape) * channels * size**2 < MIN_MULTIPLICATIONS:
         return WITHOUT_COPIES
-    return rung
+    return fastest_of_copies(filters) if rung == COPIES else rung
 
 
-def _rung_for(factor):
+def fastest_of_copies(filters):
+    """Choose one of `OF_COPIES` by the GPU, for a product with so many columns."""
+    on_its_gpu = active_backend() == "cuda" and compute_capability() == WGMMA_CAPABILITY
+    return WGMMA if on_its_gpu and filters >= MIN_FOR_WGMMA else COPIES
+
+
+def _rung_for(factor, filters):
     """Return the rung that multiplies copies for one, else None."""
-    return COPIES if factor.dtype == np.uint16 else None
+    return fastest_of_copies(filters) if factor.dtype == np.uint16 else None
 
 
 def _factors(rung, *arrays):
