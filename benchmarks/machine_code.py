@@ -45,6 +45,8 @@ class Instruction:
     @property
     def bytes(self) -> int:
         """What an access to memory moves for one thread."""
+        if self.name.startswith("LDSM"):  # matrices of 8×8, whose number ends the name
+            return 4 * int(self.name.split(".")[-1])
         return next((_BYTES[part] for part in self.name.split(".") if part in _BYTES), 4)
 
     @property
@@ -161,7 +163,8 @@ def cost(section: Section) -> Cost:
         section.multiplications(),
         sum(each.bytes for each in fetches),
         len(fetches),
-        section.bytes("LDS", "STS", "LDGSTS") + sum(each.factor_bytes for each in section.named("HGMMA")),
+        section.bytes("LDS", "LDSM", "STS", "LDGSTS")
+        + sum(each.factor_bytes for each in section.named("HGMMA")),
         *section.waits(),
     )
 

@@ -50,11 +50,12 @@ def test_a_loop_counted_by_hand():
 
 
 def test_what_products_take_from_shared_memory():
-    """By a warpgroup 64×16 and 16×128 numbers of two bytes, for 128 threads."""
+    """By ldmatrix four registers; by a warpgroup 64×16 and 16×128 numbers of two bytes, for 128 threads."""
+    load = line("LDSM.16.MT88.4 R4, [R2+0x400]")
     product = line("HGMMA.64x128x16.F32.BF16 R24, gdesc[UR16].tnspB, R24, gsb0")
     copy, back = line("LDGSTS.E.BYPASS.128 [R9], desc[UR14][R2.64], P0"), line("BRA `(.L_x_1)")
-    found = cost(sections("\n".join([".L_x_1:", copy, product, back]))[0])
-    assert found.shared == 16 + (64 + 128) * 16 * 2 / 128
+    found = cost(sections("\n".join([".L_x_1:", copy, load, product, back]))[0])
+    assert found.shared == 16 + 16 + (64 + 128) * 16 * 2 / 128
     assert found.multiplications == {"FFMA": 0, "BF16 of warpgroups": 64 * 128 * 16 / 4}
 
 
