@@ -165,17 +165,18 @@ def test_copies_give_the_bits_of_factors_rounded_later(emulated, sizes, padding)
 
 @pytest.mark.parametrize(("sizes", "padding"), OF_EIGHT[:2])
 def test_the_backward_by_copies_in_one_pass(emulated, monkeypatch, sizes, padding):
-    """It has the bits of separate steps, because a copy of a copy is the same.
+    """It has the bits of separate steps, because a copy of a copy is the same. That of x is made only once.
 
     Sums for the bias are in double precision, so that the order matters less than the rounding to float32.
     """
     x, weight, bias = (tu.Tensor(array, requires_grad=True) for array in arrays(*sizes))
     monkeypatch.setattr(conv2d_cuda, "MIN_COPIED", 8)
     monkeypatch.setattr(conv2d_cuda, "MIN_MULTIPLICATIONS", 1)
-    with tu.use_backend("cuda-emulated", "bf16"):
+    with tu.use_backend("cuda-emulated", "bf16"), launch_log() as log:
         y = tu.conv2d(x, weight, bias, padding=padding, relu=True)
         (grad_y,) = random_arrays([y.shape], np.float32, seed=1)
         y.backward(grad_y)
+    assert log.totals["conv2d_round_to_bf16"].launches == 2  # x and the weight
     before, rung = backward_of_relu(grad_y, y.data), conv2d_cuda.COPIES
     np.testing.assert_array_equal(x.grad, conv2d_cuda.backward_input(before, weight.data, padding, rung))
     expected = conv2d_cuda.backward_weight(x.data, before, padding, sizes[-1], rung)

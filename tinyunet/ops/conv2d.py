@@ -22,7 +22,7 @@ import numpy as np
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
-from tinyunet.backend import Dispatch, allocator
+from tinyunet.backend import Dispatch, active_backend, allocator
 from tinyunet.backend.jit import kernel, parallel_kernel
 from tinyunet.backend.products import in_panels, multiply, multiply_transposed, padded, write_row
 from tinyunet.errors import OptionError, ShapeError, describe
@@ -157,6 +157,7 @@ class Conv2d(Function):
     name = "conv2d"
 
     def forward(self, x, weight, bias, *, padding, relu):
+        x = as_multiplied(x, weight.shape, padding)
         y = forward(x, weight, bias, padding, relu)
         self.save(x, weight, padding, y if relu else None)
         return y
@@ -169,6 +170,12 @@ class Conv2d(Function):
         grad_weight = backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None
         del x
         return backward_input(grad_output, weight, padding) if needs_x else None, grad_weight, grad_bias
+
+
+def as_multiplied(x, weight_shape, padding):
+    """The map x or, on CUDA, the copy that kernels multiply: made once for y and the weight's gradient."""
+    on_cuda = active_backend() in ("cuda", "cuda-emulated")
+    return conv2d_cuda.as_multiplied(x, weight_shape, padding) if on_cuda else x
 
 
 def backward_bias_and_relu(grad_output, rectified, needs_bias, weight_shape=None):

@@ -74,6 +74,16 @@ def forward(x, weight, bias, padding, relu, rung=None):
     return y
 
 
+def multiplies_copies(x, weight_shape, padding):
+    """Tell whether a rung of copies is chosen for x and a weight of this shape."""
+    return _forward_rung(x, weight_shape[3], weight_shape[0], padding) in OF_COPIES
+
+
+def as_multiplied(x, weight_shape, padding):
+    """Return what kernels multiply with a weight of this shape: x, or a copy rounded to bfloat16."""
+    return _rounded_to_bf16(x) if multiplies_copies(x, weight_shape, padding) else x
+
+
 def backward_input(grad_output, weight, padding, rung=None):
     # Every input pixel gathers from the outputs that it contributed to: a convolution of the padded gradient
     # with the window rotated by 180°, and channels and filters exchanged.
@@ -92,7 +102,8 @@ def backward_weight(x, grad_output, padding, size, rung=None):
     _, height, width, channels = x.shape
     filters = grad_output.shape[3]
     fits = conv2d_winograd_cuda.backward_weight_fits
-    rung = rung or _rung_for(grad_output, filters) or _rung_that_fits(fits, grad_output.shape, channels, size)
+    rung = rung or _rung_for(x, filters) or _rung_for(grad_output, filters)
+    rung = rung or _rung_that_fits(fits, grad_output.shape, channels, size)
     if rung in WINOGRADS:
         return conv2d_winograd_cuda.backward_weight(x, grad_output, padding, rung)
     rows, columns = grad_output.size // filters, size**2 * channels

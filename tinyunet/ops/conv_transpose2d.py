@@ -39,7 +39,7 @@ from tinyunet.errors import ShapeError, describe
 from tinyunet.ops import conv_transpose2d_cuda
 from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
-from tinyunet.ops.conv2d import backward_bias_and_relu
+from tinyunet.ops.conv2d import as_multiplied, backward_bias_and_relu
 
 # NumPy: the reference
 
@@ -123,6 +123,8 @@ class ConvTranspose2d(Function):
         overlaps = weight.shape[0] == 4
         if overlaps:
             x, weight = overlapping.with_neighbours(x), overlapping.by_neighbour(weight)
+        product_shape = (1, 1, weight.shape[2], 4 * weight.shape[3])  # on CUDA, a convolution multiplies
+        x = as_multiplied(x, product_shape, 0)
         y = forward(x, weight, bias, relu)
         if overlaps:
             y = overlapping.cut_border(y)
