@@ -136,6 +136,8 @@ def loads(launch: Launch) -> float | None:
             return scalars["rows"] / (scalars["grid"][1] * launch.threads / WARP)
         case "conv2d_backward_relu":  # of the gradient and of y, for four filters each
             return 2 * scalars["rows"] / (scalars["grid"][1] * 16)
+        case "conv2d_gather_to_bf16":
+            return scalars["rows"] / (scalars["grid"][1] * 16)
         case "conv2d_backward_bias_end":
             return scalars["num_parts"] / (launch.threads / WARP)
         case "conv2d_sum_parts":

@@ -5,12 +5,13 @@
 // Tiles lie in shared memory as they do in global memory, and ldmatrix spreads them over the lanes of a warp.
 // A bfloat16 is an unsigned short here, which nothing computes with but tensor cores.
 //
-// flip_to_bf16 makes a copy of the weight for the gradient of x (conv2d_flip.cuh). backward_relu makes a copy of the gradient before a ReLU, which nothing but these products uses, and adds it
-// up for the bias on the way.
+// flip_to_bf16 makes a copy of the weight for the gradient of x (conv2d_flip.cuh). Two kernels make copies of
+// a gradient that nothing but these products uses, and add it up for the bias on the way: backward_relu of the
+// one before a ReLU, gather_to_bf16 of that of an up-convolution (conv_transpose2d.cu).
 //
 // Launch: forward and backward_weight (rows / 128, F / 128) blocks of 256; round_to_bf16 one thread per four
-// numbers, blocks of 256; backward_relu (F / 64, shares) blocks of 16×16. C and F must be multiples of 8,
-// because copies have 16 bytes.
+// numbers, blocks of 256; backward_relu and gather_to_bf16 (F / 64, shares) blocks of 16×16. C and F must be
+// multiples of 8, because copies have 16 bytes.
 
 #include "conv2d_flip.cuh"
 #include "conv2d_patches.cuh"
@@ -185,32 +186,31 @@ extern "C" __global__ void conv2d_flip_to_bf16(const float* weight, unsigned sho
          [](float number) { return static_cast<unsigned short>(to_bf16(number, 0)); });
 }
 
-// A thread has four filters, a block 64 of them and a share of the rows. It leaves their sums in parts,
-// shares × F, which conv2d_backward_bias_end adds.
-extern "C" __global__ void __launch_bounds__(256)
-    conv2d_backward_relu(const float* grad_output, const float* y, unsigned short* grad, double* parts,
-                         int rows, int filters) {
+// Copy the gradient of maps rounded to bfloat16, and add it up. A thread has four filters, a block 64 of them
+// and a share of the rows. It leaves their sums in parts, shares × F, which conv2d_backward_bias_end adds.
+// load(i) loads what four numbers from index i on are made of, place(row, f) is their index in the copy.
+template <class Loaded, class Load, class Place>
+__device__ __forceinline__ void copy_and_add(Load load, Place place, unsigned short* copy, double* parts,
+                                             int rows, int filters) {
     constexpr int LOADS = 4, THREADS = 16, FILTERS = 4 * THREADS;
     __shared__ double of_warp[WARPS][FILTERS];
     int f = blockIdx.x * FILTERS + 4 * threadIdx.x, step = THREADS * gridDim.y;
     double sums[4] = {};
     for (int first = blockIdx.y * THREADS + threadIdx.y; f < filters && first < rows; first += LOADS * step) {
-        float4 gradients[LOADS], results[LOADS];
+        Loaded loaded[LOADS];
 #pragma unroll
         for (int e = 0; e < LOADS; e++) {
-            int i = (first + e * step) * filters + f;
-            bool exists = first + e * step < rows;
-            gradients[e] = exists ? *reinterpret_cast<const float4*>(grad_output + i) : float4{};
-            results[e] = exists ? *reinterpret_cast<const float4*>(y + i) : float4{};
+            int row = first + e * step;
+            loaded[e] = row < rows ? load(row * filters + f) : Loaded{};
         }
 #pragma unroll
         for (int e = 0; e < LOADS; e++) {
-            float4 g = gradients[e], r = results[e];
-            g = make_float4(r.x > 0 ? g.x : 0, r.y > 0 ? g.y : 0, r.z > 0 ? g.z : 0, r.w > 0 ? g.w : 0);
+            float4 g = loaded[e].numbers();
             sums[0] += g.x, sums[1] += g.y, sums[2] += g.z, sums[3] += g.w;
-            int i = (first + e * step) * filters + f;
-            if (first + e * step < rows)
-                *reinterpret_cast<uint2*>(grad + i) = make_uint2(to_bf16(g.x, g.y), to_bf16(g.z, g.w));
+            int row = first + e * step;
+            if (row < rows)
+                *reinterpret_cast<uint2*>(copy + place(row, f)) =
+                    make_uint2(to_bf16(g.x, g.y), to_bf16(g.z, g.w));
         }
     }
     // A warp has two rows of threads. The first filters of all threads come first, so that no banks conflict.
@@ -222,4 +222,41 @@ extern "C" __global__ void __launch_bounds__(256)
     if (threadIdx.y >= 4 || f >= filters) return;
     parts[blockIdx.y * filters + f + threadIdx.y] =
         sum_over_warps(of_warp, threadIdx.y * THREADS + threadIdx.x);
+}
+
+// Four numbers of a gradient, and the ReLU's results, on which they depend: both on their way at once.
+struct WithResult {
+    float4 g, y;
+    __device__ __forceinline__ float4 numbers() const {
+        return make_float4(y.x > 0 ? g.x : 0, y.y > 0 ? g.y : 0, y.z > 0 ? g.z : 0, y.w > 0 ? g.w : 0);
+    }
+};
+
+struct Gradient {
+    float4 g;
+    __device__ __forceinline__ float4 numbers() const { return g; }
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+    conv2d_backward_relu(const float* grad_output, const float* y, unsigned short* grad, double* parts,
+                         int rows, int filters) {
+    auto load = [&](int i) {
+        return WithResult{*reinterpret_cast<const float4*>(grad_output + i),
+                          *reinterpret_cast<const float4*>(y + i)};
+    };
+    auto place = [&](int row, int f) { return row * filters + f; };
+    copy_and_add<WithResult>(load, place, grad, parts, rows, filters);
+}
+
+// Rows are pixels of grad_output, which has this width. Of the copy, each row has the four pixels of a square.
+extern "C" __global__ void __launch_bounds__(256)
+    conv2d_gather_to_bf16(const float* grad_output, unsigned short* grad, double* parts, int width, int rows,
+                          int filters) {
+    auto load = [&](int i) { return Gradient{*reinterpret_cast<const float4*>(grad_output + i)}; };
+    auto place = [&](int row, int f) {
+        int line = row / width, column = row % width;
+        int square = line / 2 * (width / 2) + column / 2, tap = line % 2 * 2 + column % 2;
+        return (square * 4 + tap) * filters + f;
+    };
+    copy_and_add<Gradient>(load, place, grad, parts, rows, filters);
 }

@@ -119,7 +119,7 @@ def test_winograds_products_are_on_tensor_cores(architecture):
 def test_shared_memory_of_128_bit_accesses_is_aligned(stem, arrays, architecture):
     """To 16 bytes, unlike an array of float by default. Two arrays for each direction and precision."""
     _, ptx, *_ = compiled(KERNEL_FOLDER / f"{stem}.cu", architecture)
-    of_products = r"\.shared \.align (\d+) \.b8 (?!\w*(?:backward_relu|flip))"
+    of_products = r"\.shared \.align (\d+) \.b8 (?!\w*(?:copy_and_add|flip))"
     assert re.findall(of_products, ptx) == ["16"] * arrays
 
 

@@ -57,6 +57,10 @@ def relu_copies():
     conv2d_cuda.backward_relu(*arrays, rung=conv2d_cuda.COPIES)
 
 
+def gathered_copies():
+    conv2d_cuda.gather_and_add(*random_arrays([(1, 6, 14, 72)], np.float32), 8, conv2d_cuda.COPIES)
+
+
 def max_pool2d():
     x = tu.Tensor(*random_arrays([(2, 10, 14, 5)], np.float32), requires_grad=True)
     y = tu.max_pool2d(x)
@@ -393,10 +397,10 @@ BUGS = [
     (
         "the copy of a row after the last",
         relu_copies,
-        "            if (first + e * step < rows)\n",
+        "            if (row < rows)\n",
         "",
         r"out of bounds: .* writes 8 bytes at grad\[\d+\], which has 13104",
-        "(grad + i) = make_uint2",
+        "(copy + place(row, f))",
     ),
     (
         "the sums of half of the warps are not left",
@@ -405,6 +409,14 @@ BUGS = [
         "if (threadIdx.y % 4 == 0) of_warp",
         "reads word .* of the shared memory, which no thread of the block has written",
         "sum += rows[warp]",
+    ),
+    (
+        "two pixels of a square at one place",
+        gathered_copies,
+        "tap = line % 2 * 2 + column % 2",
+        "tap = column % 2",
+        r"race: thread .* writes grad\[\d+\], which thread .* wrote",
+        "(copy + place(row, f))",
     ),
     (
         "four numbers from an odd address",

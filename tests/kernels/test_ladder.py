@@ -68,6 +68,7 @@ def test_every_kernel_is_launched(emulated):
             conv2d_cuda.backward_input(y, weight, 0, rung)
         conv2d_cuda.sum_parts(np.ones((2, 3), np.float32))
         conv2d_cuda.backward_relu(x, x, rung=conv2d_cuda.COPIES)
+        conv2d_cuda.gather_and_add(x, 8, conv2d_cuda.COPIES)
         weight = np.zeros((3, 3, 8, 8), np.float32)
         for rung in conv2d_cuda.WINOGRADS:
             y = conv2d_cuda.forward(x, weight, None, 0, False, rung)

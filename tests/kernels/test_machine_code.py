@@ -223,6 +223,7 @@ def test_which_movers_keep_the_memory_waiting():
         ("conv2d_backward_bias_end", 5),
         ("conv2d_backward_relu", 6),  # each of 16 bytes
         ("conv2d_backward_weight_few_channels", 17),  # eight of them of 16 bytes
+        ("conv2d_gather_to_bf16", 4),
     ],
 )
 def test_sums_load_many_numbers_at_once(kernel, at_once):

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 import tinyunet as tu
 from tinyunet.backend import DISPATCH_TABLE
+from tinyunet.backend.cuda_log import launch_log
 from tinyunet.errors import DtypeError, ShapeError
-from tinyunet.ops import conv_transpose2d_cuda
+from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
 
 
 def shapes(n, height, width, channels, filters, bias=True, size=2):
@@ -58,11 +59,31 @@ def test_overlapping_windows_equal_torch(backend, bias, relu, dtype):
 @pytest.mark.parametrize("rung", conv_transpose2d_cuda.RUNGS)
 def test_every_rung_equals_torch(build, monkeypatch, rung, sizes, relu):
     """(1, 40, 55, …) has more pixels than one part of the weight gradient."""
-    for direction in ("forward", "backward_input", "backward_weight"):
+    for direction in ("forward", "backward_input", "backward_weight", "backward_bias"):
         launch = partial(getattr(conv_transpose2d_cuda, direction), rung=rung)
         monkeypatch.setitem(DISPATCH_TABLE["conv_transpose2d", direction].implementations, "cuda", launch)
     *sizes, size = sizes
     assert_equals_torch("conv_transpose2d", random_arrays(shapes(*sizes, size=size), np.float32), relu=relu)
+
+
+@pytest.mark.parametrize("filters", [8, 6])
+def test_the_backward_by_copies_gathers_once(emulated, monkeypatch, filters):
+    """It has the bits of separate steps. Copies are made of four filters at once, else of gathered rows."""
+    monkeypatch.setattr(conv2d_cuda, "MIN_COPIED", 8)
+    monkeypatch.setattr(conv2d_cuda, "MIN_MULTIPLICATIONS", 1)
+    arrays = random_arrays(shapes(2, 3, 5, 8, filters), np.float32)
+    x, weight, bias = (tu.Tensor(array, requires_grad=True) for array in arrays)
+    with tu.use_backend("cuda-emulated", "bf16"), launch_log() as log:
+        y = tu.conv_transpose2d(x, weight, bias)
+        (grad_y,) = random_arrays([y.shape], np.float32, seed=1)
+        y.backward(grad_y)
+        expected = conv_transpose2d_cuda.backward_input(grad_y, weight.data)
+        expected_weight = conv_transpose2d_cuda.backward_weight(x.data, grad_y)
+    np.testing.assert_array_equal(x.grad, expected)
+    np.testing.assert_array_equal(weight.grad, expected_weight)
+    np.testing.assert_allclose(bias.grad, grad_y.sum(axis=(0, 1, 2), dtype=float), rtol=2.0**-24 * 1.01)
+    copied = "conv2d_gather_to_bf16" if filters == 8 else "conv_transpose2d_gather"
+    assert log.totals[copied].launches == (1 if filters == 8 else 3)  # two of them are those expected
 
 
 @pytest.mark.parametrize("needed", range(3))

@@ -202,6 +202,12 @@ MUTATIONS = {
         "one tap dropped": each(lambda w: without(w, 0, 1)),
         "first image only": FIRST_IMAGE[2],
     },
+    ("conv_transpose2d", "backward_bias"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "missing": result(lambda r, *_: (r[0], 0 * r[1])),
+        "mean, not sum": result(lambda r, g, c: (r[0], r[1] / g[..., 0].size)),
+    },
     ("crop_concat", "backward"): {
         "sign": SIGN,
         "scale": SCALE,

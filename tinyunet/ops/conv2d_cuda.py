@@ -133,12 +133,33 @@ def backward_relu(grad_output, y, weight_shape=None, rung=None):
     if rung not in OF_COPIES:
         grad_output = relu.backward_cuda(grad_output, y)
         return grad_output, backward_bias(grad_output)
-    before, (rows, filters, shares) = cuda.empty(y.shape, np.uint16), _shares(y)
+    before = cuda.empty(y.shape, np.uint16)
+    return before, _copy_and_add("backward_relu", (grad_output, y), before)
+
+
+def gather_and_add(grad_output, channels, rung=None):
+    """The squares of an up-convolution's gradient as rows of 4F numbers, and the gradient of the bias.
+
+    The first is a copy rounded to bfloat16. Both are None where `tensor_copies` is not chosen for products of
+    such rows with maps of so many channels.
+    """
+    n, height, width, filters = grad_output.shape
+    shape = (n, height // 2, width // 2, 4 * filters)
+    rung = rung or _rung_that_fits(conv2d_winograd_cuda.backward_weight_fits, shape, channels, 1)
+    if rung not in OF_COPIES or filters % 4:
+        return None, None
+    rows = cuda.empty(shape, np.uint16)
+    return rows, _copy_and_add("gather_to_bf16", (grad_output,), rows, width)
+
+
+def _copy_and_add(direction, arrays, copy, *sizes):
+    """Launch a kernel that copies the gradient of maps in bfloat16, and return its sum over pixels."""
+    rows, filters, shares = _shares(arrays[0])
     parts = cuda.empty((shares, filters), float)
     grid, block = (cuda.blocks(filters, 64), shares), (16, 16)
-    arguments = (grad_output, y, before, parts, rows, filters)
-    cuda.launch("conv2d", "backward_relu", grid, block, *arguments, flops=rows * filters)
-    return before, sum_rows(parts)
+    arguments = (*arrays, copy, parts, *sizes, rows, filters)
+    cuda.launch("conv2d", direction, grid, block, *arguments, flops=rows * filters)
+    return sum_rows(parts)
 
 
 def backward_bias(grad_output):

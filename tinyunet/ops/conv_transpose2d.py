@@ -40,6 +40,7 @@ from tinyunet.ops import conv_transpose2d_cuda
 from tinyunet.ops import conv_transpose2d_overlapping as overlapping
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.conv2d import as_multiplied, backward_bias_and_relu
+from tinyunet.ops.conv2d import backward_bias as backward_bias_of_conv2d
 
 # NumPy: the reference
 
@@ -65,6 +66,11 @@ def backward_weight_numpy(x, grad_output):
         for q in (0, 1):
             grad_weight[p, q] = np.tensordot(x, grad_output[:, p::2, q::2], axes=((0, 1, 2), (0, 1, 2)))
     return grad_weight
+
+
+def backward_bias_on_cpu(grad_output, channels=None):
+    """The gradient of y as the two above take it, and that of the bias. CUDA gathers the first for both."""
+    return grad_output, backward_bias_of_conv2d(grad_output)
 
 
 # The op: its checks, and its place in the graph
@@ -134,7 +140,10 @@ class ConvTranspose2d(Function):
     def backward(self, grad_output):
         x, weight, overlaps, rectified = self.take_saved()
         needs_x, needs_weight, needs_bias = self.needs_grad
-        grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
+        if rectified is None and needs_bias:
+            grad_output, grad_bias = backward_bias(grad_output, None if overlaps else weight.shape[2])
+        else:
+            grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
         del rectified
         if overlaps:
             grad_output = overlapping.with_border(grad_output)
@@ -286,4 +295,11 @@ backward_weight = Dispatch(
     numpy=backward_weight_numpy,
     numba=backward_weight_numba,
     cuda=conv_transpose2d_cuda.backward_weight,
+)
+backward_bias = Dispatch(
+    "conv_transpose2d",
+    "backward_bias",
+    numpy=backward_bias_on_cpu,
+    numba=backward_bias_on_cpu,
+    cuda=conv_transpose2d_cuda.backward_bias,
 )

@@ -25,10 +25,24 @@ def forward(x, weight, bias, relu, rung=None):
     return y
 
 
+def backward_bias(grad_output, channels=None, rung=None):
+    """The gradient of y, and that of the bias.
+
+    With the channels of x, the first is gathered to rows, once for `backward_input` and `backward_weight`.
+    """
+    if channels is None or rung == "naive":
+        return grad_output, conv2d_cuda.backward_bias(grad_output)
+    rows, grad_bias = conv2d_cuda.gather_and_add(grad_output, channels)
+    if rows is None:
+        return _rows(grad_output), conv2d_cuda.backward_bias(grad_output)
+    return rows, grad_bias
+
+
 def backward_input(grad_output, weight, rung=None):
-    n, height, width, filters = grad_output.shape
     if rung != "naive":
-        return conv2d_cuda.backward_input(_rows(grad_output), _joined(weight), 0)
+        rows = grad_output if grad_output.shape[3] == 4 * weight.shape[3] else _rows(grad_output)
+        return conv2d_cuda.backward_input(rows, _joined(weight), 0)
+    n, height, width, filters = grad_output.shape
     grad_x = cuda.empty((n, height // 2, width // 2, weight.shape[2]))
     arguments = (grad_output, weight, grad_x, width // 2, weight.shape[2], filters)
     _launch("backward_input_naive", grad_x.size, *arguments, flops=8 * grad_x.size * filters)
@@ -37,12 +51,13 @@ def backward_input(grad_output, weight, rung=None):
 
 def backward_weight(x, grad_output, rung=None):
     n, height, width, channels = x.shape
-    filters, pixels = grad_output.shape[3], n * height * width
     if rung != "naive":
-        joined = conv2d_cuda.backward_weight(x, _rows(grad_output), 0, 1)
+        rows = grad_output if grad_output.shape[1] == height else _rows(grad_output)
+        joined, filters = conv2d_cuda.backward_weight(x, rows, 0, 1), rows.shape[3] // 4
         grad_weight = cuda.empty((2, 2, channels, filters))
         _move("swap_axes", joined.size, filters, (joined, grad_weight), (channels, 4))
         return grad_weight
+    filters, pixels = grad_output.shape[3], n * height * width
     parts = cuda.empty((cuda.blocks(pixels, conv2d_cuda.ROWS_PER_PART), 2, 2, channels, filters))
     arguments = (x, grad_output, parts, width, channels, filters, pixels, conv2d_cuda.ROWS_PER_PART)
     _launch("backward_weight_naive", parts.size, *arguments, flops=8 * x.size * filters)

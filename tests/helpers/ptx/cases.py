@@ -255,7 +255,12 @@ dispatched("conv2d", "backward_bias", BIAS, MAP)
 dispatched("conv2d", "backward_bias", BIAS, *numbers((1, 129, 129, 2)), name="conv2d.backward_bias, many")
 
 
-# The gradient before a ReLU, as a copy, and that of the bias
+# Gradients as copies, that before a ReLU and that of an up-convolution, and those of the bias
+
+
+def widened(copy):
+    """Return the numbers of a copy, bfloat16 in integers of 16 bits, as float32."""
+    return (copy.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def relu_copies(*shape):
@@ -265,7 +270,7 @@ def relu_copies(*shape):
 
     def run():
         copy, bias = conv2d_cuda.backward_relu(grad, y, rung=conv2d_cuda.COPIES)
-        return [(copy.astype(np.uint32) << np.uint32(16)).view(np.float32), bias]
+        return [widened(copy), bias]
 
     def expected():
         before = np.where(y > 0, grad, 0)
@@ -273,6 +278,28 @@ def relu_copies(*shape):
         return [ROUNDED["tensor_copies"](before), bias]
 
     add_case(f"conv2d.backward_relu {shape}", run, expected, "conv2d_backward_relu conv2d_backward_bias_end")
+
+
+def gathered_copies(*shape):
+    """Add a case: the squares of an up-convolution's gradient, and the sums of numbers not rounded yet."""
+    (grad,) = numbers(shape)
+    n, height, width, filters = shape
+
+    def run():
+        copy, bias = conv2d_cuda.gather_and_add(grad, 8, rung=conv2d_cuda.COPIES)
+        return [widened(copy), bias]
+
+    def expected():
+        squares = grad.reshape(n, height // 2, 2, width // 2, 2, filters).transpose(0, 1, 3, 2, 4, 5)
+        rows = np.ascontiguousarray(squares).reshape(n, height // 2, width // 2, 4 * filters)
+        return [ROUNDED["tensor_copies"](rows), grad.sum(axis=(0, 1, 2))]
+
+    kernels = "conv2d_gather_to_bf16 conv2d_backward_bias_end"
+    add_case(f"conv2d.gather_and_add {shape}", run, expected, kernels)
+
+
+gathered_copies(2, 6, 14, 72)  # several blocks along the filters, of which the last is not full
+gathered_copies(1, 130, 128, 8)  # so many pixels that a thread loads more than once
 
 
 relu_copies(1, 9, 14, 72)  # several blocks along the filters, of which the last is not full
