@@ -88,6 +88,15 @@ REWRITTEN = frozenset(
 )
 
 
+# The beginnings of the names of products with a weight.
+FORWARD = (
+    "conv2d_forward_",
+    "conv2d_rounded_forward_",
+    "conv2d_backward_input_",
+    "conv2d_rounded_backward_input_",
+)
+
+
 @dataclass(frozen=True)
 class Code:
     """A kernel's machine code: registers of a thread, shared memory of a block, main loop, and the rest."""
@@ -114,7 +123,7 @@ def code_of(stem: str, architecture: str) -> dict[str, Code]:
 def depth(launch: Launch) -> int | None:
     """Return the multiplications of each number that the launch computes, or None if it is no product."""
     scalars, kernel = launch.scalars, launch.kernel
-    if kernel.startswith("conv2d_forward_"):
+    if kernel.startswith(FORWARD):
         return scalars["size"] ** 2 * scalars["channels"]
     products = PRODUCTS_OF_SPLIT if (rung := winograd_rung(launch)) == WINOGRAD_TENSOR else 1
     if kernel.startswith("conv2d_backward_weight_") or kernel == f"conv2d_{rung}_multiply_transposed":
@@ -132,6 +141,8 @@ def loads(launch: Launch) -> float | None:
     """Return the loads of each thread in the main loop of a kernel that sums, or None."""
     scalars = launch.scalars
     match launch.kernel:
+        case "conv2d_backward_bias_middle":
+            return scalars["num_parts"] / (scalars["grid"][1] * launch.threads / WARP)
         case "conv2d_backward_bias":
             return scalars["rows"] / (scalars["grid"][1] * launch.threads / WARP)
         case "conv2d_backward_relu":  # of the gradient and of y, for four filters each
@@ -155,9 +166,9 @@ def results_of_a_block(launch: Launch) -> int:
     """Return how many numbers a block of a product computes."""
     if rung := winograd_rung(launch):
         return math.prod(conv2d_winograd_cuda.BLOCKS[rung][0])
-    match = re.fullmatch(r"conv2d_(forward|backward_weight)_(\w+)", launch.kernel)
-    direction, rung = match.groups() if match else ("", "")
-    tiles = conv2d_cuda.TILES if direction == "forward" else conv2d_cuda.WEIGHT_TILES
+    forward = re.sub("|".join(FORWARD), "", launch.kernel)
+    rung = forward.removeprefix("conv2d_backward_weight_")
+    tiles = conv2d_cuda.TILES if forward == rung else conv2d_cuda.WEIGHT_TILES
     return math.prod(tiles[rung][0]) if rung in tiles else launch.threads
 
 

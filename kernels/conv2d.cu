@@ -33,12 +33,12 @@
 // The first two are here, the others in conv2d_few_channels.cu, conv2d_blocked.cu, conv2d_tensor.cu,
 // conv2d_tensor_copies.cu and conv2d_wgmma.cu. Another rung, for 3×3 windows, multiplies less:
 // conv2d_winograd.cu. The other kernels are flip_weight (for grad_x), sum_parts (of a weight gradient, in
-// order), backward_bias and backward_bias_end.
+// order), backward_bias, backward_bias_middle and backward_bias_end.
 //
 // Launch: naive and sum_parts one thread per element, blocks of 256; tiled (rows / 16, F / 16) blocks of 16×16;
 // few_channels (rows / 256, F / 32) blocks of 256; blocked and tensor (rows / 128, F / 64) blocks of 128;
-// backward_bias (F / 32, shares) blocks of 32×8. Weight gradients have K²C rows; the third axis of their grid
-// goes over parts of the pixels, each with its own sum.
+// backward_bias and backward_bias_middle (F / 32, shares) blocks of 32×8. Weight gradients have K²C rows; the
+// third axis of their grid goes over parts of the pixels, each with its own sum.
 
 #include "conv2d_flip.cuh"
 #include "conv2d_patches.cuh"
@@ -146,7 +146,7 @@ extern "C" __global__ void conv2d_sum_parts(const float* parts, float* total, in
 }
 
 // The column sums of a matrix, rows × F. A block of 32×8 threads takes 32 columns and a share of the rows; a
-// second launch, with one share, adds the sums of the first. In double precision, because there may be
+// last launch, with one share, adds the sums of the one before. In double precision, because there may be
 // millions of rows. All LOADS of a thread are on their way before it adds the first.
 constexpr int LOADS = 8;
 template <class Number, class Sum>
@@ -172,6 +172,11 @@ __device__ void sum_columns(const Number* matrix, Sum* sums, int rows, int filte
 extern "C" __global__ void conv2d_backward_bias(const float* grad_output, double* parts, int rows,
                                                 int filters) {
     sum_columns(grad_output, parts, rows, filters);
+}
+
+extern "C" __global__ void conv2d_backward_bias_middle(const double* parts, double* sums, int num_parts,
+                                                       int filters) {
+    sum_columns(parts, sums, num_parts, filters);
 }
 
 extern "C" __global__ void conv2d_backward_bias_end(const double* parts, float* grad_bias, int num_parts,

@@ -9,7 +9,11 @@
 // a gradient that nothing but these products uses, and add it up for the bias on the way: backward_relu of the
 // one before a ReLU, gather_to_bf16 of that of an up-convolution (conv_transpose2d.cu).
 //
-// Launch: forward and backward_weight (rows / 128, F / 128) blocks of 256; round_to_bf16 one thread per four
+// Between two convolutions (tinyunet/ops/conv2d_pair.py) maps and their gradients are in memory as copies only.
+// rounded_forward writes such a map. backward_input is the gradient of x, which is the result of a ReLU: it goes
+// on to before the ReLU, and adds up. rounded_backward_input also writes it as a copy.
+//
+// Launch: all products (rows / 128, F / 128) blocks of 256; round_to_bf16 one thread per four
 // numbers, blocks of 256; backward_relu and gather_to_bf16 (F / 64, shares) blocks of 16×16. C and F must be
 // multiples of 8, because copies have 16 bytes.
 
@@ -81,10 +85,18 @@ __device__ __forceinline__ bool warp_is_inside(int rows, int columns) {
     return row < rows && column < columns;
 }
 
+// Write two adjacent numbers, as they are or rounded to bfloat16.
+__device__ __forceinline__ void write_two(float* to, float first, float second) {
+    *reinterpret_cast<float2*>(to) = make_float2(first, second);
+}
+__device__ __forceinline__ void write_two(unsigned short* to, float first, float second) {
+    *reinterpret_cast<unsigned*>(to) = to_bf16(first, second);
+}
+
 // finish(value, column) is applied to each value before it is written. A lane has two adjacent values in each
 // of two rows of a piece.
-template <class Finish>
-__device__ __forceinline__ void write_pieces(float* result, int rows, int columns, const Pieces& pieces,
+template <class Result, class Finish>
+__device__ __forceinline__ void write_pieces(Result* result, int rows, int columns, const Pieces& pieces,
                                              Finish finish) {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
@@ -96,19 +108,15 @@ __device__ __forceinline__ void write_pieces(float* result, int rows, int column
                 int row = blockIdx.x * TILE_ROWS + warp_row() + 16 * m + g + e / 2 * 8;
                 int column = blockIdx.y * TILE_COLUMNS + warp_column() + 8 * n + 2 * t;
                 if (row < rows && column < columns)
-                    *reinterpret_cast<float2*>(result + row * columns + column) =
-                        make_float2(finish(pieces.sum[m][n][e], column),
-                                    finish(pieces.sum[m][n][e + 1], column + 1));
+                    write_two(result + row * columns + column, finish(pieces.sum[m][n][e], column),
+                              finish(pieces.sum[m][n][e + 1], column + 1));
             }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
-    conv2d_forward_tensor_copies(const unsigned short* x, const unsigned short* weight, const float* bias,
-                                 float* y, int height, int width, int channels, int size, int padding,
-                                 int filters, int relu, int rows) {
-    __shared__ Tile<TILE_ROWS, STAGE_DEPTH> left[STAGES];
-    __shared__ RightTile right[STAGES];
-    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+// The product of forward, left in pieces. The tiles are of no use afterwards.
+__device__ __forceinline__ void convolve(const unsigned short* x, const unsigned short* weight, const Shape& s,
+                                         Tile<TILE_ROWS, STAGE_DEPTH> (&left)[STAGES],
+                                         RightTile (&right)[STAGES], Pieces& pieces) {
     // This thread fetches eight channels of each of two windows, and eight filters of each of two rows of
     // weight.
     int row = threadIdx.x / 4, part = threadIdx.x % 4 * 8;
@@ -128,15 +136,97 @@ extern "C" __global__ void __launch_bounds__(256, 2)
                           offset_in_matrix(k + depth + 16 * e, s.columns, blockIdx.y * TILE_COLUMNS + column,
                                            s.filters));
     };
-    Pieces pieces = {};
     bool multiplies = warp_is_inside(s.rows, s.filters);
     run_stages(0, s.columns, fetch, [&](int stage) {
         if (multiplies) multiply_stage<false>(left[stage], right[stage], pieces);
     });
+}
+
+template <class Result>
+__device__ __forceinline__ void forward(const unsigned short* x, const unsigned short* weight,
+                                        const float* bias, Result* y, const Shape& s, int relu) {
+    __shared__ Tile<TILE_ROWS, STAGE_DEPTH> left[STAGES];
+    __shared__ RightTile right[STAGES];
+    Pieces pieces = {};
+    convolve(x, weight, s, left, right, pieces);
     write_pieces(y, s.rows, s.filters, pieces, [&](float value, int f) {
         value += bias[f];
         return relu && value < 0 ? 0 : value;
     });
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    conv2d_forward_tensor_copies(const unsigned short* x, const unsigned short* weight, const float* bias,
+                                 float* y, int height, int width, int channels, int size, int padding,
+                                 int filters, int relu, int rows) {
+    forward(x, weight, bias, y, shape_of(height, width, channels, size, padding, filters, rows), relu);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    conv2d_rounded_forward_tensor_copies(const unsigned short* x, const unsigned short* weight,
+                                         const float* bias, unsigned short* y, int height, int width,
+                                         int channels, int size, int padding, int filters, int relu,
+                                         int rows) {
+    forward(x, weight, bias, y, shape_of(height, width, channels, size, padding, filters, rows), relu);
+}
+
+// The gradient of x as by forward, with the weight flipped, set to 0 where x, the result of a ReLU, is 0. Each
+// block leaves its sums over the pixels in parts, blocks × F.
+template <class Result>
+__device__ __forceinline__ void backward_input(const unsigned short* grad_output, const unsigned short* weight,
+                                               const unsigned short* x, Result* grad_x, double* parts,
+                                               const Shape& s) {
+    __shared__ Tile<TILE_ROWS, STAGE_DEPTH> left[STAGES];
+    __shared__ RightTile right[STAGES];
+    Pieces pieces = {};
+    convolve(grad_output, weight, s, left, right, pieces);
+    auto& of_warps = reinterpret_cast<double(&)[TILE_ROWS / 64][TILE_COLUMNS]>(right);
+    __syncthreads();  // all warps have multiplied the last tiles
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+        int of_block = warp_column() + 8 * n + 2 * t, column = blockIdx.y * TILE_COLUMNS + of_block;
+        double sums[2] = {};
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e += 2) {
+                int row = blockIdx.x * TILE_ROWS + warp_row() + 16 * m + g + e / 2 * 8;
+                if (row >= s.rows || column >= s.filters) continue;
+                int i = row * s.filters + column;
+                unsigned two = *reinterpret_cast<const unsigned*>(x + i);
+                float first = __uint_as_float(two << 16) > 0 ? pieces.sum[m][n][e] : 0;
+                float second = __uint_as_float(two & 0xffff0000) > 0 ? pieces.sum[m][n][e + 1] : 0;
+                sums[0] += first, sums[1] += second;
+                write_two(grad_x + i, first, second);
+            }
+        for (int e = 0; e < 2; e++) {
+            double sum = sum_over_lanes(sums[e], 4, 32);
+            if (g == 0) of_warps[warp_row() / 64][of_block + e] = sum;
+        }
+    }
+    __syncthreads();
+    int column = blockIdx.y * TILE_COLUMNS + threadIdx.x;
+    if (threadIdx.x >= TILE_COLUMNS || column >= s.filters) return;
+    parts[blockIdx.x * s.filters + column] = of_warps[0][threadIdx.x] + of_warps[1][threadIdx.x];
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    conv2d_backward_input_tensor_copies(const unsigned short* grad_output, const unsigned short* weight,
+                                        const unsigned short* x, float* grad_x, double* parts, int height,
+                                        int width, int channels, int size, int padding, int filters,
+                                        int rows) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    backward_input(grad_output, weight, x, grad_x, parts, s);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    conv2d_rounded_backward_input_tensor_copies(const unsigned short* grad_output,
+                                                const unsigned short* weight, const unsigned short* x,
+                                                unsigned short* grad_x, double* parts, int height, int width,
+                                                int channels, int size, int padding, int filters, int rows) {
+    Shape s = shape_of(height, width, channels, size, padding, filters, rows);
+    backward_input(grad_output, weight, x, grad_x, parts, s);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)

@@ -40,6 +40,22 @@ def test_the_code_multiplies_as_often_as_the_op_says(rung, direction):
     assert 2 * in_a_warp * product.blocks * product.threads // 32 == times * product.flops
 
 
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_code_between_two_convolutions_multiplies_as_often(rounded):
+    """The ReLU counts once for each number, and multiplies none."""
+
+    def make():
+        x, y = dry_run.Array((1, 66, 64, 128), np.uint16), dry_run.Array((1, 64, 62, 128), np.float32)
+        weight = dry_run.Array((3, 3, 128, 128), np.float32)
+        return lambda: conv2d_cuda.backward_input_and_relu(y, weight, 0, x, rounded)
+
+    (product,) = [each for each in dry_run.launches(make) if gpu_model.depth(each) is not None]
+    loop = code_of(product.stem, "sm_90")[product.kernel].loop
+    in_a_warp = passes(product, loop) * sum(loop.multiplications.values())
+    products = product.flops - 66 * 64 * 128
+    assert 2 * in_a_warp * product.blocks * product.threads // 32 == products
+
+
 @pytest.mark.parametrize("rung", [*conv2d_cuda.TILES])
 def test_the_layers_of_the_ladder(rung):
     """Their rate counts the operations of the direct algorithm, which the launches of these rungs are."""

@@ -112,12 +112,12 @@ def test_winograds_products_are_on_tensor_cores(architecture):
         ("conv2d_blocked", 2),
         ("conv2d_few_channels", 4),
         ("conv2d_tensor", 8),
-        ("conv2d_tensor_copies", 4),
+        ("conv2d_tensor_copies", 10),
         ("conv2d_winograd_tensor", 4),
     ],
 )
 def test_shared_memory_of_128_bit_accesses_is_aligned(stem, arrays, architecture):
-    """To 16 bytes, unlike an array of float by default. Two arrays for each direction and precision."""
+    """To 16 bytes, unlike an array of float by default. Two arrays for each product."""
     _, ptx, *_ = compiled(KERNEL_FOLDER / f"{stem}.cu", architecture)
     of_products = r"\.shared \.align (\d+) \.b8 (?!\w*(?:copy_and_add|flip))"
     assert re.findall(of_products, ptx) == ["16"] * arrays

@@ -61,6 +61,15 @@ def gathered_copies():
     conv2d_cuda.gather_and_add(*random_arrays([(1, 6, 14, 72)], np.float32), 8, conv2d_cuda.COPIES)
 
 
+def rounded_results():
+    x, weight, grad, back = random_arrays(
+        [(1, 13, 14, 24), (3, 3, 24, 136), (1, 9, 10, 8), (3, 3, 136, 8)], np.float32
+    )
+    y = conv2d_cuda.forward(x, weight, None, 0, False, conv2d_cuda.COPIES, rounded=True)
+    for rounded in (True, False):
+        conv2d_cuda.backward_input_and_relu(grad, back, 0, y, rounded)
+
+
 def max_pool2d():
     x = tu.Tensor(*random_arrays([(2, 10, 14, 5)], np.float32), requires_grad=True)
     y = tu.max_pool2d(x)
@@ -417,6 +426,22 @@ BUGS = [
         "tap = column % 2",
         r"race: thread .* writes grad\[\d+\], which thread .* wrote",
         "(copy + place(row, f))",
+    ),
+    (
+        "sums in tiles that are still multiplied",
+        rounded_results,
+        "    __syncthreads();  // all warps have multiplied the last tiles\n",
+        "",
+        "race: .* the shared memory",
+        "of_warps[warp_row() / 64]",
+    ),
+    (
+        "the ReLU of rows after the last",
+        rounded_results,
+        "if (row >= s.rows || column >= s.filters) continue;",
+        "if (column >= s.filters) continue;",
+        r"out of bounds: .* reads 4 bytes at x\[\d+\], which has 17952",
+        "unsigned two =",
     ),
     (
         "four numbers from an odd address",

@@ -67,7 +67,11 @@ def test_every_kernel_is_launched(emulated):
             conv2d_cuda.backward_weight(x, y, 0, 1, rung)
             conv2d_cuda.backward_input(y, weight, 0, rung)
         conv2d_cuda.sum_parts(np.ones((2, 3), np.float32))
-        conv2d_cuda.backward_relu(x, x, rung=conv2d_cuda.COPIES)
+        copy, _ = conv2d_cuda.backward_relu(x, x, rung=conv2d_cuda.COPIES)
+        conv2d_cuda.forward(x, weight, None, 0, False, conv2d_cuda.COPIES, rounded=True)
+        for rounded in (False, True):
+            conv2d_cuda.backward_input_and_relu(x, weight, 0, copy, rounded)
+        conv2d_cuda.sum_rows(np.ones((conv2d_cuda.MOST_PARTS + 1, 3)))
         conv2d_cuda.gather_and_add(x, 8, conv2d_cuda.COPIES)
         weight = np.zeros((3, 3, 8, 8), np.float32)
         for rung in conv2d_cuda.WINOGRADS:

@@ -85,7 +85,14 @@ def test_tensor_rungs_have_the_bits_of_the_emulator(emulated, rung):
 
     def run():
         forward = conv2d_cuda.forward(x, weight, bias, 1, True, rung)
-        return forward, conv2d_cuda.backward_weight(x, grad, 1, 3, rung)
+        results = [forward, conv2d_cuda.backward_weight(x, grad, 1, 3, rung)]
+        if rung == conv2d_cuda.COPIES:
+            copy = conv2d_cuda.forward(x, weight, bias, 1, True, rung, rounded=True)
+            results.append(copy)
+            for rounded in (True, False):
+                back = weight[:, :, :8].copy()  # as if the copy went into a second convolution
+                results += conv2d_cuda.backward_input_and_relu(grad, back, 1, copy, rounded)
+        return results
 
     emulated_results = run()
     with ptx.interpreted("sm_90"):

@@ -279,6 +279,21 @@ FAULTS = [
         "out of bounds",
     ),
     (
+        "sums in tiles that other warps still multiply",
+        "conv2d.rounded_backward_input and ReLU 11",
+        rf"(conv2d_rounded_backward_input_tensor_copies\((?:(?!shfl)(?s:.))*){BARRIER}",
+        r"\1",
+        "race: .* with no barrier in between",
+        1,
+    ),
+    (
+        "the second of two numbers goes by the first one's ReLU",
+        "conv2d.backward_input and ReLU 11",
+        r"and\.b32 ( *\t%r\d+, %r\d+), -65536;",
+        r"shl.b32 \1, 16;",
+        WRONG,
+    ),
+    (
         "one element too many",
         "relu.forward",
         r"setp\.ge\.s32",

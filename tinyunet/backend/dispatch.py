@@ -76,7 +76,8 @@ class use_backend:  # noqa: N801  a verb, used like a function
     name : {"numpy", "numba", "cuda", "cuda-emulated"}
     precision : {"float32", "tf32", "bf16"}
         CUDA kernels round the factors of a convolution to 24, 11 or 8 significant bits before they multiply
-        them. Weights, gradients, maps and all sums stay float32. In "float32", too, tensor cores multiply on
+        them. Weights, gradients, maps and all sums stay float32, but for those maps and their gradients that
+        only products take: they are stored rounded. In "float32", too, tensor cores multiply on
         some GPUs: each factor is the sum of two of 11 bits there, so a run has the same bits on GPUs of one
         kind only.
 

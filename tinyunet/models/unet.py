@@ -23,6 +23,7 @@ from tinyunet.autograd import Tensor
 from tinyunet.models import geometry
 from tinyunet.models.network import MOST_DEPTH, Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module, NormalisedConv2d
+from tinyunet.ops.conv2d_pair import conv2d_pair
 from tinyunet.ops.crop_concat import crop_concat
 from tinyunet.ops.dropout import dropout
 from tinyunet.ops.linear_cross_entropy import loss_of_checked
@@ -58,6 +59,9 @@ class DoubleConv(Module):
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """(N, H, W, C) -> (N, H - 4, W - 4, F); padded: (N, H, W, F). A skip is concatenated to x first."""
+        if isinstance(self.first, Conv2d) and isinstance(self.second, Conv2d):
+            first, second = ((layer.weight, layer.bias) for layer in (self.first, self.second))
+            return conv2d_pair(x, skip, first, second, padding=self.first.padding)
         return self.second(self.first.forward(x, skip))
 
 

@@ -51,21 +51,27 @@ WINOGRADS = (WINOGRAD, WINOGRAD_TENSOR)  # rungs in float32 for windows of 3×3 
 # some cards, which is too slow by the model. With 10.0 and 10.3, no source was found for `mma.sync`.
 FAST_IN_TF32 = ((8, 0), (9, 0))
 MIN_CHANNELS = 32  # and filters, for these: by counts of bytes and operations, not by a clock
+# A sum over the rows of a matrix is split into shares.
+ROWS_PER_SHARE, MOST_SHARES = 64, 256
+MOST_PARTS = 640  # rows that one launch adds: more are added in two, which have less to wait for
 ROWS_PER_PART = 2048  # pixels that one thread adds in a weight gradient: a multiple of every tile
 
 
-def forward(x, weight, bias, padding, relu, rung=None):
+def forward(x, weight, bias, padding, relu, rung=None, rounded=False):
+    """Convolve; with `rounded`, to a copy rounded to bfloat16."""
     _, height, width, channels = x.shape
     size, filters = weight.shape[0], weight.shape[3]
     bias = cuda.zeros((filters,)) if bias is None else bias
     rung = rung or _forward_rung(x, filters, size, padding)
+    if rounded and rung != COPIES:
+        return _rounded_to_bf16(forward(x, weight, bias, padding, relu, rung))
     if rung in WINOGRADS:
         return conv2d_winograd_cuda.forward(x, weight, bias, padding, relu, rung)
-    y = cuda.empty(_output_shape(x, filters, size, padding))
+    y = cuda.empty(output_shape(x, filters, size, padding), np.uint16 if rounded else np.float32)
     rows = y.size // filters
     cuda.launch(
         "conv2d",
-        f"forward_{rung}",
+        f"rounded_forward_{rung}" if rounded else f"forward_{rung}",
         *_grid_and_block(rung, rows, filters),
         *(*_factors(rung, x, weight), bias, y),
         *(height, width, channels, size, padding, filters, int(relu), rows),
@@ -87,15 +93,43 @@ def as_multiplied(x, weight_shape, padding):
 def backward_input(grad_output, weight, padding, rung=None):
     # Every input pixel gathers from the outputs that it contributed to: a convolution of the padded gradient
     # with the window rotated by 180°, and channels and filters exchanged.
-    size, _, channels, filters = weight.shape
+    size, _, channels, _ = weight.shape
     padding = size - 1 - padding
     rung = rung or _forward_rung(grad_output, channels, size, padding)
-    shape, copies = (size, size, filters, channels), rung in OF_COPIES
-    flipped = cuda.empty(shape, np.uint16) if copies else cuda.empty(shape)
+    return forward(grad_output, _flipped(weight, rung in OF_COPIES), None, padding, False, rung)
+
+
+def backward_input_and_relu(grad_output, weight, padding, x, rounded):
+    """The gradient of x before the ReLU whose result it is, and its sum over pixels, by `tensor_copies`.
+
+    The copy x, rounded to bfloat16, is 0 where the ReLU was, and where its result was below 2^-134. With
+    `rounded`, the gradient is such a copy, too.
+    """
+    _, height, width, filters = grad_output.shape
+    size, channels, rows = weight.shape[0], weight.shape[2], x.size // x.shape[3]
+    (blocks, across), block = _grid_and_block(COPIES, rows, channels)
+    grad_x = cuda.empty(x.shape, np.uint16 if rounded else np.float32)
+    parts = cuda.empty((blocks, channels), float)
+    cuda.launch(
+        "conv2d",
+        f"rounded_backward_input_{COPIES}" if rounded else f"backward_input_{COPIES}",
+        (blocks, across),
+        block,
+        *(*_factors(COPIES, grad_output), _flipped(weight, True), x, grad_x, parts),
+        *(height, width, filters, size, size - 1 - padding, channels, rows),
+        flops=2 * rows * weight.size + x.size,
+    )
+    return grad_x, sum_rows(parts)
+
+
+def _flipped(weight, rounded):
+    """Rotate the window by 180°, and exchange channels and filters, perhaps in a copy rounded to bfloat16."""
+    size, _, channels, filters = weight.shape
+    flipped = cuda.empty((size, size, filters, channels), np.uint16 if rounded else np.float32)
     grid, block = (cuda.blocks(filters, 32), cuda.blocks(channels, 32), size**2), (32, 8)
-    direction = "flip_to_bf16" if copies else "flip_weight"
+    direction = "flip_to_bf16" if rounded else "flip_weight"
     cuda.launch("conv2d", direction, grid, block, weight, flipped, channels, filters)
-    return forward(grad_output, flipped, None, padding, False, rung)
+    return flipped
 
 
 def backward_weight(x, grad_output, padding, size, rung=None):
@@ -176,17 +210,23 @@ def backward_bias(grad_output):
 def _shares(maps):
     """Return the pixels of maps, their channels, and the shares of the pixels that blocks sum separately."""
     rows = maps.size // maps.shape[3]
-    return rows, maps.shape[3], min(256, cuda.blocks(rows, 64))
+    return rows, maps.shape[3], min(MOST_SHARES, cuda.blocks(rows, ROWS_PER_SHARE))
 
 
 def sum_rows(parts):
-    """Add the rows of a float64 matrix in order, into float32."""
+    """Add the rows of a float64 matrix in order, into float32. Many rows are added in two launches."""
     num_parts, columns = parts.shape
+    if num_parts > MOST_PARTS:
+        shares = cuda.blocks(num_parts, ROWS_PER_SHARE)
+        parts, of_all = cuda.empty((shares, columns), float), parts
+        arguments = (of_all, parts, num_parts, columns)
+        grid = (cuda.blocks(columns, 32), shares)
+        cuda.launch("conv2d", "backward_bias_middle", grid, (32, 8), *arguments, flops=of_all.size)
+        num_parts = shares
     total = cuda.empty((columns,))
-    grid, block = (cuda.blocks(columns, 32),), (32, 8)
-    cuda.launch(
-        "conv2d", "backward_bias_end", grid, block, parts, total, num_parts, columns, flops=parts.size
-    )
+    arguments = (parts, total, num_parts, columns)
+    end = (cuda.blocks(columns, 32),)
+    cuda.launch("conv2d", "backward_bias_end", end, (32, 8), *arguments, flops=parts.size)
     return total
 
 
@@ -238,14 +278,15 @@ def fastest_winograd():
     return WINOGRAD_TENSOR if on_fast_gpu else WINOGRAD
 
 
-def _output_shape(x, filters, size, padding):
+def output_shape(x, filters, size, padding):
+    """Return the shape of y."""
     n, height, width, _ = x.shape
     return n, height + 2 * padding - size + 1, width + 2 * padding - size + 1, filters
 
 
 def _forward_rung(x, filters, size, padding):
     """Choose the rung of a convolution of x."""
-    shape, fits = _output_shape(x, filters, size, padding), conv2d_winograd_cuda.forward_fits
+    shape, fits = output_shape(x, filters, size, padding), conv2d_winograd_cuda.forward_fits
     return _rung_for(x, filters) or _rung_that_fits(fits, shape, x.shape[3], size)
 
 

@@ -302,6 +302,62 @@ gathered_copies(2, 6, 14, 72)  # several blocks along the filters, of which the 
 gathered_copies(1, 130, 128, 8)  # so many pixels that a thread loads more than once
 
 
+def rounded_results(height, width, channels, filters, padding):
+    """Add three cases: y as a copy, and the gradient of x where it is positive, as a copy and as float32.
+
+    A number between two of bfloat16 may be rounded to either, by the tolerance of its sum.
+    """
+    x, weight, bias = numbers((1, height, width, channels), (3, 3, channels, filters), (filters,))
+    x = np.maximum(ROUNDED["tensor_copies"](x), 0)
+    copy = (x.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    rounded_weight = ROUNDED["tensor_copies"](weight)
+    (grad,) = numbers((1, height + 2 * padding - 2, width + 2 * padding - 2, filters), seed=1)
+    one_off = 2.0**-7
+
+    def forward():
+        return [widened(conv2d_cuda.forward(copy, weight, bias, padding, True, conv2d_cuda.COPIES, True))]
+
+    def gradients(as_copy):
+        grad_x, sums = conv2d_cuda.backward_input_and_relu(grad, weight, padding, copy, as_copy)
+        return [widened(grad_x) if as_copy else grad_x, sums]
+
+    def expected_gradients():
+        grad_x = backward_input_numpy(ROUNDED["tensor_copies"](grad), rounded_weight, padding) * (x > 0)
+        return [grad_x, grad_x.sum(axis=(0, 1, 2))]
+
+    sizes = f"{height}×{width}×{channels} to {filters}"
+    add_case(
+        f"conv2d.rounded_forward {sizes}",
+        forward,
+        lambda: [forward_numpy(x, rounded_weight, bias, padding, True)],
+        "conv2d_rounded_forward_tensor_copies conv2d_round_to_bf16",
+        tolerance=one_off,
+    )
+    for name, as_copy, tolerance in (
+        ("rounded_backward_input", True, one_off),
+        ("backward_input", False, 1e-6 + largest_error(9 * filters)),
+    ):
+        add_case(
+            f"conv2d.{name} and ReLU {sizes}",
+            partial(gradients, as_copy),
+            expected_gradients,
+            f"conv2d_{name}_tensor_copies conv2d_flip_to_bf16 conv2d_round_to_bf16 conv2d_backward_bias_end",
+            tolerance=tolerance,
+        )
+
+
+rounded_results(11, 13, 8, 136, 0)  # more than 128 rows, and more than 128 columns forward
+rounded_results(5, 6, 136, 8, 1)  # and backward
+# So many rows that a block of the first launch has several loads of each thread.
+PARTS = np.random.default_rng(5).standard_normal((700, 37))
+add_case(
+    "conv2d.sum_rows",
+    lambda: [conv2d_cuda.sum_rows(PARTS)],
+    lambda: [PARTS.sum(axis=0)],
+    "conv2d_backward_bias_middle conv2d_backward_bias_end",
+)
+
+
 relu_copies(1, 9, 14, 72)  # several blocks along the filters, of which the last is not full
 relu_copies(1, 129, 129, 8)  # so many pixels that a thread loads more than once
 
