@@ -8,6 +8,7 @@ import tinyunet as tu
 from tinyunet.backend.cuda_log import launch_log
 from tinyunet.errors import ShapeError
 from tinyunet.ops import conv2d_cuda
+from tinyunet.ops import conv2d_pair as pair_module
 from tinyunet.ops.conv2d_pair import conv2d_pair
 
 
@@ -118,3 +119,26 @@ def test_errors_are_those_of_the_ops(by_copies, changed):
         second_weight = tu.Tensor(np.zeros((3, 3, 16, 8), np.float32))
     with pytest.raises(ShapeError):
         in_one_op(x, skip, weight, bias, second_weight, second_bias, padding=0)
+
+
+def test_the_bits_of_a_network(by_copies, monkeypatch):
+    """The U-Net's gradients are those without the op, but for the order of the sums of two biases."""
+    (image,) = random_arrays([(1, 20, 20, 1)], np.float32)
+    target, weight = np.zeros((1, 4, 4), np.int32), np.ones((1, 4, 4), np.float32)
+    target[:, 1:3] = 1
+    found = []
+    for paired in (True, False):
+        if not paired:
+            monkeypatch.setattr(pair_module, "_second_by_copies", lambda *_: False)
+        model = tu.UNet(base_channels=8, depth=1, dropout=0)
+        with launch_log() as log:
+            loss = model.loss(tu.Tensor(image), target, weight)
+            loss.backward()
+        assert ("conv2d_rounded_forward_tensor_copies" in log.totals) == paired
+        grads = {name: tensor.grad for name, tensor in model.named_parameters()}
+        found.append({"loss": loss.data, **grads})
+    for name, ours in found[0].items():
+        if name.endswith("first.bias"):
+            np.testing.assert_allclose(ours, found[1][name], rtol=2.0**-22)
+        else:
+            np.testing.assert_array_equal(ours, found[1][name], err_msg=name)
