@@ -147,7 +147,7 @@ def test_the_blocked_rung_moves_four_numbers_at_once(architecture):
     [
         ("conv2d_forward_blocked", "FFMA", 0.27),
         ("conv2d_backward_weight_blocked", "FFMA", 0.27),
-        # Two in five of the others find a number of a window or read it. The memory is slower still.
+        # Half of the others find and read the numbers of windows. By the model DRAM takes longer still.
         ("conv2d_forward_few_channels", "FFMA", 0.85),
         ("conv2d_backward_weight_few_channels", "FFMA", 1.0),
         ("conv2d_winograd_multiply", "FFMA", 0.27),

@@ -239,8 +239,8 @@ conv2d("winograd_tensor", 6, 6, 36, 68, 3, 0, relu=False)  # several blocks, and
 for rung in ("naive", "tiled", "blocked", "tensor", "tensor_bf16"):
     # Several blocks along the rows of the gradient, and along the pixels.
     conv2d_weight(rung, *numbers((1, 7, 11, 132), (1, 7, 11, 36)), 0, 1, rows_per_part=32)
-# An image of three channels, and parts of two passes, of which the last is not full.
-conv2d_weight("few_channels", *numbers((1, 27, 30, 3), (1, 25, 28, 36)), 0, 3, rows_per_part=512)
+# Images of three channels. In the second pass of a part another image begins; the last part is not full.
+conv2d_weight("few_channels", *numbers((2, 19, 23, 3), (2, 17, 21, 36)), 0, 3, rows_per_part=512)
 # A part of four stages: in the last, to which threads move on within the loop, another image begins.
 for rung in conv2d_cuda.OF_COPIES:
     conv2d_weight(rung, *numbers((2, 12, 12, 16), (2, 10, 10, 40)), 0, 3, rows_per_part=128)
