@@ -43,8 +43,8 @@ using BlockSums = Sums<TILE_COLUMNS>;
 // right(stage) are descriptors of what this warpgroup multiplies. LEFT_STEP is what lies between 16 depths of
 // the left tile, in bytes.
 template <bool LEFT_TRANSPOSED, int LEFT_STEP, class Fetch, class Left, class Right>
-__device__ __forceinline__ void run_stages_of_products(int first, int last, Fetch fetch, Left left, Right right,
-                                           BlockSums& sums) {
+__device__ __forceinline__ void run_stages_of_products(int first, int last, Fetch fetch, Left left,
+                                                       Right right, BlockSums& sums) {
     constexpr int RIGHT_STEP = 16 * 128;
     int fetched = 0, used = 0;
     for (; fetched < STAGES - 1; fetched++) {
