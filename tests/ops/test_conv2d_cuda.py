@@ -29,7 +29,7 @@ def arrays(n, height, width, channels, filters, size):
     return random_arrays(shapes, np.float32)
 
 
-@pytest.fixture(params=[rung for rung in conv2d_cuda.RUNGS if not rung.startswith("tensor")])
+@pytest.fixture(params=[rung for rung in conv2d_cuda.RUNGS if not rung.startswith(("tensor", "wgmma"))])
 def rung(request, monkeypatch):
     """Launch this rung for any channel counts."""
     monkeypatch.setattr(conv2d_cuda, "fastest_rung", lambda channels, filters, size: request.param)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.autograd import Tensor
+from tinyunet.backend import active_precision
 from tinyunet.models import geometry
 from tinyunet.models.network import MOST_DEPTH, Network, require_options
 from tinyunet.nn import Conv2d, ConvTranspose2d, Module, NormalisedConv2d
@@ -59,9 +60,12 @@ class DoubleConv(Module):
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """(N, H, W, C) -> (N, H - 4, W - 4, F); padded: (N, H, W, F). A skip is concatenated to x first."""
-        if isinstance(self.first, Conv2d) and isinstance(self.second, Conv2d):
-            first, second = ((layer.weight, layer.bias) for layer in (self.first, self.second))
-            return conv2d_pair(x, skip, first, second, padding=self.first.padding)
+        first, second = self.first, self.second
+        as_one = self.training and active_precision() == "bf16"
+        if as_one and isinstance(first, Conv2d) and isinstance(second, Conv2d):
+            layers = (first.weight, first.bias), (second.weight, second.bias)
+            return conv2d_pair(x, skip, *layers, padding=first.padding)
+        # Layer by layer, so that each can be looked at, as `tinyunet.training.collapse` does in evaluation.
         return self.second(self.first.forward(x, skip))
 
 
