@@ -40,7 +40,7 @@ COLOURS = {
     "tensor": "tab:orange",
     "tensor_bf16": "tab:green",
     "tensor_copies": "tab:olive",
-    "wgmma": "tab:gray",
+    "wgmma": "black",
     **dict(zip(PYTORCHS, ("tab:blue", "tab:orange", "tab:green"), strict=True)),
 }
 Tasks = dict[str, Task]  # by direction

@@ -86,15 +86,14 @@ RUNGS_THAT_RAN, WINOGRAD_THAT_RAN, RUNG_OF_IMAGES_THAT_RAN = {"bf16": "tensor_bf
 REWRITTEN = frozenset(
     {"conv2d_backward_bias", "conv2d_backward_bias_end", "conv2d_flip_weight", "relu_backward", "sgd_step"}
 )
-
-
-# The beginnings of the names of products with a weight.
+# How the names of products with a weight, and of those for its gradient, begin.
 FORWARD = (
     "conv2d_forward_",
     "conv2d_rounded_forward_",
     "conv2d_backward_input_",
     "conv2d_rounded_backward_input_",
 )
+FOR_WEIGHT = "conv2d_backward_weight_"
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def depth(launch: Launch) -> int | None:
     if kernel.startswith(FORWARD):
         return scalars["size"] ** 2 * scalars["channels"]
     products = PRODUCTS_OF_SPLIT if (rung := winograd_rung(launch)) == WINOGRAD_TENSOR else 1
-    if kernel.startswith("conv2d_backward_weight_") or kernel == f"conv2d_{rung}_multiply_transposed":
+    if kernel.startswith(FOR_WEIGHT) or kernel == f"conv2d_{rung}_multiply_transposed":
         return products * min(scalars["rows"], scalars["rows_per_part"])
     return products * scalars["channels"] if kernel == f"conv2d_{rung}_multiply" else None
 
@@ -166,9 +165,8 @@ def results_of_a_block(launch: Launch) -> int:
     """Return how many numbers a block of a product computes."""
     if rung := winograd_rung(launch):
         return math.prod(conv2d_winograd_cuda.BLOCKS[rung][0])
-    forward = re.sub("|".join(FORWARD), "", launch.kernel)
-    rung = forward.removeprefix("conv2d_backward_weight_")
-    tiles = conv2d_cuda.TILES if forward == rung else conv2d_cuda.WEIGHT_TILES
+    tiles = conv2d_cuda.WEIGHT_TILES if launch.kernel.startswith(FOR_WEIGHT) else conv2d_cuda.TILES
+    rung = re.sub("|".join((*FORWARD, FOR_WEIGHT)), "", launch.kernel)
     return math.prod(tiles[rung][0]) if rung in tiles else launch.threads
 
 

@@ -159,7 +159,7 @@ def backward_relu(grad_output, y, weight_shape=None, rung=None):
     """The gradient before the ReLU, and that of the bias.
 
     The first is a copy rounded to bfloat16 where only products of such copies use it: those with x and with a
-    weight of this shape, if `tensor_copies` is chosen for them.
+    weight of this shape, if a rung of copies is chosen for them.
     """
     if rung is None and weight_shape is not None:
         size, _, channels, _ = weight_shape
@@ -174,7 +174,7 @@ def backward_relu(grad_output, y, weight_shape=None, rung=None):
 def gather_and_add(grad_output, channels, rung=None):
     """The squares of an up-convolution's gradient as rows of 4F numbers, and the gradient of the bias.
 
-    The first is a copy rounded to bfloat16. Both are None where `tensor_copies` is not chosen for products of
+    The first is a copy rounded to bfloat16. Both are None where no rung of copies is chosen for products of
     such rows with maps of so many channels.
     """
     n, height, width, filters = grad_output.shape

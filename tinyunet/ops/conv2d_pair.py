@@ -9,10 +9,11 @@
     all others  = those of `conv2d` from grad_first and grad_second
 
 The bits are those of the two ops. But only products take middle and grad_first, and they round them to
-bfloat16. So both are written rounded, middle by the first convolution, and grad_first by the gradient of the
-second, which also applies the ReLU and leaves the sums for the bias. Besides what products read, two ops move
-24 bytes for each number of middle: 4 written and 6 for its copy, 4 of its gradient written and 10 for its
-ReLU and its copy. This op moves 6: 2 written of each, and 2 of middle read for the ReLU.
+bfloat16. So both are kept rounded. The gradient of the second convolution writes grad_first so, applies the
+ReLU on the way, and leaves the sums for the bias. Where the first is by `tensor_copies`, it writes middle so;
+after other rungs a pass of its own rounds it. Besides what products read, two ops move 24 bytes for each
+number of middle: 4 written and 6 for its copy, 4 of its gradient written and 10 for its ReLU and its copy.
+This op moves 6: 2 written of each, and 2 of middle read for the ReLU; with that pass, 14.
 
 That ReLU sees rounded numbers, of which those of at most 2^-134 are 0.
 
@@ -77,7 +78,7 @@ def conv2d_pair(
 
 
 def _second_by_copies(x: Tensor, skip: Tensor | None, first: Layer, second: Layer, padding: int) -> bool:
-    """Raise the errors of both convolutions, then tell whether `tensor_copies` is chosen for the second."""
+    """Raise the errors of both convolutions, then tell whether a rung of copies is chosen for the second."""
     channels = x.shape[3]
     if skip is not None:
         crop_concat_op.require_fit(x, skip)
