@@ -5,6 +5,9 @@
 // the factors: copies bring them to shared memory, and the tensor cores read them there, those of B once for
 // all four warps. A block has two warpgroups, with 64 of its 128 rows each.
 //
+// What fetches the tiles stands here and in conv2d_tensor_copies.cu: from a function of both, loops of the
+// weight gradient had 12 to 38 instructions more, on sm_80 and sm_90, and that of forward here one.
+//
 // Launch: (rows / 128, F / 128) blocks of 256. C and F must be multiples of 8.
 
 #include "conv2d_patches.cuh"
