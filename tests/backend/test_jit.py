@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -64,6 +65,23 @@ def test_where_arrays_lie_does_not_matter() -> None:
     divide(memory[:37], 3.7, far)
     np.testing.assert_array_equal(close, far)
     np.testing.assert_array_equal(far, values / 3.7)
+
+
+def _count(tasks, done):
+    for worker in numba.prange(tasks.workers):
+        task = jit.next_task(tasks.taken)
+        while task < done.shape[1]:
+            done[worker, task] += 1
+            task = jit.next_task(tasks.taken)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="Numba has one thread")
+def test_each_task_is_done_once_whichever_thread_takes_it() -> None:
+    count = jit.parallel_kernel(_count)
+    for tasks in (jit.Tasks(1, np.zeros(1, np.int64)), jit.Tasks(2, np.zeros(1, np.int64)), jit.new_tasks()):
+        done = np.zeros((tasks.workers, 100_000), np.int64)
+        count(tasks, done)
+        assert (done.sum(axis=0) == 1).all()
 
 
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

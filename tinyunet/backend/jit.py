@@ -1,8 +1,8 @@
 """The options of Numba, once for every kernel of the package.
 
 `kernel` compiles a function to machine code and keeps it on disk; `parallel_kernel` also spreads its `prange`
-loops over the cores; `inlined_kernel` is for a part of a kernel whose values must stay in registers. All
-release the GIL.
+loops over the cores, whose threads may take tasks one by one (`Tasks`); `inlined_kernel` is for a
+part of a kernel whose values must stay in registers. All release the GIL.
 
 Rules that keep the results the same to the last bit for any number of threads:
 
@@ -30,11 +30,15 @@ import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numba
+import numpy as np
+from llvmlite import ir
+from numba import extending, types
 from numba.core import event
 from numba.core.registry import CPUDispatcher
+from numpy.typing import NDArray
 
 from tinyunet.errors import BackendError
 
@@ -70,6 +74,42 @@ def parallel_kernel(function: Callable[..., Any]) -> Any:
     _parallel_kernels.append(compiled)
     return compiled
 
+
+class Tasks(NamedTuple):
+    """Tasks that threads take one by one: how many threads there are, and how many tasks they have taken.
+
+    A `prange` loop gives each thread an equal share, and lasts as long as the slowest core takes: one that
+    waits for memory, or of a processor whose cores differ. Here that core does fewer tasks. Each task writes
+    to places of its own, so that no result depends on who does it:
+
+        for worker in prange(tasks.workers):
+            task = next_task(tasks.taken)
+            while task < count:
+                ...
+                task = next_task(tasks.taken)
+    """
+
+    workers: int
+    taken: NDArray[np.int64]
+    """(1,)"""
+
+
+def new_tasks() -> Tasks:
+    """Make the `Tasks` of one call of a kernel, for as many threads as Numba uses."""
+    return Tasks(numba.get_num_threads(), np.zeros(1, np.int64))
+
+
+def _next_task(context: Any, taken: Any) -> Any:
+    """Return the number of the next task, 0, 1, …, for whichever thread asks first."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        memory = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", memory, ir.IntType(64)(1), "monotonic")
+
+    return types.int64(taken), generate
+
+
+next_task: Any = extending.intrinsic(_next_task)
 
 _parallel_kernels: list[Any] = []
 _turn = threading.Lock()

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, active_backend, allocator
-from tinyunet.backend.jit import kernel, parallel_kernel
+from tinyunet.backend.jit import kernel, new_tasks, next_task, parallel_kernel
 from tinyunet.backend.products import in_panels, multiply, multiply_transposed, padded, write_row
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.ops import conv2d_cuda, conv2d_winograd
@@ -204,16 +203,17 @@ def forward_numba(x, weight, bias, padding, relu):
     x = np.ascontiguousarray(pad(x, padding))
     y = allocator.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
     panels = in_panels(weight.reshape(1, size * size * channels, filters))[0]
-    _forward(x, size, panels, bias, relu, numba.get_num_threads(), y)
+    _forward(x, size, panels, bias, relu, y, new_tasks())
     return y
 
 
 @parallel_kernel
-def _forward(x, size, weight, bias, relu, workers, y):
+def _forward(x, size, weight, bias, relu, y, tasks):
     batch, height, width, filters = y.shape
-    for worker in prange(workers):
+    for _worker in prange(tasks.workers):
         memory = np.empty((width, size * size * x.shape[3]), x.dtype)
-        for row in range(worker, batch * height, workers):
+        row = next_task(tasks.taken)
+        while row < batch * height:
             n, i = row // height, row % height
             out = y[n, i]
             multiply(_windows(x, n, i, size, memory), weight, False, out)
@@ -221,6 +221,7 @@ def _forward(x, size, weight, bias, relu, workers, y):
                 for f in range(filters):
                     value = out[j, f] + bias[f]
                     out[j, f] = 0 if relu and value < 0 else value  # a NaN stays
+            row = next_task(tasks.taken)
 
 
 @kernel
@@ -262,23 +263,25 @@ def backward_weight_numba(x, grad_output, padding, size):
     # The number of parts of the sum over rows depends on shapes alone: fewer for a large gradient.
     columns = size * size * channels
     parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), columns, filters), x.dtype)
-    _backward_weight(x, np.ascontiguousarray(grad_output), size, numba.get_num_threads(), parts)
+    _backward_weight(x, np.ascontiguousarray(grad_output), size, parts, new_tasks())
     return parts.sum(axis=0).reshape(size, size, channels, filters)
 
 
 @parallel_kernel
-def _backward_weight(x, grad_output, size, workers, parts):
+def _backward_weight(x, grad_output, size, parts, tasks):
     batch, height, width, filters = grad_output.shape
     rows, count = batch * height, len(parts)
-    for worker in prange(workers):
+    for _worker in prange(tasks.workers):
         memory = np.empty((width, parts.shape[1]), x.dtype)
         panels = np.empty(width * padded(filters), x.dtype)
-        for part in range(worker, count, workers):
+        part = next_task(tasks.taken)
+        while part < count:
             for row in range(rows * part // count, rows * (part + 1) // count):
                 n, i = row // height, row % height
                 for j in range(width):
                     write_row(grad_output[n, i, j], j, width, panels)
                 multiply_transposed(_windows(x, n, i, size, memory), panels, True, parts[part])
+            part = next_task(tasks.taken)
 
 
 def backward_bias_numba(grad_output):

@@ -59,7 +59,7 @@ import numpy as np
 from numba import prange
 
 from tinyunet.backend import allocator
-from tinyunet.backend.jit import kernel, parallel_kernel
+from tinyunet.backend.jit import kernel, new_tasks, next_task, parallel_kernel
 from tinyunet.backend.products import PANEL, multiply, multiply_transposed, padded, panel_width
 from tinyunet.backend.simd import LANES, transpose
 from tinyunet.errors import OptionError
@@ -162,18 +162,18 @@ def _convolve(sources, weight, rotated, bias, padding, floor, targets):
     tiles = count_tiles(targets.first)
     if channels * filters <= NARROW_FORWARD and (channels * filters <= CACHED or tiles > LARGE_BLOCK):
         u = planes(channels, padded(filters), 1)[0]
-        _transform_weights(weight, rotated, u)
+        _transform_weights(weight, rotated, u, new_tasks())
         block = _equal(_block(channels, filters), tiles, workers)
         v, m = planes(block, channels, workers), planes(block, filters, workers)
-        _convolve_narrow(sources, u, bias, padding, floor, v, m, targets)
+        _convolve_narrow(sources, u, bias, padding, floor, v, m, targets, new_tasks())
         return
     u, chunk = planes(BLOCK, BLOCK, workers), _chunk(channels, filters)
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
         v, m = (planes(last - first, BLOCK, -(-count // BLOCK)) for count in (channels, filters))
-        _transform_inputs(sources, padding, *targets.first.shape[1:3], first, last, v)
-        _multiply_wide(v, weight, rotated, channels, filters, u, m)
-        _transform_outputs(m, bias, floor, first, last, targets)
+        _transform_inputs(sources, padding, *targets.first.shape[1:3], first, last, v, new_tasks())
+        _multiply_wide(v, weight, rotated, channels, filters, u, m, new_tasks())
+        _transform_outputs(m, bias, floor, first, last, targets, new_tasks())
         del v, m  # before the next are made
 
 
@@ -187,7 +187,7 @@ def backward_weight(x, grad_output, padding):
         block = _block(channels, filters)
         v, z = planes(block, channels, workers), planes(block, padded(filters), workers)
         u = planes(channels, filters, workers)
-        _correlate_narrow(x, grad_output, padding, v, z, u, parts)
+        _correlate_narrow(x, grad_output, padding, v, z, u, parts, new_tasks())
         return parts.sum(axis=0, out=allocator.empty_like(parts[0]))
     grad_weight = allocator.empty((3, 3, channels, filters))
     grad_weight[...] = 0
@@ -202,12 +202,12 @@ def _correlate_wide(x, grad_output, padding, grad_weight):
     for first in range(0, tiles, chunk):
         last = min(tiles, first + chunk)
         v = planes(last - first, BLOCK, -(-channels // BLOCK))
-        _transform_inputs(x, padding, height, width, first, last, v)
+        _transform_inputs(x, padding, height, width, first, last, v, new_tasks())
         for left in range(0, filters, part):
             right = min(filters, left + part)
             z, u = planes(last - first, padded(right - left), 1)[0], planes(channels, right - left, 1)[0]
-            _transform_output_grads(grad_output, left, right, first, last, z)
-            _multiply_transposed(v, z, u)
+            _transform_output_grads(grad_output, left, right, first, last, z, new_tasks())
+            _multiply_transposed(v, z, u, new_tasks())
             _transform_weight_grads(u, left, right, grad_weight)
             del z, u  # before the next are made
         del v
@@ -244,14 +244,19 @@ def _chunk(channels, filters):
 
 
 @parallel_kernel
-def _transform_weights(weight, rotated, u):
+def _transform_weights(weight, rotated, u, tasks):
     channels, filters = weight.shape[3 if rotated else 2], weight.shape[2 if rotated else 3]
-    for task in prange((channels + 15) // 16):
+    for _worker in prange(tasks.workers):
         window = np.empty((3, 3, 16, BLOCK), weight.dtype)
-        first, last = 16 * task, min(channels, 16 * task + 16)
-        for f in range(0, filters, BLOCK):
-            right = min(filters, f + BLOCK)
-            _transform_block(weight, rotated, first, last, f, right, window, u, f * channels, channels, first)
+        first = 16 * next_task(tasks.taken)
+        while first < channels:
+            last = min(channels, first + 16)
+            for f in range(0, filters, BLOCK):
+                right = min(filters, f + BLOCK)
+                _transform_block(
+                    weight, rotated, first, last, f, right, window, u, f * channels, channels, first
+                )
+            first = 16 * next_task(tasks.taken)
 
 
 @kernel
@@ -304,36 +309,41 @@ def _transform_weight_grads(u, left, right, grad_weight):
 
 
 @parallel_kernel
-def _convolve_narrow(sources, u, bias, padding, floor, vs, ms, targets):
+def _convolve_narrow(sources, u, bias, padding, floor, vs, ms, targets, tasks):
     batch, height, width, _ = targets.first.shape
-    workers, _, block, channels = vs.shape
+    _, _, block, channels = vs.shape
     filters = ms.shape[3]
     down, across = down_and_across(height, width)
     tiles = batch * down * across
-    for worker in prange(workers):
+    blocks = (tiles + block - 1) // block
+    for worker in prange(tasks.workers):
         v, m = vs[worker : worker + 1], ms[worker : worker + 1]
         x_patch = np.empty((1, INPUTS, INPUTS, channels), u.dtype)
         y_patch = np.empty((1, OUTPUTS, OUTPUTS, filters), u.dtype)
-        for first in range(worker * block, tiles, workers * block):
+        task = next_task(tasks.taken)
+        while task < blocks:
+            first = task * block
             last = min(tiles, first + block)
             size = last - first
             gather_inputs(sources, padding, down, across, first, last, first, x_patch, v)
             for k in range(FREQUENCIES):
                 multiply(v[0, k, :size], u[k], False, m[0, k, :size])
             scatter_outputs(m, bias, floor, down, across, first, last, first, y_patch, targets)
+            task = next_task(tasks.taken)
 
 
 @parallel_kernel
-def _correlate_narrow(sources, grad, padding, vs, zs, us, parts):
+def _correlate_narrow(sources, grad, padding, vs, zs, us, parts, tasks):
     batch, height, width, filters = grad.shape
-    workers, _, block, channels = vs.shape
+    _, _, block, channels = vs.shape
     down, across = down_and_across(height, width)
     tiles, groups = batch * down * across, len(parts)
-    for worker in prange(workers):
+    for worker in prange(tasks.workers):
         v, z, u = vs[worker : worker + 1], zs[worker], us[worker]
         x_patch = np.empty((1, INPUTS, INPUTS, channels), grad.dtype)
         grad_patch = np.empty((1, OUTPUTS, OUTPUTS, filters), grad.dtype)
-        for group in range(worker, groups, workers):
+        group = next_task(tasks.taken)
+        while group < groups:
             begin, end = tiles * group // groups, tiles * (group + 1) // groups
             u[:], parts[group] = 0, 0
             for first in range(begin, end, block):
@@ -346,40 +356,46 @@ def _correlate_narrow(sources, grad, padding, vs, zs, us, parts):
             for c in range(channels):
                 at, plane = c * filters, u.strides[0] // 4
                 transform_weight_grad(u, at, plane, parts[group], at, channels * filters, filters)
+            group = next_task(tasks.taken)
 
 
 # Wide layers: the steps one after the other, each done by all cores
 
 
 @parallel_kernel
-def _transform_inputs(sources, padding, height, width, first, last, v):
+def _transform_inputs(sources, padding, height, width, first, last, v, tasks):
     down, across = down_and_across(height, width)
-    for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
+    for _worker in prange(tasks.workers):
         patch = np.empty((1, INPUTS, INPUTS, len(v) * v.shape[3]), v.dtype)
-        begin = first + TILES_PER_TASK * task
-        end = min(last, begin + TILES_PER_TASK)
-        gather_inputs(sources, padding, down, across, begin, end, first, patch, v)
+        begin = first + TILES_PER_TASK * next_task(tasks.taken)
+        while begin < last:
+            end = min(last, begin + TILES_PER_TASK)
+            gather_inputs(sources, padding, down, across, begin, end, first, patch, v)
+            begin = first + TILES_PER_TASK * next_task(tasks.taken)
 
 
 @parallel_kernel
-def _transform_output_grads(grad, left, right, first, last, z):
+def _transform_output_grads(grad, left, right, first, last, z, tasks):
     _, height, width, filters = grad.shape
     down, across = down_and_across(height, width)
-    for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
+    for _worker in prange(tasks.workers):
         patch = np.empty((1, OUTPUTS, OUTPUTS, filters), grad.dtype)
-        begin = first + TILES_PER_TASK * task
-        end = min(last, begin + TILES_PER_TASK)
-        gather_output_grads(grad, left, right, down, across, begin, end, first, last - first, patch, z)
+        begin = first + TILES_PER_TASK * next_task(tasks.taken)
+        while begin < last:
+            end = min(last, begin + TILES_PER_TASK)
+            gather_output_grads(grad, left, right, down, across, begin, end, first, last - first, patch, z)
+            begin = first + TILES_PER_TASK * next_task(tasks.taken)
 
 
 @parallel_kernel
-def _multiply_wide(v, weight, rotated, channels, filters, us, m):
+def _multiply_wide(v, weight, rotated, channels, filters, us, m, tasks):
     """Multiply by the weights, transformed in blocks that stay in the cache."""
-    blocks, tiles, workers = len(m), m.shape[2], len(us)
-    groups = (workers + blocks - 1) // blocks  # of tiles, where there are fewer blocks than threads
-    for worker in prange(workers):
+    blocks, tiles = len(m), m.shape[2]
+    groups = (tasks.workers + blocks - 1) // blocks  # of tiles, where there are fewer blocks than threads
+    for worker in prange(tasks.workers):
         u, window = us[worker], np.empty((3, 3, BLOCK, BLOCK), weight.dtype)
-        for task in range(worker, blocks * groups, workers):
+        task = next_task(tasks.taken)
+        while task < blocks * groups:
             block, group = task // groups, task % groups
             begin, end = tiles * group // groups, tiles * (group + 1) // groups
             left, right = block * BLOCK, min(filters, block * BLOCK + BLOCK)
@@ -389,23 +405,29 @@ def _multiply_wide(v, weight, rotated, channels, filters, us, m):
                 for k in range(FREQUENCIES):
                     rows = v[c // BLOCK, k, begin:end, : last - c]
                     multiply(rows, u[k], c > 0, m[block, k, begin:end, : right - left])
+            task = next_task(tasks.taken)
 
 
 @parallel_kernel
-def _multiply_transposed(v, z, u):
+def _multiply_transposed(v, z, u, tasks):
     channels = u.shape[1]
-    for k in prange(FREQUENCIES):
-        for c in range(0, channels, BLOCK):
-            last = min(channels, c + BLOCK)
-            multiply_transposed(v[c // BLOCK, k, :, : last - c], z[k], False, u[k, c:last])
+    for _worker in prange(tasks.workers):
+        k = next_task(tasks.taken)
+        while k < FREQUENCIES:
+            for c in range(0, channels, BLOCK):
+                last = min(channels, c + BLOCK)
+                multiply_transposed(v[c // BLOCK, k, :, : last - c], z[k], False, u[k, c:last])
+            k = next_task(tasks.taken)
 
 
 @parallel_kernel
-def _transform_outputs(m, bias, floor, first, last, targets):
+def _transform_outputs(m, bias, floor, first, last, targets, tasks):
     _, height, width, _ = targets.first.shape
     down, across = down_and_across(height, width)
-    for task in prange((last - first + TILES_PER_TASK - 1) // TILES_PER_TASK):
+    for _worker in prange(tasks.workers):
         patch = np.empty((1, OUTPUTS, OUTPUTS, bias.size), m.dtype)
-        begin = first + TILES_PER_TASK * task
-        end = min(last, begin + TILES_PER_TASK)
-        scatter_outputs(m, bias, floor, down, across, begin, end, first, patch, targets)
+        begin = first + TILES_PER_TASK * next_task(tasks.taken)
+        while begin < last:
+            end = min(last, begin + TILES_PER_TASK)
+            scatter_outputs(m, bias, floor, down, across, begin, end, first, patch, targets)
+            begin = first + TILES_PER_TASK * next_task(tasks.taken)

@@ -24,7 +24,7 @@ from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, allocator
-from tinyunet.backend.jit import kernel, parallel_kernel
+from tinyunet.backend.jit import kernel, new_tasks, next_task, parallel_kernel
 from tinyunet.backend.products import (
     PANEL,
     SUMMANDS,
@@ -174,21 +174,24 @@ def forward_numba(x, weight, bias, relu):
     y = allocator.empty((n, 2 * height, 2 * width, filters), x.dtype)
     bias = np.zeros(filters, x.dtype) if bias is None else bias
     by_row = allocator.copy(weight.transpose(0, 2, 1, 3)).reshape(2, channels, 2 * filters)
-    _forward(np.ascontiguousarray(x), in_panels(by_row), np.tile(bias, 2), relu, _pairs(y))
+    _forward(np.ascontiguousarray(x), in_panels(by_row), np.tile(bias, 2), relu, _pairs(y), new_tasks())
     return y
 
 
 @parallel_kernel
-def _forward(x, weight, bias, relu, y):
+def _forward(x, weight, bias, relu, y, tasks):
     batch, height, _, _ = x.shape
     groups = (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
-    for task in prange(batch * groups):
-        n, first = task // groups, task % groups * _ROWS_PER_TASK
-        last = min(height, first + _ROWS_PER_TASK)
-        for p in range(2):
-            out = y[n, 2 * first + p : 2 * last : 2]
-            _multiply_rows(x[n, first:last], weight[p], False, out)
-            _add_bias(out, bias, relu)
+    for _worker in prange(tasks.workers):
+        task = next_task(tasks.taken)
+        while task < batch * groups:
+            n, first = task // groups, task % groups * _ROWS_PER_TASK
+            last = min(height, first + _ROWS_PER_TASK)
+            for p in range(2):
+                out = y[n, 2 * first + p : 2 * last : 2]
+                _multiply_rows(x[n, first:last], weight[p], False, out)
+                _add_bias(out, bias, relu)
+            task = next_task(tasks.taken)
 
 
 @kernel
@@ -221,20 +224,23 @@ def backward_input_numba(grad_output, weight):
     channels = weight.shape[2]
     grad_x = allocator.empty((n, height // 2, width // 2, channels), grad_output.dtype)
     transposed = allocator.copy(weight.transpose(0, 1, 3, 2)).reshape(2, 2 * filters, channels)
-    _backward_input(_pairs(np.ascontiguousarray(grad_output)), in_panels(transposed), grad_x)
+    _backward_input(_pairs(np.ascontiguousarray(grad_output)), in_panels(transposed), grad_x, new_tasks())
     return grad_x
 
 
 @parallel_kernel
-def _backward_input(grad_output, transposed, grad_x):
+def _backward_input(grad_output, transposed, grad_x, tasks):
     batch, height, _, _ = grad_x.shape
     groups = (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
-    for task in prange(batch * groups):
-        n, first = task // groups, task % groups * _ROWS_PER_TASK
-        last = min(height, first + _ROWS_PER_TASK)
-        for p in range(2):
-            rows = grad_output[n, 2 * first + p : 2 * last : 2]
-            _multiply_rows(rows, transposed[p], p > 0, grad_x[n, first:last])
+    for _worker in prange(tasks.workers):
+        task = next_task(tasks.taken)
+        while task < batch * groups:
+            n, first = task // groups, task % groups * _ROWS_PER_TASK
+            last = min(height, first + _ROWS_PER_TASK)
+            for p in range(2):
+                rows = grad_output[n, 2 * first + p : 2 * last : 2]
+                _multiply_rows(rows, transposed[p], p > 0, grad_x[n, first:last])
+            task = next_task(tasks.taken)
 
 
 def backward_weight_numba(x, grad_output):
@@ -244,33 +250,36 @@ def backward_weight_numba(x, grad_output):
     groups = min(16, len(pixels), max(1, 2**18 // (channels * 2 * filters)))
     parts = allocator.empty((groups, 2, channels, 2 * filters), x.dtype)
     rows = np.ascontiguousarray(grad_output).reshape(-1, x.shape[2], 2 * filters)
-    _backward_weight(pixels, rows, parts)
+    _backward_weight(pixels, rows, parts, new_tasks())
     grad_weight = parts[0] if groups == 1 else parts.sum(axis=0, out=allocator.empty_like(parts[0]))
     return allocator.copy(grad_weight.reshape(2, channels, 2, filters).transpose(0, 2, 1, 3))
 
 
 @parallel_kernel
-def _backward_weight(x, grad_output, parts):
+def _backward_weight(x, grad_output, parts, tasks):
     """Add the products of x (pixels, C) and the rows of one parity of grad_output (2 N H, W, 2F)."""
     groups, _, channels, columns = parts.shape
     pixels, width = len(x), grad_output.shape[1]
     blocks = (channels + _CHANNELS_PER_TASK - 1) // _CHANNELS_PER_TASK
-    for task in prange(groups * 2 * blocks):
-        group, p, top = task // (2 * blocks), task // blocks % 2, task % blocks * _CHANNELS_PER_TASK
-        out = parts[group, p, top : top + _CHANNELS_PER_TASK]
-        # Channels side by side: rows a power of two apart would compete for the same places in the cache.
-        some_x = np.empty((_PIXELS, len(out)), x.dtype)
+    for _worker in prange(tasks.workers):
         panels = np.empty(_PIXELS * padded(columns), x.dtype)
-        begin, end = pixels * group // groups, pixels * (group + 1) // groups
-        for first in range(begin, end, _PIXELS):
-            last = min(end, first + _PIXELS)
-            for pixel in range(first, last):
-                source, target = x[pixel, top:], some_x[pixel - first]
-                for c in range(target.size):
-                    target[c] = source[c]
-                row, j = pixel // width, pixel % width
-                write_row(grad_output[2 * row + p, j], pixel - first, last - first, panels)
-            multiply_transposed(some_x[: last - first], panels, first > begin, out)
+        task = next_task(tasks.taken)
+        while task < groups * 2 * blocks:
+            group, p, top = task // (2 * blocks), task // blocks % 2, task % blocks * _CHANNELS_PER_TASK
+            out = parts[group, p, top : top + _CHANNELS_PER_TASK]
+            # Channels side by side: rows a power of two apart would compete for the same places in the cache.
+            some_x = np.empty((_PIXELS, len(out)), x.dtype)
+            begin, end = pixels * group // groups, pixels * (group + 1) // groups
+            for first in range(begin, end, _PIXELS):
+                last = min(end, first + _PIXELS)
+                for pixel in range(first, last):
+                    source, target = x[pixel, top:], some_x[pixel - first]
+                    for c in range(target.size):
+                        target[c] = source[c]
+                    row, j = pixel // width, pixel % width
+                    write_row(grad_output[2 * row + p, j], pixel - first, last - first, panels)
+                multiply_transposed(some_x[: last - first], panels, first > begin, out)
+            task = next_task(tasks.taken)
 
 
 # CUDA: conv_transpose2d_cuda.py and kernels/conv_transpose2d.cu
