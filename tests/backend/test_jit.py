@@ -92,6 +92,19 @@ def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_how_long_threads_spin_is_the_users_choice(
+    given: dict[str, str], then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)  # set when tinyunet was imported here
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    done = _run("import os, tinyunet; print(os.environ.get('GOMP_SPINCOUNT'))", **given)
+    assert done.stdout.split() == [then]
+
+
 # One relu here, then two in a forked pool. Numba ends a child that would hang in GNU's OpenMP; the pool then
 # starts another, for ever.
 FORKED = """
