@@ -293,9 +293,10 @@ def goals_at_the_end(records: Sequence[Record]) -> Iterator[Row]:
 
 def goals_of_effort(efforts: Sequence[Record]) -> Iterator[Row]:
     """Yield the rows of single networks, which train for about ten minutes, and of the most together."""
-    if alone := [record["scores"]["v_rand"] for record in efforts if len(record["seeds"]) == 1]:
+    if alone := [record["scores"] for record in efforts if len(record["seeds"]) == 1]:
         what = f"ISBI hold-out, balanced classes, {best_effort.STEPS:,} steps, eight symmetries: V_Rand"
-        yield _mean_row(what, 0.965, alone)
+        yield _mean_row(what, 0.965, [scores["v_rand"] for scores in alone])
+        yield _mean_row("the same at finer thresholds", 0.965, [scores["v_rand_fine"] for scores in alone])
     if efforts:
         most = max(efforts, key=lambda record: len(record["seeds"]))
         score, number = most["scores"]["v_rand"], len(most["seeds"])
@@ -389,7 +390,8 @@ LIMITS = """## What limits the rows that miss their goal
   statistics batch normalisation predicts counts as much: with others, the same weights gave 0.79 to 0.86 at
   0.9, and 0.95 to 0.96 at the best threshold. Averages make a map less sure: the first network of the best
   effort has 0.957 at 0.9 and 0.966 at 0.95 without symmetries, and 0.978 with them, at 0.8. The second one
-  has, with them, 0.897 at 0.9 and 0.954 at 0.98; both together have 0.978 at 0.9.
+  has, with them, 0.897 at 0.9 and 0.954 at 0.98; both together have 0.978 at 0.9. Of four networks, all have
+  0.954 or more at their best threshold, and the mean passes the goal there.
 - **Beside PyTorch.** On stained nuclei the means differ by 0.001: two seeds are above all of PyTorch's, one
   is below them. On membranes, the thresholds decide, as above: with seed 1, 0.856 and 0.959 at those of the
   challenge are 0.965 and 0.969 at finer ones.
