@@ -178,15 +178,27 @@ def forward_numba(x, weight, bias, relu):
     return y
 
 
+@kernel
+def _groups(height):
+    """Count the groups of rows of an image."""
+    return (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
+
+
+@kernel
+def _some_rows(task, height):
+    """A task's image, its first row, and the one after its last."""
+    groups = _groups(height)
+    first = task % groups * _ROWS_PER_TASK
+    return task // groups, first, min(height, first + _ROWS_PER_TASK)
+
+
 @parallel_kernel
 def _forward(x, weight, bias, relu, y, tasks):
     batch, height, _, _ = x.shape
-    groups = (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
     for _worker in prange(tasks.workers):
         task = next_task(tasks.taken)
-        while task < batch * groups:
-            n, first = task // groups, task % groups * _ROWS_PER_TASK
-            last = min(height, first + _ROWS_PER_TASK)
+        while task < batch * _groups(height):
+            n, first, last = _some_rows(task, height)
             for p in range(2):
                 out = y[n, 2 * first + p : 2 * last : 2]
                 _multiply_rows(x[n, first:last], weight[p], False, out)
@@ -231,12 +243,10 @@ def backward_input_numba(grad_output, weight):
 @parallel_kernel
 def _backward_input(grad_output, transposed, grad_x, tasks):
     batch, height, _, _ = grad_x.shape
-    groups = (height + _ROWS_PER_TASK - 1) // _ROWS_PER_TASK
     for _worker in prange(tasks.workers):
         task = next_task(tasks.taken)
-        while task < batch * groups:
-            n, first = task // groups, task % groups * _ROWS_PER_TASK
-            last = min(height, first + _ROWS_PER_TASK)
+        while task < batch * _groups(height):
+            n, first, last = _some_rows(task, height)
             for p in range(2):
                 rows = grad_output[n, 2 * first + p : 2 * last : 2]
                 _multiply_rows(rows, transposed[p], p > 0, grad_x[n, first:last])
