@@ -1,12 +1,12 @@
 """The options of Numba, once for every kernel of the package.
 
 `kernel` compiles a function to machine code and keeps it on disk; `parallel_kernel` also spreads its `prange`
-loops over the cores, whose threads may take tasks one by one (`Tasks`); `inlined_kernel` is for a
-part of a kernel whose values must stay in registers. All release the GIL.
+loops over the cores, whose threads may take tasks one by one (`Tasks`); `inlined_kernel` is for a part of a
+kernel whose values must stay in registers. All release the GIL.
 
 Rules that keep the results the same to the last bit for any number of threads:
 
-- a `prange` loop runs over what is *written*: no two iterations touch the same output element, and a sum
+- a `prange` loop, or the tasks in it, runs over what is *written*: no two touch the same element, and a sum
   over pixels is split into a fixed number of parts that are added in order;
 - no full `fastmath`: it assumes that no NaN occurs and would hide a diverged training;
 - nothing may depend on where arrays lie. The compiler makes a vector and a scalar form of a loop that stores,

@@ -40,8 +40,8 @@ side by side, and the gradient of x is scattered to two maps in the same way (`c
 of all layers, 452 MB at 64 base channels, would take longer.
 
 **What it costs.** Accuracy: the largest error is around 1e-6 of the largest value (at most 1.6e-6 in the
-tests); that of the direct algorithm is 2e-7. The bits are the same for any number of threads: blocks, and the
-order in which sums are added, depend on shapes alone.
+tests); that of the direct algorithm is 2e-7. The bits are the same for any number of threads: no output
+depends on the tiles that share its block, and the order in which sums are added depends on shapes alone.
 
 Tutorial: `tutorials/05_conv2d_winograd.py`.
 
@@ -91,8 +91,8 @@ CHUNK = 2**18  # the most tiles × channels, or channels × filters, that a wide
 # gradient there, 78 and 62 ms, and for 256 → 128 at 200×200, 73 and 76 ms.
 NARROW_FORWARD, NARROW_BACKWARD = 256 * 256, 256 * 128
 # The most channels × filters whose transformed weights stay in the cache from block to block. Larger ones are
-# fetched for each block, so blocks are large; and all weights are not transformed for a single block. On an
-# EPYC of the third generation, one core, 256 → 256 at 16×16 took 3.5 ms in a block and 2.8 step by step.
+# fetched for each block, so blocks are large. Where all tiles are one such block, a layer goes step by step:
+# on one core of an EPYC of the third generation, 256 → 256 at 16×16 took 3.5 ms as a block and 2.8 in steps.
 CACHED, LARGE_BLOCK = 64 * 128, 96
 BLOCK = 64  # channels, and filters, of which a wide layer transforms the weights at once
 TILES_PER_TASK = 16
