@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +63,8 @@ def doctor(options: Options) -> None:
     picture = options.out / "doctor.png"
     command_line.require_no_file(picture, overwrite=options.overwrite)
     config = config_from(options)
-    images = read_data(config)
+    sizes = None if config.pixel_size is None else config.pixel_sizes  # without, they are compared only
+    images = read_data(replace(config, pixel_sizes=sizes))
     print(f"{config.data}: {images.summary()}")
     setup = Setup(config, *split(images, config.holdout))
     few = setup.looked_at()

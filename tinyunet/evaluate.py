@@ -150,9 +150,9 @@ def _from_network(options: Options) -> Predicted:
     """Labelled images, predicted by the network in a file."""
     assert options.labels is not None
     [network] = load_networks(options.predictions)
-    path, model, checkpoint, statistics = network
+    path, model, checkpoint, statistics, pixel_size = network
     choice = choice_after_training(options.plane_choice(), checkpoint, model)
-    images = read_labelled(options.labels, options, stored_classes(checkpoint, path), choice)
+    images = read_labelled(options.labels, options, stored_classes(checkpoint, path), choice, pixel_size)
     predictions = predict_unseen(
         model,
         checkpoint,

@@ -14,8 +14,10 @@ from tinyunet import command_line
 from tinyunet.data import GreyStatistics, ImageSet, split
 from tinyunet.data.atomic_write import make_folder, replacing
 from tinyunet.data.fingerprint import changes, fingerprints
+from tinyunet.data.pixel_sizes import TABLE, PixelSizes
 from tinyunet.data.planes import NO_CHOICE
 from tinyunet.data.readers import image_readers
+from tinyunet.data.scaling import at_pixel_size
 from tinyunet.errors import DataError, OptionError, RunError, TinyUNetError
 from tinyunet.exchange import bioimageio
 from tinyunet.exchange.onnx import to_onnx
@@ -31,6 +33,7 @@ from tinyunet.training.stored_run import (
     require_channels,
     stored_classes,
     stored_config,
+    stored_data,
 )
 
 Format = Literal["onnx", "bioimageio", "torch"]
@@ -178,6 +181,9 @@ def _example(
         choice = choice_after_training(NO_CHOICE, checkpoint, model)
         _, read = image_readers(options.example, choice)[0]
         images = read()
+        if (pixel_size := stored_data(checkpoint).pixel_size) is not None:
+            remedy = f"give a folder with {TABLE}, or a file that states the size"
+            images = at_pixel_size(images, pixel_size, PixelSizes(options.example, remedy=remedy))
     else:
         assert parts is not None
         _, images = parts

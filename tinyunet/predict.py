@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from tinyunet.data.class_table import ClassTable
 from tinyunet.data.decode import opener_of
 from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
+from tinyunet.data.pixel_sizes import PixelSizes, Size, size_text
 from tinyunet.data.planes import PlaneChoice
 from tinyunet.data.readers import image_readers, inferred_layout
 from tinyunet.data.windowed import WindowedImage
@@ -34,7 +35,7 @@ from tinyunet.prediction.cluster import connected
 from tinyunet.prediction.files import write_prediction
 from tinyunet.prediction.films import FilmWriter
 from tinyunet.prediction.object_rule import ObjectRule
-from tinyunet.prediction.segmentation import segment
+from tinyunet.prediction.segmentation import AS_IT_IS, segment
 from tinyunet.prediction.slides import Share, SlideOptions, SlideWriter
 from tinyunet.prediction.tiling import TILE
 from tinyunet.prediction.workers import Job
@@ -43,6 +44,8 @@ from tinyunet.reporting.progress import over_files, over_tiles
 from tinyunet.training.folds import Loaded
 from tinyunet.training.stored_run import choice_after_training, require_channels, stored_classes
 
+FactorsOf = Callable[[str], Size]
+ALIKE = 0.02  # of a factor, the difference from 1 that does not matter: microscopes are not calibrated better
 FAILURES = (TinyUNetError, OSError, MemoryError)  # of one image: the others are predicted all the same
 
 
@@ -79,6 +82,9 @@ class Options:
     z: int | None = None
     """Plane to predict of OME-Zarr, ND2 and CZI files that have several: its number, from 0. That of the
     training if omitted."""
+    pixel_sizes: str | None = None
+    """Only for a network that was trained with --pixel-size: how large the images' pixels are, in µm, as in
+    training: a number, or a table. If omitted, the folder's table or the files themselves say it."""
     layout: Literal["files", "film"] | None = None
     """files: four for each image. film: the Cell Tracking Challenge's. That of the images if omitted."""
     objects: tuple[ObjectFormat, ...] = ()
@@ -188,10 +194,10 @@ def predict(options: Options) -> None:
     require_packages(options.objects)
     networks = load_networks(options.run)
     classes = stored_classes(networks[0].checkpoint, networks[0].path)
-    rule = options.rule(ObjectRule.mean([network.checkpoint.objects for network in networks]))
+    stored = ObjectRule.mean([network.checkpoint.objects for network in networks])
     choice = choice_after_training(options.choice(), networks[0].checkpoint, networks[0].model)
     if options.as_zarr:
-        _predict_slide(networks, classes, rule, choice, options)
+        _predict_slide(networks, classes, options.rule(stored), choice, options)
         return
     _require_memory(options.images, choice)
     readers = image_readers(options.images, choice)
@@ -201,19 +207,34 @@ def predict(options: Options) -> None:
     command_line.require_empty(options.out, overwrite=options.overwrite)
     are_frames = is_film or all(frame_of(name_of(Path(path))) for path, _ in readers)
     results = Results(options, are_frames, classes)
-    failures, number = _predict_files(networks, readers, results, rule, options)
+    factors_of = _factors_of_images(networks[0], options)
+    failures, number = _predict_files(networks, readers, results, stored, factors_of, options)
     if failures and not results.names:
         raise RunError(failures[0] if number == 1 else f"no image was predicted; the first: {failures[0]}")
     described = [_networks_text(networks), f"classes {classes}" if classes else ""]
     if statistics := networks[0].statistics:
         described += [f"images normalised by {statistics}"]
-    described += [inferred_layout(options.images), str(rule), results.summary()]
+    described += [inferred_layout(options.images), _rule_text(options.rule(stored), networks[0], options)]
+    described += [results.summary()]
     print("; ".join(filter(None, described)))
     if failures:
         for failure in failures:
             print(f"error: {failure}", file=sys.stderr)
         print(f"{len(failures)} of {number} images were not predicted, see above", file=sys.stderr)
         sys.exit(1)
+
+
+def _factors_of_images(network: Loaded, options: Options) -> FactorsOf:
+    """Make the function that says how images, by their names, are scaled to the network's pixels."""
+    if network.pixel_size is not None:
+        return partial(PixelSizes(options.images, options.pixel_sizes).factors, pixel_size=network.pixel_size)
+    if options.pixel_sizes is not None:
+        raise OptionError(
+            f"{network.path}: the network sees images as they are, whatever the size of their pixels",
+            {"pixel_sizes": options.pixel_sizes},
+            "leave --pixel-sizes out, or train with --pixel-size",
+        )
+    return lambda name: AS_IT_IS
 
 
 def _require_memory(path: Path, choice: PlaneChoice) -> None:
@@ -247,7 +268,8 @@ def _predict_slide(
         version=options.ome_zarr_version,
         statistics=networks[0].statistics,
     )
-    image, models = open_windows(options.images, choice), [network.model for network in networks]
+    image = _in_seen_pixels(open_windows(options.images, choice), networks[0], options)
+    models = [network.model for network in networks]
     with _sharing(image, choice, chosen, classes, options) as (memory, share):
         writer = SlideWriter(models, image, options.out, chosen, classes, memory, share)
         writer.require_free(resume=options.resume, overwrite=options.overwrite)
@@ -260,6 +282,27 @@ def _predict_slide(
     described = [_networks_text(networks), f"classes {classes}" if classes else ""]
     described += [str(rule), f"wrote classes and {count:,} objects to {options.out}"]
     print("; ".join(filter(None, described)))
+
+
+def _in_seen_pixels(image: WindowedImage, network: Loaded, options: Options) -> WindowedImage:
+    """Return an image that is read in windows, with the size of its pixels, which are to be the network's.
+
+    Raises
+    ------
+    OptionError
+        They are of another size.
+    """
+    factors = _factors_of_images(network, options)(name_of(image.path))
+    if network.pixel_size is None:
+        return image
+    size = factors[0] * network.pixel_size, factors[1] * network.pixel_size
+    if max(abs(factor - 1) for factor in factors) > ALIKE:
+        raise OptionError(
+            f"{image.path}: an image is not scaled on its way into an OME-Zarr",
+            {"its pixels": size_text(size), "those that the network sees": f"{network.pixel_size:g} µm"},
+            "give a folder as --out; or scale the image first",
+        )
+    return replace(image, pixel_size=size, unit="micrometer")
 
 
 @contextmanager
@@ -302,7 +345,8 @@ def _predict_files(
     networks: Sequence[Loaded],
     readers: Sequence[tuple[str, Callable[[], ImageSet]]],
     results: Results,
-    rule: ObjectRule,
+    stored: ObjectRule,
+    factors_of: FactorsOf,
     options: Options,
 ) -> tuple[list[str], int]:
     """Predict and write image by image; returns what failed, and how many images were tried.
@@ -323,7 +367,7 @@ def _predict_files(
         for name, image in zip(images.names, images.images, strict=True):
             number += 1
             try:
-                prediction = _segment(networks, image, name, rule, options)
+                prediction = _segment(networks, image, name, stored, factors_of(name), options)
                 results.write(name, f"{number - 1:0{digits}d}", image, prediction)
             except FAILURES as error:
                 failures.append(_failure(f"{path}: {name}", error))
@@ -337,6 +381,14 @@ def _networks_text(networks: Sequence[Loaded]) -> str:
     steps = ", ".join(str(network.checkpoint.step) for network in networks)
     several = f"average of {len(networks)} networks, of steps {steps}"
     return several if len(networks) > 1 else f"network of step {steps}"
+
+
+def _rule_text(rule: ObjectRule, network: Loaded, options: Options) -> str:
+    """Describe the rule for objects; what is stored is in the network's pixels, what is given is not."""
+    given = options.min_size is not None or options.split_depth is not None
+    if network.pixel_size is None or given:
+        return str(rule)
+    return f"{rule}, in pixels of {network.pixel_size:g} µm"
 
 
 def _failure(where: str, error: TinyUNetError | OSError | MemoryError) -> str:
@@ -432,9 +484,14 @@ class Results:
 
 
 def _segment(
-    networks: Sequence[Loaded], image: Image, name: str, rule: ObjectRule, options: Options
+    networks: Sequence[Loaded],
+    image: Image,
+    name: str,
+    stored: ObjectRule,
+    factors: Size,
+    options: Options,
 ) -> Prediction:
-    """Segment an image, with a progress bar over tiles."""
+    """Segment an image, with a progress bar over tiles; the stored rule is in the network's pixels."""
     with over_tiles(name) as show:
         return segment(
             [network.model for network in networks],
@@ -442,9 +499,10 @@ def _segment(
             tile=options.tile or TILE,
             symmetries=options.symmetries,
             threshold=options.threshold,
-            rule=rule,
+            rule=options.rule(stored.scaled((1 / factors[0], 1 / factors[1]))),
             on_tile=show,
             statistics=networks[0].statistics,
+            factors=factors,
         )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from tinyunet.data import UNKNOWN, read_images
 from tinyunet.errors import DataError
-from tinyunet.napari.layers import layer_set, places_to_train_on, stored_places
+from tinyunet.napari.layers import layer_set, pixel_size, places_to_train_on, stored_places
 
 
 def painted(shape, *where):
@@ -81,3 +81,12 @@ def layers_as_numbers(layers):
 def test_other_archives_have_no_places(tmp_path):
     np.savez(tmp_path / "other.npz", images=np.zeros((2, 4, 4)))
     assert stored_places(tmp_path / "other.npz") is None
+
+
+def test_the_size_of_a_layers_pixels():
+    """Of a layer whose units are lengths; those of others are pixels."""
+    layers = pytest.importorskip("napari.layers")
+    pixels = np.zeros((3, 8, 8))
+    layer = layers.Image(pixels, scale=(1, -250, 500), units=("um", "nm", "nm"))
+    assert pixel_size(layer) == pytest.approx((0.25, 0.5))
+    assert pixel_size(layers.Image(pixels, scale=(1, 0.5, 0.5))) is None

@@ -67,3 +67,17 @@ def test_other_channels_are_refused_in_words(trained):
 def test_a_folder_without_a_run_is_refused_in_words(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         segment_layer(np.zeros((40, 40)), tmp_path)
+
+
+def test_a_layer_is_brought_to_the_pixels_that_the_network_sees(cells, choices, tmp_path):
+    chosen = choices(extra=("--pixel-size", "0.5", "--pixel-sizes", "0.5"))
+    for _ in train_on_layers(layer_set(*cells), chosen, lambda: False):
+        pass
+    np.savez(tmp_path / "stack.npz", images=cells[0][:1], pixel_sizes=[0.25])
+    predict.main([str(chosen.run), str(tmp_path / "stack.npz"), "--out", str(tmp_path / "out")])
+    found = segment_layer(cells[0][0], chosen.run, pixel_size=(0.25, 0.25))
+    assert (found == tifffile.imread(tmp_path / "out" / "stack_instances.tif")).all()
+    with pytest.raises(DataError, match="my layer: the size of the layer's pixels is not known"):
+        segment_layer(cells[0][0], chosen.run, name="my layer")
+    with pytest.raises(DataError, match="my layer has pixels of a very different size"):
+        segment_layer(cells[0][0], chosen.run, name="my layer", pixel_size=(500, 500))

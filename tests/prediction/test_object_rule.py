@@ -34,6 +34,17 @@ def test_depth_is_a_sixth_of_the_radius(radius):
     assert rule.split_depth == pytest.approx(max(1, radius / 6), rel=0.05)
 
 
+def test_a_rule_for_a_scaled_image_is_that_of_its_objects():
+    """Discs whose areas are multiplied by four; shallow necks do not become shallower."""
+    rule, of_large = (ObjectRule.of(image_set(discs(radius))) for radius in (15, 30))
+    scaled = rule.scaled((2, 2))
+    assert scaled.min_size == pytest.approx(of_large.min_size, rel=0.02)
+    assert scaled.split_depth == pytest.approx(of_large.split_depth)
+    assert ObjectRule(10, 0.5).scaled((1, 1)) == ObjectRule(10, 0.5)
+    assert ObjectRule(10, 2.0).scaled((0.2, 0.1)) == ObjectRule(0, 1.0)
+    assert ObjectRule(10, None).scaled((2, 2)) == ObjectRule(40, None)
+
+
 def test_one_object_in_twenty_may_be_smaller_than_the_smallest():
     """An area is that of a number in an image, whichever images have it too."""
     areas = np.arange(1, 101) * 3

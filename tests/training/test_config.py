@@ -26,7 +26,7 @@ STORED = {
 # Options that came later, with the values that earlier runs had.
 LATER = {
     "ignore": (), "class_values": (), "normalisation": None, "start_from": None, "optimiser": "sgd",
-    "warmup": 0, "batch": 1, "channel": None, "z": None,
+    "warmup": 0, "batch": 1, "channel": None, "z": None, "pixel_size": None, "pixel_sizes": None,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@
     layouts              which label file belongs to which image file
     cell_tracking        films in the layout of the Cell Tracking Challenge
     partly_annotated     pixels that nobody labelled
+    pixel_sizes, scaling sizes of pixels in µm; images of several magnifications, scaled to one
     holdout, intensity   splitting and normalising before training
     fingerprint          checksums that recognise the images of a training run
     nuclei, neurites     synthetic fluorescence and electron micrographs, made from noise

@@ -29,7 +29,7 @@ def fingerprints(images: ImageSet) -> Fingerprints:
         return {name: list(sums) for name, sums in zip(images.names, images.checksums, strict=True)}
     assert images.labels is not None
     return {
-        name: [_checksum(image), _checksum(label)]
+        name: [checksum(image), checksum(label)]
         for name, image, label in zip(images.names, images.images, images.labels, strict=True)
     }
 
@@ -100,7 +100,7 @@ def _of_pixels(images: ImageSet) -> Iterator[int]:
     """The checksums of the images, without those of their labels."""
     if images.checksums is not None:
         return (pixels for pixels, _ in images.checksums)
-    return map(_checksum, images.images)
+    return map(checksum, images.images)
 
 
 def _differ(one: int, other: int) -> bool:
@@ -115,5 +115,6 @@ def _by_name(parts: Mapping[str, Fingerprints]) -> dict[str, tuple[str, int, int
     }
 
 
-def _checksum(array: Image | Labels) -> int:
+def checksum(array: Image | Labels) -> int:
+    """Return a checksum of an array's shape, type and numbers."""
     return zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(f"{array.shape} {array.dtype}".encode()))

@@ -55,7 +55,8 @@ class ImageSet:
     notes : mapping of str to str
         What was unusual about a file and read all the same, such as "white is zero", by its path.
     checksums : sequence of (int, int), optional
-        Those of the files of each image and of its labels, for a set that is read as needed.
+        Those of each image and of its labels, where arrays do not give them: of their files, for a set that
+        is read as needed; of what was scaled.
     unreadable : set of str
         The names of images that could not be read when they were needed.
 

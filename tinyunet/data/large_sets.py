@@ -7,6 +7,7 @@ is read, and one that does not agree, or is damaged, is an error that names it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
 
@@ -37,8 +38,11 @@ BYTES_PER_PIXEL = 1 + 4 + 4 + 8
 FEWEST_FILES, TRIED = 4, 4  # files of a set; those that are decoded to find out how large all are
 
 
-def is_large(files: Files, choice: PlaneChoice) -> bool:
+def is_large(files: Files, choice: PlaneChoice, growth: Callable[[str], float]) -> bool:
     """Estimate by the pixels of a few files whether a set takes more than `LARGE` in a training.
+
+    Images that are scaled afterwards have more pixels then, or fewer: `growth` says, by an image's name, by
+    what their number is multiplied.
 
     The set alone decides, not the machine, so that the same run has the same bits everywhere. Files of
     several pages are never read as needed.
@@ -53,7 +57,7 @@ def is_large(files: Files, choice: PlaneChoice) -> bool:
             continue  # reading reports it
         if len(pages) != 1:
             return False
-        sizes.append(pages[0].size)
+        sizes.append(pages[0].size * growth(name_of(files.pairs[number].image)))
     return bool(sizes) and float(np.mean(sizes)) * len(files.pairs) * BYTES_PER_PIXEL > LARGE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,7 @@ from tinyunet.data.monolayer import synthetic_dic
 from tinyunet.data.neurites import synthetic_membranes
 from tinyunet.data.nuclei import synthetic_cells
 from tinyunet.data.partly_annotated import ignore_far_background
+from tinyunet.data.pixel_sizes import PixelSizes
 from tinyunet.data.planes import NO_CHOICE, PlaneChoice
 from tinyunet.data.records import (
     LabelOptions,
@@ -39,6 +41,7 @@ from tinyunet.data.records import (
     understand,
     value_text,
 )
+from tinyunet.data.scaling import at_pixel_size
 from tinyunet.errors import DataError, OutOfMemoryError, describe, first_names, shorten
 
 SYNTHETIC: dict[str, Callable[..., ImageSet]] = {
@@ -61,6 +64,8 @@ def read_images(
     class_values: Sequence[int] | None = None,
     coloured: bool = False,
     choice: PlaneChoice = NO_CHOICE,
+    pixel_size: float | None = None,
+    pixel_sizes: str | None = None,
 ) -> ImageSet:
     """Read a set of images and their labels.
 
@@ -92,7 +97,8 @@ def read_images(
     truth : "gold" or "silver", optional
         The annotation of a Cell Tracking Challenge film; gold where available when left out, else silver.
     partly_annotated : float, optional
-        Only some cells are labelled: background further from them than this many pixels is `UNKNOWN`.
+        Only some cells are labelled: background further from them than this many pixels, of those to which
+        images are scaled, is `UNKNOWN`.
     ignore : collection of int
         Label values that mean unknown; -1 always does. Colours are 0xRRGGBB.
     class_values : sequence of int, optional
@@ -101,15 +107,28 @@ def read_images(
         Read labels as colours even where they show only greys, because the set read before had colours.
     choice : PlaneChoice
         The channel and the plane of files that have several.
+    pixel_size : float, optional
+        Height and width, in µm, of the pixels to which images and labels are scaled: see `at_pixel_size`.
+    pixel_sizes : str, optional
+        How large the images' pixels are, as `PixelSizes` takes it.
 
     Raises
     ------
     DataError
         Names the file, what was expected, what was found, and the remedy.
     """
-    image_set = _read(path, labels, LabelOptions(kind, truth, ignore, class_values, coloured), choice)
+    sizes = None if pixel_size is None else PixelSizes(path, pixel_sizes, labels=labels)
+
+    def growth(name: str) -> float:
+        """By what the pixels of an image are multiplied."""
+        return 1.0 if sizes is None or pixel_size is None else math.prod(sizes.factors(name, pixel_size))
+
+    options = LabelOptions(kind, truth, ignore, class_values, coloured)
+    image_set = _read(path, labels, options, choice, growth)
     if ignore and image_set.labels is not None:
         image_set = replace(image_set, reason=f"{image_set.reason}; {_ignored_text(image_set, ignore)}")
+    if sizes is not None and pixel_size is not None:
+        image_set = at_pixel_size(image_set, pixel_size, sizes)
     if partly_annotated is None or image_set.labels is None:
         return image_set
     return replace(
@@ -156,7 +175,13 @@ def _read_frame(frame: Frame) -> ImageSet:
     return ImageSet([read_frame(frame)], [frame.name], source=str(frame.image))
 
 
-def _read(path: str | Path, labels: bool, options: LabelOptions, choice: PlaneChoice) -> ImageSet:
+def _read(
+    path: str | Path,
+    labels: bool,
+    options: LabelOptions,
+    choice: PlaneChoice,
+    growth: Callable[[str], float],
+) -> ImageSet:
     name, _, seed = str(path).partition(":")
     if name in SYNTHETIC:
         _require_no_options(str(path), options)
@@ -177,7 +202,7 @@ def _read(path: str | Path, labels: bool, options: LabelOptions, choice: PlaneCh
         _require_no_choice(str(path), choice)
         return understand(_read_npz(path, labels), options, str(path))
     files = find_files(path, labels)
-    if is_large(files, choice):
+    if is_large(files, choice, growth):
         return read_as_needed(files, options, str(path), choice)
     notes: dict[str, str] = {}
     if files.one_label_per_object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from tinyunet.data.windowed import WindowedImage
 from tinyunet.data.windows_zarr import require_zarr
 from tinyunet.errors import DataError
 
-CENTIMETRE, INCH = 3, 2  # TIFF's tag 296
-MICROMETRES = {CENTIMETRE: 10_000.0, INCH: 25_400.0}
+RESOLUTIONS, RESOLUTION_UNIT = (283, 282), 296  # TIFF's tags: rows, columns
+CENTIMETRE = 3
+# Micrometres of the units that OME and ImageJ write; the second µ is a Greek mu.
+OME = {"µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+IMAGEJ = {"micron": 1.0, "microns": 1.0, "\\u00B5m": 1.0, **OME}
 
 
 def open_tiff(path: Path) -> WindowedImage:
@@ -66,17 +70,41 @@ def _what_is_odd(tiff: Any, page: Any) -> str:
 
 
 def _pixel_size(tiff: Any, page: Any) -> tuple[tuple[float, float], str]:
-    """Find the size of a pixel in OME's metadata or in the resolution; 1 without a unit if it is unknown."""
+    """Return the size of a pixel and its unit; 1 without a unit if it is unknown."""
+    size = stated_size(tiff, page)
+    return ((1.0, 1.0), "") if size is None else (size, "micrometer")
+
+
+def stated_size(tiff: Any, page: Any) -> tuple[float, float] | None:
+    """Find the height and width of a pixel, in µm; None if the file does not state them.
+
+    OME's and ImageJ's metadata count, and a resolution per centimetre. One per inch says how large the
+    picture is on paper.
+    """
+    if tiff.is_ome and (size := _stated_by_ome(tiff.ome_metadata)):
+        return size
+    if tiff.is_imagej:
+        unit = IMAGEJ.get((tiff.imagej_metadata or {}).get("unit", ""))
+    else:
+        tag = page.tags.get(RESOLUTION_UNIT)
+        unit = IMAGEJ["cm"] if tag and int(tag.value) == CENTIMETRE else None
+    down, across = (page.tags.get(tag) for tag in RESOLUTIONS)
+    if unit is None or not (down and across and down.value[0] and across.value[0]):
+        return None
+    return _if_positive(*(unit * tag.value[1] / tag.value[0] for tag in (down, across)))
+
+
+def _stated_by_ome(metadata: str) -> tuple[float, float] | None:
     from xml.etree import ElementTree
 
-    if tiff.is_ome:
-        pixels = ElementTree.fromstring(tiff.ome_metadata).find(".//{*}Pixels")
-        stated = {} if pixels is None else pixels.attrib
-        if "PhysicalSizeX" in stated and stated.get("PhysicalSizeXUnit", "µm") == "µm":
-            width = float(stated["PhysicalSizeX"])
-            return (float(stated.get("PhysicalSizeY", width)), width), "micrometer"
-    down, across, unit = (page.tags.get(tag) for tag in (283, 282, 296))
-    if down and across and unit and int(unit.value) in MICROMETRES and down.value[0] and across.value[0]:
-        height, width = (MICROMETRES[unit.value] * tag.value[1] / tag.value[0] for tag in (down, across))
-        return (height, width), "micrometer"
-    return (1.0, 1.0), ""
+    pixels = ElementTree.fromstring(metadata).find(".//{*}Pixels")
+    stated = {} if pixels is None else pixels.attrib
+    axes = ("Y" if "PhysicalSizeY" in stated else "X", "X")
+    units = [OME.get(stated.get(f"PhysicalSize{axis}Unit", "µm")) for axis in axes]
+    values = [float(stated.get(f"PhysicalSize{axis}", 0)) for axis in axes]
+    return _if_positive(*(value * (unit or 0) for value, unit in zip(values, units, strict=True)))
+
+
+def _if_positive(height: float, width: float) -> tuple[float, float] | None:
+    """Return a size, unless a side of it is 0 or no number, as in files that do not know it."""
+    return (height, width) if 0 < height < math.inf and 0 < width < math.inf else None

@@ -31,6 +31,7 @@ from tinyunet.diagnosis.labels import (
     check_unlabelled,
 )
 from tinyunet.diagnosis.light import check_light, is_lit_from_one_side
+from tinyunet.diagnosis.magnification import check_pixel_sizes
 from tinyunet.diagnosis.proposal import Proposal, propose
 from tinyunet.sampling import Sample
 from tinyunet.sampling.augment import Augmentation
@@ -62,6 +63,7 @@ CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_files,
     check_balance,
     check_size,
+    check_pixel_sizes,
     check_duplicates,
     check_touching,
     check_light,

@@ -124,7 +124,7 @@ def write_package(
         "test_input.npy": _as_npy(example),
         "test_output.npy": _as_npy(probabilities),
         "cover.png": _cover(example, probabilities),
-        "README.md": _readme(model, about, statistics).encode(),
+        "README.md": _readme(model, about, statistics, record.get("pixel_size")).encode(),
     }
     description = describe_package(model, about, record, files, statistics)
     text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True, width=100)
@@ -159,8 +159,10 @@ def describe_package(
     def reference(name: str) -> dict[str, str]:
         return {"source": name, "sha256": hashlib.sha256(files[name]).hexdigest()}
 
+    pixel = {"unit": "micrometer", "scale": record["pixel_size"]} if "pixel_size" in record else {}
+
     def sides(size_of: Any, **more: Any) -> list[dict[str, Any]]:
-        return [{"type": "space", "id": axis, "size": size_of(axis), **more} for axis in ("y", "x")]
+        return [{"type": "space", "id": axis, "size": size_of(axis), **pixel, **more} for axis in ("y", "x")]
 
     kind = type(model).__name__
     return {
@@ -267,6 +269,10 @@ Training brought each image to mean 0 and variance 1 by its own mean and deviati
 brighter, dimmer or of another contrast than the training images give other results than tinyunet gives with
 the run, and so may the scores below, which were taken with each image normalised by its own."""
 
+PIXELS = """
+The network sees pixels of {:g} µm: bring images of another magnification to this size first.
+"""
+
 README = """# {name}
 
 A {kind} trained with tinyunet. For each pixel it gives the probability of each of its classes:
@@ -275,7 +281,7 @@ A {kind} trained with tinyunet. For each pixel it gives the probability of each 
 ## Input
 
 Images of {channels} channels, grey values as the file holds them. {normalisation}
-
+{pixels}
 ## Sizes and the border
 
 Sides are {smallest} pixels plus any multiple of {step}, and the output is as large as the input. The network
@@ -294,7 +300,7 @@ To validate it on your own images, predict labelled images that were not trained
 """
 
 
-def _readme(model: Network, about: About, statistics: GreyStatistics | None) -> str:
+def _readme(model: Network, about: About, statistics: GreyStatistics | None, pixel_size: float | None) -> str:
     block, (before, after) = block_of(model.geometry), mirrored(model)
     return README.format(
         name=about.name,
@@ -302,6 +308,7 @@ def _readme(model: Network, about: About, statistics: GreyStatistics | None) -> 
         classes=", ".join(about.classes),
         channels=model.in_channels,
         normalisation=FIXED.format(statistics=statistics) if statistics else PER_IMAGE,
+        pixels=PIXELS.format(pixel_size) if pixel_size else "",
         smallest=block.smallest,
         step=block.step,
         halo=block.halo,

@@ -117,7 +117,7 @@ def load_networks(path: Path) -> list[Loaded]:
         classes=record.classes,
         objects=record.objects,
     )
-    return [Loaded(path, exported.model, checkpoint, record.statistics)]
+    return [Loaded(path, exported.model, checkpoint, record.statistics, record.pixel_size)]
 
 
 def load_models(path: Path) -> list[Network]:

@@ -6,6 +6,7 @@ It is JSON, under "tinyunet" in the metadata of ONNX and safetensors, and in the
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tinyunet.errors import CheckpointError, OptionError
 from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.training.checkpoint import Checkpoint
 from tinyunet.training.json_types import mismatch
+from tinyunet.training.stored_run import stored_data
 
 RECORD = "tinyunet"  # its name in metadata
 IMAGES = "each channel of an image is brought to mean 0 and variance 1"
@@ -40,6 +42,8 @@ class Record:
         How images are normalised: `IMAGES`, each by its own mean and deviation; or `FIXED`.
     statistics : GreyStatistics, optional
         The fixed mean and deviation, those of the training images.
+    pixel_size : float, optional
+        The size of the pixels that the network sees, in µm.
     """
 
     network: dict[str, Any]
@@ -48,21 +52,24 @@ class Record:
     objects: ObjectRule = field(default_factory=ObjectRule)
     images: str = IMAGES
     statistics: GreyStatistics | None = None
+    pixel_size: float | None = None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, statistics: GreyStatistics | None = None) -> Record:
         """Describe the network of a checkpoint, for images normalised by statistics or each by its own."""
-        images = FIXED if statistics else IMAGES
         return cls(
-            checkpoint.network, checkpoint.classes, checkpoint.step, checkpoint.objects, images, statistics
+            checkpoint.network,
+            checkpoint.classes,
+            checkpoint.step,
+            checkpoint.objects,
+            FIXED if statistics else IMAGES,
+            statistics,
+            stored_data(checkpoint).pixel_size,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `read_record` takes as text; versions without statistics read a record without."""
-        fields = asdict(self)
-        if self.statistics is None:
-            del fields["statistics"]
-        return fields
+        """Return what `read_record` takes as text; what is None is left out, for versions that lack it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def read_record(path: Path, text: str) -> Record:
@@ -94,6 +101,8 @@ def read_record(path: Path, text: str) -> Record:
         raise _bad(path, f"record.objects: {error}") from error
     statistics = _statistics(path, stored.get("statistics"))
     record = Record(**{**stored, "objects": objects, "statistics": statistics})
+    if record.pixel_size is not None and not 0 < record.pixel_size < math.inf:
+        raise _bad(path, f"record.pixel_size is {record.pixel_size}, expected a size in µm")
     expected = FIXED if record.statistics else IMAGES
     if record.images != expected:
         raise CheckpointError(

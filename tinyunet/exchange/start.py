@@ -22,6 +22,7 @@ from tinyunet.models import MODELS, Network
 from tinyunet.training.checkpoint import load_checkpoint
 from tinyunet.training.config import NETWORK_OPTIONS
 from tinyunet.training.folds import FoldsFolder
+from tinyunet.training.stored_run import stored_data
 
 WITHOUT_WEIGHTS = {"seed", "dropout", "windows", "padding"}  # options that change no array
 
@@ -39,16 +40,20 @@ class Start:
         As `Module.state_dict` gives them.
     note : str
         What a user has to know of them.
+    pixel_size : float, optional
+        The size of the pixels that the network sees, in µm.
     """
 
     path: Path
     network: dict[str, Any]
     weights: dict[str, NDArray[Any]]
     note: str = ""
+    pixel_size: float | None = None
 
     def config_options(self) -> dict[str, Any]:
         """Return the options of a `TrainConfig` that describe the network; None for those that it lacks."""
-        return {name: self.network.get(name) for name in ("model", *NETWORK_OPTIONS)}
+        options = {name: self.network.get(name) for name in ("model", *NETWORK_OPTIONS)}
+        return {**options, "pixel_size": self.pixel_size}
 
     def load_into(self, model: Network, options: Mapping[str, Any]) -> list[str]:
         """Copy the weights into a network, except those of layers that have other shapes there.
@@ -116,9 +121,12 @@ def read_start(path: Path) -> Start:
     if path.is_file() and path.name.endswith((from_caffe.PROTOBUF, from_caffe.HDF5)):
         return Start(path, *from_caffe.from_caffe(path), from_caffe.IMAGES)
     if (exported := read_exported(path)) is not None:
-        return Start(path, _with_defaults(exported.record.network), exported.model.state_dict())
+        record = exported.record
+        network, weights = _with_defaults(record.network), exported.model.state_dict()
+        return Start(path, network, weights, pixel_size=record.pixel_size)
     checkpoint = load_checkpoint(path / "best.safetensors" if path.is_dir() else path)
-    return Start(path, _with_defaults(checkpoint.network), checkpoint.weights)
+    network, pixel_size = _with_defaults(checkpoint.network), stored_data(checkpoint).pixel_size
+    return Start(path, network, checkpoint.weights, pixel_size=pixel_size)
 
 
 def _with_defaults(network: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tinyunet.prediction.files import most_probable
 from tinyunet.prediction.instances import label_instances
 from tinyunet.prediction.object_rule import ObjectRule
 
+MICROMETRE = "micrometer"  # as pint writes it
 Output = Literal["objects", "classes"]
 Place = tuple[slice, ...]  # one for each axis of a labels layer; of length 1 but for the last two
 
@@ -30,6 +31,20 @@ Place = tuple[slice, ...]  # one for each axis of a labels layer; of length 1 bu
 def with_channels(data: Any, rgb: bool) -> Any:
     """Give an image layer's array its last axis: (…, H, W) becomes (…, H, W, 1); transparency is left out."""
     return data[..., :3] if rgb else data[..., np.newaxis]
+
+
+def pixel_size(layer: Any) -> tuple[float, float] | None:
+    """Return the height and width of a layer's pixels in µm; None unless its units are lengths.
+
+    A layer that is shown upside down has a negative scale.
+    """
+    units, scales = layer.units[-2:], layer.scale[-2:]
+    if not all(unit.is_compatible_with(MICROMETRE) for unit in units):  # such as pixels, the default
+        return None
+    down, across = (
+        (abs(float(scale)) * unit).to(MICROMETRE).magnitude for scale, unit in zip(scales, units, strict=True)
+    )
+    return float(down), float(across)
 
 
 def class_values(classes: Labels, table: ClassTable | None) -> NDArray[np.int32]:

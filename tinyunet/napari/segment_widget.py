@@ -9,6 +9,7 @@ from magicgui.widgets import CheckBox, ComboBox, FileEdit
 from napari.layers import Image
 from napari.utils.notifications import show_error
 
+from tinyunet.napari.layers import pixel_size
 from tinyunet.napari.panel import Cancelled, Panel, Report, Stopping, choose_layer, placement
 from tinyunet.napari.segmentation import segment_layer
 
@@ -44,6 +45,7 @@ class SegmentWidget(Panel):
             "rgb": layer.rgb,
             "output": self.output.value,
             "symmetries": 8 if self.symmetries.value else 1,
+            "pixel_size": pixel_size(layer),
         }
         data = layer.data[0] if layer.multiscale else layer.data  # the finest
         shown = {"name": f"{layer.name}, {self.output.value}", **placement(layer)}

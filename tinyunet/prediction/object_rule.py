@@ -73,6 +73,19 @@ class ObjectRule:
         depth = max(SHALLOWEST, round(PER_RADIUS * radius, 1))
         return cls(min_size=int(np.percentile(area, SPECKS)), split_depth=depth)
 
+    def scaled(self, factors: tuple[float, float]) -> ObjectRule:
+        """Return the rule for an image whose height and width were multiplied by factors.
+
+        A neck does not become shallower than `SHALLOWEST`, unless it was.
+
+        >>> ObjectRule(min_size=30, split_depth=1.5).scaled((2.0, 2.0))
+        ObjectRule(min_size=120, split_depth=3.0)
+        """
+        area, depth = factors[0] * factors[1], self.split_depth
+        if depth is not None:
+            depth = max(min(depth, SHALLOWEST), depth * math.sqrt(area))
+        return ObjectRule(round(area * self.min_size), depth)
+
     @classmethod
     def mean(cls, rules: Sequence[ObjectRule]) -> ObjectRule:
         """Average the rules of networks that predict together."""

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.data import GreyStatistics, ImageSet, normalise
+from tinyunet.data.pixel_sizes import Size
+from tinyunet.data.scaling import scaled, scaled_back
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
 from tinyunet.prediction.instances import label_instances
@@ -17,6 +19,7 @@ from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.tiling import OnTile, predict_tiled
 
 DEFAULT_RULE = ObjectRule()
+AS_IT_IS = (1.0, 1.0)
 
 
 def segment(
@@ -29,6 +32,7 @@ def segment(
     rule: ObjectRule = DEFAULT_RULE,
     on_tile: OnTile | None = None,
     statistics: GreyStatistics | None = None,
+    factors: Size = AS_IT_IS,
 ) -> Prediction:
     """Predict one image and number its objects.
 
@@ -43,13 +47,17 @@ def segment(
     threshold : float
         As in `label_instances`.
     rule : ObjectRule
-        The smallest object to keep, and which necks are cut.
+        The smallest object to keep, and which necks are cut, in pixels of the image.
     statistics : GreyStatistics, optional
         As in `normalise`: by these, or each image by its own.
+    factors : (float, float)
+        What height and width are multiplied by to bring the image to the pixels that the networks see. The
+        prediction is scaled back.
     """
     started = time.perf_counter()
-    normalised = normalise(image, statistics)
+    normalised = normalise(scaled(image, factors), statistics)
     probabilities = _average(networks, normalised, tile=tile, symmetries=symmetries, on_tile=on_tile)
+    probabilities = scaled_back(probabilities, image.shape[:2])
     seconds = time.perf_counter() - started
     objects = label_instances(
         probabilities, threshold=threshold, min_size=rule.min_size, split_depth=rule.split_depth

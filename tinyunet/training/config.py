@@ -68,8 +68,8 @@ class LabelOptions:
     truth: Truth | None = None
     """Labels of the Cell Tracking Challenge; gold if omitted, silver where there is no gold."""
     partly_annotated: float | None = None
-    """Only some cells are labelled: background further than this many pixels from them counts neither in
-    training nor in scores."""
+    """Only some cells are labelled: background further than this many pixels from them (of those that the
+    network sees) counts neither in training nor in scores."""
     ignore: tuple[int | str, ...] = ()
     """A label value, or a colour such as #ff0000, that means unknown: such pixels count neither in training
     nor in scores. Repeat it for several; -1 always means unknown."""
@@ -121,7 +121,17 @@ def _label_value(value: int | str) -> int:
 
 
 @dataclass(frozen=True)
-class ReadingOptions(LabelOptions, PlaneOptions):  # the fields of the last class come first
+class PixelSizeOptions:
+    """The sizes of the images' pixels."""
+
+    pixel_sizes: str | None = None
+    """How large the images' pixels are, in µm: a number for all of them, or a table, a CSV file with the
+    columns name and pixel_size. If omitted, pixel_sizes.csv in the folder, the array pixel_sizes of an .npz,
+    or the files themselves say it."""
+
+
+@dataclass(frozen=True)
+class ReadingOptions(PixelSizeOptions, LabelOptions, PlaneOptions):  # the fields of the last class come first
     """The reading of images and labels."""
 
     def __post_init__(self) -> None:
@@ -135,6 +145,14 @@ class DataOptions(ReadingOptions, SourceOptions):
 
     holdout: str = "20%"
     """Images held out of training: indices such as 24-29 or 0,3,5-7, or the last part such as 20%."""
+    pixel_size: float | None = None
+    """Size of the pixels that the network sees, in µm. Images of another magnification are scaled to it, and
+    so are those to predict; the size of their own pixels must be known: see --pixel-sizes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pixel_size is not None and not 0 < self.pixel_size < float("inf"):
+            raise OptionError(f"pixel_size is {self.pixel_size}, expected a size in µm, above 0")
 
 
 @dataclass(frozen=True)
@@ -160,8 +178,8 @@ class TrainConfig(DataOptions):
     start_from: str | None = None
     """Start from the weights of a run, of a checkpoint, or of a file that tinyunet.export wrote, instead of
     random ones; or of milesial/Pytorch-UNet (.pth), or the U-Net authors' own (.caffemodel, .caffemodel.h5).
-    The options of the network above default to its own. For other channels of the images or another number
-    of classes, the first or the last layer starts from random weights."""
+    The options of the network above default to its own, and so does --pixel-size. For other channels of the
+    images or another number of classes, the first or the last layer starts from random weights."""
 
     steps: int = 200
     """Training steps, of one tile each unless --batch says otherwise."""
@@ -219,7 +237,7 @@ def config_from(options: DataOptions, **values: Any) -> TrainConfig:
 
 def read_data(options: DataOptions, classes: ClassTable | None = None) -> ImageSet:
     """The whole set, before any of it is held out; `classes` as in `read_labelled`."""
-    return read_labelled(options.data, options, classes)
+    return read_labelled(options.data, options, classes, pixel_size=options.pixel_size)
 
 
 def read_labelled(
@@ -227,6 +245,7 @@ def read_labelled(
     options: ReadingOptions,
     classes: ClassTable | None = None,
     choice: PlaneChoice | None = None,
+    pixel_size: float | None = None,
 ) -> ImageSet:
     """Images with labels, as `read_images` reads them.
 
@@ -239,12 +258,20 @@ def read_labelled(
         are of these classes, whether or not all of them occur.
     choice : PlaneChoice, optional
         The channel and the plane; those of the options by default.
+    pixel_size : float, optional
+        What pixels are scaled to.
 
     Raises
     ------
     DataError
         The labels have values that are no class of the table; and as `read_images`.
     """
+    if options.pixel_sizes is not None and pixel_size is None:
+        raise OptionError(
+            f"{source}: images are taken as they are, and the size of their pixels is not needed",
+            {"pixel_sizes": options.pixel_sizes},
+            "leave --pixel-sizes out, or train with --pixel-size",
+        )
     classes = classes or options.class_table()
     kind = options.kind or ("classes" if classes and not classes.is_mask else None)
     known = classes if kind != "instances" else None
@@ -259,6 +286,8 @@ def read_labelled(
         class_values=known.values if known else None,
         coloured=known is not None and known.coloured,
         choice=choice or options.plane_choice(),
+        pixel_size=pixel_size,
+        pixel_sizes=options.pixel_sizes,
     )
 
 

@@ -150,6 +150,8 @@ class Loaded(NamedTuple):
     checkpoint: Checkpoint
     statistics: GreyStatistics | None = None
     """What images are normalised by, as in `segment`; only exported files have it."""
+    pixel_size: float | None = None
+    """The size of the pixels that the network sees, in µm; None if it sees images as they are."""
 
 
 def load_networks(path: Path) -> list[Loaded]:
@@ -162,11 +164,11 @@ def load_networks(path: Path) -> list[Loaded]:
     RunError
         As in `runs_of`.
     """
-    networks = [Loaded(run, *load_model(run)) for run in runs_of(path)]
+    networks = [_load(run) for run in runs_of(path)]
     first = networks[0]
     for other in networks[1:]:
-        for what in ("network", "classes"):
-            before, now = getattr(first.checkpoint, what), getattr(other.checkpoint, what)
+        facts = zip(_shared_facts(first).items(), _shared_facts(other).values(), strict=True)
+        for (what, before), now in facts:
             if before != now:
                 raise CheckpointError(
                     f"{path}: the folds cannot be taken together, they differ in their {what}",
@@ -174,6 +176,17 @@ def load_networks(path: Path) -> list[Loaded]:
                     "restore the run that was replaced, or use the folds one by one",
                 )
     return networks
+
+
+def _shared_facts(network: Loaded) -> dict[str, Any]:
+    """What must be the same of networks that predict together."""
+    stored = network.checkpoint
+    return {"network": stored.network, "classes": stored.classes, "size of pixels": network.pixel_size}
+
+
+def _load(run: Path) -> Loaded:
+    model, checkpoint = load_model(run)
+    return Loaded(run, model, checkpoint, pixel_size=stored_data(checkpoint).pixel_size)
 
 
 class HeldOut(NamedTuple):
