@@ -24,7 +24,8 @@ averaged (`--symmetries 8` of `tinyunet.predict`), on sets whose images a traini
 
 Each run becomes a line in experiments/records/peers.jsonl, and the page docs/peers.md is made of these lines.
 They were made on several machines (newer lines name the processor), which take unlike numbers of steps in the
-same time.
+same time. On a slow one, `--recorded-steps` takes as many steps as the recorded runs of the same network on
+the same set did.
 """
 
 from __future__ import annotations
@@ -49,12 +50,14 @@ from experiments.digits import comparison, mean_and_range
 from experiments.torch_training import RECIPES, train_pytorch
 from tinyunet import command_line
 from tinyunet.data import ImageSet, split
+from tinyunet.data.pixel_sizes import PixelSizes
 from tinyunet.diagnosis import is_lit_from_one_side
+from tinyunet.errors import OptionError
 from tinyunet.metrics.naming import readable_name
-from tinyunet.metrics.scores import score_images, summarise
+from tinyunet.metrics.scores import Prediction, score_images, summarise
 from tinyunet.models import Network
 from tinyunet.prediction.object_rule import ObjectRule
-from tinyunet.prediction.segmentation import segment_all
+from tinyunet.prediction.segmentation import segment, segment_all
 from tinyunet.reporting.environment import processor
 from tinyunet.sampling import WeightMap
 from tinyunet.training.config import TrainConfig, read_data
@@ -82,6 +85,8 @@ class Task:
         Measures of `tinyunet.evaluate`; the first is the goal's.
     turned : bool
         Whether networks learn from turned images, and are scored in eight symmetries as well.
+    steps_of : str
+        The set whose recorded steps are taken, because a step takes as long; "" for one with minutes.
     """
 
     title: str
@@ -89,8 +94,11 @@ class Task:
     minutes: float
     measures: tuple[str, ...]
     turned: bool = True
+    steps_of: str = ""
 
 
+# In µm. Those of the images are from the data set's files, sub-rat*_SEM.json; four of ten have 0.1.
+ONE_SIZE = {"pixel_size": 0.1, "pixel_sizes": "experiments/axon_pixel_sizes.csv"}
 TASKS = {
     "t98g": Task(
         "T98G cells in phase contrast, the last 3 of 16 images held out",
@@ -104,6 +112,13 @@ TASKS = {
         {"data": "axondeepseg_sem_736x736.npz", "holdout": "20%", "tile": 260},
         3.0,
         ("mean_iou", "iou_1", "iou_2"),
+    ),
+    "axons, one size": Task(
+        "axons and myelin, all images scaled to pixels of 0.1 µm, two of 8 animals held out",
+        {"data": "axondeepseg_sem_736x736.npz", "holdout": "20%", "tile": 260, **ONE_SIZE},
+        3.0,
+        ("mean_iou", "iou_1", "iou_2"),
+        steps_of="axons",
     ),
     "smear": Task(
         "sparse nuclei in smears, the last 2 of 6 images held out",
@@ -154,6 +169,9 @@ class Options:
     """Seeds of initial weights and samples."""
     share: float = 1.0
     """Part of each set's minutes, for a quick look; runs of another length than 1 are not recorded."""
+    recorded_steps: bool = False
+    """Take as many steps as the recorded runs of the same network on the same set took on average, and not
+    the minutes: for a machine that is slower than theirs."""
     data: Path = Path("../shared/data")
     """Folder of the .npz files."""
 
@@ -168,7 +186,10 @@ def main(options: Options) -> None:
                 key: dict[str, Any] = {"task": task, "peer": peer, "seed": seed}
                 if options.share == 1 and any(key.items() <= record.items() for record in records):
                     continue
-                record = key | run(task, peer, seed, options)
+                steps = None
+                if options.recorded_steps or TASKS[task].steps_of:
+                    steps = recorded_steps(records, TASKS[task].steps_of or task, peer)
+                record = key | run(task, peer, seed, options, steps)
                 shown = {name: round(value, 4) for name, value in record["scores"].items()}
                 print(f"{task}, {peer}, seed {seed}: {record['steps']} steps, {shown}", flush=True)
                 if options.share == 1:
@@ -184,27 +205,60 @@ def read_records() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
 
 
-def run(name: str, peer: str, seed: int, options: Options) -> dict[str, Any]:
-    """Train one network for the task's time and score it on the held-out images."""
+def recorded_steps(records: Sequence[dict[str, Any]], name: str, peer: str) -> int:
+    """Return the mean number of steps of a network's recorded runs on a set."""
+    steps = [one["steps"] for one in records if (one["task"], one["peer"]) == (name, peer)]
+    if not steps:
+        raise OptionError(
+            f"{peer} has no recorded run on {name}, whose steps could be taken",
+            remedy="run it there first, for its minutes",
+        )
+    return round(statistics.mean(steps))
+
+
+def run(name: str, peer: str, seed: int, options: Options, steps: int | None = None) -> dict[str, Any]:
+    """Train one network for the task's time, or for some steps, and score it on the held-out images."""
     task = TASKS[name]
     config, training_set, held_out = prepare(task, peer, seed, options.data)
     seconds = 60 * task.minutes * options.share
+    steps = steps and round(steps * options.share)
     if peer in RECIPES:
-        network, steps, took = train_pytorch(RECIPES[peer], config, training_set, held_out, seconds)
+        network, made, took = train_pytorch(RECIPES[peer], config, training_set, held_out, seconds, steps)
     else:
-        network, steps, took = train_ours(config, training_set, held_out, seconds)
-    scored = partial(
-        score, network, held_out, task.measures, tile=config.tile, rule=ObjectRule.of(training_set)
-    )
-    record = {"steps": steps, "cpu_seconds": round(took, 1), "processor": processor(), "scores": scored()}
+        network, made, took = train_ours(config, training_set, held_out, seconds, steps)
+    scored = partial(score, network, config, held_out, task.measures, ObjectRule.of(training_set))
+    record = {"steps": made, "cpu_seconds": round(took, 1), "processor": processor(), "scores": scored()}
     return record | ({SYMMETRIC: scored(symmetries=8)} if task.turned else {})
 
 
-def score(network: Network, held_out: ImageSet, measures: Sequence[str], **options: Any) -> dict[str, Any]:
-    """Predict and score the held-out images; the options are those of `segment`."""
-    predictions = segment_all([network], held_out, **options)
-    found, _ = summarise([one.scores for one in score_images(held_out, predictions)])
+def score(
+    network: Network,
+    config: TrainConfig,
+    held_out: ImageSet,
+    measures: Sequence[str],
+    rule: ObjectRule,
+    **options: Any,
+) -> dict[str, Any]:
+    """Predict the held-out images and score them; the options are those of `segment`."""
+    images, predictions = predict_as_they_are(network, config, held_out, rule, **options)
+    found, _ = summarise([one.scores for one in score_images(images, predictions)])
     return {measure: found[measure].score for measure in measures if measure in found}
+
+
+def predict_as_they_are(
+    network: Network, config: TrainConfig, held_out: ImageSet, rule: ObjectRule, **options: Any
+) -> tuple[ImageSet, Iterator[Prediction]]:
+    """Return the held-out images at their own pixels, whatever the network sees, with its predictions."""
+    options["tile"] = config.tile
+    if config.pixel_size is None:
+        return held_out, segment_all([network], held_out, rule=rule, **options)
+    sizes = PixelSizes(config.data, config.pixel_sizes, labels=True)
+    _, images = split(read_data(replace(config, pixel_size=None)), config.holdout)
+    factors = [sizes.factors(name, config.pixel_size) for name in images.names]
+    return images, (
+        segment([network], image, factors=each, rule=rule.scaled((1 / each[0], 1 / each[1])), **options)
+        for image, each in zip(images.images, factors, strict=True)
+    )
 
 
 def prepare(task: Task, peer: str, seed: int, data: Path) -> tuple[TrainConfig, ImageSet, ImageSet]:
@@ -222,10 +276,14 @@ def prepare(task: Task, peer: str, seed: int, data: Path) -> tuple[TrainConfig, 
 
 
 def train_ours(
-    config: TrainConfig, training_set: ImageSet, held_out: ImageSet, seconds: float
+    config: TrainConfig,
+    training_set: ImageSet,
+    held_out: ImageSet,
+    seconds: float,
+    steps: int | None = None,
 ) -> tuple[Network, int, float]:
-    """Train by tinyunet."""
-    steps = steps_within(seconds, config, training_set, held_out)
+    """Train by tinyunet: for some CPU seconds, or for some steps."""
+    steps = steps or steps_within(seconds, config, training_set, held_out)
     fitted = replace(config, steps=steps, validate_every=steps)
     trainer = Trainer(fitted, training_set, held_out)
     started = time.process_time()
@@ -280,7 +338,10 @@ def _table(task: Task, records: list[dict[str, Any]]) -> str:
         [record["scores"][measures[0]] for record in records if record["peer"] == peer]
         for peer in ("tinyunet", "PyTorch, Adam")
     )
-    return f"**{comparison(measures[0], ours, theirs)}** {task.minutes:g} CPU minutes each.\n\n{table}"
+    how_long = f"{task.minutes:g} CPU minutes each."
+    if task.steps_of:
+        how_long = f"As many steps as the same networks made on the images as they are, in {how_long}"
+    return f"**{comparison(measures[0], ours, theirs)}** {how_long}\n\n{table}"
 
 
 if __name__ == "__main__":

@@ -175,9 +175,14 @@ class Adapter(Network):
 
 
 def train_pytorch(
-    recipe: TorchRecipe, config: TrainConfig, training_set: ImageSet, held_out: ImageSet, seconds: float
+    recipe: TorchRecipe,
+    config: TrainConfig,
+    training_set: ImageSet,
+    held_out: ImageSet,
+    seconds: float,
+    steps: int | None = None,
 ) -> tuple[Network, int, float]:
-    """Train by PyTorch, channels last; the schedule follows the time that has passed.
+    """Train by PyTorch, channels last, for some CPU seconds or for some steps, which the schedule follows.
 
     Returns
     -------
@@ -195,14 +200,15 @@ def train_pytorch(
     network: Any = recipe.network(setup.model_options["in_channels"], classes)
     network = network.to(memory_format=torch.channels_last)
     optimiser = recipe.optimiser(list(network.parameters()))
-    peak, took, steps = optimiser.param_groups[0]["lr"], 0.0, 0
+    peak, took, made = optimiser.param_groups[0]["lr"], 0.0, 0
     for sample in setup.sampler.stream(0, 10**9):
         started = time.process_time()
-        optimiser.param_groups[0]["lr"] = peak * recipe.schedule(min(1.0, took / seconds))
+        share = made / steps if steps else took / seconds
+        optimiser.param_groups[0]["lr"] = peak * recipe.schedule(min(1.0, share))
         _step(recipe, network, optimiser, batch.finish(sample, classes))
-        took, steps = took + time.process_time() - started, steps + 1
-        if took >= seconds:
-            return Adapter(network, setup), steps, took
+        took, made = took + time.process_time() - started, made + 1
+        if made >= steps if steps else took >= seconds:
+            return Adapter(network, setup), made, took
     raise AssertionError("the sampler's stream has an end")
 
 
