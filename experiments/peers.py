@@ -253,7 +253,7 @@ def predict_as_they_are(
     if config.pixel_size is None:
         return held_out, segment_all([network], held_out, rule=rule, **options)
     sizes = PixelSizes(config.data, config.pixel_sizes, labels=True)
-    _, images = split(read_data(replace(config, pixel_size=None)), config.holdout)
+    _, images = split(read_data(replace(config, pixel_size=None, pixel_sizes=None)), config.holdout)
     factors = [sizes.factors(name, config.pixel_size) for name in images.names]
     return images, (
         segment([network], image, factors=each, rule=rule.scaled((1 / each[0], 1 / each[1])), **options)
