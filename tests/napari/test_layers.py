@@ -84,7 +84,7 @@ def test_other_archives_have_no_places(tmp_path):
 
 
 def test_the_size_of_a_layers_pixels():
-    """Of a layer whose units are lengths; those of others are pixels."""
+    """They are known if the layer's units are lengths, and not pixels, the default."""
     layers = pytest.importorskip("napari.layers")
     pixels = np.zeros((3, 8, 8))
     layer = layers.Image(pixels, scale=(1, -250, 500), units=("um", "nm", "nm"))

@@ -43,26 +43,26 @@ def at_pixel_size(images: ImageSet, pixel_size: float, sizes: PixelSizes) -> Ima
         As `PixelSizes.factors`.
     """
     factors = [sizes.factors(name, pixel_size) for name in images.names]
-    before, labels = images, images.labels
+    labels = images.labels
 
     def image(number: int) -> Image:
-        return scaled(before.images[number], factors[number])
+        return scaled(images.images[number], factors[number])
 
     def label(number: int) -> Labels:
         assert labels is not None
         return scaled_labels(labels[number], factors[number])
 
     def checksums(number: int) -> tuple[int, int]:
-        if before.checksums is not None:
-            of_image, of_label = before.checksums[number]
+        if images.checksums is not None:
+            of_image, of_label = images.checksums[number]
         else:
-            of_image = checksum(before.images[number])
+            of_image = checksum(images.images[number])
             of_label = 0 if labels is None else checksum(labels[number])
         return of_image, zlib.crc32(repr(factors[number]).encode(), of_label)
 
-    seen = {name: sizes.find(name) for name in images.names}
-    ordered = sorted(size for size in seen.values() if size is not None)
-    low, high = size_text(ordered[0]), size_text(ordered[-1])
+    low, high = (
+        size_text((down * pixel_size, across * pixel_size)) for down, across in (min(factors), max(factors))
+    )
     scaled_from = low if low == high else f"{low} to {high}"
     text = f"scaled from pixels of {scaled_from}, to {pixel_size:g} µm"
     return replace(

@@ -265,6 +265,8 @@ def read_labelled(
     ------
     DataError
         The labels have values that are no class of the table; and as `read_images`.
+    OptionError
+        The options say how large pixels are, and nothing is scaled.
     """
     if options.pixel_sizes is not None and pixel_size is None:
         raise OptionError(
