@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import tinyunet as tu
+from tinyunet.backend import products
+from tinyunet.backend.jit import kernel
 from tinyunet.errors import OptionError
 from tinyunet.ops import conv2d, conv2d_winograd, conv2d_winograd_transforms
 
@@ -99,6 +101,32 @@ def test_matrices_give_the_correlation_exactly(points):
         for e in range(6):
             y = a_t @ (g[:, r] * b_t[:, e])
             assert list(y) == [int(i + r == e) for i in range(4)]
+
+
+@pytest.mark.parametrize("factor", ["weight", "output_grad"])
+def test_right_factors_have_zeros_after_the_last_filter(factor):
+    """They are multiplied too, and denormal numbers that memory happens to hold would slow that down."""
+    filters, room = 21, products.padded(21)
+    given = np.random.default_rng(0).standard_normal((5, 5, filters), dtype=np.float32)
+    u = np.full((36, room), np.nan, np.float32)
+    if factor == "weight":
+        transform_of_weight(given, u)
+    else:
+        transform_of_output_grad(given, u)
+    assert np.isfinite(u[:, :filters]).all()
+    np.testing.assert_array_equal(u[:, filters:], 0)
+
+
+@kernel
+def transform_of_weight(weight, u):
+    conv2d_winograd_transforms.transform_weight(weight, 0, weight.shape[2], u, 0, u.shape[1], weight.shape[2])
+
+
+@kernel
+def transform_of_output_grad(grad, z):
+    filters = grad.shape[2]
+    row = grad.shape[1] * filters
+    conv2d_winograd_transforms.transform_output_grad(grad, 0, row, filters, z, 0, z.shape[1], filters)
 
 
 @pytest.mark.parametrize("shape", [(1, 150, 141, 8, 16, 0), (2, 14, 11, 300, 270, 1)])

@@ -11,7 +11,9 @@ rows and panels of 64:
     row 0      0 … 63          6400 … 6463
     row 1      64 … 127        6464 … 6527
 
-The last panel has the columns that are left, rounded up to whole registers (`padded`).
+The last panel has the columns that are left, rounded up to whole registers (`padded`). The room after them is
+filled with zeros. It is multiplied like the rest, though the products go nowhere, and what memory happens to
+hold may be tiny: numbers below 1e-38 take a processor by Intel a hundred times as long as others.
 
 **In registers.** C = A B is computed in tiles of some rows and one panel. The sums of a tile stay in
 registers. For each column of A and row of B, a tile of 6 rows and 4 registers loads the 4 registers of B,
@@ -73,6 +75,8 @@ def write_row(numbers, row, rows, panels):
         source, target = numbers[left : left + PANEL], panels[left * rows + row * width :]
         for e in range(source.size):
             target[e] = source[e]
+        for e in range(source.size, width):
+            target[e] = 0
 
 
 def in_panels(factors):

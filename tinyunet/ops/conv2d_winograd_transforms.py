@@ -188,17 +188,17 @@ def _input(d, at, row, pixel, v, to, plane, count):
 
 @inlined_kernel
 def _output_grad(d, at, row, pixel, z, to, plane, count):
-    """A d Aᵀ: first along the four columns, then along the six rows of the result."""
+    """A d Aᵀ: first along the four columns, then along the six rows of the result. Lanes left over get 0."""
     a = output_grad_1d(*_load4(d, at, row, count))
     b = output_grad_1d(*_load4(d, at + pixel, row, count))
     c = output_grad_1d(*_load4(d, at + 2 * pixel, row, count))
     e = output_grad_1d(*_load4(d, at + 3 * pixel, row, count))
-    _store6(z, to, plane, count, output_grad_1d(a[0], b[0], c[0], e[0]))
-    _store6(z, to + 6 * plane, plane, count, output_grad_1d(a[1], b[1], c[1], e[1]))
-    _store6(z, to + 12 * plane, plane, count, output_grad_1d(a[2], b[2], c[2], e[2]))
-    _store6(z, to + 18 * plane, plane, count, output_grad_1d(a[3], b[3], c[3], e[3]))
-    _store6(z, to + 24 * plane, plane, count, output_grad_1d(a[4], b[4], c[4], e[4]))
-    _store6(z, to + 30 * plane, plane, count, output_grad_1d(a[5], b[5], c[5], e[5]))
+    _store6(z, to, plane, LANES, output_grad_1d(a[0], b[0], c[0], e[0]))
+    _store6(z, to + 6 * plane, plane, LANES, output_grad_1d(a[1], b[1], c[1], e[1]))
+    _store6(z, to + 12 * plane, plane, LANES, output_grad_1d(a[2], b[2], c[2], e[2]))
+    _store6(z, to + 18 * plane, plane, LANES, output_grad_1d(a[3], b[3], c[3], e[3]))
+    _store6(z, to + 24 * plane, plane, LANES, output_grad_1d(a[4], b[4], c[4], e[4]))
+    _store6(z, to + 30 * plane, plane, LANES, output_grad_1d(a[5], b[5], c[5], e[5]))
 
 
 @inlined_kernel
@@ -227,16 +227,16 @@ def _store_column(y, to, row, count, values, bias, floor):
 
 @inlined_kernel
 def _weight(weight, at, tap, u, to, plane, count):
-    """G g Gᵀ: first along the three columns, then along the six rows of the result."""
+    """G g Gᵀ: first along the three columns, then along the six rows of the result. Lanes left over get 0."""
     a = weight_1d(*_load3(weight, at, 3 * tap, count))
     b = weight_1d(*_load3(weight, at + tap, 3 * tap, count))
     c = weight_1d(*_load3(weight, at + 2 * tap, 3 * tap, count))
-    _store6(u, to, plane, count, weight_1d(a[0], b[0], c[0]))
-    _store6(u, to + 6 * plane, plane, count, weight_1d(a[1], b[1], c[1]))
-    _store6(u, to + 12 * plane, plane, count, weight_1d(a[2], b[2], c[2]))
-    _store6(u, to + 18 * plane, plane, count, weight_1d(a[3], b[3], c[3]))
-    _store6(u, to + 24 * plane, plane, count, weight_1d(a[4], b[4], c[4]))
-    _store6(u, to + 30 * plane, plane, count, weight_1d(a[5], b[5], c[5]))
+    _store6(u, to, plane, LANES, weight_1d(a[0], b[0], c[0]))
+    _store6(u, to + 6 * plane, plane, LANES, weight_1d(a[1], b[1], c[1]))
+    _store6(u, to + 12 * plane, plane, LANES, weight_1d(a[2], b[2], c[2]))
+    _store6(u, to + 18 * plane, plane, LANES, weight_1d(a[3], b[3], c[3]))
+    _store6(u, to + 24 * plane, plane, LANES, weight_1d(a[4], b[4], c[4]))
+    _store6(u, to + 30 * plane, plane, LANES, weight_1d(a[5], b[5], c[5]))
 
 
 @inlined_kernel
