@@ -48,6 +48,15 @@ def test_files_of_called_kernels_count() -> None:
     }  # operators
 
 
+def _through_a_module(x):
+    return conv2d_winograd_transforms.input_1d(x, x, x, x, x, x)
+
+
+def test_files_of_kernels_called_through_their_module_count() -> None:
+    names = {Path(file).name for file in jit.kernel(_through_a_module).source_files}
+    assert "conv2d_winograd_transforms.py" in names
+
+
 def _divide(x, divisor, y):
     for i in range(x.size):
         y[i] = x[i] / divisor

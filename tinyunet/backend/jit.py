@@ -30,6 +30,7 @@ import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 import numba
@@ -179,8 +180,12 @@ def _source_files(function: Callable[..., Any]) -> list[str]:
     The operators of registers belong to no name that a function mentions, so their file is in every list.
     """
     files = {__file__, str(Path(__file__).with_name("simd.py")), function.__code__.co_filename}
-    for name in function.__code__.co_names:
-        files.update(getattr(function.__globals__.get(name), "source_files", ()))
+    names = function.__code__.co_names
+    mentioned = [function.__globals__.get(name) for name in names]
+    modules = [value for value in mentioned if isinstance(value, ModuleType)]
+    mentioned += [getattr(module, name, None) for module in modules for name in names]
+    for value in mentioned:
+        files.update(getattr(value, "source_files", ()))
     return sorted(files)
 
 
