@@ -17,6 +17,16 @@ def product_transposed(a, b, add, c):
     products.multiply_transposed(a, b, add, c)
 
 
+@kernel
+def product_of_windows(line, step, length, b, add, c):
+    products.multiply_windows(line, step, length, b, add, c)
+
+
+@kernel
+def product_of_windows_transposed(line, step, count, b, add, c):
+    products.multiply_windows_transposed(line, step, count, b, add, c)
+
+
 def in_panels(matrix, in_room=np.nan):
     """Write a matrix in panels, with a number in the room of the last one."""
     rows, columns = matrix.shape
@@ -70,3 +80,21 @@ def test_equals_numpy(rows, summands, columns, add, dtype):
         np.testing.assert_array_equal(out, expected)
         out[...] = 7
         np.testing.assert_array_equal(around, 7)  # nothing else was written
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(("step", "length"), [(1, 3), (3, 9), (4, 4), (7, 300)])
+def test_windows_equal_numpy(step, length, add):
+    """Windows that overlap, that touch, and of more than one piece. Whole numbers, as above."""
+    count, columns = 21, 70
+    rng = np.random.default_rng(0)
+    line = rng.integers(-9, 9, (count - 1) * step + length).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(line, length)[::step]
+    for kind, number, a in (
+        (product_of_windows, length, windows),
+        (product_of_windows_transposed, count, windows.T),
+    ):
+        b = rng.integers(-9, 9, (a.shape[1], columns)).astype(np.float32)
+        out = np.ones((len(a), columns), np.float32)
+        kind(line, step, number, in_panels(b), add, out)
+        np.testing.assert_array_equal(out, a @ b + (1 if add else 0))

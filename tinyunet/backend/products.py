@@ -111,6 +111,18 @@ def multiply_transposed(a, b, add, c):
 
 
 @kernel
+def multiply_windows(line, step, length, b, add, c):
+    """Multiply by B the windows of a line, each `length` numbers from `step` · i on, as rows i of A."""
+    _multiply(line, step, 1, length, b, add, c)
+
+
+@kernel
+def multiply_windows_transposed(line, step, count, b, add, c):
+    """Multiply Aᵀ by B, for such windows, `count` of them, as rows of A."""
+    _multiply(line, 1, step, count, b, add, c)
+
+
+@kernel
 def _multiply(a, row, summand, summands, b, add, c):
     """C = A B or C + A B. row, summand : the distances between two rows, and two summands, of A's memory."""
     rows, columns = c.shape

@@ -23,7 +23,14 @@ from numba import prange
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, active_backend, allocator
 from tinyunet.backend.jit import kernel, new_tasks, next_task, parallel_kernel
-from tinyunet.backend.products import in_panels, multiply, multiply_transposed, padded, write_row
+from tinyunet.backend.products import (
+    in_panels,
+    multiply_windows,
+    multiply_windows_transposed,
+    padded,
+    panel_width,
+    write_row,
+)
 from tinyunet.errors import OptionError, ShapeError, describe
 from tinyunet.ops import conv2d_cuda, conv2d_winograd
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
@@ -190,8 +197,10 @@ def backward_bias_and_relu(grad_output, rectified, needs_bias, weight_shape=None
     return backward_of_relu(grad_output, rectified), None
 
 
-# Numba: each row of the output is a matrix product: its windows, laid out as the rows of a matrix, times the
-# weights in panels. For 3×3 windows over many channels, `conv2d_winograd` does it with fewer multiplications.
+# Numba: each row of the output is a sum of matrix products, one for each row of the window. The rows of the
+# left factor are the pieces of a row of x that the window covers, which overlap in memory. The right factor,
+# weights or gradients, is in panels. For 3×3 windows over many channels, `conv2d_winograd` does it with fewer
+# multiplications.
 
 
 def forward_numba(x, weight, bias, padding, relu):
@@ -202,47 +211,28 @@ def forward_numba(x, weight, bias, padding, relu):
         return conv2d_winograd.forward(x, weight, bias, padding, relu)
     x = np.ascontiguousarray(pad(x, padding))
     y = allocator.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2] - size + 1, filters), x.dtype)
-    panels = in_panels(weight.reshape(1, size * size * channels, filters))[0]
-    _forward(x, size, panels, bias, relu, y, new_tasks())
+    panels = in_panels(weight.reshape(size, size * channels, filters))
+    _forward(_lines(x), x.shape[1], channels, panels, bias, relu, y, new_tasks())
     return y
 
 
 @parallel_kernel
-def _forward(x, size, weight, bias, relu, y, tasks):
+def _forward(x, x_height, channels, weight, bias, relu, y, tasks):
     batch, height, width, filters = y.shape
+    size = len(weight)
     for _worker in prange(tasks.workers):
-        memory = np.empty((width, size * size * x.shape[3]), x.dtype)
         row = next_task(tasks.taken)
         while row < batch * height:
             n, i = row // height, row % height
             out = y[n, i]
-            multiply(_windows(x, n, i, size, memory), weight, False, out)
+            for p in range(size):
+                line = x[n * x_height + i + p]
+                multiply_windows(line, channels, size * channels, weight[p], p > 0, out)
             for j in range(width):
                 for f in range(filters):
                     value = out[j, f] + bias[f]
                     out[j, f] = 0 if relu and value < 0 else value  # a NaN stays
             row = next_task(tasks.taken)
-
-
-@kernel
-def _windows(x, n, i, size, memory):
-    """The windows of output row i as rows of a matrix: windows[j, (p, q, c)] = x[n, i + p, j + q, c]."""
-    if size == 1:
-        return x[n, i]
-    channels = x.shape[3]
-    length = size * channels
-    for p in range(size):
-        line = x[n, i + p].reshape(x.shape[2] * channels)
-        if channels < 8:  # strides cost less than a loop over few elements
-            for e in range(length):
-                for j in range(len(memory)):
-                    memory[j, p * length + e] = line[j * channels + e]
-        else:
-            for j in range(len(memory)):
-                source, window = line[j * channels :], memory[j, p * length : (p + 1) * length]
-                for e in range(length):
-                    window[e] = source[e]
-    return memory
 
 
 def backward_input_numba(grad_output, weight, padding):
@@ -262,25 +252,30 @@ def backward_weight_numba(x, grad_output, padding, size):
     x = np.ascontiguousarray(pad(x, padding))
     # The number of parts of the sum over rows depends on shapes alone: fewer for a large gradient.
     columns = size * size * channels
-    parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), columns, filters), x.dtype)
-    _backward_weight(x, np.ascontiguousarray(grad_output), size, parts, new_tasks())
+    parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), size, size * channels, filters), x.dtype)
+    _backward_weight(_lines(x), x.shape[1], np.ascontiguousarray(grad_output), parts, new_tasks())
     return parts.sum(axis=0).reshape(size, size, channels, filters)
 
 
 @parallel_kernel
-def _backward_weight(x, grad_output, size, parts, tasks):
+def _backward_weight(x, x_height, grad_output, parts, tasks):
     batch, height, width, filters = grad_output.shape
-    rows, count = batch * height, len(parts)
+    count, size, length, _ = parts.shape
+    rows = batch * height
+    in_place = filters == panel_width(filters, 0)  # one panel without room: a row of the gradient as it lies
     for _worker in prange(tasks.workers):
-        memory = np.empty((width, parts.shape[1]), x.dtype)
-        panels = np.empty(width * padded(filters), x.dtype)
+        memory = np.empty(width * padded(filters), x.dtype)
         part = next_task(tasks.taken)
         while part < count:
             for row in range(rows * part // count, rows * (part + 1) // count):
                 n, i = row // height, row % height
-                for j in range(width):
-                    write_row(grad_output[n, i, j], j, width, panels)
-                multiply_transposed(_windows(x, n, i, size, memory), panels, True, parts[part])
+                panels = grad_output[n, i].reshape(-1) if in_place else memory
+                if not in_place:
+                    for j in range(width):
+                        write_row(grad_output[n, i, j], j, width, memory)
+                for p in range(size):
+                    line = x[n * x_height + i + p]
+                    multiply_windows_transposed(line, length // size, width, panels, True, parts[part, p])
             part = next_task(tasks.taken)
 
 
