@@ -4,6 +4,8 @@ Each mutation replaces one NumPy kernel in the table during a test. The checks a
 other tests call.
 """
 
+import copy
+
 import numpy as np
 import pytest
 from oracle import assert_equals_torch, random_arrays
@@ -77,8 +79,16 @@ def arguments(change):
 
 
 def result(change):
-    """A mutation of the correct result, which also knows the arguments."""
-    return lambda kernel: lambda *original: change(kernel(*original), *original)
+    """A mutation of the correct result, which also knows the arguments as they were before."""
+
+    def mutation(kernel):
+        def mutant(*original):
+            before = copy.deepcopy(original)  # a kernel may write over its first
+            return change(kernel(*original), *before)
+
+        return mutant
+
+    return mutation
 
 
 def without(array, *index):
@@ -127,19 +137,19 @@ MUTATIONS = {
     ("batch_norm", "backward"): {
         "sign": SIGN,
         "scale": SCALE,
-        "no ReLU": arguments(lambda *a: (*a[:-1], False)),
+        "no ReLU": arguments(lambda *a: (*a[:-2], False, a[-1])),
         "the ReLU as if without shift": arguments(lambda g, x, s, b, *more: (g, x, s, 0 * b, *more)),
         "the ReLU as if without scale": result(
-            lambda r, g, x, scale, shift, mean, variance, relu: (r[0] / scale * abs(scale), *r[1:])
+            lambda r, g, x, scale, *_: (r[0] / scale * abs(scale), *r[1:])
         ),
         "the mean does not depend on x": of_norm(
-            0, lambda r, g, x, scale, shift, mean, variance, relu: r + 0.01 * r.mean() + 0.01 * scale
+            0, lambda r, g, x, scale, *_: r + 0.01 * r.mean() + 0.01 * scale
         ),
         "the variance does not depend on x": of_norm(0, lambda r, g, x, *_: r + 0.01 * (x - x.mean())),
         "of the unbiased variance": arguments(
-            lambda g, x, s, b, m, v, relu: (g, x, s, b, m, v * 32 / 31, relu)
+            lambda g, x, s, b, m, v, *more: (g, x, s, b, m, v * 32 / 31, *more)
         ),
-        "EPSILON twice": arguments(lambda g, x, s, b, m, v, relu: (g, x, s, b, m, v + 1e-5, relu)),
+        "EPSILON twice": arguments(lambda g, x, s, b, m, v, *more: (g, x, s, b, m, v + 1e-5, *more)),
         "scale's by x that is not centred": of_norm(1, lambda r, g, x, *_: r + (g * x.mean()).sum()),
         "shift's missing": of_norm(2, lambda r, *_: 0 * r),
         "scale's and shift's exchanged": result(lambda r, *_: (r[0], r[2], r[1])),
@@ -184,8 +194,8 @@ MUTATIONS = {
     ("conv2d", "backward_relu"): {
         "sign": SIGN,
         "scale": SCALE,
-        "no ReLU": result(lambda r, g, y, c: (g, r[1])),
-        "the bias is added after the ReLU": result(lambda r, g, y, c: (r[0], g.sum(axis=(0, 1, 2)))),
+        "no ReLU": result(lambda r, g, *_: (g, r[1])),
+        "the bias is added after the ReLU": result(lambda r, g, *_: (r[0], g.sum(axis=(0, 1, 2)))),
     },
     ("conv_transpose2d", "backward_input"): {
         "sign": SIGN,

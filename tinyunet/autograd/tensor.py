@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinyunet.backend import array_library, require_on_backend, to_backend, to_host
+from tinyunet.backend import active_backend, array_library, require_on_backend, to_backend, to_host
 from tinyunet.backend.changes import count_changes
-from tinyunet.backend.sums import add_arrays
+from tinyunet.backend.sums import add_arrays, add_into
 from tinyunet.errors import GraphError, ShapeError
 
 # The op behind each operator of a tensor. `tinyunet.ops` puts it here: this module cannot import ops.
@@ -194,9 +194,9 @@ def _output_gradient(tensor: Tensor, grad: ArrayLike | None) -> NDArray[Any]:
 def _propagate(output: Tensor, grad: NDArray[Any], on_leaf: Callable[[Tensor], None] | None) -> None:
     """Apply the chain rule from the newest op to the oldest.
 
-    `pending` holds the gradient that has arrived so far for the output of each op. An op is taken when all
-    newer ops are done: then nothing more can arrive. A leaf has no such moment of its own. Its gradient is
-    complete when every op that takes it has sent its part, which `uses` counts down.
+    An op is taken when all newer ops are done: then nothing more can arrive for its output. A leaf has no
+    such moment of its own. Its gradient is complete when every op that takes it has sent its part, which
+    `uses` counts down.
     """
     if output._function is None:
         _accumulate(output, grad)
@@ -204,12 +204,13 @@ def _propagate(output: Tensor, grad: NDArray[Any], on_leaf: Callable[[Tensor], N
             on_leaf(output)
         return
     uses = _uses_of_leaves(output._function) if on_leaf else Counter()
-    pending: dict[Function, NDArray[Any]] = {output._function: grad}
+    pending = _Pending()
+    pending.add(output._function, grad, is_new=True)
     newest_first = [(-output._function.serial_number, output._function)]
     while newest_first:
         _, function = heapq.heappop(newest_first)
         function.require_unreleased()
-        gradients = function.backward(pending.pop(function))
+        gradients = _gradients_of(function, pending)
         for source, gradient in zip(function.sources, gradients, strict=True):
             if source is None or gradient is None:
                 continue
@@ -218,13 +219,52 @@ def _propagate(output: Tensor, grad: NDArray[Any], on_leaf: Callable[[Tensor], N
                 uses[source] -= 1
                 if on_leaf and not uses[source]:
                     on_leaf(source)
-            elif source in pending:
-                pending[source] = add_arrays(pending[source], gradient)
-            else:
-                pending[source] = gradient
+            elif pending.add(source, gradient, function.returns_new):
                 heapq.heappush(newest_first, (-source.serial_number, source))
         function.release()
         del gradients, gradient  # else they would live while the next op, which is given them, runs
+
+
+class _Pending:
+    """The gradients that have arrived so far for the outputs of ops.
+
+    Where no one else has such an array, more is added in place, and its op may overwrite it.
+    """
+
+    def __init__(self) -> None:
+        self._arrived: dict[Function, NDArray[Any]] = {}
+        self._unshared: set[Function] = set()  # the ops whose array no one else has
+        self._in_place = active_backend() in ("numpy", "numba")
+
+    def add(self, function: Function, gradient: NDArray[Any], is_new: bool) -> bool:
+        """Add a gradient, an array that no one else has if `is_new`. Returns whether it is the op's first."""
+        arrived = self._arrived.get(function)
+        if function in self._unshared:
+            add_into(arrived, gradient)
+            return False
+        self._arrived[function] = gradient if arrived is None else add_arrays(arrived, gradient)
+        if self._in_place and (is_new or arrived is not None):
+            self._unshared.add(function)
+        return arrived is None
+
+    def unshared(self, function: Any) -> NDArray[Any] | None:
+        """What has arrived for an op, if no one else has it."""
+        return self._arrived[function] if function in self._unshared else None
+
+    def take(self, function: Function) -> NDArray[Any]:
+        """Hand an op the gradient of its output."""
+        function.may_overwrite = function in self._unshared
+        self._unshared.discard(function)
+        return self._arrived.pop(function)
+
+
+def _gradients_of(function: Function, pending: _Pending) -> tuple[NDArray[Any] | None, ...]:
+    """The gradients of an op's inputs. None for one that the op adds itself to what has arrived."""
+    total = pending.unshared(function.sources[0])
+    if function.add_backward is None or total is None:
+        return function.backward(pending.take(function))
+    function.add_backward(pending.take(function), total)
+    return (None,)
 
 
 def _uses_of_leaves(newest: Function) -> Counter[Tensor]:
@@ -255,12 +295,20 @@ class Function:
     for each input whether its gradient is needed: all False under `no_grad`, when nothing is saved. If
     `forward` saves the array of an input, that must not be changed before `backward`: then `saved` raises a
     GraphError.
+
+    Some ops wait for memory more than they compute. To spare it, a subclass may say that the arrays which
+    `backward` returns are new, `returns_new`; then others may add to them. It may write over the gradient
+    that it is given where the pass has set `may_overwrite`. An op with one input may define
+    `add_backward(grad_output, total)`, which adds the input's gradient to what has arrived from other ops.
     """
 
     name = "function"
+    returns_new = False
+    add_backward: Callable[[NDArray[Any], NDArray[Any]], None] | None = None
 
     def __init__(self) -> None:
         self.needs_grad: tuple[bool, ...] = ()
+        self.may_overwrite = False
         self.sources: tuple[Tensor | Function | None, ...] = ()
         self.serial_number = next(_serial_numbers)
         self._saved: tuple[Any, ...] | None = ()

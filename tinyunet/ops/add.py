@@ -61,6 +61,7 @@ class Add(Function):
     """The op in the graph. Nothing needs saving: the derivative is 1."""
 
     name = "add"
+    returns_new = True
 
     def forward(self, a, b):
         return forward(a, b)

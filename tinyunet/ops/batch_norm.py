@@ -54,7 +54,7 @@ def forward_numpy(x, scale, shift, relu):
     return np.maximum(y, 0) if relu else y, mean, variance
 
 
-def backward_numpy(grad_output, x, scale, shift, mean, variance, relu):
+def backward_numpy(grad_output, x, scale, shift, mean, variance, relu, in_place=False):
     deviation = np.sqrt(variance + EPSILON)
     if relu:
         y = (x - mean) * (scale / deviation) + shift
@@ -135,6 +135,7 @@ class BatchNorm(Function):
     """The op in the graph. The output need not be kept: see above."""
 
     name = "batch_norm"
+    returns_new = True
 
     def forward(self, x, scale, shift, *, relu, on_statistics):
         y, mean, variance = forward(x, scale, shift, relu)
@@ -144,7 +145,7 @@ class BatchNorm(Function):
         return y
 
     def backward(self, grad_output):
-        return backward(grad_output, *self.saved)
+        return backward(grad_output, *self.saved, self.may_overwrite)
 
 
 # Numba: x as one line of numbers, and beside it vectors that repeat the channels' numbers, so that the inner
@@ -163,9 +164,10 @@ def forward_numba(x, scale, shift, relu):
     return y, mean, variance
 
 
-def backward_numba(grad_output, x, scale, shift, mean, variance, relu):
+def backward_numba(grad_output, x, scale, shift, mean, variance, relu, in_place=False):
+    grad = grad_output if in_place else allocator.copy(grad_output)
     lanes, length = _lanes_and_block(x)
-    line, grad_line, grad_x = x.reshape(-1), grad_output.reshape(-1), allocator.empty_like(x)
+    line, grad_line = x.reshape(-1), grad.reshape(-1)
     above_0 = variance + x.dtype.type(EPSILON)
     factor = scale / np.sqrt(above_0)
     repeated = _repeated(lanes, mean, factor, shift)
@@ -174,8 +176,8 @@ def backward_numba(grad_output, x, scale, shift, mean, variance, relu):
     grad_shift, dot = sums.sum(axis=0), dots.sum(axis=0)  # dot: with x - mean
     pixels = x.size // x.shape[3]
     slopes = (numbers.astype(x.dtype) for numbers in (grad_shift / pixels, dot / pixels / above_0))
-    _backward(grad_line, line, length, *repeated, *_repeated(lanes, *slopes), relu, grad_x.reshape(-1))
-    return grad_x, (dot / np.sqrt(above_0)).astype(x.dtype), grad_shift.astype(x.dtype)
+    _backward(grad_line, line, length, *repeated, *_repeated(lanes, *slopes), relu)
+    return grad, (dot / np.sqrt(above_0)).astype(x.dtype), grad_shift.astype(x.dtype)
 
 
 def _lanes_and_block(x):
@@ -269,16 +271,15 @@ def _backward_sums(grad_output, x, length, mean, factor, shift, relu, sums, dots
 
 
 @parallel_kernel
-def _backward(grad_output, x, length, mean, factor, shift, mean_grad, slope, relu, grad_x):
+def _backward(grad, x, length, mean, factor, shift, mean_grad, slope, relu):
     lanes = mean.size
     for block in prange(-(-x.size // length)):
         for first in range(block * length, min((block + 1) * length, x.size), lanes):
-            piece, grads = x[first : first + lanes], grad_output[first : first + lanes]
-            out = grad_x[first : first + lanes]
+            piece, grads = x[first : first + lanes], grad[first : first + lanes]
             for e in range(piece.size):
                 distance = piece[e] - mean[e]
-                grad = 0 if relu and not distance * factor[e] + shift[e] > 0 else grads[e]
-                out[e] = factor[e] * (grad - mean_grad[e] - distance * slope[e])
+                before = 0 if relu and not distance * factor[e] + shift[e] > 0 else grads[e]
+                grads[e] = factor[e] * (before - mean_grad[e] - distance * slope[e])
 
 
 # CUDA: kernels/batch_norm.cu
@@ -294,7 +295,7 @@ def forward_cuda(x, scale, shift, relu):
     return y, mean, variance
 
 
-def backward_cuda(grad_output, x, scale, shift, mean, variance, relu):
+def backward_cuda(grad_output, x, scale, shift, mean, variance, relu, in_place=False):
     grid, pixels, width = _shares(x)
     channels, given = x.shape[3], (grad_output, x, mean, variance, scale, shift)
     sums, dots = (cuda.empty((channels, grid[0]), float) for _ in range(2))

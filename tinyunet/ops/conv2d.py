@@ -77,8 +77,11 @@ def backward_bias_numpy(grad_output):
     return grad_output.sum(axis=(0, 1, 2))
 
 
-def backward_relu_in_two_steps(grad_output, y, weight_shape=None):
-    """The gradient before the ReLU, and that of the bias. CUDA has to know what is multiplied with it."""
+def backward_relu_in_two_steps(grad_output, y, weight_shape=None, in_place=False):
+    """The gradient before the ReLU, and that of the bias.
+
+    CUDA has to know what is multiplied with it. Whether the gradient may be written over is for Numba.
+    """
     grad_output = backward_of_relu(grad_output, y)
     return grad_output, backward_bias(grad_output)
 
@@ -161,6 +164,7 @@ class Conv2d(Function):
     """The op in the graph."""
 
     name = "conv2d"
+    returns_new = True
 
     def forward(self, x, weight, bias, *, padding, relu):
         x = as_multiplied(x, weight.shape, padding)
@@ -171,7 +175,9 @@ class Conv2d(Function):
     def backward(self, grad_output):
         x, weight, padding, rectified = self.take_saved()
         needs_x, needs_weight, needs_bias = self.needs_grad
-        grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias, weight.shape)
+        grad_output, grad_bias = backward_bias_and_relu(
+            grad_output, rectified, needs_bias, weight.shape, self.may_overwrite
+        )
         del rectified
         grad_weight = backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None
         del x
@@ -184,16 +190,16 @@ def as_multiplied(x, weight_shape, padding):
     return conv2d_cuda.as_multiplied(x, weight_shape, padding) if on_cuda else x
 
 
-def backward_bias_and_relu(grad_output, rectified, needs_bias, weight_shape=None):
+def backward_bias_and_relu(grad_output, rectified, needs_bias, weight_shape=None, in_place=False):
     """The gradient before the ReLU, if there is one, and that of the bias, if it is needed.
 
     With the shape of a convolution's weight, the first may come in the precision in which its backward
-    multiplies.
+    multiplies. If `in_place`, it may be written over grad_output.
     """
     if rectified is None:
         return grad_output, backward_bias(grad_output) if needs_bias else None
     if needs_bias:
-        return backward_relu(grad_output, rectified, weight_shape)
+        return backward_relu(grad_output, rectified, weight_shape, in_place)
     return backward_of_relu(grad_output, rectified), None
 
 
@@ -285,8 +291,12 @@ def backward_bias_numba(grad_output):
     return _total(partial, grad_output)
 
 
-def backward_relu_numba(grad_output, y, weight_shape=None):
-    before, partial = allocator.empty_like(grad_output), _partial_sums(grad_output)
+def backward_relu_numba(grad_output, y, weight_shape=None, in_place=False):
+    partial = _partial_sums(grad_output)
+    if in_place:
+        _backward_relu_in_place(_lines(grad_output), _lines(y), partial)
+        return grad_output, _total(partial, grad_output)
+    before = allocator.empty_like(grad_output)
     _backward_relu(_lines(grad_output), _lines(y), _lines(before), partial)
     return before, _total(partial, grad_output)
 
@@ -318,6 +328,15 @@ def _backward_relu(grad_output, y, before, partial):
         for e in range(y.shape[1]):
             before[row, e] = grad_output[row, e] if y[row, e] > 0 else 0
         _add_up(before[row], partial[row])  # `before` is still in the cache
+
+
+# Not the kernel above with one array as two: for arrays that overlap, its loop has no vectors.
+@parallel_kernel
+def _backward_relu_in_place(grad, y, partial):
+    for row in prange(len(partial)):
+        for e in range(y.shape[1]):
+            grad[row, e] = grad[row, e] if y[row, e] > 0 else 0
+        _add_up(grad[row], partial[row])  # it is still in the cache
 
 
 @kernel

@@ -155,7 +155,7 @@ def backward_weight(x, grad_output, padding, size, rung=None):
     return sum_parts(parts)
 
 
-def backward_relu(grad_output, y, weight_shape=None, rung=None):
+def backward_relu(grad_output, y, weight_shape=None, in_place=False, rung=None):
     """The gradient before the ReLU, and that of the bias.
 
     The first is a copy rounded to bfloat16 where only products of such copies use it: those with x and with a

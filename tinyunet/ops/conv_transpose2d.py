@@ -124,6 +124,7 @@ class ConvTranspose2d(Function):
     """The op in the graph."""
 
     name = "conv_transpose2d"
+    returns_new = True
 
     def forward(self, x, weight, bias, *, relu):
         overlaps = weight.shape[0] == 4
@@ -143,7 +144,9 @@ class ConvTranspose2d(Function):
         if rectified is None and needs_bias:
             grad_output, grad_bias = backward_bias(grad_output, None if overlaps else weight.shape[2])
         else:
-            grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
+            grad_output, grad_bias = backward_bias_and_relu(
+                grad_output, rectified, needs_bias, in_place=self.may_overwrite
+            )
         del rectified
         if overlaps:
             grad_output = overlapping.with_border(grad_output)

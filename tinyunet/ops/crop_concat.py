@@ -35,7 +35,7 @@ def backward_numpy(grad_output, upsampled_shape, skip_shape):
     _, height, width, channels = upsampled_shape
     grad_skip = np.zeros(skip_shape, grad_output.dtype)
     grad_skip[:, top : top + height, left : left + width] = grad_output[..., channels:]
-    return np.ascontiguousarray(grad_output[..., :channels]), grad_skip
+    return grad_output[..., :channels].copy(), grad_skip
 
 
 def corner(small, large):
@@ -94,6 +94,7 @@ class CropConcat(Function):
     """The op in the graph. Only shapes need saving."""
 
     name = "crop_concat"
+    returns_new = True
 
     def forward(self, upsampled, skip):
         self.save(upsampled.shape, skip.shape)

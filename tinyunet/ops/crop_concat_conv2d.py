@@ -98,6 +98,7 @@ class CropConcatConv2d(Function):
     """The op in the graph."""
 
     name = "crop_concat_conv2d"
+    returns_new = True
 
     def forward(self, upsampled, skip, weight, bias, *, padding, relu):
         y = forward(upsampled, skip, weight, bias, padding, relu)
@@ -108,6 +109,8 @@ class CropConcatConv2d(Function):
         upsampled, skip, weight, padding, rectified = self.take_saved()
         shapes = upsampled.shape, skip.shape
         needs_upsampled, needs_skip, needs_weight, needs_bias = self.needs_grad
+        # Not in place: a gradient that stays where it is splits the memory in which the skip's, twice as
+        # large, is to lie. At 64 channels the peak of a step was 45 MB higher.
         grad_output, grad_bias = conv2d_op.backward_bias_and_relu(grad_output, rectified, needs_bias)
         del rectified
         grad_weight = grad_upsampled = grad_skip = None

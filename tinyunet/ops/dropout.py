@@ -67,6 +67,7 @@ class Dropout(Function):
     """The op in the graph. Backward is forward on the gradient, with the same seed."""
 
     name = "dropout"
+    returns_new = True
 
     def forward(self, x, *, p, seed):
         self.save(p, seed)

@@ -149,6 +149,7 @@ class LinearCrossEntropy(Function):
     """The op in the graph. Forward computes the gradients, and backward only scales them."""
 
     name = "linear_cross_entropy"
+    returns_new = True
 
     def forward(self, x, weight, bias, *, target, pixel_weight):
         energy, *gradients = forward(x, weight, bias, target, pixel_weight, any(self.needs_grad))

@@ -31,12 +31,12 @@ def forward_numpy(x):
     return candidates.max(axis=0), place
 
 
-def backward_numpy(grad_output, place):
+def backward_numpy(grad_output, place, total=None):
     n, height, width, channels = grad_output.shape
-    grad_x = np.zeros((n, 2 * height, 2 * width, channels), grad_output.dtype)
+    grad_x = np.zeros((n, 2 * height, 2 * width, channels), grad_output.dtype) if total is None else total
     for p in (0, 1):
         for q in (0, 1):
-            grad_x[:, p::2, q::2] = np.where(place == 2 * p + q, grad_output, 0)
+            grad_x[:, p::2, q::2] += np.where(place == 2 * p + q, grad_output, 0)
     return grad_x
 
 
@@ -87,6 +87,7 @@ class MaxPool2d(Function):
     """The op in the graph. The places of the maxima are enough for backward."""
 
     name = "max_pool2d"
+    returns_new = True
 
     def forward(self, x):
         y, place = forward(x)
@@ -96,6 +97,10 @@ class MaxPool2d(Function):
     def backward(self, grad_output):
         (place,) = self.saved
         return (backward(grad_output, place),)
+
+    def add_backward(self, grad_output, total):
+        (place,) = self.saved
+        backward(grad_output, place, total)
 
 
 # Numba: one output row at a time, so that each thread writes its own rows. The places are bytes, and a
@@ -177,7 +182,10 @@ def _largest(x, n, i, j, c):
     return best, at
 
 
-def backward_numba(grad_output, place):
+def backward_numba(grad_output, place, total=None):
+    if total is not None:
+        _add_backward(grad_output, place, total)
+        return total
     n, height, width, channels = grad_output.shape
     grad_x = allocator.empty((n, 2 * height, 2 * width, channels), grad_output.dtype)
     _backward(grad_output, place, grad_x)
@@ -194,6 +202,18 @@ def _backward(grad_output, place, grad_x):
                 for c in range(channels):
                     here = place[n, i, j, c] == k
                     grad_x[n, 2 * i + k // 2, 2 * j + k % 2, c] = grad_output[n, i, j, c] if here else 0
+
+
+@parallel_kernel
+def _add_backward(grad_output, place, total):
+    batch, height, width, channels = grad_output.shape
+    for row in prange(batch * height):
+        n, i = row // height, row % height
+        for j in range(width):
+            for k in range(4):
+                for c in range(channels):
+                    here = place[n, i, j, c] == k
+                    total[n, 2 * i + k // 2, 2 * j + k % 2, c] += grad_output[n, i, j, c] if here else 0
 
 
 # CUDA: kernels/max_pool2d.cu

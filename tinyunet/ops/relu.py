@@ -47,6 +47,7 @@ class Relu(Function):
     """The op in the graph. The output is enough for backward."""
 
     name = "relu"
+    returns_new = True
 
     def forward(self, x):
         y = forward(x)
