@@ -265,10 +265,13 @@ show("04-blocks")
 #
 # The same in the engine
 # ----------------------
-# ``tinyunet/ops/conv2d.py`` multiplies blocks of windows, one row of ``y`` each, as ``in_blocks``
-# does. The environment variable ``TINYUNET_CONV=direct`` asks for this version: by itself, the
-# engine computes a layer like ours in the way of chapter 05. Both agree with our loops. PyTorch, if
-# it is installed, gets the arrays in our order (channels last) and in its own (channels first).
+# ``tinyunet/ops/conv2d.py`` takes one row of ``y`` at a time, and copies no window. Under *one* row
+# of the window, each output needs a piece of one line of ``x``, and the next output's piece begins a
+# pixel later. So these pieces are the rows of a matrix as they lie, only that they overlap, and a row
+# of ``y`` is the sum of three products. The environment variable ``TINYUNET_CONV=direct`` asks for
+# this version: by itself, the engine computes a layer like ours in the way of chapter 05. Both agree
+# with our loops. PyTorch, if it is installed, gets the arrays in our order (channels last) and in its
+# own (channels first).
 
 # %%
 import tinyunet as tu
