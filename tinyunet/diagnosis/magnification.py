@@ -35,10 +35,12 @@ def check_pixel_sizes(setup: Setup) -> Iterator[Finding]:
     numbers: dict[str, object] = {name: f"{known[name]:.3g} µm" for name in (smallest, largest)}
     if unknown := len(found) - len(known):
         numbers["unknown"] = f"the size of the pixels of {unknown} of {len(found)} images: --pixel-sizes"
+    size = f"{statistics.median(known.values()):.2g}"
     yield Finding(
         "warning",
         f"the largest pixels are {known[largest] / known[smallest]:.2g} times as wide as the smallest: "
         "equal objects are as different in size",
         numbers=numbers,
-        remedy=f"--pixel-size {statistics.median(known.values()):.2g} scales all images to one size",
+        remedy=f"--pixel-size {size} scales all images to one size; what is proposed without it is for the "
+        "images as they are",
     )
