@@ -3,7 +3,7 @@
 Each entry of the dispatch table is timed at each call, and the median over the turns counts. "Products" is
 the time that the multiplications of the 3×3 convolutions would take at the speed of a large matrix product
 measured in the same run; the time above it goes into Winograd's transforms, memory traffic and small
-products. "The rest" is Python between the calls, and sums of gradients that arrive at one map from two ops.
+products. "The rest" is Python between the calls; max-pooling adds its gradient to the skip's in its own time.
 """
 
 from __future__ import annotations

@@ -28,16 +28,6 @@ class Square(Function):
         return (2 * x * grad_output,)
 
 
-class Sum(Function):
-    """a + b, which hands the same array back for two inputs."""
-
-    def forward(self, a, b):
-        return a + b
-
-    def backward(self, grad_output):
-        return grad_output, grad_output
-
-
 def leaf(*values):
     return Tensor(np.array(values, np.float64), requires_grad=True)
 
@@ -282,16 +272,6 @@ def test_two_leaves_never_share_a_gradient():
     assert d.grad.tolist() == [1, 1]
 
 
-def test_an_array_given_to_two_inputs_is_not_added_to_in_place(backend):
-    """More arrives for only one of them."""
-    a, b = leaf(3.0), leaf(5.0)
-    square_a, square_b = Square.apply(a), Square.apply(b)
-    more = Square.apply(square_a)
-    tu.add(Sum.apply(square_a, square_b), more).backward()
-    assert a.grad.tolist() == [2 * 3 + 4 * 27]
-    assert b.grad.tolist() == [2 * 5]
-
-
 @pytest.mark.parametrize("shape", [(1,), ()])
 def test_an_accumulated_gradient_is_a_new_array(backend, shape):
     """An array also for a tensor without axes: NumPy's sum of two such arrays is a scalar."""
@@ -433,45 +413,3 @@ def test_a_long_chain_of_saved_inputs_needs_no_stack():
     del y
     gc.collect()
     assert end() is None
-
-
-def whole_numbers(*shapes):
-    """Tensors in float32 whose sums and products are not rounded, and the same for PyTorch."""
-    rng = np.random.default_rng(0)
-    numbers = [rng.integers(-4, 5, shape).astype(np.float32) for shape in shapes]
-    return (
-        [Tensor(array, requires_grad=True) for array in numbers],
-        [torch.from_numpy(array.copy()).requires_grad_() for array in numbers],
-    )
-
-
-def test_a_gradient_given_to_two_ops_is_overwritten_by_neither(backend):
-    """A convolution may write the gradient before its ReLU over an array that no other op is given."""
-    (x, *ours), (their_x, *theirs) = whole_numbers((1, 4, 4, 2), (1, 1, 2, 3), (1, 1, 2, 3))
-    Sum.apply(*(tu.conv2d(x, weight, relu=True) for weight in ours)).backward(np.ones((1, 4, 4, 3)))
-    sum(torch.relu(their_x @ weight[0, 0]) for weight in theirs).sum().backward()
-    for tensor, expected in zip((x, *ours), (their_x, *theirs), strict=True):
-        np.testing.assert_array_equal(tensor.grad, expected.grad.numpy())
-
-
-@pytest.mark.parametrize("pooled", ["first", "last"])
-@pytest.mark.parametrize("joined_by", ["conv2d", "a shared gradient"])
-def test_a_map_that_is_pooled_and_goes_on_elsewhere(backend, pooled, joined_by):
-    """Pooling may add its gradient in place to what a convolution sent, which no one else has."""
-    (x, a, b), (their_x, their_a, their_b) = whole_numbers((1, 4, 4, 2), (1, 1, 2, 2), (1, 1, 2, 2))
-    skip, other = tu.conv2d(x, a), tu.conv2d(x, b)
-    steps = {
-        "pool": lambda: tu.max_pool2d(skip),
-        "elsewhere": lambda: tu.conv2d(skip, b) if joined_by == "conv2d" else Sum.apply(skip, other),
-    }
-    order = ["pool", "elsewhere"] if pooled == "first" else ["elsewhere", "pool"]
-    made = {name: steps[name]() for name in order}
-    large = tu.max_pool2d(made["elsewhere"])
-    tu.add(made["pool"], large).backward(np.ones(large.shape))
-
-    their_skip, their_other = their_x @ their_a[0, 0], their_x @ their_b[0, 0]
-    elsewhere = their_skip @ their_b[0, 0] if joined_by == "conv2d" else their_skip + their_other
-    pool = torch.nn.functional.max_pool2d
-    (pool(their_skip.permute(0, 3, 1, 2), 2) + pool(elsewhere.permute(0, 3, 1, 2), 2)).sum().backward()
-    for tensor, expected in zip((x, a, b), (their_x, their_a, their_b), strict=True):
-        np.testing.assert_array_equal(tensor.grad, expected.grad.numpy())

@@ -44,7 +44,7 @@ from tinyunet.ops.checks import AXES, require_axes, require_one_dtype
 
 EPSILON = 1e-5  # added to the variance, as by PyTorch: a channel without any variance stays finite
 
-# NumPy: the reference
+# NumPy: the reference. Whether the gradient may be written over is for Numba.
 
 
 def forward_numpy(x, scale, shift, relu):
