@@ -21,9 +21,10 @@ from tinyunet.data.class_table import ClassTable
 from tinyunet.data.decode import opener_of
 from tinyunet.data.image_set import Image, ImageSet
 from tinyunet.data.layouts import name_of
-from tinyunet.data.pixel_sizes import PixelSizes, Size, size_text
+from tinyunet.data.pixel_sizes import AS_IT_IS, PixelSizes, Size
 from tinyunet.data.planes import PlaneChoice
 from tinyunet.data.readers import image_readers, inferred_layout
+from tinyunet.data.scaled_windows import scaled_windows
 from tinyunet.data.windowed import WindowedImage
 from tinyunet.data.windows import open_windows
 from tinyunet.errors import DataError, OptionError, OutOfMemoryError, RunError, TinyUNetError, first_names
@@ -35,7 +36,7 @@ from tinyunet.prediction.cluster import connected
 from tinyunet.prediction.files import write_prediction
 from tinyunet.prediction.films import FilmWriter
 from tinyunet.prediction.object_rule import ObjectRule
-from tinyunet.prediction.segmentation import AS_IT_IS, segment
+from tinyunet.prediction.segmentation import segment
 from tinyunet.prediction.slides import Share, SlideOptions, SlideWriter
 from tinyunet.prediction.tiling import TILE
 from tinyunet.prediction.workers import Job
@@ -65,7 +66,7 @@ class Options:
     One image that may be larger than memory is read in windows if the results go into an OME-Zarr (--out
     NAME.ome.zarr): a TIFF, BigTIFF or slide scanner's pyramid, an OME-Zarr, an ND2 or a CZI file. Its classes
     are the image of the OME-Zarr, its numbered objects are the label image "objects", both with smaller
-    levels.
+    levels; of a network that was trained with --pixel-size, both have the network's pixels.
     """
 
     run: tyro.conf.Positional[Path]
@@ -197,7 +198,7 @@ def predict(options: Options) -> None:
     stored = ObjectRule.mean([network.checkpoint.objects for network in networks])
     choice = choice_after_training(options.choice(), networks[0].checkpoint, networks[0].model)
     if options.as_zarr:
-        _predict_slide(networks, classes, options.rule(stored), choice, options)
+        _predict_slide(networks, classes, stored, choice, options)
         return
     _require_memory(options.images, choice)
     readers = image_readers(options.images, choice)
@@ -255,7 +256,7 @@ def _require_memory(path: Path, choice: PlaneChoice) -> None:
 def _predict_slide(
     networks: Sequence[Loaded],
     classes: ClassTable | None,
-    rule: ObjectRule,
+    stored: ObjectRule,
     choice: PlaneChoice,
     options: Options,
 ) -> None:
@@ -268,9 +269,10 @@ def _predict_slide(
         version=options.ome_zarr_version,
         statistics=networks[0].statistics,
     )
-    image = _in_seen_pixels(open_windows(options.images, choice), networks[0], options)
+    image, factors = _in_seen_pixels(open_windows(options.images, choice), networks[0], options)
+    rule = _rule_in_seen_pixels(stored, factors, options)
     models = [network.model for network in networks]
-    with _sharing(image, choice, chosen, classes, options) as (memory, share):
+    with _sharing(image, factors, choice, chosen, classes, options) as (memory, share):
         writer = SlideWriter(models, image, options.out, chosen, classes, memory, share)
         writer.require_free(resume=options.resume, overwrite=options.overwrite)
         with command_line.writing(writer.part):
@@ -280,34 +282,44 @@ def _predict_slide(
                 count = writer.number(rule, on_block=show)
             writer.finish()
     described = [_networks_text(networks), f"classes {classes}" if classes else ""]
-    described += [str(rule), f"wrote classes and {count:,} objects to {options.out}"]
+    scaled = "" if factors == AS_IT_IS else f", in pixels of {networks[0].pixel_size:g} µm"
+    described += [f"{rule}{scaled}", f"wrote classes and {count:,} objects to {options.out}{scaled}"]
     print("; ".join(filter(None, described)))
 
 
-def _in_seen_pixels(image: WindowedImage, network: Loaded, options: Options) -> WindowedImage:
-    """Return an image that is read in windows, with the size of its pixels, which are to be the network's.
+def _in_seen_pixels(image: WindowedImage, network: Loaded, options: Options) -> tuple[WindowedImage, Size]:
+    """Scale an image that is read in windows to the network's pixels; returns the factors as well.
 
-    Raises
-    ------
-    OptionError
-        They are of another size.
+    It says how large its pixels are then, so that a viewer lays the results over the image.
     """
     factors = _factors_of_images(network, options)(name_of(image.path))
     if network.pixel_size is None:
-        return image
-    size = factors[0] * network.pixel_size, factors[1] * network.pixel_size
-    if max(abs(factor - 1) for factor in factors) > ALIKE:
-        raise OptionError(
-            f"{image.path}: an image is not scaled on its way into an OME-Zarr",
-            {"its pixels": size_text(size), "those that the network sees": f"{network.pixel_size:g} µm"},
-            "give a folder as --out; or scale the image first",
-        )
-    return replace(image, pixel_size=size, unit="micrometer")
+        return image, AS_IT_IS
+    if max(abs(factor - 1) for factor in factors) <= ALIKE:
+        seen, scaled_by = image, AS_IT_IS
+    else:
+        seen, scaled_by = scaled_windows(image, factors), factors
+    height, width = (
+        factor * network.pixel_size * before / after
+        for factor, before, after in zip(factors, image.shape[:2], seen.shape[:2], strict=True)
+    )
+    return replace(seen, pixel_size=(height, width), unit="micrometer"), scaled_by
+
+
+def _rule_in_seen_pixels(stored: ObjectRule, factors: Size, options: Options) -> ObjectRule:
+    """Return the rule for objects in the network's pixels: what is given counts those of the image."""
+    rule = options.rule(stored)
+    scaled = rule.scaled(factors)
+    return ObjectRule(
+        rule.min_size if options.min_size is None else scaled.min_size,
+        rule.split_depth if options.split_depth is None else scaled.split_depth,
+    )
 
 
 @contextmanager
 def _sharing(
     image: WindowedImage,
+    factors: Size,
     choice: PlaneChoice,
     chosen: SlideOptions,
     classes: ClassTable | None,
@@ -317,7 +329,7 @@ def _sharing(
     if options.workers is None and options.scheduler is None:
         memory = memory_bytes(options.memory)
         if options.memory is None and image.in_memory:
-            memory += image.held  # which is no longer free
+            memory += image.array.nbytes  # which are no longer free
         yield memory, None
         return
     if image.in_memory:
@@ -335,6 +347,7 @@ def _sharing(
         options.precision,
         memory_bytes(options.memory) if options.memory else 0,
         choice,
+        factors,
     )
     with connected(options.workers, options.scheduler) as cluster:
         job = cluster.check(job)

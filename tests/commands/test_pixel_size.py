@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,16 +113,71 @@ def test_a_package_says_how_large_pixels_are(command, run, tmp_path):
     assert test_description(tmp_path / "model.zip", weight_format="onnx").status == "passed"
 
 
-def test_a_slide_is_not_scaled(command, refused, run, magnified):
-    pytest.importorskip("zarr")
-    image = magnified / "images" / "0.png"
-    message = refused("predict", run, image, "--pixel-sizes", "0.25", "--out", "slide.ome.zarr")
-    assert "is not scaled" in message
-    assert "0.25 µm" in message
-    status, _, message = command("predict", run, image, "--pixel-sizes", "0.5", "--out", "slide.ome.zarr")
+def size_of(slide):
+    """The height and width of the pixels, in µm, as a viewer reads them."""
+    (written,) = json.loads((slide / "zarr.json").read_text())["attributes"]["ome"]["multiscales"]
+    assert {axis["unit"] for axis in written["axes"] if axis["type"] == "space"} == {"micrometer"}
+    return written["datasets"][0]["coordinateTransformations"][0]["scale"][-2:]
+
+
+@pytest.fixture
+def slide(tmp_path):
+    """A TIFF that is read in windows, of 61 × 47 pixels."""
+    pixels = np.random.default_rng(0).integers(0, 255, (61, 47), np.uint8)
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(16, 16))
+    return tmp_path / "slide.tif"
+
+
+@pytest.mark.parametrize(("size", "shape"), [(0.2, (24, 19)), (0.8, (98, 75)), (0.5, (61, 47))])
+def test_a_slide_is_scaled_as_it_is_read(command, run, slide, tmp_path, size, shape):
+    """Its results are those of the image that scikit-image scales, and lie over the image."""
+    zarr = pytest.importorskip("zarr")
+    options = ("--pixel-sizes", str(size), "--probabilities", "--tile", "12")
+    status, out, message = command("predict", run, slide, *options, "--out", "seen.ome.zarr")
     assert status == 0, message
-    (written,) = json.loads(Path("slide.ome.zarr/zarr.json").read_text())["attributes"]["ome"]["multiscales"]
-    assert written["datasets"][0]["coordinateTransformations"][0]["scale"][-2:] == [0.5, 0.5]
+    assert ("in pixels of 0.5 µm" in out) == (size != 0.5)
+    pixels = tifffile.imread(slide).astype(np.float32)
+    scaled = pixels
+    if size != 0.5:
+        scaled = resize(pixels, shape, order=1, preserve_range=True, anti_aliasing=True)
+    model, _ = load_model(run)
+    expected = predict_tiled(model, normalise(scaled[..., None]), tile=12)
+    group = zarr.open_group("seen.ome.zarr", mode="r")
+    np.testing.assert_allclose(np.moveaxis(group["probabilities/0"][...], 0, -1), expected, atol=1e-5)
+    np.testing.assert_array_equal(group["0"][...], 255 * expected.argmax(axis=-1))  # as the labels
+    extent = np.multiply(size_of(tmp_path / "seen.ome.zarr"), shape)
+    np.testing.assert_allclose(extent, np.multiply(pixels.shape, size))
+
+
+@pytest.mark.parametrize(("given", "count"), [(2000, 1), (3200, 0)])
+def test_a_given_object_rule_counts_pixels_of_the_slide(command, run, slide, given, count):
+    """Here one object is the whole slide: 2,867 of its pixels of 0.25 µm, 720 of the network's."""
+    pytest.importorskip("zarr")
+    options = ("--pixel-sizes", "0.25", "--threshold", "0.0001", "--min-size", str(given))
+    status, out, message = command("predict", run, slide, *options, "--out", "out.ome.zarr")
+    assert status == 0, message
+    assert f"objects from {given // 4} pixels" in out
+    assert f"{count} objects" in out
+
+
+def test_workers_scale_a_slide_alike(command, run, slide, tmp_path):
+    pytest.importorskip("zarr")
+    distributed = pytest.importorskip("distributed")
+    options = ("--pixel-sizes", "0.2", "--tile", "12")
+    assert command("predict", run, slide, *options, "--out", "one.ome.zarr")[0] == 0
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1",
+        dashboard_address=None,
+    ) as cluster:  # fmt: skip
+        at = ("--scheduler", cluster.scheduler_address)
+        status, _, message = command("predict", run, slide, *options, *at, "--out", "two.ome.zarr")
+    assert status == 0, message
+    one, two = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for folder in (tmp_path / "one.ome.zarr", tmp_path / "two.ome.zarr")
+    )
+    assert len(one) > 5
+    assert one == two
 
 
 def test_folds_see_the_same_pixels(command, magnified, tiny_fold, tmp_path):

@@ -1,5 +1,7 @@
 """Sizes of pixels: where they are found, and images that are scaled to one of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -9,10 +11,13 @@ from PIL import Image
 from scipy import ndimage
 from skimage.transform import rescale, resize
 
-from tinyunet.data import large_sets, read_images, save_image_set, synthetic_cells
+from tinyunet.data import large_sets, normalise, read_images, save_image_set, synthetic_cells
+from tinyunet.data import scaled_windows as scaled_windows_module
 from tinyunet.data.fingerprint import changes, fingerprints, seen
 from tinyunet.data.pixel_sizes import PixelSizes
+from tinyunet.data.scaled_windows import scaled_windows
 from tinyunet.data.scaling import scaled, scaled_back, scaled_labels
+from tinyunet.data.windowed import WindowedImage
 from tinyunet.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (30, 24), np.uint8)
@@ -214,6 +219,42 @@ def test_a_prediction_is_scaled_back():
         np.testing.assert_allclose(back.sum(axis=2), 1, rtol=0, atol=1e-6)
         edges = (back[..., 0] > 0.5).argmax(axis=1)
         assert np.abs(edges - 20).max() <= 1 / min(factor, 1)
+
+
+@pytest.mark.parametrize("factors", [(0.5, 0.5), (0.13, 0.7), (1.6, 0.4), (2.3, 3.1), (0.05, 1.0)])
+@pytest.mark.parametrize("shape", [(61, 47, 1), (20, 130, 3), (1, 9, 2)])
+def test_windows_are_those_of_the_whole_image(monkeypatch, shape, factors):
+    """Up to rounding: float32 holds grey values up to 255 to 8e-6, and two steps round."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, shape, np.uint8)
+    image = scaled_windows(WindowedImage(Path("slide"), pixels, "yxc"), factors)
+    whole = scaled(pixels, factors)
+    assert image.shape == whole.shape
+    for piece in (scaled_windows_module.PIECE, 7):
+        monkeypatch.setattr(scaled_windows_module, "PIECE", piece)
+        np.testing.assert_allclose(image.read(slice(None), slice(None)), whole, atol=2e-5, rtol=0)
+        for _ in range(10):
+            down, across = (slice(*sorted(rng.integers(0, side + 1, 2))) for side in whole.shape[:2])
+            np.testing.assert_allclose(image.read(down, across), whole[down, across], atol=2e-5, rtol=0)
+    np.testing.assert_allclose(image.scale().apply(whole), normalise(whole), atol=1e-5, rtol=0)
+
+
+def test_a_window_is_read_in_small_pieces():
+    """A window of 100 pixels that covers 2,000 of the file is not read as 2,000 × 2,000 pixels."""
+
+    class Counted:
+        shape, dtype, largest = (40_000, 40_000), np.dtype(np.uint8), 0
+
+        def __getitem__(self, where):
+            window = np.zeros([part.stop - part.start for part in where], np.uint8)
+            self.largest = max(self.largest, window.size)
+            return window
+
+    array = Counted()
+    image = scaled_windows(WindowedImage(Path("slide"), array, "yx"), (0.05, 0.05))
+    assert image.shape == (2000, 2000, 1)
+    assert image.read(slice(900, 1000), slice(1900, 2000)).shape == (100, 100, 1)
+    assert array.largest * scaled_windows_module.BYTES <= image.held < 30e6
 
 
 def test_labels_keep_their_type():

@@ -31,6 +31,7 @@ from tinyunet.errors import DataError, describe, shorten
 
 Size = tuple[float, float]  # height and width: µm, or factors by which they are multiplied
 Sizes = Mapping[str, Size]
+AS_IT_IS = (1.0, 1.0)  # the factors of an image that is not scaled
 TABLE, COLUMNS, ARRAY = "pixel_sizes.csv", ("name", "pixel_size"), "pixel_sizes"
 TIFF = (".tif", ".tiff")
 MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.data import ImageSet
-from tinyunet.data.pixel_sizes import Size, factors_of
+from tinyunet.data.pixel_sizes import AS_IT_IS, Size, factors_of
 from tinyunet.errors import DataError
 from tinyunet.napari.layers import Output, as_labels, with_channels
 from tinyunet.prediction.object_rule import ObjectRule
-from tinyunet.prediction.segmentation import AS_IT_IS, segment
+from tinyunet.prediction.segmentation import segment
 from tinyunet.prediction.tiling import TILE, OnTile
 from tinyunet.training.folds import Loaded, load_networks
 from tinyunet.training.stored_run import require_channels, stored_classes

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.data import GreyStatistics, ImageSet, normalise
-from tinyunet.data.pixel_sizes import Size
+from tinyunet.data.pixel_sizes import AS_IT_IS, Size
 from tinyunet.data.scaling import scaled, scaled_back
 from tinyunet.metrics.scores import Prediction
 from tinyunet.models import Network
@@ -19,7 +19,6 @@ from tinyunet.prediction.object_rule import ObjectRule
 from tinyunet.prediction.tiling import OnTile, predict_tiled
 
 DEFAULT_RULE = ObjectRule()
-AS_IT_IS = (1.0, 1.0)
 
 
 def segment(

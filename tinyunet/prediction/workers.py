@@ -23,7 +23,9 @@ import tinyunet
 from tinyunet.backend import simd, use_backend
 from tinyunet.command_line import explain
 from tinyunet.data.class_table import ClassTable
+from tinyunet.data.pixel_sizes import AS_IT_IS, Size
 from tinyunet.data.planes import NO_CHOICE, PlaneChoice
+from tinyunet.data.scaled_windows import scaled_windows
 from tinyunet.data.windows import open_windows
 from tinyunet.errors import RunError, TinyUNetError
 from tinyunet.models import Network
@@ -50,6 +52,8 @@ class Job:
         Bytes that each worker may take; 0 if that is to be found out.
     choice : PlaneChoice
         The channel and the plane of the image.
+    factors : (float, float)
+        By which the image's height and width are scaled.
     computer : dict
         What every worker must be like: see `computer`.
     name : str
@@ -65,6 +69,7 @@ class Job:
     precision: str
     memory: int = 0
     choice: PlaneChoice = NO_CHOICE
+    factors: Size = AS_IT_IS
     computer: dict[str, str] = field(default_factory=dict)
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -159,9 +164,8 @@ def _writer(job: Job) -> SlideWriter:
     if job.name not in _opened:
         if differing := differing_of({"begun with": job.computer, "this worker": computer(job.backend)}):
             raise RunError("computes other bits than the workers that began", differing)
-        writer = SlideWriter(
-            job.load(), open_windows(job.image, job.choice), job.out, job.options, job.classes, job.memory
-        )
+        image = scaled_windows(open_windows(job.image, job.choice), job.factors)
+        writer = SlideWriter(job.load(), image, job.out, job.options, job.classes, job.memory)
         writer.begin(create=False)
         _opened.clear()
         _opened[job.name] = writer
