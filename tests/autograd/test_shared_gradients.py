@@ -6,6 +6,8 @@ import torch
 
 import tinyunet as tu
 from tinyunet.autograd import Function, Tensor
+from tinyunet.errors import ShapeError
+from tinyunet.ops.add import Add
 
 
 class Sum(Function):
@@ -16,6 +18,28 @@ class Sum(Function):
 
     def backward(self, grad_output):
         return grad_output, grad_output
+
+
+class Scale(Function):
+    """3 a, whose gradient NumPy makes a number of if a has no axes."""
+
+    def forward(self, a):
+        return np.asarray(3 * a)
+
+    def backward(self, grad_output):
+        return (3 * grad_output,)
+
+
+class Swap(Function):
+    """The transposed rows and columns, whose gradient is new but lies in memory in another order."""
+
+    returns_new = True
+
+    def forward(self, a):
+        return np.ascontiguousarray(a.transpose(0, 2, 1, 3))
+
+    def backward(self, grad_output):
+        return (1 * grad_output.transpose(0, 2, 1, 3),)
 
 
 def whole_numbers(*shapes):
@@ -68,3 +92,73 @@ def test_a_map_that_is_pooled_and_goes_on_elsewhere(backend, pooled, joined_by):
     (pool(their_skip.permute(0, 3, 1, 2), 2) + pool(elsewhere.permute(0, 3, 1, 2), 2)).sum().backward()
     for tensor, expected in zip((x, a, b), (their_x, their_a, their_b), strict=True):
         np.testing.assert_array_equal(tensor.grad, expected.grad.numpy())
+
+
+def test_more_arrives_for_a_number(backend):
+    """In any order; and the gradient of a leaf without axes is an array."""
+    for order in (1, -1):
+        x, y = (Tensor(np.float32(number), requires_grad=True) for number in (2, 5))
+        rectified = tu.relu(x)
+        tu.add(
+            *[Scale.apply(tu.add(rectified, tu.relu(y))), tu.add(rectified, rectified)][::order]
+        ).backward()
+        assert (x.grad, y.grad) == (5, 3)
+        assert isinstance(x.grad, np.ndarray)
+    rectified = tu.relu(x)
+    Scale.apply(tu.add(rectified, rectified)).backward()
+    assert x.grad == 5 + 6
+
+
+def test_gradients_in_another_order_of_memory(backend):
+    """An op that writes over such an array, or adds to it, must not work on a copy of it."""
+    (x, weight), (their_x, their_weight) = whole_numbers((1, 4, 5, 2), (1, 1, 2, 3))
+    y = tu.conv2d(x, weight, Tensor(np.zeros(3, np.float32)), relu=True)
+    tu.add(Swap.apply(y), Swap.apply(y)).backward(np.ones((1, 5, 4, 3)))
+    (2 * torch.relu(their_x @ their_weight[0, 0])).sum().backward()
+    for tensor, expected in ((x, their_x), (weight, their_weight)):
+        np.testing.assert_array_equal(tensor.grad, expected.grad.numpy())
+
+
+def test_a_subclass_with_another_backward_promises_nothing(backend):
+    """The engine's add returns new arrays; this one returns the same array twice."""
+
+    class CheapAdd(Add):
+        def backward(self, grad_output):
+            return grad_output, grad_output
+
+    assert not CheapAdd.returns_new
+    (a, b), _ = whole_numbers((50,), (50,))
+    rectified_a = tu.relu(a)
+    more = tu.relu(rectified_a)
+    tu.add(CheapAdd.apply(rectified_a, tu.relu(b)), more).backward(np.ones(50))
+    np.testing.assert_array_equal(b.grad, b.data > 0)
+
+
+def test_a_gradient_of_another_shape_is_refused(backend):
+    """Also one that NumPy would broadcast."""
+
+    class Mean(Function):
+        def forward(self, a):
+            return a.mean(axis=0)
+
+        def backward(self, grad_output):
+            return (grad_output[np.newaxis] / 4,)
+
+    x = Tensor(np.ones((4, 3)), requires_grad=True)
+    for source in (x, tu.relu(x)):
+        with pytest.raises(ShapeError, match="another shape than its input"):
+            Mean.apply(source).backward(np.ones(3))
+
+
+def test_a_leaf_is_reported_though_one_op_has_no_gradient_for_it(backend):
+    class First(Function):
+        def forward(self, a, b):
+            return a.copy()
+
+        def backward(self, grad_output):
+            return grad_output, None
+
+    a, b = (Tensor(np.ones(3), requires_grad=True) for _ in range(2))
+    reported = []
+    tu.add(First.apply(a, b), b).backward(np.ones(3), on_leaf=reported.append)
+    assert {id(leaf) for leaf in reported} == {id(a), id(b)}

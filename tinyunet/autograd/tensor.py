@@ -163,7 +163,8 @@ class Tensor:
             No tensor behind this one requires a gradient, the graph was released by an earlier pass, or an
             array that an op has saved was changed since.
         ShapeError
-            `grad` is missing or has another shape.
+            `grad` is missing or has another shape; or a gradient that an op returned has another shape than
+            its input.
         """
         _propagate(self, _output_gradient(self, grad), on_leaf)
 
@@ -212,14 +213,17 @@ def _propagate(output: Tensor, grad: NDArray[Any], on_leaf: Callable[[Tensor], N
         function.require_unreleased()
         gradients = _gradients_of(function, pending)
         for source, gradient in zip(function.sources, gradients, strict=True):
-            if source is None or gradient is None:
+            if source is None:
                 continue
+            if gradient is not None:
+                gradient = _require_shape(gradient, source, function)
             if isinstance(source, Tensor):
-                _accumulate(source, gradient)
+                if gradient is not None:
+                    _accumulate(source, gradient)
                 uses[source] -= 1
-                if on_leaf and not uses[source]:
+                if on_leaf and not uses[source] and source.grad is not None:
                     on_leaf(source)
-            elif pending.add(source, gradient, function.returns_new):
+            elif gradient is not None and pending.add(source, gradient, function.returns_new):
                 heapq.heappush(newest_first, (-source.serial_number, source))
         function.release()
         del gradients, gradient  # else they would live while the next op, which is given them, runs
@@ -228,7 +232,8 @@ def _propagate(output: Tensor, grad: NDArray[Any], on_leaf: Callable[[Tensor], N
 class _Pending:
     """The gradients that have arrived so far for the outputs of ops.
 
-    Where no one else has such an array, more is added in place, and its op may overwrite it.
+    Where no one else has such an array, and kernels can go through it as it lies in memory, more is added in
+    place, and its op may overwrite it.
     """
 
     def __init__(self) -> None:
@@ -242,8 +247,8 @@ class _Pending:
         if function in self._unshared:
             add_into(arrived, gradient)
             return False
-        self._arrived[function] = gradient if arrived is None else add_arrays(arrived, gradient)
-        if self._in_place and (is_new or arrived is not None):
+        self._arrived[function] = total = gradient if arrived is None else add_arrays(arrived, gradient)
+        if self._in_place and (is_new or arrived is not None) and total.flags.c_contiguous:
             self._unshared.add(function)
         return arrived is None
 
@@ -265,6 +270,21 @@ def _gradients_of(function: Function, pending: _Pending) -> tuple[NDArray[Any] |
         return function.backward(pending.take(function))
     function.add_backward(pending.take(function), total)
     return (None,)
+
+
+def _require_shape(gradient: Any, source: Tensor | Function, function: Function) -> NDArray[Any]:
+    """Raise a ShapeError if a gradient has another shape than the input that it is for.
+
+    NumPy makes numbers of arrays without axes, as in 3 * grad: they become arrays again.
+    """
+    array: NDArray[Any] = np.asarray(gradient) if isinstance(gradient, np.generic) else gradient
+    if array.shape != source.shape:
+        raise ShapeError(
+            f"backward: {function.name} returned a gradient of another shape than its input",
+            {"gradient": array.shape, "input": source.shape},
+            "return an array of the input's shape from its backward",
+        )
+    return array
 
 
 def _uses_of_leaves(newest: Function) -> Counter[Tensor]:
@@ -303,8 +323,15 @@ class Function:
     """
 
     name = "function"
+    shape: tuple[int, ...] = ()  # of the output
     returns_new = False
     add_backward: Callable[[NDArray[Any], NDArray[Any]], None] | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Take back what an inherited `backward` was said to do, if the subclass has another."""
+        if "backward" in vars(cls):
+            cls.returns_new = vars(cls).get("returns_new", False)
+            cls.add_backward = vars(cls).get("add_backward")
 
     def __init__(self) -> None:
         self.needs_grad: tuple[bool, ...] = ()
@@ -332,7 +359,7 @@ class Function:
                 (t._function or t) if t is not None and needed else None
                 for t, needed in zip(inputs, function.needs_grad, strict=True)
             )
-            output._function = function
+            output._function, function.shape = function, output.shape
         return output
 
     def forward(self, *arrays: Any, **options: Any) -> NDArray[Any]:
