@@ -6,6 +6,8 @@ machine does not. Predictions are made and scored by the same code: overlap-tile
 
 - tinyunet: its default recipe, which does not turn images that are lit from one side.
 - tinyunet, balanced: the default recipe with `--weights.class-balance`, for thin membranes.
+- tinyunet, borders: the default recipe with the paper's weights of the borders between objects that touch,
+  `--weights.w0 10`. It takes as many steps as the default recipe did.
 - tinyunet, paper: `--recipe paper`.
 - PyTorch, SGD: the paper's network and optimiser (momentum 0.99, class balance and border weights).
 - PyTorch, Adam: BatchNorm after each convolution with running averages, Adam, no weight map: the form in
@@ -152,9 +154,9 @@ TASKS = {
         turned=False,
     ),
 }
-BALANCED = "tinyunet, balanced"
+BALANCED, BORDERS = "tinyunet, balanced", "tinyunet, borders"
 SYMMETRIC = "scores in eight symmetries"
-PEERS = ("tinyunet", BALANCED, "tinyunet, paper", *RECIPES)
+PEERS = ("tinyunet", BALANCED, BORDERS, "tinyunet, paper", *RECIPES)
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,9 @@ def main(options: Options) -> None:
                 if options.share == 1 and any(key.items() <= record.items() for record in records):
                     continue
                 steps = None
-                if options.recorded_steps or TASKS[task].steps_of:
-                    steps = recorded_steps(records, TASKS[task].steps_of or task, peer)
+                if options.recorded_steps or TASKS[task].steps_of or peer == BORDERS:
+                    like = "tinyunet" if peer == BORDERS else peer
+                    steps = recorded_steps(records, TASKS[task].steps_of or task, like)
                 record = key | run(task, peer, seed, options, steps)
                 shown = {name: round(value, 4) for name, value in record["scores"].items()}
                 print(f"{task}, {peer}, seed {seed}: {record['steps']} steps, {shown}", flush=True)
@@ -270,7 +273,9 @@ def prepare(task: Task, peer: str, seed: int, data: Path) -> tuple[TrainConfig, 
     training_set, held_out = split(read_data(config), config.holdout)
     if peer == BALANCED:
         config = replace(config, weights=WeightMap(w0=0))
-    if peer in ("tinyunet", BALANCED) and is_lit_from_one_side(training_set):  # as the command does
+    if peer == BORDERS:
+        config = replace(config, weights=WeightMap(class_balance=False))
+    if peer in ("tinyunet", BALANCED, BORDERS) and is_lit_from_one_side(training_set):  # as the command does
         config = replace(config, augmentation=replace(config.augmentation, rotation=0.0, flips=False))
     return config, training_set, held_out
 
@@ -322,17 +327,17 @@ def page(records: list[dict[str, Any]]) -> str:
 
 def _table(task: Task, records: list[dict[str, Any]]) -> str:
     measures = [name for name in task.measures if any(name in record["scores"] for record in records)]
-    turned = any(SYMMETRIC in record for record in records)
     header = ["", *map(readable_name, measures), "steps", "seeds"]
-    header += [f"{readable_name(measures[0])}, eight symmetries"] * turned
-    lines = [header, ["---"] * len(header)]
+    lines = [[*header, f"{readable_name(measures[0])}, eight symmetries"], ["---"] * (len(header) + 1)]
     for peer in PEERS:
         found = [record for record in records if record["peer"] == peer]
         if found:
             scores = [mean_and_range([record["scores"].get(name) for record in found]) for name in measures]
             steps = round(statistics.mean(record["steps"] for record in found))
             averaged = [record[SYMMETRIC][measures[0]] if SYMMETRIC in record else None for record in found]
-            lines.append([peer, *scores, f"{steps:,}", str(len(found)), *[mean_and_range(averaged)] * turned])
+            lines.append([peer, *scores, f"{steps:,}", str(len(found)), mean_and_range(averaged)])
+    if all(line[-1] == mean_and_range([None]) for line in lines[2:]):
+        lines = [line[:-1] for line in lines]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     ours, theirs = (
         [record["scores"][measures[0]] for record in records if record["peer"] == peer]
