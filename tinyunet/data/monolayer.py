@@ -11,13 +11,12 @@ are packed closely; where two overlap, a pixel belongs to the one with the small
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from tinyunet.backend.jit import kernel
+from tinyunet.backend.threads import on_all_cores
 from tinyunet.data.image_set import ImageSet
 from tinyunet.data.noise import smooth_noise
 from tinyunet.data.outline import fill_rho, random_shape
@@ -48,8 +47,7 @@ def synthetic_dic(n: int = 30, size: int = 512, seed: int = 0) -> ImageSet:
     ImageSet
         Images (size, size, 1) uint8, kind "instances".
     """
-    with ThreadPoolExecutor() as pool:
-        pairs = list(pool.map(lambda i: _view(np.random.default_rng([seed, i]), size), range(n)))
+    pairs = on_all_cores(lambda i: _view(np.random.default_rng([seed, i]), size), range(n))
     return ImageSet(
         images=[image for image, _ in pairs],
         names=[f"dic-{i:03d}" for i in range(n)],

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from tinyunet.backend.threads import on_all_cores
 from tinyunet.data.image_set import ImageSet
 from tinyunet.data.noise import smooth_noise
 
@@ -39,7 +40,7 @@ def synthetic_membranes(n: int = 30, size: int = 512, seed: int = 0) -> ImageSet
     ImageSet
         Images (size, size, 1) uint8, kind "binary".
     """
-    pairs = [_section(np.random.default_rng([seed, i]), size) for i in range(n)]
+    pairs = on_all_cores(lambda i: _section(np.random.default_rng([seed, i]), size), range(n))
     return ImageSet(
         images=[image for image, _ in pairs],
         names=[f"membranes-{i:03d}" for i in range(n)],

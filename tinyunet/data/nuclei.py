@@ -6,7 +6,6 @@ two overlap, a pixel belongs to the nucleus with the smaller rho: they touch in 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tinyunet.backend.jit import kernel
+from tinyunet.backend.threads import on_all_cores
 from tinyunet.data.image_set import ImageSet
 from tinyunet.data.noise import smooth_noise
 from tinyunet.data.outline import fill_rho, random_shape
@@ -52,8 +52,7 @@ def synthetic_cells(n: int = 30, size: int = 512, seed: int = 0) -> ImageSet:
     ImageSet
         Images (size, size, 1) uint8, kind "instances".
     """
-    with ThreadPoolExecutor() as pool:
-        pairs = list(pool.map(lambda i: _view(np.random.default_rng([seed, i]), size), range(n)))
+    pairs = on_all_cores(lambda i: _view(np.random.default_rng([seed, i]), size), range(n))
     return ImageSet(
         images=[image for image, _ in pairs],
         names=[f"cells-{i:03d}" for i in range(n)],
@@ -111,16 +110,38 @@ def _place(
     rho = np.empty((high[0] - low[0], high[1] - low[1]), np.float32)
     elongation = 2.4 if mitotic else rng.uniform(1.05, 1.75)
     fill_rho(*(centre - low), radius * (0.6 if mitotic else 1), elongation, *random_shape(rng), rho)
-    inside, others = rho < 1, field.label[window] > 0
-    ours = inside & (rho < field.rho[window])
-    if ours.sum() < MIN_AREA or (inside & others).sum() > MAX_OVERLAP * inside.sum():
+    if not _claim(rho, number, field.label[window], field.rho[window]):
         return False
-    field.label[window][ours] = number
-    field.rho[window][ours] = rho[ours]
     brightness = rng.lognormal(0, 0.35) * (2.6 if mitotic else 1)
     grain = rng.uniform(0.05, 0.2)
     spots = _nucleoli(rng, radius)
     _add_light(*(centre - low), rho, brightness, grain, chromatin[window], spots, field.light[window])
+    return True
+
+
+@kernel
+def _claim(rho: Field, number: int, label: NDArray[np.int32], least: Field) -> bool:
+    """Give a nucleus the pixels where its rho is the least so far.
+
+    Returns
+    -------
+    bool
+        False, and nothing is given, if these are few or if the nucleus lies over much of others.
+    """
+    inside = ours = covering = 0
+    for i in range(rho.shape[0]):
+        for j in range(rho.shape[1]):
+            if rho[i, j] < 1:
+                inside += 1
+                ours += rho[i, j] < least[i, j]
+                covering += label[i, j] > 0
+    if ours < MIN_AREA or covering > MAX_OVERLAP * inside:
+        return False
+    for i in range(rho.shape[0]):
+        for j in range(rho.shape[1]):
+            if rho[i, j] < 1 and rho[i, j] < least[i, j]:
+                label[i, j] = number
+                least[i, j] = rho[i, j]
     return True
 
 

@@ -7,9 +7,11 @@ options for a training.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from tinyunet.backend.threads import on_all_cores
 from tinyunet.diagnosis.copies import check_duplicates
 from tinyunet.diagnosis.finding import Finding, Severity
 from tinyunet.diagnosis.images import (
@@ -86,7 +88,7 @@ def diagnose(setup: Setup) -> list[Finding]:
 
 def _found(setup: Setup, checks: Iterable[Callable[[Setup], Iterator[Finding]]]) -> list[Finding]:
     """Run some checks; returns their findings, the gravest first."""
-    findings = [finding for check in checks for finding in check(setup)]
+    findings = itertools.chain.from_iterable(on_all_cores(lambda check: list(check(setup)), checks))
     order: tuple[Severity, ...] = ("problem", "warning", "note")
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 

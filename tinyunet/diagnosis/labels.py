@@ -134,11 +134,13 @@ def check_objects(setup: Setup) -> Iterator[Finding]:
     specks: dict[str, int] = {}
     lost: dict[str, int] = {}
     for name, labels in all_labels(setup):
-        sizes = np.bincount(labels.ravel())[1:]
+        sizes, left = (
+            np.bincount(pixels.ravel(), minlength=1)[1:] for pixels in (labels, separate_touching(labels))
+        )
         pieces = connected_components(labels, background=0, connectivity=2).max()
         scattered[name] = int(pieces - np.count_nonzero(sizes))
         specks[name] = int(np.count_nonzero((sizes > 0) & (sizes < SMALLEST_OBJECT)))
-        lost[name] = int(np.count_nonzero(sizes)) - len(np.setdiff1d(separate_touching(labels), [0]))
+        lost[name] = int(np.count_nonzero(sizes) - np.count_nonzero(left))
     if where := _above_zero(scattered):
         yield Finding(
             "warning",

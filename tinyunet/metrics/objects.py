@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from tinyunet.metrics.contingency import contingency
 
@@ -167,6 +166,8 @@ def _most_matches(overlaps: _Overlaps, allowed: np.ndarray) -> int:
     Above IoU 0.5 an object has at most one partner, and this is the number of pairs. At 0.5 two halves may
     tie.
     """
+    from scipy.sparse.csgraph import maximum_bipartite_matching  # no training is to wait for this import
+
     pairs = (overlaps.segment[allowed], overlaps.object[allowed])
     graph = sparse.csr_array(
         (np.ones(len(pairs[0]), bool), pairs), shape=(overlaps.segments, overlaps.objects)

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyunet.backend import in_this_context
+from tinyunet.backend.threads import on_all_cores
 from tinyunet.data import UNKNOWN, ImageSet, class_labels, normalise
-from tinyunet.data.as_needed import mapped, select
+from tinyunet.data.as_needed import mapped
 from tinyunet.errors import DataError, OptionError
 from tinyunet.sampling.augment import Augmentation, Augmenter
-from tinyunet.sampling.weight_map import class_weights, label_cells, separate_touching, weight_map
+from tinyunet.sampling.weight_map import balance, label_cells, separate_touching, weight_map
 
 MAX_DRAWS = 100  # of a tile, until it has a labelled pixel; the last one is taken as it is
 NEIGHBOURHOOD_SIGMAS = (
@@ -139,12 +140,15 @@ class Sampler:
         self.batch = batch
         self.settings, self.output_size = weights, output_size
         packed = mapped(partial(_understand, kind=images.kind, num_classes=images.num_classes), images.labels)
-        looked_at = select(packed, images.numbers_looked_at)
-        known = np.concatenate([_known_classes(labels, images.num_classes) for labels in looked_at])
-        self.class_shares = np.bincount(known, minlength=images.num_classes) / known.size
-        balanced = class_weights([known], images.num_classes)
+        pixels: NDArray[np.int64] = np.sum(
+            on_all_cores(
+                lambda number: _pixels_by_class(packed[number], images.num_classes), images.numbers_looked_at
+            ),
+            axis=0,
+        )
+        self.class_shares: NDArray[np.float64] = pixels / pixels.sum()
         self.class_weights: list[float] = (
-            balanced.tolist() if weights.class_balance else [1.0] * len(balanced)
+            balance(pixels).tolist() if weights.class_balance else [1.0] * images.num_classes
         )
         self.margin = min((input_size - output_size) // 2, int(NEIGHBOURHOOD_SIGMAS * weights.sigma))
         self.augmenter = Augmenter(
@@ -224,10 +228,10 @@ def _understand(labels: NDArray[Any], kind: str, num_classes: int) -> NDArray[np
     return _pack(*_cells_and_classes(labels, kind), num_classes)
 
 
-def _known_classes(packed: NDArray[Any], num_classes: int) -> NDArray[Any]:
-    """Return the classes of the labelled pixels of an image."""
+def _pixels_by_class(packed: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
+    """Count the labelled pixels of each class of an image."""
     _, classes = unpack(packed, num_classes)
-    return classes[classes != UNKNOWN]
+    return np.bincount(classes[classes != UNKNOWN], minlength=num_classes)
 
 
 def _cells_and_classes(labels: NDArray[Any], kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

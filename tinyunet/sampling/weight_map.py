@@ -152,8 +152,13 @@ def class_weights(label_images: Iterable[NDArray[np.integer]], num_classes: int)
             found = f"{image.min()} to {image.max()}"
             raise DataError(f"class_weights: classes run from 0 to {num_classes - 1}, found {found}")
         counts += np.bincount(image.ravel().astype(np.int64, copy=False), minlength=num_classes)
+    return balance(counts)
+
+
+def balance(counts: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Compute the weights of `class_weights` from the number of pixels of each class."""
     present = counts > 0
-    weights = np.zeros(num_classes, np.float32)
+    weights = np.zeros(len(counts), np.float32)
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights
 
