@@ -6,8 +6,8 @@ machine does not. Predictions are made and scored by the same code: overlap-tile
 
 - tinyunet: its default recipe, which does not turn images that are lit from one side.
 - tinyunet, balanced: the default recipe with `--weights.class-balance`, for thin membranes.
-- tinyunet, borders: the default recipe with the paper's weights of the borders between objects that touch,
-  `--weights.w0 10`. It takes as many steps as the default recipe did.
+- tinyunet, borders: the default recipe with the paper's weights of the borders between objects that touch or
+  lie side by side, `--weights.w0 10`. It takes as many steps as the default recipe did.
 - tinyunet, paper: `--recipe paper`.
 - PyTorch, SGD: the paper's network and optimiser (momentum 0.99, class balance and border weights).
 - PyTorch, Adam: BatchNorm after each convolution with running averages, Adam, no weight map: the form in
