@@ -26,9 +26,9 @@ class Options(DataOptions):
 
     Prints the findings, problems first, each with the images concerned and the remedy, and writes doctor.png:
     a tile as it is in the file and as training sees it, with its labels and weights. Training makes the same
-    checks and prints all but the notes. At the end it proposes depth, tile and steps for these images, as
-    tinyunet.train --recipe auto takes them, whatever --tile and --depth are given here. The exit status is 0
-    whatever was found, and 2 if the images cannot be read or do not match their labels.
+    checks and prints all but the notes. At the end it proposes depth, tile, steps and border weight for these
+    images, as tinyunet.train --recipe auto takes them, whatever --tile and --depth are given here. The exit
+    status is 0 whatever was found, and 2 if the images cannot be read or do not match their labels.
     """
 
     data: tyro.conf.Positional[str] = field()  # required, unlike --data of the other commands

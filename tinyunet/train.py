@@ -17,7 +17,7 @@ from tinyunet import command_line, diagnosis
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, split
 from tinyunet.data.holdout import fold_holdouts
-from tinyunet.diagnosis.proposal import DECIDED
+from tinyunet.diagnosis.proposal import BORDER_WEIGHT, DECIDED
 from tinyunet.errors import OptionError, RunError
 from tinyunet.exchange.start import read_start
 from tinyunet.metrics.folds import pixel_scores_of_folds
@@ -50,8 +50,8 @@ class Options:
     recipe: Literal["default", "paper", "auto"] = "default"
     """Options that belong together; each can still be set by itself. default: batch normalisation and Adam,
     which learn fastest on most sets; images that are lit from one side are not turned. paper: SGD with a
-    momentum of 0.99 and the weight map, as in the paper. auto: default, with the depth, tile and steps that
-    tinyunet.doctor proposes for the images."""
+    momentum of 0.99 and the weight map, as in the paper. auto: default, with the depth, tile, steps and
+    border weight that tinyunet.doctor proposes for the images."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=recipes.recipe)
     minutes: float | None = None
     """Train for this long, in place of --steps: a trial of some seconds finds how many steps fit. The run
@@ -267,10 +267,11 @@ def _turned_as_lit(options: Options, images: ImageSet, command: str) -> tuple[Op
 
 def _with_proposal(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
     """Decide by the images to train on what was not given."""
-    config = options.config
-    proposal = diagnosis.propose(
-        _images_to_train_on(options, images), config, _undecided(config), minutes=options.minutes
-    )
+    undecided = _undecided(options.config)
+    if f"--{BORDER_WEIGHT}" not in map(command_line.option_of, shlex.split(command)):
+        undecided.append(BORDER_WEIGHT)
+    training_set = _images_to_train_on(options, images)
+    proposal = diagnosis.propose(training_set, options.config, undecided, minutes=options.minutes)
     words = [word for pair in proposal.options.items() if pair[0] != "--recipe" for word in pair]
     command = shlex.join([*command_line.replaced(command, "recipe", "default"), *words])
     print(f"{proposal}\n  {command}\n", flush=True)

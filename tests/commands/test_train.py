@@ -17,6 +17,7 @@ from children import default_signals
 from PIL import Image
 
 from tinyunet import train
+from tinyunet.data import ImageSet
 from tinyunet.reporting.plots import plot_examples
 from tinyunet.reporting.recorder import recorded, store
 from tinyunet.reporting.trial import AS_MANY_AS_FIT
@@ -145,6 +146,17 @@ def test_a_proposal_for_minutes_leaves_the_steps_to_the_trial(data, monkeypatch)
     assert (decided.config.depth, decided.config.tile) == (2, 36)
     assert decided.config.steps == decided.config.validate_every == AS_MANY_AS_FIT
     assert command == "train --recipe default --minutes 1 --depth 2 --tile 36"
+
+
+@pytest.mark.parametrize(("words", "weight"), [("", 10), ("--weights.w0 0", 0), ("--weights.w0=3", 3)])
+def test_walls_get_a_border_weight_unless_one_was_given(words, weight):
+    inside = np.arange(120) % 40 >= 4
+    mask = (inside[:, None] & inside).astype(np.uint8)
+    images = ImageSet([255 * mask[..., None]] * 2, ["a", "b"], [mask] * 2, "binary", 2)
+    command = f"train --recipe auto --holdout 1 {words}".strip()
+    decided, repeats = train._with_proposal(train.parse(command.split()[1:]), images, command)
+    assert decided.config.weights.w0 == weight
+    assert train.parse(repeats.split()[1:]).config == decided.config
 
 
 def test_a_resumed_run_keeps_what_was_proposed(command, data, tmp_path):
