@@ -85,7 +85,10 @@ def doctor(options: Options) -> None:
 
 def _of_the_default_recipe(options: Options) -> TrainConfig:
     """The default recipe with the options that were given, but for those that a proposal decides."""
-    shared = ({f.name for f in fields(Options)} & {f.name for f in fields(TrainConfig)}) - {*DECIDED}
+    left_out = {*DECIDED}
+    if options.pixel_size is None:
+        left_out.add("pixel_sizes")  # a training that scales nothing does not take them
+    shared = ({f.name for f in fields(Options)} & {f.name for f in fields(TrainConfig)}) - left_out
     return recipe(**{name: getattr(options, name) for name in shared})
 
 

@@ -1,6 +1,7 @@
 """Images of several magnifications: trained, predicted, scored and exported at one size of pixels."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -9,9 +10,11 @@ import tifffile
 from PIL import Image
 from skimage.transform import resize
 
+from tinyunet import train
 from tinyunet.data import normalise
 from tinyunet.prediction.tiling import predict_tiled
 from tinyunet.training.checkpoint import load_model
+from tinyunet.training.config import read_data
 
 SIZES = {"0": 0.25, "1": 0.5, "2": 0.25}  # µm; image 1 is held out
 
@@ -239,6 +242,17 @@ def test_a_size_that_a_file_states_wrongly(command, magnified, tiny):
 def test_a_size_that_is_none(refused, magnified, tiny, size):
     message = refused("train", "--data", magnified, *tiny, f"--pixel-size={size}", "--out", "run")
     assert "pixel_size is" in message
+
+
+@pytest.mark.parametrize(
+    "given", [("--pixel-sizes", "0.5"), ("--pixel-sizes", "0.5", "--pixel-size", "0.25")]
+)
+def test_the_command_that_the_doctor_prints_reads_the_images(command, magnified, given):
+    _, out, _ = command("doctor", magnified, *given)
+    (line,) = [line for line in out.splitlines() if "tinyunet.train" in line]
+    config = train.parse(shlex.split(line)[3:]).config
+    assert (config.pixel_size is None) == (len(given) == 2)
+    assert len(read_data(config)) == len(list((magnified / "images").iterdir()))
 
 
 def test_the_doctor_finds_several_magnifications(command, magnified, tmp_path):
