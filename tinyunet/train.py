@@ -17,13 +17,15 @@ from tinyunet import command_line, diagnosis
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, split
 from tinyunet.data.holdout import fold_holdouts
-from tinyunet.diagnosis.proposal import BORDER_WEIGHT, DECIDED
+from tinyunet.diagnosis.proposal import DECIDED
+from tinyunet.diagnosis.walls import BORDER_WEIGHT
 from tinyunet.errors import OptionError, RunError
 from tinyunet.exchange.start import read_start
 from tinyunet.metrics.folds import pixel_scores_of_folds
 from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.recorder import record_training
 from tinyunet.reporting.trial import AS_MANY_AS_FIT, fit_into
+from tinyunet.sampling import WeightMap
 from tinyunet.training import mpi, recipes
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import TrainConfig, read_data
@@ -49,9 +51,10 @@ class Options:
 
     recipe: Literal["default", "paper", "auto"] = "default"
     """Options that belong together; each can still be set by itself. default: batch normalisation and Adam,
-    which learn fastest on most sets; images that are lit from one side are not turned. paper: SGD with a
-    momentum of 0.99 and the weight map, as in the paper. auto: default, with the depth, tile, steps and
-    border weight that tinyunet.doctor proposes for the images."""
+    which learn fastest on most sets; images that are lit from one side are not turned, and where thin walls
+    part the objects, as membranes do, the borders have the paper's weight. paper: SGD with a momentum of 0.99
+    and the weight map, as in the paper. auto: default, with the depth, tile and steps that tinyunet.doctor
+    proposes for the images."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=recipes.recipe)
     minutes: float | None = None
     """Train for this long, in place of --steps: a trial of some seconds finds how many steps fit. The run
@@ -245,6 +248,7 @@ def _by_images(options: Options, images: ImageSet, command: str) -> tuple[Option
         options, command = _with_proposal(options, images, command)
     if options.recipe == "default" and not options.resume:
         options, command = _turned_as_lit(options, images, command)
+        options, command = _weighted_by_walls(options, images, command)
     return options, command
 
 
@@ -265,10 +269,29 @@ def _turned_as_lit(options: Options, images: ImageSet, command: str) -> tuple[Op
     return replace(options, config=config), shlex.join([*shlex.split(command), *words])
 
 
+def _weighted_by_walls(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
+    """Weight the borders where thin walls part the objects, unless a weight was given or is in the recipe."""
+    weights = options.config.weights
+    if weights.w0 or _gives_weights(command):
+        return options, command
+    walls = diagnosis.find_walls(_images_to_train_on(options, images))
+    if walls is None:
+        return options, command
+    weights = replace(weights, w0=WeightMap().w0)
+    words = (f"--{BORDER_WEIGHT}", f"{weights.w0:g}")
+    print(f"{walls}: the borders have the paper's weight ({' '.join(words)})")
+    config = replace(options.config, weights=weights)
+    return replace(options, config=config), shlex.join([*shlex.split(command), *words])
+
+
+def _gives_weights(command: str) -> bool:
+    return any(command_line.option_of(word).startswith("--weights.") for word in shlex.split(command))
+
+
 def _with_proposal(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
     """Decide by the images to train on what was not given."""
     undecided = _undecided(options.config)
-    if f"--{BORDER_WEIGHT}" not in map(command_line.option_of, shlex.split(command)):
+    if not _gives_weights(command):
         undecided.append(BORDER_WEIGHT)
     training_set = _images_to_train_on(options, images)
     proposal = diagnosis.propose(training_set, options.config, undecided, minutes=options.minutes)

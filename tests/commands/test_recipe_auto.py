@@ -3,12 +3,9 @@
 import json
 import shlex
 
-import numpy as np
-import pytest
 from run_files import log_of, same_weights
 
 from tinyunet import train
-from tinyunet.data import ImageSet
 from tinyunet.reporting.trial import AS_MANY_AS_FIT
 from tinyunet.training.config import TrainConfig
 
@@ -58,17 +55,6 @@ def test_a_proposal_for_minutes_leaves_the_steps_to_the_trial(data, monkeypatch)
     assert (decided.config.depth, decided.config.tile) == (2, 36)
     assert decided.config.steps == decided.config.validate_every == AS_MANY_AS_FIT
     assert command == "train --recipe default --minutes 1 --depth 2 --tile 36"
-
-
-@pytest.mark.parametrize(("words", "weight"), [("", 10), ("--weights.w0 0", 0), ("--weights.w0=3", 3)])
-def test_walls_get_a_border_weight_unless_one_was_given(words, weight):
-    inside = np.arange(120) % 40 >= 4
-    mask = (inside[:, None] & inside).astype(np.uint8)
-    images = ImageSet([255 * mask[..., None]] * 2, ["a", "b"], [mask] * 2, "binary", 2)
-    command = f"train --recipe auto --holdout 1 {words}".strip()
-    decided, repeats = train._with_proposal(train.parse(command.split()[1:]), images, command)
-    assert decided.config.weights.w0 == weight
-    assert train.parse(repeats.split()[1:]).config == decided.config
 
 
 def test_a_resumed_run_keeps_what_was_proposed(command, data, tmp_path):

@@ -99,53 +99,6 @@ def test_a_sparse_class_is_named_but_not_balanced():
     assert given.config.weights.class_balance
 
 
-def walls(side=300, apart=50, width=5):
-    """Square cells on a grid of dark walls, as their mask."""
-    inside = np.arange(side) % apart >= width
-    mask = (inside[:, None] & inside).astype(np.uint8)
-    noise = np.random.default_rng(side).normal(0, 0.1, (side, side, 1))
-    return mask[..., None] + noise, mask
-
-
-def test_thin_walls_get_the_papers_border_weight():
-    """Walls 5 px wide have pixels at distances 1, 2 and 3 from the cells, 45 px wide."""
-    found = measure(image_set([walls()], "binary"))
-    assert found.gap == pytest.approx(5)
-    assert found.width == pytest.approx(45, abs=1)
-    proposal = proposed([walls()], "binary")
-    assert proposal.config.weights == WeightMap(w0=10, class_balance=False)
-    assert proposal.options["--weights.w0"] == "10"
-    words = shlex.split(proposal.command(recipe()))
-    assert train.parse(words[3:]).config == proposal.config
-
-
-@pytest.mark.parametrize(
-    ("pairs", "kind"),
-    [([walls(width=15)], "binary"), (SMALL, "instances"), ([(SMALL[0][0], 0 * SMALL[0][1])], "binary")],
-    ids=["broad walls", "objects apart", "no objects"],
-)
-def test_other_backgrounds_get_none(pairs, kind):
-    proposal = proposed(pairs, kind)
-    assert proposal.config.weights.w0 == 0
-    assert "--weights.w0" not in proposal.options
-
-
-def test_a_border_weight_that_was_given_wins():
-    images = image_set([walls()], "binary")
-    assert propose(images, recipe(), DECIDED).config.weights.w0 == 0
-    given = WeightMap(w0=3, class_balance=False)
-    assert propose(images, recipe(weights=given)).config.weights == given
-    other = propose(images, recipe(model="fcn"))
-    assert "--weights.w0" not in other.options
-
-
-def test_unknown_pixels_are_neither_walls_nor_objects():
-    image, mask = walls()
-    labels = mask.astype(np.int32)
-    labels[:, :155] = UNKNOWN  # up to a cell
-    assert measure(image_set([(image, labels)], "binary")).gap == pytest.approx(5)
-
-
 def test_minutes_decide_the_steps():
     config = recipe(steps=7)
     proposal = propose(image_set(SMALL), config, minutes=2)

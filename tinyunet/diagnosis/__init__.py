@@ -35,6 +35,7 @@ from tinyunet.diagnosis.labels import (
 from tinyunet.diagnosis.light import check_light, is_lit_from_one_side
 from tinyunet.diagnosis.magnification import check_pixel_sizes
 from tinyunet.diagnosis.proposal import Proposal, propose
+from tinyunet.diagnosis.walls import find_walls
 from tinyunet.sampling import Sample
 from tinyunet.sampling.augment import Augmentation
 from tinyunet.training.setup import Setup
@@ -45,6 +46,7 @@ __all__ = [
     "Proposal",
     "diagnose",
     "example_samples",
+    "find_walls",
     "is_lit_from_one_side",
     "propose",
     "warnings",

@@ -1,8 +1,7 @@
-"""Measure what of a set decides about its training: sides, objects and what parts them, contrast, classes."""
+"""Measure what of a set decides about its training: sides, objects, contrast, classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +32,6 @@ class Measures:
     width : float
         Nine tenths of the object pixels belong to objects that are no wider than this; 0 without objects.
         The width is the diameter of the largest disc within an object: a long thin one counts as thin.
-    gap : float
-        Nine tenths of the background pixels are no farther from an object than the middle of a wall of this
-        width; infinite without background or objects.
     contrast : float
         The share of the variance of grey values that the classes explain, the measure that Otsu (1979)
         maximises: 0 if all classes look alike pixel by pixel, 1 if each has its own grey value and no noise.
@@ -47,7 +43,6 @@ class Measures:
     side: int
     pixels: int
     width: float
-    gap: float
     contrast: float
     rarest: float
 
@@ -58,26 +53,27 @@ def measure(images: ImageSet) -> Measures:
     assert images.kind is not None
     few = images.looked_at
     sides = [min(image.shape[:2]) for image in few.images]
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int))
-    widths, areas, contrasts, by_distance = [], [], [], []
-    for number in chosen:
+    widths, areas, contrasts = [], [], []
+    for number in chosen(len(images)):
         labels = images.labels[number]
         found = object_sizes(labels, images.kind)
         widths.append(found[0])
         areas.append(found[1])
-        classes = class_labels(labels, images.kind)
-        contrasts.append(class_contrast(images.images[number], classes))
-        by_distance.append(pixels_by_distance(classes))
+        contrasts.append(class_contrast(images.images[number], class_labels(labels, images.kind)))
     counts = pixels_by_class(few)
     return Measures(
         images=len(images),
         side=int(np.quantile(sides, 1 - MOST, method="lower")),
         pixels=images.pixels,
-        width=_typical(np.concatenate(widths), np.concatenate(areas)),
-        gap=_gap(by_distance),
+        width=typical_width(np.concatenate(widths), np.concatenate(areas)),
         contrast=float(np.mean(contrasts)),
         rarest=float(counts[counts > 0].min() / counts.sum()),
     )
+
+
+def chosen(images: int, most: int = LOOKED_AT) -> list[int]:
+    """The numbers of the images that are measured, of so many: a few, evenly spaced."""
+    return np.unique(np.linspace(0, images - 1, min(images, most)).astype(int)).tolist()
 
 
 def object_sizes(labels: NDArray[np.integer], kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -105,28 +101,7 @@ def object_sizes(labels: NDArray[np.integer], kind: str) -> tuple[NDArray[np.flo
     return np.concatenate(widths), np.concatenate(areas)
 
 
-def pixels_by_distance(classes: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Count the background pixels at each whole distance from the nearest object, 1 at its rim.
-
-    What is unknown is no object, nor what lies beyond the frame. Without objects nothing is counted.
-    """
-    objects = classes > 0
-    if not objects.any():
-        return np.zeros(0, np.int64)
-    distance = ndimage.distance_transform_edt(~objects)
-    return np.bincount(distance[classes == 0].astype(np.int64))
-
-
-def _gap(counts: Sequence[NDArray[np.int64]]) -> float:
-    """The width that the background has where `MOST` of its pixels are; infinite without such pixels."""
-    largest = max(map(len, counts))
-    share = np.cumsum(np.sum([np.pad(one, (0, largest - len(one))) for one in counts], axis=0))
-    if not largest or not share[-1]:
-        return np.inf
-    return 2.0 * int(np.searchsorted(share, MOST * share[-1])) - 1
-
-
-def _typical(widths: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
+def typical_width(widths: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
     """The width that `MOST` of the area does not exceed; 0 without objects."""
     if not widths.size:
         return 0.0

@@ -18,6 +18,7 @@ from typing import Any
 from tinyunet.data import ImageSet
 from tinyunet.diagnosis.labels import RARE
 from tinyunet.diagnosis.measures import Measures, measure
+from tinyunet.diagnosis.walls import BORDER_WEIGHT, find_walls
 from tinyunet.models import MODELS
 from tinyunet.models.geometry import Geometry
 from tinyunet.sampling import WeightMap
@@ -27,10 +28,6 @@ from tinyunet.training.config import TrainConfig, network_options
 DECIDED = ("depth", "tile", "steps", "validate_every")  # the options that a proposal gives values
 DEEPEST = 4  # poolings, the paper's: more of them were not measured
 SHALLOWEST = 2  # poolings, unless the images are too small
-BORDER_WEIGHT = "weights.w0"  # decided as well, unless it was given
-# A background narrower than this share of the objects' width consists of walls. On the sets measured, the
-# share is 0.07 for membranes; next are cells in `synthetic-dic` with 0.4 and axons with 0.5.
-WALL = 0.2
 READABLE = 0.2  # contrast at which the means of two equal classes are one standard deviation of noise apart
 PASSES = 10  # over the area of the training images
 FEWEST_STEPS, MOST_STEPS = 300, 3000
@@ -107,7 +104,7 @@ def propose(
             config = replace(config, **decided)
             options[option] = str(value)
         reasons[option] = reason
-    weight, reasons[f"--{BORDER_WEIGHT}"] = _border_weight(found, config, BORDER_WEIGHT in undecided)
+    weight, reasons[f"--{BORDER_WEIGHT}"] = _border_weight(images, config, BORDER_WEIGHT in undecided)
     if weight:
         config = replace(config, weights=replace(config.weights, w0=weight))
         options[f"--{BORDER_WEIGHT}"] = f"{weight:g}"
@@ -199,18 +196,13 @@ def _validate_every(found: Measures, config: TrainConfig) -> tuple[int, str]:
 RULES = {"depth": _depth, "tile": _tile, "steps": _steps, "validate_every": _validate_every}
 
 
-def _border_weight(found: Measures, config: TrainConfig, is_undecided: bool) -> tuple[float, str]:
-    """Choose the paper's weight of the borders for objects that walls part, and 0 for others.
-
-    A gap in a wall joins two objects. On the membranes of ISBI 2012 the weights raised V_Rand from 0.90 to
-    0.96 and lowered the mean IoU by 0.012 (docs/peers.md); on the others they lowered the mean IoU.
-    """
+def _border_weight(images: ImageSet, config: TrainConfig, is_undecided: bool) -> tuple[float, str]:
+    """Choose the paper's weight of the borders for objects that walls part, and 0 for others."""
     given = config.weights.w0
     if config.model != "unet" or given or not is_undecided:
         return 0.0, f"{given:g}, as {'given' if config.model == 'unet' else 'in the paper'}"
-    if found.gap < WALL * found.width:
-        why = f"walls {found.gap:.0f} px wide part objects of {found.width:.0f} px, which a gap would join"
-        return WeightMap().w0, why
+    if walls := find_walls(images):
+        return WeightMap().w0, f"{walls}, which a gap would join"
     return 0.0, "off: no thin walls part the objects; compare 10 where objects that touch are joined"
 
 
