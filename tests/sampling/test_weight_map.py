@@ -81,6 +81,15 @@ def test_distances_up_to_a_limit(name, most):
 
 
 @pytest.mark.parametrize("name", IMAGES)
+def test_distances_of_the_background_alone(name):
+    inside = IMAGES[name] != 0
+    alone = nearest_two_cells(IMAGES[name], max_distance=9, only_background=True)
+    for found, everywhere in zip(alone, nearest_two_cells(IMAGES[name], max_distance=9), strict=True):
+        assert np.isinf(found[inside]).all()
+        np.testing.assert_array_equal(found[~inside], everywhere[~inside])
+
+
+@pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize(("w0", "sigma"), [(10, 5), (3, 12)])
 def test_weights_equal_one_transform_per_cell(name, w0, sigma):
     labels = IMAGES[name]

@@ -86,7 +86,7 @@ def weight_map(
     target = np.where(ignored, 0, cells != 0 if classes is None else target)
 
     weights = _weights_by_class(class_balance, target, ignored)[target]
-    weights += np.where(cells == 0, _border(cells, w0, sigma), 0)
+    weights += _border(cells, w0, sigma)
     weights[ignored] = 0
     return weights
 
@@ -111,11 +111,11 @@ def _weights_by_class(
 
 
 def _border(cells: NDArray[np.integer], w0: float, sigma: float) -> NDArray[np.float32]:
-    """Compute w0 exp(−(d1 + d2)² / 2σ²) at every pixel; 0 where d2 alone brings it below `NEGLIGIBLE`."""
+    """Compute w0 exp(−(d1 + d2)² / 2σ²) outside cells; 0 where d2 alone brings it below `NEGLIGIBLE`."""
     reach = border_reach(w0, sigma)
     if reach == 0:
         return np.zeros(cells.shape, np.float32)
-    d1, d2 = nearest_two_cells(cells, max_distance=reach)
+    d1, d2 = nearest_two_cells(cells, max_distance=reach, only_background=True)
     return np.float32(w0) * np.exp(-((d1 + d2) ** 2) / np.float32(2 * sigma**2))
 
 
@@ -164,7 +164,7 @@ def balance(counts: NDArray[np.integer]) -> NDArray[np.float32]:
 
 
 def nearest_two_cells(
-    labels: NDArray[np.integer], *, max_distance: float = np.inf
+    labels: NDArray[np.integer], *, max_distance: float = np.inf, only_background: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Compute each pixel's Euclidean distance to the nearest cell, d1, and to the second nearest, d2.
 
@@ -174,6 +174,9 @@ def nearest_two_cells(
         0 is background, each other value one cell.
     max_distance : float
         Cells further away than this, in pixels, are ignored. The smaller, the faster.
+    only_background : bool
+        Whether to leave out the pixels in cells, where both distances are then infinite. In a large cell the
+        search for another takes longest.
 
     Returns
     -------
@@ -195,7 +198,7 @@ def nearest_two_cells(
     """
     labels = _check_labels("nearest_two_cells", labels)
     cell, dy = _nearest_two_of_columns(labels)
-    d1, d2 = _nearest_two_of_rows(cell, dy, squared_limit(labels.shape, max_distance))
+    d1, d2 = _nearest_two_of_rows(cell, dy, squared_limit(labels.shape, max_distance), only_background)
     return d1, d2
 
 
@@ -249,12 +252,14 @@ def _update_from_row(cell, dy, i, neighbour):
 
 
 @kernel
-def _nearest_two_of_rows(cell, dy, limit):
+def _nearest_two_of_rows(cell, dy, limit, only_background):
     """Find d1 and d2 among the candidates of the columns; infinite where the square is not below `limit`."""
     height, width, _ = cell.shape
-    distances = np.empty((2, height, width), np.float32)
+    distances = np.full((2, height, width), np.inf, np.float32)
     for i in range(height):
         for j in range(width):
+            if only_background and cell[i, j, 0] != 0 and dy[i, j, 0] == 0:
+                continue
             # Squared distances are whole numbers, so the comparisons are exact.
             first, d_first, second, d_second = 0, limit, 0, limit
             dx = 0
@@ -267,8 +272,10 @@ def _nearest_two_of_rows(cell, dy, limit):
                                 first, d_first, second, d_second, np.int64(cell[i, column, k]), squared
                             )
                 dx += 1
-            distances[0, i, j] = np.sqrt(d_first) if d_first < limit else np.inf
-            distances[1, i, j] = np.sqrt(d_second) if d_second < limit else np.inf
+            if d_first < limit:
+                distances[0, i, j] = np.sqrt(d_first)
+            if d_second < limit:
+                distances[1, i, j] = np.sqrt(d_second)
     return distances
 
 
