@@ -4,6 +4,8 @@ import json
 
 from tinyunet.training.checkpoint import load_checkpoint
 
+FILES = {"config.json", "log.jsonl", "best.safetensors", "last.safetensors", "curves.png", "examples.png"}
+
 
 def same_weights(one, other):
     a, b = load_checkpoint(one), load_checkpoint(other)
@@ -14,3 +16,12 @@ def same_weights(one, other):
 
 def log_of(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def deterministic(log):
+    """The log without what differs from run to run: starts and times."""
+    return [
+        {key: value for key, value in record.items() if key not in ("seconds", "waited")}
+        for record in log
+        if record["event"] != "started"
+    ]
