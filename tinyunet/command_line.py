@@ -8,7 +8,7 @@ import io
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -125,6 +125,11 @@ def replaced(command: str, name: str, value: str, name_then: str = "") -> list[s
     at = [option_of(word) for word in words].index(f"--{name}")
     words[at : at + (1 if "=" in words[at] else 2)] = [f"--{name_then or name}", value]
     return words
+
+
+def options_of(words: Iterable[str]) -> set[str]:
+    """Return the options that are among the words of a command."""
+    return {option_of(word) for word in words if word.startswith("--")}
 
 
 def option_of(word: str) -> str:

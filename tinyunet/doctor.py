@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +14,10 @@ import tyro
 from tinyunet import command_line
 from tinyunet.data import split
 from tinyunet.data.atomic_write import make_folder
-from tinyunet.diagnosis import diagnose, example_samples, propose
+from tinyunet.diagnosis import decide, diagnose, example_samples, propose
+from tinyunet.diagnosis.decisions import gives_weights
 from tinyunet.diagnosis.proposal import DECIDED
+from tinyunet.diagnosis.walls import BORDER_WEIGHT
 from tinyunet.models import ModelName
 from tinyunet.sampling import WeightMap
 from tinyunet.training.config import DataOptions, TrainConfig, config_from, read_data
@@ -49,31 +54,49 @@ class Options(DataOptions):
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the options and run the command."""
-    command_line.run(
-        lambda: doctor(
-            tyro.cli(
-                Options, prog="python -m tinyunet.doctor", args=arguments, config=(tyro.conf.UseAppendAction,)
-            )
-        )
+    given = command_line.options_of(sys.argv[1:] if arguments is None else arguments)
+    command_line.run(lambda: doctor(parse(arguments), given))
+
+
+def parse(arguments: list[str] | None) -> Options:
+    """The options of a command line; the weights default to those that the network is trained with."""
+    parse = partial(
+        tyro.cli,
+        Options,
+        prog="python -m tinyunet.doctor",
+        args=arguments,
+        config=(tyro.conf.UseAppendAction,),
     )
+    options: Options = parse()
+    return parse(default=replace(options, weights=recipe(model=options.model).weights))
 
 
-def doctor(options: Options) -> None:
-    """Check the images, print the findings and draw a sample."""
+def doctor(options: Options, given: Collection[str]) -> None:
+    """Check the images, print the findings and draw a sample.
+
+    Parameters
+    ----------
+    options : Options
+    given : collection of str
+        The options that were typed, as `decide` takes them.
+    """
     picture = options.out / "doctor.png"
     command_line.require_no_file(picture, overwrite=options.overwrite)
     config = config_from(options)
     sizes = None if config.pixel_size is None else config.pixel_sizes  # without, they are compared only
     images = read_data(replace(config, pixel_sizes=sizes))
     print(f"{config.data}: {images.summary()}")
-    setup = Setup(config, *split(images, config.holdout))
+    training_set, held_out = split(images, config.holdout)
+    config, _ = decide(training_set, config, given)  # for the tile and the loss that training will have
+    setup = Setup(config, training_set, held_out)
     few = setup.looked_at()
     looked_at = "" if few is setup else f"; looked at: {len(few.training_set)} and {len(few.validation_set)}"
     print(f"{len(setup.training_set)} images to train on, {len(setup.validation_set)} held out{looked_at}\n")
     for finding in diagnose(setup):
         print(f"{finding}\n")
     basis = _of_the_default_recipe(options)
-    proposal = propose(setup.training_set, basis)
+    undecided = DECIDED if gives_weights(given) else (*DECIDED, BORDER_WEIGHT)
+    proposal = propose(training_set, basis, undecided)
     print(f"{proposal}\n  {proposal.command(basis)}\n")
     from tinyunet.reporting import plots  # here, because Matplotlib takes long to import
 

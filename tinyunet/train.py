@@ -17,6 +17,7 @@ from tinyunet import command_line, diagnosis
 from tinyunet.backend import active_backend, use_backend
 from tinyunet.data import ImageSet, split
 from tinyunet.data.holdout import fold_holdouts
+from tinyunet.diagnosis.decisions import gives_weights
 from tinyunet.diagnosis.proposal import DECIDED
 from tinyunet.diagnosis.walls import BORDER_WEIGHT
 from tinyunet.errors import OptionError, RunError
@@ -25,7 +26,6 @@ from tinyunet.metrics.folds import pixel_scores_of_folds
 from tinyunet.reporting.fold_table import fold_table
 from tinyunet.reporting.recorder import record_training
 from tinyunet.reporting.trial import AS_MANY_AS_FIT, fit_into
-from tinyunet.sampling import WeightMap
 from tinyunet.training import mpi, recipes
 from tinyunet.training.checkpoint import load_model
 from tinyunet.training.config import TrainConfig, read_data
@@ -38,7 +38,6 @@ from tinyunet.training.trainer import Trainer
 from tinyunet.training.validation import count_pixels
 
 WAITING = [name for name in DECIDED if name != "depth"]  # None waits for it
-TURNING = {"--augmentation.rotation", "--augmentation.flips", "--augmentation.no-flips"}
 
 
 @dataclass(frozen=True)
@@ -247,8 +246,7 @@ def _by_images(options: Options, images: ImageSet, command: str) -> tuple[Option
     if options.recipe == "auto" and not options.resume:
         options, command = _with_proposal(options, images, command)
     if options.recipe == "default" and not options.resume:
-        options, command = _turned_as_lit(options, images, command)
-        options, command = _weighted_by_walls(options, images, command)
+        options, command = _as_images_decide(options, images, command)
     return options, command
 
 
@@ -257,41 +255,20 @@ def _images_to_train_on(options: Options, images: ImageSet) -> ImageSet:
     return images if options.folds else split(images, options.config.holdout)[0]
 
 
-def _turned_as_lit(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
-    """Turn and flip no images that are lit from one side, unless these options were given."""
-    given = set(map(command_line.option_of, shlex.split(command)))
-    if given & TURNING or not diagnosis.is_lit_from_one_side(_images_to_train_on(options, images)):
-        return options, command
-    augmentation = replace(options.config.augmentation, rotation=0.0, flips=False)
-    words = ("--augmentation.rotation", "0", "--augmentation.no-flips")
-    print(f"the images are lit from one side: they are neither turned nor flipped ({' '.join(words)})")
-    config = replace(options.config, augmentation=augmentation)
+def _as_images_decide(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
+    """Take what the default recipe leaves to the images, and say what it is."""
+    training_set, given = _images_to_train_on(options, images), command_line.options_of(shlex.split(command))
+    config, decisions = diagnosis.decide(training_set, options.config, given)
+    for decision in decisions:
+        print(decision)
+    words = [word for decision in decisions for word in decision.words]
     return replace(options, config=config), shlex.join([*shlex.split(command), *words])
-
-
-def _weighted_by_walls(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
-    """Weight the borders where thin walls part the objects, unless a weight was given or is in the recipe."""
-    weights = options.config.weights
-    if weights.w0 or _gives_weights(command):
-        return options, command
-    walls = diagnosis.find_walls(_images_to_train_on(options, images))
-    if walls is None:
-        return options, command
-    weights = replace(weights, w0=WeightMap().w0)
-    words = (f"--{BORDER_WEIGHT}", f"{weights.w0:g}")
-    print(f"{walls}: the borders have the paper's weight ({' '.join(words)})")
-    config = replace(options.config, weights=weights)
-    return replace(options, config=config), shlex.join([*shlex.split(command), *words])
-
-
-def _gives_weights(command: str) -> bool:
-    return any(command_line.option_of(word).startswith("--weights.") for word in shlex.split(command))
 
 
 def _with_proposal(options: Options, images: ImageSet, command: str) -> tuple[Options, str]:
     """Decide by the images to train on what was not given."""
     undecided = _undecided(options.config)
-    if not _gives_weights(command):
+    if not gives_weights(command_line.options_of(shlex.split(command))):
         undecided.append(BORDER_WEIGHT)
     training_set = _images_to_train_on(options, images)
     proposal = diagnosis.propose(training_set, options.config, undecided, minutes=options.minutes)

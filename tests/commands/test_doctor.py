@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tinyunet import train
+from tinyunet.training.recipes import recipe
+
 SMALL = ("--tile", "16", "--depth", "1", "--holdout", "1")
 
 
@@ -48,6 +51,30 @@ def test_what_it_proposes_is_a_command(command, data, tiny):
     assert words[:3] == ["python", "-m", "tinyunet.train"]
     assert words[words.index("--holdout") :][:2] == ["--holdout", "1"]
     assert words[words.index("--depth") :][:4] == ["--depth", "2", "--tile", "36"]
+
+
+@pytest.mark.parametrize("model", ["unet", "fcn", "sliding-window"])
+def test_what_it_proposes_has_the_weights_of_the_recipe(command, data, model):
+    """Those with which --recipe auto trains this network, none of which was given."""
+    _, out, _ = command("doctor", data, *SMALL[:2], "--holdout", "1", "--model", model)
+    (line,) = [line for line in out.splitlines() if "python -m tinyunet.train" in line]
+    assert "--weights" not in line
+    assert train.parse(shlex.split(line)[3:]).config.weights == recipe(model=model).weights
+
+
+def test_its_loss_has_the_weights_that_a_training_takes(command, tmp_path):
+    """Of the borders, where walls part the objects; a weight that was given wins over that."""
+    inside = np.arange(120) % 40 >= 4
+    mask = (inside[:, None] & inside).astype(np.uint8)
+    np.savez(tmp_path / "walls.npz", images=np.stack([255 * mask] * 3), labels=np.stack([mask] * 3))
+
+    def loss(*options):
+        _, out, _ = command("doctor", tmp_path / "walls.npz", *SMALL, "--overwrite", *options)
+        (line,) = [line for line in out.splitlines() if "training loss then" in line]
+        return line
+
+    assert loss() == loss("--weights.w0", "10") != loss("--weights.w0", "0")
+    assert loss("--weights.class-balance") == loss("--weights.class-balance", "--weights.w0", "0")
 
 
 def test_problems_come_first(command, data):

@@ -7,8 +7,9 @@ import pytest
 
 from tinyunet import train
 from tinyunet.data import synthetic_cells, synthetic_dic
-from tinyunet.diagnosis import diagnose, is_lit_from_one_side
+from tinyunet.diagnosis import decide, diagnose, is_lit_from_one_side
 from tinyunet.training.config import TrainConfig
+from tinyunet.training.recipes import recipe
 from tinyunet.training.run_folder import RunFolder
 from tinyunet.training.setup import Setup
 from tinyunet.training.stored_run import load_last
@@ -36,6 +37,15 @@ def test_images_without_a_common_light():
 def test_two_images_do_not_tell():
     few = replace(DIC, images=DIC.images[:2], names=DIC.names[:2], labels=DIC.labels[:2])
     assert not is_lit_from_one_side(few)
+
+
+def test_turning_that_was_given_keeps_the_images_from_deciding():
+    config, decisions = decide(DIC, recipe(), ["--data"])
+    assert not config.augmentation.flips
+    assert [decision.words for decision in decisions] == [
+        ("--augmentation.rotation", "0", "--augmentation.no-flips")
+    ]
+    assert decide(DIC, recipe(), ["--augmentation.flips"]) == (recipe(), [])
 
 
 def test_the_doctor_mentions_it():

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from tinyunet.backend.threads import on_all_cores
 from tinyunet.diagnosis.copies import check_duplicates
+from tinyunet.diagnosis.decisions import Decision, decide
 from tinyunet.diagnosis.finding import Finding, Severity
 from tinyunet.diagnosis.images import (
     check_bit_depth,
@@ -42,8 +43,10 @@ from tinyunet.training.setup import Setup
 
 __all__ = [
     "CHECKS",
+    "Decision",
     "Finding",
     "Proposal",
+    "decide",
     "diagnose",
     "example_samples",
     "find_walls",
