@@ -47,3 +47,9 @@ def test_steps_of_recorded_runs(peers):
     assert peers.recorded_steps(records, "axons", "a") == 750
     with pytest.raises(peers.OptionError, match="no recorded run on axons"):
         peers.recorded_steps(records, "axons", "b")
+
+
+@pytest.mark.parametrize(("task", "left_out"), [("isbi", "BORDERS"), ("axons", "NO_BORDERS")])
+def test_no_peer_is_the_default_recipe_again(peers, task, left_out):
+    expected = [peer for peer in peers.PEERS if peer != getattr(peers, left_out)]
+    assert peers.peers_on(task, peers.PEERS) == expected
