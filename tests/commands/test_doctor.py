@@ -63,7 +63,7 @@ def test_what_it_proposes_has_the_weights_of_the_recipe(command, data, model):
 
 
 def test_its_loss_has_the_weights_that_a_training_takes(command, tmp_path):
-    """Of the borders, where walls part the objects; a weight that was given wins over that."""
+    """The borders have one where walls part the objects, unless a weight was given."""
     inside = np.arange(120) % 40 >= 4
     mask = (inside[:, None] & inside).astype(np.uint8)
     np.savez(tmp_path / "walls.npz", images=np.stack([255 * mask] * 3), labels=np.stack([mask] * 3))

@@ -2,8 +2,8 @@
 
 Of the sets measured two have walls. On the membranes of ISBI 2012 the width of the background is 0.07 of the
 objects', on `synthetic-membranes` 0.06; next come the cells of `synthetic-dic` with 0.4 and axons with 0.5.
-With the paper's weights of the borders, V_Rand rose on both sets with walls, and fewer cells were joined; the
-mean IoU, which counts pixels, fell on all sets (docs/peers.md).
+With the paper's weights of the borders, V_Rand rose on both sets with walls: fewer cells were joined. The
+mean IoU, which counts pixels, fell on all sets that were compared (docs/peers.md, docs/recipes.md).
 """
 
 from __future__ import annotations
