@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyunet.autograd import Tensor
 from tinyunet.nn.module import Buffer, Module, Parameter
-from tinyunet.ops.batch_norm import batch_norm, fold
+from tinyunet.ops.batch_norm import batch_norm, folded
 from tinyunet.ops.conv2d import conv2d
 from tinyunet.ops.conv_transpose2d import conv_transpose2d
 from tinyunet.ops.crop_concat_conv2d import crop_concat_conv2d
@@ -83,10 +83,10 @@ def _convolve(x: Tensor, skip: Tensor | None, *parameters: Tensor, **options: An
 class NormalisedConv2d(Module):
     """A convolution whose output is normalised: by `batch_norm` in training, by fixed statistics otherwise.
 
-    In training mode the mean and the variance are those of the map itself. In prediction they are the
-    buffers, and the map is an affine one: it is folded into the convolution's weight and bias. So prediction
-    takes no more time, and that of a tile does not depend on what else is in it. There, gradients reach x but
-    not the parameters.
+    In training mode the mean and the variance are those of the map itself. Otherwise they are the buffers,
+    and the map is an affine one: it is folded into the convolution's weight and bias. So prediction takes no
+    more time, and that of a tile does not depend on what else is in it. A network can be trained in both
+    modes of its normalised layers; gradients reach x and the parameters.
 
     Parameters
     ----------
@@ -136,8 +136,7 @@ class NormalisedConv2d(Module):
         if self.training or self.on_statistics:
             y = _convolve(x, skip, self.weight, padding=self.padding)
             return batch_norm(y, self.scale, self.shift, relu=self.relu, on_statistics=self.on_statistics)
-        tensors = (self.weight, self.scale, self.shift, self.mean, self.variance)
-        weight, bias = map(Tensor, fold(*(tensor.data for tensor in tensors)))
+        weight, bias = folded(self.weight, self.scale, self.shift, self.mean.data, self.variance.data)
         return _convolve(x, skip, weight, bias, padding=self.padding, relu=self.relu)
 
 

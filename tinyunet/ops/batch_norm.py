@@ -18,7 +18,12 @@ normal follow from them, which takes fewer accesses to memory than to store and 
 With a mean and a variance that are fixed, y is an affine map of x, which the convolution before it can make:
 
     factor = scale / sqrt(variance + EPSILON)
-    weight[p,q,c,f] · factor[f], and bias[f] = shift[f] - mean[f] · factor[f]         (`fold`)
+    weight[p,q,c,f] · factor[f], and bias[f] = shift[f] - mean[f] · factor[f]         (`folded`)
+
+whose gradients are, with g_weight and g_bias those of the two,
+
+    grad_weight = g_weight · factor                         grad_shift = g_bias
+    grad_scale  = (sum over p,q,c of g_weight · weight - mean · g_bias) / sqrt(variance + EPSILON)
 
 A variance is a small difference of large numbers if it is computed as the mean square less the squared mean.
 So the maps are cut into blocks that stay in a cache. Each is read twice: for its mean, which is rounded, then
@@ -38,6 +43,7 @@ from numba import prange
 
 from tinyunet.autograd import Function, Tensor
 from tinyunet.backend import Dispatch, allocator, cuda
+from tinyunet.backend.dispatch import array_library
 from tinyunet.backend.jit import inlined_kernel, parallel_kernel
 from tinyunet.errors import ShapeError, describe
 from tinyunet.ops.checks import AXES, require_axes, require_one_dtype
@@ -70,6 +76,12 @@ def backward_numpy(grad_output, x, scale, shift, mean, variance, relu, in_place=
 def fold_numpy(weight, scale, shift, mean, variance):
     factor = scale / np.sqrt(variance + EPSILON)
     return weight * factor, shift - mean * factor
+
+
+def fold_backward_numpy(grad_output, weight, scale, variance):
+    deviation = np.sqrt(variance + EPSILON)
+    dot = (grad_output * weight).sum(axis=(0, 1, 2), dtype=np.float64)
+    return grad_output * (scale / deviation), (dot / deviation).astype(scale.dtype)
 
 
 # The op: its checks, and its place in the graph
@@ -146,6 +158,57 @@ class BatchNorm(Function):
 
     def backward(self, grad_output):
         return backward(grad_output, *self.saved, self.may_overwrite)
+
+
+# Fixed statistics: folded into a convolution
+
+
+def folded(weight: Tensor, scale: Tensor, shift: Tensor, mean: Any, variance: Any) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the convolution that is one by `weight` and a normalisation after it.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (K, K, C, F)
+    scale, shift : Tensor, shape (F,)
+        The standard deviation and the mean of the output's channels.
+    mean, variance : array, shape (F,)
+        The fixed statistics of the convolution's output. They have no gradient.
+    """
+    arrays = fold(weight.data, scale.data, shift.data, mean, variance)
+    return (
+        FoldedWeight.apply(weight, scale, folded=arrays[0], variance=variance),
+        FoldedBias.apply(scale, shift, folded=arrays[1], mean=mean, variance=variance),
+    )
+
+
+class FoldedWeight(Function):
+    """The weight of `folded` in the graph."""
+
+    name = "folded_weight"
+    returns_new = True
+
+    def forward(self, weight, scale, *, folded, variance):
+        self.save(weight, scale, variance)
+        return folded
+
+    def backward(self, grad_output):
+        return fold_backward(grad_output, *self.saved)
+
+
+class FoldedBias(Function):
+    """The bias of `folded` in the graph."""
+
+    name = "folded_bias"
+
+    def forward(self, scale, shift, *, folded, mean, variance):
+        self.save(mean, variance)
+        return folded
+
+    def backward(self, grad_output):
+        mean, variance = self.saved
+        # -mean · g / sqrt(variance + EPSILON): the bias with the gradient in the scale's place, and no shift.
+        none = array_library().zeros_like(grad_output)
+        return fold(grad_output.reshape(1, 1, 1, -1), grad_output, none, mean, variance)[1], grad_output
 
 
 # Numba: x as one line of numbers, and beside it vectors that repeat the channels' numbers, so that the inner
@@ -282,6 +345,17 @@ def _backward(grad, x, length, mean, factor, shift, mean_grad, slope, relu):
                 grads[e] = factor[e] * (before - mean_grad[e] - distance * slope[e])
 
 
+def fold_backward_numba(grad_output, weight, scale, variance):
+    """The sum over a weight is that over a map of as many pixels, whose mean is 0."""
+    lanes, length = _lanes_and_block(weight)
+    sums, dots = (np.empty((-(-weight.size // length), weight.shape[3])) for _ in range(2))
+    of_lanes = _repeated(lanes, *np.zeros((3, weight.shape[3]), weight.dtype))
+    lines = np.ascontiguousarray(grad_output).reshape(-1), weight.reshape(-1)
+    _backward_sums(*lines, length, *of_lanes, False, sums, dots)
+    deviation = np.sqrt(variance + weight.dtype.type(EPSILON))
+    return grad_output * (scale / deviation), (dots.sum(axis=0) / deviation).astype(scale.dtype)
+
+
 # CUDA: kernels/batch_norm.cu
 
 PIXELS_PER_THREAD = 32  # of statistics and sums
@@ -296,17 +370,25 @@ def forward_cuda(x, scale, shift, relu):
 
 
 def backward_cuda(grad_output, x, scale, shift, mean, variance, relu, in_place=False):
-    grid, pixels, width = _shares(x)
-    channels, given = x.shape[3], (grad_output, x, mean, variance, scale, shift)
-    sums, dots = (cuda.empty((channels, grid[0]), float) for _ in range(2))
-    _launch("sums", grid, *given, sums, dots, channels, width, int(relu), pixels, flops=6 * x.size)
-    grad_scale, grad_shift, grad_x = *(cuda.empty((channels,)) for _ in range(2)), cuda.empty(x.shape)
-    ends = (sums, dots, variance, grad_scale, grad_shift)
-    _launch("sums_end", _a_warp_each(channels), *ends, grid[0], channels, flops=2 * sums.size)
-    arrays = (*given, grad_scale, grad_shift, grad_x)
-    numbers = (channels, int(relu), pixels)
+    grad_scale, grad_shift = _sums_cuda(grad_output, x, scale, shift, mean, variance, relu)
+    grad_x, channels = cuda.empty(x.shape), x.shape[3]
+    arrays = (grad_output, x, mean, variance, scale, shift, grad_scale, grad_shift, grad_x)
+    numbers = (channels, int(relu), x.size // channels)
     cuda.launch_elementwise("batch_norm", "backward", x.size, *arrays, *numbers, flops=9 * x.size)
     return grad_x, grad_scale, grad_shift
+
+
+def _sums_cuda(grad_output, x, scale, shift, mean, variance, relu):
+    """The gradients of scale and shift."""
+    grid, pixels, width = _shares(x)
+    channels = x.shape[3]
+    sums, dots = (cuda.empty((channels, grid[0]), float) for _ in range(2))
+    arrays = (grad_output, x, mean, variance, scale, shift, sums, dots)
+    _launch("sums", grid, *arrays, channels, width, int(relu), pixels, flops=6 * x.size)
+    grad_scale, grad_shift = (cuda.empty((channels,)) for _ in range(2))
+    ends = (sums, dots, variance, grad_scale, grad_shift)
+    _launch("sums_end", _a_warp_each(channels), *ends, grid[0], channels, flops=2 * sums.size)
+    return grad_scale, grad_shift
 
 
 def fold_cuda(weight, scale, shift, mean, variance):
@@ -314,6 +396,12 @@ def fold_cuda(weight, scale, shift, mean, variance):
     arrays = (weight, mean, variance, scale, shift, folded, bias)
     cuda.launch_elementwise("batch_norm", "fold", weight.size, *arrays, shift.size, flops=weight.size)
     return folded, bias
+
+
+def fold_backward_cuda(grad_output, weight, scale, variance):
+    zeros = cuda.zeros(scale.shape)
+    grad_scale, _ = _sums_cuda(grad_output, weight, scale, zeros, zeros, variance, False)
+    return fold_cuda(grad_output, scale, zeros, zeros, variance)[0], grad_scale
 
 
 def _statistics_cuda(x):
@@ -350,3 +438,10 @@ def _a_warp_each(channels):
 forward = Dispatch("batch_norm", "forward", numpy=forward_numpy, numba=forward_numba, cuda=forward_cuda)
 backward = Dispatch("batch_norm", "backward", numpy=backward_numpy, numba=backward_numba, cuda=backward_cuda)
 fold = Dispatch("batch_norm", "fold", numpy=fold_numpy, numba=fold_numpy, cuda=fold_cuda)
+fold_backward = Dispatch(
+    "batch_norm",
+    "fold_backward",
+    numpy=fold_backward_numpy,
+    numba=fold_backward_numba,
+    cuda=fold_backward_cuda,
+)
