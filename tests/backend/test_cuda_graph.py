@@ -108,6 +108,20 @@ def test_ten_steps_end_with_the_same_bits(on_stand_in, launches, recwarn, change
         assert same_bits(with_graphs, outcome(trainer(config)))
 
 
+def test_the_steps_with_fixed_statistics_are_captured_anew(on_stand_in, launches, recwarn):
+    per_step, before = [], [0]
+
+    def count():
+        per_step.append(launches[0] - before[0])
+        before[0] = launches[0]
+
+    config = replace(TEN, validate_every=10, normalisation="batch", fixed_statistics=0.4)
+    with no_warning(recwarn):
+        with_graphs = outcome(trainer(config), count)
+    assert [number > 0 for number in per_step] == [True] * 2 + [False] * 4 + [True] * 2 + [False] * 2
+    assert same_bits(with_graphs, outcome(trainer(config, cuda_graph=False)))
+
+
 @pytest.mark.gpu
 def test_ten_steps_on_a_gpu(gpu, recwarn):
     for optimiser in ("sgd", "adam"):

@@ -21,6 +21,7 @@ def test_holdout(refused, data, tiny, tmp_path, holdout):
     [
         ("steps", "-3"), ("steps", "0"), ("tile", "0"), ("validate-every", "0"), ("patience", "-1"),
         ("seed", "-1"), ("minutes", "0"), ("minutes", "nan"), ("minutes", "inf"), ("warmup", "-1"),
+        ("fixed-statistics", "1.5"), ("fixed-statistics", "nan"),
         ("optimiser", "adagrad"), ("schedule", "linear"), ("ignore", "99999999999999999999"),
         ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("lr", "inf"),
         ("momentum", "1"), ("weight-decay", "-1"), ("weight-decay", "inf"),

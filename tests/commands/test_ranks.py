@@ -105,7 +105,8 @@ def test_each_process_has_a_gpu_and_the_bits_are_those_of_one(data, tiny, tmp_pa
     pytest.importorskip("cupy", reason="CuPy is not installed: nothing was run on it")
     folders = [str(Path(__file__).parents[1] / "helpers"), *sys.path]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
-    words = ["--data", data, *tiny, "--batch", "4", "--normalisation", "batch", "--backend", "cuda"]
+    words = ["--data", data, *tiny, "--batch", "4", "--normalisation", "batch"]
+    words += ["--fixed-statistics", "0.5", "--backend", "cuda"]
     ways = {"alone": (1, "none"), "nccl": (3, "nccl"), "host": (2, "none")}
     for name, (processes, transport) in ways.items():
         status, out, err = ended(start(processes, transport, *words, "--out", name, code=WITH_GPUS))

@@ -27,6 +27,7 @@ STORED = {
 LATER = {
     "ignore": (), "class_values": (), "normalisation": None, "start_from": None, "optimiser": "sgd",
     "warmup": 0, "batch": 1, "channel": None, "z": None, "pixel_size": None, "pixel_sizes": None,
+    "fixed_statistics": 0.0,
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ ONE = TrainConfig(
     base_channels=2, depth=1, tile=16, steps=4, validate_every=4, lr=0.01, momentum=0.9, dropout=0.0
 )
 THREE = replace(ONE, batch=3)
-ADAM = {"optimiser": "adam", "momentum": None, "lr": 0.001, "normalisation": "batch"}
+ADAM = {"optimiser": "adam", "momentum": None, "lr": 0.001, "normalisation": "batch", "fixed_statistics": 0.5}
 TRAIN, HELD_OUT = split(synthetic_cells(n=4, size=40, seed=0), "3")
 
 

@@ -33,6 +33,8 @@ TINY = TrainConfig(
     base_channels=2, depth=1, tile=16, steps=5, validate_every=2, lr=0.01, momentum=0.9, dropout=0.5
 )
 
+# Two steps of five.
+FIXED = {"normalisation": "batch", "fixed_statistics": 0.4}
 ADAM = {"optimiser": "adam", "momentum": None, "weight_decay": 0.1, "schedule": "cosine", "warmup": 3}
 
 
@@ -70,7 +72,7 @@ def finished(training):
 
 
 NETWORKS = pytest.mark.parametrize(
-    "network", [{"padding": "valid"}, {"padding": "same"}, {"normalisation": "batch"}], ids=str
+    "network", [{"padding": "valid"}, {"padding": "same"}, {"normalisation": "batch"}, FIXED], ids=str
 )
 
 
@@ -90,8 +92,8 @@ def test_the_same_seed_gives_the_same_bits(network):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"padding": "valid"}, {"padding": "same"}, {"normalisation": "batch"}, ADAM],
-    ids=["valid", "same", "batch", "adam"],
+    [{"padding": "valid"}, {"padding": "same"}, {"normalisation": "batch"}, FIXED, ADAM],
+    ids=["valid", "same", "batch", "fixed", "adam"],
 )
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("before_validation", [True, False])
@@ -553,6 +555,23 @@ def test_a_checkpoint_predicts_by_the_statistics_of_its_weights(tmp_path):
             assert all(np.array_equal(other.state_dict()[n], a) for n, a in checkpoint.weights.items())
             found.append(model.state_dict()["contracting.1.second.variance"].copy())
     assert len({each.tobytes() for each in found}) == 5
+
+
+def test_the_last_steps_are_normalised_as_predictions_are():
+    """By the statistics of many tiles with the weights of the first of these steps, which then stay."""
+    training = trainer(replace(TINY, **FIXED, dropout=0.0))
+    model, losses = training.model, []
+    for event in training.run():
+        if isinstance(event, Stepped) and event.step == 3:
+            population.estimate(model, (training.sampler.sample(step).image for step in range(20)))
+            fixed = {name: buffer.numpy().copy() for name, buffer in model.named_buffers()}
+            image, target, weight, _ = training._prepared(training.sampler.sample(3), 3).batch
+            expected = model.eval().loss(Tensor(image), target, weight).data.item()
+        losses += [event.loss] if isinstance(event, Stepped) else []
+    assert losses[3] == expected
+    assert {name: buffer.numpy().tobytes() for name, buffer in model.named_buffers()} == {
+        name: array.tobytes() for name, array in fixed.items()
+    }
 
 
 def test_networks_without_statistics_draw_no_tiles_for_them():

@@ -109,6 +109,11 @@ class CapturedStep:
                 return self._graph.launch(rng, arrays)
         return step(rng, **{name: to_backend(array) for name, array in arrays.items()})
 
+    def start_over(self) -> None:
+        """Release the graph, because the next step computes something else."""
+        self._release()
+        self._shapes = ()
+
     @property
     def bytes(self) -> int:
         """The GPU memory that the graph holds, without its inputs, which are in the common pool."""

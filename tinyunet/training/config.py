@@ -173,6 +173,9 @@ class TrainConfig(DataOptions):
     normalisation: Literal["none", "batch"] | None = None
     """Only U-Net. batch: of each map before its ReLU, which makes training faster and safer; the paper has
     none."""
+    fixed_statistics: float = 0.0
+    """Only with --normalisation batch: the fraction of the steps, the last ones, in which a tile is not
+    normalised by its own statistics but by those of many tiles, as in prediction."""
     dropout: float | None = None
     """Only U-Net and FCN: probability at the end of the contracting path; 0.5 if omitted."""
     start_from: str | None = None
@@ -213,6 +216,8 @@ class TrainConfig(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.fixed_statistics <= 1:
+            raise OptionError(f"fixed_statistics is {self.fixed_statistics}, expected a fraction from 0 to 1")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value < least:

@@ -70,6 +70,16 @@ def estimate(model: Network, tiles: Iterable[Any]) -> None:
         _write(layer.variance, variances.mean(axis=0) + np.square(means - mean).mean(axis=0))
 
 
+def fix(model: Network) -> None:
+    """Let the normalised layers of a network in training use the statistics that they hold.
+
+    What it then learns fits the statistics that it predicts by; until then its weights have only met those of
+    single tiles ("FrozenBN", Wu and Johnson 2021, section 4). Dropout goes on.
+    """
+    for layer in normalised_layers(model):
+        layer.eval()
+
+
 @contextmanager
 def _watched(layers: list[NormalisedConv2d]) -> Iterator[list[Statistics]]:
     """Let layers normalise as in training in the ``with`` block, and list each one's statistics per call."""

@@ -21,12 +21,22 @@ def require_same_run(stored: TrainConfig, now: TrainConfig) -> None:
         before, given = getattr(stored, name), getattr(now, name)
         if before != given and name not in CHANGEABLE:
             raise cannot_change(name, before, given)
-    if stored.schedule != "constant" and stored.steps != now.steps:
+    if stored.steps == now.steps:
+        return
+    given = {"started with": f"--steps {stored.steps}", "given": f"--steps {now.steps}"}
+    if stored.schedule != "constant":
         raise RunError(
             f"resume: the schedule {stored.schedule!r} ends with the last step: other --steps change all "
             "learning rates",
-            {"started with": f"--steps {stored.steps}", "given": f"--steps {now.steps}"},
+            given,
             "leave the option out, or start another run; one with --schedule constant can be prolonged",
+        )
+    if stored.fixed_statistics and stored.normalisation == "batch":
+        raise RunError(
+            f"resume: the last steps, {stored.fixed_statistics:g} of all, have fixed statistics: other "
+            "--steps change which ones they are",
+            given,
+            "leave the option out, or start another run; one with --fixed-statistics 0 can be prolonged",
         )
 
 

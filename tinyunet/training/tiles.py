@@ -246,6 +246,7 @@ class TileSum:
     def _gradient(self, rng: np.random.Generator, image: Any, target: Any, weight: Any) -> Any:
         """A tile's loss, then its gradient with respect to all parameters, in one array."""
         self.model.dropout_rng = rng
+        self._places = {}  # anew: with fixed statistics, gradients are completed in another order
 
         def pack(parameter: Tensor) -> None:
             assert parameter.grad is not None

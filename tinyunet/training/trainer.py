@@ -110,6 +110,8 @@ class Trainer:
         self.step = 0
         self.progress = Progress()
         self._estimated_step = -1  # of the last estimate of a normalised network's statistics
+        fixed = config.fixed_statistics if population.normalised_layers(self.model) else 0.0
+        self._first_fixed_step = config.steps - round(fixed * config.steps)
         self._captured = CapturedStep(enabled=cuda_graph)
         self.ranks = ranks
         self._tiles = TileSum(self.model, self.optimiser, self._captured, config.batch, ranks)
@@ -216,6 +218,11 @@ class Trainer:
         """Set the learning rate; returns what the optimiser needs in this step."""
         self.optimiser.lr = learning_rate(self.config, self.step)
         self.model.train()
+        if self.step >= self._first_fixed_step:
+            if self.step == self._first_fixed_step:
+                self._estimate_population()
+                self._captured.start_over()
+            population.fix(self.model)
         return self.optimiser.scalars(self.step)
 
     def _prepared(self, sample: Sample, step: int, tile: int = 0) -> Drawn:
@@ -293,7 +300,9 @@ class Trainer:
         return Validated(self.step, scores, is_best, seconds, tuple(examples)), self._collapse(predicted)
 
     def _estimate_population(self) -> None:
-        """Bring the statistics of a normalised network up to its weights, unless they are."""
+        """Bring the statistics of a normalised network up to its weights, unless they are or stay fixed."""
+        if self.step > self._first_fixed_step:
+            return
         if self._estimated_step != self.step and population.normalised_layers(self.model):
             self._with_memory_left(self._estimate)
             self._estimated_step = self.step
