@@ -27,6 +27,7 @@ from experiments import best_effort, misses, peers
 from experiments.courses import failures, largest_fall, second_half, steps_until
 from experiments.digits import mean_and_range
 from experiments.reasons import REASONS
+from experiments.templates import render
 from tinyunet import command_line
 from tinyunet.data import ImageSet, split
 from tinyunet.metrics.naming import readable_name
@@ -183,17 +184,16 @@ def draw(records: Sequence[Record]) -> None:
 def page(records: Sequence[Record], peer_records: Sequence[Record], efforts: Sequence[Record] = ()) -> str:
     """Make the page: the goals and what was reached, the courses, and the beginnings."""
     rows = [*goals_on_the_way(records), *goals_of_effort(efforts), *goals_at_the_end(peer_records)]
-    goals = _table(["what", "goal", "reached", "met", "seeds"], [row.cells() for row in rows])
-    sections = [ABOUT.format(goals=goals)]
-    if efforts:
-        sections.append(EFFORT.format(steps=best_effort.STEPS, table=_table(*_efforts(efforts))))
-    if missed := list(_missed()):
-        sections.append(MISSED.format(table=_table(["", "true objects", *REASONS], missed)))
-    sections.append(LIMITS)
-    if begun := list(_beginnings(records)):
-        header = ["", "constant prediction", f"after {BEGINNING} steps", "seeds", "fail"]
-        sections.append(BEGINNINGS_ABOUT.format(steps=BEGINNING, table=_table(header, begun)))
-    return "\n".join(sections)
+    header = ["", "constant prediction", f"after {BEGINNING} steps", "seeds", "fail"]
+    return render(
+        "goals.md.jinja",
+        goals=_table(["what", "goal", "reached", "met", "seeds"], [row.cells() for row in rows]),
+        effort_steps=f"{best_effort.STEPS:,}",
+        efforts=_table(*_efforts(efforts)),
+        missed=_table(["", "true objects", *REASONS], list(_missed())),
+        beginning=BEGINNING,
+        begun=_table(header, list(_beginnings(records))),
+    )
 
 
 def _missed() -> Iterator[list[str]]:
@@ -358,93 +358,11 @@ def _failed(records: Sequence[Record]) -> int:
 
 
 def _table(header: list[str], rows: Sequence[list[str]]) -> str:
+    """Make a table, or nothing if it has no rows."""
+    if not rows:
+        return ""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-ABOUT = """# What the default recipe reaches, and how it gets there
-
-Made by `python -m experiments.goals`, the rows with minutes by `python -m experiments.peers`, the best effort
-by the command that it names. Width 16, one thread; minutes are CPU minutes of training steps. A score is the
-mean over the seeds, with the smallest and the largest in brackets, and the mean decides whether a goal is
-met. [Below](#what-limits-the-rows-that-miss-their-goal) is what limits the others.
-
-{goals}
-
-[Beside PyTorch](peers.md) has the rows with minutes one by one.
-
-![Score at each validation, for each seed](images/goals.png)
-"""
-EFFORT = """## Membranes, with all that helps them
-
-Made by `python -m experiments.best_effort`: networks of width 16 that learn with balanced classes, {steps:,}
-steps each, predict in the eight symmetries, and their probabilities are averaged. V_Rand and V_Info are at
-the best threshold, of the challenge's or of finer ones.
-
-{table}
-"""
-MISSED = """## Which objects are missed
-
-What keeps the average precision down, made by `python -m experiments.misses`. A true object counts as found
-if it and a predicted one have half of their union in common. *Too small*: smaller than the object rule keeps.
-*Not seen*: predicted as background. *Joined*: one predicted object with its neighbour. *Cut*: into pieces.
-*Outline*: one object of another shape.
-
-{table}
-"""
-LIMITS = """## What limits the rows that miss their goal
-
-- **Touching nuclei.** The 0.014 that are missing are six of the 420 objects: neighbours that are joined.
-  The paper's weights of the borders between them part some: with `--weights.w0 10` the mean passes both
-  goals, though two of the three seeds are below the first. They are not the default here, since they lower
-  the mean IoU, by 0.006 and on other sets by more ([recipes](recipes)); `doctor` names the option where
-  objects touch. The paper's recipe as a whole has 0.861 and 0.863, but outlines that fit less well: over
-  all thresholds its average precision is 0.693 and 0.704. Objects below the size that 5 % of those in
-  training have are not kept. That is not the limit: for a network of seed 0, keeping those above 0, 1, 2,
-  3, 5 and 8 % gave an average precision at 0.5 of 0.835, 0.841, 0.844, 0.850, 0.842 and 0.824, since the
-  small ones are as often wrong as right.
-- **Axons and myelin.** Sizes. Myelin has an IoU of 0.70 to 0.72; axons (0.67, 0.62 and 0.71) and background
-  (0.54, 0.55 and 0.57) vary more, since inside and outside of fibres are taken for one another. So do whole
-  runs: with a sixth fewer steps, an older version had 0.68 (0.65–0.71) with the same seeds. Pixels are 0.07
-  to 0.18 µm wide in these animals. A network of seed 0, after 500 steps, had a mean IoU of 0.644, and 0.695
-  and 0.741 on the same held-out images shrunk to 0.85 and 0.7 of their size, 0.574 and 0.526 on larger ones
-  (1.2, 1.4). To scale tiles by 0.7 to 1.4 in training gained less than seeds differ by: 0.660, and 0.741 on
-  images of 0.7 again. It is not time: with seed 0, twice the minutes ended at 0.653, three of them at 0.662.
-  The sizes of the pixels are known, though, and with all images scaled to pixels of 0.1 µm
-  ([`--pixel-size`](magnification)) every seed passes the goal.
-- **Membranes.** With `--fixed-statistics 0.1` the mean passes the goal, and with symmetries every seed does:
-  the weights of the last steps are learned with the statistics by which the network predicts. The option is
-  not the default, since on other sets it costs ([recipes](recipes)). V_Rand hangs on single gaps, through
-  which two cells become one: seeds that differ by 0.003 in mean IoU and by 0.015 in V_Info differ by 0.1 in
-  it. The paper's weights of the borders, which are large on the whole of a thin membrane, close most of the
-  gaps, and are the default where thin walls part the objects: every seed then passes the goal at finer
-  thresholds, and on `synthetic-membranes` every seed is better than any without them. With sections 0–5 held
-  out instead, two seeds have 0.953 and 0.951 with them, and 0.946 and 0.948 without. The price is membranes
-  that are too broad: the mean IoU falls by 0.012, and by 0.05 on those sections. Balanced classes in their
-  place close fewer gaps, and the eight symmetries more: in one run V_Rand is 0.957 without and 0.974 with
-  them. With both weights three seeds had 0.973, 0.928 and 0.969. The paper's recipe reaches as much, with a
-  mean IoU of 0.62 to 0.69.
-  The measure asks at thresholds of 0, 0.1, … 0.9, as the challenge does, and a network that is sure puts a
-  thin membrane above the last. Without the weights, seed 1 has 0.83 at 0.9 and 0.96 at 0.97; PyTorch's
-  network has 0.96 at 0.9 and 0.97 at 0.95; balanced classes have 0.95 at both. The choice of the 20 tiles by
-  whose statistics batch normalisation predicts counts as much: with others, the first of these gave 0.79 to
-  0.86 at 0.9, and 0.95 to 0.96 at the best threshold. Averages make a map less sure: the first network of the
-  best effort has 0.957 at 0.9 and 0.966 at 0.95 without symmetries, and 0.978 with them, at 0.8. The second
-  one has, with them, 0.897 at 0.9 and 0.954 at 0.98; both together have 0.978 at 0.9. Of four networks, all
-  have 0.954 or more at their best threshold, and the mean passes the goal there.
-- **Beside PyTorch.** On stained nuclei the means differ by 0.003, and ours differ more from seed to seed.
-  With `--fixed-statistics 0.1` every seed is ahead of any of PyTorch's, by 0.006 in the mean. So it is the
-  statistics of batch normalisation that count here, too: with those of 20 other tiles, the network of seed 1
-  has 0.816 to 0.832 in place of 0.843, that of seed 0 0.829 to 0.841 in place of 0.840. More tiles are no
-  help: with 160, the three networks have 0.831 to 0.836.
-"""
-BEGINNINGS_ABOUT = """## The beginning, with many seeds
-
-The mean IoU on held-out images after {steps} steps. A seed fails if it ends nearer to the best constant
-prediction than to the median of its set.
-
-{table}
-"""
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image
 
 from experiments.digits import decimals_of, finding, mean_and_spread
 from experiments.pictures import plot_examples, plot_scores
 from experiments.tasks import TASKS, Comparison, Run, Task, Variant
-from tinyunet.metrics.naming import lower_is_better, readable_name
+from experiments.templates import render
+from tinyunet.metrics.naming import lower_is_better
 
 MAX_WIDTH = 1200  # px, of the picture of the networks
 
@@ -38,25 +38,13 @@ def write_page(page: Path, records: Mapping[Run | Comparison, Record]) -> None:
         sections.append(section(task, of_task, images) if of_task else {"task": task, "rows": []})
     compared = {job: record for job, record in records.items() if isinstance(job, Comparison)}
     page.write_text(
-        _render(sections=sections, compared=comparison(compared, images) if compared else None),
+        render(
+            "results.md.jinja",
+            sections=sections,
+            compared=comparison(compared, images) if compared else None,
+        ),
         encoding="utf-8",
     )
-
-
-def _render(**facts: Any) -> str:
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    templates.filters.update(
-        readable=readable_name,
-        arrow=lambda measure: "↓" if lower_is_better(measure) else "↑",
-        count_of=lambda number, what: f"{number} {what}{'' if number == 1 else 's'}",
-    )
-    return templates.get_template("results.md.jinja").render(**facts)
 
 
 def section(task: Task, records: Records, images: Path) -> dict[str, Any]:
