@@ -428,9 +428,10 @@ assert fixed > own
 #
 # The same in the engine
 # ----------------------
-# ``tinyunet/ops/batch_norm.py`` has the op with its gradient, and ``fold``. It computes ``normal``
-# again on the way back instead of keeping it. ``tinyunet/nn/layers.py`` folds when it predicts. With
-# the default recipe ``python -m tinyunet.train`` normalises, and ``--recipe paper`` does not.
+# ``tinyunet/ops/batch_norm.py`` has the op, and ``folded``, both with their gradients. The op computes
+# ``normal`` again on the way back instead of keeping it. ``tinyunet/nn/layers.py`` folds when statistics
+# are fixed, as in prediction. With the default recipe ``python -m tinyunet.train`` normalises, and
+# ``--recipe paper`` does not.
 
 # %%
 x, grad_y = rng.standard_normal((2, 2, 5, 4, 3), dtype=np.float32)
