@@ -126,7 +126,9 @@ def transform_of_weight(weight, u):
 def transform_of_output_grad(grad, z):
     filters = grad.shape[2]
     row = grad.shape[1] * filters
-    conv2d_winograd_transforms.transform_output_grad(grad, 0, row, filters, z, 0, z.shape[1], filters)
+    conv2d_winograd_transforms.transform_output_grad(
+        grad, 0, row, filters, z, 0, z.shape[1], filters, z.shape[1]
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 150, 141, 8, 16, 0), (2, 14, 11, 300, 270, 1)])

@@ -13,6 +13,7 @@ from oracle import assert_equals_torch, random_arrays
 import tinyunet as tu
 from tinyunet.backend import DISPATCH_TABLE
 from tinyunet.errors import GradientError
+from tinyunet.ops import conv2d
 
 # As many input as output channels, so that exchanging them gives a wrong value, not a wrong shape.
 SHAPES = {
@@ -197,6 +198,14 @@ MUTATIONS = {
         "no ReLU": result(lambda r, g, *_: (g, r[1])),
         "the bias is added after the ReLU": result(lambda r, g, *_: (r[0], g.sum(axis=(0, 1, 2)))),
     },
+    ("conv2d", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "no ReLU": arguments(lambda x, g, y, *more: (x, g, np.ones_like(y), *more)),
+        "the bias is added after the ReLU": result(lambda r, x, g, *_: (*r[:2], g.sum(axis=(0, 1, 2)))),
+        "window flipped": result(lambda r, *_: (r[0], r[1][::-1, ::-1].copy(), r[2])),
+        "first image only": arguments(lambda x, g, *more: (x, without(g, slice(1, None)), *more)),
+    },
     ("conv_transpose2d", "backward_input"): {
         "sign": SIGN,
         "scale": SCALE,
@@ -239,6 +248,13 @@ MUTATIONS = {
         "scale": SCALE,
         "skip first": each(lambda w: np.roll(w, 2, axis=2)),
         "crop shifted by one": arguments(lambda up, skip, *more: (up, np.roll(skip, 1, axis=1), *more)),
+    },
+    ("crop_concat_conv2d", "backward"): {
+        "sign": SIGN,
+        "scale": SCALE,
+        "no ReLU": arguments(lambda up, skip, g, y, *more: (up, skip, g, np.ones_like(y), *more)),
+        "crop shifted by one": result(lambda r, *_: (r[0], np.roll(r[1], 1, axis=2), *r[2:])),
+        "skip first": result(lambda r, *_: (*r[:2], np.roll(r[2], 2, axis=2), r[3])),
     },
     ("dropout", "backward"): {
         "sign": SIGN,
@@ -324,6 +340,8 @@ def test_a_broken_kernel_is_noticed(monkeypatch, check, op, direction, mutation)
     run, error = CHECKS[check]
     implementations = DISPATCH_TABLE[op, direction].implementations
     mutant = MUTATIONS[op, direction][mutation](implementations["numpy"])
+    if op.endswith("conv2d") and direction == "backward":  # otherwise by Numba only
+        monkeypatch.setattr(conv2d, "in_one_pass", lambda *_: True)
     with tu.use_backend("numpy"):
         run(op)
         monkeypatch.setitem(implementations, "numpy", mutant)

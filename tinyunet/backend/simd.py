@@ -173,6 +173,17 @@ def at_least(context, floor, values):
 
 
 @intrinsic
+def where_positive(context, y, values):
+    """Each lane where that of y is positive, and 0 elsewhere."""
+
+    def generate(context, builder, sig, args):
+        zero = ir.Constant(VECTOR, None)
+        return builder.select(builder.fcmp_ordered(">", args[0], zero), args[1], zero)
+
+    return register(register, register), generate
+
+
+@intrinsic
 def transpose(context, source, at, step, target, to, pitch):
     """Copy a square of LANES × LANES elements, transposed. step, pitch : the distances between two rows.
 

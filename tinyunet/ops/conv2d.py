@@ -32,7 +32,7 @@ from tinyunet.backend.products import (
     write_row,
 )
 from tinyunet.errors import OptionError, ShapeError, describe
-from tinyunet.ops import conv2d_cuda, conv2d_winograd
+from tinyunet.ops import conv2d_cuda, conv2d_winograd, conv2d_winograd_backward
 from tinyunet.ops.checks import AXES, require_axes, require_channels, require_one_dtype
 from tinyunet.ops.relu import backward as backward_of_relu
 
@@ -75,6 +75,15 @@ def backward_weight_numpy(x, grad_output, padding, size):
 
 def backward_bias_numpy(grad_output):
     return grad_output.sum(axis=(0, 1, 2))
+
+
+def backward_numpy(x, grad_output, rectified, weight, padding, needs_bias):
+    """All gradients at once. rectified : y if a ReLU made it, or None."""
+    if rectified is not None:
+        grad_output = np.where(rectified > 0, grad_output, grad_output.dtype.type(0))
+    grad_weight = backward_weight_numpy(x, grad_output, padding, weight.shape[0])
+    grad_bias = backward_bias_numpy(grad_output) if needs_bias else None
+    return backward_input_numpy(grad_output, weight, padding), grad_weight, grad_bias
 
 
 def backward_relu_in_two_steps(grad_output, y, weight_shape=None, in_place=False):
@@ -175,6 +184,8 @@ class Conv2d(Function):
     def backward(self, grad_output):
         x, weight, padding, rectified = self.take_saved()
         needs_x, needs_weight, needs_bias = self.needs_grad
+        if needs_x and needs_weight and in_one_pass(x, weight, padding):
+            return backward(x, grad_output, rectified, weight, padding, needs_bias)
         grad_output, grad_bias = backward_bias_and_relu(
             grad_output, rectified, needs_bias, weight.shape, self.may_overwrite
         )
@@ -182,6 +193,11 @@ class Conv2d(Function):
         grad_weight = backward_weight(x, grad_output, padding, weight.shape[0]) if needs_weight else None
         del x
         return backward_input(grad_output, weight, padding) if needs_x else None, grad_weight, grad_bias
+
+
+def in_one_pass(x, weight, padding):
+    """Whether there is a `backward` that computes all gradients faster than the steps."""
+    return active_backend() == "numba" and conv2d_winograd_backward.suits(x, weight, padding)
 
 
 def as_multiplied(x, weight_shape, padding):
@@ -347,7 +363,24 @@ def _add_up(line, sums):
             sums[e] += piece[e]
 
 
-# CUDA: conv2d_cuda.py and kernels/conv2d*.cu
+def backward_numba(x, grad_output, rectified, weight, padding, needs_bias):
+    if conv2d_winograd_backward.suits(x, weight, padding):
+        grads = conv2d_winograd_backward.backward(x, grad_output, rectified, weight, padding)
+        return with_bias(grads, grad_output, rectified, needs_bias)
+    grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
+    grad_weight = backward_weight_numba(x, grad_output, padding, weight.shape[0])
+    return backward_input_numba(grad_output, weight, padding), grad_weight, grad_bias
+
+
+def with_bias(grads, grad_output, rectified, needs_bias):
+    """These gradients of one pass, which adds up the bias's only on the way through a ReLU."""
+    *others, grad_bias = grads
+    if rectified is None and needs_bias:
+        grad_bias = backward_bias_numba(grad_output)
+    return *others, grad_bias if needs_bias else None
+
+
+# CUDA: conv2d_cuda.py and kernels/conv2d*.cu. All gradients at once: on a CPU only.
 
 forward = Dispatch("conv2d", "forward", numpy=forward_numpy, numba=forward_numba, cuda=conv2d_cuda.forward)
 backward_input = Dispatch(
@@ -378,3 +411,4 @@ backward_relu = Dispatch(
     numba=backward_relu_numba,
     cuda=conv2d_cuda.backward_relu,
 )
+backward = Dispatch("conv2d", "backward", numpy=backward_numpy, numba=backward_numba)

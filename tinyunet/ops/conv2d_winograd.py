@@ -36,6 +36,9 @@ v[k] and m[k] are plain matrices; u[k] is written in the order in which `tinyune
 skip. A concatenation would copy both. Instead, each tile is gathered from both maps where they lie, into v
 side by side, and the gradient of x is scattered to two maps in the same way (`conv2d_winograd_tiles`).
 
+**All gradients in one pass.** Where channels are few and tiles many, `conv2d_winograd_backward` computes all
+gradients at once, which share a transform.
+
 **What is not kept.** u is computed anew in each pass, also for each tile of a prediction: fetching a stored u
 of all layers, 452 MB at 64 base channels, would take longer.
 
@@ -162,7 +165,7 @@ def _convolve(sources, weight, rotated, bias, padding, floor, targets):
     tiles = count_tiles(targets.first)
     if channels * filters <= NARROW_FORWARD and (channels * filters <= CACHED or tiles > LARGE_BLOCK):
         u = planes(channels, padded(filters), 1)[0]
-        _transform_weights(weight, rotated, u, new_tasks())
+        transform_weights(weight, rotated, u, new_tasks())
         block = _equal(_block(channels, filters), tiles, workers)
         v, m = planes(block, channels, workers), planes(block, filters, workers)
         _convolve_narrow(sources, u, bias, padding, floor, v, m, targets, new_tasks())
@@ -244,7 +247,7 @@ def _chunk(channels, filters):
 
 
 @parallel_kernel
-def _transform_weights(weight, rotated, u, tasks):
+def transform_weights(weight, rotated, u, tasks):
     channels, filters = weight.shape[3 if rotated else 2], weight.shape[2 if rotated else 3]
     for _worker in prange(tasks.workers):
         window = np.empty((3, 3, 16, BLOCK), weight.dtype)

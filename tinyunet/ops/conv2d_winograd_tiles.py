@@ -78,14 +78,20 @@ def down_and_across(height, width):
 
 
 @kernel
-def _gather(x, top, left, height, width, n, i, j, patch):
+def lies_inside(i, j, size, height, width):
+    """Whether size × size pixels from (i, j) on lie inside a map."""
+    return i >= 0 and j >= 0 and i + size <= height and j + size <= width
+
+
+@kernel
+def gather(x, top, left, height, width, n, i, j, patch):
     """Find pixels of image n, as many as in a patch, from (i, j) of an area that begins at (top, left) of x.
 
     Returns an array, and their place in it. It is x where all of them lie inside of the area; otherwise
     `patch`, with a copy of them and zeros around.
     """
     channels, size = x.shape[3], patch.shape[1]
-    if i >= 0 and j >= 0 and i + size <= height and j + size <= width:
+    if lies_inside(i, j, size, height, width):
         return x, ((n * x.shape[1] + top + i) * x.shape[2] + left + j) * channels
     for r in range(size):
         for s in range(size):
@@ -96,7 +102,7 @@ def _gather(x, top, left, height, width, n, i, j, patch):
 
 
 @kernel
-def _prefetch(x, at, rows, columns):
+def prefetch_pixels(x, at, rows, columns):
     """Fetch a part of a map into the cache."""
     _, _, width, channels = x.shape
     for r in range(rows):
@@ -105,7 +111,7 @@ def _prefetch(x, at, rows, columns):
 
 
 @kernel
-def _place(tile, down, across):
+def place_of(tile, down, across):
     """A tile's image, and the row and column of its first output."""
     row = tile // across
     return row // down, row % down * OUTPUTS, tile % across * OUTPUTS
@@ -116,11 +122,11 @@ def _gather_source(x, top, left, height, width, padding, down, across, first, la
     """Write those of one source, of which the area is used, into v from channel `begin` on."""
     channels, columns, group, plane = x.shape[3], v.shape[3], v.strides[0] // 4, v.strides[1] // 4
     for tile in range(first, last):
-        n, i, j = _place(tile, down, across)
-        d, at = _gather(x, top, left, height, width, n, i - padding, j - padding, patch)
+        n, i, j = place_of(tile, down, across)
+        d, at = gather(x, top, left, height, width, n, i - padding, j - padding, patch)
         pixel = d.shape[3]
         if channels >= PREFETCHED_INPUT:  # the tile after the next
-            _prefetch(d, at + 10 * pixel, 6, 4)
+            prefetch_pixels(d, at + 10 * pixel, 6, 4)
         c = 0
         while c < channels:
             panel, column = (begin + c) // columns, (begin + c) % columns
@@ -152,14 +158,15 @@ def gather_output_grads(grad, left, right, down, across, first, last, start, row
     _, height, width, filters = grad.shape
     plane = z.strides[0] // 4
     for tile in range(first, last):
-        n, i, j = _place(tile, down, across)
-        d, at = _gather(grad, 0, 0, height, width, n, i, j, patch)
+        n, i, j = place_of(tile, down, across)
+        d, at = gather(grad, 0, 0, height, width, n, i, j, patch)
         if filters >= PREFETCHED_INPUT:
-            _prefetch(d, at + 8 * filters, 4, 4)
+            prefetch_pixels(d, at + 8 * filters, 4, 4)
         row = d.shape[2] * filters
         for f in range(left, right, PANEL):
-            to = (f - left) * rows + (tile - start) * panel_width(right, f)
-            transform_output_grad(d, at + f, row, filters, z, to, plane, min(PANEL, right - f))
+            room = panel_width(right, f)
+            to = (f - left) * rows + (tile - start) * room
+            transform_output_grad(d, at + f, row, filters, z, to, plane, min(PANEL, right - f), room)
 
 
 @kernel
@@ -169,11 +176,11 @@ def _scatter_target(m, bias, floor, down, across, first, last, start, patch, y, 
     above, before, bottom, right = area
     columns, group, plane, pixel = m.shape[3], m.strides[0] // 4, m.strides[1] // 4, patch.shape[3]
     for tile in range(first, last):
-        n, i, j = _place(tile, down, across)
+        n, i, j = place_of(tile, down, across)
         whole = i + OUTPUTS <= bottom and j + OUTPUTS <= right
         to = ((n * rows + above + i) * width + before + j) * channels
         if channels >= PREFETCHED_OUTPUT:
-            _prefetch(y, to + 8 * channels, 4, 4)
+            prefetch_pixels(y, to + 8 * channels, 4, 4)
         c = 0
         while c < channels:
             panel, column = (begin + c) // columns, (begin + c) % columns

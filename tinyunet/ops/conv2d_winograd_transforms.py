@@ -37,7 +37,7 @@ from fractions import Fraction
 import numpy as np
 
 from tinyunet.backend.jit import inlined_kernel, kernel
-from tinyunet.backend.simd import LANES, at_least, load, store
+from tinyunet.backend.simd import LANES, at_least, load, store, where_positive
 
 POINTS = (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2))  # and ∞
 OUTPUTS, TAPS = 4, 3  # per axis: of a tile, of the window
@@ -159,6 +159,19 @@ def _load6(array, at, step, count):
 
 
 @inlined_kernel
+def _positive6(y, d, at, step, count):
+    """Load six registers of d, with 0 where y is not positive."""
+    return (
+        where_positive(load(y, at, count), load(d, at, count)),
+        where_positive(load(y, at + step, count), load(d, at + step, count)),
+        where_positive(load(y, at + 2 * step, count), load(d, at + 2 * step, count)),
+        where_positive(load(y, at + 3 * step, count), load(d, at + 3 * step, count)),
+        where_positive(load(y, at + 4 * step, count), load(d, at + 4 * step, count)),
+        where_positive(load(y, at + 5 * step, count), load(d, at + 5 * step, count)),
+    )
+
+
+@inlined_kernel
 def _store6(array, at, step, count, values):
     a, b, c, d, e, f = values
     store(array, at, count, a)
@@ -178,6 +191,11 @@ def _input(d, at, row, pixel, v, to, plane, count):
     e = input_1d(*_load6(d, at + 3 * pixel, row, count))
     f = input_1d(*_load6(d, at + 4 * pixel, row, count))
     g = input_1d(*_load6(d, at + 5 * pixel, row, count))
+    _input_rows(v, to, plane, count, a, b, c, e, f, g)
+
+
+@inlined_kernel
+def _input_rows(v, to, plane, count, a, b, c, e, f, g):
     _store6(v, to, plane, count, input_1d(a[0], b[0], c[0], e[0], f[0], g[0]))
     _store6(v, to + 6 * plane, plane, count, input_1d(a[1], b[1], c[1], e[1], f[1], g[1]))
     _store6(v, to + 12 * plane, plane, count, input_1d(a[2], b[2], c[2], e[2], f[2], g[2]))
@@ -187,18 +205,44 @@ def _input(d, at, row, pixel, v, to, plane, count):
 
 
 @inlined_kernel
-def _output_grad(d, at, row, pixel, z, to, plane, count):
-    """A d Aᵀ: first along the four columns, then along the six rows of the result. Lanes left over get 0."""
+def _input_where_positive(y, d, at, row, pixel, v, to, plane, sums, place, count):
+    """Bᵀ d B with 0 in place of d where y is not positive; the 4×4 pixels in the middle are added to sums."""
+    pixels = _positive6(y, d, at, row, count)
+    a = input_1d(*pixels)
+    pixels = _positive6(y, d, at + pixel, row, count)
+    total, b = _middle(pixels), input_1d(*pixels)
+    pixels = _positive6(y, d, at + 2 * pixel, row, count)
+    total, c = total + _middle(pixels), input_1d(*pixels)
+    pixels = _positive6(y, d, at + 3 * pixel, row, count)
+    total, e = total + _middle(pixels), input_1d(*pixels)
+    pixels = _positive6(y, d, at + 4 * pixel, row, count)
+    total, f = total + _middle(pixels), input_1d(*pixels)
+    g = input_1d(*_positive6(y, d, at + 5 * pixel, row, count))
+    store(sums, place, count, load(sums, place, count) + total)
+    _input_rows(v, to, plane, count, a, b, c, e, f, g)
+
+
+@inlined_kernel
+def _middle(pixels):
+    return (pixels[1] + pixels[2]) + (pixels[3] + pixels[4])
+
+
+@inlined_kernel
+def _output_grad(d, at, row, pixel, z, to, plane, count, stored):
+    """A d Aᵀ: first along the four columns, then along the six rows of the result.
+
+    Lanes from `count` to `stored` get 0.
+    """
     a = output_grad_1d(*_load4(d, at, row, count))
     b = output_grad_1d(*_load4(d, at + pixel, row, count))
     c = output_grad_1d(*_load4(d, at + 2 * pixel, row, count))
     e = output_grad_1d(*_load4(d, at + 3 * pixel, row, count))
-    _store6(z, to, plane, LANES, output_grad_1d(a[0], b[0], c[0], e[0]))
-    _store6(z, to + 6 * plane, plane, LANES, output_grad_1d(a[1], b[1], c[1], e[1]))
-    _store6(z, to + 12 * plane, plane, LANES, output_grad_1d(a[2], b[2], c[2], e[2]))
-    _store6(z, to + 18 * plane, plane, LANES, output_grad_1d(a[3], b[3], c[3], e[3]))
-    _store6(z, to + 24 * plane, plane, LANES, output_grad_1d(a[4], b[4], c[4], e[4]))
-    _store6(z, to + 30 * plane, plane, LANES, output_grad_1d(a[5], b[5], c[5], e[5]))
+    _store6(z, to, plane, stored, output_grad_1d(a[0], b[0], c[0], e[0]))
+    _store6(z, to + 6 * plane, plane, stored, output_grad_1d(a[1], b[1], c[1], e[1]))
+    _store6(z, to + 12 * plane, plane, stored, output_grad_1d(a[2], b[2], c[2], e[2]))
+    _store6(z, to + 18 * plane, plane, stored, output_grad_1d(a[3], b[3], c[3], e[3]))
+    _store6(z, to + 24 * plane, plane, stored, output_grad_1d(a[4], b[4], c[4], e[4]))
+    _store6(z, to + 30 * plane, plane, stored, output_grad_1d(a[5], b[5], c[5], e[5]))
 
 
 @inlined_kernel
@@ -275,13 +319,31 @@ def transform_input(d, at, row, pixel, v, to, plane, channels):
 
 
 @kernel
-def transform_output_grad(d, at, row, pixel, z, to, plane, filters):
-    """Write A d Aᵀ of the 4×4 pixels at `at` in d to z, as `transform_input`."""
+def transform_input_where_positive(y, d, at, row, pixel, v, to, plane, sums, channels):
+    """Write Bᵀ d B as `transform_input`, with 0 in place of d where y is not positive.
+
+    y has the shape of d. Of each channel, the 4×4 pixels in the middle are added to sums.
+    """
+    whole = channels // LANES * LANES
+    for c in range(0, whole, LANES):
+        _input_where_positive(y, d, at + c, row, pixel, v, to + c, plane, sums, c, LANES)
+    if whole < channels:
+        rest = channels - whole
+        _input_where_positive(y, d, at + whole, row, pixel, v, to + whole, plane, sums, whole, rest)
+
+
+@kernel
+def transform_output_grad(d, at, row, pixel, z, to, plane, filters, room):
+    """Write A d Aᵀ of the 4×4 pixels at `at` in d to z, as `transform_input`.
+
+    room : the filters for which z has room, fewer than LANES more than there are; the rest is set to 0.
+    """
     whole = filters // LANES * LANES
     for f in range(0, whole, LANES):
-        _output_grad(d, at + f, row, pixel, z, to + f, plane, LANES)
+        _output_grad(d, at + f, row, pixel, z, to + f, plane, LANES, LANES)
     if whole < filters:
-        _output_grad(d, at + whole, row, pixel, z, to + whole, plane, filters - whole)
+        stored = min(LANES, room - whole)
+        _output_grad(d, at + whole, row, pixel, z, to + whole, plane, filters - whole, stored)
 
 
 @kernel
