@@ -34,7 +34,7 @@ def arrays(n, height, width, channels, filters, padding):
 
 def in_float64(x, weight, y, grad, padding):
     x, weight, grad = (a.astype(np.float64) for a in (x, weight, grad))
-    return conv2d.backward_numpy(x, grad, y, weight, padding, True)
+    return conv2d.backward_numpy(x, grad, y, weight, padding, True, True)
 
 
 def assert_close(actual, expected):
@@ -50,7 +50,7 @@ def test_equals_float64(shape, relu):
     x, weight, y, grad = given
     assert conv2d_winograd_backward.suits(x, weight, padding)
     with tu.use_backend("numba"):
-        grads = conv2d.backward(x, grad, y if relu else None, weight, padding, True)
+        grads = conv2d.backward(x, grad, y if relu else None, weight, padding, True, True)
     expected = in_float64(x, weight, y if relu else None, grad, padding)
     for one, other in zip(grads, expected, strict=True):
         assert_close(one, other)
@@ -98,10 +98,13 @@ def test_a_nan_in_the_gradient_reaches_all_three():
     assert not any(np.isnan(g).any() for g in conv2d_winograd_backward.backward(x, grad, y, weight, 0))
 
 
-@pytest.mark.parametrize("needs", ["x", "weight", "x weight", "x weight bias"])
+@pytest.mark.parametrize("needs", ["x", "weight", "x weight", "weight bias", "x weight bias"])
 @pytest.mark.parametrize("relu", [True, False])
-def test_the_op_gives_each_gradient_that_is_asked_for(relu, needs):
-    x, weight, _, grad = arrays(*SHAPES[0])
+@pytest.mark.parametrize(
+    "channels", [16, 1]
+)  # 1: the direct algorithm, in one pass where x needs no gradient
+def test_the_op_gives_each_gradient_that_is_asked_for(channels, relu, needs):
+    x, weight, _, grad = arrays(1, 70, 66, channels, 16, 0)
     given = {"x": x, "weight": weight, "bias": np.linspace(-1, 1, 16, dtype=np.float32)}
     tensors = {name: tu.Tensor(a, requires_grad=name in needs.split()) for name, a in given.items()}
     with tu.use_backend("numba"):

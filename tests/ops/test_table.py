@@ -145,7 +145,7 @@ def calls(dtype):
         ("conv2d", "backward_weight"): (x, grad, 0, 3),
         ("conv2d", "backward_bias"): (grad,),
         ("conv2d", "backward_relu"): (x, y),
-        ("conv2d", "backward"): (x, grad, grad[::-1].copy(), weight, 0, True),
+        ("conv2d", "backward"): (x, grad, grad[::-1].copy(), weight, 0, True, True),
         ("conv_transpose2d", "forward"): (x, up, bias[:20], True),
         ("conv_transpose2d", "backward_input"): (grad_up, up),
         ("conv_transpose2d", "backward_weight"): (x, grad_up),

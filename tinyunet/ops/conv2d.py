@@ -77,13 +77,14 @@ def backward_bias_numpy(grad_output):
     return grad_output.sum(axis=(0, 1, 2))
 
 
-def backward_numpy(x, grad_output, rectified, weight, padding, needs_bias):
-    """All gradients at once. rectified : y if a ReLU made it, or None."""
+def backward_numpy(x, grad_output, rectified, weight, padding, needs_x, needs_bias):
+    """All gradients at once, None for one that is not needed. rectified : y if a ReLU made it, or None."""
     if rectified is not None:
         grad_output = np.where(rectified > 0, grad_output, grad_output.dtype.type(0))
     grad_weight = backward_weight_numpy(x, grad_output, padding, weight.shape[0])
     grad_bias = backward_bias_numpy(grad_output) if needs_bias else None
-    return backward_input_numpy(grad_output, weight, padding), grad_weight, grad_bias
+    grad_x = backward_input_numpy(grad_output, weight, padding) if needs_x else None
+    return grad_x, grad_weight, grad_bias
 
 
 def backward_relu_in_two_steps(grad_output, y, weight_shape=None, in_place=False):
@@ -184,8 +185,8 @@ class Conv2d(Function):
     def backward(self, grad_output):
         x, weight, padding, rectified = self.take_saved()
         needs_x, needs_weight, needs_bias = self.needs_grad
-        if needs_x and needs_weight and in_one_pass(x, weight, padding):
-            return backward(x, grad_output, rectified, weight, padding, needs_bias)
+        if needs_weight and in_one_pass(x, weight, padding, needs_x):
+            return backward(x, grad_output, rectified, weight, padding, needs_x, needs_bias)
         grad_output, grad_bias = backward_bias_and_relu(
             grad_output, rectified, needs_bias, weight.shape, self.may_overwrite
         )
@@ -195,9 +196,14 @@ class Conv2d(Function):
         return backward_input(grad_output, weight, padding) if needs_x else None, grad_weight, grad_bias
 
 
-def in_one_pass(x, weight, padding):
-    """Whether there is a `backward` that computes all gradients faster than the steps."""
-    return active_backend() == "numba" and conv2d_winograd_backward.suits(x, weight, padding)
+def in_one_pass(x, weight, padding, needs_x=True):
+    """Whether `backward` is faster than the steps: on a CPU for narrow layers, and for the first of all."""
+    if active_backend() != "numba":
+        return False
+    if needs_x:
+        return conv2d_winograd_backward.suits(x, weight, padding)
+    size, _, channels, filters = weight.shape
+    return not conv2d_winograd.suits(x.dtype, size, channels, filters)
 
 
 def as_multiplied(x, weight_shape, padding):
@@ -271,30 +277,43 @@ def backward_weight_numba(x, grad_output, padding, size):
     channels, filters = x.shape[3], grad_output.shape[3]
     if conv2d_winograd.suits(x.dtype, size, channels, filters):
         return conv2d_winograd.backward_weight(x, grad_output, padding)
-    x = np.ascontiguousarray(pad(x, padding))
+    return _backward_weight_and_bias(x, grad_output, grad_output[:0], padding, size)[0]
+
+
+def _backward_weight_and_bias(x, grad_output, rectified, padding, size):
+    """The gradient of the weights and, unless `rectified` is empty, that of the bias, before the ReLU."""
+    channels, filters = x.shape[3], grad_output.shape[3]
+    x, grad_output = np.ascontiguousarray(pad(x, padding)), np.ascontiguousarray(grad_output)
     # The number of parts of the sum over rows depends on shapes alone: fewer for a large gradient.
     columns = size * size * channels
     parts = np.zeros((max(2, min(16, 2**24 // (columns * filters))), size, size * channels, filters), x.dtype)
-    _backward_weight(_lines(x), x.shape[1], np.ascontiguousarray(grad_output), parts, new_tasks())
-    return parts.sum(axis=0).reshape(size, size, channels, filters)
+    sums = _partial_sums(grad_output, len(parts))
+    rectified = np.ascontiguousarray(rectified)
+    _backward_weight(_lines(x), x.shape[1], grad_output, rectified, parts, sums, new_tasks())
+    return parts.sum(axis=0).reshape(size, size, channels, filters), _total(sums, grad_output)
 
 
 @parallel_kernel
-def _backward_weight(x, x_height, grad_output, parts, tasks):
+def _backward_weight(x, x_height, grad_output, rectified, parts, sums, tasks):
     batch, height, width, filters = grad_output.shape
     count, size, length, _ = parts.shape
     rows = batch * height
     in_place = filters == panel_width(filters, 0)  # one panel without room: a row of the gradient as it lies
     for _worker in prange(tasks.workers):
-        memory = np.empty(width * padded(filters), x.dtype)
+        memory, before_relu = np.empty(width * padded(filters), x.dtype), np.empty(width * filters, x.dtype)
         part = next_task(tasks.taken)
         while part < count:
             for row in range(rows * part // count, rows * (part + 1) // count):
                 n, i = row // height, row % height
-                panels = grad_output[n, i].reshape(-1) if in_place else memory
+                gradient = grad_output[n, i].reshape(-1)
+                if len(rectified):
+                    _through_relu(gradient, rectified[n, i].reshape(-1), before_relu)
+                    _add_up(before_relu, sums[part])
+                    gradient = before_relu
+                panels = gradient if in_place else memory
                 if not in_place:
                     for j in range(width):
-                        write_row(grad_output[n, i, j], j, width, memory)
+                        write_row(gradient[j * filters : (j + 1) * filters], j, width, memory)
                 for p in range(size):
                     line = x[n * x_height + i + p]
                     multiply_windows_transposed(line, length // size, width, panels, True, parts[part, p])
@@ -302,13 +321,13 @@ def _backward_weight(x, x_height, grad_output, parts, tasks):
 
 
 def backward_bias_numba(grad_output):
-    lines, partial = _lines(grad_output), _partial_sums(grad_output)
+    lines, partial = _lines(grad_output), _sums_of_rows(grad_output)
     _backward_bias(lines, partial)
     return _total(partial, grad_output)
 
 
 def backward_relu_numba(grad_output, y, weight_shape=None, in_place=False):
-    partial = _partial_sums(grad_output)
+    partial = _sums_of_rows(grad_output)
     if in_place:
         _backward_relu_in_place(_lines(grad_output), _lines(y), partial)
         return grad_output, _total(partial, grad_output)
@@ -322,10 +341,14 @@ def _lines(maps):
     return maps.reshape(maps.shape[0] * maps.shape[1], -1)
 
 
-def _partial_sums(maps):
-    """Zeros to add each row of pixels to: several sums per filter, used in turn, to fill the vector lanes."""
+def _sums_of_rows(maps):
+    return _partial_sums(maps, maps.shape[0] * maps.shape[1])
+
+
+def _partial_sums(maps, count):
+    """Zeros to add rows of pixels to: several sums per filter, used in turn, to fill the vector lanes."""
     filters = maps.shape[3]
-    return np.zeros((maps.shape[0] * maps.shape[1], max(1, 128 // filters) * filters), np.float64)
+    return np.zeros((count, max(1, 128 // filters) * filters), np.float64)
 
 
 def _total(partial, maps):
@@ -341,9 +364,14 @@ def _backward_bias(grad_output, partial):
 @parallel_kernel
 def _backward_relu(grad_output, y, before, partial):
     for row in prange(len(partial)):
-        for e in range(y.shape[1]):
-            before[row, e] = grad_output[row, e] if y[row, e] > 0 else 0
+        _through_relu(grad_output[row], y[row], before[row])
         _add_up(before[row], partial[row])  # `before` is still in the cache
+
+
+@kernel
+def _through_relu(grad_output, y, before):
+    for e in range(y.size):
+        before[e] = grad_output[e] if y[e] > 0 else 0
 
 
 # Not the kernel above with one array as two: for arrays that overlap, its loop has no vectors.
@@ -363,13 +391,18 @@ def _add_up(line, sums):
             sums[e] += piece[e]
 
 
-def backward_numba(x, grad_output, rectified, weight, padding, needs_bias):
-    if conv2d_winograd_backward.suits(x, weight, padding):
+def backward_numba(x, grad_output, rectified, weight, padding, needs_x, needs_bias):
+    size, _, channels, filters = weight.shape
+    if needs_x and conv2d_winograd_backward.suits(x, weight, padding):
         grads = conv2d_winograd_backward.backward(x, grad_output, rectified, weight, padding)
         return with_bias(grads, grad_output, rectified, needs_bias)
+    if rectified is not None and not needs_x and not conv2d_winograd.suits(x.dtype, size, channels, filters):
+        grads = _backward_weight_and_bias(x, grad_output, rectified, padding, size)
+        return None, *with_bias(grads, grad_output, rectified, needs_bias)
     grad_output, grad_bias = backward_bias_and_relu(grad_output, rectified, needs_bias)
-    grad_weight = backward_weight_numba(x, grad_output, padding, weight.shape[0])
-    return backward_input_numba(grad_output, weight, padding), grad_weight, grad_bias
+    grad_weight = backward_weight_numba(x, grad_output, padding, size)
+    grad_x = backward_input_numba(grad_output, weight, padding) if needs_x else None
+    return grad_x, grad_weight, grad_bias
 
 
 def with_bias(grads, grad_output, rectified, needs_bias):

@@ -48,7 +48,7 @@ def backward_weight_numpy(upsampled, skip, grad_output, padding, size):
 
 def backward_numpy(upsampled, skip, grad_output, rectified, weight, padding, needs_bias):
     joined = crop_concat_op.forward_numpy(upsampled, skip)
-    arguments = joined, grad_output, rectified, weight, padding, needs_bias
+    arguments = joined, grad_output, rectified, weight, padding, True, needs_bias
     grad_joined, grad_weight, grad_bias = conv2d_op.backward_numpy(*arguments)
     return *crop_concat_op.backward_numpy(grad_joined, upsampled.shape, skip.shape), grad_weight, grad_bias
 
