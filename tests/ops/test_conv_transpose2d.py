@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ import tinyunet as tu
 from tinyunet.backend import DISPATCH_TABLE
 from tinyunet.backend.cuda_log import launch_log
 from tinyunet.errors import DtypeError, ShapeError
-from tinyunet.ops import conv2d_cuda, conv_transpose2d_cuda
+from tinyunet.ops import conv2d_cuda, conv_transpose2d, conv_transpose2d_cuda
 
 
 def shapes(n, height, width, channels, filters, bias=True, size=2):
@@ -24,9 +25,9 @@ def shapes(n, height, width, channels, filters, bias=True, size=2):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("sizes", [(2, 7, 11, 3, 4), (1, 5, 3, 130, 70)])
+@pytest.mark.parametrize("sizes", [(2, 7, 11, 3, 4), (1, 5, 3, 130, 70), (2, 9, 7, 33, 8)])
 def test_equals_torch(backend, sizes, bias, relu, dtype):
-    """Once with more than 64 channels: the gradient of the weight is computed in blocks of 64."""
+    """Once in blocks of 64 channels, once with two columns of filters that fill registers: row by row."""
     assert_equals_torch("conv_transpose2d", random_arrays(shapes(*sizes, bias), dtype), relu=relu)
 
 
@@ -64,6 +65,19 @@ def test_every_rung_equals_torch(build, monkeypatch, rung, sizes, relu):
         monkeypatch.setitem(DISPATCH_TABLE["conv_transpose2d", direction].implementations, "cuda", launch)
     *sizes, size = sizes
     assert_equals_torch("conv_transpose2d", random_arrays(shapes(*sizes, size=size), np.float32), relu=relu)
+
+
+def test_the_weight_gradient_by_rows_has_the_same_bits_for_any_number_of_threads():
+    x, grad = random_arrays([(2, 9, 7, 33), (2, 18, 14, 8)], np.float32)
+    results, before = [], numba.get_num_threads()
+    try:
+        for threads in (1, 2, 2):
+            numba.set_num_threads(threads)
+            results.append(conv_transpose2d.backward_weight_numba(x, grad))
+    finally:
+        numba.set_num_threads(before)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
 
 
 @pytest.mark.parametrize("filters", [8, 6])

@@ -263,7 +263,10 @@ def backward_weight_numba(x, grad_output):
     groups = min(16, len(pixels), max(1, 2**18 // (channels * 2 * filters)))
     parts = allocator.empty((groups, 2, channels, 2 * filters), x.dtype)
     rows = np.ascontiguousarray(grad_output).reshape(-1, x.shape[2], 2 * filters)
-    _backward_weight(pixels, rows, parts, new_tasks())
+    if channels <= _CHANNELS_PER_TASK and 2 * filters == panel_width(2 * filters, 0):
+        _backward_weight_by_row(pixels.reshape(-1, x.shape[2], channels), rows, parts, new_tasks())
+    else:
+        _backward_weight(pixels, rows, parts, new_tasks())
     grad_weight = parts[0] if groups == 1 else parts.sum(axis=0, out=allocator.empty_like(parts[0]))
     return allocator.copy(grad_weight.reshape(2, channels, 2, filters).transpose(0, 2, 1, 3))
 
@@ -293,6 +296,21 @@ def _backward_weight(x, grad_output, parts, tasks):
                     write_row(grad_output[2 * row + p, j], pixel - first, last - first, panels)
                 multiply_transposed(some_x[: last - first], panels, first > begin, out)
             task = next_task(tasks.taken)
+
+
+@parallel_kernel
+def _backward_weight_by_row(x, grad_output, parts, tasks):
+    """The same for narrow maps, whose rows are multiplied as they lie. x : (N H, W, C)."""
+    groups, rows = len(parts), len(x)
+    for _worker in prange(tasks.workers):
+        group = next_task(tasks.taken)
+        while group < groups:
+            begin, end = rows * group // groups, rows * (group + 1) // groups
+            parts[group] = 0
+            for row in range(begin, end):
+                for p in range(2):
+                    multiply_transposed(x[row], grad_output[2 * row + p].reshape(-1), True, parts[group, p])
+            group = next_task(tasks.taken)
 
 
 # CUDA: conv_transpose2d_cuda.py and kernels/conv_transpose2d.cu
