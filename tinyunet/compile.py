@@ -16,6 +16,7 @@ from tinyunet import command_line, metrics
 from tinyunet.autograd import Tensor
 from tinyunet.data import split, synthetic_cells, synthetic_dic
 from tinyunet.ops.add import add
+from tinyunet.ops.conv_transpose2d import conv_transpose2d
 from tinyunet.ops.crop_concat_conv2d import crop_concat_conv2d
 from tinyunet.ops.relu import relu
 from tinyunet.ops.softmax_cross_entropy import softmax_cross_entropy
@@ -41,11 +42,17 @@ def compile_kernels() -> None:
     x = Tensor(images.images[0][None].astype("float32"), requires_grad=True)
     loss = softmax_cross_entropy(relu(add(x, x)), np.zeros(x.shape[:3], int))
     loss.backward(2)  # a gradient other than the 1 of training needs a kernel
-    # Large with few channels, small with many: Winograd's convolution has different kernels for these.
-    for size, channels in ((132, 8), (12, 256)):
+    # Large with few channels and with more, small with many: Winograd's convolution has kernels for each of
+    # these. The up-convolution has some for filters that fill registers, and another for many channels.
+    for size, channels in ((132, 8), (132, 64), (12, 256)):
         maps = Tensor(np.zeros((1, size, size, channels // 2), np.float32), requires_grad=True)
         weight = Tensor(np.zeros((3, 3, channels, channels), np.float32), requires_grad=True)
         y = crop_concat_conv2d(maps, maps, weight, relu=True)
+        y.backward(np.zeros(y.shape, np.float32))
+    for channels in (8, 256):
+        maps = Tensor(np.zeros((1, 2, 8, channels), np.float32), requires_grad=True)
+        weight = Tensor(np.zeros((2, 2, channels, 8), np.float32), requires_grad=True)
+        y = conv_transpose2d(maps, weight)
         y.backward(np.zeros(y.shape, np.float32))
 
 
