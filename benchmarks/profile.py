@@ -82,7 +82,7 @@ def main(options: Options) -> None:
     rest = whole - sum(medians.values())
     print(f"{'the rest':32}{1e3 * rest:9.1f} ms {rest / whole:6.1%}")
     all_of_them = sum(one for name, one in medians.items() if name.split(".")[0] in CONVOLUTIONS)
-    print(f"{'all convolutions':32}{1e3 * all_of_them:9.1f} ms {all_of_them / whole:6.1%}", end="")
+    print(f"{'the 3×3 convolutions':32}{1e3 * all_of_them:9.1f} ms {all_of_them / whole:6.1%}", end="")
     print(f"   products: {1e3 * flop / speed:.0f} ms")
 
 
