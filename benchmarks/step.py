@@ -58,6 +58,8 @@ class Options:
     """The tasks to time."""
     compiled: bool = True
     """Include torch.compile, which takes a minute or two per width."""
+    bf16: bool = True
+    """Include PyTorch's autocast to bf16, minutes per step where the processor has no instructions for it."""
     patience: float = 300.0
     """Seconds after which another engine that has not finished a turn is left out."""
     out: Path | None = None
@@ -203,9 +205,10 @@ def _serve(pipe: Connection, engine: str, base: int, threads: int) -> None:
 
 def _engines(task: str, options: Options) -> dict[str, int]:
     """The engines that take part in a task, each with its number of threads."""
-    names = ["tinyunet", *TORCH_FORMS[: 3 if options.compiled else 2], BF16]
+    bf16 = [BF16] if options.bf16 else []
+    names = ["tinyunet", *TORCH_FORMS[: 3 if options.compiled else 2], *bf16]
     if task == "prediction":
-        names = ["tinyunet", *TORCH_FORMS[:2], "torch whole", BF16, ONNX]
+        names = ["tinyunet", *TORCH_FORMS[:2], "torch whole", *bf16, ONNX]
     engines = dict.fromkeys(names, options.threads)
     return {**engines, "tinyunet, 1 thread": 1} if task == "step" and options.threads > 1 else engines
 
