@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from tinyunet.backend.threads import on_all_cores
 from tinyunet.data.image_set import ImageSet
@@ -88,6 +87,8 @@ def _cells(rng: np.random.Generator, size: int) -> tuple[Field, NDArray[np.intp]
     across = -np.sin(direction) * y + np.cos(direction) * x
     centres = centres - size / 2
     y, x = along - along.mean(), across - across.mean()
+
+    from scipy.spatial import cKDTree  # no other command is to wait for this import
 
     # Lifted by sqrt(R² - r²) into the third dimension, a circle's power distance is a plain distance.
     lifted = np.column_stack([centres, np.sqrt(radii.max() ** 2 - radii**2)])

@@ -68,12 +68,12 @@ def _hash(image: NDArray[Any]) -> bytes:
 
 def same_signature(one: ImageSet, other: ImageSet) -> list[tuple[str, str]]:
     """As `same_pixels`, for images that are nearly the same: rotated, mirrored, or of another contrast."""
-    first = np.array([signature(image).ravel() for image in one.images])
+    first, second = (np.array([signature(image) for image in images.images]) for images in (one, other))
     likeness = np.full((len(one), len(other)), -1.0)
     for turns in range(4):
         for mirror in (1, -1):
-            second = [np.rot90(signature(image)[:, ::mirror], turns).ravel() for image in other.images]
-            likeness = np.maximum(likeness, first @ np.array(second).T)
+            turned = np.rot90(second[:, :, ::mirror], turns, axes=(1, 2))
+            likeness = np.maximum(likeness, first.reshape(len(one), -1) @ turned.reshape(len(other), -1).T)
     return [(one.names[i], other.names[j]) for i, j in np.argwhere(likeness > ALIKE)]
 
 
