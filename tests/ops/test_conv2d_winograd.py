@@ -7,9 +7,9 @@ strips and blocks that are not full.
 
 from fractions import Fraction
 
-import numba
 import numpy as np
 import pytest
+from threads import assert_same_bits_for_any_number_of_threads
 
 import tinyunet as tu
 from tinyunet.backend import products
@@ -134,23 +134,13 @@ def transform_of_output_grad(grad, z):
 @pytest.mark.parametrize("shape", [(1, 150, 141, 8, 16, 0), (2, 14, 11, 300, 270, 1)])
 def test_same_bits_each_time_and_for_any_number_of_threads(pieces, shape):
     x, weight, bias, grad = arrays(*shape)
-    results = []
-    before = numba.get_num_threads()
-    try:
-        for threads in (1, 2, 2):
-            numba.set_num_threads(threads)
-            results.append(
-                [
-                    conv2d_winograd.forward(x, weight, bias, shape[-1], True),
-                    conv2d_winograd.backward_input(grad, weight, shape[-1]),
-                    conv2d_winograd.backward_weight(x, grad, shape[-1]),
-                ]
-            )
-    finally:
-        numba.set_num_threads(before)
-    for other in results[1:]:
-        for one, two in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(one, two)
+    assert_same_bits_for_any_number_of_threads(
+        lambda: (
+            conv2d_winograd.forward(x, weight, bias, shape[-1], True),
+            conv2d_winograd.backward_input(grad, weight, shape[-1]),
+            conv2d_winograd.backward_weight(x, grad, shape[-1]),
+        )
+    )
 
 
 def test_nan_spreads_no_further_than_the_tiles_it_is_in():

@@ -1,9 +1,9 @@
 """All gradients of a narrow convolution in one pass: against float64, the steps, and its own bits."""
 
-import numba
 import numpy as np
 import pytest
 from oracle import random_arrays
+from threads import assert_same_bits_for_any_number_of_threads
 
 import tinyunet as tu
 from tinyunet.ops import conv2d, conv2d_winograd, conv2d_winograd_backward
@@ -71,16 +71,9 @@ def test_two_maps_have_the_bits_of_their_concatenation(first):
 
 def test_same_bits_each_time_and_for_any_number_of_threads():
     x, weight, y, grad = arrays(1, 131, 130, 16, 24, 1)
-    results, before = [], numba.get_num_threads()
-    try:
-        for threads in (1, 2, 2):
-            numba.set_num_threads(threads)
-            results.append(conv2d_winograd_backward.backward(x, grad, y, weight, 1))
-    finally:
-        numba.set_num_threads(before)
-    for other in results[1:]:
-        for one, two in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(one, two)
+    assert_same_bits_for_any_number_of_threads(
+        lambda: conv2d_winograd_backward.backward(x, grad, y, weight, 1)
+    )
 
 
 def test_without_a_relu_the_gradient_of_x_has_the_bits_of_the_step():
@@ -100,10 +93,9 @@ def test_a_nan_in_the_gradient_reaches_all_three():
 
 @pytest.mark.parametrize("needs", ["x", "weight", "x weight", "weight bias", "x weight bias"])
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize(
-    "channels", [16, 1]
-)  # 1: the direct algorithm, in one pass where x needs no gradient
+@pytest.mark.parametrize("channels", [16, 1])
 def test_the_op_gives_each_gradient_that_is_asked_for(channels, relu, needs):
+    """One channel takes the direct algorithm, in one pass where x needs no gradient."""
     x, weight, _, grad = arrays(1, 70, 66, channels, 16, 0)
     given = {"x": x, "weight": weight, "bias": np.linspace(-1, 1, 16, dtype=np.float32)}
     tensors = {name: tu.Tensor(a, requires_grad=name in needs.split()) for name, a in given.items()}

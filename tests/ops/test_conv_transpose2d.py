@@ -2,13 +2,13 @@
 
 from functools import partial
 
-import numba
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import DTYPES, assert_equals_torch, random_arrays
+from threads import assert_same_bits_for_any_number_of_threads
 from torch.nn import functional as F
 
 import tinyunet as tu
@@ -69,15 +69,7 @@ def test_every_rung_equals_torch(build, monkeypatch, rung, sizes, relu):
 
 def test_the_weight_gradient_by_rows_has_the_same_bits_for_any_number_of_threads():
     x, grad = random_arrays([(2, 9, 7, 33), (2, 18, 14, 8)], np.float32)
-    results, before = [], numba.get_num_threads()
-    try:
-        for threads in (1, 2, 2):
-            numba.set_num_threads(threads)
-            results.append(conv_transpose2d.backward_weight_numba(x, grad))
-    finally:
-        numba.set_num_threads(before)
-    for result in results[1:]:
-        np.testing.assert_array_equal(result, results[0])
+    assert_same_bits_for_any_number_of_threads(lambda: [conv_transpose2d.backward_weight_numba(x, grad)])
 
 
 @pytest.mark.parametrize("filters", [8, 6])

@@ -1,11 +1,11 @@
 """The skip's convolution in one op: the bits of crop_concat and conv2d, PyTorch, differences, memory."""
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import DTYPES, assert_equals_torch, random_arrays
+from threads import assert_same_bits_for_any_number_of_threads
 
 import tinyunet as tu
 from tinyunet.backend import allocator, to_host
@@ -72,17 +72,13 @@ def test_has_the_bits_of_the_two_ops_for_any_number_of_threads(
     pieces, size, skip_size, channels, filters, padding
 ):
     arrays = random_arrays(shapes(2, size, skip_size, channels, filters), np.float32)
-    before = numba.get_num_threads()
     with tu.use_backend("numba"):
         expected = output_and_gradients(one_after_the_other, arrays, padding=padding, relu=True)
-        try:
-            for threads in (1, 2):
-                numba.set_num_threads(threads)
-                actual = output_and_gradients(tu.crop_concat_conv2d, arrays, padding=padding, relu=True)
-                for one, two in zip(actual, expected, strict=True):
-                    np.testing.assert_array_equal(one, two)
-        finally:
-            numba.set_num_threads(before)
+        actual = assert_same_bits_for_any_number_of_threads(
+            lambda: output_and_gradients(tu.crop_concat_conv2d, arrays, padding=padding, relu=True)
+        )
+    for one, two in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @given(

@@ -6,10 +6,10 @@ import sys
 from itertools import chain, groupby
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 from oracle import DTYPES, TOLERANCE, assert_close, random_arrays
+from threads import assert_same_bits_for_any_number_of_threads
 
 import tinyunet as tu
 from tinyunet import autograd, ops, sampling
@@ -201,15 +201,4 @@ def test_numba_equals_the_numpy_reference(key, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("key", TABLE, ids=".".join)
 def test_the_same_bits_for_one_and_two_threads_and_every_call(key, dtype):
-    assert numba.config.NUMBA_NUM_THREADS >= 2, "set before Numba is imported: see conftest.py"
-    results = []
-    before = numba.get_num_threads()
-    try:
-        for threads in (1, 2, 1, 2):
-            numba.set_num_threads(threads)
-            results.append([np.array(array) for array in run(key, "numba", dtype)])
-    finally:
-        numba.set_num_threads(before)
-    for result in results[1:]:
-        for array, first in zip(result, results[0], strict=True):
-            np.testing.assert_array_equal(array, first)
+    assert_same_bits_for_any_number_of_threads(lambda: run(key, "numba", dtype))
