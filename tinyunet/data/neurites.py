@@ -76,6 +76,8 @@ def _cells(rng: np.random.Generator, size: int) -> tuple[Field, NDArray[np.intp]
 
     Computed at every second pixel and interpolated, which is four times as fast: distances are smooth.
     """
+    from scipy.spatial import cKDTree  # whoever makes no membranes is not to wait for this import
+
     half = -(-size // 2) + 1
     centres, radii = _packed_circles(rng, size)
     squeeze = 1 + 0.7 * rng.random()  # whole bundles run aslant and are cut longer than wide
@@ -87,8 +89,6 @@ def _cells(rng: np.random.Generator, size: int) -> tuple[Field, NDArray[np.intp]
     across = -np.sin(direction) * y + np.cos(direction) * x
     centres = centres - size / 2
     y, x = along - along.mean(), across - across.mean()
-
-    from scipy.spatial import cKDTree  # no other command is to wait for this import
 
     # Lifted by sqrt(R² - r²) into the third dimension, a circle's power distance is a plain distance.
     lifted = np.column_stack([centres, np.sqrt(radii.max() ** 2 - radii**2)])
